@@ -1,0 +1,171 @@
+"""The errors of cortexclient: one tree, one base, each saying what, where and what to do next.
+
+::
+
+    CortexError
+    ├── SpecError (ValueError)                     a dataset spec that cannot be used
+    ├── UnknownDatasetError (LookupError)          no spec of that name
+    ├── NotConfiguredError (NotImplementedError)   the spec lacks the section that a feature needs
+    ├── MissingExtraError (ImportError)            an optional dependency is not installed
+    ├── ServiceError                               a server answered with an error (.service .status .url)
+    │   ├── AuthenticationError (PermissionError)  no token, a bad one, or one without the right
+    │   │   └── TermsOfServiceError                the terms of service are not accepted yet
+    │   ├── ServiceUnavailableError (ConnectionError)
+    │   ├── ServiceTimeoutError (TimeoutError)
+    │   ├── ProtocolError                          an answer that cannot be read
+    │   ├── InvalidQueryError (ValueError)         the server refused the question itself
+    │   ├── UnknownTableError (LookupError)
+    │   ├── UnknownVersionError (LookupError)
+    │   │   └── ExpiredVersionError
+    │   └── MissingDataError (LookupError)         the object is known, but has no such data (mesh, skeleton, ...)
+    ├── IncompleteResultError                      an answer that was cut and could not be completed
+    ├── StaleRootError (LookupError)               a root id that is not valid at the client's moment
+    ├── AmbiguousCellError (LookupError)           several cells or roots where one was asked for
+    ├── ExportError (OSError)                      a static export that cannot be found or read
+    └── JobError                                   a bulk job with failures
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AmbiguousCellError",
+    "AuthenticationError",
+    "CortexError",
+    "ExpiredVersionError",
+    "ExportError",
+    "IncompleteResultError",
+    "InvalidQueryError",
+    "JobError",
+    "MissingDataError",
+    "MissingExtraError",
+    "NotConfiguredError",
+    "ProtocolError",
+    "ServiceError",
+    "ServiceTimeoutError",
+    "ServiceUnavailableError",
+    "SpecError",
+    "StaleRootError",
+    "TermsOfServiceError",
+    "UnknownDatasetError",
+    "UnknownTableError",
+    "UnknownVersionError",
+]
+
+
+class CortexError(Exception):
+    """Base of every error that cortexclient raises on purpose."""
+
+
+class SpecError(CortexError, ValueError):
+    """A dataset spec that cannot be used; the message lists every problem with file, line and column."""
+
+
+class UnknownDatasetError(CortexError, LookupError):
+    """No dataset of that name; the message lists close names and the places searched."""
+
+
+class NotConfiguredError(CortexError, NotImplementedError):
+    """The feature needs a section that this dataset's spec does not have; the message names the YAML key."""
+
+
+class MissingExtraError(CortexError, ImportError):
+    """An optional dependency is not installed; the message is the pip command that installs it."""
+
+
+class ServiceError(CortexError):
+    """A CAVE service answered with an error, or did not answer.
+
+    Parameters
+    ----------
+    message : str
+        What happened and what to do next. Never holds a token.
+    service : str or None
+        Name of the service (``"materialize"``, ``"chunkedgraph"``, ...).
+    status : int or None
+        The status that was meant: the HTTP status, or the one that a service wrote into the text of an HTTP 500.
+    url : str or None
+        The address that was asked, without credentials.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        service: str | None = None,
+        status: int | None = None,
+        url: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.service = service
+        self.status = status
+        self.url = url
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # exceptions with keyword-only arguments do not pickle by themselves; workers send these across processes
+        return (_rebuild, (type(self), str(self), self.service, self.status, self.url))
+
+
+def _rebuild(
+    cls: type[ServiceError], message: str, service: str | None, status: int | None, url: str | None
+) -> ServiceError:
+    return cls(message, service=service, status=status, url=url)
+
+
+class AuthenticationError(ServiceError, PermissionError):
+    """No token, a wrong one, or one without the right that was needed."""
+
+
+class TermsOfServiceError(AuthenticationError):
+    """The dataset's terms of service are not accepted yet; the message gives the address of the form."""
+
+
+class ServiceUnavailableError(ServiceError, ConnectionError):
+    """The service could not be reached, or kept answering 429 or 502-504."""
+
+
+class ServiceTimeoutError(ServiceError, TimeoutError):
+    """The service did not answer in time."""
+
+
+class ProtocolError(ServiceError):
+    """The service answered something that cannot be read (a login page, a cut stream, a wrong content type)."""
+
+
+class InvalidQueryError(ServiceError, ValueError):
+    """The service refused the question: an unknown column, a bad filter, a malformed value."""
+
+
+class UnknownTableError(ServiceError, LookupError):
+    """No table or view of that name at that version; the message lists close names."""
+
+
+class UnknownVersionError(ServiceError, LookupError):
+    """No materialization of that number; the message lists those that exist."""
+
+
+class ExpiredVersionError(UnknownVersionError):
+    """The materialization existed and is gone; the message offers the nearest live one."""
+
+
+class MissingDataError(ServiceError, LookupError):
+    """The object exists, but the service holds no mesh, skeleton or attributes for it."""
+
+
+class IncompleteResultError(CortexError):
+    """An answer that a server cut short and that could not be completed."""
+
+
+class StaleRootError(CortexError, LookupError):
+    """A root id that is not valid at the client's moment; the message names its successors where known."""
+
+
+class AmbiguousCellError(CortexError, LookupError):
+    """Several cells or roots where exactly one was asked for."""
+
+
+class ExportError(CortexError, OSError):
+    """A static table export that cannot be found or read."""
+
+
+class JobError(CortexError):
+    """A bulk job in which some items failed."""

@@ -1,0 +1,1 @@
+"""Making sandbox data folders out of other recordings."""

@@ -1,0 +1,1 @@
+"""The synthetic cortex: neurons, chunks, synapses, tables and history, deterministic from a seed."""

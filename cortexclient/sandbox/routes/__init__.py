@@ -1,0 +1,1 @@
+"""One module per CAVE service; each has ``routes(world) -> list[Route]``."""

@@ -1,0 +1,1 @@
+"""The sandbox's data, loaded from a folder and answering questions; no HTTP here."""
