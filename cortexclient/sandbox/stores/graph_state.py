@@ -1,0 +1,249 @@
+"""The arrays of a chunkedgraph at one generation; never changed in place, an edit makes the next state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["NEVER", "GraphState", "Ids", "moment", "ragged", "read_state", "to_micros"]
+
+Ids = NDArray[np.int64]
+
+NEVER = np.iinfo(np.int64).max  # a time that has not come: the row is still valid
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NONE: Ids = np.empty(0, dtype=np.int64)
+
+
+def to_micros(at: datetime) -> int:
+    """Microseconds since 1970; a naive time is UTC."""
+    aware = at if at.tzinfo else at.replace(tzinfo=UTC)
+    gap = aware - _EPOCH
+    return (gap.days * 86_400 + gap.seconds) * 1_000_000 + gap.microseconds
+
+
+def moment(micros: int) -> datetime:
+    """Aware UTC time of a number of microseconds since 1970."""
+    return datetime.fromtimestamp(micros // 1_000_000, UTC).replace(microsecond=int(micros) % 1_000_000)
+
+
+def ragged(starts: Ids, lengths: Ids) -> Ids:
+    """Return the indices of several slices one after another: ``concat(arange(s, s + n))``, int64."""
+    total = int(lengths.sum())
+    if total == 0:
+        return _NONE
+    shift = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    return np.arange(total, dtype=np.int64) + shift
+
+
+@dataclass(frozen=True)
+class GraphState:
+    """All nodes that ever existed and who was whose parent when.
+
+    Parameters
+    ----------
+    nodes : ndarray of int64, sorted
+        Node ids.
+    created, superseded : ndarray of int64
+        Microseconds since 1970; `superseded` is `NEVER` for a node still in use.
+    child_start, child_count : ndarray of int64
+        Slice of `children` that belongs to each node.
+    children : ndarray of int64
+    link_node, link_parent, link_from : ndarray of int64
+        Parent history, sorted by node, then time; a parent holds from `link_from` until the node's next row.
+    edge_root, edge_start, edge_count : ndarray of int64
+        Sorted roots and their slice of `edges`.
+    edges : ndarray of int64, shape (n, 2)
+        Level-2 graphs, one root after another.
+    """
+
+    nodes: Ids
+    created: Ids
+    superseded: Ids
+    child_start: Ids
+    child_count: Ids
+    children: Ids
+    link_node: Ids
+    link_parent: Ids
+    link_from: Ids
+    edge_root: Ids
+    edge_start: Ids
+    edge_count: Ids
+    edges: Ids
+
+    def find(self, ids: ArrayLike) -> Ids:
+        """Row of each id in `nodes`, -1 where there is none."""
+        return _find(self.nodes, np.asarray(ids, dtype=np.int64))
+
+    def children_of(self, ids: ArrayLike) -> tuple[Ids, Ids]:
+        """Children of all ids in order, and for each child the position of its parent in `ids`."""
+        rows = self.find(ids)
+        known = np.flatnonzero(rows >= 0)
+        rows = rows[known]
+        counts = self.child_count[rows]
+        return self.children[ragged(self.child_start[rows], counts)], np.repeat(known, counts)
+
+    def parents_of(self, ids: ArrayLike, at: int = NEVER) -> Ids:
+        """Parent of each id at a time (microseconds), 0 where there is none."""
+        ids = np.asarray(ids, dtype=np.int64)
+        low = np.searchsorted(self.link_node, ids, side="left")
+        row = np.searchsorted(self.link_node, ids, side="right") - 1
+        # few nodes have many parents, so stepping back from the newest is quick
+        late = (
+            (row >= low) & (self.link_from[row] > at)
+            if len(self.link_from)
+            else np.zeros(len(ids), dtype=bool)
+        )
+        while late.any():
+            row = row - late
+            late &= row >= low
+            late[late] = self.link_from[row[late]] > at
+        found = row >= low
+        parents = np.zeros(len(ids), dtype=np.int64)
+        parents[found] = self.link_parent[row[found]]
+        return parents
+
+    def edges_of(self, root: int) -> Ids:
+        """Level-2 graph of a root as stored, int64 (n, 2); empty for a root without one."""
+        row = int(_find(self.edge_root, np.array([root], dtype=np.int64))[0])
+        if row < 0:
+            return np.empty((0, 2), dtype=np.int64)
+        start = int(self.edge_start[row])
+        return self.edges[start : start + int(self.edge_count[row])]
+
+
+def _find(sorted_ids: Ids, ids: Ids) -> Ids:
+    if len(sorted_ids) == 0:
+        return np.full(len(ids), -1, dtype=np.int64)
+    rows = np.searchsorted(sorted_ids, ids)
+    rows[rows == len(sorted_ids)] = 0
+    return np.where(sorted_ids[rows] == ids, rows, -1)
+
+
+def _ids(table: pa.Table, name: str) -> Ids:
+    return np.asarray(
+        table[name].combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64
+    )
+
+
+def _times(table: pa.Table, name: str, *, missing: int) -> Ids:
+    column = table[name].combine_chunks().cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return np.asarray(pc.fill_null(column, missing).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _groups(sorted_keys: Ids) -> tuple[Ids, Ids, Ids]:
+    keys, starts, counts = np.unique(sorted_keys, return_index=True, return_counts=True)
+    return keys, starts.astype(np.int64), counts.astype(np.int64)
+
+
+def read_state(folder: Path) -> GraphState:
+    """Read ``nodes``, ``parents``, ``supervoxels`` and ``l2_edges`` of a ``chunkedgraph`` folder.
+
+    Supervoxels may be left out of ``nodes`` and ``parents`` where ``supervoxels.parquet`` says the same.
+    """
+    nodes = pq.read_table(folder / "nodes.parquet", columns=["node_id", "created", "superseded", "children"])
+    node_ids = _ids(nodes, "node_id")
+    order = np.argsort(node_ids, kind="stable")
+    lists = nodes["children"].combine_chunks()
+    counts = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64)
+    values = np.asarray(lists.flatten().cast(pa.int64()), dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    links = _read_links(folder)
+    edges = _read_edges(folder)
+    keys, edge_start, edge_count = _groups(edges[:, 0])
+    state = GraphState(
+        nodes=node_ids[order],
+        created=_times(nodes, "created", missing=0)[order],
+        superseded=_times(nodes, "superseded", missing=NEVER)[order],
+        child_start=starts[order],
+        child_count=counts[order],
+        children=values,
+        link_node=links[0],
+        link_parent=links[1],
+        link_from=links[2],
+        edge_root=keys,
+        edge_start=edge_start,
+        edge_count=edge_count,
+        edges=np.ascontiguousarray(edges[:, 1:]),
+    )
+    return _with_supervoxels(state)
+
+
+def _read_links(folder: Path) -> tuple[Ids, Ids, Ids]:
+    columns = ["node_id", "parent_id", "valid_from"]
+    table = pq.read_table(folder / "parents.parquet", columns=columns)
+    parts = [(_ids(table, "node_id"), _ids(table, "parent_id"), _times(table, "valid_from", missing=0))]
+    path = folder / "supervoxels.parquet"
+    if path.is_file():
+        table = pq.read_table(path, columns=["supervoxel_id", "l2_id", "valid_from"])
+        ids = _ids(table, "supervoxel_id")
+        new = ~np.isin(ids, parts[0][0])
+        if new.any():
+            more = (_ids(table, "l2_id"), _times(table, "valid_from", missing=0))
+            parts.append((ids[new], more[0][new], more[1][new]))
+    node, parent, since = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((since, node))
+    return node[order], parent[order], since[order]
+
+
+def _read_edges(folder: Path) -> Ids:
+    path = folder / "l2_edges.parquet"
+    if not path.is_file():
+        return np.empty((0, 3), dtype=np.int64)
+    table = pq.read_table(path, columns=["root_id", "l2_id_1", "l2_id_2"])
+    rows = np.stack([_ids(table, name) for name in ("root_id", "l2_id_1", "l2_id_2")], axis=1)
+    return rows[np.argsort(rows[:, 0], kind="stable")]
+
+
+def _with_supervoxels(state: GraphState) -> GraphState:
+    """Add supervoxels that only the parent history knows to the nodes, and to their parents' children."""
+    known, first = np.unique(state.link_node, return_index=True)
+    new = state.find(known) < 0
+    if not new.any():
+        return state
+    since = state.link_from[first[new]]
+    ids = known[new]
+    nodes = np.concatenate([state.nodes, ids])
+    order = np.argsort(nodes, kind="stable")
+    zeros = np.zeros(len(ids), dtype=np.int64)
+    count = np.concatenate([state.child_count, zeros])[order]
+    start = np.concatenate([state.child_start, zeros])[order]
+    nodes = nodes[order]
+    children = state.children
+    linked = np.isin(state.link_node, ids)
+    parents, kids = state.link_parent[linked], state.link_node[linked]
+    by_parent = np.argsort(parents, kind="stable")
+    keys, starts, counts = _groups(parents[by_parent])
+    rows = _find(nodes, keys)
+    childless = (rows >= 0) & (count[rows] == 0)
+    start[rows[childless]] = starts[childless] + len(children)
+    count[rows[childless]] = counts[childless]
+    return GraphState(
+        nodes=nodes,
+        created=np.concatenate([state.created, since])[order],
+        superseded=np.concatenate([state.superseded, np.full(len(ids), NEVER)])[order],
+        child_start=start,
+        child_count=count,
+        children=np.concatenate([children, kids[by_parent]]),
+        **{
+            name: getattr(state, name)
+            for name in (
+                "link_node",
+                "link_parent",
+                "link_from",
+                "edge_root",
+                "edge_start",
+                "edge_count",
+                "edges",
+            )
+        },
+    )
