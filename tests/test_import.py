@@ -72,8 +72,8 @@ opened = []
 def hook(event, arguments):
     if event.startswith("socket.") or event in ("subprocess.Popen", "os.mkdir"):
         opened.append(event)
-    elif event == "open" and not str(arguments[0]).endswith((".py", ".pyc")) and isinstance(arguments[0], str):
-        opened.append(arguments[0])
+    elif event == "open" and not str(arguments[0]).endswith((".py", ".pyc")):
+        opened.append(str(arguments[0]))
 sys.addaudithook(hook)
 import cortexclient
 found = opened[:]

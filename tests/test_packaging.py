@@ -6,10 +6,12 @@ import ast
 import re
 import sys
 import tomllib
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # import name -> distribution name, where they differ
 DISTRIBUTIONS = {
@@ -20,7 +22,7 @@ DISTRIBUTIONS = {
     "standard_transform": "standard-transform",
     "yaml": "pyyaml",
 }
-# only for people who ask for them by installing them; each import is guarded and named in an error or a docstring
+# only for people who installed them; each import is guarded and the error or docstring names the package
 OPTIONAL = {"pytest", "ossify", "trimesh", "IPython"}
 
 
@@ -76,7 +78,7 @@ def test_every_dependency_has_a_lower_bound(project: dict[str, Any]) -> None:
 
 
 def test_installed_versions_meet_the_lower_bounds(project: dict[str, Any]) -> None:
-    # guards against a bound that was typed and never tried: the environment that runs this was solved from them
+    # a bound that was typed and never tried would show here: the environment was solved from them
     from importlib import metadata
 
     from packaging.requirements import Requirement

@@ -1,7 +1,7 @@
-"""What an installed copy must show, run by tox outside the checkout: ``python -I check_install.py KIND CHECKOUT``.
+"""What an installed copy must show; tox runs ``python -I check_install.py KIND CHECKOUT`` elsewhere.
 
-A package called ``datasets`` (Hugging Face's, in many environments) stands in the same site-packages; it must never be
-imported and its YAML files must never be taken for ours.
+A package called ``datasets`` (Hugging Face's, in many environments) stands in the same site-packages; it must
+never be imported and its YAML files must never be taken for ours.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def check(kind: str, checkout: Path) -> int:
         problems.append(f"list_datasets() gives {listed}, the folder holds {expected}")
     if "datasets" in sys.modules:
         problems.append("a top-level package `datasets` was imported")
-    for name in expected:
-        if cortexclient.get_spec(name).name != name:
-            problems.append(f"get_spec({name!r}) gives another dataset")
+    wrong = [name for name in expected if cortexclient.get_spec(name).name != name]
+    if wrong:
+        problems.append(f"get_spec gives another dataset for {wrong}")
     for problem in problems:
         sys.stderr.write(f"{kind}: {problem}\n")
     sys.stdout.write(f"{kind}: {len(listed)} datasets: {', '.join(listed)}\n")
