@@ -1,0 +1,177 @@
+"""What all sessions on one server share: the endpoint, the token, the pool, and answers that never change."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from cortexclient import credentials
+from cortexclient.session.endpoints import Endpoint, resolve
+from cortexclient.session.failures import Context
+from cortexclient.session.once import Once
+
+if TYPE_CHECKING:
+    from cortexclient.session.http import Http
+    from cortexclient.session.policy import Policy
+    from cortexclient.session.transport import Wire
+    from cortexclient.spec import DatasetSpec
+
+__all__ = ["LOOPBACK_TOKEN", "Connection"]
+
+LOOPBACK_TOKEN = "0" * 32
+"""Stands in for a token on this machine: cloud-volume refuses to start without one that looks like hex."""
+
+
+class Connection:
+    """The shared part of a session; made without any request.
+
+    Parameters
+    ----------
+    spec : DatasetSpec
+        The dataset.
+    server_address : str or None
+        Overrides the address in the spec.
+    auth_token : str or None
+        Token for this server; looked up on disk where it is None.
+    endpoint : Endpoint or None
+        A server that is known already; overrides the address.
+    policy : Policy
+        Timeouts and retries.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        *,
+        server_address: str | None,
+        auth_token: str | None,
+        endpoint: Endpoint | None,
+        policy: Policy,
+    ) -> None:
+        self.spec = spec
+        self.address_asked = (server_address or spec.server_address).rstrip("/")
+        self.policy = policy
+        self.memory = Once()
+        self._token_given = auth_token
+        self._endpoint_given = endpoint
+        self._lock = threading.RLock()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server; started now if its address says so."""
+
+        def find() -> Endpoint:
+            given = self._endpoint_given
+            if given is None:
+                return resolve(self.address_asked)
+            return Endpoint(given.address.rstrip("/"), given.token, given.exports_path, given.viewer_site)
+
+        return self.memory.get("endpoint", find)
+
+    @property
+    def address(self) -> str:
+        """Address of the global server."""
+        return self.endpoint.address
+
+    @property
+    def token(self) -> str | None:
+        """The token for this server: given, or the launcher's, or found on disk; None where there is none."""
+        return self.memory.get("token", self._find_token)
+
+    def _find_token(self) -> str | None:
+        if self._token_given:
+            return self._token_given
+        if self.endpoint.token:
+            return self.endpoint.token
+        found = credentials.find_token(self.address)
+        if found is not None:
+            return found.value
+        return LOOPBACK_TOKEN if credentials.is_loopback(self.address) else None
+
+    @property
+    def wire(self) -> Wire:
+        """The pool."""
+
+        def make() -> Wire:
+            from cortexclient.session.transport import Wire
+
+            return Wire(self.policy, home=self.address, token=self.token, context=self.context())
+
+        return self.memory.get("wire", make)
+
+    @property
+    def http(self) -> Http:
+        """Questions over the pool."""
+
+        def make() -> Http:
+            from cortexclient.session.http import Http
+            from cortexclient.session.transport import new_http_session
+
+            return Http(new_http_session(self.wire), self.context(), self.policy)
+
+        return self.memory.get("http", make)
+
+    def context(self) -> Context:
+        """What error messages may mention."""
+        return Context(
+            datastack=self.spec.datastack,
+            server_address=self.address,
+            token_file=str(credentials.token_file(self.address)),
+            token_page=credentials.token_page(self.address),
+            tokens=tuple(token for token in (self.token,) if token and token != LOOPBACK_TOKEN),
+            close_names=self._close_names,
+            live_versions=self._live_versions,
+        )
+
+    def _close_names(self, name: str) -> str:
+        import difflib
+
+        known = [name for key in ("tables", "views") for name in self.memory.peek(key) or ()]
+        close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        if close:
+            return f"Did you mean {', '.join(close)}?"
+        return (
+            f"Known are {', '.join(sorted(known)[:20])}."
+            if known
+            else "client.tables and client.views list them."
+        )
+
+    def _live_versions(self) -> str:
+        records = self.memory.peek("versions")
+        if not records:
+            return ""
+        live = [str(record.version) for record in records.values() if record.valid]
+        return f"Live versions are {', '.join(live[-12:])}." if live else "There are no live versions."
+
+    def info(self) -> dict[str, Any]:
+        """Body of the info service for the datastack, asked once."""
+
+        def ask() -> dict[str, Any]:
+            url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
+            body: dict[str, Any] = self.http.get_json("info", url)
+            self.wire.trust(body.get("local_server") or self.address)
+            return body
+
+        return self.memory.get("info", ask)
+
+    @property
+    def local_server(self) -> str:
+        """Address of the server that holds the datastack's own services."""
+        return str(self.info().get("local_server") or self.address).rstrip("/")
+
+    @property
+    def segmentation_table(self) -> str:
+        """Name of the chunkedgraph table: the last part of the segmentation source."""
+        return str(self.info()["segmentation_source"]).rstrip("/").rpartition("/")[2]
+
+    def recipe(self) -> dict[str, Any]:
+        """What another process needs to connect again. Holds no token: it is looked up there."""
+        given = self._endpoint_given
+        return {
+            "spec": self.spec,
+            "server_address": self.address_asked,
+            "endpoint": None
+            if given is None
+            else Endpoint(given.address, None, given.exports_path, given.viewer_site),
+            "policy": self.policy,
+        }

@@ -1,0 +1,69 @@
+"""Where a server is: a plain address, or one that a launcher has to start first (``sandbox://small``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from cortexclient.errors import SpecError
+
+__all__ = ["LAUNCHERS", "Endpoint", "resolve"]
+
+LAUNCHERS = "cortexclient.servers"
+"""Group of entry points that start servers: the name is the scheme, the object takes the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server that can be asked.
+
+    Parameters
+    ----------
+    address : str
+        Address of the global CAVE server, ``https://...`` without a slash at the end.
+    token : str or None
+        Token that belongs to this server, where the launcher knows it.
+    exports_path : str or None
+        Cloud path of the static exports, where the launcher brings its own.
+    viewer_site : str or None
+        Neuroglancer site, where the launcher brings its own.
+    """
+
+    address: str
+    token: str | None = field(default=None, repr=False)
+    exports_path: str | None = None
+    viewer_site: str | None = None
+
+
+def resolve(address: str) -> Endpoint:
+    """Turn the address in a spec into a server that can be asked; starts one if the address says so.
+
+    Parameters
+    ----------
+    address : str
+        ``https://...``, ``http://...`` (loopback), or ``SCHEME://...`` for a scheme in the entry points
+        ``cortexclient.servers``.
+
+    Raises
+    ------
+    SpecError
+        If nothing answers for the scheme.
+    """
+    scheme = urlsplit(address).scheme
+    if scheme in {"http", "https"}:
+        return Endpoint(address.rstrip("/"))
+    from importlib.metadata import entry_points
+
+    launchers = entry_points(group=LAUNCHERS)
+    for launcher in launchers:
+        if launcher.name == scheme:
+            found: Any = launcher.load()(address)
+            return Endpoint(
+                found.address.rstrip("/"),
+                found.token,
+                getattr(found, "exports_path", None),
+                getattr(found, "viewer_site", None),
+            )
+    known = ", ".join(sorted({"https", *(launcher.name for launcher in launchers)}))
+    raise SpecError(f"server address {address!r} has an unknown scheme; known are {known}")

@@ -1,0 +1,138 @@
+"""How patient the transport is: timeouts, tries and waits, and which requests may be sent twice."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from cortexclient.settings import env_float, env_int
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest, Response
+
+__all__ = ["Policy", "cap_in", "may_repeat", "passing_trouble"]
+
+_CAP = re.compile(r"Limited query to (\d+) rows|than limit of (\d+)")
+
+# posts that only ask: sending one twice changes nothing on the server
+_ASKING_POST = re.compile(
+    r"/query/?$|/roots(_binary)?/?$|/is_latest_roots$|/root_timestamps$|/lineage_graph_multiple$|/leaves_many$"
+    r"|/minimal_covering_nodes$|/find_path$|/split_preview$|/attributes$|/skeleton/exists$|/get_cached_skeletons/"
+    r"|/get_skeleton_token/|/schema/api/v\d+/types$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Patience of a session.
+
+    Parameters
+    ----------
+    connect_timeout, read_timeout : float
+        Seconds to wait for a connection, and for each piece of an answer. Never infinite.
+    retries : int
+        How often a failed question is repeated at most.
+    backoff, backoff_max : float
+        Seconds before the first repetition (doubled at each further one, with jitter), and the longest such wait.
+    retry_after_max : float
+        Longest ``Retry-After`` that is honoured; a server that asks for more gets an error raised instead.
+    pool_size : int
+        Connections kept to each host.
+    """
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 180.0
+    retries: int = 3
+    backoff: float = 0.25
+    backoff_max: float = 8.0
+    retry_after_max: float = 60.0
+    pool_size: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout", "read_timeout"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+
+    @classmethod
+    def from_settings(
+        cls,
+        *,
+        timeout: float | tuple[float, float] | None = None,
+        retries: int | None = None,
+        workers: int = 8,
+    ) -> Policy:
+        """Read the environment (``CORTEXCLIENT_CONNECT_TIMEOUT``, ``_READ_TIMEOUT``, ``_RETRIES``), then the arguments."""
+        connect = env_float("CORTEXCLIENT_CONNECT_TIMEOUT", 10.0)
+        read = env_float("CORTEXCLIENT_READ_TIMEOUT", 180.0)
+        if isinstance(timeout, tuple):
+            connect, read = float(timeout[0]), float(timeout[1])
+        elif timeout is not None:
+            read = float(timeout)
+            connect = min(connect, read)
+        return cls(
+            connect_timeout=connect,
+            read_timeout=read,
+            retries=env_int("CORTEXCLIENT_RETRIES", 3) if retries is None else retries,
+            backoff_max=env_float("CORTEXCLIENT_BACKOFF_MAX", 8.0),
+            pool_size=max(16, 2 * workers),
+        )
+
+    def wait(self, attempt: int, retry_after: str | None) -> float | None:
+        """Seconds to wait before the next try, or None where the server asks for more than is reasonable."""
+        asked = _seconds(retry_after)
+        if asked is not None:
+            return asked if asked <= self.retry_after_max else None
+        longest = min(self.backoff_max, self.backoff * 2.0**attempt)
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is no secret
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    if not retry_after:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def may_repeat(request: PreparedRequest) -> bool:
+    """Whether sending a request twice is harmless."""
+    if request.method in {"GET", "HEAD", "OPTIONS"}:
+        return True
+    path = (request.url or "").partition("?")[0]
+    return request.method == "POST" and bool(_ASKING_POST.search(path))
+
+
+def passing_trouble(response: Response) -> bool:
+    """Whether an answer speaks of trouble that passes: 429, 502-504, and a 429 that came as a 500.
+
+    Every other 500 is a mistake of the user or of the server's code; asking again would only repeat it.
+    """
+    if response.status_code in {429, 502, 503, 504}:
+        return True
+    if response.status_code != 500:
+        return False
+    try:
+        message = json.loads(response.content).get("message", "")
+    except (ValueError, AttributeError):
+        return False
+    return isinstance(message, str) and re.match(r"\s*(429|502|503|504)\b", message) is not None
+
+
+def cap_in(response: Response) -> int | None:
+    """Number of rows at which the server cut this answer, from its ``Warning`` header; None where it did not."""
+    warning = response.headers.get("Warning")
+    if not warning:
+        return None
+    match = _CAP.search(" ".join(warning.split()))
+    return int(match.group(1) or match.group(2)) if match else None

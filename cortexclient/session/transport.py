@@ -1,0 +1,190 @@
+"""One pool of connections for everything that talks to one server: patient, careful with the token, never hanging.
+
+`Wire` is the adapter below every ``requests.Session`` of a client: caveclient's nine and our own. It sets timeouts,
+repeats what may be repeated, keeps the token on the hosts it belongs to, refuses redirects to login pages, and notes
+the row caps that servers mention only in a header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from cortexclient.credentials import host_of, may_carry_token
+from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer
+from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
+from cortexclient.session.workers import pause
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from requests import PreparedRequest, Response
+
+__all__ = ["Wire", "adopt", "new_http_session", "watch_caps"]
+
+log = logging.getLogger(__name__)
+
+_caps: ContextVar[list[int] | None] = ContextVar("cortexclient_caps", default=None)
+
+
+@contextlib.contextmanager
+def watch_caps() -> Iterator[list[int]]:
+    """Collect the row caps that answers mention inside the block, in this thread and in workers started from it.
+
+    Yields
+    ------
+    list of int
+        Grows while the block runs; empty at its end means that nothing was cut.
+    """
+    seen: list[int] = []
+    token = _caps.set(seen)
+    try:
+        yield seen
+    finally:
+        _caps.reset(token)
+
+
+class Wire(HTTPAdapter):
+    """The adapter under every HTTP session of a client.
+
+    Parameters
+    ----------
+    policy : Policy
+        Timeouts and retries.
+    home : str
+        Address of the server that the token belongs to.
+    token : str or None
+        The token; sent to ``home`` and to the hosts that `trust` adds, and nowhere else.
+    context : Context
+        What error messages may mention.
+    """
+
+    def __init__(self, policy: Policy, *, home: str, token: str | None, context: Context) -> None:
+        self.policy = policy
+        self.token = token
+        self.context = context
+        self._hosts = {host_of(home)}
+        self._lock = threading.Lock()
+        super().__init__(pool_connections=32, pool_maxsize=policy.pool_size, max_retries=0, pool_block=False)
+
+    def trust(self, address: str) -> None:
+        """Let the token go to a further host: the local server that the home server names."""
+        with self._lock:
+            self._hosts.add(host_of(address))
+
+    def send(  # type: ignore[override]
+        self,
+        request: PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> Response:
+        """Send a request, again where that helps and does no harm."""
+        self._authorise(request)
+        if timeout is None:
+            timeout = (self.policy.connect_timeout, self.policy.read_timeout)
+        repeatable = may_repeat(request)
+        attempt = 0
+        while True:
+            try:
+                response = super().send(
+                    request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
+                )
+                wait = self._wait_after(response, attempt) if repeatable else None
+                if wait is None:
+                    return self._accept(response)
+                response.close()
+            except requests.exceptions.ConnectionError as error:
+                # a connection that was never made carried nothing, so even an edit may try again
+                unsent = isinstance(error, requests.exceptions.ConnectTimeout) or "NewConnectionError" in str(
+                    error
+                )
+                dropped = not isinstance(error, requests.exceptions.SSLError)
+                again = (repeatable or unsent) and dropped and attempt < self.policy.retries
+                wait = self.policy.wait(attempt, None) if again else None
+                if wait is None:
+                    raise
+            attempt += 1
+            log.info(
+                "trying %s again in %.1f s (%d of %d)",
+                clean_url(request.url),
+                wait,
+                attempt,
+                self.policy.retries,
+            )
+            pause(wait)
+
+    def _wait_after(self, response: Response, attempt: int) -> float | None:
+        if attempt >= self.policy.retries or response.status_code < 429 or not passing_trouble(response):
+            return None
+        return self.policy.wait(attempt, response.headers.get("Retry-After"))
+
+    def _authorise(self, request: PreparedRequest) -> None:
+        url = request.url or ""
+        with self._lock:
+            ours = host_of(url) in self._hosts
+        if ours and may_carry_token(url):
+            if self.token and "Authorization" not in request.headers:
+                request.headers["Authorization"] = f"Bearer {self.token}"
+            return
+        # a viewer site, a bucket, a redirect: caveclient's sessions would hand them the token
+        request.headers.pop("Authorization", None)
+        cookie = request.headers.get("Cookie")
+        if cookie and "middle_auth_token" in cookie:
+            del request.headers["Cookie"]
+
+    def _accept(self, response: Response) -> Response:
+        if response.is_redirect:
+            self._refuse_login(response)
+        if response.status_code == 403:
+            answer = read_answer(response)
+            if isinstance(answer.body, dict) and answer.body.get("error") == "missing_tos":
+                # raised here because caveclient would open a browser before anyone could stop it
+                raise error_for(answer, self.context)
+        cap = cap_in(response)
+        if cap is not None:
+            seen = _caps.get()
+            if seen is not None:
+                seen.append(cap)
+        return response
+
+    def _refuse_login(self, response: Response) -> None:
+        target = response.headers.get("Location", "")
+        elsewhere = bool(urlsplit(target).netloc) and host_of(target) != host_of(response.url or "")
+        if not elsewhere and "authorize" not in target and "login" not in target:
+            return
+        answer = Answer(
+            status=401,
+            text="the server sent a login page",
+            body={"error": "no_token" if not self.token else "invalid_token"},
+            url=clean_url(response.url),
+        )
+        response.close()
+        raise error_for(answer, self.context)
+
+
+def new_http_session(wire: Wire) -> requests.Session:
+    """Make an HTTP session over the shared pool that keeps no cookies."""
+    from http.cookiejar import DefaultCookiePolicy
+
+    session = requests.Session()
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    adopt(session, wire)
+    return session
+
+
+def adopt(session: requests.Session, wire: Wire) -> None:
+    """Put an existing HTTP session onto the shared pool."""
+    session.mount("https://", wire)
+    session.mount("http://", wire)
+    # .netrc entries would replace the token without a word
+    session.trust_env = session.trust_env and not session.auth

@@ -1,0 +1,178 @@
+"""A small pool of threads: ordered results, one bar, the first failure raised at once, and Ctrl-C that works."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cortexclient.settings import env_int
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Cancelled", "default_workers", "map_in_order", "pause"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_stop: ContextVar[threading.Event | None] = ContextVar("cortexclient_stop", default=None)
+
+
+class Cancelled(BaseException):
+    """Work that was given up because its caller no longer waits for it."""
+
+
+def default_workers() -> int:
+    """Concurrency where none is asked for: ``$CORTEXCLIENT_MAX_WORKERS``, else 8."""
+    return max(1, env_int("CORTEXCLIENT_MAX_WORKERS", 8))
+
+
+def pause(seconds: float) -> None:
+    """Sleep, but wake up and give up when the work is cancelled."""
+    stop = _stop.get()
+    if stop is None:
+        time.sleep(seconds)
+    elif stop.wait(seconds):
+        raise Cancelled
+
+
+class _Board:
+    """What the workers of one call share."""
+
+    def __init__(self, count: int) -> None:
+        self.results: list[Any] = [None] * count
+        self.next = 0
+        self.done = 0
+        self.failures: list[tuple[int, BaseException]] = []
+        self.lock = threading.Lock()
+        self.news = threading.Condition(self.lock)
+        self.stop = threading.Event()
+
+    def take(self, count: int) -> int | None:
+        with self.lock:
+            if self.stop.is_set() or self.next >= count:
+                return None
+            self.next += 1
+            return self.next - 1
+
+    def finish(self, index: int, result: Any, failure: BaseException | None) -> None:
+        with self.news:
+            if failure is None:
+                self.results[index] = result
+            else:
+                self.failures.append((index, failure))
+                self.stop.set()
+            self.done += 1
+            self.news.notify()
+
+
+def map_in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    progress: bool = False,
+    description: str = "",
+) -> list[Result]:
+    """Apply a function to every item in a bounded pool of threads.
+
+    Parameters
+    ----------
+    function : callable
+        Called with one item at a time; must be safe in threads.
+    items : iterable
+        The items; consumed before the first call.
+    workers : int
+        Largest number of threads.
+    progress : bool
+        Whether to show one bar over all items.
+    description : str
+        Text beside the bar.
+
+    Returns
+    -------
+    list
+        Results in the order of the items.
+
+    Raises
+    ------
+    BaseException
+        The first failure; what has not begun by then is never begun. Ctrl-C returns at once.
+    """
+    work = list(items)
+    bar = _bar(len(work), description) if progress and work else None
+    try:
+        if len(work) <= 1 or workers <= 1 or _stop.get() is not None:
+            # inside a worker there is no second pool: nested pools multiply, and one level is all that is needed
+            return _serial(function, work, bar)
+        return _parallel(function, work, min(workers, len(work)), bar)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> list[Result]:
+    results = []
+    stop = _stop.get()
+    for item in work:
+        if stop is not None and stop.is_set():
+            raise Cancelled
+        results.append(function(item))
+        if bar is not None:
+            bar.update(1)
+    return results
+
+
+def _parallel(function: Callable[[Item], Result], work: list[Item], workers: int, bar: Any) -> list[Result]:
+    board = _Board(len(work))
+
+    def run() -> None:
+        _stop.set(board.stop)
+        while (index := board.take(len(work))) is not None:
+            try:
+                board.finish(index, function(work[index]), None)
+            except BaseException as failure:  # noqa: BLE001 - handed to the caller, whatever it is
+                board.finish(index, None, failure)
+
+    threads = [
+        # daemons, so that an interrupted program does not wait for answers that nobody will read
+        threading.Thread(
+            target=contextvars.copy_context().run, args=(run,), name=f"cortexclient-{n}", daemon=True
+        )
+        for n in range(workers)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        _wait(board, len(work), bar)
+    except BaseException:
+        board.stop.set()
+        raise
+    for thread in threads:
+        thread.join()
+    if board.failures:
+        real = [entry for entry in board.failures if not isinstance(entry[1], Cancelled)]
+        raise min(real or board.failures, key=lambda entry: entry[0])[1]
+    return board.results
+
+
+def _wait(board: _Board, count: int, bar: Any) -> None:
+    shown = 0
+    with board.news:
+        while board.done < count and not board.failures:
+            # a wait without limit cannot be interrupted on every platform
+            board.news.wait(timeout=0.5)
+            if bar is not None and board.done > shown:
+                bar.update(board.done - shown)
+                shown = board.done
+        if bar is not None and board.done > shown:
+            bar.update(board.done - shown)
+
+
+def _bar(total: int, description: str) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=description or None, leave=False)
