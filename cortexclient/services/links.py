@@ -1,0 +1,380 @@
+"""Neuroglancer links and viewer states at the client's moment."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from cortexclient.errors import CortexError
+from cortexclient.services.annotation_layers import annotation_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from nglui.statebuilder import ViewerState
+    from numpy.typing import NDArray
+
+    from cortexclient.services.annotation_layers import Annotations, Layer
+    from cortexclient.session import Session
+    from cortexclient.types import Ids
+
+__all__ = ["LinksService"]
+
+log = logging.getLogger(__name__)
+
+SEGMENTATION = "segmentation"
+# Chrome refuses addresses of more than 2 MB; nglui draws the line here too
+LONGEST_URL = 1_750_000
+# the 3d view's zoom in nglui's own default suits a cubic millimetre; a small volume would be a dot in it
+LARGEST_ZOOM = 50_000.0
+
+
+class LinksService:
+    """Neuroglancer links of one dataset.
+
+    Parameters
+    ----------
+    session : Session
+        The connection; nothing is asked before a link is.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def neuroglancer_viewer(
+        self,
+        root_ids: Ids | None = None,
+        seg_prop: Mapping[str, Any] | pd.DataFrame | None = None,
+        *,
+        annotations: Annotations | None = None,
+        position: Sequence[float] | NDArray[Any] | None = None,
+        resolution: Sequence[float] | None = None,
+        target_url: str | None = None,
+    ) -> ViewerState:
+        """Build an nglui viewer state of the dataset: imagery, segmentation at the client's moment, annotations.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int, optional
+            Neurons to select.
+        seg_prop : dict or pandas.DataFrame, optional
+            Segment properties: the JSON of ``neuroglancer_segment_properties``, or a table with one row per root id
+            (column ``pt_root_id`` or ``root_id``). They are uploaded to the state service.
+        annotations : pandas.DataFrame, array of shape (n, 3), or dict of them, optional
+            Points to show. A table of synapses is divided into pre- and postsynaptic sites of ``root_ids``; a dict
+            names the layers.
+        position : sequence of three floats, optional
+            Centre of the view. Default: the middle of the annotations, else of the volume.
+        resolution : sequence of three floats, optional
+            Size in nm of one unit of ``position`` and ``annotations``. Default: nm, or what a queried table says of
+            itself.
+        target_url : str, optional
+            Neuroglancer site. Default: the sandbox's own, else the spec's, else what the info service says.
+
+        Returns
+        -------
+        nglui.statebuilder.ViewerState
+            More layers can be added to it; ``to_url()`` makes the link. The state's resolution is the viewer
+            resolution of the info service.
+
+        Raises
+        ------
+        ValueError
+            If annotations or position are not points.
+        ServiceError
+            If the info or the state service refuses.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.neuroglancer_viewer().layer_names
+        ['imagery', 'segmentation']
+        """
+        roots = _root_list(root_ids)
+        layers = (
+            []
+            if annotations is None
+            else annotation_layers(annotations, root_ids=roots, resolution=resolution)
+        )
+        session = self._session
+        with session.guard("info"):
+            viewer = _viewer_class()(
+                target_url=target_url or self._viewer_site(),
+                client=session.cave,
+                infer_coordinates=False,
+                capabilities=None,
+            )
+            viewer.add_layers_from_client(imagery="imagery", segmentation=SEGMENTATION)
+        segmentation = viewer.layers[SEGMENTATION]
+        timestamp = session.timestamp
+        if timestamp is not None:
+            # ms since 1970; mainline viewers skip the key, Spelunker shows and follows that moment of the graph
+            segmentation.extra = {"timestamp": round(timestamp.timestamp() * 1000)}
+        if roots:
+            viewer.add_segments(roots, name=SEGMENTATION)
+        if seg_prop is not None:
+            segmentation.add_source(self._upload_properties(seg_prop))
+        voxel = np.asarray(viewer.dimensions.resolution, dtype=np.float64)
+        for layer in layers:
+            _add_layer(viewer, layer)
+        viewer.position = self._centre(position, resolution, layers, voxel)
+        viewer.scale_3d = min(LARGEST_ZOOM, float(self._volume_nm()[1].max() / voxel.min()))
+        return cast("ViewerState", viewer)
+
+    def neuroglancer_url(
+        self,
+        target_url: str | None = None,
+        clipboard: bool = False,
+        shorten: bool | Literal["if_long"] = False,
+        root_ids: Ids | None = None,
+        seg_prop: Mapping[str, Any] | pd.DataFrame | None = None,
+        *,
+        annotations: Annotations | None = None,
+        position: Sequence[float] | NDArray[Any] | None = None,
+        resolution: Sequence[float] | None = None,
+    ) -> str:
+        """Make a Neuroglancer link to the dataset at the client's moment.
+
+        Parameters
+        ----------
+        target_url : str, optional
+            Neuroglancer site. Default: the sandbox's own, else the spec's, else what the info service says.
+        clipboard : bool
+            Whether to copy the link to the clipboard too.
+        shorten : bool or "if_long"
+            Whether to store the state in the state service and link to it there. A state that no browser would take
+            in an address (more than 1.75 million characters) is always stored there.
+        root_ids, seg_prop, annotations, position, resolution
+            As in `neuroglancer_viewer`.
+
+        Returns
+        -------
+        str
+            The link.
+
+        Raises
+        ------
+        CortexError
+            If this machine has no clipboard and one is asked for.
+        ServiceError
+            If the info or the state service refuses.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.neuroglancer_url().partition("#!")[1]
+        '#!'
+        """
+        viewer = self.neuroglancer_viewer(
+            root_ids,
+            seg_prop,
+            annotations=annotations,
+            position=position,
+            resolution=resolution,
+            target_url=target_url,
+        )
+        with self._session.guard("state"):
+            url = str(viewer.to_url(shorten=shorten or "if_long"))
+        if clipboard:
+            _copy(url)
+        return url
+
+    def get_state_json(self, state_id: int | str) -> dict[str, Any]:
+        """Fetch a Neuroglancer state from the state service.
+
+        Parameters
+        ----------
+        state_id : int or str
+            Number of the state, or its address.
+
+        Returns
+        -------
+        dict
+            The state.
+
+        Raises
+        ------
+        ServiceError
+            If the service has no such state.
+        """
+        with self._session.guard("state"):
+            state: dict[str, Any] = self._session.cave.state.get_state_json(state_id)
+        return state
+
+    def upload_state_json(self, json_state: Mapping[str, Any]) -> int:
+        """Store a Neuroglancer state in the state service.
+
+        Parameters
+        ----------
+        json_state : dict
+            The state.
+
+        Returns
+        -------
+        int
+            Number of the state.
+        """
+        with self._session.guard("state"):
+            return int(self._session.cave.state.upload_state_json(dict(json_state)))
+
+    def _viewer_site(self) -> str | None:
+        """Site of the viewer: the launched server's own, else the spec's, else the info service's.
+
+        A server that stands in for the spec's own (the sandbox, a test deployment) is asked before the spec, so that
+        no link leads from it to the internet.
+        """
+        session = self._session
+        endpoint = session.endpoint
+        if endpoint is not None and endpoint.viewer_site:
+            return str(endpoint.viewer_site)
+        written = session.spec.viewer_site
+        if written and session.server_address.rstrip("/") == session.spec.server_address.rstrip("/"):
+            return str(written)
+        return session.info().get("viewer_site") or written
+
+    def _volume_nm(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower corner and size of the segmentation in nm."""
+        scale = self._session.segmentation_info()["scales"][0]
+        voxel = np.asarray(scale["resolution"], dtype=np.float64)
+        corner = np.asarray(scale.get("voxel_offset", (0, 0, 0)), dtype=np.float64)
+        return corner * voxel, np.asarray(scale["size"], dtype=np.float64) * voxel
+
+    def _centre(
+        self,
+        position: Sequence[float] | NDArray[Any] | None,
+        resolution: Sequence[float] | None,
+        layers: Sequence[Layer],
+        voxel: NDArray[np.float64],
+    ) -> list[float]:
+        """Centre of the view in voxels of the viewer."""
+        points = [layer.points * np.asarray(layer.resolution) for layer in layers if len(layer.points)]
+        if position is not None:
+            centre = np.asarray(position, dtype=np.float64)
+            if centre.shape != (3,):
+                raise ValueError(f"position has the shape {centre.shape}; expected three numbers")
+            centre = centre * np.asarray(
+                resolution if resolution is not None else (1, 1, 1), dtype=np.float64
+            )
+        elif points:
+            centre = np.median(np.concatenate(points), axis=0)
+        else:
+            corner, size = self._volume_nm()
+            centre = corner + size / 2
+        return [float(value) for value in centre / voxel]
+
+    def _upload_properties(self, properties: Mapping[str, Any] | pd.DataFrame) -> str:
+        """Store segment properties in the state service; their address as a Neuroglancer source."""
+        if not isinstance(properties, Mapping):
+            from nglui.segmentprops import SegmentProperties
+
+            column = next((name for name in ("pt_root_id", "root_id") if name in properties.columns), None)
+            if column is None:
+                raise ValueError(
+                    f"segment properties need a column pt_root_id or root_id; the table has {list(properties.columns)}"
+                )
+            rest = [name for name in properties.columns if name != column]
+            numbers = [name for name in rest if properties[name].dtype.kind in "fiu"]
+            properties = SegmentProperties.from_dataframe(
+                properties,
+                id_col=column,
+                number_cols=numbers,
+                string_cols=[name for name in rest if name not in numbers],
+            ).to_dict()
+        state = self._session.cave.state
+        with self._session.guard("state"):
+            number = state.upload_property_json(dict(properties))
+            # naming the dialect keeps caveclient from asking the viewer's site for its version
+            return plain_http(
+                state.build_neuroglancer_url(number, target_site="spelunker", format_properties=True)
+            )
+
+
+def plain_http(text: str) -> str:
+    """Take the log-in scheme off plain http addresses: viewers know ``middleauth+https`` only."""
+    return text.replace("middleauth+http://", "http://")
+
+
+def _root_list(root_ids: Ids | None) -> list[int]:
+    """Root ids as Python integers, in order, each once."""
+    if root_ids is None:
+        return []
+    if isinstance(root_ids, str | int | np.integer):
+        return [int(root_ids)]
+    roots = []
+    for value in cast("Iterable[Any]", root_ids):
+        if isinstance(value, float | np.floating):
+            raise TypeError(
+                f"root id {value!r} is a float: ids of this size lose their last digits as floats; "
+                "read them as int64 (in pandas: dtype='int64')"
+            )
+        roots.append(int(value))
+    return list(dict.fromkeys(roots))
+
+
+def _add_layer(viewer: Any, layer: Layer) -> None:
+    import pandas as pd
+
+    viewer.add_annotation_layer(name=layer.name, color=layer.color)
+    if not len(layer.points):
+        return
+    table = pd.DataFrame(layer.points, columns=["x", "y", "z"])
+    described = any(layer.descriptions)
+    linked = any(layer.segments)
+    if described:
+        table["description"] = layer.descriptions
+    if linked:
+        table["segments"] = pd.Series([*layer.segments], dtype=object)
+    viewer.layers[layer.name].add_points(
+        table,
+        point_column=["x", "y", "z"],
+        description_column="description" if described else None,
+        segment_column="segments" if linked else None,
+        data_resolution=list(layer.resolution),
+    )
+
+
+def _copy(url: str) -> None:
+    import pyperclip
+
+    try:
+        pyperclip.copy(url)
+    except pyperclip.PyperclipException as error:
+        raise CortexError(
+            "this machine has no clipboard that Python can reach (on Linux, install xclip, xsel or wl-clipboard); "
+            "ask without clipboard=True and copy the link that is returned"
+        ) from error
+
+
+@functools.cache
+def _viewer_class() -> Any:
+    """Nglui's ViewerState, made fit for plain http servers. A function, because importing nglui takes a second."""
+    from nglui.statebuilder import ViewerState
+
+    class LinkState(ViewerState):  # type: ignore[misc] # nglui ships no types
+        """A viewer state whose links also work on plain http, and are never shortened by way of the internet."""
+
+        def to_neuroglancer_state(self) -> Any:
+            viewer = super().to_neuroglancer_state()
+            state = json.dumps(viewer.state.to_json())
+            if "middleauth+http://" in state:
+                viewer.set_state(json.loads(plain_http(state)))
+            return viewer
+
+        def to_link_shortener(
+            self, client: Any = None, target_url: str | None = None, target_site: str | None = None
+        ) -> str:
+            client = client or self._client
+            site = target_url or self._target_url
+            number = client.state.upload_state_json(self._state_for_target(site).to_json())
+            log.info("the viewer state is stored as number %s", number)
+            return plain_http(
+                client.state.build_neuroglancer_url(number, site, target_site=target_site or "spelunker")
+            )
+
+    return LinkState
