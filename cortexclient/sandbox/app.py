@@ -7,15 +7,24 @@ import logging
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 
-from cortexclient.sandbox.middleware import CollapseSlashes, Faults, Latency, RequestLog
+from cortexclient.sandbox.faults import FaultPlan, InjectFaults
+from cortexclient.sandbox.middleware import (
+    AllowOrigins,
+    CatchErrors,
+    CollapseSlashes,
+    Latency,
+    LogRequests,
+    RequestLog,
+)
 from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.routes.auth import Authorize
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp
 
     from cortexclient.sandbox.world import World
 
@@ -41,12 +50,11 @@ SERVICES = (
 )
 
 
-def build_app(world: World, *, log: RequestLog.Log, faults: Faults.Plan) -> Starlette:
+def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
     """Assemble the application; it can be served by any ASGI server."""
     routes: list[BaseRoute] = []
     for service in SERVICES:
-        module = importlib.import_module(f"cortexclient.sandbox.routes.{service}")
-        routes += module.routes(world)
+        routes += _routes(world, service)
     reported: set[str] = set()
 
     async def not_found(request: Request, error: Exception) -> Response:
@@ -57,15 +65,25 @@ def build_app(world: World, *, log: RequestLog.Log, faults: Faults.Plan) -> Star
         status = getattr(error, "status_code", 404)
         return json_response({"message": f"the sandbox does not serve {path}"}, status)
 
-    app = Starlette(
-        routes=routes,
-        exception_handlers={404: not_found, 405: not_found},
-        middleware=[
-            Middleware(RequestLog, log=log),
-            Middleware(CollapseSlashes),
-            Middleware(Faults, plan=faults),
-            Middleware(Latency, options=world.options),
-        ],
-    )
-    app.router.redirect_slashes = False  # caveclient takes any redirect for a login page
-    return app
+    starlette = Starlette(routes=routes, exception_handlers={404: not_found, 405: not_found})
+    starlette.router.redirect_slashes = False  # caveclient takes any redirect for a login page
+    app: ASGIApp = CatchErrors(starlette)
+    app = Authorize(app, world)
+    app = Latency(app, world.options)
+    app = InjectFaults(app, faults, world)
+    app = AllowOrigins(app)
+    app = CollapseSlashes(app)
+    return LogRequests(app, log)
+
+
+def _routes(world: World, service: str) -> list[BaseRoute]:
+    name = f"cortexclient.sandbox.routes.{service}"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        logger.warning("the sandbox has no %s service yet", service)
+        return []
+    routes: list[BaseRoute] = module.routes(world)
+    return routes

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cortexclient.sandbox.access import Access
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.sandbox.stores.graph import ChunkedGraph
     from cortexclient.sandbox.stores.l2cache import L2Cache
+    from cortexclient.sandbox.stores.skeletons import SkeletonStore
     from cortexclient.sandbox.stores.tables import TableStore
 
 __all__ = ["SANDBOX_TOKEN", "Names", "Options", "World"]
@@ -70,7 +74,6 @@ class Options:
     query_rate: str | None = None
 
 
-@dataclass
 class World:
     """State shared by all routes of one sandbox.
 
@@ -81,44 +84,124 @@ class World:
     options : Options
     base_url : str
         ``http://127.0.0.1:PORT``, filled in when the server is bound.
+    graph : ChunkedGraph, optional
+        Take this chunkedgraph instead of reading the folder's: sandboxes that show one cortex under several names
+        share its edits.
     """
 
-    folder: DataFolder
-    names: Names
-    options: Options
-    base_url: str = ""
+    def __init__(
+        self,
+        folder: DataFolder,
+        names: Names,
+        options: Options,
+        base_url: str = "",
+        *,
+        graph: ChunkedGraph | None = None,
+    ) -> None:
+        self.folder = folder
+        self.names = names
+        self.options = options
+        self.base_url = base_url
+        self.closing = threading.Event()
+        self._stores: dict[str, Any] = {} if graph is None else {"graph": graph}
+        self._lock = threading.RLock()
+        self._refuse: Callable[[float], None] = lambda _: None
 
     def now(self) -> datetime:
         """Now, as every route of this sandbox understands it."""
         return datetime.now(UTC)
 
-    @cached_property
+    def _store(self, name: str, build: Callable[[], Any]) -> Any:
+        # 64 requests may be the first at once; the lock keeps them from reading the folder 64 times
+        if name not in self._stores:
+            with self._lock:
+                if name not in self._stores:
+                    self._stores[name] = build()
+        return self._stores[name]
+
+    @property
     def graph(self) -> ChunkedGraph:
         """The chunkedgraph, with its history."""
         from cortexclient.sandbox.stores.graph import ChunkedGraph
 
-        return ChunkedGraph(self.folder)
+        graph: ChunkedGraph = self._store("graph", lambda: ChunkedGraph(self.folder))
+        return graph
 
-    @cached_property
+    @property
     def tables(self) -> TableStore:
         """Annotation tables, frozen versions and views."""
         from cortexclient.sandbox.stores.tables import TableStore
 
-        return TableStore(self)
+        store: TableStore = self._store("tables", lambda: TableStore(self))
+        return store
 
-    @cached_property
+    @property
     def l2cache(self) -> L2Cache:
         """Attributes of level-2 ids."""
         from cortexclient.sandbox.stores.l2cache import L2Cache
 
-        return L2Cache(self.folder)
+        cache: L2Cache = self._store("l2cache", lambda: L2Cache(self.folder))
+        return cache
 
-    def render(self, value: Any) -> Any:
-        """Replace the stand-in addresses of a JSON body by live ones (see :mod:`cortexclient.sandbox.routes.info`)."""
-        if isinstance(value, str):
-            return value.replace("{BASE}", self.base_url)
-        if isinstance(value, dict):
-            return {key: self.render(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self.render(item) for item in value]
-        return value
+    @property
+    def skeletons(self) -> SkeletonStore:
+        """Skeletons, stored and computed."""
+        from cortexclient.sandbox.stores.skeletons import SkeletonStore
+
+        store: SkeletonStore = self._store("skeletons", lambda: SkeletonStore(self))
+        return store
+
+    @property
+    def access(self) -> Access:
+        """Users, tokens and rights."""
+        from cortexclient.sandbox.access import Access
+
+        access: Access = self._store("access", lambda: Access(self))
+        return access
+
+    # -- addresses ---------------------------------------------------------------------------------------------------
+
+    @property
+    def viewer_site(self) -> str:
+        """Address of the Neuroglancer that this sandbox serves."""
+        return f"{self.base_url}/v/sandbox"
+
+    @property
+    def segmentation_source(self) -> str:
+        """Address of the segmentation, as clients open it."""
+        return f"graphene://{self.base_url}/segmentation/table/{self.names.pcg_table}"
+
+    @property
+    def image_source(self) -> str:
+        """Address of the image volume, as clients open it."""
+        return f"precomputed://{self.base_url}/precomputed/img"
+
+    @property
+    def data_dir(self) -> str:
+        """Address of the folder of chunks and meshes of the segmentation."""
+        return f"{self.base_url}/precomputed/seg"
+
+    # -- the running server ------------------------------------------------------------------------------------------
+
+    def on_refuse(self, refuse: Callable[[float], None]) -> None:
+        """Tell how new connections can be refused for some seconds."""
+        self._refuse = refuse
+
+    def refuse_connections(self, seconds: float) -> None:
+        """Refuse new connections for some seconds."""
+        self._refuse(seconds)
+
+    async def closing_wait(self, seconds: float) -> bool:
+        """Wait; come back early, with True, when the server closes."""
+        end = time.monotonic() + seconds
+        while not self.closing.is_set():
+            rest = end - time.monotonic()
+            if rest <= 0:
+                return False
+            await asyncio.sleep(min(rest, 0.05))
+        return True
+
+    def materialize(self) -> int:
+        """Freeze the tables as they are now into a new version; its number is returned."""
+        version: int = self.tables.materialize()
+        return version

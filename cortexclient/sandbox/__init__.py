@@ -1,0 +1,47 @@
+"""An embedded CAVE server: a whole datastack on this machine, for proving, learning and testing without a token.
+
+>>> from cortexclient.sandbox import Sandbox
+>>> with Sandbox("v1dd") as sandbox:          # doctest: +SKIP
+...     client = sandbox.load()
+...     client.tables.nucleus_detection_v0().query()
+
+Importing this package loads neither the server nor the scientific packages; they come with the first sandbox.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cortexclient.sandbox.faults import Fault
+    from cortexclient.sandbox.sandbox import Sandbox
+    from cortexclient.sandbox.shared import Endpoint, shared_endpoint
+
+__all__ = ["Endpoint", "Fault", "Sandbox", "shared_endpoint"]
+
+_HOMES = {
+    "Endpoint": "cortexclient.sandbox.shared",
+    "Fault": "cortexclient.sandbox.faults",
+    "Sandbox": "cortexclient.sandbox.sandbox",
+    "shared_endpoint": "cortexclient.sandbox.shared",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _EXTRA:
+            raise
+        from cortexclient.errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"the sandbox needs the package {error.name!r}, which is not installed; "
+            'run: pip install "cortexclient[sandbox]"'
+        ) from error
+
+
+_EXTRA = frozenset({"starlette", "uvicorn", "anyio", "duckdb", "skimage", "DracoPy", "neuroglancer", "matplotlib"})

@@ -1,0 +1,287 @@
+"""The plain things around every answer: a log of requests, tidy paths, latency, and a last resort for errors.
+
+All of them are pure ASGI: nothing is buffered and nothing runs in a second task, so a keep-alive answer stays cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from cortexclient.sandbox.world import Options
+
+__all__ = ["AllowOrigins", "CatchErrors", "CollapseSlashes", "Latency", "LogRequests", "RequestLog", "RequestRecord"]
+
+logger = logging.getLogger(__name__)
+_SLASHES = re.compile("/{2,}")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request that a sandbox answered.
+
+    Parameters
+    ----------
+    method : str
+        HTTP method.
+    path : str
+        Path as asked, without the query string.
+    query : str
+        Query string, still encoded.
+    route : str
+        Pattern of the route that answered (``/info/api/v2/datastack/full/{datastack}``); the path where none did.
+    status : int
+        HTTP status; 0 where the connection ended before there was one.
+    received, sent : int
+        Bytes of the two bodies.
+    seconds : float
+        Time from the request line to the last byte handed over.
+    time : datetime.datetime
+        When the request came, UTC.
+    """
+
+    method: str
+    path: str
+    query: str
+    route: str
+    status: int
+    received: int
+    sent: int
+    seconds: float
+    time: datetime
+
+
+class RequestLog(Sequence[RequestRecord]):
+    """The requests that a sandbox has answered, oldest first; safe to read while it runs.
+
+    Examples
+    --------
+    >>> from cortexclient.sandbox import Sandbox
+    >>> with Sandbox() as sandbox:                                  # doctest: +SKIP
+    ...     sandbox.requests.clear()
+    ...     sandbox.load().cell_id_to_root_id([1, 2])
+    ...     sandbox.requests.count("/materialize")
+    """
+
+    def __init__(self) -> None:
+        self._records: list[RequestRecord] = []
+        self._lock = threading.Lock()
+
+    def append(self, record: RequestRecord) -> None:
+        """Add a record."""
+        with self._lock:
+            self._records.append(record)
+
+    def clear(self) -> None:
+        """Forget everything so far."""
+        with self._lock:
+            self._records.clear()
+
+    def snapshot(self) -> list[RequestRecord]:
+        """Copy of the records so far."""
+        with self._lock:
+            return list(self._records)
+
+    def matching(self, prefix: str) -> list[RequestRecord]:
+        """Records whose path or route starts with a prefix."""
+        return [
+            record
+            for record in self.snapshot()
+            if record.path.startswith(prefix) or record.route.startswith(prefix)
+        ]
+
+    def count(self, prefix: str = "/") -> int:  # type: ignore[override]
+        """Number of requests whose path or route starts with a prefix; all of them by default."""
+        return len(self.matching(prefix))
+
+    def bytes(self, prefix: str = "/") -> int:
+        """Bytes of the answers whose path or route starts with a prefix."""
+        return sum(record.sent for record in self.matching(prefix))
+
+    def by_route(self) -> Counter[str]:
+        """Number of requests of each route, most asked first."""
+        return Counter(f"{record.method} {record.route}" for record in self.snapshot())
+
+    @overload
+    def __getitem__(self, index: int) -> RequestRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RequestRecord]: ...
+    def __getitem__(self, index: int | slice) -> RequestRecord | list[RequestRecord]:
+        with self._lock:
+            return self._records[index]
+
+    def __iter__(self) -> Iterator[RequestRecord]:
+        return iter(self.snapshot())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"<RequestLog of {len(self)} requests>"
+
+
+class LogRequests:
+    """Write every request to a log, before the client can see the end of its answer."""
+
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+        self.app = app
+        self.log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, clock = datetime.now(UTC), time.perf_counter()
+        path = str(scope["path"])
+        status = received = sent = 0
+        written = False
+
+        def write() -> None:
+            nonlocal written
+            written = True
+            self.log.append(
+                RequestRecord(
+                    method=scope["method"],
+                    path=path,
+                    query=scope.get("query_string", b"").decode("latin-1"),
+                    route=str(getattr(scope.get("route"), "path", path)),
+                    status=status,
+                    received=received,
+                    sent=sent,
+                    seconds=time.perf_counter() - clock,
+                    time=started,
+                )
+            )
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def counting_send(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    write()
+            await send(message)
+
+        try:
+            await self.app(scope, counting_receive, counting_send)
+        finally:
+            if not written:
+                write()
+
+
+class CollapseSlashes:
+    """Take ``//`` in a path for ``/``: Neuroglancer and caveclient both send doubled ones, and no redirect may answer them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and "//" in scope["path"]:
+            scope["path"] = _SLASHES.sub("/", scope["path"])
+        await self.app(scope, receive, send)
+
+
+class Latency:
+    """Wait before each answer, as a distant server makes its clients wait."""
+
+    def __init__(self, app: ASGIApp, options: Options) -> None:
+        self.app = app
+        self.options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and self.options.latency > 0:
+            await asyncio.sleep(self.options.latency)
+        await self.app(scope, receive, send)
+
+
+class AllowOrigins:
+    """Let pages of any origin read every answer, as the real services do; a viewer elsewhere can then be used."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] == "OPTIONS":
+            await send({"type": "http.response.start", "status": 200, "headers": [*_ORIGINS, *_PREFLIGHT]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def open_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_ORIGINS]
+            await send(message)
+
+        await self.app(scope, receive, open_send)
+
+
+_ORIGINS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"WWW-Authenticate, X-Requested-With, Warning, Content-Range"),
+)
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, DELETE, OPTIONS"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, Range, X-Requested-With"),
+    (b"content-length", b"0"),
+)
+
+
+class CatchErrors:
+    """Answer a failure of the sandbox's own code with 500 in CAVE's shape, and say so in the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watching_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watching_send)
+        except Exception as error:  # noqa: BLE001 - the boundary of the server: everything becomes an answer
+            logger.warning("the sandbox failed on %s %s", scope["method"], scope["path"], exc_info=True)
+            if not started:
+                body = {"code": 500, "message": f"{type(error).__name__}: {error}", "traceback": []}
+                await send_bytes(send, 500, json.dumps(body).encode(), b"application/json")
+
+
+async def send_bytes(
+    send: Callable[[Any], Any], status: int, body: bytes, content_type: bytes, *extra: tuple[bytes, bytes]
+) -> None:
+    """Send a whole answer."""
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *extra]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

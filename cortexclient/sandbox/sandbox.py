@@ -1,0 +1,297 @@
+"""One running sandbox: a data folder, the names it is served under, and the server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.sandbox.faults import Fault, FaultPlan
+from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.middleware import RequestLog
+from cortexclient.sandbox.naming import names_for
+from cortexclient.sandbox.server import LoopbackServer
+from cortexclient.sandbox.world import SANDBOX_TOKEN, Options, World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from cortexclient.client import DatasetClient
+    from cortexclient.sandbox.truth import Truth
+    from cortexclient.spec import DatasetSpec
+
+__all__ = ["Sandbox"]
+
+
+class Sandbox:
+    """A CAVE server on this machine, answering from the moment it is made until :meth:`close`.
+
+    Parameters
+    ----------
+    spec : str, pathlib.Path or DatasetSpec, optional
+        Dataset whose datastack, table and view names the server uses: a registered name, a YAML file, or a spec.
+        Default: ``"sandbox"``, or the folder's own names where ``data`` is given.
+    data : str or pathlib.Path, optional
+        Data folder to serve (``docs/sandbox-data.md`` has the layout). Default: a synthetic cortex, built into the
+        user cache when it is first needed.
+    size : {"tiny", "small", "large"}
+        Size of the synthetic cortex.
+    seed : int, optional
+        Seed of the synthetic cortex. Default: the one that everybody shares, so that one built cortex serves all.
+    port : int
+        Port on 127.0.0.1; 0 lets the system pick one.
+    row_limit : int
+        Most rows of one materialization answer.
+    latency : float
+        Seconds added to each answer.
+    strict : bool
+        Copy the oddities of the real services. False offers the sane behaviour where a deployment may differ.
+    auth : bool
+        Refuse requests without the right token, as production does.
+    tokens : mapping of str to sequence of str, optional
+        Token -> permissions, where ``auth`` is on. Default: :attr:`token` may view and edit.
+    query_rate : str, optional
+        Rate limit of materialization queries, such as ``"2 per 1 minute"``.
+    faults : iterable of Fault or str
+        Faults that wait from the start; a bare kind (``"503"``) hits the first request, whatever it is.
+
+    Raises
+    ------
+    UnknownDatasetError, SpecError
+        The spec cannot be found or used.
+    DataFolderError
+        The folder cannot be served.
+    OSError
+        The port is taken.
+
+    Examples
+    --------
+    >>> from cortexclient.sandbox import Sandbox
+    >>> with Sandbox("v1dd", size="tiny") as sandbox:      # doctest: +SKIP
+    ...     client = sandbox.load()
+    ...     client.tables.nucleus_detection_v0().query()
+    """
+
+    def __init__(
+        self,
+        spec: str | Path | DatasetSpec | None = None,
+        *,
+        data: str | Path | None = None,
+        size: str = "small",
+        seed: int | None = None,
+        port: int = 0,
+        row_limit: int = 200_000,
+        latency: float = 0.0,
+        strict: bool = True,
+        auth: bool = False,
+        tokens: Mapping[str, tuple[str, ...]] | None = None,
+        query_rate: str | None = None,
+        faults: Iterable[Fault | str] = (),
+    ) -> None:
+        options = Options(row_limit=row_limit, latency=latency, strict=strict, auth=auth, query_rate=query_rate)
+        if tokens is not None:
+            options.tokens = dict(tokens)
+        self.spec: DatasetSpec | None = _resolve(spec, data)
+        if data is None:
+            folder = _cortex(size, seed)
+        else:
+            folder = data if isinstance(data, DataFolder) else DataFolder.open(data)
+        self.folder = folder
+        self.requests = RequestLog()
+        self._faults = FaultPlan.of(faults)
+        self._siblings: dict[str, Sandbox] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._open(World(folder, names_for(folder, self.spec), options), port)
+
+    def _open(self, world: World, port: int) -> None:
+        from cortexclient.sandbox.app import build_app
+        from cortexclient.sandbox.shared import announce
+
+        self.world = world
+        self._server = LoopbackServer(port)
+        world.base_url = self._server.url
+        world.on_refuse(self._server.refuse)
+        try:
+            self._server.start(build_app(world, log=self.requests, faults=self._faults))
+        except BaseException:
+            self._server.close()
+            raise
+        announce(self)
+
+    # -- where it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Address of the server, both the global and the local one."""
+        return self.world.base_url
+
+    @property
+    def port(self) -> int:
+        """Port on 127.0.0.1."""
+        return self._server.port
+
+    @property
+    def token(self) -> str:
+        """Token that the server accepts; a dummy, and no secret."""
+        return next(iter(self.world.options.tokens), SANDBOX_TOKEN)
+
+    @property
+    def datastack(self) -> str:
+        """Name of the datastack that is served."""
+        return self.world.names.datastack
+
+    @property
+    def exports_path(self) -> str | None:
+        """Cloud path of the static exports; None where the folder has none."""
+        exports = self.folder.file("exports")
+        return f"file://{exports.resolve()}" if exports.is_dir() else None
+
+    @property
+    def viewer_site(self) -> str:
+        """Address of the Neuroglancer that the server brings."""
+        return self.world.viewer_site
+
+    @property
+    def truth(self) -> Truth:
+        """What the generator of the data knows and no service tells.
+
+        Raises
+        ------
+        DataFolderError
+            The folder holds no truth: only a synthetic cortex does.
+        """
+        from cortexclient.sandbox.truth import Truth
+
+        return Truth(self.folder)
+
+    # -- what can be done with it ------------------------------------------------------------------------------------
+
+    def load(self, name: str | Path | DatasetSpec | None = None, **options: Any) -> DatasetClient:
+        """Client of this sandbox.
+
+        Parameters
+        ----------
+        name : str, pathlib.Path or DatasetSpec, optional
+            Dataset to load. Default: the one that is served. For another one, the same data are served under that
+            dataset's names by a second server, which closes with this one.
+        **options
+            Options of :func:`cortexclient.load`, such as ``version``.
+
+        Returns
+        -------
+        DatasetClient
+
+        Raises
+        ------
+        UnknownDatasetError, SpecError
+            The dataset cannot be found or used.
+        """
+        from cortexclient.factory import load
+
+        spec = self.spec if name is None else _resolve(name, None)
+        if spec is None:
+            spec = _plain_spec(self)
+        server = self if self.spec is None or spec == self.spec else self._sibling(spec)
+        options.setdefault("server_address", f"sandbox://127.0.0.1:{server.port}")
+        return load(spec, **options)
+
+    def _sibling(self, spec: DatasetSpec) -> Sandbox:
+        with self._lock:
+            if spec.name not in self._siblings or self._siblings[spec.name].spec != spec:
+                sibling = object.__new__(Sandbox)
+                sibling.spec, sibling.folder = spec, self.folder
+                sibling.requests, sibling._faults = self.requests, self._faults
+                sibling._siblings, sibling._lock, sibling._closed = {}, threading.Lock(), False
+                names = names_for(self.folder, spec)
+                sibling._open(World(self.folder, names, self.world.options, graph=self.world.graph), 0)
+                self._siblings[spec.name] = sibling
+            return self._siblings[spec.name]
+
+    def inject(self, fault: Fault | str, **options: Any) -> Fault:
+        """Let something go wrong from now on.
+
+        Parameters
+        ----------
+        fault : Fault or str
+            A fault, or the kind of one; see :data:`cortexclient.sandbox.faults.KINDS`.
+        **options
+            Parameters of :class:`Fault`, where a kind is given.
+
+        Returns
+        -------
+        Fault
+            The fault that waits now.
+
+        Examples
+        --------
+        >>> sandbox.inject("503", route="/query$", count=2)     # doctest: +SKIP
+        """
+        armed = Fault(fault, **options) if isinstance(fault, str) else fault
+        self._faults.add(armed)
+        return armed
+
+    def clear_faults(self) -> None:
+        """Behave again."""
+        self._faults.clear()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop answering and free the port; no thread is left. Closing twice does nothing."""
+        from cortexclient.sandbox.shared import forget
+
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        for sibling in self._siblings.values():
+            sibling.close()
+        forget(self)
+        self.world.closing.set()
+        self._server.close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self.url
+        return f"<Sandbox of datastack {self.datastack!r}, {state}>"
+
+
+def _resolve(spec: str | Path | DatasetSpec | None, data: object) -> DatasetSpec | None:
+    if spec is None:
+        if data is not None:
+            return None
+        spec = "sandbox"
+    from cortexclient import registry
+
+    resolved, _ = registry.resolve(spec)
+    return resolved
+
+
+def _cortex(size: str, seed: int | None) -> DataFolder:
+    from cortexclient.sandbox.build import build_cortex
+
+    return build_cortex(size) if seed is None else build_cortex(size, seed=seed)
+
+
+def _plain_spec(sandbox: Sandbox) -> DatasetSpec:
+    """Spec with the least in it, for a folder that was served under its own names."""
+    from cortexclient.spec import DatasetSpec
+
+    name = "".join(letter if letter.isalnum() else "_" for letter in sandbox.datastack.lower())
+    return DatasetSpec.model_validate(
+        {
+            "name": name,
+            "title": f"Data folder {sandbox.folder.path.name}",
+            "server_address": sandbox.url,
+            "datastack": sandbox.datastack,
+        }
+    )
