@@ -27,6 +27,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "AmbiguousCellError",
     "AuthenticationError",
@@ -57,7 +59,12 @@ class CortexError(Exception):
 
 
 class SpecError(CortexError, ValueError):
-    """A dataset spec that cannot be used; the message lists every problem with file, line and column."""
+    """A dataset spec that cannot be used; the message lists every problem with file, line and column.
+
+    ``problems`` holds them one by one, as `cortexclient.spec.Problem`.
+    """
+
+    problems: tuple[Any, ...] = ()  # of Problem; that module is above this one
 
 
 class UnknownDatasetError(CortexError, LookupError):

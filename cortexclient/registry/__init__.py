@@ -1,0 +1,27 @@
+"""Where datasets are found: files in a few folders, installed packs, and what was registered in this session.
+
+Later layers win: built-in, packs (entry points ``cortexclient.datasets``), the user's folder, the folders of
+``CORTEXCLIENT_PATH``, `register`. Asking for one dataset reads that dataset's file and no other.
+
+Importing this module reads nothing and loads neither pydantic nor yaml.
+"""
+
+from __future__ import annotations
+
+from cortexclient.registry.finding import exists, get_spec, register, resolve, unregister
+from cortexclient.registry.listing import DatasetInfo, list_datasets
+from cortexclient.registry.trust import is_trusted, trust, trusted_hosts, untrust
+
+__all__ = [
+    "DatasetInfo",
+    "exists",
+    "get_spec",
+    "is_trusted",
+    "list_datasets",
+    "register",
+    "resolve",
+    "trust",
+    "trusted_hosts",
+    "unregister",
+    "untrust",
+]

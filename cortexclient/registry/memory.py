@@ -1,0 +1,69 @@
+"""Specs that were read already, until one of their files changes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cortexclient.spec.dataset import DatasetSpec
+
+__all__ = ["forget", "remembered"]
+
+MOST_SPECS = 256
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    spec: DatasetSpec
+    stamps: dict[Path, Stamp]
+
+
+_lock = threading.Lock()
+_memories: dict[tuple[Path, str | None], _Memory] = {}
+
+
+def remembered(path: Path, layer: str | None) -> DatasetSpec:
+    """Read a spec, or return the one that was read before if none of its files has changed.
+
+    Raises
+    ------
+    SpecError
+        If its file has mistakes.
+    """
+    from cortexclient.registry.assembly import assemble
+    from cortexclient.spec.problems import raise_problems
+
+    path = path.absolute()
+    with _lock:
+        memory = _memories.get((path, layer))
+    if memory is not None and all(_stamp(file) == stamp for file, stamp in memory.stamps.items()):
+        return memory.spec
+    result = assemble(path, layer=layer)
+    raise_problems(result.problems)
+    if result.spec is None:
+        raise TypeError("a spec without problems is a spec")
+    stamps = {file: stamp for file in result.files if (stamp := _stamp(file)) is not None}
+    with _lock:
+        _memories[path, layer] = _Memory(result.spec, stamps)
+        while len(_memories) > MOST_SPECS:
+            _memories.pop(next(iter(_memories)))
+    return result.spec
+
+
+def forget() -> None:
+    """Read every file anew at the next question."""
+    with _lock:
+        _memories.clear()
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

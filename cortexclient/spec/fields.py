@@ -1,0 +1,347 @@
+"""The kinds of values that a spec holds: ids, names, addresses, dates; each refuses what it cannot mean."""
+
+from __future__ import annotations
+
+import ipaddress
+import keyword
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+__all__ = [
+    "DOI",
+    "Bool",
+    "CloudPath",
+    "DatasetName",
+    "Datastack",
+    "Day",
+    "FrozenDict",
+    "Id",
+    "Number",
+    "ServerAddress",
+    "TableName",
+    "Text",
+    "TimeStamp",
+    "Url",
+    "Vector",
+    "VersionNumber",
+    "VoxelSize",
+    "is_loopback",
+    "refuse",
+]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_INT64 = 2**63 - 1
+PLACEHOLDER = re.compile(r"\$\{env:[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+def refuse(code: str, what: str, advice: str) -> NoReturn:
+    """Raise the pydantic error that becomes a `Problem` with this code.
+
+    Raises
+    ------
+    pydantic_core.PydanticCustomError
+        Always.
+    """
+    raise PydanticCustomError(code, "{what}", {"what": what, "advice": advice})
+
+
+class FrozenDict(dict[K, V]):
+    """A mapping that cannot be changed, so that one spec can be shared by everybody who asks for it."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("specs are read-only; make a changed copy with spec.with_overrides({...})")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # the default would rebuild it item by item, which is refused
+        return (type(self), (dict(self),))
+
+    def __copy__(self) -> FrozenDict[K, V]:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> FrozenDict[K, V]:
+        return self
+
+
+def frozen(mapping: Mapping[K, V]) -> FrozenDict[K, V]:
+    """Copy a mapping into a read-only one."""
+    return FrozenDict(mapping)
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=20_000)]
+Bool = Annotated[bool, Field(strict=True)]
+VersionNumber = Annotated[StrictInt, Field(ge=1, le=10**9)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+def _dataset_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        refuse(
+            "CX207",
+            f"{_short(value)} cannot be the name of a dataset",
+            "use lower-case letters, digits and underscores, beginning with a letter (at most 63)",
+        )
+    if keyword.iskeyword(value):
+        refuse(
+            "CX207", f"{value!r} is a word of Python and cannot be imported", f"call it {value}_dataset, say"
+        )
+    return value
+
+
+DatasetName = Annotated[
+    str,
+    Field(strict=True),
+    AfterValidator(_dataset_name),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"}),
+]
+
+
+def _pattern(regex: str, what: str, advice: str) -> Any:
+    compiled = re.compile(regex)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value) and not PLACEHOLDER.search(value):
+            refuse("CX207", f"{_short(value)} cannot be {what}", advice)
+        return value
+
+    return Annotated[
+        str,
+        Field(strict=True),
+        AfterValidator(check),
+        WithJsonSchema({"type": "string", "pattern": f"^{regex}$"}),
+    ]
+
+
+TableName = _pattern(
+    r"[A-Za-z_][A-Za-z0-9_]{0,126}",
+    "the name of a table or view",
+    "table names are letters, digits and underscores; look them up on the server's info page",
+)
+Datastack = Annotated[
+    _pattern(
+        r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}",
+        "the name of a datastack",
+        "use the server's own name for it (letters, digits, _ . -), for example minnie65_public",
+    ),
+    WithJsonSchema({"type": "string", "pattern": r"^([A-Za-z0-9][A-Za-z0-9_.-]*|.*\$\{env:.+\}.*)$"}),
+]
+DOI = _pattern(
+    r"10\.[0-9]{4,9}/\S{1,200}",
+    "a DOI",
+    "write the bare DOI, without https://doi.org/ : 10.1038/s41586-025-08790-w",
+)
+
+
+# ----------------------------------------------------------------------------------------------------------------- ids
+def _id(value: object) -> int:
+    if isinstance(value, float):
+        refuse(
+            "CX205",
+            f"the id {_short(value)} is a floating-point number, which cannot hold 18 digits",
+            'write all digits, best in quotes: "864691135336055529"',
+        )
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        refuse(
+            "CX205",
+            f"{_short(value)} is not an id",
+            'write all its digits, best in quotes: "864691135336055529"',
+        )
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9]{1,20}", value):
+            refuse("CX205", f"{_short(value)} is not an id", "an id is a row of digits and nothing else")
+        value = int(value)
+    if not 0 <= value <= MAX_INT64:
+        refuse("CX205", f"the id {_short(value)} is outside 0 to 2^63-1", "check the digits")
+    return value
+
+
+Id = Annotated[
+    int,
+    BeforeValidator(_id),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": "^[0-9]{1,19}$"}, {"type": "integer", "minimum": 0}]}
+    ),
+]
+
+
+# ----------------------------------------------------------------------------------------------------- times and dates
+def _timestamp(value: object) -> datetime:
+    advice = 'write UTC in ISO form, in quotes: "2025-01-13T10:10:01.286229Z"'
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            refuse("CX209", f"{_short(value)} is not a time", advice)
+    if not isinstance(value, datetime):
+        refuse("CX209", f"{_short(value)} is not a time", advice)
+    # the house rule: a time without a zone is UTC
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+TimeStamp = Annotated[
+    datetime, BeforeValidator(_timestamp), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+
+
+def _day(value: object) -> date:
+    advice = 'write a day as "2026-11-20"'
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value.strip())
+        except ValueError:
+            refuse("CX209", f"{_short(value)} is not a date", advice)
+    if isinstance(value, datetime) or not isinstance(value, date):
+        refuse("CX209", f"{_short(value)} is not a date", advice)
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
+
+
+# ----------------------------------------------------------------------------------------------------------- addresses
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address is this machine itself."""
+    if not host:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _web_address(value: str, *, what: str) -> str:
+    if PLACEHOLDER.search(value):
+        return value
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        refuse("CX207", f"{_short(value)} is not an address", "write it as https://host.name/path")
+    if re.search(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]", value):
+        refuse("CX207", f"{_short(value)} holds characters that no address has", "remove blanks and quotes")
+    if parts.username or parts.password or "@" in parts.netloc:
+        refuse("CX405", f"{what} carries a user name or password", "remove everything before the @")
+    if parts.scheme == "https" and parts.hostname and port != 0:
+        return value
+    if parts.scheme == "http" and parts.hostname:
+        if is_loopback(parts.hostname):
+            return value
+        refuse(
+            "CX402", f"{what} is plain http to {parts.hostname}", "use https (http is for this machine only)"
+        )
+    refuse("CX207", f"{_short(value)} is not a web address", "write it as https://host.name/path")
+
+
+def _url(value: str) -> str:
+    return _web_address(value, what="the address")
+
+
+Url = Annotated[
+    str,
+    Field(strict=True, max_length=2000),
+    AfterValidator(_url),
+    WithJsonSchema({"type": "string", "pattern": r"^https?://\S+$"}),
+]
+
+
+def _server_address(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if PLACEHOLDER.search(value):
+        return value
+    if separator and scheme not in {"http", "https"}:
+        if scheme not in _launchers():
+            refuse(
+                "CX406",
+                f"no server is reached by {_short(scheme)}://",
+                f"use https://, or one of the installed launchers: {', '.join(sorted(_launchers()))}",
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", rest):
+            refuse("CX207", f"{_short(value)} does not name what to start", f"write it as {scheme}://small")
+        return value
+    _web_address(value, what="the server address")
+    parts = urlsplit(value)
+    if parts.query or parts.fragment:
+        refuse("CX207", f"{_short(value)} has a query or fragment", "give the address of the server only")
+    return value.rstrip("/")
+
+
+def _launchers() -> set[str]:
+    """Schemes that start a server on this machine (entry points of the group ``cortexclient.servers``)."""
+    from importlib.metadata import entry_points
+
+    return {"sandbox", *(point.name for point in entry_points(group="cortexclient.servers"))}
+
+
+ServerAddress = Annotated[
+    str,
+    Field(strict=True, max_length=500),
+    AfterValidator(_server_address),
+    WithJsonSchema({"type": "string", "pattern": r"^([a-z][a-z0-9+.-]*://\S+|.*\$\{env:.+\}.*)$"}),
+]
+
+
+def _cloud_path(value: str) -> str:
+    if PLACEHOLDER.search(value):
+        return value
+    scheme, separator, rest = value.partition("://")
+    if scheme in {"http", "https"}:
+        return _web_address(value, what="the path")
+    if not separator or scheme not in {"gs", "s3", "file"} or not rest.strip("/") or re.search(r"\s", rest):
+        refuse(
+            "CX207",
+            f"{_short(value)} is not a path in a bucket",
+            "write it as gs://bucket/folder/, s3://..., https://... or file:///...",
+        )
+    if "@" in rest.split("/")[0]:
+        refuse("CX405", "the path carries a user name or password", "remove everything before the @")
+    return value
+
+
+CloudPath = Annotated[
+    str,
+    Field(strict=True, max_length=2000),
+    AfterValidator(_cloud_path),
+    WithJsonSchema({"type": "string", "pattern": r"^((gs|s3|file|https?)://\S+|.*\$\{env:.+\}.*)$"}),
+]
+
+# ------------------------------------------------------------------------------------------------------------- vectors
+_THREE = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+Vector = Annotated[tuple[Number, Number, Number], WithJsonSchema(_THREE)]
+
+
+def _voxel_size(value: tuple[float, float, float]) -> tuple[float, float, float]:
+    if min(value) <= 0 or max(value) > 1e6:
+        refuse(
+            "CX208",
+            f"{list(value)} is not the size of a voxel",
+            "three positive lengths in nm, as [4, 4, 40]",
+        )
+    return value
+
+
+VoxelSize = Annotated[
+    tuple[Number, Number, Number],
+    AfterValidator(_voxel_size),
+    WithJsonSchema({**_THREE, "items": {"type": "number", "exclusiveMinimum": 0}}),
+]
+
+
+def _short(value: object) -> str:
+    text = repr(value) if len(str(value)[:100]) < 80 else repr(str(value)[:77] + "...")
+    return text

@@ -1,0 +1,107 @@
+"""What is wrong with a spec file: one `Problem` per mistake, all of them in one `SpecError`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from cortexclient.errors import SpecError
+
+__all__ = ["MAX_SHOWN", "Problem", "close_names", "dotted", "raise_problems", "report"]
+
+PathParts = tuple[str | int, ...]
+
+# a file with more mistakes than this is not a spec; the first ones say so well enough
+MAX_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One mistake in a spec.
+
+    Attributes
+    ----------
+    file : str
+        The file, or a name for what was given instead of one (``<mapping>``).
+    line, column : int
+        Where, counted from 1; 0 where there is no text to point into.
+    code : str
+        Stable code such as ``CX201``; `cortexclient.spec.codes` explains each.
+    path : str
+        Dotted path of the value, for example ``versions[2].timestamp``; empty for the file as a whole.
+    message : str
+        What is wrong.
+    advice : str
+        What to do about it.
+    severity : {"error", "warning"}
+        A warning does not keep the dataset from being loaded.
+    """
+
+    file: str
+    line: int
+    column: int
+    code: str
+    path: str
+    message: str
+    advice: str
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        subject = f"{self.path}: " if self.path else ""
+        kind = "warning: " if self.severity == "warning" else ""
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{place} {self.code} {kind}{subject}{self.message}{advice}"
+
+    def as_dict(self) -> dict[str, str | int]:
+        """Return the fields as a plain mapping, for ``--json``."""
+        return asdict(self)
+
+
+def dotted(parts: Iterable[str | int]) -> str:
+    """Write a path as ``versions[2].timestamp``."""
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{_clip(part)}" if text else _clip(part)
+    return text
+
+
+def _clip(part: str) -> str:
+    shown = part if part.isprintable() else ascii(part)[1:-1]
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]:
+    """Known words that look like `word`, closest first (did you mean ...?)."""
+    if len(word) > 80:  # difflib is quadratic in the length, and nobody mistypes a name into a paragraph
+        return []
+    by_folded = {name.casefold(): name for name in known}
+    folded = word.casefold().replace("-", "_").replace(" ", "_")
+    return [by_folded[match] for match in get_close_matches(folded, by_folded, n=count, cutoff=0.6)]
+
+
+def report(problems: Sequence[Problem]) -> str:
+    """All problems as text, one line each, in the order of the file."""
+    shown = sorted(problems)[:MAX_SHOWN]
+    lines = [str(problem) for problem in shown]
+    if len(problems) > len(shown):
+        lines.append(f"... and {len(problems) - len(shown)} more")
+    return "\n".join(lines)
+
+
+def raise_problems(problems: Sequence[Problem]) -> None:
+    """Raise one `SpecError` for all errors among `problems`; do nothing where there are only warnings.
+
+    Raises
+    ------
+    SpecError
+        Its message lists every problem; its ``problems`` attribute holds them.
+    """
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if not errors:
+        return
+    error = SpecError(report(errors))
+    error.problems = tuple(sorted(errors))
+    raise error

@@ -1,0 +1,367 @@
+"""The sections of a spec: each a frozen model of one noun, refusing keys that it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
+
+from cortexclient.spec.fields import (
+    DOI,
+    Bool,
+    CloudPath,
+    DatasetName,
+    Day,
+    FrozenDict,
+    Id,
+    Number,
+    TableName,
+    Text,
+    TimeStamp,
+    Url,
+    VersionNumber,
+    VoxelSize,
+    frozen,
+    refuse,
+)
+
+__all__ = [
+    "AccessSpec",
+    "CapabilitiesSpec",
+    "CellIdsSpec",
+    "CitationSpec",
+    "DeprecationSpec",
+    "ExampleIdsSpec",
+    "ExportsSpec",
+    "LayerSpec",
+    "LicenseSpec",
+    "Section",
+    "SourceSpec",
+    "SynapsesSpec",
+    "TableSpec",
+    "VersionSpec",
+]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict about keys, with room for private ``x-`` keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_strip_whitespace=True, use_attribute_docstrings=True
+    )
+
+    _private: FrozenDict[str, Any] = PrivateAttr(default_factory=FrozenDict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_private_keys_apart(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, Mapping):
+            return handler(data)
+        private = {key: value for key, value in data.items() if isinstance(key, str) and key.startswith("x-")}
+        if not private:
+            return handler(data)
+        section = handler({key: value for key, value in data.items() if key not in private})
+        section._private = frozen(private)
+        return section
+
+    @property
+    def private(self) -> Mapping[str, Any]:
+        """The private keys (``x-...``) of this section, as they were written."""
+        return self._private
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything that was set, private keys included, as plain JSON-like values (ids as strings)."""
+        return _plain(self)
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    from cortexclient.spec.dump import plain
+
+    return plain(section)
+
+
+class Sourced(Section):
+    """A section whose facts can say where they are from."""
+
+    source: Text | None = None
+    """Where these facts were found: an address, a paper, a person."""
+    checked: Day | None = None
+    """Day on which somebody last compared them with the source."""
+
+
+class SourceSpec(Section):
+    """Where one fact is from, and whether it was verified."""
+
+    source: Text | None = None
+    """Where the fact was found: an address, a paper, a person."""
+    checked: Day | None = None
+    """Day on which somebody last compared it with the source."""
+    verified: Bool = True
+    """False for a fact that was never seen on the live server or in the owner's own words."""
+    note: Text | None = None
+    """One sentence: what is uncertain, or conflicting."""
+
+
+class CellIdsSpec(Sourced):
+    """The tables that tie stable cell ids (nucleus ids) to root ids."""
+
+    lookup_view: TableName | None = None
+    """View or table that gives the root id of every cell id."""
+    kind: Literal["view", "table"] = "view"
+    """Whether `lookup_view` is a view or a table on the server."""
+    main_table: TableName | None = None
+    """Table of nuclei whose ids are the cell ids."""
+    alternative_tables: tuple[TableName, ...] = ()
+    """Reference tables with other points for nuclei that miss the segmentation, tried in this order."""
+
+
+class SynapsesSpec(Sourced):
+    """How the rows of the synapse table are to be read."""
+
+    position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] = "ctr_pt"
+    """Point that stands for the synapse: ``ctr_pt`` means columns ``ctr_pt_position``."""
+    size_column: TableName | None = None
+    """Column with the size of the synapse, in the table's own unit."""
+    score_column: TableName | None = None
+    """Column with the detector's confidence (``score``, ``cleft_score``)."""
+    units: Literal["voxel", "nm"] = "voxel"
+    """Unit in which the server stores positions."""
+    voxel_resolution: VoxelSize | None = None
+    """Size of the table's voxels in nm, where it differs from the dataset's."""
+
+
+class TableSpec(Sourced):
+    """A table or view that plays a role, and the versions in which it exists."""
+
+    name: TableName
+    """Name on the server."""
+    kind: Literal["table", "view"] = "table"
+    """Table (annotations) or view (a query stored on the server)."""
+    since: VersionNumber | None = None
+    """First version that has it; left out: as far back as is known."""
+    until: VersionNumber | None = None
+    """Last version that has it; left out: still there."""
+    replaced_by: TableName | None = None
+    """Name of its successor after `until`."""
+    earlier: tuple[TableSpec, ...] = ()
+    """What played this role before, each with its own `since` and `until`."""
+    units: Literal["voxel", "nm"] = "voxel"
+    """Unit in which the server stores positions."""
+    voxel_resolution: VoxelSize | None = None
+    """Size of the table's voxels in nm, where it differs from the dataset's."""
+    position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] | None = None
+    """Point that stands for a row: ``pt`` means columns ``pt_position``."""
+    score_column: TableName | None = None
+    """Column with a confidence, or a weight for edges."""
+    rows: Annotated[int, Field(strict=True, ge=0)] | None = None
+    """Rows that are expected, as a sanity check; not kept up to date."""
+    description: Text | None = None
+    """One sentence for people."""
+
+    @model_validator(mode="after")
+    def _lifetime_makes_sense(self) -> Self:
+        if self.since is not None and self.until is not None and self.until < self.since:
+            refuse(
+                "CX304",
+                f"{self.name} ends (until {self.until}) before it begins (since {self.since})",
+                "swap the two numbers",
+            )
+        if self.replaced_by is not None and self.until is None:
+            refuse(
+                "CX304",
+                f"{self.name} is replaced by {self.replaced_by}, but never ends",
+                "add its last version: until",
+            )
+        for table in self.earlier:
+            if table.earlier:
+                refuse("CX304", "an earlier table has earlier ones itself", "list all of them at one level")
+        return self
+
+    def exists_at(self, version: int) -> bool:
+        """Whether this very table exists at a version (its predecessors and successors apart)."""
+        return (self.since is None or self.since <= version) and (self.until is None or version <= self.until)
+
+    @property
+    def lifetime(self) -> str:
+        """The versions that have it, in words."""
+        if self.since is None and self.until is None:
+            return "every version"
+        if self.until is None:
+            return f"versions from {self.since} on"
+        if self.since is None:
+            return f"versions up to {self.until}"
+        return f"versions {self.since} to {self.until}"
+
+
+class VersionSpec(Sourced):
+    """One materialization: a frozen state of all tables."""
+
+    version: VersionNumber
+    """Number of the materialization."""
+    timestamp: TimeStamp | None = None
+    """Moment that it froze, in UTC, as the server's version metadata give it (to the microsecond)."""
+    status: Literal["major", "available", "expiring", "expired"] = "available"
+    """major: kept for good; available; expiring: its end is announced; expired: no longer on the server."""
+    expires: Day | None = None
+    """Day on which it goes, where that is announced."""
+    note: Text | None = None
+    """One sentence for people."""
+
+
+class ExportsSpec(Sourced):
+    """Where static dumps of the tables lie; independent of the datastack's name."""
+
+    path: CloudPath
+    """Folder that holds one folder per version (``v1300/``): gs://, s3://, https:// or file://."""
+    format: Literal["csv-gz", "parquet"] = "csv-gz"
+    """csv-gz: gzipped CSV without a header row beside a ``_header.csv``; parquet."""
+    mirrors: tuple[CloudPath, ...] = ()
+    """Other places with the same files, tried in this order."""
+
+
+class CapabilitiesSpec(Sourced):
+    """What the servers of this dataset offer; left out: unknown, so it is tried."""
+
+    live: Bool | None = None
+    """Queries at any moment, not only at versions."""
+    versions: Bool | None = None
+    """Materialized versions."""
+    l2cache: Bool | None = None
+    """Attributes of level-2 ids."""
+    skeletons: Bool | None = None
+    """The skeleton service."""
+    exports: Bool | None = None
+    """Static dumps of tables."""
+
+
+class AccessSpec(Section):
+    """Who may read the dataset, and how to become one of them."""
+
+    level: Literal["public", "login", "group"] = "login"
+    """public: anybody; login: an account and accepted terms; group: membership."""
+    terms_url: Url | None = None
+    """Where the terms of service are accepted."""
+    note: Text | None = None
+    """One sentence on how to get access."""
+    contact: Text | None = None
+    """Whom to ask."""
+
+
+class CitationSpec(Section):
+    """What to cite in a paper that uses the dataset."""
+
+    doi: DOI | None = None
+    """The DOI, bare: 10.1038/s41586-025-08790-w."""
+    text: Text | None = None
+    """The reference as one line."""
+    bibtex: Text | None = None
+    """The reference as BibTeX."""
+    also: tuple[DOI, ...] = ()
+    """Further DOIs that the owners ask for."""
+    policy_url: Url | None = None
+    """The owners' page on how to cite."""
+    note: Text | None = None
+    """One sentence for people."""
+
+
+class LicenseSpec(Sourced):
+    """Under which terms the data may be used."""
+
+    name: Text
+    """SPDX name such as CC-BY-4.0, or ``unverified``."""
+    url: Url | None = None
+    """Text of the licence, or the owners' page about it."""
+    note: Text | None = None
+    """One sentence: conflicting statements, say."""
+
+
+class ExampleIdsSpec(Section):
+    """Ids that exist, for documentation and checks."""
+
+    cell_id: Id | None = None
+    """A cell with a root."""
+    root_id: Id | None = None
+    """A root id that is valid at `version`."""
+    supervoxel_id: Id | None = None
+    """A supervoxel of that root."""
+    synapse_id: Id | None = None
+    """A synapse of that root."""
+    version: VersionNumber | None = None
+    """Version at which the ids belong together."""
+
+
+class LayerSpec(Section):
+    """A layer of cortex between two depths below the pia."""
+
+    name: Text
+    """Name as used in figures: L2/3."""
+    top_um: Number
+    """Depth of its upper boundary in um."""
+    bottom_um: Number
+    """Depth of its lower boundary in um."""
+
+    @model_validator(mode="after")
+    def _goes_down(self) -> Self:
+        if self.bottom_um <= self.top_um:
+            refuse(
+                "CX208",
+                f"layer {self.name} ends above its beginning",
+                "depths grow downwards: top_um < bottom_um",
+            )
+        return self
+
+
+class DeprecationSpec(Section):
+    """The end of an entry in three steps: warn, refuse, gone."""
+
+    since: Day | None = None
+    """From this day on, loading warns; left out: it warns already."""
+    refused_from: Day | None = None
+    """From this day on, loading raises unless CORTEXCLIENT_ALLOW_DEPRECATED=1 is set."""
+    removed_from: Day | None = None
+    """From this day on, the name is gone."""
+    replaced_by: DatasetName | None = None
+    """Name of the dataset to use instead."""
+    message: Text | None = None
+    """One sentence: why."""
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> Self:
+        days = [
+            (name, day)
+            for name in ("since", "refused_from", "removed_from")
+            if (day := getattr(self, name)) is not None
+        ]
+        for (first, day), (second, later) in zip(days, days[1:], strict=False):
+            if later < day:
+                refuse(
+                    "CX311",
+                    f"{second} ({later}) comes before {first} ({day})",
+                    "warn first, then refuse, then remove",
+                )
+        return self
+
+
+def _depth_range(value: tuple[float, float]) -> tuple[float, float]:
+    if value[1] <= value[0]:
+        refuse("CX208", f"{list(value)} is not a range", "write the smaller depth first: [0, 775]")
+    return value
+
+
+DepthRange = Annotated[
+    tuple[Number, Number],
+    AfterValidator(_depth_range),
+    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
+]
+
+__all__ += ["DepthRange", "Sourced"]

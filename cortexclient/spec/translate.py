@@ -1,0 +1,177 @@
+"""Pydantic's errors as `Problem`s: with the place in the file, a code, plain words and a way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from cortexclient.spec.nodes import Lookalike, MappingNode, ScalarNode, find
+from cortexclient.spec.problems import MAX_SHOWN, Problem, close_names, dotted
+
+__all__ = ["problems_from"]
+
+Path = tuple[str | int, ...]
+
+
+def problems_from(error: ValidationError, root: MappingNode, model: type[BaseModel]) -> list[Problem]:
+    """Translate a validation error, pointing into the nodes that were validated.
+
+    Returns
+    -------
+    list of Problem
+        One per place: of several complaints about one value the first is kept.
+    """
+    problems: dict[tuple[Path, str], Problem] = {}
+    for item in error.errors(include_url=False)[: 10 * MAX_SHOWN]:
+        path = tuple(item["loc"])
+        node, mark, followed = find(root, path)
+        kind = item["type"]
+        if kind == "missing":
+            name = str(path[-1])
+            problem = Problem(*mark, "CX202", dotted(path), f"{name} is missing", _what_to_write(model, path))
+            problems[path, kind] = problem
+            continue
+        if kind == "extra_forbidden":
+            code, message, advice = _unknown_key(model, path, suggest=len(problems) < MAX_SHOWN)
+        elif kind.startswith("CX"):
+            context = item.get("ctx", {})
+            code, message, advice = kind, item["msg"], str(context.get("advice", ""))
+        else:
+            code, message, advice = _wrong_value(item, node)
+        if isinstance(node, ScalarNode) and kind != "extra_forbidden":
+            mark = node.mark
+            if isinstance(node.value, Lookalike):
+                code = "CX204"
+                message = f"unquoted, {node.text} is taken for {node.value.taken_for} by some readers of YAML"
+                advice = f'write "{node.text}" in quotes if text is meant, else true or false, or a plain decimal number'
+        shown = path if kind == "extra_forbidden" else followed
+        problems.setdefault((shown, ""), Problem(*mark, code, dotted(shown), message, advice))
+    return list(problems.values())
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
+    kind, context = item["type"], item.get("ctx", {})
+    value = node.text if isinstance(node, ScalarNode) and node.text else item.get("input")
+    if isinstance(node, ScalarNode) and not isinstance(node.value, str) and kind == "string_type":
+        return "CX204", f"{node.text} is not text unless it is quoted", f'write "{node.text}" in quotes'
+    if kind == "literal_error":
+        allowed = str(context.get("expected", ""))
+        guesses = close_names(
+            str(value), [part.strip(" '") for part in allowed.replace(" or ", ",").split(",")]
+        )
+        return (
+            "CX206",
+            f"{_shown(value)} is not one of {allowed}",
+            _did_you_mean(guesses) or "choose one of them",
+        )
+    if kind in _LENGTHS:
+        return (
+            "CX210",
+            f"there are {_LENGTHS[kind]} here",
+            str(item["msg"]).replace("Tuple", "the list").lower(),
+        )
+    if kind in _BOUNDS:
+        return "CX208", f"{_shown(value)} is out of range", f"it must be {_BOUNDS[kind]} {_bound(context)}"
+    if kind == "string_pattern_mismatch":
+        return (
+            "CX207",
+            f"{_shown(value)} is not written as it should be",
+            f"it must match {context.get('pattern')}",
+        )
+    if kind in {"missing", "tuple_length"}:
+        return "CX210", "there are too few values here", "three numbers, as in [4, 4, 40]"
+    return (
+        "CX203",
+        f"{_described(item.get('input'))} stands here",
+        f"it should be {_EXPECTED.get(kind, item['msg'])}",
+    )
+
+
+_LENGTHS = {
+    "too_long": "too many values",
+    "too_short": "too few values",
+    "string_too_long": "too many characters",
+    "string_too_short": "no characters",
+}
+_BOUNDS = {
+    "greater_than_equal": "at least",
+    "greater_than": "greater than",
+    "less_than_equal": "at most",
+    "less_than": "less than",
+    "finite_number": "finite",
+}
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number without quotes",
+    "int_from_float": "a whole number",
+    "float_type": "a number without quotes",
+    "bool_type": "true or false",
+    "tuple_type": "a list: [a, b, c]",
+    "list_type": "a list: [a, b, c]",
+    "dict_type": "a map of key: value lines",
+    "mapping_type": "a map of key: value lines",
+    "model_type": "a map of key: value lines",
+    "model_attributes_type": "a map of key: value lines",
+}
+
+
+def _bound(context: Mapping[str, Any]) -> str:
+    return " ".join(str(value) for key, value in context.items() if key in {"ge", "gt", "le", "lt"})
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a map"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, str):
+        return f"the text {_shown(value)}"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {_shown(value)}"
+    return _shown(value)
+
+
+def _did_you_mean(guesses: list[str]) -> str:
+    return f"did you mean {' or '.join(guesses)}?" if guesses else ""
+
+
+def _unknown_key(model: type[BaseModel], path: Path, *, suggest: bool) -> tuple[str, str, str]:
+    known = list(_model_at(model, path[:-1]).model_fields)
+    guesses = close_names(str(path[-1]), known) if suggest else []
+    where = dotted(path[:-1]) or "a spec"
+    advice = _did_you_mean(guesses) or f"{where} knows: {', '.join(known)}; private keys begin with x-"
+    return "CX201", "this key is not known", advice
+
+
+def _what_to_write(model: type[BaseModel], path: Path) -> str:
+    field = _model_at(model, path[:-1]).model_fields.get(str(path[-1]))
+    return f"add it: {field.description}" if field is not None and field.description else "add it"
+
+
+def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
+    """The section that a path leads to; list indices, map keys and union branches do not change it."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            inner = _section_in(field.annotation)
+            model = inner or model
+    return model
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _section_in(argument)
+        if found is not None:
+            return found
+    return None
