@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from cortexclient.errors import CortexError
+from cortexclient.ids import as_ids
 from cortexclient.services.annotation_layers import annotation_layers
 
 if TYPE_CHECKING:
@@ -304,17 +305,7 @@ def _root_list(root_ids: Ids | None) -> list[int]:
     """Root ids as Python integers, in order, each once."""
     if root_ids is None:
         return []
-    if isinstance(root_ids, str | int | np.integer):
-        return [int(root_ids)]
-    roots = []
-    for value in cast("Iterable[Any]", root_ids):
-        if isinstance(value, float | np.floating):
-            raise TypeError(
-                f"root id {value!r} is a float: ids of this size lose their last digits as floats; "
-                "read them as int64 (in pandas: dtype='int64')"
-            )
-        roots.append(int(value))
-    return list(dict.fromkeys(roots))
+    return list(dict.fromkeys(int(root) for root in as_ids(root_ids, "root_ids")))
 
 
 def _add_layer(viewer: Any, layer: Layer) -> None:

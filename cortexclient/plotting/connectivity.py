@@ -1,0 +1,185 @@
+"""Who talks to whom: synapses between neurons as a matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cortexclient.plotting.style import PALETTE, new_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["connectivity_matrix", "plot_connectivity"]
+
+
+def connectivity_matrix(
+    synapses: pd.DataFrame,
+    ids: Sequence[int] | None = None,
+    *,
+    columns: Sequence[int] | None = None,
+    weight: str | None = None,
+) -> pd.DataFrame:
+    """Count the synapses between neurons.
+
+    Parameters
+    ----------
+    synapses : pandas.DataFrame
+        One row per synapse, with ``pre_pt_root_id`` and ``post_pt_root_id``.
+    ids : sequence of int, optional
+        Root ids of the rows (presynaptic), in order. Default: all presynaptic neurons, sorted.
+    columns : sequence of int, optional
+        Root ids of the columns (postsynaptic), in order. Default: ``ids``; all postsynaptic neurons where ``ids`` is
+        left out too.
+    weight : str, optional
+        Column to add up (``"size"``) instead of counting.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Presynaptic neurons as rows, postsynaptic ones as columns, int64 counts (or the weight's own type); 0 where
+        there is no synapse. Synapses of other neurons are left out.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    """
+    import pandas as pd
+
+    rows = pd.Index(np.unique(synapses["pre_pt_root_id"]) if ids is None else np.asarray(ids, dtype=np.int64))
+    if columns is None:
+        columns = None if ids is None else ids
+    cols = pd.Index(
+        np.unique(synapses["post_pt_root_id"]) if columns is None else np.asarray(columns, dtype=np.int64)
+    )
+    i = rows.get_indexer(pd.Index(synapses["pre_pt_root_id"]))
+    j = cols.get_indexer(pd.Index(synapses["post_pt_root_id"]))
+    inside = (i >= 0) & (j >= 0)
+    values = np.ones(len(synapses), dtype=np.int64) if weight is None else synapses[weight].to_numpy()
+    matrix = np.zeros((len(rows), len(cols)), dtype=values.dtype)
+    np.add.at(matrix, (i[inside], j[inside]), values[inside])
+    return pd.DataFrame(matrix, index=rows.rename("pre_pt_root_id"), columns=cols.rename("post_pt_root_id"))
+
+
+def plot_connectivity(
+    synapses: pd.DataFrame,
+    ids: Sequence[int] | None = None,
+    *,
+    columns: Sequence[int] | None = None,
+    weight: str | None = None,
+    groups: Mapping[int, str] | None = None,
+    labels: bool | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the synapses between neurons as a matrix.
+
+    Parameters
+    ----------
+    synapses : pandas.DataFrame
+        One row per synapse (``pre_pt_root_id``, ``post_pt_root_id``), or a matrix from `connectivity_matrix`.
+    ids, columns, weight
+        As in `connectivity_matrix`; for a matrix they must be left out.
+    groups : mapping of int to str, optional
+        Group of each root id, such as its cell type: neurons are sorted by it and the groups are divided by lines.
+    labels : bool, optional
+        Whether to write the root ids. Default: up to 40 of them.
+    title : str, optional
+        Title of the axes.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw into; a new figure if none is given.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Presynaptic neurons down, postsynaptic ones across; pairs without a synapse stay white.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    ValueError
+        If a matrix is given together with ``ids``, ``columns`` or ``weight``.
+    """
+    if synapses.columns.name == "post_pt_root_id":
+        if ids is not None or columns is not None or weight is not None:
+            raise ValueError(
+                "this is a matrix already; give ids=, columns= and weight= to connectivity_matrix instead"
+            )
+        matrix = synapses
+    else:
+        matrix = connectivity_matrix(synapses, ids, columns=columns, weight=weight)
+    if groups is not None:
+        matrix = matrix.loc[_by_group(matrix.index, groups), _by_group(matrix.columns, groups)]
+    rows, cols = matrix.shape
+    size = (min(12.0, 3.2 + 0.14 * cols), min(12.0, 2.6 + 0.14 * rows))
+    ax = new_axes(ax, size)
+    values = np.ma.masked_equal(matrix.to_numpy(), 0)
+    from matplotlib.ticker import MaxNLocator  # new_axes says it better where matplotlib is missing
+
+    image = ax.imshow(values, cmap=_colors(), aspect="auto", interpolation="nearest", vmin=0)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8)
+    bar.locator = MaxNLocator(integer=matrix.to_numpy().dtype.kind in "iu")
+    bar.update_ticks()
+    bar.set_label("Synapses" if weight is None else f"Sum of {weight}")
+    _ticks(ax, matrix, labels)
+    ax.set_ylabel("Presynaptic neuron")
+    ax.set_xlabel("Postsynaptic neuron")
+    if groups is not None:
+        _divide(ax, matrix, groups)
+    if title:
+        # the names of the groups stand between the matrix and the title
+        ax.set_title(title, pad=6 if groups is None else 20)
+    return ax
+
+
+def _colors() -> Any:
+    import matplotlib as mpl
+
+    # dark means many, and 1 is still told apart from white
+    return mpl.colormaps["viridis_r"].with_extremes(bad="white")
+
+
+def _by_group(ids: pd.Index, groups: Mapping[int, str]) -> list[Any]:
+    return sorted(ids, key=lambda root: (str(groups.get(root, "~")), root))
+
+
+def _ticks(ax: Any, matrix: pd.DataFrame, labels: bool | None) -> None:
+    for axis, ids in ((ax.yaxis, matrix.index), (ax.xaxis, matrix.columns)):
+        if labels or (labels is None and len(ids) <= 40):
+            axis.set_ticks(range(len(ids)), [str(root) for root in ids])
+        else:
+            axis.set_ticks([])
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(labelsize="x-small", length=2)
+
+
+def _divide(ax: Any, matrix: pd.DataFrame, groups: Mapping[int, str]) -> None:
+    for ids, line, horizontal in ((matrix.index, ax.axhline, True), (matrix.columns, ax.axvline, False)):
+        names = np.array([str(groups.get(int(root), "unknown")) for root in ids])
+        starts = (
+            np.flatnonzero(np.r_[True, names[1:] != names[:-1]]) if len(names) else np.zeros(0, dtype=int)
+        )
+        for start, end in zip(starts, np.r_[starts[1:], len(names)], strict=True):
+            if start:
+                line(start - 0.5, color=PALETTE["black"], linewidth=0.8)
+            middle = (start + end - 1) / 2
+            place = {
+                "xy": (1.01, middle),
+                "xycoords": ax.get_yaxis_transform(),
+                "rotation": 270,
+                "va": "center",
+            }
+            if not horizontal:
+                place = {
+                    "xy": (middle, 1.01),
+                    "xycoords": ax.get_xaxis_transform(),
+                    "rotation": 0,
+                    "ha": "center",
+                }
+            ax.annotate(names[start], annotation_clip=False, fontsize="small", **place)

@@ -1,0 +1,160 @@
+"""Meshes in relief."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cortexclient.plotting.style import PALETTE, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+__all__ = ["plot_mesh"]
+
+# coordinate across, coordinate up the page, coordinate towards the reader
+VIEWS = {"xy": (0, 1, 2), "zy": (2, 1, 0), "xz": (0, 2, 1)}
+LIGHT = np.array([-0.4, -0.55, 0.73])  # from the upper left, in front of the page
+
+
+def plot_mesh(
+    mesh: Any,
+    *,
+    labels: NDArray[Any] | None = None,
+    values: NDArray[Any] | None = None,
+    view: Literal["xy", "zy", "xz"] = "xy",
+    color: str = PALETTE["sky"],
+    cmap: str = "viridis",
+    value_label: str | None = None,
+    unit: str = "µm",
+    scale: float = 1e-3,
+    max_faces: int = 200_000,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a mesh in relief, seen along one axis.
+
+    Parameters
+    ----------
+    mesh : object or tuple
+        Anything with ``vertices`` (n, 3) and ``faces`` (m, 3), such as ``client.mesh.get_mesh(root_id)``, or a tuple
+        of both.
+    labels : numpy.ndarray, optional
+        A whole number per vertex, such as its level-2 id: every number gets a colour of its own.
+    values : numpy.ndarray, optional
+        A number per vertex, shown on a colour scale.
+    view : "xy", "zy" or "xz"
+        Coordinates across and down the page; y and z grow downwards, as in the volume.
+    color : str
+        Colour where neither labels nor values are given.
+    cmap : str
+        Colour map for ``values``.
+    value_label : str, optional
+        What the values are, with their unit, beside the colour bar.
+    unit : str
+        Unit on the axes after scaling.
+    scale : float
+        Factor from the mesh's unit to the axes' unit: meshes are in nm, the axes in um.
+    max_faces : int
+        Larger meshes are drawn with every k-th face only.
+    title : str, optional
+        Title of the axes.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw into; a new figure if none is given.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With equal scales on both axes.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    ValueError
+        If labels or values do not fit the vertices, or both are given.
+    """
+    vertices, faces = mesh if isinstance(mesh, tuple) else (mesh.vertices, mesh.faces)
+    vertices = np.asarray(vertices, dtype=np.float64).reshape(-1, 3) * scale
+    faces = np.asarray(faces, dtype=np.int64).reshape(-1, 3)
+    if labels is not None and values is not None:
+        raise ValueError("give labels= (a colour for each number) or values= (a colour scale), not both")
+    for name, given in (("labels", labels), ("values", values)):
+        if given is not None and len(given) != len(vertices):
+            raise ValueError(f"{len(given)} {name} for {len(vertices)} vertices; give one per vertex")
+    if len(faces) > max_faces:
+        faces = faces[:: -(-len(faces) // max_faces)]
+    ax = new_axes(ax, (5.2, 6.4))
+    across, down, towards = VIEWS[view]
+    corners = vertices[faces]
+    order = np.argsort(-corners[:, :, towards].mean(axis=1), kind="stable")
+    faces, corners = faces[order], corners[order]
+    colors, scale_of = _colors(faces, labels, values, color, cmap)
+    shade = _shade(corners, (across, down, towards))
+    colors[:, :3] *= shade[:, None]
+    _fill(ax, corners[:, :, [across, down]], colors)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.autoscale_view()
+    if not ax.yaxis_inverted():
+        ax.invert_yaxis()
+    ax.set_xlabel(f"{view[0]} ({unit})")
+    ax.set_ylabel(f"{view[1]} ({unit})")
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    if scale_of is not None:
+        bar = ax.figure.colorbar(scale_of, ax=ax, shrink=0.7)
+        if value_label:
+            bar.set_label(value_label)
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def _fill(ax: Any, polygons: NDArray[np.float64], colors: NDArray[np.float64]) -> None:
+    from matplotlib.collections import PolyCollection
+
+    # edges in the faces' own colours close the hairlines that antialiasing leaves between neighbours
+    collection = PolyCollection(
+        list(polygons), facecolors=colors, edgecolors=colors, linewidths=0.15, rasterized=True
+    )
+    ax.add_collection(collection)
+
+
+def _shade(corners: NDArray[np.float64], axes: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Brightness of each face, 0.45 (turned away) to 1, under one lamp and without regard to its winding."""
+    flat = corners[:, :, list(axes)]
+    normals = np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0])
+    lengths = np.linalg.norm(normals, axis=1)
+    normals /= np.where(lengths > 0, lengths, 1)[:, None]
+    normals *= np.where(normals[:, 2] < 0, -1, 1)[:, None]
+    brightness: NDArray[np.float64] = 0.45 + 0.55 * np.clip(normals @ LIGHT, 0, 1)
+    return brightness
+
+
+def _colors(
+    faces: NDArray[np.int64],
+    labels: NDArray[Any] | None,
+    values: NDArray[Any] | None,
+    color: str,
+    cmap: str,
+) -> tuple[NDArray[np.float64], Any]:
+    import matplotlib as mpl
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_rgba
+
+    if labels is not None:
+        palette = np.array([to_rgba(code) for name, code in PALETTE.items() if name not in {"black", "grey"}])
+        numbers = np.asarray(labels)[faces[:, 0]]
+        known, which = np.unique(numbers, return_inverse=True)
+        # neighbours have neighbouring ids: a multiplicative step keeps their colours apart
+        chosen = palette[(np.arange(len(known)) * 4) % len(palette)][which]
+        chosen[numbers == 0] = to_rgba(PALETTE["grey"])
+        return chosen, None
+    if values is not None:
+        numbers = np.asarray(values, dtype=np.float64)
+        scale = Normalize(float(np.nanmin(numbers)), float(np.nanmax(numbers)))
+        mapped = ScalarMappable(scale, mpl.colormaps[cmap])
+        return np.array(mapped.to_rgba(numbers[faces].mean(axis=1)), dtype=np.float64), mapped
+    return np.tile(np.array(to_rgba(color)), (len(faces), 1)), None

@@ -1,0 +1,201 @@
+"""A neuron in cortical depth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cortexclient.plotting.shapes import Shape, positions, shape_of, synapse_positions
+from cortexclient.plotting.style import (
+    COMPARTMENTS,
+    PALETTE,
+    POSTSYNAPTIC,
+    PRESYNAPTIC,
+    depth_axis,
+    draw_layers,
+    new_axes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+__all__ = ["plot_neuron"]
+
+AXES = {"x": (0, "Mediolateral position (µm)"), "z": (2, "Anteroposterior position (µm)")}
+
+
+def plot_neuron(
+    neuron: Any,
+    *,
+    pre: Any = None,
+    post: Any = None,
+    synapses: bool = True,
+    compartments: NDArray[Any] | None = None,
+    layers: Iterable[Any] | None = None,
+    across: Literal["x", "z"] = "x",
+    site_size: float | None = None,
+    legend: bool = True,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a neuron seen from the side, with the pia on top.
+
+    Parameters
+    ----------
+    neuron : Meshwork, Skeleton, dict or tuple
+        What ``get_skeleton(root_id, transform="rigid")`` returns, a MeshParty skeleton, the dict of the skeleton
+        service, or a tuple of vertices (n, 3) and edges (m, 2). Lengths in um, y = depth below the pia.
+    pre, post : pandas.DataFrame or array of shape (n, 3), optional
+        Pre- and postsynaptic sites in um. Default: ``anno.pre_syn`` and ``anno.post_syn`` of a Meshwork.
+    synapses : bool
+        Whether to draw synapses at all.
+    compartments : numpy.ndarray, optional
+        SWC number of every skeleton vertex (1 soma, 2 axon, 3 dendrite, 4 apical dendrite). Default: what the neuron
+        carries; one colour where it carries none.
+    layers : iterable, optional
+        Cortical layers (``name``, ``top_um``, ``bottom_um``), such as ``client.spec.layers``.
+    across : "x" or "z"
+        Which coordinate runs across the page.
+    site_size : float
+        Area of a synapse's marker in points squared. Default: smaller the more there are.
+    legend : bool
+        Whether to explain the colours.
+    title : str, optional
+        Title; default: the root id where it is known.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw into; a new figure if none is given.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With equal scales on both axes.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    TypeError, ValueError
+        If ``neuron`` or the synapses have no form that is known.
+
+    Examples
+    --------
+    >>> import cortexclient
+    >>> from cortexclient.plotting import plot_neuron
+    >>> client = cortexclient.load("sandbox")
+    >>> root_id = int(client.spec.example_ids.root_id)
+    >>> neuron = client.get_skeleton(root_id, transform="rigid")
+    >>> axes = plot_neuron(neuron, layers=client.spec.layers)
+    """
+    shape = shape_of(neuron)
+    labels = shape.compartments if compartments is None else np.asarray(compartments, dtype=np.int64)
+    if labels is not None and len(labels) != len(shape.vertices):
+        raise ValueError(f"{len(labels)} compartment labels for {len(shape.vertices)} skeleton vertices")
+    column, label = AXES[across]
+    ax = new_axes(ax, (5.2, 6.4))
+    _draw_skeleton(ax, shape, labels, column)
+    if synapses:
+        before = synapse_positions(neuron, "pre_syn") if pre is None else positions(pre)
+        after = synapse_positions(neuron, "post_syn") if post is None else positions(post)
+        _draw_sites(ax, after, column, site_size, color=POSTSYNAPTIC, marker="o", name="postsynaptic site")
+        _draw_sites(ax, before, column, site_size, color=PRESYNAPTIC, marker="^", name="presynaptic site")
+    if shape.soma is not None:
+        across_um, depth_um = shape.soma[[column, 1]]
+        ax.scatter(
+            across_um,
+            depth_um,
+            s=90,
+            c=PALETTE["black"],
+            edgecolors="white",
+            linewidths=0.8,
+            zorder=5,
+            label="soma",
+        )
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.autoscale_view()
+    depth_axis(ax)
+    ax.set_xlabel(label)
+    if layers is not None:
+        draw_layers(ax, layers)
+    if title is None and shape.root_id is not None:
+        title = f"Neuron {shape.root_id}"
+    if title:
+        ax.set_title(title)
+    if legend and ax.get_legend_handles_labels()[0]:
+        _legend(ax)
+    return ax
+
+
+def _draw_skeleton(ax: Any, shape: Shape, labels: NDArray[np.int64] | None, column: int) -> None:
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    flat = shape.vertices[:, [column, 1]]
+    segments = flat[shape.edges]
+    # an edge belongs to the compartment of its far end; at the soma the neurite counts, not the cell body
+    ends = (
+        np.zeros(len(segments), dtype=np.int64)
+        if labels is None
+        else labels[shape.edges].max(axis=1, initial=0)
+    )
+    for number in np.unique(ends):
+        kind = COMPARTMENTS.get(int(number), COMPARTMENTS[0])
+        color = PALETTE["black"] if labels is None else kind.color
+        ax.add_collection(
+            LineCollection(
+                list(segments[ends == number]),
+                colors=color,
+                linewidths=kind.width,
+                capstyle="round",
+                zorder=2,
+            )
+        )
+        if labels is not None and number != 1:
+            # collections with thousands of parts make poor legend keys
+            ax.add_line(Line2D([], [], color=color, linewidth=2, label=kind.name))
+
+
+def _draw_sites(
+    ax: Any,
+    points: NDArray[np.float64] | None,
+    column: int,
+    size: float | None,
+    *,
+    color: str,
+    marker: str,
+    name: str,
+) -> None:
+    if points is None or not len(points):
+        return
+    size = float(np.clip(9_000 / len(points), 5, 12)) if size is None else size
+    ax.scatter(
+        points[:, column],
+        points[:, 1],
+        s=size,
+        c=color,
+        marker=marker,
+        edgecolors=PALETTE["black"],
+        # many sites lie under the neurites as a coloured seam, few lie on them, each with an outline
+        linewidths=0.25 if size > 5 else 0,
+        zorder=3 if size > 5 else 1,
+        label=f"{name} ({len(points):,})",
+    )
+
+
+def _legend(ax: Any) -> None:
+    handles, names = ax.get_legend_handles_labels()
+    legend = ax.legend(
+        handles,
+        names,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.1),
+        ncols=2,
+        frameon=False,
+        fontsize="small",
+    )
+    for handle in legend.legend_handles:
+        if hasattr(handle, "set_sizes"):
+            handle.set_sizes([28])
