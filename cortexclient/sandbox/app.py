@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.responses import Response
 
 from cortexclient.sandbox.faults import FaultPlan, InjectFaults
 from cortexclient.sandbox.middleware import (
@@ -16,13 +17,13 @@ from cortexclient.sandbox.middleware import (
     Latency,
     LogRequests,
     RequestLog,
+    failure,
 )
 from cortexclient.sandbox.responses import json_response
 from cortexclient.sandbox.routes.auth import Authorize
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
@@ -65,7 +66,11 @@ def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
         status = getattr(error, "status_code", 404)
         return json_response({"message": f"the sandbox does not serve {path}"}, status)
 
-    starlette = Starlette(routes=routes, exception_handlers={404: not_found, 405: not_found})
+    async def failed(_: Request, error: Exception) -> Response:
+        return Response(failure(error), 500, media_type="application/json")
+
+    handlers: dict[Any, Any] = {404: not_found, 405: not_found, Exception: failed}
+    starlette = Starlette(routes=routes, exception_handlers=handlers)
     starlette.router.redirect_slashes = False  # caveclient takes any redirect for a login page
     app: ASGIApp = CatchErrors(starlette)
     app = Authorize(app, world)

@@ -274,8 +274,12 @@ class CatchErrors:
         except Exception as error:  # noqa: BLE001 - the boundary of the server: everything becomes an answer
             logger.warning("the sandbox failed on %s %s", scope["method"], scope["path"], exc_info=True)
             if not started:
-                body = {"code": 500, "message": f"{type(error).__name__}: {error}", "traceback": []}
-                await send_bytes(send, 500, json.dumps(body).encode(), b"application/json")
+                await send_bytes(send, 500, failure(error), b"application/json")
+
+
+def failure(error: Exception) -> bytes:
+    """Body of the answer to a request that the sandbox failed on."""
+    return json.dumps({"code": 500, "message": f"{type(error).__name__}: {error}", "traceback": []}).encode()
 
 
 async def send_bytes(

@@ -55,6 +55,8 @@ class Sandbox:
         Rate limit of materialization queries, such as ``"2 per 1 minute"``.
     faults : iterable of Fault or str
         Faults that wait from the start; a bare kind (``"503"``) hits the first request, whatever it is.
+    **switches
+        Further fields of :class:`cortexclient.sandbox.world.Options`, such as ``skeleton_delay``.
 
     Raises
     ------
@@ -88,8 +90,11 @@ class Sandbox:
         tokens: Mapping[str, tuple[str, ...]] | None = None,
         query_rate: str | None = None,
         faults: Iterable[Fault | str] = (),
+        **switches: Any,
     ) -> None:
-        options = Options(row_limit=row_limit, latency=latency, strict=strict, auth=auth, query_rate=query_rate)
+        options = Options(
+            row_limit=row_limit, latency=latency, strict=strict, auth=auth, query_rate=query_rate, **switches
+        )
         if tokens is not None:
             options.tokens = dict(tokens)
         self.spec: DatasetSpec | None = _resolve(spec, data)

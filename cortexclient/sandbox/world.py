@@ -64,6 +64,13 @@ class Options:
         Token -> permissions, where ``auth`` is on.
     query_rate : str or None
         Rate limit of materialization queries, such as ``"2 per 1 minute"``.
+    cold_skeletons : bool
+        Call no skeleton made until it is asked for, even those that are stored in the folder.
+    skeleton_delay : float
+        Seconds that making a skeleton takes.
+    skeleton_limiter : bool
+        Run the skeleton service with its rate limiter configured, as every deployment does. Without it, the routes
+        that are limited answer ``true`` or fail.
     """
 
     row_limit: int = 200_000
@@ -72,6 +79,9 @@ class Options:
     auth: bool = False
     tokens: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {SANDBOX_TOKEN: ("view", "edit")})
     query_rate: str | None = None
+    cold_skeletons: bool = False
+    skeleton_delay: float = 0.0
+    skeleton_limiter: bool = True
 
 
 class World:

@@ -1,0 +1,136 @@
+"""Making a skeleton out of a level-2 graph, as the skeleton service does: with pcg_skel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["skeletonize"]
+
+INVALIDATION_NM = 7500
+SOMA_RADIUS_NM = 7500
+SOMA, DENDRITE = 1, 3
+
+
+def skeletonize(
+    *,
+    root: int,
+    l2_ids: NDArray[np.int64],
+    points: NDArray[np.float64],
+    volumes: NDArray[np.float64],
+    edges: NDArray[np.int64],
+    soma: list[float] | None,
+    datastack: str,
+    timestamp: float,
+) -> dict[str, Any]:
+    """Skeleton of one root as a ``flatdict``.
+
+    Parameters
+    ----------
+    root : int
+        Root id.
+    l2_ids : array of shape (n,)
+        Its level-2 ids.
+    points : array of shape (n, 3)
+        Representative point of each, nm.
+    volumes : array of shape (n,)
+        Volume of each, nm^3.
+    edges : array of shape (m, 2)
+        Level-2 ids that touch.
+    soma : list of 3 floats, optional
+        Soma, nm: becomes the root of the tree, and what lies around it collapses into it.
+    datastack : str
+        Named in the metadata.
+    timestamp : float
+        When it was made, seconds since 1970.
+
+    Returns
+    -------
+    dict
+        Keys of the skeleton service: meta, edges (child, parent), mesh_to_skel_map, root, vertices (nm), compartment,
+        radius (nm), lvl2_ids.
+    """
+    order = np.argsort(l2_ids)
+    index = order[np.searchsorted(l2_ids[order], edges)] if len(edges) else edges
+    if len(l2_ids) == 1 or not len(edges):
+        vertices, tree, mapping, top = points[:1], np.empty((0, 2), np.int64), np.zeros(len(l2_ids), np.int64), 0
+    else:
+        vertices, tree, mapping, top = _pcg_skeleton(points, index, soma)
+    compartment = np.full(len(vertices), DENDRITE, np.int64)
+    if soma is not None:
+        compartment[top] = SOMA
+    return {
+        "meta": _meta(root, soma, datastack, timestamp),
+        "edges": tree.tolist(),
+        "mesh_to_skel_map": mapping.tolist(),
+        "root": top,
+        "vertices": vertices.tolist(),
+        "compartment": compartment.tolist(),
+        "radius": _radius(vertices, tree, mapping, volumes).tolist(),
+        "lvl2_ids": [int(number) for number in l2_ids],
+    }
+
+
+def _pcg_skeleton(
+    points: NDArray[np.float64], edges: NDArray[np.int64], soma: list[float] | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
+    from pcg_skel import pcg_skeleton_direct
+
+    skeleton = pcg_skeleton_direct(
+        points,
+        edges,
+        invalidation_d=INVALIDATION_NM,
+        root_point=soma,
+        collapse_soma=soma is not None,
+        collapse_radius=SOMA_RADIUS_NM,
+    )
+    return (
+        np.asarray(skeleton.vertices, np.float64),
+        np.asarray(skeleton.edges, np.int64),
+        np.asarray(skeleton.mesh_to_skel_map, np.int64),
+        int(skeleton.root),
+    )
+
+
+def _radius(
+    vertices: NDArray[np.float64], tree: NDArray[np.int64], mapping: NDArray[np.int64], volumes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Radius of the cylinder that has a vertex's volume and length (half of each edge that ends in it), nm."""
+    volume = np.zeros(len(vertices))
+    known = mapping >= 0
+    np.add.at(volume, mapping[known], volumes[known])
+    length = np.zeros(len(vertices))
+    if len(tree):
+        half = np.linalg.norm(vertices[tree[:, 0]] - vertices[tree[:, 1]], axis=1) / 2
+        np.add.at(length, tree[:, 0], half)
+        np.add.at(length, tree[:, 1], half)
+    return np.sqrt(volume / (np.pi * np.maximum(length, 1.0)))
+
+
+def _meta(root: int, soma: list[float] | None, datastack: str, timestamp: float) -> dict[str, Any]:
+    x, y, z = soma if soma is not None else (None, None, None)
+    return {
+        "root_id": root,
+        "soma_pt_x": x,
+        "soma_pt_y": y,
+        "soma_pt_z": z,
+        "soma_radius": SOMA_RADIUS_NM,
+        "collapse_soma": True,
+        "collapse_function": "sphere",
+        "invalidation_d": INVALIDATION_NM,
+        "smooth_vertices": False,
+        "compute_radius": False,
+        "shape_function": "single",
+        "smooth_iterations": 12,
+        "smooth_neighborhood": 2,
+        "smooth_r": 0.1,
+        "cc_vertex_thresh": 0,
+        "remove_zero_length_edges": True,
+        "collapse_params": {},
+        "timestamp": timestamp,
+        "skeleton_type": "pcg_skel",
+        "meta": {"datastack": datastack, "space": "l2cache"},
+        "skeleton_version": 4,
+    }

@@ -1,0 +1,192 @@
+"""The formats in which the skeleton service answers, all made from one ``flatdict``."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FORMATS", "encode", "flat_of_version", "precomputed_info", "to_swc"]
+
+JSON = "application/json"
+BYTES = "application/octet-stream"
+LATEST = 4
+# -1 stands for the newest, 0 for what Neuroglancer gets
+VERSIONS = (-1, 0, 1, 2, 3, 4)
+FORMATS = ("flatdict", "json", "jsoncompressed", "arrays", "arrayscompressed", "swc", "swccompressed", "precomputed")
+
+
+def real_version(version: int) -> int:
+    """Number of the version that an alias stands for."""
+    return {-1: LATEST, 0: 2}.get(version, version)
+
+
+def precomputed_info(version: int) -> dict[str, Any]:
+    """Body of ``skeleton/VERSION/info``, as Neuroglancer reads it."""
+    kind = "float32" if real_version(version) == 2 else "uint8"
+    return {
+        "@type": "neuroglancer_skeletons",
+        "transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0],
+        "vertex_attributes": [
+            {"id": "radius", "data_type": "float32", "num_components": 1},
+            {"id": "compartment", "data_type": kind, "num_components": 1},
+        ],
+    }
+
+
+def flat_of_version(flat: dict[str, Any], version: int) -> dict[str, Any]:
+    """The newest ``flatdict``, in the shape of an older version: no level-2 ids before 4, float compartments in 2."""
+    version = real_version(version)
+    shaped = {**flat, "meta": {**flat["meta"], "skeleton_version": version}}
+    if version < LATEST:
+        shaped.pop("lvl2_ids", None)
+    if version == 2:
+        shaped["compartment"] = [float(label) for label in flat["compartment"]]
+    return shaped
+
+
+def encode(flat: dict[str, Any], version: int, form: str, swc: str | None = None) -> tuple[bytes, str]:
+    """Body and media type of one skeleton.
+
+    Parameters
+    ----------
+    flat : dict
+        The newest ``flatdict``.
+    version : int
+        Skeleton version asked for.
+    form : str
+        One of :data:`FORMATS`.
+    swc : str, optional
+        The SWC text as recorded; made from ``flat`` otherwise.
+
+    Raises
+    ------
+    ValueError
+        No such format.
+    """
+    if form == "flatdict":
+        return gzip.compress(json.dumps(flat_of_version(flat, version)).encode(), mtime=0), BYTES
+    if form in {"json", "jsoncompressed"}:
+        return _maybe_packed(_json_form(flat), form)
+    if form in {"arrays", "arrayscompressed"}:
+        properties = {"compartment": flat["compartment"], "radius": flat["radius"]}
+        return _maybe_packed({"vertices": flat["vertices"], "vertex_properties": properties, "edges": flat["edges"]}, form)
+    if form in {"swc", "swccompressed"}:
+        text = (swc if swc is not None else to_swc(flat)).encode()
+        return (text, BYTES) if form == "swc" else (gzip.compress(text, mtime=0), BYTES)
+    if form == "precomputed":
+        return _precomputed(flat, version), BYTES
+    raise ValueError(f"no skeleton format {form!r}")
+
+
+def _maybe_packed(value: dict[str, Any], form: str) -> tuple[bytes, str]:
+    body = json.dumps(value).encode()
+    return (gzip.compress(body, mtime=0), BYTES) if form.endswith("compressed") else (body, JSON)
+
+
+def _precomputed(flat: dict[str, Any], version: int) -> bytes:
+    vertices = np.asarray(flat["vertices"], "<f4").reshape(-1, 3)
+    edges = np.asarray(flat["edges"], "<u4").reshape(-1, 2)
+    label = "<f4" if real_version(version) == 2 else "u1"
+    return b"".join(
+        (
+            np.array([len(vertices), len(edges)], "<u4").tobytes(),
+            vertices.tobytes(),
+            edges.tobytes(),
+            np.asarray(flat["radius"], "<f4").tobytes(),
+            np.asarray(flat["compartment"]).astype(label).tobytes(),
+        )
+    )
+
+
+class _Tree:
+    """A skeleton as a rooted tree: parent of each vertex, and distances from the root."""
+
+    def __init__(self, flat: dict[str, Any]) -> None:
+        self.vertices = np.asarray(flat["vertices"], np.float64).reshape(-1, 3)
+        edges = np.asarray(flat["edges"], np.int64).reshape(-1, 2)
+        self.root = int(flat["root"])
+        self.parents = np.full(len(self.vertices), -1, np.int64)
+        self.parents[edges[:, 0]] = edges[:, 1]
+        self.order = self._from_root()
+        self.distance = np.zeros(len(self.vertices))
+        self.hops = np.zeros(len(self.vertices))
+        for vertex in self.order:
+            parent = self.parents[vertex]
+            if parent >= 0:
+                self.distance[vertex] = self.distance[parent] + np.linalg.norm(self.vertices[vertex] - self.vertices[parent])
+                self.hops[vertex] = self.hops[parent] + 1
+        self.children = np.bincount(self.parents[self.parents >= 0], minlength=len(self.vertices))
+
+    def _from_root(self) -> list[int]:
+        below: dict[int, list[int]] = {}
+        for vertex, parent in enumerate(self.parents.tolist()):
+            below.setdefault(parent, []).append(vertex)
+        order: list[int] = []
+        stack = below.get(-1, [])[::-1]
+        while stack:
+            vertex = stack.pop()
+            order.append(vertex)
+            stack.extend(below.get(vertex, ())[::-1])
+        return order
+
+    def segments(self) -> NDArray[np.int64]:
+        """Number of the unbranched stretch that each vertex belongs to, from the tips inwards."""
+        labels = np.full(len(self.vertices), -1, np.int64)
+        ends = np.flatnonzero(self.children != 1)
+        ends = ends[np.argsort(-self.distance[ends], kind="stable")]
+        for number, end in enumerate(ends.tolist()):
+            vertex = end
+            while vertex >= 0 and labels[vertex] < 0 and (vertex == end or self.children[vertex] == 1):
+                labels[vertex] = number
+                vertex = int(self.parents[vertex])
+        return labels
+
+
+def to_swc(flat: dict[str, Any]) -> str:
+    """SWC text in um, nodes ordered by their distance from the root, no header."""
+    tree = _Tree(flat)
+    order = np.argsort(tree.distance, kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    lines = []
+    for new, old in enumerate(order.tolist()):
+        x, y, z = tree.vertices[old] / 1000
+        parent = int(tree.parents[old])
+        before = int(place[parent]) if parent >= 0 else -1
+        lines.append(f"{new} {int(flat['compartment'][old])} {x:.3f} {y:.3f} {z:.3f} {flat['radius'][old] / 1000:.3f} {before}")
+    return "\n".join(lines) + "\n"
+
+
+def _json_form(flat: dict[str, Any]) -> dict[str, Any]:
+    tree = _Tree(flat)
+    count = len(tree.vertices)
+    degree = tree.children + (tree.parents >= 0)
+    ends = np.flatnonzero(tree.children == 0).tolist()
+    branches = np.flatnonzero(tree.children > 1).tolist()
+    meta = {key: value for key, value in flat["meta"].items() if key != "skeleton_version"}
+    return {
+        "jsonification_version": "1.0",
+        "branch_points": branches,
+        "branch_points_undirected": np.flatnonzero(degree > 2).tolist(),
+        "distance_to_root": [float(value) for value in tree.distance.astype(np.float32)],
+        "edges": flat["edges"],
+        "end_points": ends,
+        "end_points_undirected": np.flatnonzero(degree == 1).tolist(),
+        "hops_to_root": tree.hops.tolist(),
+        "indices_unmasked": list(range(count)),
+        "mesh_to_skel_map": flat["mesh_to_skel_map"],
+        "mesh_to_skel_map_base": flat["mesh_to_skel_map"],
+        "meta": meta,
+        "node_mask": [True] * count,
+        "root": flat["root"],
+        "root_position": flat["vertices"][int(flat["root"])],
+        "segment_map": tree.segments().tolist(),
+        "topo_points": [*ends, *branches, int(flat["root"])],
+        "unmasked_size": count,
+        "vertex_properties": {"compartment": flat["compartment"], "radius": flat["radius"]},
+        "vertices": flat["vertices"],
+    }
