@@ -1,0 +1,326 @@
+"""Which level-2 id owns each piece of a chunk that holds several."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cortexclient.services.vertex_labels.components import Pieces, gaps, ragged
+from cortexclient.services.vertex_labels.winding import winding_numbers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Claimants", "claim_by_elimination", "claim_by_enclosure", "claim_by_point", "claim_by_proximity"]
+
+# pieces within this many times the distance of the nearest one, and this many nm more, are about as near
+_ABOUT_AS_NEAR = 1.5
+_ABOUT_AS_NEAR_NM = 50.0
+# a point inside a wide trunk sees little of its surface, most is cut away at the chunk faces: 0.1 is already inside
+_INSIDE = 0.1
+# what a second point must have to be let into a piece that another one owns
+_SURELY_INSIDE = 0.3
+# a point this near to a surface is taken for one of the object's, though the piece does not wind around it
+_TOUCHING_NM = 64.0
+# a piece around which another winds this often lies within it: the wall of a hole
+_ENCLOSED = 0.5
+# smaller pieces are crumbs of a surface that simplification broke off, not holes
+_SMALLEST_HOLE = 4
+# vertex and point pairs measured at once
+_BLOCK = 1 << 21
+
+
+@dataclass(frozen=True)
+class Claimants:
+    """The level-2 ids of the chunks that hold several, sorted by chunk, then by id.
+
+    Attributes
+    ----------
+    label : ndarray of int32, shape (R,)
+        Index of the level-2 id in the caller's sorted ids.
+    chunk : ndarray of int32, shape (R,)
+    point : ndarray of float64, shape (R, 3)
+        Representative points in nm; rows of NaN where there is none.
+    """
+
+    label: NDArray[np.int32]
+    chunk: NDArray[np.int32]
+    point: NDArray[np.float64]
+
+    @property
+    def has_point(self) -> NDArray[np.bool_]:
+        """Which of them have a representative point."""
+        return np.asarray(np.isfinite(self.point).all(axis=1))
+
+
+@dataclass(frozen=True)
+class _Distances:
+    """Distance of every point to every piece of its chunk."""
+
+    claimant: NDArray[np.int64]
+    piece: NDArray[np.int64]
+    nm: NDArray[np.float32]
+
+
+def claim_by_point(
+    vertices: NDArray[Any], faces: NDArray[Any], pieces: Pieces, claimants: Claimants
+) -> NDArray[np.int32]:
+    """Give each piece to the representative point that it encloses.
+
+    A point inside an object meets the object's own surface first, whichever way it goes, so its nearest vertex is
+    one of its own. That fails where the object's own surface is cut away at a chunk face and another is nearer, so
+    winding numbers decide wherever several pieces are about as near, or several points have the same one. A point
+    that goes away empty takes a piece that nobody has: one that winds around it, else one about as near. Two points
+    inside one piece mean that their objects touch: each vertex goes to the nearer point.
+
+    Returns
+    -------
+    ndarray of int32, shape (V,)
+        Label of each row of ``pieces.vertex``, -1 for none.
+    """
+    table = _distances(pieces, claimants)
+    owner = np.full(len(pieces), -1, dtype=np.int64)
+    if not len(table.nm):
+        return np.full(len(pieces.vertex), -1, dtype=np.int32)
+    inside = np.zeros(len(table.nm))
+    doubtful = _doubtful(table)
+    inside[doubtful] = winding_numbers(
+        vertices, faces, pieces, table.piece[doubtful], claimants.point[table.claimant[doubtful]]
+    )
+    # winding numbers below the limit say little, so there the distance decides; ties go to the smaller id
+    rank = np.where(inside > _INSIDE, -inside, 0.0)
+    pick = _first_of_each(table.claimant, (table.piece, table.nm, rank))
+    claimant, piece, nm = table.claimant[pick], table.piece[pick], table.nm[pick]
+    first = _first_of_each(piece, (claimant, nm, rank[pick]))
+    owner[piece[first]] = claimant[first]
+    lost = np.ones(len(pick), dtype=bool)
+    lost[first] = False
+    moved = _second_choice(vertices, faces, pieces, claimants, table, owner, claimant[lost], nm[lost])
+    labels = pieces.spread(np.where(owner >= 0, claimants.label[owner], -1).astype(np.int32))
+    sharing = lost & ~moved[claimant] & ((inside[pick] > _SURELY_INSIDE) | (nm <= _TOUCHING_NM))
+    _share(pieces, claimants, labels, owner, claimant[sharing], piece[sharing])
+    return labels
+
+
+def _doubtful(table: _Distances) -> NDArray[np.int64]:
+    """Pairs that distances alone do not settle: of points near several pieces, and of pieces near several points."""
+    nearest = np.full(int(table.claimant.max()) + 1, np.inf)
+    np.minimum.at(nearest, table.claimant, table.nm)
+    candidate = np.flatnonzero(table.nm <= _ABOUT_AS_NEAR * nearest[table.claimant] + _ABOUT_AS_NEAR_NM)
+    claimant, piece = table.claimant[candidate], table.piece[candidate]
+    several = (np.bincount(claimant)[claimant] > 1) | (np.bincount(piece)[piece] > 1)
+    return np.asarray(candidate[several])
+
+
+def _first_of_each(group: NDArray[np.int64], keys: tuple[NDArray[Any], ...]) -> NDArray[np.int64]:
+    """Row of the first member of each group, by keys of which the last counts most."""
+    order = np.lexsort((*keys, group))
+    return np.asarray(order[np.flatnonzero(np.diff(group[order], prepend=-1))])
+
+
+def _distances(pieces: Pieces, claimants: Claimants) -> _Distances:
+    rows = np.flatnonzero(claimants.has_point)
+    first = np.searchsorted(pieces.chunk, claimants.chunk[rows], "left")
+    count = np.searchsorted(pieces.chunk, claimants.chunk[rows], "right") - first
+    rows, first, count = rows[count > 0], first[count > 0], count[count > 0]
+    points = (claimants.point[rows] - pieces.origin).astype(np.float32)
+    begin, end = pieces.start[first], pieces.start[first + count]
+    blocks = np.searchsorted(np.cumsum(end - begin), np.arange(0, (end - begin).sum() + _BLOCK, _BLOCK))
+    nearest = []
+    for low, high in itertools.pairwise(blocks):
+        span = slice(int(low), int(high))
+        if low == high:
+            continue
+        length = end[span] - begin[span]
+        row = ragged(begin[span], length)
+        square = np.zeros(len(row), dtype=np.float32)
+        for axis in range(3):
+            difference = pieces.points[row, axis]
+            difference -= np.repeat(points[span, axis], length)
+            difference *= difference
+            square += difference
+        piece = ragged(first[span], count[span])
+        cuts = np.concatenate([[0], np.cumsum(pieces.size[piece])[:-1]])
+        nearest.append(np.sqrt(np.minimum.reduceat(square, cuts)))
+    nm = np.concatenate(nearest) if nearest else np.empty(0, dtype=np.float32)
+    return _Distances(np.repeat(rows, count), ragged(first, count), nm)
+
+
+def _second_choice(
+    vertices: NDArray[Any],
+    faces: NDArray[Any],
+    pieces: Pieces,
+    claimants: Claimants,
+    table: _Distances,
+    owner: NDArray[np.int64],
+    losers: NDArray[np.int64],
+    lost_at: NDArray[np.float32],
+) -> NDArray[np.bool_]:
+    """Let points that lost their nearest piece take a free one; fills ``owner``, tells who moved."""
+    moved = np.zeros(len(claimants.label), dtype=bool)
+    reach = np.full(len(moved), -1.0)
+    reach[losers] = _ABOUT_AS_NEAR * lost_at + _ABOUT_AS_NEAR_NM
+    pairs = np.flatnonzero((reach[table.claimant] >= 0) & (owner[table.piece] < 0))
+    inside = winding_numbers(
+        vertices, faces, pieces, table.piece[pairs], claimants.point[table.claimant[pairs]]
+    )
+    fits = (inside > _INSIDE) | (table.nm[pairs] <= reach[table.claimant[pairs]])
+    pairs, rank = pairs[fits], np.where(inside > _INSIDE, -inside, 0.0)[fits]
+    for pair in pairs[np.lexsort((table.piece[pairs], table.claimant[pairs], table.nm[pairs], rank))]:
+        claimant, piece = table.claimant[pair], table.piece[pair]
+        if not moved[claimant] and owner[piece] < 0:
+            owner[piece] = claimant
+            moved[claimant] = True
+    return moved
+
+
+def _share(
+    pieces: Pieces,
+    claimants: Claimants,
+    labels: NDArray[np.int32],
+    owner: NDArray[np.int64],
+    claimant: NDArray[np.int64],
+    piece: NDArray[np.int64],
+) -> None:
+    """Split pieces that several points claim: every vertex goes to the nearest of them; fills ``labels``."""
+    for shared in np.unique(piece):
+        rows = slice(int(pieces.start[shared]), int(pieces.start[shared + 1]))
+        who = np.sort(np.append(claimant[piece == shared], owner[shared]))
+        points = (claimants.point[who] - pieces.origin).astype(np.float32)
+        square = ((pieces.points[rows, None, :] - points[None]) ** 2).sum(axis=2)
+        nearest = square.argmin(axis=1)
+        # each claimant keeps at least the vertex that it is nearest to
+        nearest[square.argmin(axis=0)] = np.arange(len(who))
+        labels[rows] = claimants.label[who[nearest]]
+
+
+def claim_by_enclosure(
+    vertices: NDArray[Any], faces: NDArray[Any], pieces: Pieces, labels: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Give free pieces to the owned piece of their chunk that they lie within; fills ``labels``.
+
+    Such pieces are the walls of holes: their object is all around them, and may be far from every other surface.
+
+    Returns
+    -------
+    ndarray of int64
+        The pieces that found an owner.
+    """
+    free = np.flatnonzero((labels[pieces.start[:-1]] < 0) & (pieces.size >= _SMALLEST_HOLE))
+    first = np.searchsorted(pieces.chunk, pieces.chunk[free], "left")
+    count = np.searchsorted(pieces.chunk, pieces.chunk[free], "right") - first
+    one, other = np.repeat(free, count), ragged(first, count)
+    within = (pieces.low[one] >= pieces.low[other]) & (pieces.high[one] <= pieces.high[other])
+    keep = within.all(axis=1) & (one != other) & (labels[pieces.start[other]] >= 0)
+    one, other = one[keep], other[keep]
+    if not len(one):
+        return np.asarray(one)
+    middle = np.stack([_middle_vertex(pieces, int(piece)) for piece in one]) + pieces.origin
+    winds = winding_numbers(vertices, faces, pieces, other, middle)
+    one, other, winds = one[winds > _ENCLOSED], other[winds > _ENCLOSED], winds[winds > _ENCLOSED]
+    pick = _first_of_each(one, (labels[pieces.start[other]], -winds))
+    lengths = pieces.size[one[pick]]
+    labels[ragged(pieces.start[one[pick]], lengths)] = np.repeat(labels[pieces.start[other[pick]]], lengths)
+    return np.asarray(one[pick])
+
+
+def _middle_vertex(pieces: Pieces, piece: int) -> NDArray[np.float64]:
+    points = pieces.points[pieces.start[piece] : pieces.start[piece + 1]].astype(np.float64)
+    from_middle = ((points - points.mean(axis=0)) ** 2).sum(axis=1)
+    return np.asarray(points[np.lexsort((*points.T, from_middle))[0]])
+
+
+def claim_by_elimination(
+    pieces: Pieces, claimants: Claimants, labels: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Give the largest free pieces of a chunk to its level-2 ids without a representative point; fills ``labels``.
+
+    Returns
+    -------
+    ndarray of int64
+        The pieces that were given away.
+    """
+    rows = np.flatnonzero(~claimants.has_point)
+    free = np.flatnonzero(labels[pieces.start[:-1]] < 0)
+    if not len(rows) or not len(free):
+        return np.empty(0, dtype=np.int64)
+    free = free[np.lexsort((*pieces.low[free].T, -pieces.size[free], pieces.chunk[free]))]
+    place = _place_in_group(pieces.chunk[free])
+    wanted = claimants.chunk[rows].astype(np.int64) << 32 | _place_in_group(claimants.chunk[rows])
+    offered = pieces.chunk[free].astype(np.int64) << 32 | place
+    _, to, given = np.intersect1d(wanted, offered, assume_unique=True, return_indices=True)
+    taken = free[given]
+    lengths = pieces.size[taken]
+    labels[ragged(pieces.start[taken], lengths)] = np.repeat(claimants.label[rows[to]], lengths)
+    return np.asarray(taken, dtype=np.int64)
+
+
+def _place_in_group(groups: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Position of each element within its run of equal values."""
+    begins = np.flatnonzero(np.diff(groups, prepend=-1))
+    return np.arange(len(groups)) - np.repeat(begins, np.diff(np.append(begins, len(groups))))
+
+
+def claim_by_proximity(
+    pieces: Pieces, labels: NDArray[np.int32], *, max_distance: float, ratio_better: float
+) -> NDArray[np.int64]:
+    """Give free pieces to the nearest owned piece of their chunk where it is clearly the nearest; fills ``labels``.
+
+    The nearest owner must be within ``max_distance`` and closer than ``ratio_better`` times the distance of *any*
+    other owner in the chunk, however far that one is. Pieces that have found an owner then count as owned for those
+    that have not; all of one round are decided at once, so the order of pieces does not matter.
+
+    Returns
+    -------
+    ndarray of int64
+        The pieces that found an owner.
+    """
+    free = np.flatnonzero(labels[pieces.start[:-1]] < 0)
+    first = np.searchsorted(pieces.chunk, pieces.chunk[free], "left")
+    count = np.searchsorted(pieces.chunk, pieces.chunk[free], "right") - first
+    one, other = np.repeat(free, count), ragged(first, count)
+    one, other = one[one != other], other[one != other]
+    # a second owner beyond this distance cannot fail the test of a first one within max_distance
+    limit = max_distance / ratio_better
+    nm, at = gaps(pieces, one, other, limit)
+    near = np.isfinite(nm)
+    one, other, nm, at = one[near], other[near], nm[near], at[near]
+    found: list[NDArray[np.int64]] = []
+    while len(one):
+        owned = labels[at] >= 0
+        winners, label = _clear_winners(one[owned], labels[at[owned]], nm[owned], max_distance, ratio_better)
+        if not len(winners):
+            break
+        lengths = pieces.size[winners]
+        labels[ragged(pieces.start[winners], lengths)] = np.repeat(label, lengths)
+        found.append(winners)
+        still = ~np.isin(one, winners)
+        one, other, nm, at = one[still], other[still], nm[still], at[still]
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def _clear_winners(
+    piece: NDArray[np.int64],
+    label: NDArray[np.int32],
+    nm: NDArray[np.float64],
+    max_distance: float,
+    ratio_better: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    # the nearest piece of each owner, then the two nearest owners of each free piece
+    order = np.lexsort((nm, label, piece))
+    piece, label, nm = piece[order], label[order], nm[order]
+    one_each = np.ones(len(piece), dtype=bool)
+    one_each[1:] = (piece[1:] != piece[:-1]) | (label[1:] != label[:-1])
+    piece, label, nm = piece[one_each], label[one_each], nm[one_each]
+    order = np.lexsort((label, nm, piece))
+    piece, label, nm = piece[order], label[order], nm[order]
+    best = np.flatnonzero(np.diff(piece, prepend=-1))
+    second = np.full(len(best), np.inf)
+    runner_up = best + 1
+    exists = runner_up < np.append(best[1:], len(piece))
+    second[exists] = nm[runner_up[exists]]
+    clear = (nm[best] <= max_distance) & (nm[best] < ratio_better * second)
+    return piece[best[clear]], label[best[clear]]
