@@ -1,0 +1,392 @@
+"""The client of one dataset: a thin facade over its services. Nothing is worked out here."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
+
+from cortexclient.errors import CortexError, NotConfiguredError
+from cortexclient.services.annotations import AnnotationsService
+from cortexclient.services.cells import CellsService
+from cortexclient.services.datastack import DatastackService
+from cortexclient.services.level2 import Level2Service
+from cortexclient.services.links import LinksService
+from cortexclient.services.roots import RootsService
+from cortexclient.services.skeletons import SkeletonsService
+from cortexclient.services.synapses import SynapsesService
+from cortexclient.services.tables import TablesService, ViewsService
+from cortexclient.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from caveclient.frameworkclient import CAVEclientFull
+
+    from cortexclient.services.exports import TableExportClient
+    from cortexclient.services.meshes import MeshClient
+    from cortexclient.services.space import Space
+    from cortexclient.spec import DatasetSpec
+    from cortexclient.types import PathLike, Timestamp
+
+__all__ = ["DatasetClient"]
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Service = TypeVar("Service")
+
+
+def _of(
+    service: type[Service], method: Callable[Concatenate[Any, P], R]
+) -> Callable[Concatenate[DatasetClient, P], R]:
+    """Offer a service's method on the client, with the service's own signature and documentation."""
+
+    @functools.wraps(method)
+    def call(self: DatasetClient, *args: P.args, **kwargs: P.kwargs) -> R:
+        bound = getattr(self._service(service), method.__name__)
+        return cast("R", bound(*args, **kwargs))
+
+    call.__qualname__ = f"DatasetClient.{method.__name__}"
+    return call
+
+
+def _restore(cls_spec: DatasetSpec, session: Session, exports_path: str | None) -> DatasetClient:
+    from cortexclient.factory import client_class
+
+    client = client_class(cls_spec)._on(session)
+    client._exports_path = exports_path
+    return client
+
+
+class DatasetClient:
+    """Everything about one dataset: tables and views, synapses, cells, skeletons, meshes, space, links, exports.
+
+    Made by :func:`cortexclient.load`; each dataset has a subclass of its own name that only knows its spec. Nothing is
+    asked before an answer is needed. Methods and attributes are those of the services, which may be used alone too.
+
+    Parameters
+    ----------
+    spec : DatasetSpec, optional
+        The dataset. May be left out in a dataset's own class.
+    version : int, optional
+        Materialization version that every service answers at. Default: the spec's ``default_version``.
+    timestamp : datetime.datetime or str, optional
+        Moment that every service answers at, instead of a version; a naive one is taken as UTC.
+    **options
+        Further options of :class:`cortexclient.session.Session`: ``server_address``, ``auth_token``, ``max_workers``, ...
+
+    Notes
+    -----
+    *One moment.* A client that was given a version or a timestamp answers everything at it. One that was given neither
+    floats: tables come from the newest version, roots and level-2 ids are those of now, and a neuron's synapses are
+    those of the last moment at which its root id was valid. Assigning `version`, `fix_mat_timestamp` and
+    `unfix_mat_timestamp` move all services together; `at` makes a copy elsewhere in time.
+
+    Examples
+    --------
+    >>> import cortexclient
+    >>> client = cortexclient.load("sandbox")
+    >>> client
+    SandboxClient(dataset='sandbox', datastack='sandbox', version='latest')
+    >>> client.at(version=3).version
+    3
+    """
+
+    default_spec: ClassVar[DatasetSpec | None] = None
+
+    def __init__(
+        self,
+        spec: DatasetSpec | None = None,
+        *,
+        version: int | None = None,
+        timestamp: Timestamp | None = None,
+        **options: Any,
+    ) -> None:
+        chosen = spec or self.default_spec
+        if chosen is None:
+            raise TypeError("DatasetClient needs a spec; cortexclient.load(name) finds the one of a dataset")
+        self._start(Session(chosen, version=version, timestamp=timestamp, **options))
+
+    @classmethod
+    def _on(cls, session: Session) -> DatasetClient:
+        """Make a client on an existing session."""
+        client = object.__new__(cls)
+        client._start(session)
+        return client
+
+    def _start(self, session: Session) -> None:
+        self._session = session
+        self._exports_path: str | None = None
+        self._html_link: str | None = None
+        self._services: dict[type, Any] = {}
+        self._lock = threading.RLock()
+
+    def _service(self, kind: type[Service], *arguments: Any) -> Service:
+        """Give the client's one instance of a service, made when it is first needed."""
+        with self._lock:
+            if kind not in self._services:
+                self._services[kind] = kind(self._session, *arguments)
+            return cast("Service", self._services[kind])
+
+    # -- who and where
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The dataset's spec."""
+        return self._session.spec
+
+    @property
+    def session(self) -> Session:
+        """The connection that all services share."""
+        return self._session
+
+    @property
+    def cave(self) -> CAVEclientFull:
+        """The CAVEclient of the datastack, at this client's moment; has all of CAVE's own functions."""
+        return self._session.cave
+
+    @property
+    def datastack_name(self) -> str:
+        """The server's name for the dataset."""
+        return self._session.datastack
+
+    @property
+    def server_address(self) -> str:
+        """Address of the global server. Asking a sandbox dataset for it starts the sandbox."""
+        return self._session.server_address
+
+    # -- when
+
+    @property
+    def version(self) -> int:
+        """Materialization version that tables come from; assign to it to move every service there.
+
+        Raises
+        ------
+        UnknownVersionError
+            The datastack has no such version (on assignment), or none at all.
+        """
+        return self._session.version
+
+    @version.setter
+    def version(self, value: int) -> None:
+        self._session.pin(version=value)
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """The client's moment, aware, in UTC; None while it floats."""
+        return self._session.timestamp
+
+    def at(self, *, version: int | None = None, timestamp: Timestamp | None = None) -> DatasetClient:
+        """Copy this client to another moment. The copy shares connections and what was learned about the server.
+
+        Parameters
+        ----------
+        version : int, optional
+            Materialization version.
+        timestamp : datetime.datetime or str, optional
+            Moment; a naive one is taken as UTC. Give one of the two, or none for a floating copy.
+
+        Returns
+        -------
+        DatasetClient
+            Of the same class; this client stays where it is.
+
+        Raises
+        ------
+        ValueError
+            Both were given.
+        """
+        client = type(self)._on(self._session.at(version=version, timestamp=timestamp))
+        client._exports_path = self._exports_path
+        return client
+
+    def fix_mat_timestamp(self, version: int | None = None) -> None:
+        """Pin every service to a materialization version.
+
+        Parameters
+        ----------
+        version : int, optional
+            Default: the version that the client uses at present.
+
+        Raises
+        ------
+        UnknownVersionError
+            The datastack has no such version.
+        """
+        if version is None:
+            self._session.pin_current()
+        else:
+            self._session.pin(version=version)
+
+    def unfix_mat_timestamp(self) -> None:
+        """Return to the moment that the client was loaded with (floating, if none was given)."""
+        self._session.unpin()
+
+    def version_timestamp(self, version: int | None = None) -> datetime:
+        """Timestamp of a materialization version.
+
+        Parameters
+        ----------
+        version : int, optional
+            Default: the version that the client uses at present.
+
+        Returns
+        -------
+        datetime.datetime
+            Aware, in UTC.
+
+        Raises
+        ------
+        UnknownVersionError
+            The datastack has no such version.
+        """
+        return self._session.version_record(self.version if version is None else version).timestamp
+
+    @staticmethod
+    def now() -> datetime:
+        """Give the current time, aware, in UTC."""
+        return datetime.now(UTC)
+
+    # -- tables and queries
+
+    @property
+    def tables(self) -> TablesService:
+        """Tables by name, with completion: ``client.tables.<name>(filters).query()``."""
+        return self._service(TablesService)
+
+    @property
+    def views(self) -> ViewsService:
+        """Views by name, with completion: ``client.views.<name>(filters).query()``."""
+        return self._service(ViewsService)
+
+    query_synapses = _of(SynapsesService, SynapsesService.query_synapses)
+    cell_id_to_root_id = _of(CellsService, CellsService.cell_id_to_root_id)
+    root_id_to_cell_id = _of(CellsService, CellsService.root_id_to_cell_id)
+
+    # -- roots and level-2 ids
+
+    latest_valid_timestamp = _of(RootsService, RootsService.latest_valid_timestamp)
+    get_roots = _of(RootsService, RootsService.get_roots)
+    is_latest_roots = _of(RootsService, RootsService.is_latest_roots)
+    get_latest_roots = _of(RootsService, RootsService.get_latest_roots)
+    suggest_latest_roots = _of(RootsService, RootsService.suggest_latest_roots)
+    get_l2_ids = _of(Level2Service, Level2Service.get_l2_ids)
+    get_l2data = _of(Level2Service, Level2Service.get_l2data)
+
+    # -- morphology and space
+
+    @property
+    def mesh(self) -> MeshClient:
+        """Meshes, and the level-2 id of each of their vertices."""
+        from cortexclient.services.meshes import MeshClient
+
+        return self._service(MeshClient)
+
+    get_skeleton = _of(SkeletonsService, SkeletonsService.get_skeleton)
+    skeletons_exist = _of(SkeletonsService, SkeletonsService.skeletons_exist)
+
+    @property
+    def space(self) -> Space:
+        """Transforms into cortical coordinates: `transform_nm`, `streamline_nm`, ... in um from the pia.
+
+        Raises
+        ------
+        NotConfiguredError
+            The spec has no ``transform``.
+        """
+        from cortexclient.services.space import Space
+
+        return self._service(Space)
+
+    @property
+    def dataset_transform(self) -> Space:
+        """The same as `space`."""
+        return self.space
+
+    # -- links
+
+    neuroglancer_url = _of(LinksService, LinksService.neuroglancer_url)
+    neuroglancer_viewer = _of(LinksService, LinksService.neuroglancer_viewer)
+
+    # -- static exports
+
+    @property
+    def exports(self) -> TableExportClient:
+        """Static table exports in a bucket or folder.
+
+        Raises
+        ------
+        NotConfiguredError
+            The spec has no ``exports`` and `set_export_cloudpath` was not called.
+        """
+        from cortexclient.services.exports import TableExportClient
+
+        path = self._exports_path or self._session.exports_path
+        if path is None:
+            raise NotConfiguredError(
+                f"dataset {self.spec.name!r} has no static exports: add `exports: {{path: ...}}` to its YAML file, "
+                "or call client.set_export_cloudpath(path)"
+            )
+        with self._lock:
+            known = self._services.get(TableExportClient)
+            if known is None or known.cloudpath != path:
+                known = self._services[TableExportClient] = TableExportClient(path)
+            return cast("TableExportClient", known)
+
+    def set_export_cloudpath(self, cloudpath: PathLike) -> None:
+        """Use the static exports at another place than the spec's.
+
+        Parameters
+        ----------
+        cloudpath : str or pathlib.Path
+            Such as ``"gs://bucket/folder/"`` or a local folder.
+        """
+        self._exports_path = str(cloudpath)
+
+    # -- the datastack itself, and what is passed on to CAVE
+
+    most_recent_materialization_version = _of(
+        DatastackService, DatastackService.most_recent_materialization_version
+    )
+    get_datastack_info = _of(DatastackService, DatastackService.get_datastack_info)
+    image_source = _of(DatastackService, DatastackService.image_source)
+    segmentation_source = _of(DatastackService, DatastackService.segmentation_source)
+    viewer_resolution = _of(DatastackService, DatastackService.viewer_resolution)
+    image_cloudvolume = _of(DatastackService, DatastackService.image_cloudvolume)
+    segmentation_cloudvolume = _of(DatastackService, DatastackService.segmentation_cloudvolume)
+    get_state_json = _of(DatastackService, DatastackService.get_state_json)
+    upload_state_json = _of(DatastackService, DatastackService.upload_state_json)
+    stage_annotations = _of(AnnotationsService, AnnotationsService.stage_annotations)
+    upload_staged_annotations = _of(AnnotationsService, AnnotationsService.upload_staged_annotations)
+
+    # -- how it shows
+
+    def __repr__(self) -> str:
+        moment = self._session.moment
+        if moment.timestamp is not None:
+            when = f"timestamp={moment.timestamp.isoformat()!r}"
+        else:
+            default = self.spec.default_version or "latest"
+            when = f"version={moment.version if moment.version is not None else default!r}"
+        return f"{type(self).__name__}(dataset={self.spec.name!r}, datastack={self.datastack_name!r}, {when})"
+
+    def _repr_html_(self) -> str:
+        """HTML for notebooks: the same text, linked to Neuroglancer. Asks the server once; without one, only the text."""
+        from html import escape
+
+        text = f"<code>{escape(repr(self))}</code>"
+        if self._html_link is None:
+            try:
+                self._html_link = self.neuroglancer_url()
+            except CortexError as error:  # a notebook cell that shows a client must not fail
+                logger.info("no Neuroglancer link for %r: %s", self, error)
+                return text
+        return f'<a href="{escape(self._html_link)}" target="_blank" rel="noopener">{text}</a>'
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_restore, (self.spec, self._session, self._exports_path))

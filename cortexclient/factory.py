@@ -1,0 +1,107 @@
+"""From a spec and options to a client: the one place where datasets become clients."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cortexclient.client import DatasetClient
+    from cortexclient.spec import DatasetSpec
+    from cortexclient.types import PathLike, Timestamp
+
+__all__ = ["client_class", "client_class_name", "load"]
+
+_classes: dict[str, tuple[DatasetSpec, type[DatasetClient]]] = {}
+_lock = threading.Lock()
+
+
+def load(
+    name_or_path_or_spec: PathLike | DatasetSpec,
+    *,
+    version: int | None = None,
+    timestamp: Timestamp | None = None,
+    server_address: str | None = None,
+    auth_token: str | None = None,
+    **options: Any,
+) -> DatasetClient:
+    """Build the client of a dataset. Makes no request: the first one is made when an answer is needed.
+
+    Parameters
+    ----------
+    name_or_path_or_spec : str, pathlib.Path or DatasetSpec
+        A registered name or alias (``"v1dd"``), a name with a version (``"minnie_public@1300"``), the path of a YAML
+        file, or a spec.
+    version : int, optional
+        Materialization version that every service of the client answers at. Default: the spec's ``default_version``.
+    timestamp : datetime.datetime or str, optional
+        Moment that every service answers at, instead of a version. A naive one is taken as UTC.
+    server_address : str, optional
+        Ask this global server instead of the spec's.
+    auth_token : str, optional
+        Use this token instead of the one stored for the server. It is kept in memory only.
+    **options
+        Further options of :class:`cortexclient.session.Session`, such as ``cache`` or ``max_workers``.
+
+    Returns
+    -------
+    DatasetClient
+        An instance of the dataset's own subclass (``V1ddClient`` for ``v1dd``).
+
+    Raises
+    ------
+    UnknownDatasetError
+        No dataset of that name; the message lists close names and the places searched.
+    SpecError
+        The spec cannot be used; the message lists every problem with file, line and column.
+    ValueError
+        ``version`` and ``timestamp`` are both given, or the version contradicts the one in the name.
+
+    Examples
+    --------
+    >>> import cortexclient
+    >>> client = cortexclient.load("sandbox", version=3)
+    >>> client
+    SandboxClient(dataset='sandbox', datastack='sandbox', version=3)
+    """
+    from cortexclient import registry
+
+    spec, named_version = registry.resolve(name_or_path_or_spec)
+    if named_version is not None:
+        if version is not None and version != named_version:
+            raise ValueError(
+                f"{name_or_path_or_spec!s} names version {named_version}, but version={version} was given; give one of them"
+            )
+        version = named_version
+    return client_class(spec)(
+        spec, version=version, timestamp=timestamp, server_address=server_address, auth_token=auth_token, **options
+    )
+
+
+def client_class_name(spec: DatasetSpec) -> str:
+    """Name of a dataset's client class: the spec's ``class_name``, or the dataset's name in CapWords + ``Client``."""
+    if spec.class_name:
+        return spec.class_name
+    return "".join(part.capitalize() for part in re.split(r"[^0-9a-zA-Z]+", spec.name)) + "Client"
+
+
+def client_class(spec: DatasetSpec) -> type[DatasetClient]:
+    """Class of a dataset's clients: a subclass of :class:`DatasetClient` that knows its spec and adds nothing else.
+
+    The same spec always gives the same class, so ``isinstance`` works between imports and ``load``.
+    """
+    from cortexclient.client import DatasetClient
+
+    with _lock:
+        known = _classes.get(spec.name)
+        if known is not None and known[0] == spec:
+            return known[1]
+        name = client_class_name(spec)
+        cls = type(
+            name,
+            (DatasetClient,),
+            {"default_spec": spec, "__doc__": f"{spec.title}\n\nSee :class:`cortexclient.DatasetClient`.", "__module__": f"cortexclient.datasets.{spec.name}"},
+        )
+        _classes[spec.name] = (spec, cls)
+        return cls
