@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
-    import pandas as pd
-
     from cortexclient.session.cave import SessionCAVEclient
     from cortexclient.session.endpoints import Endpoint
     from cortexclient.session.http import Http
+    from cortexclient.session.query.metadata import TableInfo
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import Timestamp
 
@@ -345,11 +344,37 @@ class Session:
 
         return self.connection.memory.get("image volume", make)
 
-    def query(self, table_or_view: str, **options: Any) -> pd.DataFrame:
-        """Ask a table or view and get the complete answer; options as in `cortexclient.session.query.run`."""
-        from cortexclient.session.query import run
+    def query(self, table_or_view: str, **options: Any) -> Any:
+        """Ask a table or view and get the complete answer.
 
-        return run(self, table_or_view, **options)
+        Parameters
+        ----------
+        table_or_view : str
+            Its name.
+        **options
+            Fields of `cortexclient.session.query.Request`.
+        """
+        from cortexclient.session.query import Request, run
+
+        return run(self, Request(table_or_view, **options))
+
+    def count(self, table_or_view: str, **options: Any) -> int:
+        """Count the rows that `query` would give."""
+        from cortexclient.session.query import Request, count
+
+        return count(self, Request(table_or_view, **options))
+
+    def table_info(self, name: str, *, kind: str | None = None) -> TableInfo:
+        """Describe a table or view at this moment.
+
+        Raises
+        ------
+        UnknownTableError
+            If there is none of that name; the message lists close ones.
+        """
+        from cortexclient.session.query.metadata import find
+
+        return find(self, name, kind=kind)
 
     # -- life ------------------------------------------------------------------------------------------------
 

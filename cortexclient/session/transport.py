@@ -99,11 +99,14 @@ class Wire(HTTPAdapter):
                 response = super().send(
                     request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
                 )
+                if not stream:
+                    # read here, so that a body that breaks off is asked for again like a refused connection
+                    _ = response.content
                 wait = self._wait_after(response, attempt) if repeatable else None
                 if wait is None:
                     return self._accept(response)
                 response.close()
-            except requests.exceptions.ConnectionError as error:
+            except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 # a connection that was never made carried nothing, so even an edit may try again
                 unsent = isinstance(error, requests.exceptions.ConnectTimeout) or "NewConnectionError" in str(
                     error

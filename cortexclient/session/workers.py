@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 import time
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cortexclient.settings import env_int
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Cancelled", "default_workers", "map_in_order", "pause"]
+__all__ = ["Cancelled", "ProgressBar", "default_workers", "map_in_order", "pause", "progress_bar"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -176,3 +177,35 @@ def _bar(total: int, description: str) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=description or None, leave=False)
+
+
+class ProgressBar:
+    """A bar whose end moves while the work is being found out; silent where it is not shown."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self._bar = bar
+        self._lock = threading.Lock()
+
+    def step(self) -> None:
+        """One more piece is done."""
+        if self._bar is not None:
+            with self._lock:
+                self._bar.update(1)
+
+    def grow(self, pieces: int) -> None:
+        """Add pieces that have turned up."""
+        if self._bar is not None and pieces:
+            with self._lock:
+                self._bar.total += pieces
+                self._bar.refresh()
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, description: str, *, show: bool) -> Iterator[ProgressBar]:
+    """Show one bar for the work inside the block."""
+    bar = _bar(total, description) if show and total else None
+    try:
+        yield ProgressBar(bar)
+    finally:
+        if bar is not None:
+            bar.close()

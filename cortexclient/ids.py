@@ -1,0 +1,98 @@
+"""Ids are 64-bit integers from end to end: read them from whatever a user holds, and refuse what has lost digits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cortexclient.types import IdArray, Ids
+
+__all__ = ["as_id", "as_ids"]
+
+
+def as_ids(values: Ids, name: str = "ids") -> IdArray:
+    """Give ids as a flat int64 array, in their order, duplicates kept.
+
+    Parameters
+    ----------
+    values : int, str of digits, or a sequence, array, Series or Index of them
+        The ids. Unsigned and nullable integers are fine, missing values are not.
+    name : str
+        Name of the argument, for the message.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n,), int64; n is 1 for a single id.
+
+    Raises
+    ------
+    TypeError
+        If a value is not a whole number, above all if it is a float: a float holds 53 bits, an id needs 63.
+    ValueError
+        If a value is missing, or does not fit an int64.
+
+    Examples
+    --------
+    >>> as_ids(["864691135336055529", 12])
+    array([864691135336055529,                 12])
+    """
+    import numpy as np
+
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        if hasattr(values, "__iter__") and not isinstance(values, str | np.generic | np.ndarray):
+            values = list(values)
+        else:
+            return np.array([as_id(values, name)], dtype=np.int64)
+    dtype = getattr(values, "dtype", None)
+    if dtype is not None and getattr(dtype, "kind", "O") in "iu":
+        if getattr(values, "hasnans", False) or (hasattr(values, "isna") and values.isna().any()):
+            raise ValueError(f"{name} holds missing values; drop them first (for example with .dropna())")
+        array = np.atleast_1d(np.asarray(values)).ravel()
+        if array.dtype.kind == "O":
+            array = np.asarray(array.tolist())
+        if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+            raise ValueError(f"{name} holds {int(array.max())}, which is too large for an id")
+        return array.astype(np.int64)
+    if dtype is not None and getattr(dtype, "kind", "O") == "f" and len(values) > 0:
+        raise TypeError(_float_message(name, np.asarray(values).ravel()[0]))
+    return np.fromiter((as_id(value, name) for value in _flat(values)), dtype=np.int64)
+
+
+def _flat(values: Any) -> Any:
+    import numpy as np
+
+    return values.ravel() if isinstance(values, np.ndarray) else values
+
+
+def as_id(value: Any, name: str = "id") -> int:
+    """Give one id as a plain int.
+
+    Raises
+    ------
+    TypeError
+        If it is not a whole number.
+    ValueError
+        If it does not fit an int64.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if not text.removeprefix("-").isdigit():
+            raise TypeError(f"{name} holds {value!r}, which is not an id; an id is a whole number")
+        number = int(text)
+    elif isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(_float_message(name, value))
+    else:
+        number = value.__index__()
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} holds {number}, which does not fit an id of 64 bits")
+    return int(number)
+
+
+def _float_message(name: str, value: Any) -> str:
+    if type(value).__name__.startswith("float"):
+        return (
+            f"{name} holds the float {value!r}: floats lose the last digits of an id. Keep ids as integers "
+            "(in pandas, dtype 'Int64' where values are missing)"
+        )
+    return f"{name} holds {value!r} ({type(value).__name__}), which is not an id; an id is a whole number"

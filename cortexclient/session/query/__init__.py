@@ -1,0 +1,216 @@
+"""Queries: from filters to a complete frame, at the session's moment."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from cortexclient.errors import InvalidQueryError
+from cortexclient.session.query.complete import fetch_all
+from cortexclient.session.query.metadata import TableInfo, find
+from cortexclient.session.query.question import Filters, Question
+from cortexclient.session.query.results import finish
+from cortexclient.session.query.wire import ask_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from cortexclient.session.core import Session
+    from cortexclient.session.moments import Moment
+
+__all__ = ["NM", "Request", "count", "run", "run_many"]
+
+NM = (1.0, 1.0, 1.0)
+"""Resolution of positions in nanometres."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A query as a user states it.
+
+    Parameters
+    ----------
+    name : str
+        Table or view.
+    kind : {"table", "view"}, optional
+        Which of the two; looked up where it is left out.
+    filters : dict
+        kind -> table -> column -> value (kinds of `cortexclient.session.query.question.FILTERS`). Boxes are
+        ``[[x, y, z], [x, y, z]]`` in nm.
+    select : sequence of str, optional
+        Columns wanted.
+    merge_reference : bool
+        Join a reference table with the table that it points at.
+    suffixes : dict, optional
+        table -> suffix for columns that both have. Default: ``_ref`` for the reference table.
+    resolution : sequence of float or None
+        nm of one unit of the positions that come back; None for the table's own voxels.
+    split_positions : bool
+        Three columns for each point, instead of one with arrays of three.
+    limit, offset : int, optional
+        The user's own limit, and rows to leave out before it (in order of ids).
+    random_sample : int, optional
+        Ask for a random sample of about that size.
+    moment : Moment, optional
+        Another moment than the session's.
+    allow_missing_lookups, allow_invalid_root_ids : bool
+        For live queries, as caveclient has them.
+    progress : bool
+        Show a bar.
+    return_as : {"pandas", "arrow", "polars"}
+        Kind of frame.
+    """
+
+    name: str
+    kind: Literal["table", "view"] | None = None
+    filters: Filters = field(default_factory=dict)
+    select: Sequence[str] | None = None
+    merge_reference: bool = True
+    suffixes: dict[str, str] | None = None
+    resolution: Sequence[float] | None = NM
+    split_positions: bool = False
+    limit: int | None = None
+    offset: int | None = None
+    random_sample: int | None = None
+    moment: Moment | None = None
+    allow_missing_lookups: bool = False
+    allow_invalid_root_ids: bool = False
+    progress: bool = False
+    return_as: Literal["pandas", "arrow", "polars"] = "pandas"
+
+
+def run(session: Session, request: Request) -> Any:
+    """Answer a request with a complete frame.
+
+    Returns
+    -------
+    pandas.DataFrame, pyarrow.Table or polars.DataFrame
+        Rows in ascending order of ids. ``df.attrs`` says where and from when they are.
+
+    Raises
+    ------
+    UnknownTableError
+        If there is no such table or view.
+    InvalidQueryError
+        If a filter or column does not fit the table.
+    IncompleteResultError
+        If the service cuts the answer and it cannot be completed.
+    ServiceError
+        For every other failure.
+    """
+    return run_many(session, [request])[0]
+
+
+def run_many(session: Session, requests: Sequence[Request], *, description: str = "") -> list[Any]:
+    """Answer several requests at once, all their parts sharing the session's pool and one progress bar."""
+    plans = session.map(lambda request: plan(session, request), requests)
+    harvests = fetch_all(
+        session,
+        [question for _, question, _ in plans],
+        progress=any(request.progress for request in requests),
+        description=description or ", ".join(dict.fromkeys(request.name for request in requests)),
+    )
+    return [
+        finish(session, request, info, question, harvest, notes)
+        for request, (info, question, notes), harvest in zip(requests, plans, harvests, strict=True)
+    ]
+
+
+def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[str, Any]]:
+    """Work out the question for a request: which version, which join, boxes in voxels, columns needed."""
+    version, timestamp, notes = resolve_moment(session, request)
+    metadata_version = version if version is not None else session.at(timestamp=timestamp).version
+    info = find(session, request.name, kind=request.kind, version=metadata_version)
+    if info.kind == "view" and version is None:
+        raise InvalidQueryError(
+            f"{info.name!r} is a view, and views exist at versions only, not at {timestamp}; ask at a version "
+            f"(client.at(version={metadata_version}))",
+            service="materialize",
+        )
+    base = info.reference_table if info.kind == "table" and request.merge_reference else None
+    suffixes = request.suffixes or ({info.name: "_ref", base: ""} if base else {})
+    filters = _in_voxels(session, request.filters, metadata_version)
+    question = Question(
+        kind=info.kind,
+        name=info.name,
+        base=base,
+        filters=filters,
+        select=_columns_needed(request, info, base),
+        suffixes=tuple(suffixes.items()) if base else (),
+        resolution=None
+        if request.resolution is None or info.units
+        else tuple(map(float, request.resolution)),
+        limit=None if request.limit is None else request.limit + (request.offset or 0),
+        random_sample=request.random_sample,
+        version=version,
+        timestamp=timestamp if version is None else None,
+        allow_missing_lookups=request.allow_missing_lookups,
+        allow_invalid_root_ids=request.allow_invalid_root_ids,
+    )
+    return info, question, notes
+
+
+def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any, dict[str, Any]]:
+    """Give version or timestamp to ask at, and what `df.attrs` should say about the choice."""
+    moment = request.moment or session.moment
+    if moment.timestamp is not None:
+        frozen = session.frozen_version(moment.timestamp)
+        if frozen is not None:
+            return frozen, moment.timestamp, {}
+        return None, moment.timestamp, {}
+    version = moment.version if moment.version is not None else session.version
+    if session.version_fallback and moment.version is not None:
+        record = session.version_record(version)
+        if not record.valid:
+            note = f"version {version} has expired; answered by a live query at its timestamp"
+            return None, record.timestamp, {"version_fallback": note}
+    return version, None, {}
+
+
+def _in_voxels(session: Session, filters: Filters, version: int) -> Filters:
+    """Give the filters with boxes in voxels of their tables, lists without duplicates and nothing empty."""
+    import math
+
+    result: Filters = {
+        kind: {table: dict(columns) for table, columns in tables.items()} for kind, tables in filters.items()
+    }
+    for table, boxes in result.get("spatial", {}).items():
+        unit = find(session, table, version=version).unit
+        for column, box in boxes.items():
+            low, high = box
+            boxes[column] = [
+                [math.floor(value / size) for value, size in zip(low, unit, strict=True)],
+                [math.ceil(value / size) for value, size in zip(high, unit, strict=True)],
+            ]
+    for columns in result.get("in", {}).values():
+        for column, values in columns.items():
+            columns[column] = list(dict.fromkeys(values))
+    return result
+
+
+def _columns_needed(request: Request, info: TableInfo, base: str | None) -> tuple[str, ...] | None:
+    if request.select is None or base:
+        return None
+    needed = list(request.select)
+    for columns in request.filters.get("out", {}).values():
+        needed.extend(columns)
+    if info.kind == "table":
+        # rows are told apart and ordered by their id; `valid` because the service cannot select one column alone
+        needed = ["id", *needed] if len(needed) > 0 and needed != ["id"] else ["id", "valid"]
+    return tuple(dict.fromkeys(needed))
+
+
+def count(session: Session, request: Request) -> int:
+    """Count the rows of a request, on the server where it can, else by asking for the ids alone."""
+    info, question, _ = plan(session, request)
+    if request.filters.get("out"):
+        # the service ignores exclusions when it counts, too
+        return len(run(session, request))
+    counted = ask_count(session, dataclasses.replace(question, select=None, limit=None))
+    if counted is not None:
+        return counted
+    del info
+    return len(run(session, dataclasses.replace(request, progress=False, return_as="pandas")))

@@ -1,0 +1,191 @@
+"""From Arrow tables to a frame whose types do not depend on which rows happened to come.
+
+The services' own types wander: a text column without rows is Arrow ``null``, an integer column of a view that is all
+null comes as text, live answers put columns in another order. Here every column gets the one type it always has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pandas as pd
+
+__all__ = ["ID_NAMES", "combine", "is_id_column", "join_positions", "scale_positions", "to_pandas", "triples"]
+
+ID_NAMES = ("id", "target_id", "superceded_id", "superseded_id")
+
+# null wherever a row has not been replaced, and so nullable in every frame
+_ALWAYS_NULLABLE = ("superceded_id", "superseded_id")
+
+
+def is_id_column(name: str) -> bool:
+    """Whether a column of that name holds ids."""
+    return name in ID_NAMES or name.endswith(("_id", "_id_ref")) or name == "id_ref"
+
+
+def combine(tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None = None) -> Any:
+    """Put parts of one answer together and give each column its own type.
+
+    Parameters
+    ----------
+    tables : sequence of pyarrow.Table
+        At least one; each has the same columns, in any order.
+    kinds : callable, optional
+        Gives column name -> ``"integer" | "float" | "boolean" | "string"`` from the schema. Called only if a column
+        of the answer does not show its type.
+
+    Returns
+    -------
+    pyarrow.Table
+    """
+    import pyarrow as pa
+
+    names = tables[0].column_names
+    columns = []
+    for name in names:
+        chunks: list[Any] = []
+        for table in tables:
+            chunks.extend(table.column(name).chunks)
+        columns.append(_one_type(name, chunks, [table.schema.field(name).type for table in tables], kinds))
+    return pa.table(dict(zip(names, columns, strict=True)))
+
+
+def _one_type(
+    name: str, chunks: list[Any], types: list[Any], kinds: Callable[[], Mapping[str, str]] | None
+) -> Any:
+    import pyarrow as pa
+
+    known = [kind for kind in types if not pa.types.is_null(kind)]
+    all_null_text = (
+        bool(known)
+        and all(map(pa.types.is_string, known))
+        and all(chunk.null_count == len(chunk) for chunk in chunks)
+    )
+    if is_id_column(name) and (not known or all_null_text):
+        target = pa.int64()
+    elif not known or all_null_text:
+        said = kinds().get(name) if kinds is not None else None
+        target = {
+            "integer": pa.int64(),
+            "float": pa.float64(),
+            "number": pa.float64(),
+            "boolean": pa.bool_(),
+        }.get(said or "string", known[0] if known else pa.string())
+    else:
+        distinct = [kind for kind in known if not pa.types.is_string(kind)] or known
+        target = distinct[0]
+        for kind in distinct[1:]:
+            target = _wider(target, kind)
+    return pa.chunked_array([_cast(chunk, target) for chunk in chunks], type=target)
+
+
+def _wider(first: Any, second: Any) -> Any:
+    import pyarrow as pa
+
+    if first == second:
+        return first
+    return (
+        pa.unify_schemas(
+            [pa.schema([("x", first)]), pa.schema([("x", second)])], promote_options="permissive"
+        )
+        .field("x")
+        .type
+    )
+
+
+def _cast(chunk: Any, target: Any) -> Any:
+    import pyarrow as pa
+
+    if chunk.type == target:
+        return chunk
+    if pa.types.is_null(chunk.type) or chunk.null_count == len(chunk):
+        return pa.nulls(len(chunk), type=target)
+    return chunk.cast(target)
+
+
+def to_pandas(table: Any) -> pd.DataFrame:
+    """Give an Arrow table as a frame: plain NumPy types, nullable ones only where there are nulls, text as ``string``.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        From `combine`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Ids are int64 (``Int64`` where the server has nulls); no integer ever passes through a float.
+    """
+    import pandas as pd
+
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        columns[name] = _series(name, table.column(name))
+    return pd.DataFrame(columns, copy=False)
+
+
+def _series(name: str, column: Any) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pd.array(column, dtype=pd.StringDtype("pyarrow"))
+    nullable = column.null_count > 0 or name in _ALWAYS_NULLABLE
+    if nullable and (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        dtypes = {
+            pa.int64(): pd.Int64Dtype(),
+            pa.int32(): pd.Int32Dtype(),
+            pa.int16(): pd.Int16Dtype(),
+            pa.int8(): pd.Int8Dtype(),
+            pa.uint64(): pd.UInt64Dtype(),
+            pa.uint32(): pd.UInt32Dtype(),
+            pa.bool_(): pd.BooleanDtype(),
+        }
+        dtype: Any = dtypes.get(kind, pd.Int64Dtype())
+        return dtype.__from_arrow__(column)
+    if pa.types.is_timestamp(kind):
+        return column.cast(pa.timestamp("ns", tz=kind.tz)).to_pandas()
+    return column.to_numpy() if pa.types.is_primitive(kind) else column.to_pandas()
+
+
+def triples(names: Sequence[str]) -> dict[str, list[str]]:
+    """Find the points among column names: ``{"pt_position": ["pt_position_x", "pt_position_y", "pt_position_z"]}``."""
+    present = set(names)
+    return {
+        name[:-2]: [f"{name[:-2]}_{axis}" for axis in "xyz"]
+        for name in names
+        if name.endswith("_x") and {f"{name[:-2]}_y", f"{name[:-2]}_z"} <= present
+    }
+
+
+def scale_positions(frame: pd.DataFrame, factor: Sequence[float]) -> pd.DataFrame:
+    """Multiply every split position, in place; whole factors keep integers whole."""
+    for columns in triples(list(frame.columns)).values():
+        for column, number in zip(columns, factor, strict=True):
+            whole = float(number).is_integer()
+            frame[column] = frame[column] * (int(number) if whole else float(number))
+    return frame
+
+
+def join_positions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Put split positions together: one column of arrays of three for each point, after the other columns."""
+    import pandas as pd
+
+    found = triples(list(frame.columns))
+    if not found:
+        return frame
+    joined = {}
+    for name, columns in found.items():
+        values = frame[columns].to_numpy()
+        column = pd.Series([None] * len(frame), index=frame.index, dtype=object)
+        # assigned cell by cell: pandas would take a list of arrays of three for a table
+        column[:] = list(values)
+        joined[name] = column
+    rest = frame.drop(columns=[column for columns in found.values() for column in columns])
+    for name, column in joined.items():
+        rest[name] = column
+    return rest

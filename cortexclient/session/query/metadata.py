@@ -1,0 +1,227 @@
+"""What the services say about tables and views, asked once per connection and version."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from cortexclient.errors import ServiceError, UnknownTableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cortexclient.session.core import Session
+    from cortexclient.spec import DatasetSpec
+
+__all__ = ["TableInfo", "column_kinds", "find", "schema_columns", "table_infos", "view_infos", "view_schemas"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table or view as the service describes it.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    kind : {"table", "view"}
+        What it is.
+    description : str
+        What its owner wrote about it.
+    voxel_resolution : tuple of float
+        Size in nm of one unit of its positions, as the server has it.
+    reference_table : str or None
+        The table that its ``target_id`` points at.
+    schema : str or None
+        Name of its annotation schema.
+    metadata : dict
+        The service's whole answer.
+    units : tuple of float or None
+        What its positions really are in, where the dataset's spec corrects the server.
+    """
+
+    name: str
+    kind: Literal["table", "view"]
+    description: str
+    voxel_resolution: tuple[float, ...]
+    reference_table: str | None
+    schema: str | None
+    metadata: Mapping[str, Any] = field(repr=False, hash=False)
+    units: tuple[float, ...] | None = None
+
+    @property
+    def unit(self) -> tuple[float, ...]:
+        """Size in nm of one unit of its positions."""
+        return self.units or self.voxel_resolution
+
+
+def _units(spec: DatasetSpec, name: str) -> tuple[float, ...] | None:
+    """Units that the spec gives for a table, where it says so; None where the server is to be believed."""
+    for entry in (*spec.tables.values(),):
+        for candidate in (entry, *entry.earlier):
+            if candidate.name != name:
+                continue
+            if candidate.units == "nm":
+                return (1.0, 1.0, 1.0)
+            if candidate.voxel_resolution is not None:
+                return tuple(float(value) for value in candidate.voxel_resolution)
+    synapses = spec.synapses
+    if synapses is not None and name == spec.synapse_table:
+        if synapses.units == "nm":
+            return (1.0, 1.0, 1.0)
+        if synapses.voxel_resolution is not None:
+            return tuple(float(value) for value in synapses.voxel_resolution)
+    return None
+
+
+def _info(kind: Literal["table", "view"], name: str, body: Mapping[str, Any], spec: DatasetSpec) -> TableInfo:
+    resolution = [body.get(f"voxel_resolution_{axis}") for axis in "xyz"]
+    known = tuple(float(value) for value in resolution if value is not None)
+    return TableInfo(
+        name=name,
+        kind=kind,
+        description=body.get("description") or "",
+        voxel_resolution=known if len(known) == 3 else (1.0, 1.0, 1.0),
+        reference_table=body.get("reference_table") or None,
+        schema=body.get("schema") or body.get("schema_type"),
+        metadata=body,
+        units=_units(spec, name),
+    )
+
+
+def table_infos(session: Session, version: int | None = None) -> dict[str, TableInfo]:
+    """Describe all tables of a version (default: the session's)."""
+    number = session.version if version is None else version
+    memory = session.connection.memory
+
+    def ask() -> dict[str, TableInfo]:
+        url = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}/tables/metadata"
+        response = session.http.send("materialize", "GET", url, accept=(404,))
+        body = response.json() if response.status_code == 200 else None
+        if not body:
+            session.version_record(number)  # says which versions there are, if this is none
+            return {}
+        found = {}
+        for entry in body:
+            name = entry.get("annotation_table") or entry["table_name"]
+            found[name] = _info("table", name, entry, session.spec)
+        memory.put("tables", list(found))
+        return dict(sorted(found.items()))
+
+    return memory.get(("tables", number), ask)
+
+
+def view_infos(session: Session, version: int | None = None) -> dict[str, TableInfo]:
+    """Describe all views of a version (default: the session's)."""
+    number = session.version if version is None else version
+    memory = session.connection.memory
+
+    def ask() -> dict[str, TableInfo]:
+        url = (
+            f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}/views"
+        )
+        response = session.http.send("materialize", "GET", url, accept=(404,))
+        body = response.json() if response.status_code == 200 else {}
+        found = {name: _info("view", name, entry, session.spec) for name, entry in sorted(body.items())}
+        memory.put("views", list(found))
+        return found
+
+    return memory.get(("views", number), ask)
+
+
+def view_schemas(session: Session, version: int | None = None) -> dict[str, dict[str, str]]:
+    """Give the columns of all views: view -> column -> kind (``integer``, ``float``, ``string``, ``SpatialPoint``, ...)."""
+    number = session.version if version is None else version
+
+    def ask() -> dict[str, dict[str, str]]:
+        base = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}"
+        # a datastack without views answers 404 with an empty object
+        response = session.http.send("materialize", "GET", f"{base}/views/schemas", accept=(404,))
+        body = response.json() if response.status_code == 200 else {}
+        return {
+            view: {column: str(entry.get("type", "string")) for column, entry in columns.items()}
+            for view, columns in body.items()
+        }
+
+    return session.connection.memory.get(("view schemas", number), ask)
+
+
+def schema_columns(session: Session, schema: str) -> dict[str, str]:
+    """Give the columns of an annotation schema: name -> kind; points are ``BoundSpatialPoint`` or ``SpatialPoint``."""
+
+    def ask() -> dict[str, str]:
+        url = f"{session.server_address}/schema/api/v2/type/{schema}"
+        body = session.http.get_json("schema", url)
+        definitions = body.get("definitions", {})
+        top = str(body.get("$ref", "")).rpartition("/")[2]
+        columns = {}
+        for name, entry in definitions.get(top, {}).get("properties", {}).items():
+            reference = str(entry.get("$ref", "")).rpartition("/")[2]
+            columns[name] = reference or str(entry.get("format") or entry.get("type") or "string")
+        return columns
+
+    return session.connection.memory.get(("schema", schema), ask)
+
+
+def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
+    """Give the kind of each column of an answer, points spread out; empty where the services do not say."""
+    try:
+        if info.kind == "view":
+            columns = view_schemas(session).get(info.name, {})
+        else:
+            columns = schema_columns(session, info.schema) if info.schema else {}
+            if info.reference_table:
+                columns = {
+                    **column_kinds(session, find(session, info.reference_table, kind="table")),
+                    **columns,
+                }
+    except ServiceError:
+        return {}
+    return {
+        name: kind if kind in {"integer", "float", "number", "boolean"} else "string"
+        for name, kind in columns.items()
+    }
+
+
+def find(session: Session, name: str, *, kind: str | None = None, version: int | None = None) -> TableInfo:
+    """Describe one table or view.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask.
+    name : str
+        Its name.
+    kind : {"table", "view"}, optional
+        What it is; left out, tables are searched first.
+    version : int, optional
+        At which version (default: the session's).
+
+    Raises
+    ------
+    UnknownTableError
+        If there is none; the message lists close names.
+    """
+    if kind != "view":
+        found = table_infos(session, version).get(name)
+        if found is not None:
+            return found
+    if kind != "table":
+        found = view_infos(session, version).get(name)
+        if found is not None:
+            return found
+    raise UnknownTableError(unknown(session, name, kind, version), service="materialize", status=404)
+
+
+def unknown(session: Session, name: str, kind: str | None, version: int | None = None) -> str:
+    """Say that a table or view does not exist, and which ones do."""
+    number = session.version if version is None else version
+    known = [] if kind == "view" else list(table_infos(session, number))
+    known += [] if kind == "table" else list(view_infos(session, number))
+    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    what = kind or "table or view"
+    message = f"{session.datastack} has no {what} {name!r} at version {number}"
+    if close:
+        return f"{message}; did you mean {', '.join(close)}?"
+    return f"{message}; there are {', '.join(sorted(known)[:30]) or 'none'}"

@@ -1,0 +1,189 @@
+"""From the parts of an answer to the frame that a user gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import InvalidQueryError, MissingExtraError
+from cortexclient.session.query.frames import combine, join_positions, scale_positions, to_pandas, triples
+from cortexclient.session.query.metadata import TableInfo, column_kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from cortexclient.session.core import Session
+    from cortexclient.session.query import Request
+    from cortexclient.session.query.complete import Harvest
+    from cortexclient.session.query.question import Question
+
+__all__ = ["finish"]
+
+_LONG = 20
+
+
+def finish(
+    session: Session,
+    request: Request,
+    info: TableInfo,
+    question: Question,
+    harvest: Harvest,
+    notes: Mapping[str, Any],
+) -> Any:
+    """Combine the parts of an answer, apply what servers ignore, and give it its order, types, units and provenance."""
+    table = combine([reply.table for reply in harvest.replies], lambda: column_kinds(session, info))
+    harvest.replies[1:] = []
+    table = _exclude(table, question)
+    table = _in_order(table, question)
+    start = request.offset or 0
+    if start or request.limit is not None:
+        table = table.slice(start, request.limit)
+    table = _only_selected(table, request, question)
+    factor = _factor(request, info, harvest.replies[0].resolution)
+    if request.return_as == "arrow" and factor is None and request.split_positions:
+        return table
+    frame = to_pandas(table)
+    del table
+    if "valid" in frame.columns and question.live and frame["valid"].dtype != bool:
+        # rows newer than the version have none; a live answer holds valid rows only
+        frame["valid"] = frame["valid"].fillna(True).astype(bool)
+    if factor is not None:
+        frame = scale_positions(frame, factor)
+    frame.attrs.update(_provenance(session, request, info, question, harvest, notes))
+    return _as_asked(frame, request)
+
+
+def _as_asked(frame: pd.DataFrame, request: Request) -> Any:
+    if request.return_as == "pandas":
+        return frame if request.split_positions else join_positions(frame)
+    import pyarrow as pa
+
+    if not request.split_positions:
+        frame = join_positions(frame)
+        for name in frame.columns:
+            if frame[name].dtype == object:
+                frame[name] = frame[name].map(lambda point: point.tolist())
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    if request.return_as == "arrow":
+        return table
+    try:
+        import polars as pl
+    except ImportError:
+        raise MissingExtraError("return_as='polars' needs polars: python -m pip install polars") from None
+    return pl.from_arrow(table)
+
+
+def _exclude(table: Any, question: Question) -> Any:
+    """Leave out what was to be left out: the services accept such filters and ignore them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for owner, columns in question.filters.get("out", {}).items():
+        for column, values in columns.items():
+            suffix = dict(question.suffixes).get(owner, "") if question.base else ""
+            name = f"{column}{suffix}" if suffix and f"{column}{suffix}" in table.column_names else column
+            if name not in table.column_names:
+                raise InvalidQueryError(
+                    f"{question.name!r} has no column {column!r} to exclude values of; it has "
+                    f"{', '.join(table.column_names)}",
+                    service="materialize",
+                )
+            listed = values if isinstance(values, list) else [values]
+            unwanted = pa.array(listed).cast(table.column(name).type)
+            table = table.filter(pc.invert(pc.is_in(table.column(name), value_set=unwanted)))
+    return table
+
+
+def _in_order(table: Any, question: Question) -> Any:
+    """Sort by id, so that the same question gives the same answer whatever order the parts came in."""
+    import pyarrow.compute as pc
+
+    keys = [name for name in ("id", question.key_name) if name in table.column_names]
+    if not keys or table.num_rows < 2:
+        return table
+    values = table.column(keys[0])
+    if len(set(keys)) == 1 and pc.all(pc.less_equal(values[:-1], values[1:])).as_py():
+        return table
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in dict.fromkeys(keys)])
+    return table.take(order)
+
+
+def _only_selected(table: Any, request: Request, question: Question) -> Any:
+    if request.select is None:
+        return table
+    points = triples(table.column_names)
+    wanted: list[str] = []
+    for name in request.select:
+        if name in points:
+            wanted.extend(points[name])
+        elif name in table.column_names:
+            wanted.append(name)
+        else:
+            raise InvalidQueryError(
+                f"{question.name!r} has no column {name!r}; it has {', '.join(table.column_names)}",
+                service="materialize",
+            )
+    return table.select(list(dict.fromkeys(wanted)))
+
+
+def _factor(
+    request: Request, info: TableInfo, resolution: tuple[float, ...] | None
+) -> tuple[float, ...] | None:
+    """Give what positions still have to be multiplied by; None where the server has done it."""
+    if request.resolution is None:
+        return None
+    if info.units:
+        # asked for as stored, because the server does not know the true units
+        factor = tuple(unit / wanted for unit, wanted in zip(info.units, request.resolution, strict=True))
+    elif resolution is not None:
+        return None
+    else:
+        factor = tuple(
+            unit / wanted for unit, wanted in zip(info.voxel_resolution, request.resolution, strict=True)
+        )
+    return None if factor == (1.0, 1.0, 1.0) else factor
+
+
+def _provenance(
+    session: Session,
+    request: Request,
+    info: TableInfo,
+    question: Question,
+    harvest: Harvest,
+    notes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Say where an answer is from. Plain values only, and few: pandas copies them at every step."""
+    timestamp = question.timestamp
+    if timestamp is None and question.version is not None:
+        records = session.connection.memory.peek("versions") or {}
+        record = records.get(question.version)
+        timestamp = record.timestamp if record else None
+    return {
+        "dataset": session.spec.name,
+        "datastack_name": session.datastack,
+        "server_address": session.server_address,
+        "table_name": info.name,
+        "table_kind": info.kind,
+        "reference_table": info.reference_table,
+        "table_voxel_resolution": list(info.unit),
+        "dataframe_resolution": list(request.resolution or info.unit),
+        "materialization_version": question.version,
+        "timestamp": None if timestamp is None else timestamp.isoformat(),
+        "live_query": question.live,
+        "filters": _short(request.filters),
+        "select_columns": None if request.select is None else list(request.select),
+        "limit": request.limit,
+        "offset": request.offset,
+        "complete": request.limit is None and request.random_sample is None and not request.offset,
+        "requests": harvest.requests,
+        **notes,
+    }
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(entry) for key, entry in value.items() if entry}
+    if isinstance(value, list) and len(value) > _LONG:
+        return f"{len(value)} values"
+    return value
