@@ -85,10 +85,8 @@ def _routes(world: World, service: str) -> list[BaseRoute]:
     name = f"cortexclient.sandbox.routes.{service}"
     try:
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        logger.warning("the sandbox has no %s service yet", service)
+    except ImportError as error:
+        logger.warning("the sandbox has no %s service yet: %s", service, error)
         return []
     routes: list[BaseRoute] = module.routes(world)
     return routes

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cortexclient.sandbox.access import Access
     from cortexclient.sandbox.layout import DataFolder
+    from cortexclient.sandbox.routes.viewer import Viewer
     from cortexclient.sandbox.stores.graph import ChunkedGraph
     from cortexclient.sandbox.stores.l2cache import L2Cache
     from cortexclient.sandbox.stores.skeletons import SkeletonStore
@@ -168,6 +169,14 @@ class World:
 
         access: Access = self._store("access", lambda: Access(self))
         return access
+
+    @property
+    def viewer(self) -> Viewer:
+        """Open pages of Neuroglancer."""
+        from cortexclient.sandbox.routes.viewer import Viewer
+
+        viewer: Viewer = self._store("viewer", Viewer)
+        return viewer
 
     # -- addresses ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cortexclient.sandbox.stores.skeleton_tree import Tree
+
 __all__ = ["skeletonize"]
 
 INVALIDATION_NM = 7500
@@ -68,7 +70,7 @@ def skeletonize(
         "root": top,
         "vertices": vertices.tolist(),
         "compartment": compartment.tolist(),
-        "radius": _radius(vertices, tree, mapping, volumes).tolist(),
+        "radius": _radius(vertices, tree, top, mapping, volumes).tolist(),
         "lvl2_ids": [int(number) for number in l2_ids],
     }
 
@@ -95,18 +97,23 @@ def _pcg_skeleton(
 
 
 def _radius(
-    vertices: NDArray[np.float64], tree: NDArray[np.int64], mapping: NDArray[np.int64], volumes: NDArray[np.float64]
+    vertices: NDArray[np.float64], tree: NDArray[np.int64], top: int, mapping: NDArray[np.int64], volumes: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Radius of the cylinder that has a vertex's volume and length (half of each edge that ends in it), nm."""
-    volume = np.zeros(len(vertices))
+    """Radius of each unbranched stretch, nm: of a cylinder of its volume and length; of a sphere for the one at the root.
+
+    This is what ``pcg_skel.features.add_segment_properties`` does, whose ``r_eff`` the service answers.
+    """
+    shape = Tree({"vertices": vertices, "edges": tree, "root": top})
+    labels = shape.segments()
+    count = int(labels.max()) + 1
     known = mapping >= 0
-    np.add.at(volume, mapping[known], volumes[known])
-    length = np.zeros(len(vertices))
-    if len(tree):
-        half = np.linalg.norm(vertices[tree[:, 0]] - vertices[tree[:, 1]], axis=1) / 2
-        np.add.at(length, tree[:, 0], half)
-        np.add.at(length, tree[:, 1], half)
-    return np.sqrt(volume / (np.pi * np.maximum(length, 1.0)))
+    volume = np.bincount(labels[mapping[known]], volumes[known], minlength=count)
+    inward = np.flatnonzero(shape.parents >= 0)
+    steps = np.linalg.norm(vertices[inward] - vertices[shape.parents[inward]], axis=1)
+    length = np.bincount(labels[inward], steps, minlength=count)
+    radius = np.sqrt(volume / (np.pi * np.maximum(length, 1.0)))
+    radius[labels[top]] = (3 * volume[labels[top]] / (4 * np.pi)) ** (1 / 3)
+    return np.asarray(radius[labels], np.float64)
 
 
 def _meta(root: int, soma: list[float] | None, datastack: str, timestamp: float) -> dict[str, Any]:

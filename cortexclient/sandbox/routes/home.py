@@ -1,0 +1,145 @@
+"""The start page: what this sandbox is, what it serves, and how a program or a person gets at it."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.viewer_state import example_roots
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
+
+    from cortexclient.sandbox.world import World
+
+__all__ = ["routes"]
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+p.lead { margin-top: .3rem; opacity: .8; }
+code, pre { font: .9rem/1.5 ui-monospace, monospace; background: var(--soft); border-radius: 4px; }
+code { padding: .1rem .3rem; } pre { padding: .8rem 1rem; overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
+td, th { border-bottom: 1px solid var(--line); vertical-align: top; } td.n { text-align: right; }
+a.go { display: inline-block; padding: .4rem .8rem; border: 1px solid var(--line); border-radius: 6px; margin: .2rem; }
+"""
+
+
+def routes(world: World) -> list[BaseRoute]:
+    """Routes of the start page."""
+
+    def home(_: Request) -> Response:
+        return HTMLResponse(_page(world))
+
+    def about(_: Request) -> Response:
+        exports = world.folder.file("exports")
+        return json_response(
+            {
+                "url": world.base_url,
+                "datastack": world.names.datastack,
+                "token": next(iter(world.options.tokens), None),
+                "exports_path": f"file://{exports.resolve()}" if exports.is_dir() else None,
+                "viewer_site": world.viewer_site,
+            }
+        )
+
+    def favicon(_: Request) -> Response:
+        return Response(status_code=204)
+
+    return [Route("/", home), Route("/sandbox.json", about), Route("/favicon.ico", favicon)]
+
+
+def _page(world: World) -> str:
+    name = escape(world.names.datastack)
+    token = escape(next(iter(world.options.tokens), ""))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>CAVE sandbox: {name}</title><style>{_STYLE}</style></head><body>
+<h1>CAVE sandbox</h1>
+<p class="lead">Datastack <code>{name}</code>, served from this machine. Nothing here leaves it.</p>
+{_neurons(world)}
+<h2>Use it</h2>
+<pre>import cortexclient
+client = cortexclient.load("sandbox", server_address="{world.base_url}", auth_token="{token}")
+
+from caveclient import CAVEclient
+client = CAVEclient("{name}", server_address="{world.base_url}", auth_token="{token}", write_server_cache=False)</pre>
+{_versions(world)}
+{_tables(world)}
+{_services(world)}
+{_datasets()}
+</body></html>
+"""
+
+
+def _neurons(world: World) -> str:
+    roots = example_roots(world)
+    if not roots:
+        return ""
+    links = "".join(
+        f'<a class="go" href="{world.viewer_site}#!{world.base_url}/viewer/neuron/{root}.json">{root}</a>' for root in roots
+    )
+    return f"<h2>Look at a neuron in Neuroglancer</h2><p>{links}</p>"
+
+
+def _versions(world: World) -> str:
+    rows = "".join(
+        f"<tr><td>{row['version']}</td><td>{escape(str(row['time_stamp']))}</td><td>{escape(str(row.get('status', '')))}</td></tr>"
+        for row in world.folder.versions
+    )
+    return f"<h2>Versions</h2><table><tr><th>version</th><th>timestamp (UTC)</th><th>status</th></tr>{rows}</table>" if rows else ""
+
+
+def _tables(world: World) -> str:
+    stored: list[dict[str, Any]] = world.folder.tables["annotation_tables"] or []
+    frozen: dict[str, dict[str, int]] = world.folder.tables["frozen"]
+    newest = max(frozen, key=int, default=None)
+    rows = []
+    for row in stored:
+        table = row["table_name"]
+        public = escape(world.names.public(table))
+        count = frozen[newest].get(table) if newest is not None else None
+        link = f"{world.base_url}/materialize/api/v3/datastack/{world.names.datastack}/version/{newest}/table/{public}/metadata"
+        shown = f'<a href="{link}">{public}</a>' if newest is not None else public
+        text = escape(str(row.get("description") or ""))
+        rows.append(f'<tr><td>{shown}</td><td>{escape(row["schema_type"])}</td><td class="n">{"" if count is None else f"{count:,}"}</td><td>{text}</td></tr>')
+    if not rows:
+        return ""
+    head = "<tr><th>table</th><th>schema</th><th>rows</th><th>description</th></tr>"
+    return f"<h2>Tables</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _services(world: World) -> str:
+    names = world.names
+    links = {
+        "info": f"/info/api/v2/datastack/full/{names.datastack}",
+        "schema": "/schema/api/v2/type",
+        "materialize": f"/materialize/api/v3/datastack/{names.datastack}/metadata",
+        "chunkedgraph": f"/segmentation/table/{names.pcg_table}/info",
+        "level-2 cache": "/l2cache/api/v1/table_mapping",
+        "skeletons": f"/skeletoncache/api/v1/{names.datastack}/precomputed/skeleton/4/info",
+        "annotation": f"/annotation/api/v2/aligned_volume/{names.aligned_volume}/table",
+        "image": "/precomputed/img/info",
+    }
+    rows = "".join(f'<tr><td>{title}</td><td><a href="{path}"><code>{path}</code></a></td></tr>' for title, path in links.items())
+    return f"<h2>Services</h2><table>{rows}</table>"
+
+
+def _datasets() -> str:
+    """Every registered dataset; each can be served the same way."""
+    from cortexclient import registry
+
+    rows = []
+    for name in registry.list_datasets():
+        spec = registry.get_spec(name)
+        title = escape(spec.title)
+        link = f'<a href="{escape(str(spec.documentation))}">{title}</a>' if spec.documentation else title
+        rows.append(f"<tr><td><code>{escape(name)}</code></td><td>{link}</td><td><code>cortexclient sandbox serve --spec {escape(name)}</code></td></tr>")
+    head = "<tr><th>dataset</th><th></th><th>serve it here</th></tr>"
+    return f"<h2>Datasets</h2><table>{head}{''.join(rows)}</table>"
