@@ -186,44 +186,6 @@ class LinksService:
             _copy(url)
         return url
 
-    def get_state_json(self, state_id: int | str) -> dict[str, Any]:
-        """Fetch a Neuroglancer state from the state service.
-
-        Parameters
-        ----------
-        state_id : int or str
-            Number of the state, or its address.
-
-        Returns
-        -------
-        dict
-            The state.
-
-        Raises
-        ------
-        ServiceError
-            If the service has no such state.
-        """
-        with self._session.guard("state"):
-            state: dict[str, Any] = self._session.cave.state.get_state_json(state_id)
-        return state
-
-    def upload_state_json(self, json_state: Mapping[str, Any]) -> int:
-        """Store a Neuroglancer state in the state service.
-
-        Parameters
-        ----------
-        json_state : dict
-            The state.
-
-        Returns
-        -------
-        int
-            Number of the state.
-        """
-        with self._session.guard("state"):
-            return int(self._session.cave.state.upload_state_json(dict(json_state)))
-
     def _viewer_site(self) -> str | None:
         """Site of the viewer: the launched server's own, else the spec's, else the info service's.
 

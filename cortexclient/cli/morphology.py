@@ -1,0 +1,105 @@
+"""Commands that write shapes: skeletons and meshes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cortexclient.cli.options import Dataset, Moment, Server, Version, ids_from, open_client
+from cortexclient.cli.output import error_console
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["register_commands"]
+
+RootId = Annotated[str, typer.Argument(help="Root id.")]
+
+
+class Transform(StrEnum):
+    """Space of the coordinates."""
+
+    none = "none"
+    rigid = "rigid"
+    streamline = "streamline"
+
+
+def register_commands(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("skeleton", rich_help_panel="Shapes")(skeleton)
+    app.command("mesh", rich_help_panel="Shapes")(mesh)
+
+
+def skeleton(
+    dataset: Dataset,
+    root_id: RootId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .swc (um) or .h5 (Meshwork, nm).")],
+    transform: Annotated[
+        Transform,
+        typer.Option(help="none: nm as in the volume; rigid, streamline: um, y = depth below the pia."),
+    ] = Transform.none,
+    version: Version = None,
+    timestamp: Moment = None,
+    server: Server = None,
+) -> None:
+    """Write the skeleton of a neuron, with its synapses where the format holds them."""
+    root = ids_from([root_id])[0]
+    ending = out.suffix.lower()
+    if ending not in {".swc", ".h5"}:
+        raise typer.BadParameter(f"do not know how to write {out.name}; end it in .swc or .h5")
+    client = open_client(dataset, version, timestamp, server)
+    space = None if transform is Transform.none else transform.value
+    neuron = client.get_skeleton(root, synapses=ending == ".h5", transform=space)
+    if ending == ".swc":
+        write_swc(neuron, out, scale=1e-3 if space is None else 1.0)
+    else:
+        neuron.save_meshwork(str(out), overwrite=True)
+    error_console().print(f"{len(neuron.skeleton.vertices):,} vertices -> {out}")
+
+
+def write_swc(neuron: Any, out: Path, *, scale: float) -> None:
+    """Write a neuron's skeleton as SWC: parents before children, lengths in um, compartments where they are known."""
+    import numpy as np
+
+    from cortexclient.plotting.shapes import shape_of
+
+    skeleton = neuron.skeleton
+    labels = shape_of(neuron).compartments
+    parents = np.asarray(skeleton.parent_nodes(np.arange(len(skeleton.vertices))))
+    # breadth first from the root: SWC wants a parent to stand above its children
+    order = np.argsort(
+        np.asarray(skeleton.hops_to_root) if hasattr(skeleton, "hops_to_root") else skeleton.distance_to_root
+    )
+    line_of = np.empty(len(order), dtype=np.int64)
+    line_of[order] = np.arange(1, len(order) + 1)
+    radius = np.asarray(skeleton.radius) if skeleton.radius is not None else np.full(len(order), 1.0 / scale)
+    with out.open("w", encoding="utf-8") as file:
+        file.write(f"# neuron {neuron.seg_id}, lengths in um\n")
+        for vertex in order:
+            x, y, z = np.asarray(skeleton.vertices[vertex]) * scale
+            parent = parents[vertex]
+            above = -1 if parent < 0 else line_of[parent]
+            kind = 0 if labels is None else labels[vertex]
+            file.write(
+                f"{line_of[vertex]} {kind} {x:.4f} {y:.4f} {z:.4f} {radius[vertex] * scale:.4f} {above}\n"
+            )
+
+
+def mesh(
+    dataset: Dataset,
+    root_id: RootId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .ply or .obj, in nm.")],
+    server: Server = None,
+) -> None:
+    """Write the mesh of a neuron."""
+    root = ids_from([root_id])[0]
+    ending = out.suffix.lower()
+    if ending not in {".ply", ".obj"}:
+        raise typer.BadParameter(f"do not know how to write {out.name}; end it in .ply or .obj")
+    client = open_client(dataset, server=server)
+    found = client.mesh.get_mesh(root)
+    data = found.to_ply() if ending == ".ply" else found.to_obj()
+    out.write_bytes(data if isinstance(data, bytes) else data.encode())
+    error_console().print(f"{len(found.vertices):,} vertices, {len(found.faces):,} faces -> {out}")

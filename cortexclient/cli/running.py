@@ -1,0 +1,75 @@
+"""Running a command: what it may raise becomes a message and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+from cortexclient.errors import CortexError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import typer
+
+__all__ = ["run"]
+
+
+def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
+    """Run a command line and give its exit status.
+
+    Parameters
+    ----------
+    app : typer.Typer
+        The commands.
+    words : sequence of str
+        The command line without the program's name.
+    debug : bool
+        Whether errors keep their tracebacks and warnings of dependencies are shown.
+    """
+    import click
+    import typer.main
+
+    from cortexclient.cli.output import error_console
+
+    if not debug:
+        # what dependencies deprecate is our business, not the user's
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=list(words), prog_name="cortexclient", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        error_console().print("interrupted")
+        return 130
+    except BrokenPipeError:
+        # the reader of our output has gone; keep the interpreter from complaining about it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (CortexError, ValueError, TypeError) as error:
+        if debug or not (isinstance(error, CortexError) or _is_advice(error)):
+            raise
+        error_console().print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        return 1
+
+
+def _is_advice(error: BaseException) -> bool:
+    """Whether a built-in error was raised by this package about an argument, so that its message says what to do."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("cortexclient.")
+
+
+def _plain(error: BaseException) -> str:
+    from rich.markup import escape
+
+    return escape(str(error).strip() or type(error).__name__)

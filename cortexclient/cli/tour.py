@@ -1,0 +1,176 @@
+"""The steps of the demo, each telling in a line or two what it found. Public API only."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import CortexError, NotConfiguredError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cortexclient.client import DatasetClient
+
+__all__ = ["Tour"]
+
+SHOWN_CELLS = 20
+
+
+class Tour:
+    """A neuron, looked at from every side.
+
+    Parameters
+    ----------
+    client : DatasetClient
+        The dataset.
+    root_id : int or None
+        The neuron; None takes the spec's example, else a cell of the nucleus table.
+    out : pathlib.Path
+        Picture to write.
+    """
+
+    def __init__(self, client: DatasetClient, root_id: int | None, out: Path) -> None:
+        self.client = client
+        self.root_id = root_id
+        self.out = out
+        self.neuron: Any = None
+        self.shape: Any = None
+        self.labels: Any = None
+        self.sites: Any = None
+
+    def connect(self) -> list[str]:
+        """Ask the server for its newest version."""
+        client = self.client
+        version = client.version
+        moment = client.version_timestamp(version)
+        return [
+            f"{client.spec.title} ({client.datastack_name} at {client.server_address})",
+            f"version {version}, frozen {moment:%Y-%m-%d %H:%M} UTC",
+        ]
+
+    def tables(self) -> list[str]:
+        """List tables and views."""
+        tables, views = sorted(self.client.tables), sorted(self.client.views)
+        return [f"{len(tables)} tables, {len(views)} views: {_some(tables + views)}"]
+
+    def cells(self) -> list[str]:
+        """Map cell ids to root ids and back; choose the neuron."""
+        client = self.client
+        example = client.spec.example_ids
+        if self.root_id is None and example is not None and example.root_id is not None:
+            self.root_id = int(example.root_id)
+        ids = client.spec.cell_ids
+        if ids is None or ids.main_table is None:
+            if self.root_id is None:
+                raise NotConfiguredError(
+                    f"the spec of {client.spec.name} names neither an example nor a nucleus table; choose a neuron: --root-id"
+                )
+            return [f"no cell ids in this dataset; neuron {self.root_id}"]
+        nuclei = getattr(client.tables, ids.main_table)().query(limit=SHOWN_CELLS)
+        roots = client.cell_id_to_root_id(nuclei["id"].to_numpy())
+        found = roots[roots["root_id"] > 0]
+        cells = client.root_id_to_cell_id(found["root_id"].to_numpy())
+        back = int((cells["cell_id"].to_numpy() == found.index.to_numpy()).sum())
+        lines = [
+            f"{len(found)} of {len(roots)} cell ids have a root id; {back} of those root ids lead back to their cell"
+        ]
+        if self.root_id is None:
+            self.root_id = int(found["root_id"].iloc[0])
+        own = int(client.root_id_to_cell_id([self.root_id])["cell_id"].iloc[0])
+        lines.append(f"neuron {self.root_id} is " + (f"cell {own}" if own > 0 else "no cell with a nucleus"))
+        return lines
+
+    def synapses(self) -> list[str]:
+        """Fetch the neuron's synapses on both sides."""
+        client = self.client
+        reference = _synapse_reference(client)
+        frame = client.query_synapses(
+            [self.root_id], pre=True, post=True, reference_tables=reference, progress=False
+        )
+        out_of = int((frame["pre_pt_root_id"] == self.root_id).sum())
+        into = int((frame["post_pt_root_id"] == self.root_id).sum())
+        self.sites = frame
+        lines = [f"{out_of:,} outputs, {into:,} inputs"]
+        if reference:
+            lines[0] += f", with the columns of {', '.join(reference)}"
+        return lines
+
+    def skeleton(self) -> list[str]:
+        """Fetch the skeleton, rigidly moved so that y is the depth below the pia."""
+        neuron = self.client.get_skeleton(self.root_id, transform="rigid")
+        self.neuron = neuron
+        depth = neuron.skeleton.vertices[:, 1]
+        length = neuron.skeleton.path_length() / 1000
+        soma = neuron.skeleton.vertices[int(neuron.skeleton.root), 1]
+        return [
+            (f"{len(depth):,} vertices, {length:.2f} mm of neurite, {depth.min():.0f} to {depth.max():.0f} µm below the "
+            f"pia, root at {soma:.0f} µm")
+        ]
+
+    def mesh(self) -> list[str]:
+        """Fetch the mesh and find the level-2 id of each of its vertices."""
+        client = self.client
+        self.shape = client.mesh.get_mesh(self.root_id)
+        began = time.perf_counter()
+        self.labels = client.mesh.compute_vertex_to_l2_mapping(
+            self.root_id, vertices=self.shape.vertices, faces=self.shape.faces
+        )
+        took = time.perf_counter() - began
+        known = self.labels[self.labels != 0]
+        share = 100 * len(known) / max(1, len(self.labels))
+        return [
+            (f"{len(self.shape.vertices):,} vertices, {len(self.shape.faces):,} faces; {share:.1f} % of the vertices have "
+            f"one of {len(set(known.tolist())):,} level-2 ids ({took:.2f} s)")
+        ]
+
+    def export(self) -> list[str]:
+        """Read the smallest static export."""
+        exports = self.client.exports
+        available = exports.available_data_df()
+        if not len(available):
+            return ["none in the bucket"]
+        size = next(column for column in available.columns if "size" in column)
+        first = available.sort_values(size).iloc[0]
+        frame = exports.get_table(str(first["name"]), int(first["version"]))
+        return [
+            (
+                f"{len(available)} files; {first['name']} of version {first['version']}: {len(frame):,} rows x "
+                f"{len(frame.columns)} columns"
+            )
+        ]
+
+    def link(self) -> list[str]:
+        """Make a Neuroglancer link that shows the neuron and its synapses."""
+        url = self.client.neuroglancer_url(root_ids=self.root_id, annotations=self.sites, shorten=True)
+        return [f"[link={url}]{url}[/link]"]
+
+    def picture(self) -> list[str]:
+        """Draw the neuron."""
+        from cortexclient.cli.figure import neuron_figure
+
+        if self.neuron is None:
+            raise NotConfiguredError("there is no skeleton to draw")
+        figure = neuron_figure(
+            self.neuron,
+            layers=self.client.spec.layers or None,
+            mesh=self.shape,
+            labels=self.labels,
+            title=f"{self.client.spec.title}: neuron {self.root_id}",
+        )
+        figure.savefig(self.out, dpi=170)
+        return [str(self.out.resolve())]
+
+
+def _synapse_reference(client: DatasetClient) -> list[str] | None:
+    """Name a reference table on synapses, where the spec has one by its role."""
+    for role in ("synapse_targets", "synapse_tags", "synapse_types"):
+        try:
+            return [client.spec.table_for(role).name]
+        except CortexError:
+            continue
+    return None
+
+
+def _some(names: list[str], count: int = 6) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
