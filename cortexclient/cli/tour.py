@@ -64,7 +64,7 @@ class Tour:
         if ids is None or ids.main_table is None:
             if self.root_id is None:
                 raise NotConfiguredError(
-                    f"the spec of {client.spec.name} names neither an example nor a nucleus table; choose a neuron: --root-id"
+                    f"the spec of {client.spec.name} has neither example nor nucleus table; choose a neuron: --root-id"
                 )
             return [f"no cell ids in this dataset; neuron {self.root_id}"]
         nuclei = getattr(client.tables, ids.main_table)().query(limit=SHOWN_CELLS)
@@ -104,8 +104,10 @@ class Tour:
         length = neuron.skeleton.path_length() / 1000
         soma = neuron.skeleton.vertices[int(neuron.skeleton.root), 1]
         return [
-            (f"{len(depth):,} vertices, {length:.2f} mm of neurite, {depth.min():.0f} to {depth.max():.0f} µm below the "
-            f"pia, root at {soma:.0f} µm")
+            (
+                f"{len(depth):,} vertices, {length:.2f} mm of neurite, {depth.min():.0f} to {depth.max():.0f} µm below "
+                f"the pia, root at {soma:.0f} µm"
+            )
         ]
 
     def mesh(self) -> list[str]:
@@ -120,8 +122,10 @@ class Tour:
         known = self.labels[self.labels != 0]
         share = 100 * len(known) / max(1, len(self.labels))
         return [
-            (f"{len(self.shape.vertices):,} vertices, {len(self.shape.faces):,} faces; {share:.1f} % of the vertices have "
-            f"one of {len(set(known.tolist())):,} level-2 ids ({took:.2f} s)")
+            (
+                f"{len(self.shape.vertices):,} vertices, {len(self.shape.faces):,} faces; {share:.1f} % of the "
+                f"vertices have one of {len(set(known.tolist())):,} level-2 ids ({took:.2f} s)"
+            )
         ]
 
     def export(self) -> list[str]:
