@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from cortexclient.registry.finding import exists, get_spec, register, resolve, unregister
 from cortexclient.registry.listing import DatasetInfo, list_datasets
+from cortexclient.registry.notices import SpecWarning
 from cortexclient.registry.trust import is_trusted, trust, trusted_hosts, untrust
 
 __all__ = [
     "DatasetInfo",
+    "SpecWarning",
     "exists",
     "get_spec",
     "is_trusted",

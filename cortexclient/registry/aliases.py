@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cortexclient.registry.layers import NAME, layers
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["aliases_in", "all_aliases", "owner_of_alias"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from cortexclient.spec.dataset import DatasetSpec
     from cortexclient.spec.nodes import MappingNode
     from cortexclient.spec.problems import Problem
@@ -30,12 +31,15 @@ class Assembly:
     problems : list of Problem
     files : list of pathlib.Path
         Every file that took part, the dataset's own first.
+    variables : dict
+        Environment variables that it asked for, and what they held.
     """
 
     root: MappingNode | None = None
     spec: DatasetSpec | None = None
     problems: list[Problem] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    variables: dict[str, str | None] = field(default_factory=dict)
 
 
 def read(path: Path, *, layer: str | None = None) -> DatasetSpec:
@@ -60,11 +64,15 @@ def finished(what: Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
         If it has problems.
     """
     from cortexclient.spec.dataset import DatasetSpec
+    from cortexclient.spec.environment import has_placeholder
     from cortexclient.spec.nodes import MappingNode, from_plain
     from cortexclient.spec.problems import raise_problems
 
     if isinstance(what, DatasetSpec):
-        return what
+        exports = what.exports.path + "".join(what.exports.mirrors) if what.exports else ""
+        if not has_placeholder(what.server_address + what.datastack + exports):
+            return what
+        what = what.as_dict()
     root = from_plain(what, "<mapping>")
     if not isinstance(root, MappingNode):
         raise TypeError(f"a spec is a mapping, a DatasetSpec or a path, not {type(what).__name__}")
@@ -76,7 +84,9 @@ def finished(what: Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
     return result.spec
 
 
-def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) -> Assembly:
+def assemble(
+    path: Path, *, layer: str | None = None, must_match: bool = False, strict: bool = True
+) -> Assembly:
     """Put a dataset together from its file.
 
     Parameters
@@ -86,30 +96,39 @@ def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) 
         The layer that it was found in; there its name must equal the file's.
     must_match : bool
         Whether the name must equal the file's stem wherever the file lies.
+    strict : bool
+        Whether an environment variable that is not set is a problem.
     """
     from cortexclient.spec.reading import load_nodes
 
     root, problems = load_nodes(path)
     result = Assembly(root=root, problems=problems, files=[path])
     if root is not None:
-        _complete(result, name=path.stem if layer is not None or must_match else None)
+        _complete(result, name=path.stem if layer is not None or must_match else None, strict=strict)
     return result
 
 
-def _complete(result: Assembly, *, name: str | None) -> None:
+def _complete(result: Assembly, *, name: str | None, strict: bool = True) -> None:
     from cortexclient.registry.inheritance import build_up
+    from cortexclient.spec.dataset import DatasetSpec
+    from cortexclient.spec.environment import fill_in
     from cortexclient.spec.reading import validate_nodes
+    from cortexclient.spec.secrets import find_secrets
 
     if result.root is None:
         return
     if name is not None:
         result.problems += _name_problems(result.root, name)
-    result.root = build_up(result.root, result)
+    merged = build_up(result.root, result)
+    result.root, problems, result.variables = fill_in(merged, strict=strict)
+    result.problems += problems
+    if not result.files:
+        result.problems += [problem for _, problem in find_secrets(result.root)]
     spec, problems = validate_nodes(result.root)
     result.problems += problems
-    if spec is not None and result.files:
-        spec._origin = str(result.files[0])
-    result.spec = spec  # type: ignore[assignment]
+    if isinstance(spec, DatasetSpec):
+        spec._origin = str(result.files[0]) if result.files else None
+        result.spec = spec
 
 
 def _name_problems(root: MappingNode, stem: str) -> list[Problem]:

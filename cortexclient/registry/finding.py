@@ -6,20 +6,21 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import UnknownDatasetError
 from cortexclient.registry.layers import BUILT_IN, NAME, REGISTERED, Layer, layers
+from cortexclient.registry.notices import SpecWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cortexclient.spec import DatasetSpec
 
 __all__ = [
     "Candidate",
-    "SpecWarning",
     "candidates",
     "exists",
     "get_spec",
@@ -29,10 +30,6 @@ __all__ = [
     "resolve",
     "unregister",
 ]
-
-
-class SpecWarning(UserWarning):
-    """Something about a spec that the user should know: it is deprecated, or hides a built-in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,7 @@ def unregister(name: str) -> None:
 
 
 def registered() -> dict[str, Candidate]:
-    """What was registered in this session, by name."""
+    """Return what was registered in this session, by name."""
     with _lock:
         return dict(_registered)
 
@@ -149,8 +146,8 @@ def resolve(what: str | os.PathLike[str] | Mapping[str, Any] | DatasetSpec) -> t
     Parameters
     ----------
     what : str, path, mapping or DatasetSpec
-        A name or alias (``minnie_public``), one with a version (``minnie_public@1300``), the path of a YAML file (a text
-        with a slash or ending in .yaml), a mapping nested like the YAML, or a spec.
+        A name or alias (``minnie_public``), one with a version (``minnie_public@1300``), the path of a YAML file (a
+        text with a slash or ending in .yaml), a mapping nested like the YAML, or a spec.
 
     Returns
     -------

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cortexclient.registry.finding import candidates
 from cortexclient.registry.layers import layers
-from cortexclient.spec.dataset import VolumeSpec
 from cortexclient.spec.merge import inherit, merge
 from cortexclient.spec.nodes import MappingNode, ScalarNode, from_plain
 from cortexclient.spec.problems import Problem, close_names
 from cortexclient.spec.reading import load_nodes, validate_nodes
+from cortexclient.spec.volume import VolumeSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cortexclient.registry.assembly import Assembly
 
 __all__ = ["build_up"]

@@ -48,8 +48,8 @@ class Layer:
 def builtin_folder() -> Path:
     """Folder of the specs that come with cortexclient.
 
-    In a wheel that is ``cortexclient/_specs``; in a checkout ``datasets/`` beside ``pyproject.toml``. The latter file is asked
-    for because ``site-packages/datasets`` may well be somebody else's package.
+    In a wheel that is ``cortexclient/_specs``; in a checkout ``datasets/`` beside ``pyproject.toml``. The latter file
+    is asked for because ``site-packages/datasets`` may well be somebody else's package.
     """
     package = Path(__file__).resolve().parents[1]
     packed = package / "_specs"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from cortexclient.errors import CortexError
 from cortexclient.registry.finding import Candidate, candidates, registered
 from cortexclient.registry.layers import layers
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["DatasetInfo", "list_datasets"]
 

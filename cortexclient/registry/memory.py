@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cortexclient.registry.notices import SpecWarning
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cortexclient.spec.dataset import DatasetSpec
 
 __all__ = ["forget", "remembered"]
@@ -21,6 +26,13 @@ Stamp = tuple[int, int, int]
 class _Memory:
     spec: DatasetSpec
     stamps: dict[Path, Stamp]
+    variables: dict[str, str | None]
+
+    def holds(self) -> bool:
+        """Whether neither a file nor an environment variable has changed."""
+        return all(_stamp(file) == stamp for file, stamp in self.stamps.items()) and all(
+            os.environ.get(name) == value for name, value in self.variables.items()
+        )
 
 
 _lock = threading.Lock()
@@ -41,15 +53,17 @@ def remembered(path: Path, layer: str | None) -> DatasetSpec:
     path = path.absolute()
     with _lock:
         memory = _memories.get((path, layer))
-    if memory is not None and all(_stamp(file) == stamp for file, stamp in memory.stamps.items()):
+    if memory is not None and memory.holds():
         return memory.spec
     result = assemble(path, layer=layer)
     raise_problems(result.problems)
+    for problem in result.problems:
+        warnings.warn(str(problem), SpecWarning, stacklevel=6)
     if result.spec is None:
         raise TypeError("a spec without problems is a spec")
     stamps = {file: stamp for file in result.files if (stamp := _stamp(file)) is not None}
     with _lock:
-        _memories[path, layer] = _Memory(result.spec, stamps)
+        _memories[path, layer] = _Memory(result.spec, stamps, result.variables)
         while len(_memories) > MOST_SPECS:
             _memories.pop(next(iter(_memories)))
     return result.spec

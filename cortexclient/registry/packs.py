@@ -1,44 +1,40 @@
-"""Spec packs: installed packages that bring YAML files, announced by entry points of the group ``cortexclient.datasets``.
+"""Spec packs: installed packages that bring YAML files, announced by entry points ``cortexclient.datasets``.
 
-The entry point's value is the package that holds the files, for example ``lab_specs = "lab_package.specs"``. Its code is not
-run: only its folder is looked up.
+The entry point's value is the package that holds the files, for example ``lab_specs = "lab_package.specs"``. Its code
+is not run: only its folder is looked up.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-import threading
-from importlib.metadata import EntryPoint
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cortexclient.registry.layers import Layer
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["GROUP", "forget_packs", "pack_layers"]
 
 GROUP = "cortexclient.datasets"
 _log = logging.getLogger(__name__)
-_lock = threading.Lock()
-_known: list[Layer] | None = None
 
 
-def pack_layers() -> list[Layer]:
-    """Folders of all installed packs, in the order of their names; looked up once per process."""
-    global _known
-    with _lock:
-        if _known is None:
-            from importlib.metadata import entry_points
+@cache
+def pack_layers() -> tuple[Layer, ...]:
+    """Return the folders of all installed packs, in the order of their names; looked up once per process."""
+    from importlib.metadata import entry_points
 
-            points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
-            _known = [layer for point in points if (layer := _layer(point)) is not None]
-        return list(_known)
+    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    return tuple(layer for point in points if (layer := _layer(point)) is not None)
 
 
 def forget_packs() -> None:
     """Look the packs up anew at the next question (after an installation, say)."""
-    global _known
-    with _lock:
-        _known = None
+    pack_layers.cache_clear()
 
 
 def _layer(point: EntryPoint) -> Layer | None:

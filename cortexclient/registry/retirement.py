@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Literal
 
 from cortexclient.errors import UnknownDatasetError
+from cortexclient.registry.notices import SpecWarning
 
 if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
@@ -53,8 +54,6 @@ def heed_deprecation(spec: DatasetSpec) -> None:
             f"the dataset {spec.name} is no longer supported since {plan.refused_from}{reason}{instead}, "
             "or set CORTEXCLIENT_ALLOW_DEPRECATED=1 to load it all the same"
         )
-    from cortexclient.registry.finding import SpecWarning
-
     end = plan.refused_from or plan.removed_from
     until = f", and will not load from {end} on" if end and now == "deprecated" else ""
     warnings.warn(f"the dataset {spec.name} is deprecated{until}{reason}{instead}", SpecWarning, stacklevel=6)

@@ -1,7 +1,7 @@
 """Which servers may be shown the user's general token.
 
-A spec is a file that anybody can write. The token that is stored for a server goes to that server only; the token without
-a server goes to hosts of the built-in specs, to this machine, and to hosts that the user has allowed.
+A spec is a file that anybody can write. The token that is stored for a server goes to that server only; the token
+without a server goes to hosts of the built-in specs, to this machine, and to hosts that the user has allowed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import tempfile
 import threading
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,14 +19,15 @@ from cortexclient.settings import config_dir
 
 __all__ = ["is_trusted", "trust", "trusted_hosts", "trusted_hosts_file", "untrust"]
 
-_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*|[0-9a-f:]+")
+_HOST = re.compile(
+    r"(?=.{1,260}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?"
+)
 _lock = threading.Lock()
-_builtin: frozenset[str] | None = None
 
 
 def trusted_hosts_file() -> Path:
     """File of hosts that the user has allowed, one per line."""
-    return config_dir() / "trusted_hosts.txt"
+    return config_dir() / "trusted_hosts"
 
 
 def is_trusted(host: str) -> bool:
@@ -39,7 +41,9 @@ def is_trusted(host: str) -> bool:
     from cortexclient.spec.fields import is_loopback
 
     name = _host(host)
-    return bool(name) and (is_loopback(name) or name in _builtin_hosts() or name in trusted_hosts())
+    if not name:
+        return False
+    return is_loopback(urlsplit(f"//{name}").hostname) or name in _builtin_hosts() or name in trusted_hosts()
 
 
 def trusted_hosts() -> list[str]:
@@ -77,10 +81,10 @@ def untrust(host: str) -> None:
 
 
 def _host(text: str) -> str:
+    """Host, with its port where one is written: another port may be another person's server."""
     text = text.strip()
-    parts = urlsplit(text if "://" in text else f"//{text}")
     with suppress(ValueError):
-        return (parts.hostname or "").lower().rstrip(".")
+        return urlsplit(text if "://" in text else f"//{text}").netloc.rpartition("@")[2].lower()
     return ""
 
 
@@ -95,17 +99,15 @@ def _write(hosts: set[str]) -> None:
         Path(name).replace(path)
 
 
+@cache
 def _builtin_hosts() -> frozenset[str]:
-    global _builtin
-    if _builtin is None:
-        from cortexclient.errors import CortexError
-        from cortexclient.registry.assembly import read
-        from cortexclient.registry.layers import BUILT_IN, Layer, builtin_folder
+    from cortexclient.errors import CortexError
+    from cortexclient.registry.assembly import read
+    from cortexclient.registry.layers import BUILT_IN, Layer, builtin_folder
 
-        layer = Layer(BUILT_IN, builtin_folder())
-        hosts = set()
-        for name in layer.names():
-            with suppress(CortexError):
-                hosts.add(read(layer.file(name), layer=BUILT_IN).host)
-        _builtin = frozenset(hosts - {""})
-    return _builtin
+    layer = Layer(BUILT_IN, builtin_folder())
+    hosts = set()
+    for name in layer.names():
+        with suppress(CortexError):
+            hosts.add(read(layer.file(name), layer=BUILT_IN).host)
+    return frozenset(hosts - {""})

@@ -5,7 +5,7 @@ Nothing here needs numpy, pandas or a network.
 
 from __future__ import annotations
 
-from cortexclient.spec.dataset import DatasetSpec, VolumeSpec, default_class_name
+from cortexclient.spec.dataset import DatasetSpec, default_class_name
 from cortexclient.spec.problems import Problem
 from cortexclient.spec.reading import read_spec, spec_from_mapping
 from cortexclient.spec.sections import (
@@ -24,6 +24,7 @@ from cortexclient.spec.sections import (
     VersionSpec,
 )
 from cortexclient.spec.transform import RotationSpec, TransformSpec, TransformStep
+from cortexclient.spec.volume import VolumeSpec
 
 __all__ = [
     "AccessSpec",

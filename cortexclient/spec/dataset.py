@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from cortexclient.errors import NotConfiguredError, UnknownTableError
+from cortexclient.errors import NotConfiguredError
+from cortexclient.spec import checks
 from cortexclient.spec.dump import fingerprint
 from cortexclient.spec.fields import (
     DatasetName,
@@ -21,115 +19,39 @@ from cortexclient.spec.fields import (
     TableName,
     Text,
     Url,
-    VoxelSize,
     frozen,
     refuse,
 )
+from cortexclient.spec.lifetimes import table_at
+from cortexclient.spec.migrate import CURRENT_SCHEMA
 from cortexclient.spec.sections import (
     AccessSpec,
     CapabilitiesSpec,
     CellIdsSpec,
     CitationSpec,
     DeprecationSpec,
-    DepthRange,
     ExampleIdsSpec,
     ExportsSpec,
-    LayerSpec,
     LicenseSpec,
-    Section,
-    SourceSpec,
     SynapsesSpec,
     TableSpec,
     VersionSpec,
 )
-from cortexclient.spec.transform import TransformField
+from cortexclient.spec.volume import VolumeSpec
 
-__all__ = ["CURRENT_SCHEMA", "DatasetSpec", "VolumeSpec", "default_class_name"]
+if TYPE_CHECKING:
+    from datetime import datetime
 
-CURRENT_SCHEMA = 1
-
-
-def _several(findings: list[tuple[tuple[str | int, ...], str, str, str]]) -> None:
-    """Raise all findings of a validator at once, each at its own place.
-
-    Raises
-    ------
-    pydantic_core.ValidationError
-        If there are any.
-    """
-    if findings:
-        raise ValidationError.from_exception_data(
-            "spec",
-            [
-                InitErrorDetails(
-                    type=PydanticCustomError(code, "{what}", {"what": what, "advice": advice}),
-                    loc=place,
-                    input=None,
-                )
-                for place, code, what, advice in findings
-            ],
-        )
-
-
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
-    _several(
-        [
-            ((index,), "CX302", f"{value!r} stands here twice", "keep one of them")
-            for index, value in enumerate(values)
-            if value in values[:index]
-        ]
-    )
-    return values
-
-
-def _versions_in_order(versions: tuple[VersionSpec, ...]) -> tuple[VersionSpec, ...]:
-    findings: list[tuple[tuple[str | int, ...], str, str, str]] = []
-    seen: set[int] = set()
-    for index, item in enumerate(versions):
-        if item.version in seen:
-            findings.append(
-                ((index, "version"), "CX303", f"version {item.version} is listed twice", "keep one of them")
-            )
-        seen.add(item.version)
-    dated = sorted(
-        (item.version, item.timestamp, i) for i, item in enumerate(versions) if item.timestamp is not None
-    )
-    for (version, stamp, _), (later, its_stamp, index) in zip(dated, dated[1:], strict=False):
-        if its_stamp <= stamp and later != version:
-            findings.append(
-                (
-                    (index, "timestamp"),
-                    "CX303",
-                    f"version {later} would be older ({its_stamp:%Y-%m-%d %H:%M}) than version {version} "
-                    f"({stamp:%Y-%m-%d %H:%M})",
-                    "take both timestamps from the server's own version metadata",
-                )
-            )
-    _several(findings)
-    return versions
-
-
-def _layers_in_order(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
-    _several(
-        [
-            (
-                (index,),
-                "CX208",
-                f"layer {lower.name} begins above the end of {upper.name}",
-                "list layers from pia down",
-            )
-            for index, (upper, lower) in enumerate(zip(layers, layers[1:], strict=False), start=1)
-            if lower.top_um < upper.bottom_um
-        ]
-    )
-    return layers
+__all__ = ["DatasetSpec", "default_class_name"]
 
 
 def _latest_or_number(value: object) -> object:
     if value == "latest" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**9):
         return value
     return refuse(
-        "CX206", f"{value!r} is not a version", "write latest, or the number of a version without quotes"
+        "CX206",
+        f"{str(value)[:60]!r} is not a version",
+        "write latest, or the number of a version without quotes",
     )
 
 
@@ -140,27 +62,6 @@ DefaultVersion = Annotated[
 ]
 ClassName = Annotated[str, Field(strict=True, pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
 Role = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-
-
-class VolumeSpec(Section):
-    """What several datasets of one brain share: written once in ``volumes/<name>.yaml``, used by ``volume: <name>``."""
-
-    title: Text | None = None
-    """One line for people."""
-    species: Text | None = None
-    """Whose brain: Mus musculus."""
-    region: Text | None = None
-    """Which part of it: primary visual cortex."""
-    voxel_resolution: VoxelSize | None = None
-    """Size in nm of the voxels in which the server gives positions."""
-    transform: TransformField | None = None
-    """From positions in nm to depth below the pia."""
-    layers: Annotated[tuple[LayerSpec, ...], AfterValidator(_layers_in_order)] = ()
-    """Layers of cortex from the pia down, in um."""
-    depth_range_um: DepthRange | None = None
-    """Range of depths that figures show, in um below the pia."""
-    sources: Annotated[Mapping[str, SourceSpec], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
-    """Where single facts are from, by their dotted path."""
 
 
 class DatasetSpec(VolumeSpec):
@@ -184,7 +85,7 @@ class DatasetSpec(VolumeSpec):
     """One line for people."""
     description: Text | None = None
     """A few sentences for people."""
-    aliases: Annotated[tuple[DatasetName, ...], AfterValidator(_distinct)] = ()
+    aliases: Annotated[tuple[DatasetName, ...], AfterValidator(checks.distinct)] = ()
     """Other names to load it by."""
     class_name: ClassName | None = None
     """Name of its client class; left out: the name in CamelCase with Client behind."""
@@ -212,7 +113,7 @@ class DatasetSpec(VolumeSpec):
     """Static dumps of the tables."""
     tables: Annotated[Mapping[Role, TableSpec], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
     """Tables and views by the role that they play (proofreading, cell_types, edges, coregistration, ...)."""
-    versions: Annotated[tuple[VersionSpec, ...], AfterValidator(_versions_in_order)] = ()
+    versions: Annotated[tuple[VersionSpec, ...], AfterValidator(checks.versions_in_order)] = ()
     """Materialized versions that are worth knowing offline."""
     default_version: DefaultVersion = "latest"
     """Version that a client without one uses: latest, or a number."""
@@ -235,31 +136,7 @@ class DatasetSpec(VolumeSpec):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        findings: list[tuple[tuple[str | int, ...], str, str, str]] = []
-        if self.schema_version != CURRENT_SCHEMA:
-            what = f"schema version {self.schema_version} is not known here"
-            findings.append(
-                (("schema_version",), "CX310", what, f"write {CURRENT_SCHEMA}, or update cortexclient")
-            )
-        if self.name in self.aliases:
-            place = ("aliases", self.aliases.index(self.name))
-            findings.append((place, "CX302", f"{self.name!r} is the dataset's own name", "remove it"))
-        if isinstance(self.default_version, int) and self.versions:
-            known = {item.version: item for item in self.versions}
-            item = known.get(self.default_version)
-            if item is None or item.status == "expired":
-                what = f"version {self.default_version} is {'expired' if item else 'not among the versions'}"
-                findings.append((("default_version",), "CX305", what, "choose another, or write latest"))
-        if self.deprecation and self.deprecation.replaced_by == self.name:
-            place = ("deprecation", "replaced_by")
-            findings.append((place, "CX311", "a dataset cannot replace itself", "name its successor"))
-        for path in self.sources:
-            if not _exists(self, path):
-                what = f"there is no value at {path!r}"
-                findings.append(
-                    (("sources", path), "CX309", what, "name a value of this file by its dotted path")
-                )
-        _several(findings)
+        checks.raise_findings(checks.fits_together(self, CURRENT_SCHEMA))
         return self
 
     # ------------------------------------------------------------------------------------------------ identity
@@ -328,8 +205,8 @@ class DatasetSpec(VolumeSpec):
             if value is None or value == ():
                 where = f" (it was read from {self.origin})" if self.origin else ""
                 raise NotConfiguredError(
-                    f"{feature or 'this'} needs `{path}`, which the spec of {self.name} does not have; add `{path}` to its "
-                    f"YAML file{where}, or load the dataset with an own copy of it"
+                    f"{feature or 'this'} needs `{path}`, which the spec of {self.name} does not have; "
+                    f"add `{path}` to its YAML file{where}, or load an own copy that has it"
                 )
         return value
 
@@ -354,74 +231,22 @@ class DatasetSpec(VolumeSpec):
         UnknownTableError
             If it does, but not for that version; the message says which versions have one.
         """
-        entry = self.tables.get(role)
-        if entry is None and role == "synapses" and self.synapse_table is not None:
-            entry = TableSpec(name=self.synapse_table)
-        if entry is None:
-            known = ", ".join(self.tables) or "none"
-            raise NotConfiguredError(
-                f"the spec of {self.name} names no table for the role {role!r} (it has: {known}); add `tables.{role}` to it"
-            )
-        candidates = list(_lives(entry))
-        if version is None:
-            if candidates[-1].until is None:
-                return candidates[-1]
-        else:
-            for table in reversed(candidates):
-                if table.exists_at(version):
-                    return table
-        lives = "; ".join(f"{table.name}: {table.lifetime}" for table in candidates)
-        when = "today" if version is None else f"in version {version}"
-        raise UnknownTableError(
-            f"{self.name} has no table for {role!r} {when} ({lives}); pin another version"
-        )
+        return table_at(self, role, version)
 
     def version_info(self, version: int) -> VersionSpec | None:
-        """What the spec knows about a version, or None."""
+        """Return what the spec knows about a version, or None."""
         return next((item for item in self.versions if item.version == version), None)
 
     def timestamp_of(self, version: int) -> datetime | None:
-        """The moment that a version froze, as far as the spec knows (UTC)."""
+        """Return the moment that a version froze, in UTC, or None where the spec does not know it."""
         item = self.version_info(version)
         return item.timestamp if item else None
 
     def cite(self) -> str:
-        """What to cite, as text for people; the same that ``cortexclient cite`` prints."""
+        """Say what to cite, as text for people; the same that ``cortexclient cite`` prints."""
         from cortexclient.spec.citing import citation_text
 
         return citation_text(self)
-
-
-def _lives(entry: TableSpec) -> Iterator[TableSpec]:
-    """All tables that ever played a role, oldest first."""
-    yield from sorted(entry.earlier, key=lambda table: table.since or 0)
-    yield entry
-    if entry.replaced_by is not None and entry.until is not None:
-        yield entry.model_copy(
-            update={
-                "name": entry.replaced_by,
-                "since": entry.until + 1,
-                "until": None,
-                "replaced_by": None,
-                "earlier": (),
-            }
-        )
-
-
-def _exists(spec: Section, path: str) -> bool:
-    value: Any = spec
-    for part in re.findall(r"[^.\[\]]+", path):
-        if isinstance(value, Section):
-            value = getattr(value, part, None) if part in type(value).model_fields else None
-        elif isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, tuple) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return False
-        if value is None:
-            return False
-    return True
 
 
 def default_class_name(name: str) -> str:

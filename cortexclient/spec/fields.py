@@ -5,13 +5,15 @@ from __future__ import annotations
 import ipaddress
 import keyword
 import re
-from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
 from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "DOI",
@@ -60,7 +62,7 @@ class FrozenDict(dict[K, V]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("specs are read-only; make a changed copy with spec.with_overrides({...})")
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -110,7 +112,7 @@ DatasetName = Annotated[
 ]
 
 
-def _pattern(regex: str, what: str, advice: str) -> Any:
+def _matches(regex: str, what: str, advice: str) -> AfterValidator:
     compiled = re.compile(regex)
 
     def check(value: str) -> str:
@@ -118,32 +120,40 @@ def _pattern(regex: str, what: str, advice: str) -> Any:
             refuse("CX207", f"{_short(value)} cannot be {what}", advice)
         return value
 
-    return Annotated[
-        str,
-        Field(strict=True),
-        AfterValidator(check),
-        WithJsonSchema({"type": "string", "pattern": f"^{regex}$"}),
-    ]
+    return AfterValidator(check)
 
 
-TableName = _pattern(
-    r"[A-Za-z_][A-Za-z0-9_]{0,126}",
-    "the name of a table or view",
-    "table names are letters, digits and underscores; look them up on the server's info page",
-)
+_TABLE = r"[A-Za-z_][A-Za-z0-9_]{0,126}"
+TableName = Annotated[
+    str,
+    Field(strict=True),
+    _matches(
+        _TABLE,
+        "the name of a table or view",
+        "table names are letters, digits and underscores; look them up on the server's info page",
+    ),
+    WithJsonSchema({"type": "string", "pattern": f"^{_TABLE}$"}),
+]
 Datastack = Annotated[
-    _pattern(
+    str,
+    Field(strict=True),
+    _matches(
         r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}",
         "the name of a datastack",
         "use the server's own name for it (letters, digits, _ . -), for example minnie65_public",
     ),
     WithJsonSchema({"type": "string", "pattern": r"^([A-Za-z0-9][A-Za-z0-9_.-]*|.*\$\{env:.+\}.*)$"}),
 ]
-DOI = _pattern(
-    r"10\.[0-9]{4,9}/\S{1,200}",
-    "a DOI",
-    "write the bare DOI, without https://doi.org/ : 10.1038/s41586-025-08790-w",
-)
+DOI = Annotated[
+    str,
+    Field(strict=True),
+    _matches(
+        r"10\.[0-9]{4,9}/\S{1,200}",
+        "a DOI",
+        "write the bare DOI, without https://doi.org/ : 10.1038/s41586-025-08790-w",
+    ),
+    WithJsonSchema({"type": "string", "pattern": r"^10\.[0-9]{4,9}/\S+$"}),
+]
 
 
 # ----------------------------------------------------------------------------------------------------------------- ids
@@ -343,5 +353,4 @@ VoxelSize = Annotated[
 
 
 def _short(value: object) -> str:
-    text = repr(value) if len(str(value)[:100]) < 80 else repr(str(value)[:77] + "...")
-    return text
+    return repr(value) if len(str(value)) < 80 else repr(str(value)[:77] + "...")

@@ -1,7 +1,7 @@
 """YAML values that remember where they stand.
 
-A spec is read into these nodes first: inheritance merges them, so that after any number of files every value still knows
-the line that it came from.
+A spec is read into these nodes first: inheritance merges them, so that after any number of files every value still
+knows the line that it came from.
 """
 
 from __future__ import annotations

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from cortexclient.spec.dataset import DatasetSpec, VolumeSpec
+from cortexclient.spec.dataset import DatasetSpec
 from cortexclient.spec.merge import merge
+from cortexclient.spec.migrate import migrate
 from cortexclient.spec.nodes import MappingNode, from_plain, to_plain
 from cortexclient.spec.problems import Problem, raise_problems
+from cortexclient.spec.secrets import find_secrets, find_secrets_in_text
 from cortexclient.spec.translate import problems_from
 from cortexclient.spec.yaml_reader import read_bytes, read_nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cortexclient.spec.volume import VolumeSpec
 
 __all__ = ["load_nodes", "read_spec", "spec_from_mapping", "validate_nodes"]
 
 
 def load_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
-    """Read a file into nodes, without looking at what they mean."""
+    """Read a file into nodes of the current schema, and look for secrets in all of its text.
+
+    Returns
+    -------
+    root : MappingNode or None
+        None where nothing can be made of the file.
+    problems : list of Problem
+    """
     content, problems = read_bytes(path, str(path))
-    return (None, problems) if problems else read_nodes(content, str(path))
+    if problems:
+        return None, problems
+    root, problems = read_nodes(content, str(path))
+    if root is not None:
+        root, more = migrate(root)
+        problems += more
+        problems += [problem for _, problem in find_secrets(root)]
+    seen = {problem.line for problem in problems if problem.code == "CX401"}
+    problems += [problem for problem in find_secrets_in_text(content, str(path)) if problem.line not in seen]
+    return root, problems
 
 
 def validate_nodes(
@@ -38,7 +60,8 @@ def validate_nodes(
     try:
         return model.model_validate(to_plain(root)), []
     except ValidationError as error:
-        return None, problems_from(error, root, model)
+        secret = [path for path, _ in find_secrets(root)]
+        return None, problems_from(error, root, model, hidden=secret)
 
 
 def spec_from_mapping(
@@ -59,11 +82,12 @@ def spec_from_mapping(
     SpecError
         With all problems.
     """
-    root = from_plain(values, label)
+    root = cast("MappingNode", from_plain(values, label))
     if onto is not None:
-        root = merge(from_plain(onto, label), root)
-    spec, problems = validate_nodes(cast("MappingNode", root))
-    raise_problems(problems)
+        root = cast("MappingNode", merge(from_plain(onto, label), root))
+    secrets = [problem for _, problem in find_secrets(root)]
+    spec, problems = validate_nodes(root)
+    raise_problems(secrets + problems)
     return cast("DatasetSpec", spec)
 
 

@@ -1,7 +1,7 @@
 """What an unquoted YAML value means.
 
-YAML 1.1 and 1.2 readers disagree about ``no``, ``012`` and ``12:30``. Here such a value means nothing until it is quoted,
-so that no editor, validator or other language reads a spec differently from us.
+YAML 1.1 and 1.2 readers disagree about ``no``, ``012`` and ``12:30``. Here such a value means nothing until it is
+quoted, so that no editor, validator or other language reads a spec differently from us.
 """
 
 from __future__ import annotations

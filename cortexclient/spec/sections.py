@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -342,7 +343,7 @@ class DeprecationSpec(Section):
             for name in ("since", "refused_from", "removed_from")
             if (day := getattr(self, name)) is not None
         ]
-        for (first, day), (second, later) in zip(days, days[1:], strict=False):
+        for (first, day), (second, later) in pairwise(days):
             if later < day:
                 refuse(
                     "CX311",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -15,8 +15,12 @@ __all__ = ["problems_from"]
 Path = tuple[str | int, ...]
 
 
-def problems_from(error: ValidationError, root: MappingNode, model: type[BaseModel]) -> list[Problem]:
+def problems_from(
+    error: ValidationError, root: MappingNode, model: type[BaseModel], *, hidden: Sequence[Path] = ()
+) -> list[Problem]:
     """Translate a validation error, pointing into the nodes that were validated.
+
+    Nothing is said about values at or below the `hidden` paths: they hold secrets, and have been complained about.
 
     Returns
     -------
@@ -26,6 +30,8 @@ def problems_from(error: ValidationError, root: MappingNode, model: type[BaseMod
     problems: dict[tuple[Path, str], Problem] = {}
     for item in error.errors(include_url=False)[: 10 * MAX_SHOWN]:
         path = tuple(item["loc"])
+        if any(path[: len(secret)] == secret for secret in hidden):
+            continue
         node, mark, followed = find(root, path)
         kind = item["type"]
         if kind == "missing":
@@ -45,7 +51,7 @@ def problems_from(error: ValidationError, root: MappingNode, model: type[BaseMod
             if isinstance(node.value, Lookalike):
                 code = "CX204"
                 message = f"unquoted, {node.text} is taken for {node.value.taken_for} by some readers of YAML"
-                advice = f'write "{node.text}" in quotes if text is meant, else true or false, or a plain decimal number'
+                advice = f'quote it if text is meant: "{node.text}"; else write true or false, or a plain decimal number'
         shown = path if kind == "extra_forbidden" else followed
         problems.setdefault((shown, ""), Problem(*mark, code, dotted(shown), message, advice))
     return list(problems.values())
@@ -158,7 +164,7 @@ def _what_to_write(model: type[BaseModel], path: Path) -> str:
 
 
 def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
-    """The section that a path leads to; list indices, map keys and union branches do not change it."""
+    """Find the section that a path leads to; list indices, map keys and union branches do not change it."""
     for part in path:
         field = model.model_fields.get(str(part))
         if field is not None:

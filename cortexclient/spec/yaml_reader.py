@@ -1,21 +1,24 @@
 """Safe reading of one YAML document into nodes, in bounded time and memory.
 
-Only PyYAML's event stream is used; nothing is ever constructed from a tag. The limits below are far above any honest spec.
+Only PyYAML's event stream is used; nothing is ever constructed from a tag. The limits below are far above any honest
+spec.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from cortexclient.spec.nodes import Entry, Lookalike, MappingNode, Mark, Node, ScalarNode, SequenceNode
 from cortexclient.spec.problems import Problem, dotted
 from cortexclient.spec.scalars import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["MAX_ALIASES", "MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "read_bytes", "read_nodes"]
 
