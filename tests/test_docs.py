@@ -1,0 +1,87 @@
+"""Documentation that runs: every Python block of the README and of the pages is executed against the sandbox.
+
+The blocks of a page share one namespace, from top to bottom. A block is passed over only where the line above it says
+why: ``<!-- not run: REASON -->``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(
+    r"(?P<exempt><!-- not run: (?P<reason>[^>]+?) -->\s*\n)?^```python[^\n]*\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
+)
+LINK = re.compile(r"\[[^\]]+\]\((?!https?://|#|mailto:)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
+
+
+def pages() -> list[Path]:
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
+
+
+def blocks(page: Path) -> list[tuple[int, str]]:
+    """Line number and code of each block that is to be run."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        (text[: found.start("code")].count("\n"), found["code"])
+        for found in BLOCK.finditer(text)
+        if found["exempt"] is None
+    ]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if blocks(page)], ids=name)
+def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "documentation"}
+    for line, code in blocks(page):
+        # the blocks are ours; line numbers in tracebacks are those of the page
+        exec(compile("\n" * line + code, str(page), "exec"), namespace)  # noqa: S102
+    assert namespace.keys() > {"__name__"}
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.close("all")
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    broken = [
+        found["target"]
+        for found in LINK.finditer(text)
+        if not (page.parent / found["target"]).resolve().exists()
+    ]
+    assert not broken
+
+
+def test_every_page_is_listed_on_the_index() -> None:
+    folder = REPOSITORY / "docs"
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    listed = {found["target"] for found in LINK.finditer(index)}
+    written = {str(path.relative_to(folder)) for path in folder.glob("**/*.md")} - {"index.md"}
+    assert written <= listed, f"docs/index.md does not mention {sorted(written - listed)}"
+
+
+def test_readme_lists_the_datasets() -> None:
+    import cortexclient
+
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([a-z0-9_]+)` \|", readme, re.MULTILINE))
+    assert listed == set(cortexclient.list_datasets())
+
+
+def test_every_command_is_documented() -> None:
+    import typer.main
+
+    from cortexclient.cli.app import build_app
+
+    group: Any = typer.main.get_command(build_app())
+    page = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
+    missing = [command for command in group.commands if f"cortexclient {command}" not in page]
+    assert not missing
