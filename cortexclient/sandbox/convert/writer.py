@@ -1,0 +1,288 @@
+"""Writing a recorded cell as a data folder."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cortexclient.sandbox.convert.hierarchy import write_graph
+from cortexclient.sandbox.convert.readers import AXES, SIDES, Cell
+from cortexclient.sandbox.layout import DataFolder
+
+__all__ = ["write_cell"]
+
+TABLE = "synapses_pni_2"
+VOXEL_NM = (4.0, 4.0, 40.0)
+PCG_TABLE = "minnie3_v1"
+VERSION = 1
+POINTS = ("pre_pt", "post_pt", "ctr_pt")
+# positions of MICrONS meshes lie on this grid; it is what makes draco lossless
+DRACO_BITS = 15
+
+
+def write_cell(cell: Cell, destination: Path, info: dict[str, Any]) -> DataFolder:
+    """Write a cell into a folder; see :func:`cortexclient.sandbox.convert.convert_cell`."""
+    layers = int(info["graph"]["n_layers"])
+    if cell.root_id >> 56 != layers:
+        raise ValueError(f"root {cell.root_id} is of layer {cell.root_id >> 56}, but the info has {layers} layers")
+    destination.mkdir(parents=True, exist_ok=True)
+    _write_info(cell, destination)
+    _write_tables(cell, destination)
+    write_graph(cell, destination, info)
+    _write_l2cache(cell, destination)
+    _write_skeleton(cell, destination)
+    if cell.vertices is not None and cell.faces is not None:
+        _write_mesh(cell, cell.vertices, cell.faces, destination, info)
+    return DataFolder.open(destination)
+
+
+def _json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def _stamp(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%f")
+
+
+def _write_info(cell: Cell, folder: Path) -> None:
+    volume = {
+        "id": 1,
+        "name": "minnie65_phase3",
+        "display_name": "minnie65_phase3",
+        "description": "One recorded cell; there is no image.",
+        "image_source": "precomputed://{BASE}/precomputed/img",
+    }
+    resolution = {f"viewer_resolution_{axis}": size for axis, size in zip(AXES, VOXEL_NM, strict=True)}
+    _json(
+        folder / "datastack_info.json",
+        {
+            "datastack": cell.datastack,
+            "aligned_volume": volume,
+            "segmentation_source": f"graphene://{{BASE}}/segmentation/table/{PCG_TABLE}",
+            "skeleton_source": None,
+            "analysis_database": None,
+            "viewer_site": "{BASE}/v/sandbox",
+            "synapse_table": TABLE,
+            "soma_table": None,
+            "local_server": "{BASE}",
+            "description": f"Recording of cell {cell.root_id}.",
+            **resolution,
+            "proofreading_status_table": None,
+            "cell_identification_table": None,
+            "proofreading_review_table": None,
+        },
+    )
+    _json(
+        folder / "versions.json",
+        {
+            "versions": [
+                {
+                    "id": VERSION,
+                    "datastack": cell.datastack,
+                    "version": VERSION,
+                    "time_stamp": _stamp(cell.timestamp),
+                    "valid": True,
+                    "expires_on": _stamp(datetime(2121, 1, 1, tzinfo=UTC)),
+                    "status": "AVAILABLE",
+                    "is_merged": True,
+                    "parent_version": None,
+                }
+            ]
+        },
+    )
+
+
+def _voxels(cell: Cell) -> dict[str, NDArray[np.int32]]:
+    columns = {}
+    for point in POINTS:
+        for axis, size in zip(AXES, VOXEL_NM, strict=True):
+            name = f"{point}_position_{axis}"
+            exact = cell.synapses[name].to_numpy(np.float64) / size
+            if not (exact == np.round(exact)).all():
+                raise ValueError(f"{name}: some positions of {cell.root_id} are no multiple of {size} nm")
+            columns[name] = exact.astype(np.int32)
+    return columns
+
+
+def _write_tables(cell: Cell, folder: Path) -> None:
+    rows, voxels = cell.synapses, _voxels(cell)
+    count = len(rows)
+    order = np.arange(count, dtype=np.int64)
+    created = rows["created"].dt.as_unit("us")
+    columns: dict[str, Any] = {"id": rows.index.to_numpy(np.int64), "valid": np.ones(count, bool)}
+    for point in POINTS:
+        columns |= {name: values for name, values in voxels.items() if name.startswith(point)}
+        if point != "ctr_pt":
+            columns |= {f"{point}_{what}": rows[f"{point}_{what}"].to_numpy(np.int64) for what in ("supervoxel_id", "root_id")}
+    columns["size"] = rows["size"].to_numpy(np.float64)
+    tables = folder / "tables"
+    tables.mkdir(exist_ok=True)
+    pq.write_table(pa.table({**columns, "storage_order": order}), tables / f"{TABLE}.v{VERSION}.parquet")
+    live = {
+        "id": columns["id"],
+        "created": pa.array(created, pa.timestamp("us", "UTC")),
+        "deleted": pa.nulls(count, pa.timestamp("us", "UTC")),
+        "superceded_id": pa.nulls(count, pa.int64()),
+        **{name: values for name, values in columns.items() if name != "id"},
+        "has_segmentation_row": np.ones(count, bool),
+        "storage_order": order,
+        "seg_storage_order": order,
+    }
+    pq.write_table(pa.table(live), tables / f"{TABLE}.live.parquet")
+    first = created.min().to_pydatetime() - timedelta(days=1)
+    _json(tables / "tables.json", _table_metadata(first, cell.timestamp, count))
+    _json(tables / "schemas.json", {"used": {"synapse": SYNAPSE_SCHEMA}, "all names": ["synapse"]})
+
+
+def _table_metadata(created: datetime, updated: datetime, count: int) -> dict[str, Any]:
+    return {
+        "annotation_tables": [
+            {
+                "id": 1,
+                "schema_type": "synapse",
+                "table_name": TABLE,
+                "valid": True,
+                "created": _stamp(created),
+                "deleted": None,
+                "user_id": "1",
+                "description": "Synapses of the recorded cell.",
+                "notice_text": None,
+                "reference_table": None,
+                "flat_segmentation_source": None,
+                **{f"voxel_resolution_{axis}": size for axis, size in zip(AXES, VOXEL_NM, strict=True)},
+                "write_permission": "PRIVATE",
+                "read_permission": "PUBLIC",
+                "last_modified": _stamp(created),
+            }
+        ],
+        "segmentation_tables": [
+            {
+                "id": 1,
+                "schema_type": "synapse",
+                "table_name": f"{TABLE}__{PCG_TABLE}",
+                "valid": True,
+                "created": _stamp(created),
+                "deleted": None,
+                "segmentation_source": None,
+                "pcg_table_name": PCG_TABLE,
+                "last_updated": _stamp(updated),
+                "annotation_table": TABLE,
+            }
+        ],
+        "frozen": {str(VERSION): {TABLE: count}},
+        "unique_string_values": {TABLE: {}},
+    }
+
+
+def _write_l2cache(cell: Cell, folder: Path) -> None:
+    l2 = cell.l2
+    known = l2["pca_val"].notna().to_numpy()
+    axes3 = [[f"pca_{row}_{axis}" for axis in AXES] for row in range(3)]
+    pca = np.stack([l2[names].to_numpy(np.float64) for names in axes3], axis=1)
+    columns = {
+        "l2_id": l2.index.to_numpy(np.int64),
+        "in_cache": np.ones(len(l2), bool),
+        "rep_coord_nm": l2[[f"rep_coord_nm_{axis}" for axis in AXES]].to_numpy(np.float64).tolist(),
+        **{name: l2[name].to_numpy(np.int64) for name in ("size_nm3", "area_nm2", "max_dt_nm")},
+        "mean_dt_nm": l2["mean_dt_nm"].to_numpy(np.float64),
+        "pca": [value if ok else None for value, ok in zip(pca.tolist(), known, strict=True)],
+        "pca_val": [[float(x) for x in value] if ok else None for value, ok in zip(l2["pca_val"], known, strict=True)],
+        "chunk_intersect_count": [[[float(x) for x in row] for row in value] for value in l2["chunk_intersect_count"]],
+    }
+    pq.write_table(pa.table(columns), folder / "l2cache.parquet")
+
+
+def _write_skeleton(cell: Cell, folder: Path) -> None:
+    body = json.dumps({"flatdict": cell.skeleton}).encode()
+    path = folder / "skeletons" / f"{cell.root_id}.json.gz"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(body, mtime=0))
+
+
+def _write_mesh(
+    cell: Cell, vertices: NDArray[np.float32], faces: NDArray[np.int64], folder: Path, info: dict[str, Any]
+) -> None:
+    """One draco fragment for the whole cell, in the order of the recording, every float32 kept."""
+    import DracoPy
+
+    grid = float(info["mesh_metadata"]["uniform_draco_grid_size"])
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    steps = 2**DRACO_BITS - 1
+    if (high - low).max() > grid * steps:
+        raise ValueError(f"the mesh of {cell.root_id} is larger than {steps} steps of {grid} nm")
+    body = DracoPy.encode(
+        vertices,
+        faces.astype(np.uint32),
+        quantization_bits=DRACO_BITS,
+        quantization_range=grid * steps,
+        quantization_origin=low.astype(np.float64),
+        preserve_order=True,
+    )
+    back = np.asarray(DracoPy.decode(body).points, np.float32)
+    if not np.array_equal(back, vertices):
+        raise ValueError(f"the mesh of {cell.root_id} does not lie on the draco grid of {grid} nm")
+    resolution = np.array(info["scales"][0]["resolution"], np.float64)
+    box = [(int(a), int(b) + 1) for a, b in zip(low // resolution, high // resolution, strict=True)]
+    name = f"{cell.root_id}:0:" + "_".join(f"{a}-{b}" for a, b in box)
+    meshes = folder / "precomputed" / "seg" / str(info["mesh"])
+    meshes.mkdir(parents=True, exist_ok=True)
+    (meshes / name).write_bytes(body)
+    _json(meshes / "info", {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": info["graph"]["chunk_size"]})
+    pd.DataFrame({"node_id": np.array([cell.root_id], np.int64), "fragment": [name]}).to_parquet(
+        folder / "meshes.parquet", index=False
+    )
+    truth = folder / "truth" / "mesh_vertices"
+    truth.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(truth / f"{cell.root_id}.npz", l2_id=cell.vertex_l2)
+
+
+def _point(which: str, order: int, text: str) -> dict[str, Any]:
+    return {"type": "object", "$ref": f"#/definitions/{which}", "description": text, "order": order}
+
+
+_POSITION = {"position": {"type": "array"}}
+SYNAPSE_SCHEMA: dict[str, Any] = {
+    "$schema": "http://json-schema.org/draft-07/schema#",
+    "definitions": {
+        "SpatialPoint": {
+            "required": ["position"],
+            "properties": _POSITION,
+            "type": "object",
+            "additionalProperties": False,
+        },
+        "BoundSpatialPoint": {
+            "required": ["position"],
+            "properties": {**_POSITION, "root_id": {"type": "integer"}, "supervoxel_id": {"type": "integer"}},
+            "type": "object",
+            "additionalProperties": False,
+        },
+        "SynapseSchema": {
+            "required": ["ctr_pt", *[f"{side}_pt" for side in SIDES]],
+            "properties": {
+                "ctr_pt": _point("SpatialPoint", 1, "central point"),
+                "post_pt": _point("BoundSpatialPoint", 2, "a point in the postsynaptic compartment"),
+                "pre_pt": _point("BoundSpatialPoint", 0, "a point in the presynaptic compartment"),
+                "size": {"title": "size", "type": ["number", "null"], "format": "float", "description": "size of synapse"},
+                "valid": {
+                    "title": "valid",
+                    "type": ["boolean", "null"],
+                    "default": False,
+                    "description": "is this annotation valid",
+                },
+            },
+            "type": "object",
+            "additionalProperties": True,
+        },
+    },
+    "$ref": "#/definitions/SynapseSchema",
+}
