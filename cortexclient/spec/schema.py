@@ -1,7 +1,7 @@
 """JSON Schema of spec files, generated from the models, in the dialect that editors read.
 
-Pydantic writes draft 2020-12; the YAML language server reads draft 07. The two differ in a few words, which are rewritten
-here. `tests/registry/test_schema.py` keeps the committed files in step.
+Pydantic writes draft 2020-12; the YAML language server reads draft 07. The two differ in a few words, which are
+rewritten here. `tests/registry/test_schema.py` keeps the committed files in step.
 """
 
 from __future__ import annotations
@@ -93,15 +93,13 @@ def _rewritten(value: Any) -> Any:
         return [_rewritten(item) for item in value]
     if not isinstance(value, dict):
         return value
-    result = {}
-    for key, item in value.items():
-        if key == "$ref":
-            item = item.replace("#/$defs/", "#/definitions/")
-        elif key == "prefixItems":
-            key = "items"
-        elif key == "default" and item is None:
-            continue
-        result[key] = _rewritten(item)
+    result = {
+        "items" if key == "prefixItems" else key: _rewritten(item)
+        for key, item in value.items()
+        if not (key == "default" and item is None)
+    }
+    if isinstance(result.get("$ref"), str):
+        result["$ref"] = result["$ref"].replace("#/$defs/", "#/definitions/")
     if "patternProperties" in result and "properties" not in result:
         result["additionalProperties"] = False  # a map whose keys have a pattern takes no others
     return result

@@ -51,7 +51,9 @@ def problems_from(
             if isinstance(node.value, Lookalike):
                 code = "CX204"
                 message = f"unquoted, {node.text} is taken for {node.value.taken_for} by some readers of YAML"
-                advice = f'quote it if text is meant: "{node.text}"; else write true or false, or a decimal number'
+                advice = (
+                    f'quote it if text is meant: "{node.text}"; else write true or false, or a decimal number'
+                )
         shown = path if kind == "extra_forbidden" else followed
         problems.setdefault((shown, ""), Problem(*mark, code, dotted(shown), message, advice))
     return list(problems.values())

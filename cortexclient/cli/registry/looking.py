@@ -1,0 +1,167 @@
+"""Commands that look at datasets: list, show, where, cite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cortexclient.cli.output import console
+
+if TYPE_CHECKING:
+    from cortexclient.registry import DatasetInfo
+    from cortexclient.registry.assembly import Assembly
+
+__all__ = ["cite", "list_command", "show", "where"]
+
+Name = Annotated[str, typer.Argument(help="Name, alias or YAML file of a dataset.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+_ACCESS = {"public": "[green]public[/]", "login": "[cyan]login[/]", "group": "[yellow]group[/]"}
+
+
+def list_command(as_json: AsJson = False) -> None:
+    """List the datasets that can be loaded by name."""
+    from cortexclient.registry import list_datasets
+
+    infos = list_datasets(details=True)
+    if as_json:
+        typer.echo(json.dumps([_plain(info) for info in infos], indent=2))
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "title", "access", "from", "other names"):
+        table.add_column(column, overflow="fold")
+    for info in infos:
+        title = escape(info.title)
+        if info.problem is not None:
+            title = f"[red]cannot be loaded:[/] {escape(info.problem.splitlines()[0])}"
+        elif info.stage != "current":
+            title += f" [yellow]({info.stage})[/]"
+        origin = info.layer + (f" [dim](hides {', '.join(info.shadows)})[/]" if info.shadows else "")
+        access = _ACCESS.get(info.access, "[dim]unknown[/]")
+        table.add_row(f"[bold]{info.name}[/]", title, access, origin, f"[dim]{', '.join(info.aliases)}[/]")
+    console().print(table)
+
+
+def _plain(info: DatasetInfo) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(info), "path": str(info.path) if info.path else None}
+
+
+def show(
+    name: Name,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Every value with the file and line that it came from.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything that is known about a dataset."""
+    from cortexclient import registry
+
+    spec, _ = registry.resolve(name)
+    if as_json:
+        typer.echo(
+            json.dumps({**spec.as_dict(), "fingerprint": spec.fingerprint}, indent=2, ensure_ascii=False)
+        )
+        return
+    out = console()
+    out.print(f"[bold]{spec.name}[/]  {spec.title}", markup=True)
+    out.print(f"[dim]{spec.origin or 'made in this session'}   fingerprint {spec.fingerprint}[/]")
+    assembly = _assembly(spec.origin) if resolved else None
+    out.print()
+    if assembly is None:
+        _print_tree(spec.as_dict())
+    else:
+        _print_resolved(assembly)
+
+
+def _assembly(origin: str | None) -> Assembly | None:
+    from cortexclient.registry.assembly import assemble
+
+    return assemble(Path(origin), strict=False) if origin is not None else None
+
+
+def _print_resolved(assembly: Assembly) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from cortexclient.spec.nodes import MappingNode, ScalarNode, SequenceNode, walk
+    from cortexclient.spec.problems import dotted
+
+    if assembly.root is None:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("value of", "is", "written in"):
+        table.add_column(column, overflow="fold")
+    for path, mark, node in walk(assembly.root):
+        if isinstance(node, MappingNode) and node.entries:
+            continue
+        if isinstance(node, SequenceNode) and node.items:
+            continue
+        value = node.text if isinstance(node, ScalarNode) else "empty"
+        place = f"{_nearby(mark.file)}:{mark.line}"
+        table.add_row(escape(dotted(path)), escape(value.strip()), f"[dim]{escape(place)}[/]")
+    console().print(table)
+
+
+def _nearby(file: str) -> str:
+    """Name of a file as short as it is still clear from here."""
+    path = Path(file)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return file
+
+
+def _print_tree(values: dict[str, Any]) -> None:
+    import yaml
+    from rich.syntax import Syntax
+
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+    console().print(Syntax(text.rstrip(), "yaml", background_color="default", word_wrap=True))
+
+
+def where(
+    name: Annotated[str | None, typer.Argument(help="A dataset; left out: all places.")] = None,
+) -> None:
+    """Show where datasets are looked for, and which file wins."""
+    from cortexclient.registry.finding import candidates, registered
+    from cortexclient.registry.layers import layers
+
+    out = console()
+    if name is not None:
+        from cortexclient.registry import get_spec
+
+        found = candidates(name) or candidates(get_spec(name).name)
+        for place, candidate in enumerate(found):
+            state = "[green]wins[/]" if place == 0 else "[dim]hidden[/]"
+            out.print(f"{state}  {candidate.layer}  {candidate.path or 'this session'}")
+        return
+    out.print("Later places win:")
+    for layer in layers():
+        count = f"{len(layer.names())} dataset(s)" if layer.folder.is_dir() else "no such folder"
+        out.print(f"  [bold]{layer.name:18}[/] {layer.folder}  [dim]{count}[/]")
+    out.print(f"  [bold]{'register()':18}[/] this session  [dim]{len(registered())} dataset(s)[/]")
+
+
+def cite(
+    name: Name, bibtex: Annotated[bool, typer.Option("--bibtex", help="Only the BibTeX entry.")] = False
+) -> None:
+    """Say how to cite a dataset and under which licence it stands."""
+    from cortexclient.registry import get_spec
+
+    spec = get_spec(name)
+    if not bibtex:
+        typer.echo(spec.cite())
+        return
+    if spec.citation is None or spec.citation.bibtex is None:
+        from cortexclient.errors import NotConfiguredError
+
+        raise NotConfiguredError(f"the spec of {spec.name} has no BibTeX entry; add `citation.bibtex` to it")
+    typer.echo(spec.citation.bibtex.strip())
