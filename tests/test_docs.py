@@ -14,7 +14,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(
-    r"(?P<exempt><!-- not run: (?P<reason>[^>]+?) -->\s*\n)?^```python[^\n]*\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
+    r"(?P<exempt><!-- not run: (?P<reason>[^>]+?) -->\s*\n)?^```python[^\n]*\n(?P<code>.*?)^```",
+    re.MULTILINE | re.DOTALL,
 )
 LINK = re.compile(r"\[[^\]]+\]\((?!https?://|#|mailto:)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -82,22 +82,11 @@ def annotation_layers(
         If a table has no column of positions, or positions are not three numbers each.
     """
     if isinstance(annotations, Mapping):
-        layers: list[Layer] = []
-        for name, part in annotations.items():
-            for layer in _layers(part, str(name), root_ids, resolution):
-                # a table of synapses becomes two layers: both keep the name that was asked for
-                suffix = f" ({layer.name})" if layer.name in COLORS else ""
-                layers.append(
-                    Layer(
-                        f"{name}{suffix}",
-                        layer.points,
-                        layer.resolution,
-                        layer.segments,
-                        layer.descriptions,
-                        layer.color,
-                    )
-                )
-        return layers
+        return [
+            layer if layer.name == name else replace(layer, name=f"{name} ({layer.name})")
+            for name, part in annotations.items()
+            for layer in _layers(part, str(name), root_ids, resolution)
+        ]
     return _layers(annotations, "annotations", root_ids, resolution)
 
 

@@ -1,0 +1,83 @@
+"""Tables of points become layers with every point, id and unit in place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient.services.annotation_layers import POSTSYNAPTIC, PRESYNAPTIC, annotation_layers
+
+ROOT = 864691135336055529
+
+
+def synapses() -> pd.DataFrame:
+    frame = pd.DataFrame(
+        {
+            "id": [1, 2, 3],
+            "pre_pt_root_id": [ROOT, ROOT + 2, 9],
+            "post_pt_root_id": [ROOT + 2, ROOT, 8],
+            "size": [1.0, 2.0, 3.0],
+        }
+    )
+    for number, axis in enumerate("xyz"):
+        frame[f"ctr_pt_position_{axis}"] = [100.0 + number, 200.0 + number, 300.0 + number]
+    return frame
+
+
+def test_synapses_are_divided_by_side() -> None:
+    layers = {layer.name: layer for layer in annotation_layers(synapses(), root_ids=[ROOT])}
+    assert set(layers) == {PRESYNAPTIC, POSTSYNAPTIC, "other synapses"}
+    assert layers[PRESYNAPTIC].points.tolist() == [[100, 101, 102]]
+    assert layers[PRESYNAPTIC].segments == [[ROOT, ROOT + 2]]
+    assert layers[POSTSYNAPTIC].points.tolist() == [[200, 201, 202]]
+    assert layers[POSTSYNAPTIC].descriptions == ["id 2"]
+    assert layers[PRESYNAPTIC].color != layers[POSTSYNAPTIC].color
+
+
+def test_ids_beside_float_columns_keep_every_digit() -> None:
+    # an array over the whole frame would be float64, in which these two ids are one
+    frame = synapses()
+    assert [layer.segments for layer in annotation_layers(frame)] == [
+        [[ROOT, ROOT + 2], [ROOT + 2, ROOT], [9, 8]]
+    ]
+
+
+def test_units_come_from_the_query_unless_they_are_given() -> None:
+    frame = synapses()
+    assert annotation_layers(frame)[0].resolution == (1, 1, 1)
+    frame.attrs["dataframe_resolution"] = [4, 4, 40]
+    assert annotation_layers(frame)[0].resolution == (4, 4, 40)
+    assert annotation_layers(frame, resolution=(8, 8, 40))[0].resolution == (8, 8, 40)
+    assert annotation_layers([[1, 2, 3]], resolution=(4, 4, 40))[0].resolution == (4, 4, 40)
+
+
+def test_a_dict_names_the_layers() -> None:
+    layers = annotation_layers({"mine": [[1, 2, 3]], "synapses": synapses()}, root_ids=[ROOT])
+    assert [layer.name for layer in layers] == [
+        "mine",
+        f"synapses ({PRESYNAPTIC})",
+        f"synapses ({POSTSYNAPTIC})",
+        "synapses (other synapses)",
+    ]
+
+
+def test_whole_positions_and_plain_axes() -> None:
+    whole = pd.DataFrame({"pt_position": [[1, 2, 3], [4, 5, 6]], "pt_root_id": [0, ROOT]})
+    layer = annotation_layers(whole)[0]
+    assert layer.points.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert layer.segments == [[], [ROOT]]
+    assert annotation_layers(pd.DataFrame({"x": [1], "y": [2], "z": [3]}))[0].points.tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("nothing", [[], np.empty((0, 3)), synapses().iloc[:0]])
+def test_nothing_gives_an_empty_layer(nothing: object) -> None:
+    (layer,) = annotation_layers(nothing)  # type: ignore[arg-type]
+    assert layer.points.shape == (0, 3)
+
+
+def test_what_is_no_point_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(1, 4\)"):
+        annotation_layers([[1, 2, 3, 4]])
+    with pytest.raises(ValueError, match="no column of positions"):
+        annotation_layers(pd.DataFrame({"a": [1]}))

@@ -1,0 +1,269 @@
+"""Figures hold what was given to them: positions, counts, units, the pia on top."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient.plotting import (
+    COMPARTMENTS,
+    PALETTE,
+    connectivity_matrix,
+    plot_connectivity,
+    plot_mesh,
+    plot_neuron,
+    plot_synapse_depths,
+)
+from cortexclient.plotting.shapes import positions, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+plt = pytest.importorskip("matplotlib.pyplot")
+
+LAYERS = [("L1", 0, 100), ("L2/3", 100, 270), ("L4", 270, 400)]
+# a soma with an axon down and a dendrite up
+VERTICES = np.array([[0, 200, 0], [10, 250, 5], [20, 300, 5], [0, 150, 0], [5, 100, -5]], dtype=float)
+EDGES = np.array([[1, 0], [2, 1], [3, 0], [4, 3]])
+LABELS = np.array([1, 2, 2, 3, 3])
+ANSWER = {
+    "vertices": VERTICES,
+    "edges": EDGES,
+    "compartment": LABELS,
+    "root": 0,
+    "meta": {"root_id": 864691135336055529},
+}
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def drawn(axes: Any) -> None:
+    """Draw for real: errors of lazy artists show only here."""
+    axes.figure.canvas.draw()
+
+
+def test_neuron_lies_where_its_vertices_are_with_the_pia_on_top() -> None:
+    axes = plot_neuron(ANSWER, layers=LAYERS)
+    drawn(axes)
+    lines = {
+        tuple(c.get_color()[0]): c.get_segments() for c in axes.collections if hasattr(c, "get_segments")
+    }
+    assert sum(len(segments) for segments in lines.values()) == len(EDGES)
+    everything = np.concatenate([np.concatenate(segments) for segments in lines.values()])
+    assert {tuple(point) for point in everything} == {tuple(point) for point in VERTICES[:, :2]}
+    assert len(lines) == 2
+    low, high = axes.get_ylim()
+    assert low > 300 > 0 > high or low > 300 > high
+    assert low > high
+    assert "µm" in axes.get_xlabel()
+    assert "µm" in axes.get_ylabel()
+    assert "864691135336055529" in axes.get_title()
+    texts = {text.get_text() for text in axes.texts}
+    assert {"L1", "L2/3", "L4"} <= texts
+
+
+def test_neuron_across_z() -> None:
+    axes = plot_neuron(ANSWER, across="z")
+    found = np.concatenate(
+        [np.concatenate(c.get_segments()) for c in axes.collections if hasattr(c, "get_segments")]
+    )
+    assert {tuple(point) for point in found} == {tuple(point) for point in VERTICES[:, [2, 1]]}
+
+
+def test_neuron_shows_its_sites_and_counts_them() -> None:
+    pre = pd.DataFrame({"ctr_pt_position": [[20.0, 300.0, 5.0], [15.0, 280.0, 5.0]]})
+    post = pd.DataFrame({f"ctr_pt_position_{axis}": [5.0] for axis in "xyz"})
+    axes = plot_neuron(ANSWER, pre=pre, post=post)
+    drawn(axes)
+    offsets = {
+        c.get_label(): c.get_offsets().tolist() for c in axes.collections if c.get_label().endswith(")")
+    }
+    assert offsets == {
+        "presynaptic site (2)": [[20.0, 300.0], [15.0, 280.0]],
+        "postsynaptic site (1)": [[5.0, 5.0]],
+    }
+    assert not [
+        c for c in plot_neuron(ANSWER, pre=pre, synapses=False).collections if c.get_label().endswith(")")
+    ]
+
+
+def test_neuron_of_a_bare_skeleton_and_of_arrays() -> None:
+    from meshparty.skeleton import Skeleton
+
+    for neuron in ((VERTICES, EDGES), Skeleton(VERTICES, EDGES, root=0)):
+        shape = shape_of(neuron)
+        assert shape.compartments is None
+        np.testing.assert_array_equal(shape.vertices, VERTICES)
+        drawn(plot_neuron(neuron))
+    assert shape_of((VERTICES, EDGES)).soma is None
+
+
+def test_meshwork_gives_compartments_per_skeleton_vertex() -> None:
+    from meshparty import meshwork, skeleton, trimesh_io
+
+    where = np.array([0, 1, 1, 2, 3, 4, 4])
+    mesh = trimesh_io.Mesh(vertices=VERTICES[where], faces=[[0, 0, 0]], link_edges=[])
+    neuron = meshwork.Meshwork(
+        mesh, skeleton=skeleton.Skeleton(VERTICES, EDGES, root=0, mesh_to_skel_map=where), seg_id=12
+    )
+    table = pd.DataFrame({"compartment": LABELS[where], "mesh_ind": np.arange(len(where))})
+    neuron.anno.add_annotations("compartment", table, index_column="mesh_ind")
+    shape = shape_of(neuron)
+    assert shape.compartments is not None
+    np.testing.assert_array_equal(shape.compartments, LABELS)
+    assert shape.soma is not None
+    np.testing.assert_array_equal(shape.soma, VERTICES[0])
+    assert shape.root_id == 12
+
+
+@pytest.mark.parametrize("neuron", [None, "neuron", [1, 2, 3]])
+def test_what_is_no_neuron_is_refused(neuron: Any) -> None:
+    with pytest.raises(TypeError, match="cannot draw"):
+        plot_neuron(neuron)
+
+
+def test_labels_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 compartment labels for 5"):
+        plot_neuron(ANSWER, compartments=np.array([1, 2]))
+
+
+def test_empty_neuron_draws_empty_axes() -> None:
+    drawn(plot_neuron((np.empty((0, 3)), np.empty((0, 2), dtype=int))))
+
+
+def test_depth_histogram_counts_every_synapse() -> None:
+    rng = np.random.default_rng(7)
+    pre, post = rng.uniform(0, 500, 300), rng.uniform(0, 800, (500, 3))
+    axes = plot_synapse_depths(pre, post, bin_um=50, layers=LAYERS)
+    drawn(axes)
+    widths = np.array([bar.get_width() for bar in axes.patches])
+    assert -widths[widths < 0].sum() == 300
+    assert widths[widths > 0].sum() == 500
+    expected, _ = np.histogram(post[:, 1], np.arange(0, 801, 50))
+    np.testing.assert_array_equal(widths[len(widths) // 2 :], expected)
+    assert axes.get_xlabel() == "Synapses per 50 µm"
+    shown = [label.get_text().replace(",", "") for label in axes.get_xticklabels()]
+    assert all(text.isdigit() for text in shown), shown
+    low, high = axes.get_ylim()
+    assert low > high
+
+
+def test_depth_histogram_of_one_side_or_none() -> None:
+    axes = plot_synapse_depths(post=np.array([10.0, 20.0]))
+    assert axes.get_xlim()[0] == 0
+    drawn(plot_synapse_depths(pre=np.array([]), post=np.array([])))
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_synapse_depths()
+    with pytest.raises(ValueError, match="bin_um"):
+        plot_synapse_depths(post=np.array([1.0]), bin_um=0)
+
+
+def test_matrix_counts_exactly_and_keeps_ids() -> None:
+    big = 864691135336055529
+    synapses = pd.DataFrame(
+        {
+            "pre_pt_root_id": [big, big, big + 1, big + 2],
+            "post_pt_root_id": [big + 1, big + 1, big, 5],
+            "size": [1.5, 2.0, 4.0, 9.0],
+        }
+    )
+    matrix = connectivity_matrix(synapses, [big + 1, big])
+    assert matrix.index.tolist() == [big + 1, big]
+    assert matrix.to_numpy().tolist() == [[0, 1], [2, 0]]
+    assert connectivity_matrix(synapses).to_numpy().sum() == 4
+    assert connectivity_matrix(synapses, weight="size").to_numpy().sum() == 16.5
+    assert connectivity_matrix(synapses, [big], columns=[5, big + 1]).to_numpy().tolist() == [[0, 2]]
+    empty = connectivity_matrix(synapses.iloc[:0], [big])
+    assert empty.shape == (1, 1)
+    assert empty.to_numpy().dtype == np.int64
+
+
+def test_connectivity_sorts_by_group_and_leaves_pairs_without_synapses_white() -> None:
+    ids = [11, 12, 13]
+    synapses = pd.DataFrame({"pre_pt_root_id": [11, 13, 13], "post_pt_root_id": [12, 11, 11]})
+    axes = plot_connectivity(synapses, ids, groups={11: "b", 12: "a", 13: "b"}, title="three")
+    drawn(axes)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["12", "11", "13"]
+    shown = axes.images[0].get_array()
+    assert shown.filled(0).tolist() == [[0, 0, 0], [1, 0, 0], [0, 2, 0]]
+    assert shown.mask.sum() == 7
+    assert {"a", "b"} <= {text.get_text() for text in axes.texts}
+    same = plot_connectivity(connectivity_matrix(synapses, ids))
+    assert same.images[0].get_array().filled(0).sum() == 3
+    with pytest.raises(ValueError, match="matrix already"):
+        plot_connectivity(connectivity_matrix(synapses, ids), ids)
+
+
+def test_mesh_is_drawn_in_um_with_a_colour_per_label() -> None:
+    corners = np.array([[0, 0, 0], [1000, 0, 0], [0, 2000, 0], [1000, 2000, 500]])
+    faces = np.array([[0, 1, 2], [1, 2, 3]])
+    axes = plot_mesh((corners, faces), labels=np.array([7, 7, 7, 0]))
+    drawn(axes)
+    polygons = [path.vertices[:3] for path in axes.collections[0].get_paths()]
+    assert np.max(polygons) == 2.0
+    assert axes.get_xlabel() == "x (µm)"
+    low, high = axes.get_ylim()
+    assert low > high
+    drawn(plot_mesh((corners, faces), values=np.arange(4.0), value_label="depth (µm)", view="zy"))
+    assert (
+        len(plot_mesh((corners, np.repeat(faces, 50, axis=0)), max_faces=10).collections[0].get_paths()) == 10
+    )
+    with pytest.raises(ValueError, match="not both"):
+        plot_mesh((corners, faces), labels=np.zeros(4, int), values=np.zeros(4))
+    with pytest.raises(ValueError, match="3 labels for 4 vertices"):
+        plot_mesh((corners, faces), labels=np.zeros(3, int))
+
+
+def test_positions_of_unknown_form_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(4,\)"):
+        positions(np.zeros(4))
+    with pytest.raises(ValueError, match="no column of positions"):
+        positions(pd.DataFrame({"depth": [1.0]}))
+    assert positions([]).shape == (0, 3)
+
+
+def test_colours_of_compartments_are_told_apart() -> None:
+    colors = [kind.color for kind in COMPARTMENTS.values()]
+    assert len(set(colors)) == len(colors)
+    assert set(colors) <= set(PALETTE.values())
+
+
+def test_without_matplotlib_the_error_names_the_command() -> None:
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+sys.modules["matplotlib.pyplot"] = None
+from cortexclient.errors import MissingExtraError
+from cortexclient.plotting import plot_synapse_depths
+try:
+    plot_synapse_depths(post=[1.0])
+except MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert 'pip install "cortexclient[plot]"' in done.stdout
+
+
+def test_real_neuron(shared_data: Path) -> None:
+    import gzip
+    import json
+
+    folder = shared_data / "minnie65_skeleton_service"
+    answer = json.loads(gzip.decompress((folder / "skel.json.gz").read_bytes()))
+    axes = plot_neuron(answer, post=pd.read_feather(folder / "post_l2.feather"))
+    drawn(axes)
+    assert "864691135101289504" in axes.get_title()
+    names = axes.get_legend_handles_labels()[1]
+    assert {"axon", "dendrite", "soma", "postsynaptic site (12,424)"} == set(names)
