@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Annotated
 
 import typer
@@ -27,7 +28,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     for name in MODULES:
-        importlib.import_module(f"cortexclient.cli.{name}").register_commands(app)
+        if importlib.util.find_spec(f"cortexclient.cli.{name}") is not None:
+            importlib.import_module(f"cortexclient.cli.{name}").register_commands(app)
     return app
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from cortexclient.cli.options import Dataset, Moment, Server, Version, ids_from, open_client
 from cortexclient.cli.output import error_console
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["register_commands"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError
 
@@ -29,7 +29,6 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
     debug : bool
         Whether errors keep their tracebacks and warnings of dependencies are shown.
     """
-    import click
     import typer.main
 
     from cortexclient.cli.output import error_console
@@ -42,14 +41,14 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
     try:
         result = command.main(args=list(words), prog_name="cortexclient", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.exceptions.Exit as finished:
+    except typer.Exit as finished:
         return finished.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         error_console().print("interrupted")
         return 130
+    except _usage_error() as error:
+        error.show()
+        return int(error.exit_code)
     except BrokenPipeError:
         # the reader of our output has gone; keep the interpreter from complaining about it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,6 +58,13 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
             raise
         error_console().print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         return 1
+
+
+def _usage_error() -> Any:
+    """Give the class of errors about the command line itself: click's, or that of the click inside newer typers."""
+    import typer
+
+    return next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def _is_advice(error: BaseException) -> bool:
