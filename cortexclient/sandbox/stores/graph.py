@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cortexclient.sandbox.stores.graph_edges import EdgeStore, read_edges
 from cortexclient.sandbox.stores.graph_state import NEVER, GraphState, Ids, moment, read_state, to_micros
 from cortexclient.sandbox.stores.ids import IdLayout
+from cortexclient.sandbox.stores.meshes import MeshIndex
+from cortexclient.sandbox.stores.volume import Volume
 
 if TYPE_CHECKING:
     from cortexclient.sandbox.layout import DataFolder
@@ -43,6 +46,9 @@ class ChunkedGraph:
         self.generation = 0
         self._state: GraphState | None = None
         self._operations: list[dict[str, Any]] | None = None
+        self._edges: EdgeStore | None = None
+        self._volume: Volume | None = None
+        self._meshes: MeshIndex | None = None
 
     # --- what is there
 
@@ -86,9 +92,41 @@ class ChunkedGraph:
         assert self._operations is not None
         return self._operations
 
-    def replace(self, state: GraphState, operation: dict[str, Any]) -> None:
+    @property
+    def edges(self) -> EdgeStore:
+        """Edges between supervoxels."""
+        if self._edges is None:
+            with self.lock:
+                if self._edges is None:
+                    self._edges = read_edges(self)
+        return self._edges
+
+    @property
+    def volume(self) -> Volume:
+        """Voxels of the supervoxels."""
+        if self._volume is None:
+            with self.lock:
+                if self._volume is None:
+                    self._volume = Volume(self)
+        return self._volume
+
+    @property
+    def meshes(self) -> MeshIndex:
+        """Mesh fragments of nodes."""
+        if self._meshes is None:
+            with self.lock:
+                if self._meshes is None:
+                    self._meshes = MeshIndex(self)
+        return self._meshes
+
+    def supervoxel_at(self, points_vx: ArrayLike) -> Ids:
+        """Supervoxel at each point given in voxels of the segmentation, int64 (n,); 0 where there is none."""
+        return self.volume.supervoxel_at(points_vx)
+
+    def replace(self, state: GraphState, edges: EdgeStore, operation: dict[str, Any]) -> None:
         """Take over an edited state (the caller holds `lock`)."""
         self._operations = [*self.operations, operation]
+        self._edges = edges
         self._state = state
         self.generation += 1
 
@@ -204,9 +242,11 @@ class ChunkedGraph:
         state = self.state
         rows = state.find(root_ids)
         when = NEVER if at is None else to_micros(at) // _MILLISECOND * _MILLISECOND
+        layers = self.layout.layers(root_ids)
         made = state.created[rows] < when
-        gone = state.superseded[rows] < when
-        latest: NDArray[np.bool_] = (rows >= 0) & made & ~gone
+        # only roots are ever marked as superseded, so any other node counts as latest (supervoxels have no mark at all)
+        gone = (state.superseded[rows] < when) & (layers == self.n_layers)
+        latest: NDArray[np.bool_] = (rows >= 0) & (layers > 1) & made & ~gone
         return latest
 
     def alive(self, at: datetime | None = None) -> Ids:

@@ -42,7 +42,8 @@ def ragged(starts: Ids, lengths: Ids) -> Ids:
     if total == 0:
         return _NONE
     shift = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    return np.arange(total, dtype=np.int64) + shift
+    rows: Ids = np.arange(total, dtype=np.int64) + shift
+    return rows
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,13 @@ class GraphState:
         parents = np.zeros(len(ids), dtype=np.int64)
         parents[found] = self.link_parent[row[found]]
         return parents
+
+    def all_parents_of(self, ids: ArrayLike) -> Ids:
+        """Every parent that any of the ids ever had, int64, sorted."""
+        ids = np.asarray(ids, dtype=np.int64)
+        low = np.searchsorted(self.link_node, ids, side="left").astype(np.int64)
+        high = np.searchsorted(self.link_node, ids, side="right").astype(np.int64)
+        return np.unique(self.link_parent[ragged(low, high - low)])
 
     def edges_of(self, root: int) -> Ids:
         """Level-2 graph of a root as stored, int64 (n, 2); empty for a root without one."""

@@ -61,7 +61,8 @@ class IdLayout:
     def segments(self, ids: ArrayLike) -> Ids:
         """Segment number of each id within its chunk, int64."""
         ids = np.asarray(ids, dtype=np.int64)
-        return ids & ((np.int64(1) << (LAYER_SHIFT - 3 * self._width(ids))) - 1)
+        numbers: Ids = ids & ((np.int64(1) << (LAYER_SHIFT - 3 * self._width(ids))) - 1)
+        return numbers
 
     def chunk_ids(self, ids: ArrayLike) -> Ids:
         """Id of the chunk that each id lies in: the id with segment number 0."""

@@ -1,0 +1,209 @@
+"""One call of a CAVE service written with Flask: reading what was asked, answering, and failing as it does.
+
+The chunkedgraph, meshing and level-2 services share one way of doing all three: numpy values in JSON, binary ids,
+gzipped bodies, and any error at all as status 500 with its text.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cortexclient.sandbox.stores.graph_state import moment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from starlette.requests import Request
+
+    from cortexclient.sandbox.stores.graph_state import Ids
+    from cortexclient.sandbox.world import World
+
+__all__ = ["ApiError", "Call", "Handler", "binary", "jsonify", "route", "text"]
+
+logger = logging.getLogger(__name__)
+
+_TRUE, _FALSE = ("true", "1"), ("false", "0")
+_WRONG_METHOD = (
+    "<!doctype html>\n<html lang=en>\n<title>405 Method Not Allowed</title>\n<h1>Method Not Allowed</h1>\n"
+    "<p>The method is not allowed for the requested URL.</p>\n"
+)
+
+
+class ApiError(Exception):
+    """A refusal with a status of its own, as opposed to a failure (always 500)."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"[{status}]: {message}")
+        self.status = status
+
+
+@dataclass
+class Call:
+    """One request, its body read.
+
+    Parameters
+    ----------
+    request : starlette.requests.Request
+    body : bytes
+        Without the gzip compression that cloud-volume puts on large ones.
+    """
+
+    request: Request
+    body: bytes
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __getitem__(self, name: str) -> str:
+        """Value of a part of the path."""
+        return str(self.request.path_params[name])
+
+    def arg(self, name: str, default: str | None = None) -> str | None:
+        """Value of a query parameter."""
+        value = self.request.query_params.get(name)
+        return default if value is None else value
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Boolean query parameter; what is neither true nor false counts as not given."""
+        value = (self.arg(name) or "").lower()
+        return True if value in _TRUE else False if value in _FALSE else default
+
+    def json(self) -> Any:
+        """Body as JSON; numbers beyond 2**53 stay exact."""
+        return json.loads(self.body)
+
+    def ids(self, key: str = "node_ids", *, raw: bool = False) -> Ids:
+        """Ids from the body, int64: little-endian integers (`raw`), or a JSON list under a key."""
+        if raw:
+            return np.frombuffer(self.body, dtype="<u8").astype(np.int64)
+        return np.array(self.json()[key], dtype=np.uint64).reshape(-1).astype(np.int64)
+
+    def moment(
+        self, name: str, default: float | datetime | None, *, optional: bool = False
+    ) -> datetime | None:
+        """Time given in seconds since 1970, as an aware time."""
+        value: Any = self.arg(name)
+        value = default if value is None else value
+        if value is None:
+            if optional:
+                return None
+            raise ApiError(400, f"Timestamp parameter {name} is mandatory")
+        try:
+            return datetime.fromtimestamp(float(value), UTC)
+        except (TypeError, ValueError):
+            raise ApiError(400, f"Timestamp parameter {name} is not a valid unix timestamp") from None
+
+    def at(self, name: str = "timestamp", default: float | None = None) -> datetime:
+        """Time given in seconds, now by default."""
+        when = self.moment(name, time.time() if default is None else default)
+        assert when is not None
+        return when
+
+    def bounds(self) -> NDArray[np.int64] | None:
+        """Bounds ``x0-x1_y0-y1_z0-z1`` in voxels, int64 (2, 3), if given."""
+        given = self.arg("bounds")
+        if given is None:
+            return None
+        return np.array([axis.split("-") for axis in given.split("_")], dtype=int).T
+
+
+Handler = Callable[[Call], Response]
+
+
+class _Encoder(json.JSONEncoder):
+    def __init__(self, *, int64_as_str: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.int64_as_str = int64_as_str
+
+    def default(self, value: Any) -> Any:
+        if isinstance(value, (np.ndarray, np.generic)):
+            if self.int64_as_str and value.dtype.kind in "iu" and value.dtype.itemsize == 8:
+                return value.astype(str).tolist()
+            return value.tolist()
+        if isinstance(value, datetime):
+            return str(value)
+        if hasattr(value, "to_json"):
+            return value.to_json()
+        return super().default(value)
+
+
+def jsonify(value: Any, call: Call | None = None, *, status: int = 200, **options: Any) -> Response:
+    """Answer JSON; 64-bit numbers of numpy become text where the call asks for ``int64_as_str``.
+
+    Parameters
+    ----------
+    value : Any
+        May hold numpy arrays and scalars, times and frames.
+    call : Call, optional
+    status : int
+    **options
+        For the `Response`: ``headers``, ``media_type``.
+    """
+    as_text = call is not None and call.flag("int64_as_str")
+    body = json.dumps(value, cls=_Encoder, int64_as_str=as_text, sort_keys=True)
+    options.setdefault("media_type", "application/json")
+    return Response(body + "\n", status_code=status, **options)
+
+
+def binary(ids: Any) -> Response:
+    """Answer raw little-endian 64-bit integers; the type is what Flask calls any bytes."""
+    return Response(np.ascontiguousarray(ids, dtype="<i8").tobytes(), media_type="text/html")
+
+
+def text(body: str | bytes) -> Response:
+    """Answer text or bytes; the type is what Flask calls both."""
+    return Response(body, media_type="text/html")
+
+
+def route(world: World, path: str, handler: Handler, methods: tuple[str, ...] = ("GET",)) -> Route:
+    """Route whose handler runs in a worker thread; whatever it raises is answered as the real services do."""
+
+    async def endpoint(request: Request) -> Response:
+        body = await request.body()
+        if request.method not in methods:
+            return Response(_WRONG_METHOD, status_code=405, media_type="text/html")
+        return await run_in_threadpool(_answer, world, handler, request, body)
+
+    return Route(path, endpoint, methods=["GET", "POST", "PUT", "DELETE"])
+
+
+def _answer(world: World, handler: Handler, request: Request, body: bytes) -> Response:
+    call = Call(request, body)
+    try:
+        if "gzip" in request.headers.get("content-encoding", "").lower():
+            call.body = gzip.decompress(body)
+        _check_table(world, call)
+        return handler(call)
+    except ApiError as error:
+        return _failure(call, error.status, str(error))
+    except Exception as error:  # the real services turn every error into this answer
+        logger.debug("%s failed", request.url.path, exc_info=error)
+        return _failure(call, 500, str(error), traceback=[f"{type(error).__name__}: {error}\n"])
+
+
+def _check_table(world: World, call: Call) -> None:
+    table = call.request.path_params.get("table")
+    if table is not None and (table != world.names.pcg_table or not world.graph.available):
+        raise LookupError(f'404 table "projects/sandbox/instances/pychunkedgraph/tables/{table}" not found')
+
+
+def _failure(call: Call, status: int, message: str, **more: Any) -> Response:
+    duration = (datetime.now(UTC) - call.started).total_seconds() * 1000
+    stamp = str(call.started.replace(tzinfo=None))
+    return jsonify(
+        {"timestamp": stamp, "duration": duration, "code": status, "message": message, **more}, status=status
+    )
+
+
+def service_time(micros: int) -> str:
+    """Text of a time in the services' messages: whole milliseconds, with zone."""
+    return str(moment(int(micros) // 1000 * 1000))

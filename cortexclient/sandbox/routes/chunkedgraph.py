@@ -1,0 +1,216 @@
+"""The chunkedgraph service: roots, leaves, bounds and graphs of nodes."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cortexclient.sandbox.routes import chunkedgraph_edits, chunkedgraph_history
+from cortexclient.sandbox.routes.calls import Call, binary, jsonify, route, service_time, text
+from cortexclient.sandbox.stores import graph_edges, graph_space
+from cortexclient.sandbox.stores.graph_state import to_micros
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+    from cortexclient.sandbox.stores.graph_state import Ids
+    from cortexclient.sandbox.world import World
+
+__all__ = ["PCG_VERSION", "routes"]
+
+PCG_VERSION = "2.21.1"
+_API_VERSIONS = [0, 1]
+_TABLE = "/segmentation/api/v1/table/{table}"
+
+
+def routes(world: World) -> list[BaseRoute]:
+    """Routes of the chunkedgraph service."""
+    service = _Nodes(world)
+    paths: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("/segmentation/", service.index, ("GET",)),
+        ("/segmentation/index", service.index, ("GET",)),
+        ("/segmentation/api/versions", service.api_versions, ("GET",)),
+        ("/segmentation/api/version", service.version, ("GET",)),
+        ("/segmentation/api/v1/", service.index, ("GET",)),
+        ("/segmentation/table/{table}/info", service.info, ("GET",)),
+        (f"{_TABLE}/roots_binary", service.roots_binary, ("POST",)),
+        (f"{_TABLE}/roots", service.roots, ("POST",)),
+        (f"{_TABLE}/roots_from_coords", service.roots_from_coords, ("POST",)),
+        (f"{_TABLE}/node/leaves_many", service.leaves_many, ("POST",)),
+        (f"{_TABLE}/leaves_many", service.leaves_many, ("POST",)),
+        (f"{_TABLE}/minimal_covering_nodes", service.covering_nodes, ("POST",)),
+        (f"{_TABLE}/node/{{node}}/root", service.root, ("GET",)),
+        (f"{_TABLE}/node/{{node}}/leaves", service.leaves, ("GET",)),
+        (f"{_TABLE}/node/{{node}}/children", service.children, ("GET",)),
+        (f"{_TABLE}/node/{{node}}/lvl2_graph", service.l2_graph, ("GET",)),
+        (f"{_TABLE}/node/{{node}}/subgraph", service.subgraph, ("GET",)),
+        (f"{_TABLE}/node/{{node}}/contact_sites", service.contact_sites, ("GET",)),
+        (f"{_TABLE}/node/contact_sites_pair/{{node}}/{{other}}", service.contact_sites_pair, ("GET",)),
+        (f"{_TABLE}/l2_chunk_children_binary/{{chunk}}", service.chunk_children_binary, ("GET",)),
+        (f"{_TABLE}/l2_chunk_children/{{chunk}}", service.chunk_children, ("GET",)),
+        (f"{_TABLE}/graph/find_path", service.find_path, ("POST",)),
+        (f"{_TABLE}/supervoxel_lookup", service.supervoxel_lookup, ("POST",)),
+    ]
+    own = [route(world, path, handler, methods) for path, handler, methods in paths]
+    return [*own, *chunkedgraph_history.routes(world), *chunkedgraph_edits.routes(world)]
+
+
+class _Nodes:
+    """Handlers; each answers one route."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    # -- the service itself ----------------------------------------------------------------------------------------
+
+    def index(self, _: Call) -> Response:
+        return text(f"PyChunkedGraph Segmentation v{PCG_VERSION}")
+
+    def api_versions(self, _: Call) -> Response:
+        return jsonify(_API_VERSIONS)
+
+    def version(self, _: Call) -> Response:
+        return jsonify(PCG_VERSION)
+
+    def info(self, _: Call) -> Response:
+        info = self.world.graph.info
+        served = {
+            "app": {"supported_api_versions": _API_VERSIONS},
+            "sharded_mesh": True,
+            "verify_mesh": False,
+        }
+        return jsonify({**served, **info, "data_dir": self.world.data_dir})
+
+    # -- upwards ---------------------------------------------------------------------------------------------------
+
+    def _climb(self, call: Call, ids: Ids) -> Ids:
+        graph = self.world.graph
+        at = to_micros(call.at())
+        stop_layer = int(call.arg("stop_layer") or graph.n_layers) or graph.n_layers
+        assert stop_layer <= graph.n_layers
+        return graph.climb(ids, at // 1000 * 1000, stop_layer)
+
+    def roots_binary(self, call: Call) -> Response:
+        return binary(self._climb(call, call.ids(raw=True)))
+
+    def roots(self, call: Call) -> Response:
+        found = self._climb(call, call.ids())
+        return binary(found) if call.arg("as_binary") == "root_ids" else jsonify({"root_ids": found}, call)
+
+    def root(self, call: Call) -> Response:
+        graph = self.world.graph
+        at = to_micros(call.at()) // 1000 * 1000
+        node = int(call["node"])
+        stop_layer = int(call.arg("stop_layer") or 0) or graph.n_layers
+        found = graph.climb(np.array([node], dtype=np.int64), at, stop_layer)
+        if graph.layout.layers(found)[0] < stop_layer:
+            raise LookupError(f"Cannot find root id {node}, {stop_layer}, {service_time(at)}")
+        return jsonify({"root_id": found[0]}, call)
+
+    def roots_from_coords(self, _: Call) -> Response:
+        # the route is there, but what it calls is not
+        module = "pychunkedgraph.app.segmentation.common"
+        raise AttributeError(f"module '{module}' has no attribute 'handle_roots_from_coord'")
+
+    # -- downwards -------------------------------------------------------------------------------------------------
+
+    def leaves(self, call: Call) -> Response:
+        stop_layer = int(call.arg("stop_layer") or 1)
+        found = graph_space.leaves(self.world.graph, int(call["node"]), stop_layer, call.bounds())
+        return jsonify({"leaf_ids": found}, call)
+
+    def leaves_many(self, call: Call) -> Response:
+        bounds = call.bounds()
+        nodes = np.unique(call.ids())
+        stop_layer = int(call.arg("stop_layer") or 1)
+        found = graph_space.nodes_within(self.world.graph, nodes, stop_layer, bounds)
+        return jsonify({str(node): ids for node, ids in zip(nodes.tolist(), found, strict=True)}, call)
+
+    def children(self, call: Call) -> Response:
+        return jsonify({"children_ids": self.world.graph.children(int(call["node"]))}, call)
+
+    def covering_nodes(self, call: Call) -> Response:
+        ids = call.ids(raw=call.flag("is_binary"))
+        found = graph_space.covering_nodes(self.world.graph, ids, to_micros(call.at()))
+        return binary(found) if call.flag("as_array") else jsonify(found, call)
+
+    def _chunk(self, call: Call) -> dict[int, Ids]:
+        graph = self.world.graph
+        at = to_micros(call.at()) // 1000 * 1000
+        chunk = int(call["chunk"])
+        layer = int(graph.layout.layers(chunk))
+        if layer != 2:
+            text_ = "This function only accepts level 2 chunks, the chunk requested is a level"
+            raise ValueError(f"{text_} {layer} chunk")
+        return graph_space.children_in_chunk(graph, chunk, at)
+
+    def chunk_children_binary(self, call: Call) -> Response:
+        found = self._chunk(call)
+        if call.flag("as_array"):
+            return binary(_pairs(found))
+        packed = {np.uint64(node): ids.astype(np.uint64) for node, ids in found.items()}
+        return text(pickle.dumps(packed))
+
+    def chunk_children(self, call: Call) -> Response:
+        found = self._chunk(call)
+        if not call.flag("as_array"):
+            # the service puts pickled bytes into JSON, which cannot be
+            raise TypeError("Object of type bytes is not JSON serializable")
+        return jsonify({"l2_chunk_children": _pairs(found)}, call)
+
+    # -- graphs ----------------------------------------------------------------------------------------------------
+
+    def l2_graph(self, call: Call) -> Response:
+        edges = graph_space.l2_graph(self.world.graph, int(call["node"]), call.bounds())
+        used = "True" if call.arg("bounds") is not None else "False"
+        return jsonify({"edge_graph": edges}, call, headers={"Used-Bounds": used})
+
+    def subgraph(self, call: Call) -> Response:
+        internal = call.flag("only_internal_edges", default=True)
+        edges = graph_edges.subgraph(self.world.graph, int(call["node"]), call.bounds(), internal=internal)
+        body = {"nodes": edges.pairs, "affinities": edges.affinities, "areas": edges.areas}
+        return jsonify(body, call)
+
+    def contact_sites(self, _: Call) -> Response:
+        # the service calls itself with an argument that it no longer takes
+        name = "ChunkedGraph.get_subgraph_edges()"
+        raise TypeError(f"{name} got an unexpected keyword argument 'connected_edges'")
+
+    def contact_sites_pair(self, _: Call) -> Response:
+        raise NameError("name 'contact_sites' is not defined")
+
+    def find_path(self, call: Call) -> Response:
+        graph = self.world.graph
+        nodes = call.json()
+        assert len(nodes) == 2
+        ends = chunkedgraph_edits.lookup_supervoxels(graph, nodes)
+        made = chunkedgraph_edits.node_time(graph, int(nodes[0][0]))
+        path = graph_space.find_path(graph, int(ends[0]), int(ends[1]), made)
+        failed: list[Any] = []
+        if call.flag("precision_mode", default=True):
+            centroids, failed = self._precise(path)
+        else:
+            centroids = graph_space.json_path(graph, path)
+        return jsonify({"centroids_list": centroids, "failed_l2_ids": failed, "l2_path": path}, call)
+
+    def _precise(self, path: Ids) -> tuple[list[Any], list[Any]]:
+        """Points on the path as the meshes have them; the level-2 cache knows them as well."""
+        if "mesh" not in self.world.graph.info:
+            raise KeyError("mesh")
+        known = self.world.l2cache.get(path, ["rep_coord_nm"])
+        centroids = [known[node]["rep_coord_nm"] for node in path.tolist() if known[node]]
+        return centroids, [np.int64(node) for node in path.tolist() if not known[node]]
+
+    def supervoxel_lookup(self, call: Call) -> Response:
+        found = chunkedgraph_edits.lookup_supervoxels(self.world.graph, call.json())
+        return jsonify(found, call)
+
+
+def _pairs(found: dict[int, Ids]) -> Ids:
+    """Level-2 ids and supervoxels in turn, int64 (2n,)."""
+    parents = np.repeat(np.array(list(found), dtype=np.int64), [len(ids) for ids in found.values()])
+    supervoxels = np.concatenate([*found.values(), np.empty(0, dtype=np.int64)])
+    return np.stack([parents, supervoxels], axis=1).reshape(-1)

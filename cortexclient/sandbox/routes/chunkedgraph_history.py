@@ -1,0 +1,223 @@
+"""The chunkedgraph service: validity, lineage and logs of edits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.sandbox.routes.calls import ApiError, Call, jsonify, route, text
+from cortexclient.sandbox.stores import graph_history as history
+from cortexclient.sandbox.stores import graph_log
+from cortexclient.sandbox.stores.graph import operation_time
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pandas as pd
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+    from cortexclient.sandbox.world import World
+
+__all__ = ["routes"]
+
+_TABLE = "/segmentation/api/v1/table/{table}"
+
+
+def routes(world: World) -> list[BaseRoute]:
+    """Routes about the history of roots."""
+    service = _History(world)
+    paths: list[tuple[str, Any, tuple[str, ...]]] = [
+        (f"{_TABLE}/is_latest_roots", service.is_latest, ("POST",)),
+        (f"{_TABLE}/root_timestamps", service.root_timestamps, ("POST",)),
+        (f"{_TABLE}/lineage_graph_multiple", service.lineage_many, ("POST",)),
+        (f"{_TABLE}/root/{{root}}/lineage_graph", service.lineage_one, ("GET",)),
+        (f"{_TABLE}/past_id_mapping", service.past_ids, ("GET",)),
+        (f"{_TABLE}/valid_nodes", service.valid_nodes, ("GET",)),
+        (f"{_TABLE}/delta_roots", service.delta_roots, ("GET",)),
+        (f"{_TABLE}/oldest_timestamp", service.oldest, ("GET",)),
+        (f"{_TABLE}/root/{{root}}/last_edit", service.last_edit, ("GET",)),
+        (f"{_TABLE}/root/{{root}}/change_log", service.change_log, ("GET",)),
+        (f"{_TABLE}/root/{{root}}/merge_log", service.merge_log, ("GET",)),
+        (f"{_TABLE}/root/{{root}}/tabular_change_log", service.tabular_one, ("GET",)),
+        (f"{_TABLE}/tabular_change_log_many", service.tabular_many, ("GET",)),
+        (f"{_TABLE}/tabular_change_log_recent", service.tabular_recent, ("GET",)),
+        (f"{_TABLE}/change_log", service.change_log_all, ("GET",)),
+        (f"{_TABLE}/operation_details", service.operation_details, ("GET",)),
+        (f"{_TABLE}/user_operations", service.user_operations, ("GET",)),
+    ]
+    return [route(world, path, handler, methods) for path, handler, methods in paths]
+
+
+class _History:
+    """Handlers; each answers one route."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    # -- validity --------------------------------------------------------------------------------------------------
+
+    def is_latest(self, call: Call) -> Response:
+        ids = call.ids()
+        return jsonify({"is_latest": self.world.graph.is_latest(ids, call.at())}, call)
+
+    def root_timestamps(self, call: Call) -> Response:
+        ids = call.ids(raw=call.flag("is_binary"))
+        at = call.at()
+        if call.flag("latest"):
+            return jsonify({"timestamp": history.latest_timestamps(self.world.graph, ids, at)}, call)
+        return jsonify({"timestamp": history.timestamps(self.world.graph, ids)}, call)
+
+    def valid_nodes(self, call: Call) -> Response:
+        ids = call.ids(raw=call.flag("is_binary"))
+        end = call.moment("end_timestamp", None, optional=True)
+        start = call.moment("start_timestamp", None, optional=True)
+        return jsonify({"valid_roots": history.valid_nodes(self.world.graph, ids, start, end)}, call)
+
+    # -- lineage ---------------------------------------------------------------------------------------------------
+
+    def lineage_many(self, call: Call) -> Response:
+        past, future = call.at("timestamp_past", 0), call.at("timestamp_future")
+        roots = call.ids("root_ids")
+        return jsonify(history.lineage(self.world.graph, roots.tolist(), past, future).node_link(), call)
+
+    def _future(self, call: Call) -> datetime | None:
+        """End of the lineage of a history; the service reads the parameter and then does not use it."""
+        future = call.at("timestamp_future")
+        return None if self.world.options.strict else future
+
+    def lineage_one(self, call: Call) -> Response:
+        past, future = call.at("timestamp_past", 0), self._future(call)
+        root = int(call["root"])
+        history.check_roots(self.world.graph, [root])
+        return jsonify(history.lineage(self.world.graph, [root], past, future).node_link(), call)
+
+    def past_ids(self, call: Call) -> Response:
+        roots = call.ids("root_ids")
+        past, future = call.at("timestamp_past", 0), self._future(call)
+        return jsonify(history.past_and_future_ids(self.world.graph, roots, past, future), call)
+
+    def delta_roots(self, call: Call) -> Response:
+        past = call.moment("timestamp_past", None)
+        assert past is not None
+        old, new = graph_log.delta_roots(self.world.graph, past, call.at("timestamp_future"))
+        return jsonify({"old_roots": old, "new_roots": new}, call)
+
+    def oldest(self, call: Call) -> Response:
+        oldest = self.world.graph.oldest()
+        if oldest is None:
+            raise AttributeError("'NoneType' object has no attribute 'isoformat'")
+        return jsonify({"iso": oldest.isoformat(call.arg("delimiter") or " ")}, call)
+
+    # -- logs ------------------------------------------------------------------------------------------------------
+
+    def last_edit(self, call: Call) -> Response:
+        root = int(call["root"])
+        history.check_roots(self.world.graph, [root])
+        history.lineage(self.world.graph, [root])
+        if self.world.options.strict:
+            # the service formats seconds as if they were a time
+            raise AttributeError("'float' object has no attribute 'isoformat'")
+        made = self.world.graph.created([root])[0].astype("datetime64[us]").item()
+        return jsonify({"iso": f"{made.isoformat(call.arg('delimiter') or ' ')}+00:00"}, call)
+
+    def change_log(self, call: Call) -> Response:
+        past = call.at("timestamp", 0)
+        root = int(call["root"])
+        return jsonify(
+            graph_log.change_log(self.world.graph, root, filtered=call.flag("filtered"), past=past), call
+        )
+
+    def merge_log(self, call: Call) -> Response:
+        return jsonify(graph_log.merge_log(self.world.graph, int(call["root"])), call)
+
+    def _tabular(self, roots: list[int], *, filtered: bool) -> dict[int, pd.DataFrame]:
+        graph = self.world.graph
+        history.check_roots(graph, roots)
+        frames = {
+            root: graph_log.tabular_change_log(graph, root, filtered=filtered, past=graph.oldest())
+            for root in roots
+        }
+        if any(len(frame) for frame in frames.values()):
+            self._name_users(frames)
+        return frames
+
+    def _name_users(self, frames: dict[int, pd.DataFrame]) -> None:
+        """Add names of users, which the service asks the auth service for."""
+        users = self.world.folder.json("users.json")
+        if users is None and self.world.options.strict:
+            # what a chunkedgraph service without a token of its own answers
+            raise TypeError('can only concatenate str (not "NoneType") to str')
+        known: dict[str, dict[str, str]] = users or {}
+        for frame in frames.values():
+            for column, key in (("user_name", "name"), ("user_affiliation", "pi")):
+                frame[column] = [known.get(str(user), {}).get(key, "unknown") for user in frame["user_id"]]
+
+    def tabular_one(self, call: Call) -> Response:
+        root = int(call["root"])
+        frame = self._tabular([root], filtered=call.flag("filtered", default=True))[root]
+        return text(frame.to_html() if call.flag("disp") else frame.to_json())
+
+    def tabular_many(self, call: Call) -> Response:
+        filtered = call.flag("filtered", default=True)
+        frames = self._tabular(call.ids("root_ids").tolist(), filtered=filtered)
+        return jsonify({str(root): frame for root, frame in frames.items()})
+
+    def tabular_recent(self, call: Call) -> Response:
+        import pandas as pd
+
+        end = None if call.arg("timestamp_end") is None else call.at("timestamp_end")
+        entries = graph_log.operations_between(self.world.graph, call.at("timestamp", 0), end)
+        frame = pd.DataFrame(
+            {
+                "operation_id": [int(entry["operation_id"]) for entry in entries],
+                "timestamp": [operation_time(entry) for entry in entries],
+                "user_id": [str(entry["user"]) for entry in entries],
+                "is_merge": [entry.get("added_edges") is not None for entry in entries],
+            }
+        )
+        return text(frame.to_html() if call.flag("disp") else frame.to_json())
+
+    def change_log_all(self, _: Call) -> Response:
+        # the service counts to the newest edit without it
+        rows = [
+            [str(entry["user"]), entry["kind"], _numpy_text(entry["new_roots"]), str(operation_time(entry))]
+            for entry in self.world.graph.operations[:-1]
+        ]
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow(["user_id", "action", "root_ids", "timestamp"])
+        writer.writerows(rows)
+        answer = text(out.getvalue())
+        answer.headers["Content-Type"] = "text/csv"
+        answer.headers["Content-Disposition"] = f"attachment; filename={self.world.names.pcg_table}.csv"
+        return answer
+
+    def operation_details(self, call: Call) -> Response:
+        wanted = {int(number) for number in json.loads(call.arg("operation_ids") or "[]")}
+        entries = [entry for entry in self.world.graph.operations if int(entry["operation_id"]) in wanted]
+        body = {str(entry["operation_id"]): graph_log.operation_record(entry) for entry in entries}
+        return jsonify(body, call)
+
+    def user_operations(self, call: Call) -> Response:
+        import pandas as pd
+
+        start = call.at("start_time", 0)
+        if call.arg("end_time") is None:
+            # the service's own default does not pass its check
+            raise ApiError(400, "Timestamp parameter end_time is not a valid unix timestamp")
+        entries = graph_log.operations_between(self.world.graph, start, call.at("end_time"))
+        own = [entry for entry in entries if str(entry["user"]) == call.arg("user_id")]
+        columns = {
+            "operation_id": [int(entry["operation_id"]) for entry in own],
+            "timestamp": [operation_time(entry) for entry in own],
+        }
+        frame = pd.DataFrame(columns)
+        return text(frame.to_html() if call.flag("disp") else frame.to_json())
+
+
+def _numpy_text(roots: list[int]) -> str:
+    """Ids as numpy prints an array."""
+    return "[" + " ".join(str(root) for root in roots) + "]"

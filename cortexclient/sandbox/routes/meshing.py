@@ -1,0 +1,77 @@
+"""The meshing service: which mesh fragments an object is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from starlette.responses import Response
+
+from cortexclient.sandbox.routes.calls import Call, binary, jsonify, route, text
+from cortexclient.sandbox.routes.chunkedgraph import PCG_VERSION
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+    from cortexclient.sandbox.world import World
+
+__all__ = ["routes"]
+
+_PREFIX = "/meshing/api/v1"
+_TRUE = ("True", "true", "1")
+
+
+def routes(world: World) -> list[BaseRoute]:
+    """Routes of the meshing service."""
+
+    def index(_: Call) -> Response:
+        return text(f"PyChunkedGraph Meshing v{PCG_VERSION}")
+
+    def manifest(call: Call) -> Response:
+        return _manifest(world, call)
+
+    def valid_fragments(call: Call) -> Response:
+        _need_meshes(world)
+        nodes, _ = world.graph.meshes.fragments(int(call["node"]), start_layer=world.graph.n_layers)
+        return binary(nodes)
+
+    def remesh(call: Call) -> Response:
+        # fragments of new ids come from those of the ids they replace, so there is nothing to be queued
+        _ = call.json()["new_lvl2_ids"]
+        return Response(status_code=202)
+
+    return [
+        route(world, f"{_PREFIX}/", index),
+        route(world, f"{_PREFIX}/table/{{table}}/manifest/{{node}}:0", manifest),
+        route(world, f"{_PREFIX}/table/{{table}}/node/{{node}}/validfragments", valid_fragments),
+        route(world, f"{_PREFIX}/table/{{table}}/remeshing", remesh, ("POST",)),
+    ]
+
+
+def _need_meshes(world: World) -> None:
+    if "mesh" not in world.graph.info:
+        raise KeyError("mesh")
+
+
+def _manifest(world: World, call: Call) -> Response:
+    graph = world.graph
+    given: dict[str, Any] = call.json() if call.body else {}
+    node, bounds = int(call["node"]), call.bounds()
+    _need_meshes(world)
+    meta = graph.info.get("mesh_metadata", {})
+    start_layer = int(given.get("start_layer", call.arg("start_layer") or meta.get("max_meshed_layer", 2)))
+    nodes, fragments = world.graph.meshes.fragments(node, start_layer=start_layer, bounds=bounds)
+    if call.arg("prepend_seg_ids") in _TRUE:
+        fragments = [f"~{owner}:{name}" for owner, name in zip(nodes.tolist(), fragments, strict=True)]
+    body: dict[str, Any] = {"fragments": fragments}
+    if call.arg("return_seg_ids") in _TRUE or _asked(given, "return_seg_ids"):
+        body["seg_ids"] = nodes
+    if _asked(given, "return_seg_id_layers"):
+        body["seg_id_layers"] = graph.layout.layers(nodes).astype(np.int32)
+    if _asked(given, "return_seg_chunk_coordinates"):
+        body["seg_chunk_coordinates"] = graph.layout.chunks(nodes)
+    return jsonify(body)
+
+
+def _asked(given: dict[str, Any], name: str) -> bool:
+    return str(given.get(name, "false")).lower() in ("true", "1")

@@ -1,0 +1,291 @@
+"""What became of roots: lineage, edits and who made them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cortexclient.sandbox.stores.graph import operation_time
+from cortexclient.sandbox.stores.graph_state import NEVER, Ids, to_micros
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from cortexclient.sandbox.stores.graph import ChunkedGraph
+
+__all__ = [
+    "EditLog",
+    "Lineage",
+    "check_roots",
+    "latest_timestamps",
+    "lineage",
+    "past_and_future_ids",
+    "timestamps",
+    "valid_nodes",
+]
+
+_MILLISECOND = 1000
+
+
+@dataclass
+class Lineage:
+    """Graph of roots, from past to future.
+
+    Parameters
+    ----------
+    nodes : dict
+        Root id -> ``timestamp`` (seconds since 1970) and, once it was edited, the ``operation_id`` of that edit.
+    former, later : dict
+        Root id -> roots it was made from, and roots made from it.
+    """
+
+    nodes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    former: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    later: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def link(self, source: int, target: int) -> None:
+        """Add an edge once."""
+        if target not in self.later[source]:
+            self.later[source].append(target)
+            self.former[target].append(source)
+
+    def _reach(self, start: int, steps: dict[int, list[int]]) -> list[int]:
+        seen: dict[int, None] = {}
+        stack = [start]
+        while stack:
+            for other in steps.get(stack.pop(), ()):
+                if other not in seen:
+                    seen[other] = None
+                    stack.append(other)
+        return list(seen)
+
+    def ancestors(self, root: int) -> list[int]:
+        """All roots that a root came from."""
+        return self._reach(root, self.former)
+
+    def descendants(self, root: int) -> list[int]:
+        """All roots that came from a root."""
+        return self._reach(root, self.later)
+
+    def operation(self, root: int) -> int:
+        """Edit that a root was changed by, 0 for none within this graph."""
+        return int(self.nodes.get(root, {}).get("operation_id", 0))
+
+    def node_link(self) -> dict[str, Any]:
+        """Body as networkx writes graphs; numbers are numpy's, so that they can be answered as text."""
+        names = [*self.nodes, *(root for root in (*self.later, *self.former) if root not in self.nodes)]
+        nodes = []
+        for root in dict.fromkeys(names):
+            node = {"id": np.int64(root), **self.nodes.get(root, {})}
+            if "operation_id" in node:
+                node["operation_id"] = np.int64(node["operation_id"])
+            nodes.append(node)
+        links = [
+            {"source": np.int64(source), "target": np.int64(target)}
+            for source, targets in self.later.items()
+            for target in targets
+        ]
+        return {"directed": True, "multigraph": False, "graph": {}, "nodes": nodes, "links": links}
+
+
+class EditLog:
+    """Edits by number, and which edit made and ended each root.
+
+    Parameters
+    ----------
+    graph : ChunkedGraph
+    """
+
+    def __init__(self, graph: ChunkedGraph) -> None:
+        self.entries = {int(entry["operation_id"]): entry for entry in graph.operations}
+        self.made: dict[int, int] = {}
+        self.ended: dict[int, int] = {}
+        for number, entry in self.entries.items():
+            self.made |= dict.fromkeys((int(root) for root in entry["new_roots"]), number)
+            self.ended |= dict.fromkeys((int(root) for root in entry["old_roots"]), number)
+
+    def former(self, root: int) -> list[int]:
+        """Roots that the edit which made a root put an end to."""
+        number = self.made.get(root)
+        return [] if number is None else [int(old) for old in self.entries[number]["old_roots"]]
+
+
+def timestamps(graph: ChunkedGraph, ids: Ids) -> list[float]:
+    """When nodes were made, in seconds since 1970.
+
+    Raises
+    ------
+    KeyError
+        For an id without children, if another one has any; if none has, the answer is empty, as the service's.
+    """
+    state = graph.state
+    rows = state.find(ids)
+    known = (rows >= 0) & (graph.layout.layers(ids) > 1)
+    if not known.any():
+        return []
+    if not known.all():
+        raise KeyError(int(ids[~known][0]))
+    return [micros / 1e6 for micros in state.created[rows].tolist()]
+
+
+def latest_timestamps(graph: ChunkedGraph, ids: Ids, at: datetime) -> list[float]:
+    """Last time at which each root was part of the graph: `at` itself, or when it was superseded before.
+
+    Raises
+    ------
+    IndexError
+        For a root made after `at`, with the service's own text.
+    """
+    latest = graph.is_latest(ids, at)
+    state = graph.state
+    rows = state.find(ids)
+    when = to_micros(at) // _MILLISECOND * _MILLISECOND
+    ended = np.where(rows >= 0, state.superseded[rows], NEVER)
+    # the service keeps a queue of the times it found and takes one for each old root, whoever it belongs to
+    queue = (ended[~latest & (ended < when)] / 1e6).tolist()
+    answer = []
+    for still in latest:
+        if not still and not queue:
+            raise IndexError("pop from an empty deque")
+        answer.append(at.timestamp() if still else queue.pop(0))
+    return answer
+
+
+def lineage(
+    graph: ChunkedGraph, roots: Iterable[int], past: datetime | None = None, future: datetime | None = None
+) -> Lineage:
+    """Lineage of roots.
+
+    The walk goes on past a node that was itself made within the limits, so the answer shows one step beyond them.
+
+    Raises
+    ------
+    KeyError
+        For an id that never existed.
+    """
+    log = EditLog(graph)
+    result = Lineage()
+    first = 0 if past is None else to_micros(past)
+    last = NEVER if future is None else to_micros(future)
+    behind = ahead = list(dict.fromkeys(int(root) for root in roots))
+    while behind or ahead:
+        created = dict(zip(behind + ahead, _created(graph, behind + ahead), strict=False))
+        behind = _step_back(log, result, behind, created, first)
+        ahead = _step_ahead(log, result, ahead, created, last)
+    return result
+
+
+def _created(graph: ChunkedGraph, ids: list[int]) -> list[int]:
+    state = graph.state
+    rows = state.find(np.array(ids, dtype=np.int64))
+    if (rows < 0).any():
+        raise KeyError(ids[int(np.flatnonzero(rows < 0)[0])])
+    return [int(micros) for micros in state.created[rows]]
+
+
+def _note(log: EditLog, result: Lineage, root: int, micros: int) -> None:
+    node: dict[str, Any] = {"timestamp": micros / 1e6}
+    if root in log.ended:
+        node["operation_id"] = log.ended[root]
+    result.nodes[root] = node
+
+
+def _step_back(
+    log: EditLog, result: Lineage, roots: list[int], created: dict[int, int], first: int
+) -> list[int]:
+    following: list[int] = []
+    for root in roots:
+        _note(log, result, root, created[root])
+        former = log.former(root)
+        if created[root] < first or not former:
+            continue
+        following += [old for old in former if old not in result.nodes]
+        for old in former:
+            result.link(old, root)
+    return list(dict.fromkeys(following))
+
+
+def _step_ahead(
+    log: EditLog, result: Lineage, roots: list[int], created: dict[int, int], last: int
+) -> list[int]:
+    following: list[int] = []
+    for root in roots:
+        _note(log, result, root, created[root])
+        if created[root] > last or root not in log.ended:
+            continue
+        new_roots = [int(new) for new in log.entries[log.ended[root]]["new_roots"]]
+        following += [new for new in new_roots if new not in result.nodes]
+        for new in new_roots:
+            result.link(root, new)
+    return list(dict.fromkeys(following))
+
+
+def past_and_future_ids(
+    graph: ChunkedGraph, roots: Ids, past: datetime, future: datetime | None = None
+) -> dict[str, Any]:
+    """Which roots at `past` the given ones came from, and which of those have one clear successor.
+
+    A past root has a successor only if all of its pieces ended up in one root and each step merged it with another.
+    """
+    check_roots(graph, roots)
+    tree = lineage(graph, roots.tolist(), past, future)
+    back: dict[str, Ids] = {}
+    for root in roots.tolist():
+        oldest = [old for old in tree.ancestors(root) if not tree.former.get(old)]
+        back[str(root)] = np.array(oldest or [root], dtype=np.int64)
+    ahead = {}
+    for old in np.unique(np.concatenate(list(back.values()))).tolist():
+        successor = _successor(tree, old)
+        if successor is not None:
+            ahead[str(old)] = np.int64(successor)
+    return {"past_id_map": back, "future_id_map": ahead}
+
+
+def _successor(tree: Lineage, root: int) -> int | None:
+    after = [*tree.descendants(root), root]
+    ends = [node for node in after if not tree.later.get(node)]
+    if len(ends) > 1 or any(len(tree.later.get(node, ())) == 2 for node in after):
+        return None
+    steps = [node for node in after if len(tree.later.get(node, ())) == 1]
+    if any(len(tree.former[tree.later[node][0]]) == 1 for node in steps):
+        return None
+    return ends[0]
+
+
+def check_roots(graph: ChunkedGraph, roots: Iterable[int]) -> None:
+    """Refuse ids that are not of the roots' layer, with the service's text.
+
+    Raises
+    ------
+    AssertionError
+        For the first id of another layer.
+    """
+    ids = np.array([int(root) for root in roots], dtype=np.int64)
+    low = ids[graph.layout.layers(ids) != graph.n_layers]
+    assert not len(low), f"{low[0]} is no root"
+
+
+def valid_nodes(graph: ChunkedGraph, ids: Ids, start: datetime | None, end: datetime | None) -> Ids:
+    """Ids of which anything was written in a window, sorted; numbers of edits are keys of the same store."""
+    low = 0 if start is None else to_micros(start) // _MILLISECOND * _MILLISECOND
+    high = NEVER if end is None else to_micros(end) // _MILLISECOND * _MILLISECOND
+    state = graph.state
+    ids = np.unique(ids)
+    layers = graph.layout.layers(ids)
+    rows = state.find(ids)
+    made, ended = state.created[rows], state.superseded[rows]
+    written = (rows >= 0) & (layers > 1) & (made >= low) & (made < high)
+    written |= (rows >= 0) & (layers == graph.n_layers) & (ended >= low) & (ended < high)
+    linked = np.isin(state.link_node, ids) & (state.link_from >= low) & (state.link_from < high)
+    written |= np.isin(ids, state.link_node[linked])
+    numbers = [
+        int(entry["operation_id"])
+        for entry in graph.operations
+        if any(low <= to_micros(operation_time(entry, key)) < high for key in ("time", "finished"))
+    ]
+    valid: Ids = ids[written | np.isin(ids, np.array(numbers, dtype=np.int64))]
+    return valid

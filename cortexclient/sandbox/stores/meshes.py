@@ -1,0 +1,131 @@
+"""Mesh fragments of nodes."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from cortexclient.sandbox.stores.graph_space import nodes_within
+from cortexclient.sandbox.stores.graph_state import ragged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cortexclient.sandbox.stores.graph import ChunkedGraph
+    from cortexclient.sandbox.stores.graph_state import Ids
+
+__all__ = ["MeshIndex"]
+
+_OWNED = re.compile(r"(\d+):\d+:(\d+)-(\d+)_(\d+)-(\d+)_(\d+)-(\d+)")
+
+
+class MeshIndex:
+    """Which fragments each node has.
+
+    Parameters
+    ----------
+    graph : ChunkedGraph
+        Its folder's ``meshes.parquet`` (node_id, fragment) is read when first needed.
+    """
+
+    def __init__(self, graph: ChunkedGraph) -> None:
+        self.graph = graph
+        self._lock = threading.Lock()
+        self._loaded: tuple[Ids, list[str]] | None = None
+
+    def _index(self) -> tuple[Ids, list[str]]:
+        if self._loaded is None:
+            with self._lock:
+                if self._loaded is None:
+                    self._loaded = self._read()
+        return self._loaded
+
+    def _read(self) -> tuple[Ids, list[str]]:
+        path = self.graph.folder.file("meshes.parquet")
+        if not path.is_file():
+            return np.empty(0, dtype=np.int64), []
+        table = pq.read_table(path, columns=["node_id", "fragment"])
+        nodes = np.asarray(table["node_id"], dtype=np.int64)
+        order = np.argsort(nodes, kind="stable")
+        names = table["fragment"].to_pylist()
+        return nodes[order], [names[row] for row in order.tolist()]
+
+    def _own(self, nodes: Ids) -> tuple[Ids, list[str], NDArray[np.bool_]]:
+        """Fragments stored with nodes, whose they are, and which nodes have any."""
+        keys, names = self._index()
+        low = np.searchsorted(keys, nodes, side="left")
+        counts = np.searchsorted(keys, nodes, side="right") - low
+        rows = ragged(low.astype(np.int64), counts.astype(np.int64))
+        return np.repeat(nodes, counts), [names[row] for row in rows.tolist()], counts > 0
+
+    def fragments(
+        self, node: int, *, start_layer: int = 2, bounds: NDArray[np.int64] | None = None
+    ) -> tuple[Ids, list[str]]:
+        """Fragments that make up a node.
+
+        Parameters
+        ----------
+        node : int
+        start_layer : int
+            Use no fragment of a node above this layer, unless it is the node asked for.
+        bounds : ndarray of int64, shape (2, 3), optional
+            Only fragments near these bounds (voxels); whole chunks count.
+
+        Returns
+        -------
+        seg_ids : ndarray of int64, shape (n,)
+            Node that each fragment is of.
+        names : list of str
+            File names, or ``~layer/shard:offset:size``.
+        """
+        front = np.array([node], dtype=np.int64)
+        found: tuple[list[Ids], list[str]] = ([], [])
+        within = None
+        if bounds is not None:
+            within = set(nodes_within(self.graph, front, 2, bounds)[0].tolist())
+        while len(front):
+            layers = self.graph.layout.layers(front)
+            usable = (layers <= start_layer) | (front == node)
+            owners, names, has = self._own(front[usable])
+            self._keep(found, owners, names, within)
+            rest = np.concatenate([front[~usable], front[usable][~has]])
+            layers = self.graph.layout.layers(rest)
+            for owners, names in map(self._of_pieces, rest[layers == 2].tolist()):
+                self._keep(found, owners, names, within)
+            front = self.graph.state.children_of(rest[layers > 2])[0]
+        owners = np.concatenate([*found[0], np.empty(0, dtype=np.int64)])
+        return owners, found[1]
+
+    def _keep(
+        self, found: tuple[list[Ids], list[str]], owners: Ids, names: list[str], within: set[int] | None
+    ) -> None:
+        seg_ids = [_owner(name, int(owner)) for owner, name in zip(owners.tolist(), names, strict=True)]
+        keep = [within is None or seg_id in within or self._far_up(seg_id) for seg_id in seg_ids]
+        found[0].append(np.array([i for i, ok in zip(seg_ids, keep, strict=True) if ok], dtype=np.int64))
+        found[1].extend(name for name, ok in zip(names, keep, strict=True) if ok)
+
+    def _far_up(self, seg_id: int) -> bool:
+        # a fragment of a node above layer 2 cannot be told to lie outside of bounds
+        return int(self.graph.layout.layers(seg_id)) > 2
+
+    def _of_pieces(self, l2_id: int) -> tuple[Ids, list[str]]:
+        """Fragments of earlier level-2 ids that a new one was joined from, until it has one of its own."""
+        state = self.graph.state
+        supervoxels = self.graph.children(l2_id)
+        earlier = state.all_parents_of(supervoxels)
+        owners, names, has = self._own(earlier)
+        pieces = earlier[has]
+        kids, owner = state.children_of(pieces)
+        foreign = np.unique(owner[~np.isin(kids, supervoxels)])
+        inside = ~np.isin(owners, pieces[foreign])
+        return owners[inside], [name for name, ok in zip(names, inside.tolist(), strict=True) if ok]
+
+
+def _owner(name: str, owner: int) -> int:
+    """Node that a fragment is of: its name says so, where fragments are listed under a whole object."""
+    match = _OWNED.fullmatch(name)
+    return int(match[1]) if match else owner
