@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -34,8 +34,9 @@ def cell_id_to_root_id(
     out: Out = None,
 ) -> None:
     """Look up the root id of each cell id; -1 where there is none."""
+    ids = ids_from(cell_ids)
     client = open_client(dataset, version, timestamp, server)
-    show_frame(client.cell_id_to_root_id(ids_from(cell_ids)), out, index=True)
+    show_frame(client.cell_id_to_root_id(ids), out, index=True)
 
 
 def root_id_to_cell_id(
@@ -47,8 +48,9 @@ def root_id_to_cell_id(
     out: Out = None,
 ) -> None:
     """Look up the cell id of each root id; -1 where there is none, or more than one."""
+    ids = ids_from(root_ids)
     client = open_client(dataset, version, timestamp, server)
-    show_frame(client.root_id_to_cell_id(ids_from(root_ids)), out, index=True)
+    show_frame(client.root_id_to_cell_id(ids), out, index=True)
 
 
 def latest_roots(
@@ -58,8 +60,9 @@ def latest_roots(
     server: Server = None,
 ) -> None:
     """Suggest for each root id the one that holds most of it at a moment, by default now."""
+    ids = ids_from(root_ids)
     client = open_client(dataset, timestamp=timestamp, server=server)
-    for root in ids_from(root_ids):
+    for root in ids:
         console().print(f"{root}\t{client.suggest_latest_roots(root)}")
 
 
@@ -82,10 +85,11 @@ def synapses(
     out: Out = None,
 ) -> None:
     """Fetch the synapses of neurons, positions in nm; both sides unless one is named."""
+    ids = ids_from(root_ids)
     client = open_client(dataset, version, timestamp, server)
     both = not pre and not post
     frame = client.query_synapses(
-        ids_from(root_ids),
+        ids,
         pre=pre or both,
         post=post or both,
         reference_tables=reference,
@@ -106,9 +110,10 @@ def l2_ids(
     """List the level-2 ids of a neuron."""
     import pandas as pd
 
+    root = ids_from([root_id])[0]
     client = open_client(dataset, server=server)
-    found = client.get_l2_ids(ids_from([root_id])[0])
+    found = client.get_l2_ids(root)
     if attributes:
-        show_frame(client.get_l2data(found), out, index=True)
+        show_frame(cast("pd.DataFrame", client.get_l2data(found)), out, index=True)
     else:
         show_frame(pd.DataFrame({"l2_id": found}), out)

@@ -35,8 +35,8 @@ def link(
     server: Server = None,
 ) -> None:
     """Print a Neuroglancer link to a dataset."""
-    client = open_client(dataset, version, timestamp, server)
     roots = ids_from(root_ids or [])
+    client = open_client(dataset, version, timestamp, server)
     points = client.query_synapses(roots, pre=True, post=True, progress=False) if synapses and roots else None
     typer.echo(client.neuroglancer_url(site, root_ids=roots, annotations=points, shorten=shorten))
 

@@ -56,9 +56,10 @@ def query(
     out: Out = None,
 ) -> None:
     """Query a table or view; positions come in nm, one column per axis."""
+    filters = filters_from(where or [])
     client = open_client(dataset, version, timestamp, server)
     source = client.views if table in list(client.views) else client.tables
-    question = getattr(source, table)(**filters_from(where or []))
+    question = getattr(source, table)(**filters)
     frame: pd.DataFrame = question.query(
         split_positions=True, desired_resolution=None if voxels else [1, 1, 1], limit=limit
     )
