@@ -122,7 +122,9 @@ class Session:
         """Cloud path of the static exports: the launched server's own, else the spec's; None where there is neither."""
         asked = self.connection.address_asked
         if not asked.startswith(("http://", "https://")):
-            return self.endpoint.exports_path  # a server on this machine never sends its client to a real bucket
+            return (
+                self.endpoint.exports_path
+            )  # a server on this machine never sends its client to a real bucket
         return self.spec.exports.path if self.spec.exports is not None else None
 
     @property

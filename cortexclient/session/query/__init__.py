@@ -15,8 +15,7 @@ from cortexclient.session.query.wire import ask_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import pandas as pd
+    from datetime import datetime
 
     from cortexclient.session.core import Session
     from cortexclient.session.moments import Moment
@@ -81,6 +80,16 @@ class Request:
     progress: bool = False
     return_as: Literal["pandas", "arrow", "polars"] = "pandas"
 
+    @property
+    def bare(self) -> bool:
+        """Whether nothing of the table's metadata is needed to ask: no join, no units, no boxes."""
+        return (
+            self.kind is not None
+            and not self.merge_reference
+            and self.resolution is None
+            and not self.filters.get("spatial")
+        )
+
 
 def run(session: Session, request: Request) -> Any:
     """Answer a request with a complete frame.
@@ -122,6 +131,9 @@ def run_many(session: Session, requests: Sequence[Request], *, description: str 
 def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[str, Any]]:
     """Work out the question for a request: which version, which join, boxes in voxels, columns needed."""
     version, timestamp, notes = resolve_moment(session, request)
+    if request.bare and version is not None:
+        info = TableInfo(request.name, request.kind or "table", "", NM, None, None, {})
+        return info, _question(session, request, info, None, version, None), notes
     metadata_version = version if version is not None else session.at(timestamp=timestamp).version
     info = find(session, request.name, kind=request.kind, version=metadata_version)
     if info.kind == "view" and version is None:
@@ -131,13 +143,23 @@ def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[
             service="materialize",
         )
     base = info.reference_table if info.kind == "table" and request.merge_reference else None
+    return info, _question(session, request, info, base, version, timestamp), notes
+
+
+def _question(
+    session: Session,
+    request: Request,
+    info: TableInfo,
+    base: str | None,
+    version: int | None,
+    timestamp: datetime | None,
+) -> Question:
     suffixes = request.suffixes or ({info.name: "_ref", base: ""} if base else {})
-    filters = _in_voxels(session, request.filters, metadata_version)
-    question = Question(
+    return Question(
         kind=info.kind,
         name=info.name,
         base=base,
-        filters=filters,
+        filters=_in_voxels(session, request.filters, version),
         select=_columns_needed(request, info, base),
         suffixes=tuple(suffixes.items()) if base else (),
         resolution=None
@@ -150,7 +172,6 @@ def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[
         allow_missing_lookups=request.allow_missing_lookups,
         allow_invalid_root_ids=request.allow_invalid_root_ids,
     )
-    return info, question, notes
 
 
 def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any, dict[str, Any]]:
@@ -170,7 +191,7 @@ def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any,
     return version, None, {}
 
 
-def _in_voxels(session: Session, filters: Filters, version: int) -> Filters:
+def _in_voxels(session: Session, filters: Filters, version: int | None) -> Filters:
     """Give the filters with boxes in voxels of their tables, lists without duplicates and nothing empty."""
     import math
 

@@ -1,0 +1,319 @@
+"""The lookups between cells and roots, in few round trips.
+
+A root that is valid at some materialized version is looked up there. Roots that lived between versions are looked up
+by supervoxels, which never change: the cells near a root are those of its relatives at a version, and the graph says
+in one question per moment to which root each cell's supervoxel belonged then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cortexclient.errors import InvalidQueryError, NotConfiguredError, UnknownTableError, UnknownVersionError
+from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
+from cortexclient.session import Moment
+from cortexclient.session.graph import graph_url, lifetimes, roots_of
+from cortexclient.session.query import Request, run_many
+from cortexclient.session.versions import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cortexclient.session import Session
+    from cortexclient.types import IdArray, Timestamp
+
+__all__ = ["from_cells", "from_roots"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A table or view that connects cells with segments."""
+
+    name: str
+    kind: str
+    cell: str
+    rank: int
+
+    def request(self, column: str, ids: IdArray, moment: Moment, *, progress: bool = False) -> Request:
+        """Ask for the rows in which a column has one of these ids."""
+        return Request(
+            self.name,
+            kind="view" if self.kind == "view" else "table",
+            filters={"in": {self.name: {column: ids.tolist()}}},
+            merge_reference=False,
+            resolution=None,
+            split_positions=True,
+            moment=moment,
+            progress=progress,
+        )
+
+
+def _sources(session: Session, version: int, *, for_cells: bool) -> list[Source]:
+    """Tables to look in. The view, where there is one, is the dataset's own word on the roots of cells."""
+    spec = session.spec.cell_ids
+    if spec is None:
+        return []
+    found: list[Source] = []
+    if spec.lookup_view and (for_cells or not spec.main_table):
+        found.append(Source(spec.lookup_view, spec.kind, "id", 0))
+    if spec.main_table and not (for_cells and found):
+        found.append(Source(spec.main_table, "table", "id", 2))
+    if for_cells and spec.lookup_view:
+        return found
+    # a row of an alternative table refers to the cell whose own point misses the segmentation. Asked by cell, it must
+    # be known how it does; asked by root, the answer shows it
+    for name in spec.alternative_tables:
+        found.append(Source(name, "table", _target(session, name, version) if for_cells else "target_id", 1))
+    return found
+
+
+def _target(session: Session, name: str, version: int) -> str:
+    from cortexclient.session.query.metadata import find
+
+    try:
+        return "target_id" if find(session, name, kind="table", version=version).reference_table else "id"
+    except UnknownTableError:
+        return "target_id"  # the query itself says that the table is missing
+
+
+def _cell_ids(frame: pd.DataFrame, source: Source) -> IdArray:
+    return _ids(frame, source.cell if source.cell in frame.columns else "id")
+
+
+def _segment_columns(frame: pd.DataFrame, source: Source) -> tuple[str, str | None]:
+    roots = [name for name in frame.columns if name.endswith("root_id")]
+    if not roots:
+        raise InvalidQueryError(
+            f"{source.name!r} has no column of root ids; check `cell_ids` in the dataset's YAML file",
+            service="materialize",
+        )
+    root = "pt_root_id" if "pt_root_id" in roots else roots[0]
+    supervoxel = root.replace("root_id", "supervoxel_id")
+    return root, supervoxel if supervoxel in frame.columns else None
+
+
+def _ids(frame: pd.DataFrame, column: str) -> IdArray:
+    """Give a column of ids as int64, nulls as 0, which stands for no segment."""
+    values = frame[column]
+    if values.dtype.kind != "i" or hasattr(values.dtype, "numpy_dtype"):
+        values = values.fillna(0)
+    array: IdArray = values.to_numpy(dtype=np.int64)
+    return array
+
+
+def _when(session: Session, version: Any, timestamp: Timestamp | None) -> Moment:
+    asked = Moment.of(version, timestamp)
+    return session.moment if asked.floating else asked
+
+
+# -- cells -> roots ------------------------------------------------------------------------------------------
+
+
+def from_cells(
+    session: Session, cells: IdArray, *, version: Any, timestamp: Timestamp | None, progress: bool
+) -> Hits:
+    """Look up the roots of cells at a moment."""
+    hits = Hits(cells)
+    distinct = np.unique(cells[cells > 0])
+    if not len(distinct):
+        return hits
+    moment = _when(session, version, timestamp)
+    exact = None if moment.timestamp is None else session.frozen_version(moment.timestamp)
+    at = moment.timestamp if exact is None else None
+    if moment.version is not None and session.version_fallback:
+        record = session.version_record(moment.version)
+        at = at if record.valid else record.timestamp
+    if at is not None:
+        _by_supervoxel(session, hits, distinct, at, progress=progress)
+        return hits
+    number = exact or moment.version or session.version
+    sources = _sources(session, number, for_cells=True)
+    frames = _rows(
+        session, sources, [("cell", distinct)] * len(sources), Moment(version=number), progress=progress
+    )
+    for source, frame in zip(sources, frames, strict=True):
+        root, _ = _segment_columns(frame, source)
+        hits.add(source.name, _cell_ids(frame, source), _ids(frame, root), rank=source.rank)
+    hits.keep_best()
+    return hits
+
+
+def _rows(
+    session: Session,
+    sources: list[Source],
+    asked: list[tuple[str, IdArray]],
+    moment: Moment,
+    *,
+    progress: bool,
+) -> list[pd.DataFrame]:
+    requests = [
+        source.request(source.cell if column == "cell" else column, ids, moment, progress=progress)
+        for source, (column, ids) in zip(sources, asked, strict=True)
+    ]
+    return run_many(session, requests, description="cells")
+
+
+def _reference_version(session: Session, at: datetime) -> int:
+    """Give the live version nearest to a time, in which rows are read."""
+    record = nearest(session.versions(), at)
+    if record is None:
+        raise UnknownVersionError(
+            f"{session.datastack} has no live version to read its cells from",
+            service="materialize",
+            status=404,
+        )
+    return record.version
+
+
+def _by_supervoxel(session: Session, hits: Hits, cells: IdArray, at: datetime, *, progress: bool) -> None:
+    """Look up cells at any time: their supervoxels never change, the graph knows whose they were."""
+    number = _reference_version(session, at)
+    sources = _sources(session, number, for_cells=True)
+    moment = Moment(version=number)
+    frames = _rows(session, sources, [("cell", cells)] * len(sources), moment, progress=progress)
+    columns = [_segment_columns(frame, source) for source, frame in zip(sources, frames, strict=True)]
+    if any(supervoxel is None for _, supervoxel in columns):
+        raise NotConfiguredError(
+            "the lookup view of this dataset gives no supervoxels, which looking up cells at any time needs; ask at a "
+            "version, or add `cell_ids.main_table` to its YAML file"
+        )
+    supervoxels = [_ids(frame, str(name)) for frame, (_, name) in zip(frames, columns, strict=True)]
+    roots = roots_of(session, np.concatenate(supervoxels), at=at)
+    for source, frame, part in zip(
+        sources, frames, np.split(roots, np.cumsum([len(part) for part in supervoxels])[:-1]), strict=True
+    ):
+        hits.add(source.name, _cell_ids(frame, source), part, rank=source.rank)
+    hits.keep_best()
+
+
+# -- roots -> cells ------------------------------------------------------------------------------------------
+
+
+def from_roots(
+    session: Session, roots: IdArray, *, version: Any, timestamp: Timestamp | None, progress: bool
+) -> Hits:
+    """Look up the cells of roots of any age."""
+    distinct = np.unique(roots[roots > 0])
+    asked = Moment.of(version, timestamp)
+    if not len(distinct):
+        return Hits(roots, unknown=roots <= 0)
+    exact = asked.version
+    if asked.timestamp is not None:
+        exact = session.frozen_version(asked.timestamp)
+    if exact is not None and session.version_record(exact).valid:
+        hits = Hits(roots, unknown=roots <= 0)
+        _at_versions(session, hits, {exact: distinct}, progress=progress)
+        return hits
+    life = lifetimes(session, distinct, also=[session.versions])
+    known = life.known
+    hits = Hits(roots, unknown=~np.isin(roots, distinct[known]))
+    first, last = life.created, life.last
+    if not asked.floating:
+        at = asked.timestamp or session.version_record(int(asked.version or 0)).timestamp
+        moment = int(at.timestamp() * 1e6)
+        known = known & (first <= moment) & (moment <= last)
+        first = last = np.full(len(distinct), moment, dtype=np.int64)
+    _mixed_ages(session, hits, distinct[known], first[known], last[known], progress=progress)
+    return hits
+
+
+def _mixed_ages(
+    session: Session, hits: Hits, roots: IdArray, first: IdArray, last: IdArray, *, progress: bool
+) -> None:
+    times = {
+        record.version: int(record.timestamp.timestamp() * 1e6)
+        for record in session.versions().values()
+        if record.valid
+    }
+    chosen = versions_for(first, last, times)
+    rest = np.setdiff1d(
+        np.arange(len(roots)), np.concatenate([np.zeros(0, dtype=np.int64), *chosen.values()])
+    )
+    _at_versions(session, hits, {version: roots[mine] for version, mine in chosen.items()}, progress=progress)
+    if len(rest):
+        _between_versions(session, hits, roots[rest], first[rest], last[rest])
+
+
+def _at_versions(session: Session, hits: Hits, roots: dict[int, IdArray], *, progress: bool) -> None:
+    """Look up roots at versions at which they were valid: all tables and versions at once."""
+    asked: list[tuple[Source, Request]] = []
+    for number, ids in roots.items():
+        for source in _sources(session, number, for_cells=False):
+            asked.append(
+                (source, source.request("pt_root_id", ids, Moment(version=number), progress=progress))
+            )
+    frames = run_many(session, [request for _, request in asked], description="roots")
+    for (source, _), frame in zip(asked, frames, strict=True):
+        root, _ = _segment_columns(frame, source)
+        hits.add(source.name, _ids(frame, root), _cell_ids(frame, source), rank=source.rank)
+
+
+def _between_versions(session: Session, hits: Hits, roots: IdArray, first: IdArray, last: IdArray) -> None:
+    """Look up roots that were valid at no version: by the supervoxels of their relatives' cells."""
+    number = _reference_version(session, _time(int(np.median(last))))
+    relatives = _relatives(session, roots, int(first.min()), int(last.max()), number)
+    near = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *relatives.values()]))
+    sources = _sources(session, number, for_cells=False)
+    moment = Moment(version=number)
+    frames = _rows(session, sources, [("pt_root_id", near)] * len(sources), moment, progress=False)
+    columns = [_segment_columns(frame, source) for source, frame in zip(sources, frames, strict=True)]
+    if any(supervoxel is None for _, supervoxel in columns):
+        raise NotConfiguredError(
+            "looking up roots that lived between versions needs supervoxels, which the lookup view does not give; add "
+            "`cell_ids.main_table` to the dataset's YAML file"
+        )
+    supervoxels = [_ids(frame, str(name)) for frame, (_, name) in zip(frames, columns, strict=True)]
+    joined = np.concatenate(supervoxels)
+    # one question for each moment, about the cells that could matter: few, and all at once
+    times, which = intervals_to_points(first, last)
+    owners = session.map(lambda time: roots_of(session, joined, at=_time(int(time))), times.tolist())
+    ends = np.cumsum([len(part) for part in supervoxels])[:-1]
+    for number_of_time, found in enumerate(owners):
+        mine = roots[which == number_of_time]
+        for source, frame, part in zip(sources, frames, np.split(found, ends), strict=True):
+            good = np.isin(part, mine)
+            hits.add(source.name, part[good], _cell_ids(frame, source)[good], rank=source.rank)
+
+
+def _relatives(session: Session, roots: IdArray, first: int, last: int, version: int) -> dict[int, IdArray]:
+    """Give for each root the ids on its line of descent towards a version, in both directions; one question."""
+    frozen = int(session.version_record(version).timestamp.timestamp() * 1e6)
+    body = session.http.post_json(
+        "chunkedgraph",
+        graph_url(session, "lineage_graph_multiple"),
+        {"root_ids": roots.tolist()},
+        params={
+            "timestamp_past": f"{min(first, frozen) / 1e6:.6f}",
+            "timestamp_future": f"{max(last, frozen) / 1e6:.6f}",
+        },
+    )
+    later: dict[int, list[int]] = {}
+    earlier: dict[int, list[int]] = {}
+    for link in body.get("links", ()):
+        source, target = int(link["source"]), int(link["target"])
+        later.setdefault(source, []).append(target)
+        earlier.setdefault(target, []).append(source)
+    return {
+        root: np.array(sorted(_reach(root, later) | _reach(root, earlier)), dtype=np.int64)
+        for root in roots.tolist()
+    }
+
+
+def _reach(start: int, links: dict[int, list[int]]) -> set[int]:
+    seen, waiting = {start}, [start]
+    while waiting:
+        for neighbour in links.get(waiting.pop(), ()):
+            if neighbour not in seen:
+                seen.add(neighbour)
+                waiting.append(neighbour)
+    return seen
+
+
+def _time(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)

@@ -1,0 +1,216 @@
+"""What the servers say about the datastack itself: its record, sources, viewer, states and versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from cortexclient.errors import UnknownVersionError
+from cortexclient.ids import as_id, as_ids
+from cortexclient.session.versions import newest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cortexclient.session import Session, VersionRecord
+    from cortexclient.types import Ids
+
+__all__ = ["DatastackService"]
+
+Format = Literal["raw", "cloudvolume", "neuroglancer", "cave_explorer", "cave-explorer", "spelunker"]
+
+
+class DatastackService:
+    """Methods about the datastack itself.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def get_datastack_info(self, use_stored: bool = True, image_mirror: str | None = None) -> dict[str, Any]:
+        """Give the info service's record of the datastack.
+
+        Parameters
+        ----------
+        use_stored : bool
+            Use the record that was read before, if any.
+        image_mirror : str, optional
+            Give it with the image source of this mirror.
+
+        Returns
+        -------
+        dict
+        """
+        if use_stored and image_mirror is None:
+            return dict(self._session.info())
+        with self._session.guard("info"):
+            record: dict[str, Any] = self._session.cave.info.get_datastack_info(
+                use_stored=use_stored, **({} if image_mirror is None else {"image_mirror": image_mirror})
+            )
+        return record
+
+    def image_source(
+        self, use_stored: bool = True, format_for: Format = "raw", image_mirror: str | None = None
+    ) -> str:
+        """Give the address of the images, written for one of several programs."""
+        options = {} if image_mirror is None else {"image_mirror": image_mirror}
+        with self._session.guard("info"):
+            return str(
+                self._session.cave.info.image_source(use_stored=use_stored, format_for=format_for, **options)
+            )
+
+    def segmentation_source(self, use_stored: bool = True, format_for: Format = "raw") -> str:
+        """Give the address of the segmentation, written for one of several programs."""
+        with self._session.guard("info"):
+            return str(
+                self._session.cave.info.segmentation_source(use_stored=use_stored, format_for=format_for)
+            )
+
+    def viewer_resolution(self, use_stored: bool = True) -> NDArray[np.float64]:
+        """Give the size in nm of a voxel in the viewer: shape (3,), float64."""
+        import numpy as np
+
+        record = self.get_datastack_info(use_stored=use_stored)
+        return np.array([record[f"viewer_resolution_{axis}"] for axis in "xyz"], dtype=np.float64)
+
+    def image_cloudvolume(self, image_mirror: str | None = None, **kwargs: Any) -> Any:
+        """Open the images as a CloudVolume; without options the same object each time."""
+        if image_mirror is None and not kwargs:
+            return self._session.image_cloudvolume()
+        options = {} if image_mirror is None else {"image_mirror": image_mirror}
+        with self._session.guard("info"):
+            return self._session.cave.info.image_cloudvolume(**options, **kwargs)
+
+    def segmentation_cloudvolume(self, use_client_secret: bool = True, **kwargs: Any) -> Any:
+        """Open the segmentation as a CloudVolume; without options the same object each time."""
+        if use_client_secret and not kwargs:
+            return self._session.segmentation_cloudvolume()
+        with self._session.guard("chunkedgraph"):
+            return self._session.cave.info.segmentation_cloudvolume(
+                use_client_secret=use_client_secret, **kwargs
+            )
+
+    def get_state_json(self, state_id: int | str) -> dict[str, Any]:
+        """Give a Neuroglancer state by its id (or its address on this server).
+
+        Raises
+        ------
+        ValueError
+            If the address is on another server: this client's token does not go there.
+        """
+        if isinstance(state_id, str) and not state_id.isdigit():
+            from cortexclient.credentials import host_of
+
+            if host_of(state_id) != host_of(self._session.server_address):
+                raise ValueError(
+                    f"{state_id!r} is not a state of {self._session.server_address}; give the id of a state there"
+                )
+            state_id = state_id.rstrip("/").rpartition("/")[2]
+        url = f"{self._session.server_address}/nglstate/api/v1/{as_id(state_id, 'state_id')}"
+        state: dict[str, Any] = self._session.http.get_json("state", url)
+        return state
+
+    def upload_state_json(
+        self, json_state: Mapping[str, Any], state_id: int | None = None, timestamp: datetime | None = None
+    ) -> int:
+        """Store a Neuroglancer state and give its id.
+
+        Parameters
+        ----------
+        json_state : dict
+            The state.
+        state_id : int, optional
+            Overwrite this one; for administrators.
+        timestamp : datetime.datetime, optional
+            Time of the state; for administrators.
+        """
+        with self._session.guard("state"):
+            return int(
+                self._session.cave.state.upload_state_json(
+                    dict(json_state), state_id=state_id, timestamp=timestamp
+                )
+            )
+
+    def skeletons_exist(
+        self,
+        skeleton_version: int | None = None,
+        root_ids: Ids = 0,
+        log_warning: bool = True,
+        verbose_level: int | None = 0,
+    ) -> bool | dict[int, bool]:
+        """Say which neurons have a skeleton in the service's cache.
+
+        Parameters
+        ----------
+        skeleton_version : int, optional
+            Version of the skeletons. Default: the spec's, or 4.
+        root_ids : int or sequence of int
+            Roots; any number, asked in batches.
+        log_warning, verbose_level
+            As in caveclient.
+
+        Returns
+        -------
+        bool or dict
+            For a single id True or False, else id -> bool for each distinct id.
+        """
+        one = isinstance(root_ids, str) or not hasattr(root_ids, "__len__")
+        ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
+        version = skeleton_version or self._session.spec.skeleton_version or 4
+        client = self._session.cave.skeleton
+
+        def ask(batch: list[int]) -> dict[int, bool]:
+            with self._session.guard("skeleton"):
+                answer = client.skeletons_exist(
+                    skeleton_version=version,
+                    root_ids=batch,
+                    log_warning=log_warning,
+                    verbose_level=verbose_level,
+                )
+            if isinstance(answer, bool):
+                return {batch[0]: answer}
+            return {int(root): bool(there) for root, there in answer.items()}
+
+        found: dict[int, bool] = {}
+        for part in self._session.map(ask, [ids[start : start + 1000] for start in range(0, len(ids), 1000)]):
+            found |= part
+        return found[ids[0]] if one else {root: found.get(root, False) for root in ids}
+
+    def versions(self) -> dict[int, VersionRecord]:
+        """Give all materialized versions by number, oldest first, expired ones included."""
+        return self._session.versions()
+
+    def version_timestamp(self, version: int | None = None) -> datetime:
+        """Give the time of a version (default: the client's), aware, in UTC.
+
+        Raises
+        ------
+        UnknownVersionError
+            If there is no such version.
+        """
+        return self._session.version_record(
+            self._session.version if version is None else int(version)
+        ).timestamp
+
+    def most_recent_materialization_version(self) -> int:
+        """Ask for the newest version that answers queries.
+
+        Raises
+        ------
+        UnknownVersionError
+            If there is none.
+        """
+        found = newest(self._session.versions(refresh=True).values())
+        if found is None:
+            raise UnknownVersionError(
+                f"{self._session.datastack} has no version at present", service="materialize", status=404
+            )
+        return found.version

@@ -1,0 +1,181 @@
+"""Level-2 ids: the smallest pieces of a neuron that have measured attributes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import InvalidQueryError, MissingDataError
+from cortexclient.ids import as_id, as_ids
+from cortexclient.session.graph import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from cortexclient.session import Session
+    from cortexclient.types import Ids
+
+__all__ = ["ATTRIBUTES", "Level2Service"]
+
+ATTRIBUTES = {
+    "area_nm2": ("area_nm2",),
+    "chunk_intersect_count": tuple(
+        f"chunk_intersect_count_{axis}_{side}" for side in ("bottom", "top") for axis in "xyz"
+    ),
+    "max_dt_nm": ("max_dt_nm",),
+    "mean_dt_nm": ("mean_dt_nm",),
+    "pca": tuple(f"pca_{number}_{axis}" for number in range(3) for axis in "xyz"),
+    "pca_val": tuple(f"pca_val_{number}" for number in range(3)),
+    "rep_coord_nm": tuple(f"rep_coord_nm_{axis}" for axis in "xyz"),
+    "size_nm3": ("size_nm3",),
+}
+"""Attributes of a level-2 id, and the columns that each becomes (names as caveclient's)."""
+
+_BATCH = 10_000
+
+
+class Level2Service:
+    """Methods about level-2 ids.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def get_l2_ids(self, root_id: int, bounds: Any = None) -> list[int]:
+        """Give the level-2 ids of a neuron.
+
+        Parameters
+        ----------
+        root_id : int
+            A root of any age.
+        bounds : array of shape (3, 2), optional
+            Box (x, y, z) by (from, to), in voxels of the chunkedgraph (its ``cv_mip``), as caveclient takes it.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+
+        Raises
+        ------
+        ValueError
+            If the bounds have another shape.
+        MissingDataError
+            If the id has no level-2 ids, because it is no root.
+        """
+        root = as_id(root_id, "root_id")
+        text = None if bounds is None else _bounds_text(bounds)
+        found = leaves(self._session, root, stop_layer=2, bounds=text)
+        if not len(found) and bounds is None:
+            raise MissingDataError(
+                f"{root} has no level-2 ids in {self._session.datastack}; is it a root id?",
+                service="chunkedgraph",
+            )
+        return sorted(found.tolist())
+
+    def get_l2data(
+        self,
+        l2_ids: Ids,
+        attributes: Sequence[str] | None = None,
+        as_dataframe: bool = True,
+        split_columns: bool = True,
+    ) -> pd.DataFrame | dict[str, dict[str, Any]]:
+        """Give measured attributes of level-2 ids.
+
+        Parameters
+        ----------
+        l2_ids : int or sequence of int
+            Level-2 ids.
+        attributes : sequence of str, optional
+            Some of ``area_nm2``, ``chunk_intersect_count``, ``max_dt_nm``, ``mean_dt_nm``, ``pca``, ``pca_val``,
+            ``rep_coord_nm``, ``size_nm3``. Default: all.
+        as_dataframe : bool
+            Give a frame; otherwise the service's own answer.
+        split_columns : bool
+            One column for each number (``rep_coord_nm_x``, ...) instead of one for each attribute.
+
+        Returns
+        -------
+        pandas.DataFrame or dict
+            Index ``l2_id``: the ids asked, in order, duplicates kept; float64 columns, NaN where the cache has
+            nothing. As a dict: id as text -> attribute -> value, ``{}`` where the cache has nothing.
+
+        Raises
+        ------
+        InvalidQueryError
+            If an attribute is unknown.
+        """
+        ids = as_ids(l2_ids, "l2_ids")
+        wanted = list(ATTRIBUTES) if attributes is None else list(attributes)
+        unknown = [name for name in wanted if name not in ATTRIBUTES]
+        if unknown:
+            raise InvalidQueryError(
+                f"unknown level-2 attributes {', '.join(unknown)}; there are {', '.join(ATTRIBUTES)}",
+                service="l2cache",
+            )
+        found = self._ask(ids, None if attributes is None else wanted)
+        if not as_dataframe:
+            return found
+        return _frame(ids, found, wanted, split=split_columns)
+
+    def _ask(self, ids: Any, attributes: list[str] | None) -> dict[str, dict[str, Any]]:
+        import numpy as np
+
+        session = self._session
+        url = (
+            f"{session.local_server}/l2cache/api/v1/table/{session.connection.segmentation_table}/attributes"
+        )
+        params = {"int64_as_str": "False"}
+        if attributes is not None:
+            params["attribute_names"] = ",".join(attributes)
+        distinct = np.unique(ids)
+        batches = [distinct[start : start + _BATCH] for start in range(0, len(distinct), _BATCH)]
+        parts = session.map(
+            lambda batch: session.http.post_json("l2cache", url, {"l2_ids": batch.tolist()}, params=params),
+            batches,
+        )
+        found: dict[str, dict[str, Any]] = {}
+        for part in parts:
+            found.update(part)
+        return found
+
+
+def _bounds_text(bounds: Any) -> str:
+    import numpy as np
+
+    box = np.asarray(bounds)
+    if box.shape != (3, 2):
+        raise ValueError(
+            f"bounds must have the shape (3, 2), (x, y, z) by (from, to), in voxels of the chunkedgraph, not {box.shape}"
+        )
+    return "_".join(f"{int(low)}-{int(high)}" for low, high in box)
+
+
+def _frame(ids: Any, found: dict[str, dict[str, Any]], attributes: list[str], *, split: bool) -> pd.DataFrame:
+    import numpy as np
+    import pandas as pd
+
+    distinct, where = np.unique(ids, return_inverse=True)
+    columns: dict[str, Any] = {}
+    for attribute in attributes:
+        names = ATTRIBUTES[attribute]
+        values = np.full((len(distinct), len(names)), np.nan)
+        for row, number in enumerate(distinct.tolist()):
+            value = found.get(str(number), {}).get(attribute)
+            if value is not None and np.size(value) == len(names):
+                values[row] = np.ravel(value)
+        if split or len(names) == 1:
+            columns |= {name: values[where, number] for number, name in enumerate(names)}
+        else:
+            shape = {"pca": (3, 3), "chunk_intersect_count": (2, 3)}.get(attribute, (len(names),))
+            cells = np.empty(len(ids), dtype=object)
+            for row, source in enumerate(where):
+                cells[row] = values[source].reshape(shape)
+            columns[attribute] = cells
+    return pd.DataFrame(columns, index=pd.Index(ids, name="l2_id"))

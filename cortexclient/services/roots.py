@@ -1,0 +1,256 @@
+"""Root ids in time: which segment a supervoxel belongs to, until when a root was valid, and what became of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import StaleRootError
+from cortexclient.ids import as_id, as_ids
+from cortexclient.session import as_utc
+from cortexclient.session.graph import graph_url, is_latest, lifetimes, overlaps, roots_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from cortexclient.session import Session
+    from cortexclient.types import IdArray, Ids, Timestamp
+
+__all__ = ["RootsService"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class RootsService:
+    """Methods about root ids.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask, and the moment that holds where a method is given none.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def _at(self, timestamp: Timestamp | None) -> datetime | None:
+        return self._session.timestamp if timestamp is None else as_utc(timestamp)
+
+    def get_roots(
+        self, supervoxel_ids: Ids, timestamp: Timestamp | None = None, stop_layer: int | None = None
+    ) -> IdArray:
+        """Give the root id of each supervoxel.
+
+        Parameters
+        ----------
+        supervoxel_ids : int or sequence of int
+            Supervoxels, or any other nodes of the graph.
+        timestamp : datetime.datetime or str, optional
+            When. Default: the client's moment.
+        stop_layer : int, optional
+            Give the ancestor at this layer instead of the root (2 for level-2 ids).
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (n,), int64, in the order given; 0 where there is none.
+
+        Raises
+        ------
+        ServiceError
+            If the chunkedgraph fails.
+        """
+        return roots_of(
+            self._session,
+            as_ids(supervoxel_ids, "supervoxel_ids"),
+            at=self._at(timestamp),
+            stop_layer=stop_layer,
+        )
+
+    def is_latest_roots(self, root_ids: Ids, timestamp: Timestamp | None = None) -> NDArray[np.bool_]:
+        """Say of each root whether it is the valid one at a time.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Roots.
+        timestamp : datetime.datetime or str, optional
+            When. Default: the client's moment (now, if it floats).
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (n,), bool, in the order given; False for ids that are no roots.
+        """
+        return is_latest(self._session, as_ids(root_ids, "root_ids"), at=self._at(timestamp))
+
+    def latest_valid_timestamp(self, root_ids: Ids) -> NDArray[np.object_]:
+        """Give the last time at which each root was valid and can be asked about.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Roots of any age.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (n,), aware datetimes in UTC, in the order given: for a root that is valid now the time of asking,
+            else one millisecond before it was replaced (the graph keeps milliseconds), or the time it was made if it
+            lived for less than that. On a pinned client the pinned time, for roots that were valid then.
+
+        Raises
+        ------
+        StaleRootError
+            If an id is no root.
+        """
+        import numpy as np
+
+        ids = as_ids(root_ids, "root_ids")
+        life = lifetimes(self._session, ids)
+        if not life.known.all():
+            raise StaleRootError(
+                f"{', '.join(map(str, ids[~life.known][:5]))}: not root ids of {self._session.datastack}; root_ids takes "
+                "roots, not supervoxels, level-2 ids or cell ids"
+            )
+        last = life.last
+        if self._session.pinned:
+            pinned = int(self._session.timestamp_or_now.timestamp() * 1e6)
+            last = np.where((life.created <= pinned) & (last > pinned), pinned, last)
+        return np.array([_EPOCH + timedelta(microseconds=int(value)) for value in last], dtype=object)
+
+    def get_latest_roots(
+        self, root_id: int, timestamp: Timestamp | None = None, timestamp_future: Timestamp | None = None
+    ) -> IdArray:
+        """Give all roots that a root's history leads to: every one valid at a time that came of it.
+
+        Parameters
+        ----------
+        root_id : int
+            A root of any age. A time before it was made gives the roots that it came from.
+        timestamp : datetime.datetime or str, optional
+            When. Default: the client's moment (now, if it floats).
+        timestamp_future : datetime.datetime or str, optional
+            caveclient's older name of the same.
+
+        Returns
+        -------
+        numpy.ndarray
+            Ascending, int64.
+
+        Raises
+        ------
+        StaleRootError
+            If the id is no root.
+        """
+        import numpy as np
+
+        root = as_id(root_id, "root_id")
+        at = self._at(timestamp_future if timestamp is None else timestamp) or datetime.now(UTC)
+        life = lifetimes(self._session, np.array([root], dtype=np.int64))
+        if not life.known[0]:
+            raise StaleRootError(f"{root} is not a root id of {self._session.datastack}")
+        created = _EPOCH + timedelta(microseconds=int(life.created[0]))
+        body = self._session.http.post_json(
+            "chunkedgraph",
+            graph_url(self._session, "lineage_graph_multiple"),
+            {"root_ids": [root]},
+            params={
+                "timestamp_past": f"{min(created, at).timestamp():.6f}",
+                "timestamp_future": f"{max(created, at).timestamp():.6f}",
+            },
+        )
+        nodes = {int(node["id"]) for node in body.get("nodes", ())} | {root}
+        candidates = np.array(sorted(nodes), dtype=np.int64)
+        # the walk goes one step too far, so the graph itself says which of them were valid
+        return candidates[is_latest(self._session, candidates, at=at)]
+
+    def suggest_latest_roots(
+        self,
+        root_id: Ids,
+        timestamp: Timestamp | None = None,
+        stop_layer: int | None = None,
+        return_all: bool = False,
+        return_fraction_overlap: bool = False,
+    ) -> Any:
+        """Suggest the root that holds most of an older one.
+
+        Parameters
+        ----------
+        root_id : int or sequence of int
+            One root, or several at once.
+        timestamp : datetime.datetime or str, optional
+            When. Default: the client's moment (now, if it floats).
+        stop_layer : int, optional
+            Layer of the pieces that are compared. Default: four below the top.
+        return_all : bool
+            Give every candidate, best first.
+        return_fraction_overlap : bool
+            Give the share of the pieces, too.
+
+        Returns
+        -------
+        int, numpy.ndarray, tuple or list
+            For one root: the suggestion, or all candidates, or a pair with the shares. For several: a list of these.
+        """
+        one = isinstance(root_id, str) or not hasattr(root_id, "__len__")
+        ids = as_ids(root_id, "root_id").tolist()
+        at = self._at(timestamp)
+        answers = []
+        for root, (found, share) in zip(
+            ids, overlaps(self._session, ids, at=at, stop_layer=stop_layer), strict=True
+        ):
+            if not len(found):
+                raise StaleRootError(f"{root} has no pieces in {self._session.datastack}; is it a root id?")
+            best: Any = found if return_all else int(found[0])
+            shares: Any = share if return_all else float(share[0])
+            answers.append((best, shares) if return_fraction_overlap else best)
+        return answers[0] if one else answers
+
+    def latest_roots(
+        self, root_ids: Ids, timestamp: Timestamp | None = None, *, stop_layer: int | None = None
+    ) -> pd.DataFrame:
+        """Bring many roots up to date at once: one question for all, then only about the stale ones.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Roots of any age.
+        timestamp : datetime.datetime or str, optional
+            When. Default: the client's moment (now, if it floats).
+        stop_layer : int, optional
+            Layer of the pieces that are compared. Default: four below the top.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index ``root_id``: the ids asked, in order, duplicates kept.
+
+            ================  =======  =========================================================
+            column            dtype    content
+            ================  =======  =========================================================
+            latest_root_id    int64    the root that holds most of it; -1 for ids that are none
+            is_latest         bool     whether the id was up to date already
+            overlap           float64  share of its pieces that the suggestion holds
+            ================  =======  =========================================================
+        """
+        import numpy as np
+        import pandas as pd
+
+        ids = as_ids(root_ids, "root_ids")
+        at = self._at(timestamp)
+        current = is_latest(self._session, ids, at=at)
+        latest, overlap = ids.copy(), np.ones(len(ids))
+        stale = np.unique(ids[~current])
+        for root, (found, share) in zip(
+            stale.tolist(), overlaps(self._session, stale.tolist(), at=at, stop_layer=stop_layer), strict=True
+        ):
+            where = ids == root
+            latest[where] = found[0] if len(found) else -1
+            overlap[where] = share[0] if len(found) else 0.0
+        return pd.DataFrame(
+            {"latest_root_id": latest, "is_latest": current, "overlap": overlap},
+            index=pd.Index(ids, name="root_id"),
+        )

@@ -1,0 +1,248 @@
+"""Questions to the chunkedgraph that several services ask: which roots, since when, until when, made into what."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import MissingDataError, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cortexclient.session.core import Session
+    from cortexclient.types import IdArray
+
+__all__ = ["Lifetimes", "graph_url", "is_latest", "leaves", "lifetimes", "overlaps", "roots_of", "seconds"]
+
+BATCH = 50_000
+"""Most ids in one request: a body of a megabyte, well below what proxies refuse."""
+
+
+def graph_url(session: Session, path: str) -> str:
+    """Give the address of a chunkedgraph method."""
+    table = session.connection.segmentation_table
+    return f"{session.local_server}/segmentation/api/v1/table/{table}/{path}"
+
+
+def seconds(at: datetime | None) -> dict[str, str]:
+    """Give a time as the services read it: seconds since 1970 with microseconds; nothing for None."""
+    return {} if at is None else {"timestamp": f"{at.timestamp():.6f}"}
+
+
+def _batches(ids: IdArray) -> list[IdArray]:
+    return [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
+
+
+def roots_of(
+    session: Session, ids: IdArray, *, at: datetime | None = None, stop_layer: int | None = None
+) -> IdArray:
+    """Give the root (or the ancestor at a layer) of each supervoxel or node; 0 where there is none."""
+    import numpy as np
+
+    params: dict[str, Any] = seconds(at or datetime.now(UTC))
+    if stop_layer is not None:
+        params["stop_layer"] = stop_layer
+
+    def ask(batch: IdArray) -> IdArray:
+        response = session.http.send(
+            "chunkedgraph",
+            "POST",
+            graph_url(session, "roots_binary"),
+            params=params,
+            data=batch.astype("<u8").tobytes(),
+        )
+        found = np.frombuffer(response.content, dtype="<u8")
+        if len(found) != len(batch):
+            raise ProtocolError(
+                f"the chunkedgraph gave {len(found)} roots for {len(batch)} ids; try again",
+                service="chunkedgraph",
+            )
+        return found.astype(np.int64)
+
+    # the service spends its time on distinct ids only
+    distinct, where = np.unique(ids, return_inverse=True)
+    parts = session.map(ask, _batches(distinct))
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])[where] if len(ids) else ids.astype(np.int64)
+
+
+def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> NDArray[np.bool_]:
+    """Say of each root whether it is the current one at a time (default: now); False for ids that are no roots."""
+    import numpy as np
+
+    def ask(batch: IdArray) -> NDArray[np.bool_]:
+        body = session.http.post_json(
+            "chunkedgraph",
+            graph_url(session, "is_latest_roots"),
+            {"node_ids": batch.tolist()},
+            params=seconds(at),
+        )
+        return np.array(body["is_latest"], dtype=bool)
+
+    distinct, where = np.unique(ids, return_inverse=True)
+    parts = session.map(ask, _batches(distinct))
+    return np.concatenate([np.zeros(0, dtype=bool), *parts])[where]
+
+
+class Lifetimes:
+    """From when until when roots were valid.
+
+    Parameters
+    ----------
+    created, last : numpy.ndarray of int64
+        Microseconds since 1970: when each root came into being, and the last time it was valid (the time of asking
+        for a current one). Both -1 for an id that is no root.
+    asked : int
+        Time of asking, in microseconds.
+    """
+
+    def __init__(self, created: NDArray[np.int64], last: NDArray[np.int64], asked: int) -> None:
+        self.created = created
+        self.last = last
+        self.asked = asked
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which ids are roots at all."""
+        return self.created >= 0
+
+
+def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], object]] = ()) -> Lifetimes:
+    """Look up from when until when each root was valid.
+
+    All questions are asked at once, together with those in ``also``, which the caller will need next.
+    """
+    import numpy as np
+
+    now = datetime.now(UTC)
+    created: NDArray[np.int64] = np.full(len(ids), -1, dtype=np.int64)
+    ended: NDArray[np.int64] = np.full(len(ids), -1, dtype=np.int64)
+
+    def ask(target: NDArray[np.int64], where: slice, *, latest: bool) -> None:
+        target[where] = _timestamps(session, ids[where], latest=latest, at=now)
+
+    jobs: list[Callable[[], object]] = [lambda: require_latest(session), *also]
+    for where in _chunks(len(ids)):
+        jobs += [partial(ask, created, where, latest=False), partial(ask, ended, where, latest=True)]
+    session.info()  # every job needs it
+    session.map(lambda job: job(), jobs)
+    asked = int(now.timestamp() * 1e6)
+    # the graph keeps milliseconds: one less than the end is the last time that certainly counts as before it. A root
+    # that lived for less than that was valid at the moment it was made
+    last = np.where(ended >= asked - 1, asked, np.maximum(ended - 1000, created))
+    last[created < 0] = -1
+    return Lifetimes(created, last, asked)
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, min(start + 10_000, count)) for start in range(0, count, 10_000)]
+
+
+def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -> NDArray[np.int64]:
+    """Ask for times of roots; ids that the graph does not know are found out by halving, and get -1."""
+    import numpy as np
+
+    from cortexclient.errors import ServiceError, ServiceUnavailableError
+
+    if not len(ids):
+        return np.zeros(0, dtype=np.int64)
+    params = {"latest": str(latest), **seconds(at)}
+    url = graph_url(session, "root_timestamps")
+    try:
+        body = session.http.post_json("chunkedgraph", url, {"node_ids": ids.tolist()}, params=params)
+    except ServiceUnavailableError:
+        raise
+    except ServiceError as error:
+        # one unknown id makes the service fail for all of them
+        if error.status is not None and error.status in {401, 403}:
+            raise
+        if len(ids) == 1:
+            if is_latest(session, ids)[0]:
+                raise
+            return np.array([-1], dtype=np.int64)
+        middle = len(ids) // 2
+        return np.concatenate(
+            [_timestamps(session, part, latest=latest, at=at) for part in (ids[:middle], ids[middle:])]
+        )
+    times = np.array(body["timestamp"], dtype=np.float64)
+    if len(times) != len(ids):
+        raise ProtocolError(
+            f"the chunkedgraph gave {len(times)} times for {len(ids)} roots; try again",
+            service="chunkedgraph",
+        )
+    return np.round(times * 1e6).astype(np.int64)
+
+
+def require_latest(session: Session) -> None:
+    """Check that the graph can say until when a root was valid: older ones ignore the question and answer another.
+
+    Raises
+    ------
+    MissingDataError
+        If it cannot.
+    """
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    url = f"{session.local_server}/segmentation/api/version"
+
+    def ask() -> str | None:
+        response = session.http.send("chunkedgraph", "GET", url, accept=(404,))
+        return None if response.status_code == 404 else str(response.json())
+
+    text = session.connection.memory.get(("server version text", url), ask)
+    try:
+        version = Version(text or "0")
+    except InvalidVersion:
+        version = Version("0")
+    if not any(version in SpecifierSet(known) for known in (">=1.25,<2", ">=2.17,<3", ">=3.0.4")):
+        raise MissingDataError(
+            f"the chunkedgraph is version {text}, which cannot say until when a root was valid (2.17 or 3.0.4 can); "
+            "ask its administrators to update it",
+            service="chunkedgraph",
+            url=url,
+        )
+
+
+def leaves(
+    session: Session, root: int, *, stop_layer: int | None = None, bounds: str | None = None
+) -> IdArray:
+    """Give the descendants of a node at a layer (default: supervoxels), within bounds ``x0-x1_y0-y1_z0-z1`` in voxels."""
+    import numpy as np
+
+    params = {"stop_layer": stop_layer, "bounds": bounds}
+    body = session.http.get_json(
+        "chunkedgraph",
+        graph_url(session, f"node/{root}/leaves"),
+        params={name: str(value) for name, value in params.items() if value is not None},
+    )
+    return np.array(body["leaf_ids"], dtype=np.int64)
+
+
+def overlaps(
+    session: Session, roots: list[int], *, at: datetime | None = None, stop_layer: int | None = None
+) -> list[tuple[IdArray, NDArray[np.float64]]]:
+    """Say what became of roots: the roots that hold their pieces at a time, most pieces first, and their shares.
+
+    The pieces are nodes four layers below the top, as caveclient takes them: they change rarely and are few.
+    """
+    import numpy as np
+
+    if stop_layer is None:
+        stop_layer = int(session.segmentation_info().get("graph", {}).get("n_layers", 6)) - 4
+    layer = max(1, stop_layer)
+    pieces = session.map(lambda root: leaves(session, root, stop_layer=layer), roots)
+    ends = np.cumsum([len(part) for part in pieces])[:-1]
+    joined = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
+    held = np.split(roots_of(session, joined, at=at), ends) if len(roots) else []
+    results = []
+    for part in held:
+        found, counts = np.unique(part[part != 0], return_counts=True)
+        # equal shares: the smaller id first, so that the answer is always the same
+        order = np.lexsort((found, -counts))
+        results.append((found[order], counts[order] / max(1, len(part))))
+    return results
