@@ -1,1 +1,1 @@
-"""The synthetic cortex: neurons, chunks, synapses, tables and history, deterministic from a seed."""
+"""A synthetic piece of cortex: neurons, their segmentation and its history, synapses and tables, all from one seed."""

@@ -1,0 +1,262 @@
+"""Cell bodies and dendrites of the synthetic neurons, in cortical um (pia at y = 0, depth down)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE, SOMA, Size
+
+__all__ = ["Cell", "Tree", "grow_dendrites", "place_somata", "random_for"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_STEP_UM = 2.0
+_SHALLOWEST_UM = 5.0
+
+
+def random_for(seed: int, *labels: int) -> np.random.Generator:
+    """Random numbers of one part of the cortex: independent of what the other parts draw."""
+    return np.random.default_rng([seed, *labels])
+
+
+class Tree:
+    """A neurite tree: points with a radius, each hanging on an earlier one.
+
+    The first point of a neuron is the centre of its soma.
+    """
+
+    def __init__(self) -> None:
+        self.points: list[Floats] = []
+        self.radii: list[float] = []
+        self.parents: list[int] = []
+        self.kinds: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def add(self, point: Floats, radius: float, parent: int, kind: int) -> int:
+        """Append a point and return its index."""
+        self.points.append(np.asarray(point, dtype=np.float64))
+        self.radii.append(float(radius))
+        self.parents.append(parent)
+        self.kinds.append(kind)
+        return len(self.points) - 1
+
+    def add_path(self, points: Floats, radii: Floats | float, parent: int, kind: int) -> list[int]:
+        """Append a chain of points, the first hanging on ``parent``, and return their indices."""
+        many = np.broadcast_to(np.asarray(radii, dtype=np.float64), len(points))
+        indices = []
+        for point, radius in zip(points, many, strict=True):
+            parent = self.add(point, float(radius), parent, kind)
+            indices.append(parent)
+        return indices
+
+    def xyz(self) -> Floats:
+        """Points, float64 (n, 3), um."""
+        return np.asarray(self.points, dtype=np.float64).reshape(-1, 3)
+
+    def parent_array(self) -> Ints:
+        """Index of each point's parent, int64 (n,), -1 for the first."""
+        return np.asarray(self.parents, dtype=np.int64)
+
+    def kind_array(self) -> Ints:
+        """Compartment of each point, int64 (n,)."""
+        return np.asarray(self.kinds, dtype=np.int64)
+
+    def radius_array(self) -> Floats:
+        """Radius of each point, float64 (n,), um."""
+        return np.asarray(self.radii, dtype=np.float64)
+
+
+@dataclass
+class Cell:
+    """One object of the cortex: a neuron, or a piece of axon without a soma.
+
+    Parameters
+    ----------
+    index : int
+        Position among all cells; also the label of its voxels.
+    kind : {"excitatory", "inhibitory", "orphan"}
+    cell_type : str
+        Finer type, by layer or by targets.
+    soma_um : (3,) float64
+        Centre of the soma; of an orphan, its first point.
+    soma_radius_um : float
+        0 for an orphan.
+    """
+
+    index: int
+    kind: str
+    cell_type: str
+    soma_um: Floats
+    soma_radius_um: float
+    tree: Tree = field(default_factory=Tree)
+
+    @property
+    def is_neuron(self) -> bool:
+        """Whether it has a soma."""
+        return self.kind != "orphan"
+
+
+# name, shallowest and deepest soma (um), share of the excitatory cells
+_LAYERS = (("23P", 120.0, 290.0, 0.35), ("4P", 300.0, 390.0, 0.2), ("5P-IT", 410.0, 520.0, 0.2), ("6P-IT", 540.0, 690.0, 0.25))
+_INHIBITORY_TYPES = ("BC", "MC", "BPC", "NGC")
+
+
+def place_somata(seed: int, size: Size) -> list[Cell]:
+    """Cells with their somata in a column, no two closer than their radii allow.
+
+    Returns
+    -------
+    list of Cell
+        Excitatory cells first, then inhibitory ones; trees hold the soma only.
+    """
+    random = random_for(seed, 1)
+    counts = _share(size.excitatory, [share for *_, share in _LAYERS])
+    wanted = [
+        ("excitatory", name, top, bottom)
+        for (name, top, bottom, _), count in zip(_LAYERS, counts, strict=True)
+        for _ in range(count)
+    ]
+    wanted += [("inhibitory", _INHIBITORY_TYPES[i % 4], 130.0, 660.0) for i in range(size.inhibitory)]
+    cells: list[Cell] = []
+    for kind, name, top, bottom in wanted:
+        radius = float(random.uniform(5.0, 6.0) if kind == "excitatory" else random.uniform(4.3, 5.2))
+        centre = _free_place(random, cells, size.half_width_um, top, bottom)
+        cell = Cell(len(cells), kind, name, centre, radius)
+        cell.tree.add(centre, radius, -1, SOMA)
+        cells.append(cell)
+    return cells
+
+
+def _share(total: int, shares: list[float]) -> list[int]:
+    """Whole numbers that add up to a total, in given proportions."""
+    edges = np.round(np.cumsum([0.0, *shares]) / sum(shares) * total).astype(int)
+    return [int(n) for n in np.diff(edges)]
+
+
+def _free_place(random: np.random.Generator, cells: list[Cell], half_width: float, top: float, bottom: float) -> Floats:
+    spacing = 18.0
+    centre = np.zeros(3)
+    for attempt in range(400):
+        centre = random.uniform([-half_width, top, -half_width], [half_width, bottom, half_width])
+        if not cells or min(float(np.linalg.norm(c.soma_um - centre)) for c in cells) > spacing:
+            break
+        if attempt % 100 == 99:
+            spacing -= 2.0
+    return centre
+
+
+def grow_dendrites(seed: int, cell: Cell) -> None:
+    """Grow basal and apical dendrites of an excitatory cell, or all dendrites of an inhibitory one, onto its tree."""
+    random = random_for(seed, 2, cell.index)
+    if cell.kind == "excitatory":
+        _apical(random, cell)
+        _stems(random, cell, count=int(random.integers(4, 6)), segment_um=(24.0, 40.0), forks=2, down=0.45)
+    elif cell.kind == "inhibitory":
+        _stems(random, cell, count=int(random.integers(4, 7)), segment_um=(28.0, 48.0), forks=2, down=0.0)
+
+
+def _unit(vector: Floats) -> Floats:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 0 else np.array([0.0, 1.0, 0.0])
+
+
+def _walk(
+    random: np.random.Generator,
+    start: Floats,
+    direction: Floats,
+    length: float,
+    *,
+    wiggle: float = 0.16,
+    pull: Floats | None = None,
+) -> Floats:
+    """Points of a path with a persistent direction, ``_STEP_UM`` apart, float64 (n, 3); the start is left out."""
+    steps = max(2, round(length / _STEP_UM))
+    turns = random.normal(0.0, wiggle, (steps, 3))
+    point, heading = np.array(start), _unit(direction)
+    points = np.empty((steps, 3))
+    for i in range(steps):
+        heading = heading + turns[i]
+        if pull is not None:
+            heading = heading + pull
+        heading = heading / np.sqrt(heading @ heading)
+        point = point + _STEP_UM * heading
+        if point[1] < _SHALLOWEST_UM:
+            point[1] = _SHALLOWEST_UM
+        points[i] = point
+    return points
+
+
+def _leave_soma(cell: Cell, direction: Floats, radius: float, kind: int) -> int:
+    """First point of a neurite, inside the soma near its surface."""
+    return cell.tree.add(cell.soma_um + 0.85 * cell.soma_radius_um * _unit(direction), radius, 0, kind)
+
+
+def _apical(random: np.random.Generator, cell: Cell) -> None:
+    depth = float(cell.soma_um[1])
+    top = {"23P": 25.0, "4P": depth * 0.45, "5P-IT": 40.0, "6P-IT": depth * 0.6}[cell.cell_type]
+    length = max(40.0, depth - top - cell.soma_radius_um)
+    up = np.array([0.0, -1.0, 0.0])
+    start = _leave_soma(cell, up, 0.95, DENDRITE)
+    path = _walk(random, cell.tree.points[start], up, length, wiggle=0.05, pull=0.12 * up)
+    trunk = cell.tree.add_path(path, np.linspace(0.85, 0.5, len(path)), start, DENDRITE)
+    # oblique branches leave the lower two thirds of the trunk
+    for _ in range(int(random.integers(3, 5)) + int(length > 200)):
+        node = trunk[int(random.uniform(0.08, 0.66) * len(trunk))]
+        angle = random.uniform(0, 2 * np.pi)
+        out = np.array([np.cos(angle), -0.35, np.sin(angle)])
+        branch = _walk(random, cell.tree.points[node], out, random.uniform(35.0, 65.0))
+        cell.tree.add_path(branch, 0.38, node, DENDRITE)
+    # and a tuft spreads at its top
+    for arm in range(int(random.integers(2, 4))):
+        angle = 2.1 * arm + random.uniform(0, 1.0)
+        out = np.array([np.cos(angle), -0.8, np.sin(angle)])
+        branch = _walk(random, cell.tree.points[trunk[-1]], out, random.uniform(30.0, 50.0), pull=np.array([0, -0.03, 0]))
+        tips = cell.tree.add_path(branch, 0.36, trunk[-1], DENDRITE)
+        side = np.array([-np.sin(angle), -0.2, np.cos(angle)])
+        twig = _walk(random, cell.tree.points[tips[len(tips) // 2]], side, random.uniform(20.0, 35.0))
+        cell.tree.add_path(twig, 0.33, tips[len(tips) // 2], DENDRITE)
+
+
+def _stems(
+    random: np.random.Generator, cell: Cell, *, count: int, segment_um: tuple[float, float], forks: int, down: float
+) -> None:
+    """Dendrites that leave the soma on all sides and fork."""
+    spin = random.uniform(0, 2 * np.pi)
+    for stem in range(count):
+        # a spiral on the sphere spreads the stems evenly; `down` tilts it away from the apical dendrite
+        height = (stem + 0.5) / count * 2.0 - 1.0
+        height = height * (1.0 - down) + down
+        angle = spin + 2.399963 * stem
+        flat = np.sqrt(max(0.0, 1.0 - height * height))
+        out = np.array([flat * np.cos(angle), height, flat * np.sin(angle)])
+        start = _leave_soma(cell, out, 0.6, DENDRITE)
+        ends = [(start, out, 0.55)]
+        for fork in range(forks + 1):
+            grown = []
+            for node, heading, radius in ends:
+                path = _walk(random, cell.tree.points[node], heading, random.uniform(*segment_um) * (0.6 if fork == 0 else 1.0))
+                last = cell.tree.add_path(path, radius, node, DENDRITE)[-1]
+                tangent = _unit(path[-1] - path[-2])
+                aside = _unit(np.cross(tangent, random.normal(size=3)))
+                children = 2 if fork == 0 or random.random() < 0.6 else 1
+                for sign in (1.0, -1.0)[:children]:
+                    grown.append((last, tangent + sign * 0.75 * aside, max(0.32, radius * 0.8)))
+            ends = grown
+
+
+def axon_start(random: np.random.Generator, cell: Cell) -> list[int]:
+    """Grow the unbranched beginning of an axon and return the indices of its points."""
+    if cell.kind == "excitatory":
+        out, length = np.array([random.normal(0, 0.2), 1.0, random.normal(0, 0.2)]), random.uniform(26.0, 44.0)
+    else:
+        out, length = random.normal(size=3), random.uniform(14.0, 22.0)
+    start = _leave_soma(cell, out, 0.45, AXON)
+    path = _walk(random, cell.tree.points[start], out, length, wiggle=0.1)
+    radii = np.maximum(0.25, np.linspace(0.42, 0.22, len(path)))
+    return [start, *cell.tree.add_path(path, radii, start, AXON)]

@@ -1,0 +1,58 @@
+"""Writing the files of a data folder: Parquet with fixed bytes, JSON, gzip without a time stamp."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+__all__ = ["TIME", "lists", "times", "write_gzip", "write_json", "write_table"]
+
+TIME = pa.timestamp("us", tz="UTC")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def write_table(path: Path, columns: dict[str, Any]) -> None:
+    """Write a Parquet file; numpy arrays keep their dtype, Arrow arrays are taken as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def write_gzip(path: Path, content: bytes, *, level: int = 6) -> None:
+    """Write a gzip file whose bytes depend on nothing but its content."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=level, mtime=0, filename="") as stream:
+        stream.write(content)
+    path.write_bytes(buffer.getvalue())
+
+
+def times(values: list[datetime | None] | datetime, count: int | None = None) -> pa.Array:
+    """Timestamps in microseconds, UTC; one value is repeated ``count`` times."""
+    if isinstance(values, datetime):
+        micros = int(values.timestamp() * 1_000_000 + 0.5)
+        return pa.array(np.full(count or 0, micros, dtype=np.int64)).cast(TIME)
+    return pa.array(values, type=TIME)
+
+
+def lists(values: npt.NDArray[Any]) -> pa.Array:
+    """Rows of an (n, k) or (n, j, k) array as Arrow lists."""
+    flat = pa.array(values.reshape(-1))
+    array = flat
+    for axis in range(values.ndim - 1, 0, -1):
+        width = values.shape[axis]
+        count = int(np.prod(values.shape[:axis]))
+        array = pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32) * width), array)
+    return array

@@ -1,0 +1,188 @@
+"""Where in the dataset's own coordinates the synthetic cortex lies.
+
+Neurons are made in cortical coordinates (um; pia at y = 0, depth down) and placed by the inverse of the dataset's own
+transform, so that a soma made at a depth of 300 um is found at 300 um by whoever applies that transform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Frame", "FrameError", "frame_of"]
+
+Floats = npt.NDArray[np.float64]
+
+# nm kept free on the low side of every axis: positions stay positive with room for margins
+_CLEARANCE_NM = 30_000.0
+_DEFAULT_TABLE_NM = (4.0, 4.0, 40.0)
+_HIGHEST_DEPTH_UM = 2.0
+_LOWEST_DEPTH_UM = 900.0
+_DEEPEST_SHIFT_UM = 5000.0
+
+
+class FrameError(ValueError):
+    """A transform under which no cortex can be placed at positive coordinates."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An affine map from cortical um to dataset nm, and the voxel size of the tables.
+
+    Parameters
+    ----------
+    matrix : tuple of 9 floats
+        Rows of the linear part, nm per um.
+    offset : tuple of 3 floats
+        nm of the cortical origin (pia, centre of the column).
+    table_resolution : tuple of 3 floats
+        nm per voxel of table positions.
+    """
+
+    matrix: tuple[float, ...] = (1000.0, 0.0, 0.0, 0.0, 1000.0, 0.0, 0.0, 0.0, 1000.0)
+    offset: tuple[float, float, float] = (600_000.0, 0.0, 600_000.0)
+    table_resolution: tuple[float, float, float] = _DEFAULT_TABLE_NM
+
+    def to_nm(self, points_um: Floats) -> Floats:
+        """Dataset positions of cortical points.
+
+        Parameters
+        ----------
+        points_um : (n, 3) float64
+            Cortical um.
+
+        Returns
+        -------
+        (n, 3) float64
+            nm.
+        """
+        return np.asarray(points_um, dtype=np.float64) @ self._linear.T + np.asarray(self.offset)
+
+    def to_um(self, points_nm: Floats) -> Floats:
+        """Cortical um of dataset positions in nm; the inverse of `to_nm`."""
+        shifted = np.asarray(points_nm, dtype=np.float64) - np.asarray(self.offset)
+        return shifted @ np.linalg.inv(self._linear).T
+
+    @property
+    def signature(self) -> str:
+        """Hexadecimal digest that two frames share when they place a cortex alike."""
+        numbers = [*self.matrix, *self.offset, *self.table_resolution]
+        return hashlib.sha256(",".join(f"{number:.6g}" for number in numbers).encode()).hexdigest()[:16]
+
+    @property
+    def _linear(self) -> Floats:
+        return np.asarray(self.matrix, dtype=np.float64).reshape(3, 3)
+
+
+def frame_of(spec: Any = None, *, half_width_um: float = 100.0) -> Frame:
+    """Frame in which a spec's cortex is built.
+
+    Parameters
+    ----------
+    spec : DatasetSpec or Frame or None
+        None gives a frame without rotation; a frame is returned as it is.
+    half_width_um : float
+        Half the lateral extent that must lie at positive coordinates.
+
+    Raises
+    ------
+    FrameError
+        If the spec's transform cannot be inverted.
+    """
+    if isinstance(spec, Frame):
+        return spec
+    resolution = tuple(float(v) for v in getattr(spec, "voxel_resolution", None) or _DEFAULT_TABLE_NM)
+    transform = getattr(spec, "transform", None)
+    if transform is None:
+        return Frame(table_resolution=(resolution[0], resolution[1], resolution[2]))
+    linear, shift, centre = _affine(transform)
+    try:
+        inverse = np.linalg.inv(linear)
+    except np.linalg.LinAlgError as error:
+        raise FrameError("the transform flattens space, so nothing can be placed by its inverse") from error
+    if centre is None:
+        centre = _positive_centre(inverse, shift, half_width_um)
+    offset = inverse @ (centre - shift)
+    return Frame(
+        matrix=tuple(float(v) for v in inverse.ravel()),
+        offset=(float(offset[0]), float(offset[1]), float(offset[2])),
+        table_resolution=(resolution[0], resolution[1], resolution[2]),
+    )
+
+
+def _affine(transform: Any) -> tuple[Floats, Floats, Floats | None]:
+    """Linear part (um per nm), shift (um) and, where the dataset has one, a known centre of the pia (um)."""
+    name = getattr(transform, "dataset", None) or (transform if isinstance(transform, str) else None)
+    if name is None:
+        return *_declared(transform.steps), None
+    from standard_transform import datasets
+
+    known = {"minnie65": datasets.minnie_ds, "v1dd": datasets.v1dd_ds}
+    if name not in known:
+        raise FrameError(f"standard_transform has no dataset {name!r}; it knows {sorted(known)}")
+    sequence = known[name].transform("nm", version=getattr(transform, "version", None))
+    shift = np.asarray(sequence.apply(np.zeros((1, 3))), dtype=np.float64)[0]
+    linear = (np.asarray(sequence.apply(np.eye(3)), dtype=np.float64) - shift).T
+    # near the points at which both datasets put their pia, in nm
+    near = {"minnie65": (732_052.0, 334_140.0, 966_600.0), "v1dd": (758_295.0, 251_514.0, 489_195.0)}[name]
+    centre = linear @ np.asarray(near) + shift
+    centre[1] = 0.0
+    return linear, shift, centre
+
+
+def _declared(steps: Any) -> tuple[Floats, Floats]:
+    """Compose the steps of a spec into one affine map."""
+    from scipy.spatial.transform import Rotation
+
+    linear, shift = np.eye(3), np.zeros(3)
+    for step in steps:
+        if step.rotation is not None:
+            turn = step.rotation
+            if turn.matrix is not None:
+                matrix = np.asarray(turn.matrix, dtype=np.float64)
+            else:
+                matrix = Rotation.from_euler(turn.axis, turn.degrees, degrees=True).as_matrix()
+            linear, shift = matrix @ linear, matrix @ shift
+        elif step.translation is not None:
+            shift = shift + np.asarray(step.translation, dtype=np.float64)
+        else:
+            factor = np.broadcast_to(np.asarray(step.scaling, dtype=np.float64), 3)
+            linear, shift = factor[:, None] * linear, factor * shift
+    return linear, shift
+
+
+def _positive_centre(inverse: Floats, shift: Floats, half_width_um: float) -> Floats:
+    """Cortical um, at the pia, around which a column lies at positive coordinates.
+
+    Only the lateral position is free: moving along the depth would make every depth wrong.
+    """
+    reach = half_width_um + 150.0
+    corners = np.array(
+        [(x, y, z) for x in (-reach, reach) for y in (_HIGHEST_DEPTH_UM, _LOWEST_DEPTH_UM) for z in (-reach, reach)],
+        dtype=np.float64,
+    )
+    best, best_low = np.zeros(3), -np.inf
+    # away from the origin in small steps along both lateral axes, until the lowest corner is clear of zero
+    lateral = np.linspace(-4000.0, 4000.0, 41)
+    for x in lateral:
+        for z in lateral:
+            centre = np.array([x, 0.0, z])
+            low = float(((corners + centre - shift) @ inverse.T).min())
+            if low >= _CLEARANCE_NM:
+                low = _CLEARANCE_NM - 1e-6 * float(np.hypot(x, z))
+            if low > best_low:
+                best, best_low = centre, low
+    # a transform that has the pia at negative positions: a deeper cortex is better than none
+    while best_low <= 0 and best[1] < _DEEPEST_SHIFT_UM:
+        best = best + np.array([0.0, 50.0, 0.0])
+        best_low = float(((corners + best - shift) @ inverse.T).min())
+    if best_low <= 0:
+        raise FrameError(
+            "this transform puts the whole cortex at negative positions wherever it stands; "
+            "check the sign of its translations and that its result is in um"
+        )
+    return best

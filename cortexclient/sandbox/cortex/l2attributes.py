@@ -1,0 +1,164 @@
+"""Attributes of level-2 ids, as the level-2 cache stores them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cortexclient.sandbox.cortex.files import lists, write_table
+from cortexclient.sandbox.cortex.graph import GraphBuilder
+from cortexclient.sandbox.cortex.segmentation import Segmentation
+from cortexclient.sandbox.cortex.sizes import SEGMENTATION_NM
+
+__all__ = ["L2Table", "l2_table", "write_l2cache"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_NM = np.asarray(SEGMENTATION_NM, dtype=np.float64)
+
+
+@dataclass
+class L2Table:
+    """Every level-2 id that ever existed and its attributes.
+
+    Parameters
+    ----------
+    ids : (n,) int64
+        Ascending.
+    member : (m,) int64
+        Rows of supervoxels, those of the first id first.
+    owner : (m,) int64
+        Position in ``ids`` of each member.
+    representative_nm : (n, 3) float64
+        Centre of a voxel of the id.
+    voxels : (n,) int64
+    area_nm2, thickest_nm, mean_thickness_nm : (n,) float64
+    axes : (n, 3, 3) float64
+        Principal directions, longest first.
+    spread : (n, 3) float64
+        Singular values, nm.
+    faces : (n, 2, 3) float64
+        Voxels in the chunk's low and high layers along x, y, z.
+    compartment : (n,) int64
+        Of most of its voxels.
+    """
+
+    ids: Ints
+    member: Ints
+    owner: Ints
+    representative_nm: Floats
+    voxels: Ints
+    area_nm2: Floats
+    thickest_nm: Floats
+    mean_thickness_nm: Floats
+    axes: Floats
+    spread: Floats
+    faces: Floats
+    compartment: Ints
+
+    def rows(self, ids: Ints) -> Ints:
+        """Positions of level-2 ids that are all here."""
+        return np.searchsorted(self.ids, ids)
+
+
+def l2_table(segmentation: Segmentation, builder: GraphBuilder) -> L2Table:
+    """Attributes of every level-2 id that ever existed, from the sums over its supervoxels."""
+    levels = [level for level in builder.graph.levels if level.layer == 2]
+    ids = np.concatenate([level.ids for level in levels])
+    sizes = np.concatenate([np.diff(level.offsets) for level in levels])
+    owner = np.repeat(np.arange(len(ids)), sizes)
+    member = np.searchsorted(segmentation.ids, np.concatenate([level.children for level in levels]))
+    rank = np.empty(len(ids), dtype=np.int64)
+    rank[np.argsort(ids)] = np.arange(len(ids))
+    ids, owner = np.sort(ids), rank[owner]
+    order = np.argsort(owner, kind="stable")
+    owner, member = owner[order], member[order]
+    measures = segmentation.measures
+
+    def added(values: npt.NDArray[np.generic]) -> Floats:
+        taken = values[member].astype(np.float64)
+        if taken.ndim == 1:
+            return np.bincount(owner, weights=taken, minlength=len(ids))
+        return np.column_stack([np.bincount(owner, weights=column, minlength=len(ids)) for column in taken.T])
+
+    voxels = added(measures.voxels)
+    centroid = added(measures.total) / voxels[:, None]
+    middle = segmentation.grid.voxels(segmentation.middle)
+    away = (((middle[member] - centroid[owner]) * _NM) ** 2).sum(axis=1)
+    first = np.searchsorted(owner, np.arange(len(ids)))
+    nearest = member[np.lexsort((away, owner))[first]]
+    axes, spread = _principal(added(measures.moments), centroid, voxels)
+    thickness = measures.thickness / measures.voxels
+    faces = added(measures.faces).reshape(-1, 2, 3)
+    parts = np.column_stack([added(np.where(segmentation.compartment == k, measures.voxels, 0)) for k in (1, 2, 3)])
+    return L2Table(
+        ids=ids,
+        member=member,
+        owner=owner,
+        representative_nm=segmentation.grid.centres_nm(middle[nearest]),
+        voxels=voxels.astype(np.int64),
+        area_nm2=added(measures.area_nm2),
+        thickest_nm=1000.0 * np.maximum.reduceat(thickness[member], first),
+        mean_thickness_nm=550.0 * added(measures.thickness) / voxels,
+        axes=axes,
+        spread=spread,
+        faces=faces,
+        compartment=parts.argmax(axis=1) + 1,
+    )
+
+
+def _principal(moments: Floats, centroid: Floats, voxels: Floats) -> tuple[Floats, Floats]:
+    """Principal directions and singular values of the voxels of each id, in nm."""
+    scatter = np.empty((len(voxels), 3, 3))
+    for k, (a, b) in enumerate(((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))):
+        value = (moments[:, k] - voxels * centroid[:, a] * centroid[:, b]) * _NM[a] * _NM[b]
+        scatter[:, a, b] = value
+        scatter[:, b, a] = value
+    values, vectors = np.linalg.eigh(scatter)
+    directions = np.swapaxes(vectors[:, :, ::-1], 1, 2)
+    # the sign of a direction is arbitrary: the largest component is made positive
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=2)[..., None], axis=2)
+    return directions * np.where(largest < 0, -1.0, 1.0), np.sqrt(np.maximum(values[:, ::-1], 0.0))
+
+
+def write_l2cache(folder: Path, table: L2Table, cached: Bools) -> None:
+    """Write ``l2cache.parquet``; an id that is not cached has nulls.
+
+    Parameters
+    ----------
+    folder : Path
+    table : L2Table
+    cached : (n,) bool
+    """
+    missing = ~cached
+
+    def number(values: npt.NDArray[np.generic]) -> pa.Array:
+        return pa.array(values, mask=missing)
+
+    def nested(values: Floats) -> pa.Array:
+        array = lists(values)
+        return pc.if_else(pa.array(cached), array, pa.scalar(None, type=array.type))
+
+    nm3 = int(np.prod(SEGMENTATION_NM))
+    write_table(
+        folder / "l2cache.parquet",
+        {
+            "l2_id": table.ids,
+            "in_cache": cached,
+            "rep_coord_nm": nested(table.representative_nm),
+            "size_nm3": number(table.voxels * nm3),
+            "area_nm2": number(np.round(table.area_nm2).astype(np.int64)),
+            "max_dt_nm": number(np.round(table.thickest_nm).astype(np.int64)),
+            "mean_dt_nm": number(table.mean_thickness_nm.astype(np.float16).astype(np.float64)),
+            "pca": nested(table.axes.astype(np.float16).astype(np.float64)),
+            "pca_val": nested(table.spread.astype(np.float32).astype(np.float64)),
+            "chunk_intersect_count": nested(table.faces),
+        },
+    )

@@ -1,0 +1,227 @@
+"""All cells cut into supervoxels with ids, and the places where different cells touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cortexclient.sandbox.cortex.anatomy import Cell, grow_dendrites, place_somata
+from cortexclient.sandbox.cortex.axons import grow_axons, make_orphans
+from cortexclient.sandbox.cortex.frame import Frame
+from cortexclient.sandbox.cortex.ids import IdScheme
+from cortexclient.sandbox.cortex.sizes import CHUNK, Size
+from cortexclient.sandbox.cortex.supervoxels import CellSupervoxels, Measures, cut_into_supervoxels, merge_measures
+from cortexclient.sandbox.cortex.volume import (
+    Grid,
+    Sections,
+    Voxels,
+    contacts,
+    cut_into_sections,
+    grid_around,
+    keep_owned,
+    owners,
+    paint,
+)
+
+__all__ = ["Contacts", "Segmentation", "grow_cells", "segment"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+# chunk rows along the depth that are resolved at once: bounds the memory of large volumes
+_SLAB_CHUNKS = 24
+
+
+@dataclass(frozen=True)
+class Contacts:
+    """Pairs of touching voxels of different cells, or of the axon and a dendrite of one cell.
+
+    Parameters
+    ----------
+    linear : (n, 2) int64
+        Linear indices of the voxels.
+    unit : (n, 2) int64
+        Cells.
+    row : (n, 2) int64
+        Rows of the supervoxels.
+    """
+
+    linear: Ints
+    unit: Ints
+    row: Ints
+
+
+@dataclass
+class Segmentation:
+    """The segmented cortex before any history.
+
+    Parameters
+    ----------
+    cells : list of Cell
+        Neurons, then orphans.
+    sections : list of Sections
+    frame : Frame
+    grid : Grid
+    scheme : IdScheme
+    voxels : list of Voxels
+        Of each cell.
+    voxel_rows : list of int64 arrays
+        Row of the supervoxel of each voxel, by cell.
+    ids : (n,) int64
+        Supervoxel ids, ascending by chunk.
+    unit, section : (n,) int64
+    chunk, low, high : (n, 3) int64
+    middle : (n,) int64
+        Linear index of a voxel in the middle of each supervoxel.
+    measures : Measures
+    edges : (e, 2) int64
+        Rows; within cells.
+    edge_area : (e,) int64
+    contacts : Contacts
+    """
+
+    cells: list[Cell]
+    sections: list[Sections]
+    frame: Frame
+    grid: Grid
+    scheme: IdScheme
+    voxels: list[Voxels]
+    voxel_rows: list[Ints]
+    ids: Ints
+    unit: Ints
+    section: Ints
+    chunk: Ints
+    low: Ints
+    high: Ints
+    middle: Ints
+    measures: Measures
+    edges: Ints
+    edge_area: Ints
+    contacts: Contacts
+
+    @property
+    def compartment(self) -> Ints:
+        """Compartment of each supervoxel, int64 (n,)."""
+        kinds = np.concatenate([part.kind for part in self.sections])
+        starts = np.cumsum([0, *(len(part.kind) for part in self.sections[:-1])])
+        return kinds[starts[self.unit] + self.section]
+
+    def rows_at(self, linear: Ints) -> Ints:
+        """Row of the supervoxel at each linear index, -1 where nothing is."""
+        found = np.full(len(linear), -1, dtype=np.int64)
+        for voxels, rows in zip(self.voxels, self.voxel_rows, strict=True):
+            at = np.minimum(np.searchsorted(voxels.linear, linear), len(voxels.linear) - 1)
+            hit = voxels.linear[at] == linear
+            found[hit] = rows[at[hit]]
+        return found
+
+
+def grow_cells(seed: int, size: Size) -> list[Cell]:
+    """All cells of a cortex: neurons with all their neurites, then orphans."""
+    cells = place_somata(seed, size)
+    for cell in cells:
+        grow_dendrites(seed, cell)
+    grow_axons(seed, cells, size)
+    return [*cells, *make_orphans(seed, cells, size)]
+
+
+def segment(cells: list[Cell], frame: Frame) -> Segmentation:
+    """Turn cells into supervoxels with ids."""
+    grid = grid_around(cells, frame)
+    scheme = IdScheme.for_chunks(grid.chunks)
+    sections = [cut_into_sections(cell) for cell in cells]
+    painted = [paint(cell, part, grid, frame) for cell, part in zip(cells, sections, strict=True)]
+    owned: list[list[Ints]] = [[] for _ in cells]
+    touching = []
+    for linear, owner, first, second, fresh in _slabs(painted, grid):
+        order = np.argsort(owner[:fresh], kind="stable")
+        stops = np.searchsorted(owner[:fresh][order], np.arange(len(cells) + 1))
+        for unit in range(len(cells)):
+            owned[unit].append(linear[:fresh][order[stops[unit] : stops[unit + 1]]])
+        touching.append(
+            (np.column_stack([linear[first], linear[second]]), np.column_stack([owner[first], owner[second]]))
+        )
+    voxels = [keep_owned(mine, np.concatenate(parts)) for mine, parts in zip(painted, owned, strict=True)]
+    cut = [cut_into_supervoxels(mine, part, grid) for mine, part in zip(voxels, sections, strict=True)]
+    return _join(cells, sections, frame, grid, scheme, voxels, cut, touching)
+
+
+def _slabs(painted: list[Voxels], grid: Grid) -> Iterator[tuple[Ints, Ints, Ints, Ints, int]]:
+    """Slabs of depth: voxels and owners (one layer more than the slab), touching pairs, and how many voxels are its own."""
+    layer = int(grid.strides[1])
+    for top in range(0, int(grid.chunks[1]), _SLAB_CHUNKS):
+        low = top * CHUNK[1] * layer
+        high = low + _SLAB_CHUNKS * CHUNK[1] * layer
+        linear, owner = owners(painted, low, high + layer)
+        fresh = int(np.searchsorted(linear, high))
+        first, second = contacts(linear, owner, grid)
+        # a pair belongs to the slab of its first voxel, so that none is met twice
+        mine = first < fresh
+        yield linear, owner, first[mine], second[mine], fresh
+
+
+def _join(
+    cells: list[Cell],
+    sections: list[Sections],
+    frame: Frame,
+    grid: Grid,
+    scheme: IdScheme,
+    voxels: list[Voxels],
+    cut: list[CellSupervoxels],
+    touching: list[tuple[Ints, Ints]],
+) -> Segmentation:
+    """Number the supervoxels of all cells within each chunk."""
+    starts = np.cumsum([0, *(len(part.section) for part in cut)])
+    unit = np.repeat(np.arange(len(cells)), [len(part.section) for part in cut])
+    chunk = np.concatenate([part.chunk for part in cut])
+    order = np.lexsort((np.arange(len(unit)), chunk[:, 2], chunk[:, 1], chunk[:, 0]))
+    row_of = np.empty(len(order), dtype=np.int64)
+    row_of[order] = np.arange(len(order))
+    chunk = chunk[order]
+    begins = np.ones(len(chunk), dtype=bool)
+    begins[1:] = (chunk[1:] != chunk[:-1]).any(axis=1)
+    first = np.flatnonzero(begins)
+    segment_number = np.arange(len(chunk)) - np.repeat(first, np.diff([*first, len(chunk)])) + 1
+    measures = merge_measures([part.measures for part in cut])
+    voxel_rows = [row_of[starts[i] + part.of_voxel] for i, part in enumerate(cut)]
+    edges = np.sort(np.concatenate([row_of[starts[i] + part.edges] for i, part in enumerate(cut)]), axis=1)
+    result = Segmentation(
+        cells=cells,
+        sections=sections,
+        frame=frame,
+        grid=grid,
+        scheme=scheme,
+        voxels=voxels,
+        voxel_rows=voxel_rows,
+        ids=scheme.encode(1, chunk, segment_number),
+        unit=unit[order],
+        section=np.concatenate([part.section for part in cut])[order],
+        chunk=chunk,
+        low=np.concatenate([part.low for part in cut])[order],
+        high=np.concatenate([part.high for part in cut])[order],
+        middle=np.concatenate([part.middle for part in cut])[order],
+        measures=Measures(*(getattr(measures, name)[order] for name in Measures.__dataclass_fields__)),
+        edges=edges,
+        edge_area=np.concatenate([part.edge_area for part in cut]),
+        contacts=Contacts(*(np.empty((0, 2), dtype=np.int64) for _ in range(3))),
+    )
+    result.contacts = _contact_rows(result, cut, touching)
+    return result
+
+
+def _contact_rows(result: Segmentation, cut: list[CellSupervoxels], touching: list[tuple[Ints, Ints]]) -> Contacts:
+    """Supervoxels of all touching voxels, those within one cell last."""
+    linear = [pair for pair, _ in touching]
+    unit = [pair for _, pair in touching]
+    for index, part in enumerate(cut):
+        linear.append(result.voxels[index].linear[part.self_touch])
+        unit.append(np.full(part.self_touch.shape, index, dtype=np.int64))
+    voxels, owner = np.concatenate(linear), np.concatenate(unit)
+    rows = np.empty_like(voxels)
+    for index in range(len(result.cells)):
+        mine = owner == index
+        rows[mine] = result.voxel_rows[index][np.searchsorted(result.voxels[index].linear, voxels[mine])]
+    return Contacts(voxels, owner, rows)

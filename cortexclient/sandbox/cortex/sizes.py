@@ -1,0 +1,80 @@
+"""How big a synthetic cortex is, and the constants that every part of it agrees on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "AXON",
+    "CHUNK",
+    "DENDRITE",
+    "DRACO_GRID_NM",
+    "GENERATOR_VERSION",
+    "SEGMENTATION_NM",
+    "SIZES",
+    "SOMA",
+    "Size",
+    "SizeName",
+]
+
+# part of the cache key: raise it whenever the same seed would give other files
+GENERATOR_VERSION = 1
+
+SizeName = Literal["tiny", "small", "large"]
+
+# nm; coarse enough that a whole column fits into a few million voxels, fine enough that an axon is three voxels wide
+SEGMENTATION_NM = (192, 192, 240)
+# voxels of a chunk of the graph, which is also one file of the segmentation
+CHUNK = (32, 32, 32)
+# does not divide the chunk: border vertices get rounded, as on the real datasets
+DRACO_GRID_NM = 21
+
+# compartments, in the numbers that SWC files and the skeleton service use
+SOMA, AXON, DENDRITE = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is built.
+
+    Parameters
+    ----------
+    name : str
+    excitatory, inhibitory : int
+        Number of neurons of each class.
+    orphans : int
+        Pieces of axon that belong to no cell body.
+    half_width_um : float
+        Half the width of the column in which the somata lie.
+    contacts : int
+        Places at which each axon runs along a dendrite of another cell.
+    synapse_spacing_voxels : int
+        Edge of the blocks that hold one synapse for each pair of neighbours.
+    giant_contacts : int
+        Contacts of one neuron that is far larger than the rest; 0 for none.
+    off_segmentation : int
+        Nuclei whose point misses the segmentation and that have an alternative point.
+    """
+
+    name: SizeName
+    excitatory: int
+    inhibitory: int
+    orphans: int
+    half_width_um: float
+    contacts: int
+    synapse_spacing_voxels: int = 4
+    giant_contacts: int = 0
+    off_segmentation: int = 3
+
+    @property
+    def neurons(self) -> int:
+        """Number of cells with a soma."""
+        return self.excitatory + self.inhibitory
+
+
+SIZES: dict[SizeName, Size] = {
+    "tiny": Size("tiny", 7, 3, 6, 45.0, 14, off_segmentation=2),
+    "small": Size("small", 26, 8, 10, 75.0, 20),
+    "large": Size("large", 250, 60, 40, 170.0, 130, synapse_spacing_voxels=2, giant_contacts=1500, off_segmentation=8),
+}
