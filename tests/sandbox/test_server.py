@@ -1,0 +1,207 @@
+"""The server of a sandbox: it starts, answers fast, logs exactly, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from cortexclient.sandbox import Sandbox, shared_endpoint
+from cortexclient.sandbox.layout import DataFolderError
+
+INFO = {
+    "aligned_volume": {"id": 1, "name": "vol", "image_source": "x", "display_name": "v", "description": ""},
+    "segmentation_source": "graphene://{BASE}/segmentation/table/pcg",
+    "synapse_table": None,
+    "soma_table": None,
+    "viewer_resolution_x": 4.0,
+    "viewer_resolution_y": 4.0,
+    "viewer_resolution_z": 40.0,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The least that can be served, with one file of an image volume."""
+    path = tmp_path / "least"
+    (path / "precomputed" / "img").mkdir(parents=True)
+    (path / "datastack_info.json").write_text(json.dumps(INFO))
+    (path / "precomputed" / "img" / "info").write_text('{"type": "image"}')
+    (path / "precomputed" / "img" / "7:0:0-64_0-64").write_bytes(bytes(range(200)))
+    return path
+
+
+@pytest.fixture
+def least(folder: Path):
+    with Sandbox(data=folder) as sandbox:
+        yield sandbox
+
+
+def test_a_folder_without_info_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataFolderError, match="datastack_info.json"):
+        Sandbox(data=tmp_path)
+
+
+def test_log_is_complete_when_the_answer_is_read(least: Sandbox) -> None:
+    with requests.Session() as http:
+        for number in range(1, 51):
+            answer = http.get(f"{least.url}/precomputed/img/info")
+            assert least.requests.count() == number
+            assert least.requests[-1].sent == len(answer.content)
+        http.post(f"{least.url}/state/x", data=b"12345")
+    last = least.requests[-1]
+    assert (last.method, last.route, last.status, last.received) == ("POST", "/state/{token}", 200, 5)
+    assert least.requests.by_route()["GET /precomputed/{path:path}"] == 50
+    assert least.requests.bytes("/precomputed") == 50 * len('{"type": "image"}')
+    least.requests.clear()
+    assert len(least.requests) == 0
+
+
+def test_static_files(least: Sandbox) -> None:
+    base = f"{least.url}/precomputed/img"
+    whole = requests.get(f"{base}/7:0:0-64_0-64")
+    assert (whole.status_code, whole.content) == (200, bytes(range(200)))
+    assert requests.get(f"{base}/7%3A0%3A0-64_0-64").content == whole.content
+    assert requests.get(f"{least.url}//precomputed//img//7:0:0-64_0-64").content == whole.content
+    part = requests.get(f"{base}/7:0:0-64_0-64", headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
+    assert part.headers["content-range"] == "bytes 10-19/200"
+    assert requests.get(f"{base}/7:0:0-64_0-64", headers={"Range": "bytes=-5"}).content == bytes(range(195, 200))
+    assert requests.get(f"{base}/7:0:0-64_0-64", headers={"Range": "bytes=400-"}).status_code == 416
+    assert requests.get(f"{base}/nothing").status_code == 404
+    assert requests.get(f"{least.url}/precomputed/..%2fdatastack_info.json").status_code == 404
+    assert whole.headers["access-control-allow-origin"] == "*"
+
+
+def test_no_redirect_and_errors_in_json(least: Sandbox) -> None:
+    for path in ("/precomputed", "/nope/", "/info/"):
+        answer = requests.get(f"{least.url}{path}", allow_redirects=False)
+        assert answer.status_code == 404
+        assert "does not serve" in answer.json()["message"]
+
+
+def test_start_page_and_viewer(least: Sandbox) -> None:
+    page = requests.get(least.url)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "minnie_public" in page.text
+    client = requests.get(f"{least.viewer_site}")
+    assert '<base href="/v/sandbox/">' in client.text
+    script = client.text.split('src="')[1].split('"')[0]
+    assert requests.get(f"{least.viewer_site}/{script}").headers["content-type"].startswith("text/javascript")
+    assert requests.get(f"{least.viewer_site}//version.json").json()["site"] == "sandbox"
+
+
+def test_close_leaves_no_thread_and_no_listener(folder: Path) -> None:
+    before = set(threading.enumerate())
+    sandbox = Sandbox(data=folder)
+    with requests.Session() as http, http.get(f"{sandbox.url}/events/x", stream=True) as stream:
+        assert next(stream.iter_content(None)) == b": ok\n\n"
+        http.get(f"{sandbox.url}/")
+        started = time.monotonic()
+        sandbox.close()
+        assert time.monotonic() - started < 5
+    sandbox.close()
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(requests.ConnectionError):
+        requests.get(sandbox.url)
+
+
+def test_sixty_four_clients_at_once(least: Sandbox) -> None:
+    least.world.options.latency = 0.05
+    barrier = threading.Barrier(64)
+
+    def ask(_: int) -> list[int]:
+        with requests.Session() as http:
+            barrier.wait(timeout=30)
+            return [http.get(f"{least.url}/precomputed/img/info").status_code for _ in range(5)]
+
+    with ThreadPoolExecutor(64) as pool:
+        statuses = [status for part in pool.map(ask, range(64)) for status in part]
+    assert statuses == [200] * 320
+    assert least.requests.count("/precomputed") == 320
+
+
+def test_several_at_once_do_not_mix(folder: Path) -> None:
+    with Sandbox(data=folder) as one, Sandbox(data=folder) as two:
+        assert one.url != two.url
+        requests.get(f"{one.url}/precomputed/img/info")
+        assert (one.requests.count(), two.requests.count()) == (1, 0)
+
+
+def test_a_taken_port_is_said(least: Sandbox, folder: Path) -> None:
+    with pytest.raises(OSError, match="in use"):
+        Sandbox(data=folder, port=least.port)
+
+
+def test_endpoint_of_a_running_sandbox(least: Sandbox) -> None:
+    endpoint = shared_endpoint(f"sandbox://127.0.0.1:{least.port}")
+    assert endpoint == (least.url, least.token, None, least.viewer_site)
+    code = "import sys; from cortexclient.sandbox import shared_endpoint; print(*shared_endpoint(sys.argv[1]))"
+    command = [sys.executable, "-c", code, f"sandbox://127.0.0.1:{least.port}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.split() == [least.url, least.token, "None", least.viewer_site]
+    with pytest.raises(ValueError, match="tiny"):
+        shared_endpoint("sandbox://enormous")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_lets_go_of_the_port(folder: Path) -> None:
+    code = """
+import os, sys, socket, warnings
+warnings.simplefilter("ignore")
+from cortexclient.sandbox import Sandbox
+sandbox = Sandbox(data=sys.argv[1])
+reading, writing = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(writing)
+    os.read(reading, 1)          # until the parent is done
+    probe = socket.socket()
+    os._exit(0 if probe.connect_ex(("127.0.0.1", sandbox.port)) else 7)
+sandbox.close()
+os.write(writing, b"x")
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    told = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60)
+    assert told.stdout.strip() == "0", told.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_command_ends_cleanly(folder: Path, number: signal.Signals) -> None:
+    code = "import sys; from cortexclient.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "sandbox", "serve", "--data", str(folder), "--fault", "503@/precomputed"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = dict(process.stdout.readline().split(maxsplit=1) for _ in range(3))
+        url = told["url"].strip()
+        assert requests.get(f"{url}/precomputed/img/info").status_code == 503
+        assert requests.get(f"{url}/precomputed/img/info").status_code == 200
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=20)
+    assert (process.returncode, rest.strip().splitlines()[-1]) == (0, "stopped"), errors
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url)
+
+
+def test_a_missing_extra_names_the_command() -> None:
+    code = """
+import sys
+sys.modules["uvicorn"] = sys.modules["starlette"] = None
+try:
+    import cortexclient.sandbox
+    cortexclient.sandbox.Sandbox
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("MissingExtraError")
+    assert 'pip install "cortexclient[sandbox]"' in told
