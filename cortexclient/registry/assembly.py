@@ -112,6 +112,7 @@ def _complete(result: Assembly, *, name: str | None, strict: bool = True) -> Non
     from cortexclient.registry.inheritance import build_up
     from cortexclient.spec.dataset import DatasetSpec
     from cortexclient.spec.environment import fill_in
+    from cortexclient.spec.problems import without_echoes
     from cortexclient.spec.reading import validate_nodes
     from cortexclient.spec.secrets import find_secrets
 
@@ -125,7 +126,7 @@ def _complete(result: Assembly, *, name: str | None, strict: bool = True) -> Non
     if not result.files:
         result.problems += [problem for _, problem in find_secrets(result.root)]
     spec, problems = validate_nodes(result.root)
-    result.problems += problems
+    result.problems += without_echoes(result.problems, problems)
     if isinstance(spec, DatasetSpec):
         spec._origin = str(result.files[0]) if result.files else None
         result.spec = spec

@@ -11,7 +11,7 @@ from cortexclient.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["MAX_SHOWN", "Problem", "close_names", "dotted", "raise_problems", "report"]
+__all__ = ["MAX_SHOWN", "Problem", "close_names", "dotted", "raise_problems", "report", "without_echoes"]
 
 PathParts = tuple[str | int, ...]
 
@@ -82,6 +82,12 @@ def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]
     by_folded = {name.casefold(): name for name in known}
     folded = word.casefold().replace("-", "_").replace(" ", "_")
     return [by_folded[match] for match in get_close_matches(folded, by_folded, n=count, cutoff=0.6)]
+
+
+def without_echoes(first: Sequence[Problem], later: Iterable[Problem]) -> list[Problem]:
+    """Leave out of `later` what complains again about a value whose very notation was refused."""
+    refused = {problem.path for problem in first if problem.code in {"CX105", "CX107"}}
+    return [problem for problem in later if problem.path not in refused]
 
 
 def report(problems: Sequence[Problem]) -> str:

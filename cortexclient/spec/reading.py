@@ -11,7 +11,7 @@ from cortexclient.spec.dataset import DatasetSpec
 from cortexclient.spec.merge import merge
 from cortexclient.spec.migrate import migrate
 from cortexclient.spec.nodes import MappingNode, from_plain, to_plain
-from cortexclient.spec.problems import Problem, raise_problems
+from cortexclient.spec.problems import Problem, raise_problems, without_echoes
 from cortexclient.spec.secrets import find_secrets, find_secrets_in_text
 from cortexclient.spec.translate import problems_from
 from cortexclient.spec.yaml_reader import read_bytes, read_nodes
@@ -103,7 +103,7 @@ def read_spec(path: str | Path) -> DatasetSpec:
     spec: VolumeSpec | None = None
     if root is not None:
         spec, more = validate_nodes(root)
-        problems = problems + more
+        problems += without_echoes(problems, more)
     raise_problems(problems)
     result = cast("DatasetSpec", spec)
     result._origin = str(path)

@@ -34,6 +34,10 @@ def problems_from(
             continue
         node, mark, followed = find(root, path)
         kind = item["type"]
+        if kind == "missing" and isinstance(path[-1], int):
+            message = f"there are only {path[-1]} values here"
+            problems.setdefault((followed, ""), Problem(*mark, "CX210", dotted(followed), message, _HOW_MANY))
+            continue
         if kind == "missing":
             name = str(path[-1])
             problem = Problem(*mark, "CX202", dotted(path), f"{name} is missing", _what_to_write(model, path))
@@ -93,8 +97,6 @@ def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
             f"{_shown(value)} is not written as it should be",
             f"it must match {context.get('pattern')}",
         )
-    if kind in {"missing", "tuple_length"}:
-        return "CX210", "there are too few values here", "three numbers, as in [4, 4, 40]"
     return (
         "CX203",
         f"{_described(item.get('input'))} stands here",
@@ -102,6 +104,7 @@ def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
     )
 
 
+_HOW_MANY = "points and resolutions have three numbers, as in [4, 4, 40]; ranges have two"
 _LENGTHS = {
     "too_long": "too many values",
     "too_short": "too few values",

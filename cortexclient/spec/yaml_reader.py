@@ -298,7 +298,9 @@ def _events(text: str, composer: _Composer) -> Iterator[Any]:
     try:
         yield from yaml.parse(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        at = error.problem_mark or error.context_mark
+        # what is never closed is reported where it was opened: the end of the file helps nobody
+        opened = "flow" in str(error.context) or "end of stream" in str(error.problem)
+        at = (error.context_mark if opened else None) or error.problem_mark or error.context_mark
         mark = Mark(composer.file, at.line + 1, at.column + 1) if at else Mark(composer.file, 1, 1)
         what = " ".join(part for part in (error.context, error.problem) if part) or "this is not YAML"
         composer.stop(

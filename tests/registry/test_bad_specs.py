@@ -1,0 +1,333 @@
+"""Bad spec files, written by hand: each is refused at the very place that is marked with § in it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path  # noqa: TC003
+
+import pytest
+
+from cortexclient.errors import SpecError
+from cortexclient.registry import resolve
+from cortexclient.registry.validation import validate
+
+MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
+
+# (code, dotted path, lines with § before the place); the smallest valid spec is put in front of lines without `name:`
+CASES = [
+    # --- yaml itself
+    ("CX103", None, "description: §[a, b\n"),
+    ("CX103", None, "description: §'open\n"),
+    ("CX103", None, "x-a: §{a: 1\nx-b: 2\n"),
+    ("CX103", None, "tables:\n§\ta: b\n"),
+    ("CX103", None, "description: a§: b\n"),
+    ("CX103", None, "  description§: indented\n"),
+    ("CX103", None, "aliases:\n  - a\n §- b\n"),
+    ("CX103", None, "description: §@at\n"),
+    ("CX103", None, "description: §`tick`\n"),
+    ("CX103", None, "description: \"§\\q\"\n"),
+    ("CX103", None, "x-a: §%b\n"),
+    ("CX104", "description", "description: a\n§description: b\n"),
+    ("CX104", "title", "§title: again\n"),
+    ("CX104", "cell_ids.main_table", "cell_ids:\n  main_table: a\n  §main_table: b\n"),
+    ("CX104", "tables.a", "tables: {a: {name: b}, §a: {name: c}}\n"),
+    ("CX104", "title", "§'title': quoted\n"),
+    ("CX105", "description", "description: §!!python/object/apply:os.system [echo]\n"),
+    ("CX105", "description", "description: §!!python/name:os.system\n"),
+    ("CX105", "description", "description: §!include other.yaml\n"),
+    ("CX105", "description", "description: §!!str text\n"),
+    ("CX105", "tables", "tables: §!!map {}\n"),
+    ("CX105", "aliases", "aliases: §!!set {a, b}\n"),
+    ("CX105", "x-a", "x-a: §!!binary aGVsbG8=\n"),
+    ("CX105", "x-a", "x-a: §!local 1\n"),
+    ("CX105", "x-a[0]", "x-a: [§!<tag:yaml.org,2002:int> 1]\n"),
+    ("CX106", None, "x-a: [[[[[[[[[[[[[[[[[[[§[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]\n"),
+    ("CX107", "x-b", "x-b: §*nowhere\n"),
+    ("CX107", "x-a[0]", "x-a: &a [§*a]\n"),
+    ("CX107", "cell_ids", "x-a: &a {main_table: b}\ncell_ids:\n  §<<: *a\n"),
+    ("CX107", None, "x-a: {§&key b: 1}\n"),
+    ("CX107", None, "x-a: &a b\nx-c:\n  ? §*a\n  : 1\n"),
+    ("CX108", "", "---\nname: a\n§---\nname: b\n"),
+    ("CX108", "", "§- name: my_brain\n- title: a\n"),
+    ("CX109", None, "x-a:\n  §yes: 1\n"),
+    ("CX109", None, "x-a:\n  §1300: major\n"),
+    ("CX109", None, "x-a:\n  §2026-01-01: new year\n"),
+    ("CX109", None, "x-a:\n  §~: nothing\n"),
+    ("CX109", None, "x-a:\n  §1.5: half\n"),
+    ("CX109", None, "x-a:\n  ? §[a, b]\n  : c\n"),
+    ("CX109", None, "x-a:\n  ? §{a: b}\n  : c\n"),
+    # --- unknown and missing
+    ("CX201", "titel", "§titel: a\n"),
+    ("CX201", "synapse_tabel", "§synapse_tabel: a\n"),
+    ("CX201", "cell_ids.lookup_veiw", "cell_ids: {§lookup_veiw: a}\n"),
+    ("CX201", "exports.url", "exports: {path: gs://a/b, §url: c}\n"),
+    ("CX201", "tables.types.names", "tables:\n  types: {name: a, §names: b}\n"),
+    ("CX201", "versions[0].number", "versions:\n  - {version: 1, §number: 2}\n"),
+    ("CX201", "transform.matrix", "transform: {dataset: minnie65, §matrix: 1}\n"),
+    ("CX201", "transform.steps[0].rotate", "transform: {steps: [{§rotate: 1}]}\n"),
+    ("CX201", "private", "§private: {a: b}\n"),
+    ("CX201", "origin", "§origin: a\n"),
+    ("CX201", "module", "§module: os\n"),
+    ("CX201", "include", "§include: /etc/passwd\n"),
+    ("CX202", "title", "§name: my_brain\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX202", "server_address", "§name: my_brain\ntitle: a\ndatastack: c\n"),
+    ("CX202", "datastack", "§name: my_brain\ntitle: a\nserver_address: https://a.b\n"),
+    ("CX202", "datastack", "name: my_brain\ntitle: a\nserver_address: https://a.b\n§datastack: null\n"),
+    ("CX202", "name", "title: a\n§name:\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX202", "exports.path", "§exports: {format: parquet}\n"),
+    ("CX202", "tables.a.name", "tables:\n  §a: {kind: view}\n"),
+    ("CX202", "versions[1].version", "versions:\n  - {version: 1}\n  - §{status: major}\n"),
+    ("CX202", "license.name", "§license: {url: 'https://a.b'}\n"),
+    ("CX202", "layers[0].bottom_um", "layers: [§{name: L1, top_um: 0}]\n"),
+    # --- kinds
+    ("CX203", "cell_ids", "cell_ids: §a\n"),
+    ("CX203", "cell_ids", "§cell_ids: [a]\n"),
+    ("CX203", "tables", "§tables: [a]\n"),
+    ("CX203", "tables.a", "tables: {a: §b}\n"),
+    ("CX203", "aliases", "aliases: §brain\n"),
+    ("CX203", "aliases", "§aliases: {a: b}\n"),
+    ("CX203", "description", "§description: [a]\n"),
+    ("CX203", "description", "§description: {a: b}\n"),
+    ("CX203", "skeleton_version", "skeleton_version: §'4'\n"),
+    ("CX203", "skeleton_version", "skeleton_version: §4.5\n"),
+    ("CX203", "skeleton_version", "skeleton_version: §true\n"),
+    ("CX203", "voxel_resolution", "voxel_resolution: §4\n"),
+    ("CX203", "voxel_resolution[1]", "voxel_resolution: [4, §four, 40]\n"),
+    ("CX203", "voxel_resolution[0]", "voxel_resolution: [§'4', 4, 40]\n"),
+    ("CX203", "versions", "§versions: {1300: major}\n".replace("1300", '"1300"')),
+    ("CX203", "versions[0]", "versions: [§1300]\n"),
+    ("CX203", "versions[0].version", "versions:\n  - version: §'1300'\n"),
+    ("CX203", "capabilities.live", "capabilities: {live: §1}\n"),
+    ("CX203", "capabilities.live", "capabilities: {live: §'true'}\n"),
+    ("CX203", "transform", "§transform: [a]\n"),
+    ("CX203", "transform.steps", "transform: {§steps: {scaling: 1}}\n"),
+    ("CX203", "sources.title", "sources: {title: §a}\n"),
+    ("CX203", "schema_version", "schema_version: §'1'\n"),
+    # --- look-alikes
+    ("CX204", "description", "description: §no\n"),
+    ("CX204", "description", "description: §Yes\n"),
+    ("CX204", "description", "description: §on\n"),
+    ("CX204", "description", "description: §2026-01-01\n"),
+    ("CX204", "description", "description: §2026-01-01T10:00:00Z\n"),
+    ("CX204", "description", "description: §12\n"),
+    ("CX204", "description", "description: §1.5\n"),
+    ("CX204", "description", "description: §true\n"),
+    ("CX204", "description", "description: §012\n"),
+    ("CX204", "description", "description: §0x1F\n"),
+    ("CX204", "description", "description: §12:30:45\n"),
+    ("CX204", "description", "description: §1_000\n"),
+    ("CX204", "description", "description: §.inf\n"),
+    ("CX204", "aliases[1]", "aliases: [a, §no]\n"),
+    ("CX204", "datastack", "name: my_brain\ntitle: a\nserver_address: https://a.b\ndatastack: §off\n"),
+    ("CX204", "transform.version", "transform: {dataset: minnie65, version: §1.4}\n"),
+    ("CX204", "capabilities.live", "capabilities: {live: §yes}\n"),
+    ("CX204", "versions[0].version", "versions: [{version: §1_300}]\n"),
+    ("CX204", "voxel_resolution[0]", "voxel_resolution: [§.nan, 4, 40]\n"),
+    ("CX204", "synapse_table", "synapse_table: §y\n"),
+    # --- ids
+    ("CX205", "example_ids.root_id", "example_ids: {root_id: §8.646911353360555e17}\n"),
+    ("CX205", "example_ids.root_id", "example_ids: {root_id: §864691135336055529.0}\n"),
+    ("CX205", "example_ids.root_id", "example_ids: {root_id: §8e17}\n"),
+    ("CX205", "example_ids.root_id", "example_ids: {root_id: §'8.6e17'}\n"),
+    ("CX205", "example_ids.root_id", "example_ids: {root_id: §-1}\n"),
+    ("CX205", "example_ids.root_id", "example_ids: {root_id: §9223372036854775808}\n"),
+    ("CX205", "example_ids.cell_id", "example_ids: {cell_id: §abc}\n"),
+    ("CX205", "example_ids.cell_id", "example_ids: {cell_id: §true}\n"),
+    ("CX205", "example_ids.cell_id", "example_ids: {§cell_id: [1]}\n"),
+    ("CX205", "example_ids.cell_id", "example_ids: {cell_id: §' 12'}\n"),
+    ("CX204", "example_ids.cell_id", "example_ids: {cell_id: §99999999999999999999999999999999999999}\n"),
+    # --- choices
+    ("CX206", "cell_ids.kind", "cell_ids: {kind: §veiw}\n"),
+    ("CX206", "exports.format", "exports: {path: gs://a/b, format: §csv}\n"),
+    ("CX206", "access.level", "access: {level: §private}\n"),
+    ("CX206", "versions[0].status", "versions: [{version: 1, status: §gone}]\n"),
+    ("CX206", "tables.a.units", "tables: {a: {name: b, units: §um}}\n"),
+    ("CX206", "default_version", "default_version: §newest\n"),
+    ("CX206", "default_version", "default_version: §'1300'\n"),
+    ("CX206", "default_version", "default_version: §0\n"),
+    ("CX206", "transform.steps[0].rotation.axis", "transform: {steps: [{rotation: {axis: §w, degrees: 5}}]}\n"),
+    # --- names and addresses
+    ("CX207", "name", "name: §My_Brain\ntitle: a\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX207", "name", "name: §my-brain\ntitle: a\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX207", "name", "name: §class\ntitle: a\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX207", "name", "name: §'../evil'\ntitle: a\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX207", "name", "name: §3d_brain\ntitle: a\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX207", "aliases[0]", "aliases: [§My Brain]\n"),
+    ("CX207", "extends", "extends: §'../../etc/passwd'\n"),
+    ("CX207", "volume", "volume: §'../x'\n"),
+    ("CX207", "class_name", "class_name: §my_client\n"),
+    ("CX207", "class_name", "class_name: §__import__('os')\n"),
+    ("CX207", "datastack", "name: my_brain\ntitle: a\nserver_address: https://a.b\ndatastack: §a/b\n"),
+    ("CX207", "synapse_table", "synapse_table: §synapses; drop table\n"),
+    ("CX207", "tables.a.name", "tables: {a: {name: §a b}}\n"),
+    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §cave.my.lab\ndatastack: c\n"),
+    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §'https://'\ndatastack: c\n"),
+    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §https://a.b/?x=1\ndatastack: c\n"),
+    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §https://a b\ndatastack: c\n"),
+    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §https://a.b:99999\ndatastack: c\n"),
+    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §'https://[::1'\ndatastack: c\n"),
+    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §sandbox://../x\ndatastack: c\n"),
+    ("CX207", "viewer_site", "viewer_site: §spelunker\n"),
+    ("CX207", "viewer_site", "viewer_site: §'javascript:alert(1)'\n"),
+    ("CX207", "documentation", "documentation: §file:///etc/passwd\n"),
+    ("CX207", "exports.path", "exports: {path: §mat_dbs/public}\n"),
+    ("CX207", "exports.path", "exports: {path: §'gs://'}\n"),
+    ("CX207", "exports.mirrors[1]", "exports: {path: gs://a/b, mirrors: [s3://c/d, §ftp://e/f]}\n"),
+    ("CX207", "citation.doi", "citation: {doi: §https://doi.org/10.1038/x}\n"),
+    ("CX207", "citation.doi", "citation: {doi: §doi:10.1038/x}\n"),
+    ("CX207", "transform", "transform: §minnie-65\n"),
+    ("CX207", "transform.dataset", "transform: {dataset: §'os.path'}\n"),
+    ("CX402", "server_address", "name: my_brain\ntitle: a\nserver_address: §http://cave.my.lab\ndatastack: c\n"),
+    ("CX402", "server_address", "name: my_brain\ntitle: a\nserver_address: §http://127.0.0.1.evil.com\ndatastack: c\n"),
+    ("CX402", "documentation", "documentation: §http://cave.my.lab\n"),
+    ("CX405", "server_address", "name: my_brain\ntitle: a\nserver_address: §https://me@a.b\ndatastack: c\n"),
+    ("CX405", "server_address", "name: my_brain\ntitle: a\nserver_address: §https://localhost@evil.com\ndatastack: c\n"),
+    ("CX405", "exports.path", "exports: {path: §gs://me@bucket/a}\n"),
+    ("CX406", "server_address", "name: my_brain\ntitle: a\nserver_address: §ftp://a.b\ndatastack: c\n"),
+    ("CX406", "server_address", "name: my_brain\ntitle: a\nserver_address: §file:///etc\ndatastack: c\n"),
+    # --- numbers, dates, lengths
+    ("CX208", "voxel_resolution", "§voxel_resolution: [4, 0, 40]\n"),
+    ("CX208", "voxel_resolution", "§voxel_resolution: [4, 4, -40]\n"),
+    ("CX208", "versions[0].version", "versions: [{version: §0}]\n"),
+    ("CX208", "tables.a.since", "tables: {a: {name: b, since: §-3}}\n"),
+    ("CX208", "skeleton_version", "skeleton_version: §-2\n"),
+    ("CX208", "depth_range_um", "§depth_range_um: [775, 0]\n"),
+    ("CX208", "layers[0]", "layers: [§{name: L1, top_um: 100, bottom_um: 0}]\n"),
+    ("CX208", "layers[1]", "layers:\n  - {name: a, top_um: 0, bottom_um: 9}\n  - §{name: b, top_um: 5, bottom_um: 20}\n"),
+    ("CX209", "versions[0].timestamp", "versions: [{version: 1, timestamp: §yesterday}]\n"),
+    ("CX209", "versions[0].timestamp", "versions: [{version: 1, timestamp: §1736763001}]\n"),
+    ("CX209", "versions[0].timestamp", "versions: [{version: 1, timestamp: §'2025-02-30T00:00:00Z'}]\n"),
+    ("CX204", "versions[0].timestamp", "versions: [{version: 1, timestamp: §2025-02-30}]\n"),
+    ("CX209", "license.checked", "license: {name: a, checked: §'2026-13-01'}\n"),
+    ("CX209", "license.checked", "license: {name: a, checked: §2026}\n"),
+    ("CX209", "versions[0].expires", "versions: [{version: 1, expires: §2026-01-01T00:00:00Z}]\n"),
+    ("CX210", "voxel_resolution", "§voxel_resolution: [4, 4]\n"),
+    ("CX210", "voxel_resolution", "§voxel_resolution: []\n"),
+    ("CX210", "voxel_resolution", "§voxel_resolution: [4, 4, 40, 1]\n"),
+    ("CX210", "depth_range_um", "§depth_range_um: [0]\n"),
+    ("CX210", "title", "name: my_brain\ntitle: §''\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX210", "transform.steps[0].translation", "transform: {steps: [{§translation: [1, 2]}]}\n"),
+    # --- what does not fit together
+    ("CX301", "name", "name: §other_brain\ntitle: a\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX302", "aliases[1]", "aliases: [a, §a]\n"),
+    ("CX302", "aliases[0]", "aliases: [§my_brain]\n"),
+    ("CX303", "versions[1].version", "versions: [{version: 1}, {version: §1}]\n"),
+    (
+        "CX303",
+        "versions[1].timestamp",
+        "versions:\n  - {version: 1, timestamp: 2025-01-02}\n  - {version: 2, timestamp: §2025-01-01}\n".replace(
+            "2025-01-02", '"2025-01-02T00:00:00Z"'
+        ).replace("2025-01-01", '"2025-01-01T00:00:00Z"'),
+    ),
+    ("CX304", "tables.a", "tables:\n  §a: {name: b, since: 9, until: 3}\n"),
+    ("CX304", "tables.a", "tables:\n  §a: {name: b, replaced_by: c}\n"),
+    ("CX305", "default_version", "versions: [{version: 1}]\ndefault_version: §2\n"),
+    ("CX305", "default_version", "versions: [{version: 1, status: expired}]\ndefault_version: §1\n"),
+    ("CX306", "extends", "extends: §nobody_has_this\n"),
+    ("CX306", "extends", "extends: §my_brain\n"),
+    ("CX307", "volume", "volume: §atlantis\n"),
+    ("CX308", "transform", "§transform: {}\n"),
+    ("CX308", "transform", "§transform: {dataset: minnie65, steps: [{scaling: 1}]}\n"),
+    ("CX308", "transform", "§transform: {steps: [{scaling: 1}], version: '1.4'}\n"),
+    ("CX308", "transform", "§transform: {steps: [{scaling: 1}], streamline_points: [[0, 0, 0]]}\n"),
+    ("CX308", "transform.steps[0]", "transform: {steps: [§{}]}\n"),
+    ("CX308", "transform.steps[0]", "transform: {steps: [§{scaling: 1, translation: [0, 0, 0]}]}\n"),
+    ("CX308", "transform.steps[0].rotation", "transform: {steps: [{§rotation: {axis: z}}]}\n"),
+    ("CX308", "transform.steps[0].rotation", "transform: {steps: [{§rotation: [[2, 0, 0], [0, 1, 0], [0, 0, 1]]}]}\n"),
+    ("CX308", "transform.steps[0].scaling", "transform: {steps: [{scaling: §0}]}\n"),
+    ("CX309", "sources.nothing", "sources: {§nothing: {verified: false}}\n"),
+    ("CX309", "sources.cell_ids.main", "cell_ids: {main_table: a}\nsources: {§cell_ids.main: {verified: false}}\n"),
+    ("CX310", "schema_version", "schema_version: §2\n"),
+    ("CX310", "schema_version", "schema_version: §-1\n"),
+    ("CX311", "deprecation", "§deprecation: {since: 2026-02-01, removed_from: 2026-01-01}\n"),
+    ("CX311", "deprecation.replaced_by", "deprecation: {replaced_by: §my_brain}\n"),
+    ("CX311", "deprecation.replaced_by", "deprecation: {replaced_by: §nobody_has_this}\n"),
+    # --- secrets and the environment
+    ("CX401", "x-token", "§x-token: hunter2\n"),
+    ("CX401", "auth_token", "§auth_token: 0123456789abcdef0123456789abcdef\n"),
+    ("CX401", "description", "description: §0123456789abcdef0123456789abcdef\n"),
+    ("CX401", "x-a.password", "x-a: {§password: swordfish}\n"),
+    ("CX401", "x-a.api_key", "x-a: {§api_key: swordfish}\n"),
+    ("CX401", "x-a", "x-a: §ghp_abcdefghijklmnopqrstuvwxyz0123456789\n"),
+    ("CX401", "viewer_site", "viewer_site: §https://a.b/?middle_auth_token=abcdefgh12345\n"),
+    ("CX401", "access.note", "access: {note: §'password: swordfish99'}\n"),
+    ("CX401", "", "# my token: §0123456789abcdef0123456789abcdef\n".replace("my token: §", "mine §")),
+    ("CX403", "description", "description: §${env:HOME}\n"),
+    ("CX403", "title", "name: my_brain\ntitle: §'${env:HOME}'\nserver_address: https://a.b\ndatastack: c\n"),
+    ("CX403", "exports.path", "exports: {path: §'gs://${env:CAVE_TOKEN}/a'}\n"),
+    ("CX403", "exports.path", "exports: {path: §'gs://${HOME}/a'}\n"),
+    ("CX403", "exports.path", "exports: {path: §'gs://${env:A/a'}\n"),
+    ("CX403", "tables.a.name", "tables: {a: {name: §'${env:A}'}}\n"),
+    ("CX403", "viewer_site", "viewer_site: §'https://${env:A}/'\n"),
+]
+
+
+def _file(tmp_path: Path, lines: str) -> tuple[Path, int, int]:
+    whole = "server_address:" in lines or lines.startswith(("§name:", "---", "§- "))
+    marked = lines if whole else MINIMAL + lines
+    before = marked.partition("§")[0]
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(marked.replace("§", ""), encoding="utf-8")
+    return path, before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+@pytest.mark.parametrize(("code", "dotted", "lines"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)])
+def test_refused_at_the_place(code: str, dotted: str | None, lines: str, tmp_path: Path) -> None:
+    path, line, column = _file(tmp_path, lines)
+    begin = time.perf_counter()
+    problems = [problem for result in validate([path]) for problem in result.problems]
+    assert time.perf_counter() - begin < 5
+    hits = [problem for problem in problems if problem.code == code]
+    assert hits, [str(problem) for problem in problems]
+    assert (line, column) in {(hit.line, hit.column) for hit in hits}, [str(hit) for hit in hits]
+    assert all(hit.file == str(path) and hit.message and hit.advice for hit in hits)
+    if dotted is not None:
+        assert dotted in {hit.path for hit in hits}
+    # one mistake, one complaint
+    assert len({(hit.line, hit.column) for hit in problems if hit.severity == "error"}) == 1, [str(p) for p in problems]
+    if code not in {"CX301", "CX311"} or "replaced_by" not in lines:
+        with pytest.raises(SpecError) if code != "CX301" else pytest.raises(AssertionError) as caught:
+            resolve(path)
+            raise AssertionError
+        if code != "CX301":
+            assert caught.value.problems
+            assert f"{path}:{line}:{column} {code}" in str(caught.value)
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(CASES) >= 150
+
+
+def test_all_problems_of_a_file_come_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(
+        "name: my_brain\ntitel: typo\nserver_address: http://far.away\nvoxel_resolution: [4, 4]\n"
+        "cell_ids:\n  kind: veiw\n  kind: view\nexample_ids: {root_id: 8.6e17}\nx-password: swordfish\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        resolve(path)
+    found = {(problem.code, problem.line) for problem in caught.value.problems}
+    assert found == {
+        ("CX201", 2),
+        ("CX202", 1),
+        ("CX402", 3),
+        ("CX210", 4),
+        ("CX206", 6),
+        ("CX104", 7),
+        ("CX205", 8),
+        ("CX401", 9),
+    }
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(caught.value.problems)
+    assert any(line.startswith(f"{path}:2:1 CX201 titel: this key is not known; did you mean title?") for line in lines)
+
+
+def test_a_secret_is_never_repeated(tmp_path: Path) -> None:
+    secret = "0123456789abcdef0123456789abcdef"
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(MINIMAL + f"auth_token: {secret}\nsynapse_table: {secret}-x\nx-a: [{secret}]\nviewer_site: {secret}\n# {secret}\n")
+    with pytest.raises(SpecError) as caught:
+        resolve(path)
+    assert secret not in str(caught.value)
+    assert secret not in repr(caught.value.problems)
+    assert {problem.line for problem in caught.value.problems if problem.code == "CX401"} == {5, 6, 7, 8, 9}
