@@ -278,6 +278,7 @@ class Session:
         other.connection = self.connection
         other._opened_at = Moment.of(version, timestamp)
         other.moment = other._opened_at
+        other._own = Once()
         return other
 
     # -- asking ----------------------------------------------------------------------------------------------
