@@ -15,18 +15,22 @@ from typing import Any, get_args
 
 from cortexclient import settings
 from cortexclient.sandbox.cortex.frame import Frame, frame_of
+from cortexclient.sandbox.cortex.names import Spares, default_names, needed_spares
 from cortexclient.sandbox.cortex.sizes import GENERATOR_VERSION, SIZES, SizeName
 from cortexclient.sandbox.layout import DataFolder
 
-__all__ = ["DEFAULT_SEED", "build_cortex", "cortex_key"]
+__all__ = ["DEFAULT_SEED", "build_cortex", "cortex_key", "default_names"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SEED = 20250101
+NO_SPARES = Spares()
 _POLL_SECONDS = 0.2
 
 
-def cortex_key(frame: Frame, *, size: SizeName = "small", seed: int = DEFAULT_SEED) -> str:
+def cortex_key(
+    frame: Frame, *, size: SizeName = "small", seed: int = DEFAULT_SEED, spares: Spares = NO_SPARES
+) -> str:
     """Name of the cache folder of a cortex; equal names mean equal files.
 
     Parameters
@@ -34,8 +38,11 @@ def cortex_key(frame: Frame, *, size: SizeName = "small", seed: int = DEFAULT_SE
     frame : Frame
     size : {"tiny", "small", "large"}
     seed : int
+    spares : Spares
+        Tables beyond the usual ones.
     """
-    digest = hashlib.sha256(f"{GENERATOR_VERSION}|{SIZES[size]!r}|{seed}|{frame.signature}".encode()).hexdigest()
+    text = f"{GENERATOR_VERSION}|{SIZES[size]!r}|{seed}|{frame.signature}|{spares!r}"
+    digest = hashlib.sha256(text.encode()).hexdigest()
     return f"{size}-{digest[:16]}"
 
 
@@ -78,16 +85,17 @@ def build_cortex(
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; choose one of {', '.join(get_args(SizeName))}")
     frame = frame_of(spec_or_frame, half_width_um=SIZES[size].half_width_um)
-    place = (cache or settings.cache_dir() / "sandbox") / cortex_key(frame, size=size, seed=seed)
+    spares = NO_SPARES if isinstance(spec_or_frame, Frame) else needed_spares(spec_or_frame)
+    place = (cache or settings.cache_dir() / "sandbox") / cortex_key(frame, size=size, seed=seed, spares=spares)
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
         with _lock(place.with_suffix(".lock")):
             if not place.is_dir():
-                _build(place, frame, size, seed)
+                _build(place, frame, size, seed, spares)
     return DataFolder.open(place)
 
 
-def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
+def _build(place: Path, frame: Frame, size: SizeName, seed: int, spares: Spares) -> None:
     """Build beside the final place and move the whole folder there at the end."""
     from cortexclient.sandbox.cortex.assemble import write_cortex
 
@@ -96,7 +104,7 @@ def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
     log.info("building the %s synthetic cortex into %s", size, place)
     half = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
     try:
-        write_cortex(half, SIZES[size], seed, frame)
+        write_cortex(half, SIZES[size], seed, frame, spares)
         half.chmod(0o755)
         half.rename(place)
     except BaseException:

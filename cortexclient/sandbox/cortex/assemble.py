@@ -12,6 +12,7 @@ from cortexclient.sandbox.cortex.graph import GraphBuilder
 from cortexclient.sandbox.cortex.graph_files import AppliedEdit, write_graph
 from cortexclient.sandbox.cortex.history import EPOCH, VERSIONS, History, Supply, plan_history
 from cortexclient.sandbox.cortex.l2attributes import l2_table, write_l2cache
+from cortexclient.sandbox.cortex.names import Spares
 from cortexclient.sandbox.cortex.segmentation import Segmentation, grow_cells, segment
 from cortexclient.sandbox.cortex.sizes import Size
 from cortexclient.sandbox.cortex.synapses import find_synapses
@@ -23,7 +24,7 @@ __all__ = ["write_cortex"]
 Ints = npt.NDArray[np.int64]
 
 
-def write_cortex(folder: Path, size: Size, seed: int, frame: Frame) -> None:
+def write_cortex(folder: Path, size: Size, seed: int, frame: Frame, spares: Spares) -> None:
     """Make a cortex and write it into a folder in the layout of ``docs/sandbox-data.md``.
 
     Parameters
@@ -33,6 +34,8 @@ def write_cortex(folder: Path, size: Size, seed: int, frame: Frame) -> None:
     size : Size
     seed : int
     frame : Frame
+    spares : Spares
+        Tables and views that a spec asks for beyond the usual ones.
     """
     segmentation = segment(grow_cells(seed, size), frame)
     history = plan_history(seed, _supply(segmentation))
@@ -44,8 +47,8 @@ def write_cortex(folder: Path, size: Size, seed: int, frame: Frame) -> None:
     write_l2cache(folder, level2, cached)
     nuclei = place_nuclei(seed, segmentation, size.off_segmentation)
     synapses = find_synapses(seed, segmentation, size.synapse_spacing_voxels)
-    tables = all_tables(seed, segmentation, nuclei, synapses, roots)
-    write_tables(folder, seed, tables, segmentation, roots)
+    tables = all_tables(seed, segmentation, nuclei, synapses, roots, spares)
+    write_tables(folder, seed, tables, segmentation, roots, spares)
 
 
 def _supply(segmentation: Segmentation) -> Supply:

@@ -9,15 +9,33 @@ from typing import Any
 __all__ = ["LABEL_TABLES", "Spares", "default_names", "needed_spares"]
 
 # tables whose content suits any role that is not known: labels of nuclei
-LABEL_TABLES = ("cell_types", "cell_types_fine", "cell_types_manual", "cortical_layers", "neuron_prediction")
+LABEL_TABLES = (
+    "cell_types",
+    "cell_types_fine",
+    "cell_types_coarse",
+    "cell_types_manual",
+    "cortical_layers",
+    "neuron_prediction",
+    "functional_matches",
+    "functional_properties",
+)
+_TABLES = (
+    "synapses",
+    "nucleus_detection",
+    "nucleus_alternative_points",
+    "proofreading_status_and_strategy",
+    "synapse_tags",
+    "synapse_targets",
+    *LABEL_TABLES,
+)
 _VIEWS = ("cell_info", "soma_counts", "single_neurons", "synapse_degrees", "connections_with_nuclei")
+_ALL_VIEWS = ("nucleus_lookup", *_VIEWS)
 
 # words in a role that say what its table holds: (word, table, view)
 _ROLES: tuple[tuple[str, str | None, str | None], ...] = (
     ("proofread", "proofreading_status_and_strategy", None),
-    ("synapse_target", "synapse_tags", None),
+    ("synapse_target", "synapse_targets", None),
     ("synapse_tag", "synapse_tags", None),
-    ("compartment", "synapse_tags", None),
     ("spine", "synapse_tags", None),
     ("edge", None, "connections_with_nuclei"),
     ("connection", None, "connections_with_nuclei"),
@@ -25,7 +43,12 @@ _ROLES: tuple[tuple[str, str | None, str | None], ...] = (
     ("soma_count", None, "soma_counts"),
     ("single_neuron", None, "single_neurons"),
     ("cell_info", None, "cell_info"),
+    ("coregistration", "functional_matches", None),
+    ("functional_prop", "functional_properties", None),
+    ("digital_twin", "functional_properties", None),
+    ("coarse", "cell_types_coarse", None),
     ("manual", "cell_types_manual", None),
+    ("column", "cell_types_manual", None),
     ("fine", "cell_types_fine", None),
     ("m_type", "cell_types_fine", None),
     ("mtype", "cell_types_fine", None),
@@ -97,8 +120,9 @@ def _assign(spec: Any) -> tuple[dict[str, str], Spares]:
     for role, name, kind in _roles(spec):
         if name in names.values():
             continue
-        known = _known(role, name, kind)
-        pool = [known] if known else []
+        # a name that the folder itself uses must not mean another table
+        pool = [name] if name in (_TABLES if kind == "table" else _ALL_VIEWS) else []
+        pool += _known(role, name, kind)
         pool += list(LABEL_TABLES if kind == "table" else _VIEWS)
         free = next((table for table in pool if table not in names), None)
         if free is None and kind == "table":
@@ -137,12 +161,14 @@ def _roles(spec: Any) -> Iterator[tuple[str, str, str]]:
                 yield role, each.replaced_by, each.kind
 
 
-def _known(role: str, name: str, kind: str) -> str | None:
-    """Table or view of the folder that a role, or else a name, speaks of."""
-    for text in (name, role):
+def _known(role: str, name: str, kind: str) -> list[str]:
+    """Tables or views of the folder that a role, or else a name, speaks of; tags may stand in for each other."""
+    found = []
+    for text in (role, name):
         for word, table, view in _ROLES:
-            if word in text:
-                found = table if kind == "table" else view
-                if found:
-                    return found
-    return None
+            content = table if kind == "table" else view
+            if word in text and content:
+                found.append(content)
+                if content == "synapse_targets":
+                    found.append("synapse_tags")
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cortexclient.sandbox.cortex.anatomy import random_for
 from cortexclient.sandbox.cortex.history import VERSIONS
+from cortexclient.sandbox.cortex.names import Spares
 from cortexclient.sandbox.cortex.rows import NEVER, Point, Rows, micros
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import DENDRITE, SOMA
@@ -26,6 +27,7 @@ _START = datetime(2025, 1, 2, 9, 0, 0, 120331, tzinfo=UTC)
 _FIRST_NUCLEUS = 300_017
 # nuclei of cells that were never segmented
 _STRAY_NUCLEI = 3
+_LAYER_BOTTOMS_UM = (("L23", 295.0), ("L4", 400.0), ("L5", 530.0), ("L6", np.inf))
 
 
 @dataclass
@@ -123,7 +125,14 @@ def _written(count: int, start: datetime = _START) -> Ints:
     return micros(start) + 611 * np.arange(count, dtype=np.int64)
 
 
-def all_tables(seed: int, segmentation: Segmentation, nuclei: Nuclei, synapses: Synapses, roots: dict[int, Ints]) -> list[Rows]:
+def all_tables(
+    seed: int,
+    segmentation: Segmentation,
+    nuclei: Nuclei,
+    synapses: Synapses,
+    roots: dict[int, Ints],
+    spares: Spares,
+) -> list[Rows]:
     """Every table of the cortex.
 
     Parameters
@@ -134,14 +143,21 @@ def all_tables(seed: int, segmentation: Segmentation, nuclei: Nuclei, synapses: 
     synapses : Synapses
     roots : dict
         Version -> root of each supervoxel at its time.
+    spares : Spares
+        Further tables for a spec with many roles.
     """
+    alternatives = _alternative_table(segmentation, nuclei)
+    labels = _label_tables(seed, segmentation, nuclei)
     return [
         _synapse_table(seed, segmentation, synapses),
         _nucleus_table(segmentation, nuclei),
-        _alternative_table(segmentation, nuclei),
-        *_label_tables(seed, segmentation, nuclei),
+        alternatives,
+        *labels,
         _proofreading_table(seed, segmentation, nuclei, roots[2]),
-        _tag_table(seed, segmentation, synapses),
+        _tag_table(seed, segmentation, synapses, "synapse_tags", 0.7),
+        _tag_table(seed, segmentation, synapses, "synapse_targets", 0.95),
+        *(replace(alternatives, name=name) for name in spares.alternative_names()),
+        *(replace(labels[0], name=name) for name in spares.label_names()),
     ]
 
 
@@ -216,20 +232,27 @@ def _label_tables(seed: int, segmentation: Segmentation, nuclei: Nuclei) -> list
     broad = [f"{cell.kind}_neuron" for cell in cells]
     fine = [cell.cell_type for cell in cells]
     finest = [f"{cell.cell_type}_{'abc'[int(random.integers(3))]}" for cell in cells]
-    layer = ["L23" if c.soma_um[1] < 295 else "L4" if c.soma_um[1] < 400 else "L5" if c.soma_um[1] < 530 else "L6" for c in cells]
+    layer = [next(name for name, below in _LAYER_BOTTOMS_UM if cell.soma_um[1] < below) for cell in cells]
     targets = nuclei.ids[nuclei.cell >= 0]
+    coarse = ["excitatory" if cell.kind == "excitatory" else "inhibitory" for cell in cells]
+    matched = [f"unit_{number}" for number in range(1, len(cells) + 1)]
+    tuned = [("tuned", "untuned")[int(random.integers(2))] for _ in cells]
+    count = len(cells)
     tables = [
         _labels("cell_types", "Cell types by a model of soma and nucleus.", targets, broad, fine, random, skip=2),
-        _labels("cell_types_manual", "Cell types given by experts.", targets, broad, fine, random, skip=len(cells) // 2),
+        _labels("cell_types_manual", "Cell types given by experts.", targets, broad, fine, random, skip=count // 2),
         _labels("cell_types_fine", "Types by the shape of dendrites.", targets, broad, finest, random, skip=1),
-        _labels("cortical_layers", "Layer of the soma.", targets, ["layer"] * len(cells), layer, random, skip=0),
+        _labels("cell_types_coarse", "Excitatory or inhibitory.", targets, ["coarse"] * count, coarse, random, skip=1),
+        _labels("cortical_layers", "Layer of the soma.", targets, ["layer"] * count, layer, random, skip=0),
+        _labels("functional_matches", "Recorded units.", targets, ["unit"] * count, matched, random, skip=count // 3),
+        _labels("functional_properties", "Tuning.", targets, ["tuning"] * count, tuned, random, skip=count // 3),
     ]
-    neuron = ["neuron"] * len(cells) + ["not-neuron"] * int((nuclei.cell < 0).sum())
-    everyone = np.concatenate([targets, nuclei.ids[nuclei.cell < 0]])
-    tables.append(
-        _labels("neuron_prediction", "Whether a nucleus is a neuron's.", everyone, ["is_neuron"] * len(neuron), neuron, random, skip=0)
-    )
-    return tables
+    strays = nuclei.ids[nuclei.cell < 0]
+    neuron = ["neuron"] * count + ["not-neuron"] * len(strays)
+    system = ["is_neuron"] * len(neuron)
+    everyone = np.concatenate([targets, strays])
+    description = "Whether a nucleus is a neuron's."
+    return [*tables, _labels("neuron_prediction", description, everyone, system, neuron, random, skip=0)]
 
 
 def _labels(
@@ -292,16 +315,16 @@ def _proofreading_table(seed: int, segmentation: Segmentation, nuclei: Nuclei, r
     )
 
 
-def _tag_table(seed: int, segmentation: Segmentation, synapses: Synapses) -> Rows:
-    """Tags for most synapses: where on the target they sit."""
-    random = random_for(seed, 11)
+def _tag_table(seed: int, segmentation: Segmentation, synapses: Synapses, name: str, share: float) -> Rows:
+    """Tags for a share of the synapses: where on the target they sit."""
+    random = random_for(seed, 11, round(100 * share))
     compartment = np.where(synapses.post_row >= 0, segmentation.compartment[synapses.post_row], 0)
-    known = np.flatnonzero((compartment > 0) & (random.random(len(compartment)) < 0.7))
+    known = np.flatnonzero((compartment > 0) & (random.random(len(compartment)) < share))
     spine = random.random(len(known)) < 0.6
     tag = np.where(compartment[known] == SOMA, "soma", np.where(spine & (compartment[known] == DENDRITE), "spine", "shaft"))
     columns: dict[str, Any] = {"tag": pa.array(tag.tolist(), type=pa.string())}
     return Rows(
-        name="synapse_tags",
+        name=name,
         schema="reference_tag",
         description="Part of the target on which a synapse sits; not every synapse has one.",
         ids=np.arange(1, len(known) + 1, dtype=np.int64) * 2,
