@@ -1,0 +1,168 @@
+"""Neuroglancer links: what is in the state, at which moment, and what is asked for it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient.errors import CortexError, ServiceError
+
+if TYPE_CHECKING:
+    from cortexclient.client import DatasetClient
+    from cortexclient.sandbox import Sandbox
+
+
+def state_of(url: str) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(unquote(url.partition("#!")[2]))
+    return state
+
+
+def layer_of(state: dict[str, Any], name: str) -> dict[str, Any]:
+    (layer,) = [layer for layer in state["layers"] if layer["name"] == name]
+    return dict(layer)
+
+
+def test_link_opens_the_sandbox_s_own_viewer_and_asks_little(
+    sandbox: Sandbox, sandbox_client: DatasetClient
+) -> None:
+    url = sandbox_client.neuroglancer_url()
+    assert url.startswith(sandbox.url)
+    paths = [record.path for record in sandbox.requests]
+    assert len(paths) <= 3, paths
+    state = state_of(url)
+    assert [layer["type"] for layer in state["layers"]] == ["image", "segmentation"]
+    for layer in state["layers"]:
+        for source in layer["source"]:
+            address = source["url"].partition("://")[2]
+            assert urlsplit(address).hostname == "127.0.0.1", source["url"]
+            assert "middleauth" not in source["url"]
+
+
+def test_dimensions_and_default_position(sandbox_client: DatasetClient) -> None:
+    state = state_of(sandbox_client.neuroglancer_url())
+    resolution = np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
+    np.testing.assert_allclose(resolution, sandbox_client.viewer_resolution())
+    scale = sandbox_client.session.segmentation_info()["scales"][0]
+    low = np.array(scale["voxel_offset"]) * scale["resolution"]
+    high = low + np.array(scale["size"]) * scale["resolution"]
+    position = np.array(state["position"]) * resolution
+    assert ((position > low) & (position < high)).all()
+
+
+def test_roots_are_selected_exactly(sandbox_client: DatasetClient) -> None:
+    roots = [864691135336055529, "864691135336055530", np.int64(7)]
+    state = state_of(sandbox_client.neuroglancer_url(root_ids=roots))  # type: ignore[arg-type]
+    segments = layer_of(state, "segmentation")["segments"]
+    assert segments == ["864691135336055529", "864691135336055530", "7"]
+    one = state_of(sandbox_client.neuroglancer_url(root_ids=864691135336055529))
+    assert layer_of(one, "segmentation")["segments"] == ["864691135336055529"]
+    with pytest.raises(TypeError, match="float"):
+        sandbox_client.neuroglancer_url(root_ids=[1.0])  # type: ignore[list-item]
+
+
+def test_moment_is_in_the_state(sandbox_client: DatasetClient) -> None:
+    assert "timestamp" not in layer_of(state_of(sandbox_client.neuroglancer_url()), "segmentation")
+    version = sandbox_client.version
+    pinned = sandbox_client.at(version=version)
+    stamp = layer_of(state_of(pinned.neuroglancer_url()), "segmentation")["timestamp"]
+    assert stamp == round(sandbox_client.version_timestamp(version).timestamp() * 1000)
+    moved = sandbox_client.at(timestamp="2026-01-02T03:04:05Z")
+    assert layer_of(state_of(moved.neuroglancer_url()), "segmentation")["timestamp"] == 1767323045000
+
+
+def test_synapses_become_layers_in_the_right_place(sandbox_client: DatasetClient) -> None:
+    nuclei = sandbox_client.tables[sandbox_client.spec.cell_ids.main_table]().query()  # type: ignore[union-attr]
+    roots = sandbox_client.cell_id_to_root_id(nuclei["id"])["root_id"]
+    root = int(roots[roots > 0].iloc[0])
+    synapses = sandbox_client.query_synapses(root, pre=True, post=True, progress=False)
+    state = state_of(sandbox_client.neuroglancer_url(root_ids=root, annotations=synapses))
+    resolution = np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
+    for name, column in (
+        ("presynaptic sites", "pre_pt_root_id"),
+        ("postsynaptic sites", "post_pt_root_id"),
+    ):
+        rows = synapses[synapses[column] == root]
+        layer = layer_of(state, name)
+        points = np.array([annotation["point"] for annotation in layer["annotations"]]) * resolution
+        np.testing.assert_allclose(points, rows[[f"ctr_pt_position_{axis}" for axis in "xyz"]].to_numpy())
+        assert layer["linkedSegmentationLayer"] == {"segments": "segmentation"}
+        linked = [{int(root) for root in annotation["segments"][0]} for annotation in layer["annotations"]]
+        expected = [set(pair) for pair in zip(rows["pre_pt_root_id"], rows["post_pt_root_id"], strict=True)]
+        assert linked == expected
+
+
+def test_position_is_in_nm_unless_said_otherwise(sandbox_client: DatasetClient) -> None:
+    state = state_of(sandbox_client.neuroglancer_url(position=[4000, 8000, 40000]))
+    resolution = np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
+    np.testing.assert_allclose(np.array(state["position"]) * resolution, [4000, 8000, 40000])
+    voxels = state_of(sandbox_client.neuroglancer_url(position=[10, 20, 30], resolution=(4, 4, 40)))
+    np.testing.assert_allclose(np.array(voxels["position"]) * resolution, [40, 80, 1200])
+    with pytest.raises(ValueError, match="three numbers"):
+        sandbox_client.neuroglancer_url(position=[1, 2])
+
+
+def test_short_links_lead_to_the_same_state(sandbox: Sandbox, sandbox_client: DatasetClient) -> None:
+    short = sandbox_client.neuroglancer_url(root_ids=7, position=[1, 2, 3], shorten=True)
+    assert short.startswith(sandbox.url)
+    address = short.partition("#!")[2]
+    assert address.startswith(sandbox.url), "a plain http viewer cannot open middleauth+http"
+    state = sandbox_client.get_state_json(int(address.rpartition("/")[2]))
+    assert state == state_of(sandbox_client.neuroglancer_url(root_ids=7, position=[1, 2, 3]))
+
+
+def test_states_too_long_for_an_address_are_stored(sandbox: Sandbox, sandbox_client: DatasetClient) -> None:
+    points = np.random.default_rng(3).uniform(0, 1e5, (11_000, 3))
+    url = sandbox_client.neuroglancer_url(annotations=points)
+    assert len(url) < 1000
+    state = sandbox_client.get_state_json(int(url.rpartition("/")[2]))
+    assert len(layer_of(state, "annotations")["annotations"]) == 11_000
+
+
+def test_segment_properties_are_uploaded_and_attached(
+    sandbox: Sandbox, sandbox_client: DatasetClient
+) -> None:
+    table = pd.DataFrame(
+        {"pt_root_id": [864691135336055529, 8], "cell_type": ["a", "b"], "depth": [1.5, 2.5]}
+    )
+    state = state_of(sandbox_client.neuroglancer_url(seg_prop=table))
+    source = layer_of(state, "segmentation")["source"][-1]["url"]
+    assert source.startswith(f"precomputed://{sandbox.url}/")
+    number = int(source.rpartition("/")[2])
+    stored = sandbox_client.cave.state.get_property_json(number)
+    assert stored["inline"]["ids"] == ["864691135336055529", "8"]
+    again = state_of(sandbox_client.neuroglancer_url(seg_prop=stored))
+    assert len(layer_of(again, "segmentation")["source"]) == len(layer_of(state, "segmentation")["source"])
+    with pytest.raises(ValueError, match="pt_root_id or root_id"):
+        sandbox_client.neuroglancer_url(seg_prop=pd.DataFrame({"id": [1]}))
+
+
+def test_viewer_can_be_added_to_and_another_site_chosen(
+    sandbox: Sandbox, sandbox_client: DatasetClient
+) -> None:
+    viewer = sandbox_client.neuroglancer_viewer(root_ids=[7])
+    assert viewer.layer_names == ["imagery", "segmentation"]
+    viewer.add_points(np.array([[1, 2, 3]]), name="mine", data_resolution=[1, 1, 1])
+    assert [layer["name"] for layer in viewer.to_dict()["layers"]][-1] == "mine"
+    elsewhere = sandbox_client.neuroglancer_url("https://viewer.example.org/")
+    assert elsewhere.startswith("https://viewer.example.org/")
+    assert all(record.status == 200 for record in sandbox.requests)
+
+
+def test_clipboard_that_is_missing_says_so(
+    sandbox_client: DatasetClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyperclip
+
+    monkeypatch.setattr(pyperclip, "copy", pyperclip.init_no_clipboard()[0])
+    with pytest.raises(CortexError, match="no clipboard"):
+        sandbox_client.neuroglancer_url(clipboard=True)
+
+
+def test_failing_state_service_is_our_error(sandbox: Sandbox, sandbox_client: DatasetClient) -> None:
+    with pytest.raises(ServiceError):
+        sandbox_client.get_state_json(999_999_999)
