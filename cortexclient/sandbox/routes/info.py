@@ -1,0 +1,132 @@
+"""The info service: datastacks, aligned volumes and image sources."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import Route
+
+from cortexclient.sandbox.responses import json_response, message_error
+from cortexclient.sandbox.routes.auth import USER
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+    from cortexclient.sandbox.world import World
+
+__all__ = ["did_you_mean", "routes", "unknown_datastack"]
+
+VERSION = "4.3.3"
+_BASE = "/info/api/v2"
+_FULL = (f"{_BASE}/datastack/full/<string:datastack>", f"{_BASE}/datastack/<string:datastack>", f"{_BASE}/datastacks")
+_VOLUME = (f"{_BASE}/aligned_volume/<string:aligned_volume_name>", f"{_BASE}/aligned_volume/id/<int:id>", f"{_BASE}/aligned_volume")
+
+
+def did_you_mean(path: str, patterns: tuple[str, ...]) -> str:
+    """The text that flask-restx puts into a 404."""
+    return (
+        "The requested URL was not found on the server. If you entered the URL manually please check your spelling and "
+        f"try again. You have requested this URI [{path}] but did you mean {' or '.join(patterns)} ?"
+    )
+
+
+def unknown_datastack(world: World, name: str) -> str:
+    """What the other services say about a datastack that the info service does not know."""
+    path = f"{_BASE}/datastack/full/{name}"
+    body = json.dumps({"message": did_you_mean(path, _FULL)}, indent=4) + "\n"
+    return (
+        f"datastack {name} info not returned 404 Client Error: NOT FOUND for url: {world.base_url}{path} "
+        f"content: {body.encode()!r}"
+    )
+
+
+class _Info:
+    """Bodies of the service, with live addresses."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def volume(self) -> dict[str, Any]:
+        """The aligned volume."""
+        stored = self.world.folder.info["aligned_volume"]
+        return {**stored, "name": self.world.names.aligned_volume, "image_source": self.world.image_source}
+
+    def datastacks(self) -> dict[str, dict[str, Any]]:
+        """Bodies by datastack; a folder may describe more than the one that it serves."""
+        others: dict[str, dict[str, Any]] = self.world.folder.json("other_datastacks.json", default={})
+        bodies = {self.world.names.datastack: self.world.folder.info, **others}
+        return {name: self.full(body) for name, body in bodies.items()}
+
+    def full(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Body of a datastack."""
+        world = self.world
+        body = {key: value for key, value in stored.items() if key != "datastack"}
+        for key in body:
+            if key.endswith("_table") and body[key]:
+                body[key] = world.names.public(body[key])
+        body["aligned_volume"] = self.volume()
+        body["segmentation_source"] = world.segmentation_source
+        body["local_server"] = world.base_url
+        if body.get("viewer_site"):
+            body["viewer_site"] = world.viewer_site
+        if body.get("skeleton_source"):
+            body["skeleton_source"] = f"precomputed://{world.base_url}/skeletoncache/api/v1/{world.names.datastack}/precomputed/skeleton/"
+        return body
+
+    def image_sources(self) -> list[dict[str, Any]]:
+        """Image mirrors."""
+        rows: list[dict[str, Any]] = self.world.folder.json("image_sources.json", default=[])
+        return [{**row, "image_source": self.world.image_source} for row in rows]
+
+
+def routes(world: World) -> list[BaseRoute]:
+    """Routes of the info service."""
+    info = _Info(world)
+
+    def missing(request: Request, patterns: tuple[str, ...]) -> Response:
+        return message_error(404, did_you_mean(request.url.path, patterns))
+
+    def datastacks(request: Request) -> Response:
+        return json_response(world.access.visible(request.scope.get(USER), info.datastacks()))
+
+    def full(request: Request) -> Response:
+        body = info.datastacks().get(request.path_params["datastack"])
+        mirror = request.query_params.get("image_source_name")
+        if body is not None and mirror is not None:
+            row = next((row for row in info.image_sources() if row.get("name") == mirror), None)
+            if row is None:
+                return missing(request, _FULL)
+            body["aligned_volume"]["image_source"] = row["image_source"]
+        return missing(request, _FULL) if body is None else json_response(body)
+
+    def image_sources(request: Request) -> Response:
+        if request.path_params["datastack"] not in info.datastacks():
+            return missing(request, _FULL)
+        return json_response(info.image_sources())
+
+    def volume(request: Request) -> Response:
+        asked = request.path_params.get("name") or request.path_params.get("id")
+        body = info.volume()
+        if asked not in (body["name"], body["id"]):
+            return missing(request, _VOLUME if "name" in request.path_params else (_VOLUME[1], _VOLUME[0], _VOLUME[2]))
+        return json_response(body)
+
+    def of_volume(request: Request) -> Response:
+        if request.path_params["name"] != world.names.aligned_volume:
+            return missing(request, _VOLUME)
+        return json_response(list(info.datastacks()))
+
+    return [
+        Route("/info/version", lambda _: json_response(VERSION)),
+        Route("/info/api/versions", lambda _: json_response([2])),
+        Route(f"{_BASE}/datastacks", datastacks),
+        Route(f"{_BASE}/datastack/full/{{datastack}}", full),
+        Route(f"{_BASE}/datastack/{{datastack}}/image_sources", image_sources),
+        Route(f"{_BASE}/aligned_volume", lambda _: json_response([world.names.aligned_volume])),
+        Route(f"{_BASE}/aligned_volume/id/{{id:int}}", volume),
+        Route(f"{_BASE}/aligned_volume/{{name}}", volume),
+        Route(f"{_BASE}/aligned_volume/{{name}}/datastacks", of_volume),
+    ]

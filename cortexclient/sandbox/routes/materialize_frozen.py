@@ -1,0 +1,250 @@
+"""Queries of frozen versions: one table, several joined, and views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from starlette.responses import Response
+
+from cortexclient.sandbox.routes.materialize_body import COMPLEX, SIMPLE, checked_body, query_arguments
+from cortexclient.sandbox.routes.materialize_response import OLD_WAY, frame_response
+from cortexclient.sandbox.routes.materialize_service import Ask, parsed_body
+from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
+from cortexclient.sandbox.stores.tables_filters import BODY_FILTERS, EXCLUSION
+from cortexclient.sandbox.stores.tables_model import Source
+from cortexclient.sandbox.stores.tables_query import TableQuery
+
+__all__ = ["Found", "joined_rows", "join_query", "table_query", "table_rows", "view_query", "view_rows"]
+
+_SUFFIXES_OLD = (
+    "Suffixes is deprecated for complex queries as it\ncan be ambiguous what you desire,\nplease pass suffix_map as a "
+    "dictionary to explicitly\nset suffixes for individual tables.\nUpgrade caveclient to >=5.0.0 "
+)
+_SELECT_OLD = (
+    "Select_columns is deprecated for join queries,\nplease use select_column_map a dictionary which is more explicit\n"
+    "about what columns to select from what tables.\nThis query result will attempt to select the first column it "
+    "finds\nof this name in any table, but if there are more than one such column\nit will not select both.\n"
+    "Upgrade caveclient to >=5.0.0 ."
+)
+_PANDAS_OLD = (
+    "Using non-pandas query execution is deprecated\nas it can mangle types,\nplease upgrade caveclient to >=8.0.0 to "
+    "use pandas\nfor improved type handling."
+)
+
+
+@dataclass
+class Found:
+    """Outcome of a query."""
+
+    frame: pd.DataFrame
+    warnings: list[str]
+    resolution: list[float]
+    names: dict[str, dict[str, str]]
+
+
+def table_query(ask: Ask) -> Response:
+    """``POST version/V/table/T/query``."""
+    arguments = query_arguments(ask.request.query_params)
+    body = checked_body(parsed_body(ask.body), SIMPLE)
+    return _answer(ask, table_rows(ask, ask.path("table"), body, arguments), arguments)
+
+
+def join_query(ask: Ask) -> Response:
+    """``POST version/V/query``."""
+    arguments = query_arguments(ask.request.query_params)
+    body = checked_body(parsed_body(ask.body), COMPLEX)
+    return _answer(ask, joined_rows(ask, body, arguments), arguments)
+
+
+def view_query(ask: Ask) -> Response:
+    """``POST version/V/views/NAME/query``; version 0 is the live database."""
+    arguments = query_arguments(ask.request.query_params)
+    body = checked_body(parsed_body(ask.body), SIMPLE)
+    return _answer(ask, view_rows(ask, ask.path("view"), body, arguments), arguments)
+
+
+def _answer(ask: Ask, found: Found, arguments: dict[str, Any]) -> Response:
+    return frame_response(
+        ask.request, found.frame, warnings=found.warnings, resolution=found.resolution, names=found.names,
+        arguments=arguments,
+    )
+
+
+def _limit(ask: Ask, body: dict[str, Any]) -> int:
+    most = ask.world.options.row_limit
+    return min(int(body.get("limit", most)), most)
+
+
+def _frozen(ask: Ask, table: str) -> Source:
+    """Model of a frozen table for any name in a filter, which may be of no table at all."""
+    if ask.store.metadata(table) is None:
+        raise QueryError("'NoneType' object is not subscriptable")
+    _database(ask)
+    try:
+        return ask.store.frozen(table, ask.version)
+    except KeyError:
+        raise QueryError(f'Execution failed on sql: relation "{table}" does not exist') from None
+
+
+def _database(ask: Ask) -> None:
+    """Refuse a version whose database is no longer there."""
+    row = ask.store.version(ask.version)
+    if ask.version != 0 and (row is None or not row["valid"]):
+        name = f"{ask.datastack}__mat{ask.version}"
+        raise QueryError(f'(psycopg2.OperationalError) FATAL:  database "{name}" does not exist\n')
+
+
+def _require_tables(ask: Ask, tables: list[str]) -> None:
+    for table in tables:
+        if ask.store.version(ask.version) is None:
+            raise aborted(404, f"Analysis version {ask.version} not found for datastack {ask.datastack}")
+        if ask.store.row_count(table, ask.version) is None:
+            text = f"Analysis table '{table}' not found for version {ask.version} in datastack {ask.datastack}"
+            raise aborted(404, text)
+
+
+def _apply_filters(ask: Ask, query: TableQuery, body: dict[str, Any]) -> None:
+    for key, comparison in BODY_FILTERS.items():
+        query.filter(body.get(key), comparison)
+    if not ask.world.options.strict:
+        query.filter(body.get(EXCLUSION), "notin")
+
+
+def _notice(metadata: dict[str, Any], name: str) -> list[str]:
+    text = metadata.get("notice_text")
+    return [] if text is None else [f"Table Owner Notice on {name}: {text}"]
+
+
+def _resolution(body: dict[str, Any], source: Source) -> list[float]:
+    asked: list[float] = body.get("desired_resolution") or list(source.resolution)
+    return asked
+
+
+def _run(ask: Ask, query: TableQuery, resolution: list[float], arguments: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
+    if arguments.get("count"):
+        query.limit = None
+        _, names = query.outputs(resolution)
+        return query.count(), names
+    frame, names = query.run(resolution)
+    sample = arguments.get("random_sample")
+    if sample is not None and not ask.world.options.strict and sample < len(frame):
+        # the real services take the argument and leave the answer whole
+        frame = frame.sample(n=sample).reset_index(drop=True)
+    return frame, names
+
+
+def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
+    """Rows of one frozen table."""
+    _require_tables(ask, [table])
+    options = ask.world.options
+    metadata = ask.store.metadata(table) or {}
+    limit = _limit(ask, body)
+    typed = bool(arguments.get("direct_sql_pandas"))
+    query = TableQuery(
+        ask.store.engine, lambda name: _frozen(ask, name), limit=limit, offset=body.get("offset", 0), typed=typed,
+        lenient=not options.strict,
+    )
+    resolution = _resolution(body, query.source(table))
+    _apply_filters(ask, query, body)
+    query.filter({table: {"valid": True}}, "=")
+    if body.get("select_columns"):
+        for column in body["select_columns"]:
+            query.select(table, column)
+    else:
+        query.select_all(table)
+    frame, names = _run(ask, query, resolution, arguments)
+    warnings = [f'201 - "Limited query to {limit} rows'] if len(frame) == query.limit else []
+    warnings += _notice(metadata, table)
+    return Found(frame, warnings + ([] if typed else [OLD_WAY]), resolution, names)
+
+
+def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
+    """Rows of two frozen tables joined."""
+    tables = [name for name, _ in body["tables"]]
+    _require_tables(ask, tables)
+    warnings = [text for name in tables for text in _notice(ask.store.metadata(name) or {}, name)]
+    limit = _limit(ask, body)
+    suffixes = body.get("suffix_map")
+    if body.get("suffixes") is not None:
+        warnings.append(_SUFFIXES_OLD)
+        suffixes = dict(zip(dict.fromkeys(tables), body["suffixes"], strict=False))
+    typed = bool(arguments.get("direct_sql_pandas"))
+    if not typed:
+        warnings.append(_PANDAS_OLD)
+    query = TableQuery(
+        ask.store.engine, lambda name: _frozen(ask, name), limit=limit, offset=body.get("offset", 0),
+        suffixes=suffixes, typed=typed, lenient=not ask.world.options.strict,
+    )
+    resolution = _resolution(body, _frozen(ask, tables[-1]))
+    (left, left_column), (right, right_column) = body["tables"][:2]
+    query.join(left, left_column, right, right_column)
+    _apply_filters(ask, query, body)
+    for table in tables:
+        query.filter({table: {"valid": True}}, "=")
+    warnings += _select_joined(query, body, [right, left])
+    frame, names = query.run(resolution)
+    if len(frame) == limit:
+        warnings.append(f'201 - "Limited query to {limit} rows')
+    return Found(frame, warnings, resolution, names)
+
+
+def _select_joined(query: TableQuery, body: dict[str, Any], tables: list[str]) -> list[str]:
+    """Choose columns; the service goes through its tables in no order, here the one joined last comes first."""
+    if body.get("select_columns"):
+        for column in body["select_columns"]:
+            if not any(_selected(query, table, column) for table in tables):
+                raise aborted(400, f"column {column} not found in any table referenced")
+        return [_SELECT_OLD]
+    if body.get("select_column_map"):
+        for table, columns in body["select_column_map"].items():
+            for column in columns:
+                if not _selected(query, table, column):
+                    raise aborted(400, f"column {column} not found in {table}")
+        return []
+    for table in dict.fromkeys(tables):
+        query.select_all(table)
+    return []
+
+
+def _selected(query: TableQuery, table: str, column: str) -> bool:
+    try:
+        query.select(table, column)
+    except QueryError as error:
+        if "not in model or models" not in str(error):
+            raise
+        return False
+    return True
+
+
+def view_rows(ask: Ask, view: str, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
+    """Rows of a view."""
+    metadata = ask.store.views(0).get(view)
+    if metadata is None:
+        raise QueryError("No row was found for one()")
+    _database(ask)
+    limit = _limit(ask, body)
+    typed = bool(arguments.get("direct_sql_pandas"))
+
+    def find(name: str) -> Source:
+        if name != view:
+            raise QueryError("'NoneType' object is not subscriptable")
+        return ask.store.view(view, ask.version)
+
+    query = TableQuery(
+        ask.store.engine, find, limit=limit, offset=body.get("offset", 0), typed=typed,
+        lenient=not ask.world.options.strict,
+    )
+    resolution = _resolution(body, query.source(view))
+    _apply_filters(ask, query, body)
+    if body.get("select_columns"):
+        for column in body["select_columns"]:
+            query.select(view, column)
+    else:
+        query.select_all(view)
+    frame, names = _run(ask, query, resolution, arguments)
+    warnings = [] if typed else [OLD_WAY]
+    if len(frame) == query.limit:
+        warnings.append(f'201 - "Limited query to {limit} rows')
+    return Found(frame, warnings + _notice(metadata, view), resolution, names)

@@ -1,0 +1,86 @@
+"""The answer to a query: an Arrow stream or JSON records, with the headers that carry the rest."""
+
+from __future__ import annotations
+
+import gzip
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+__all__ = ["OLD_WAY", "frame_response", "gzipped"]
+
+OLD_WAY = (
+    "Query was executed using streaming via CSV, which can mangle types.\n"
+    "Please upgrade to caveclient > 8.0.0 to avoid type mangling.\n"
+    "Because you may have been affected by mangled types, this change is breaking, but it should provide an improved "
+    "experience."
+)
+_OLD_FORMAT = (
+    "Response is in pyarrow IPC format. If you encounter a parsing error, "
+    "please upgrade CAVEClient to >=5.9.0 with: pip install --upgrade caveclient. "
+    "To suppress this warning, pass arrow_format=True in your query parameters."
+)
+
+
+def frame_response(
+    request: Request,
+    frame: pd.DataFrame,
+    *,
+    warnings: list[str],
+    resolution: list[float] | None,
+    names: dict[str, dict[str, str]],
+    arguments: dict[str, Any],
+) -> Response:
+    """Answer a frame as the service does.
+
+    Parameters
+    ----------
+    warnings : list of str
+        One ``Warning`` header each.
+    resolution : list of float
+        nm per voxel of the positions, one header for each axis.
+    names : mapping
+        Table -> column -> name in the frame; its Python repr is a header.
+    """
+    accepted = request.headers.get("accept-encoding", "")
+    headers: list[tuple[str, str]] = []
+    if arguments["return_pyarrow"]:
+        if not arguments["arrow_format"]:
+            warnings = [_OLD_FORMAT]  # the service lets this one replace the others
+        body, kind = _arrow(frame, accepted, compress=arguments["ipc_compress"]), "data.arrow"
+        headers.append(("cache-control", "no-cache"))
+    else:
+        body, kind = frame.to_json(orient="records").encode(), "application/json"
+    headers += [("warning", text.replace("\n", " ")) for text in warnings]
+    headers += [("dataframe_resolution", str(float(value))) for value in resolution or ()]
+    headers.append(("column_names", str(names)))
+    return gzipped(request, body, kind, headers)
+
+
+def gzipped(request: Request, body: bytes, kind: str, headers: list[tuple[str, str]]) -> Response:
+    """Response whose body is compressed for clients that accept it."""
+    if "gzip" in request.headers.get("accept-encoding", "").lower():
+        body = gzip.compress(body, compresslevel=1, mtime=0)
+        headers = [*headers, ("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
+    response = Response(body, headers={"content-type": kind})
+    for name, value in headers:
+        # a table's notice may hold any text; a header holds Latin-1
+        response.raw_headers.append((name.encode(), value.encode("latin-1", "replace")))
+    return response
+
+
+def _arrow(frame: pd.DataFrame, accepted: str, *, compress: bool) -> bytes:
+    codec = None
+    if compress:
+        codec = "lz4" if "lz4" in accepted else "zstd" if "zstd" in accepted else None
+    batch = pa.RecordBatch.from_pandas(frame)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_batch(batch)
+    answer: bytes = sink.getvalue().to_pybytes()
+    return answer

@@ -1,0 +1,52 @@
+"""The schema service: JSON schemas of annotation types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cortexclient.sandbox.responses import json_response, message_error
+from cortexclient.sandbox.routes.info import did_you_mean
+from cortexclient.sandbox.routes.pages import not_found_page
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
+
+    from cortexclient.sandbox.world import World
+
+__all__ = ["routes"]
+
+_BASE = "/schema/api/v2"
+_TYPES = (f"{_BASE}/type/<string:annotation_type>", f"{_BASE}/type", f"{_BASE}/types")
+
+
+def routes(world: World) -> list[BaseRoute]:
+    """Routes of the schema service."""
+
+    def one(request: Request) -> Response:
+        schema = world.tables.schema(request.path_params["name"])
+        if schema is None:
+            return message_error(404, did_you_mean(request.url.path, _TYPES))
+        return json_response(schema)
+
+    async def several(request: Request) -> Response:
+        asked = request.query_params.get("schema_names", "")
+        if not asked:
+            body = await request.json() if await request.body() else {}
+            names = body.get("schema_names", []) if isinstance(body, dict) else []
+        else:
+            names = asked.split(",")
+        return json_response({name: world.tables.schema(name) for name in names if world.tables.schema(name)})
+
+    return [
+        Route("/schema/versions", lambda _: json_response([2])),
+        Route("/schema/api/versions", lambda _: json_response([2])),
+        Route(f"{_BASE}/type", lambda _: json_response(world.tables.schema_names)),
+        Route(f"{_BASE}/type/{{name}}", one),
+        Route(f"{_BASE}/types_all", lambda _: json_response(world.tables.schemas)),
+        Route(f"{_BASE}/types", several, methods=["GET", "POST"]),
+        Route("/schema/{rest:path}", lambda _: not_found_page()),
+    ]

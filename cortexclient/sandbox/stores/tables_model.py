@@ -1,0 +1,119 @@
+"""What the columns of an annotation table, a frozen table or a view are, as the database of CAVE sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+__all__ = ["BOOKKEEPING", "Column", "Source", "flat_columns", "quoted", "source_columns"]
+
+# columns of the parquet files that no query can name
+BOOKKEEPING = ("storage_order", "seg_storage_order", "has_segmentation_row")
+_AXES = ("_x", "_y", "_z")
+_POSITION = "_position"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as the service's models declare it.
+
+    Parameters
+    ----------
+    name : str
+        Name in a query; a point is one column here and three in every answer.
+    kind : {"bigint", "integer", "float", "boolean", "string", "datetime", "point"}
+    """
+
+    name: str
+    kind: str
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Columns of the table file that hold it."""
+        if self.kind == "point":
+            return tuple(self.name + axis for axis in _AXES)
+        return (self.name,)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that can be queried: a frozen table, a live table or a view.
+
+    Parameters
+    ----------
+    name : str
+        Name on the wire.
+    relation : str
+        What the engine calls it.
+    columns : mapping of str to Column
+        Columns in the order of an answer.
+    resolution : tuple of float
+        nm per voxel of its positions.
+    reflected : bool
+        The service reads the types of a view from the database and leaves them to pandas to find out.
+    split : bool
+        A live table: annotations joined to their segmentation rows, which may be missing.
+    """
+
+    name: str
+    relation: str
+    columns: dict[str, Column]
+    resolution: tuple[float, float, float]
+    reflected: bool = False
+    split: bool = False
+    segmentation: tuple[str, ...] = field(default=())
+
+
+def quoted(name: str) -> str:
+    """Name of a table or column, safe inside SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def source_columns(schema: pa.Schema) -> dict[str, Column]:
+    """Columns of a stored table, the three axes of each point put together."""
+    names = set(schema.names)
+    columns: dict[str, Column] = {}
+    for item in schema:
+        if item.name in BOOKKEEPING:
+            continue
+        base = item.name[:-2]
+        if base.endswith(_POSITION) and all(base + axis in names for axis in _AXES):
+            columns.setdefault(base, Column(base, "point"))
+        else:
+            columns[item.name] = Column(item.name, _kind(item.type))
+    return columns
+
+
+def _kind(kind: pa.DataType) -> str:
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_int64(kind) or pa.types.is_uint64(kind):
+        return "bigint"
+    if pa.types.is_integer(kind):
+        return "integer"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "float"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return "datetime"
+    return "string"
+
+
+def flat_columns(live: Sequence[str], drop: Sequence[str] = ("created", "deleted", "superceded_id")) -> list[str]:
+    """Order of the columns of a frozen table, from that of the live one.
+
+    Freezing puts the supervoxel and the root of a point beside its position; a live table has them at its end.
+    """
+    names = [name for name in live if name not in drop and name not in BOOKKEEPING]
+    looked_up = [name for name in names if name.endswith(("_supervoxel_id", "_root_id"))]
+    flat: list[str] = []
+    for name in names:
+        if name in looked_up:
+            continue
+        flat.append(name)
+        base = name[: -len(_POSITION)] if name.endswith(_POSITION) else name.removesuffix(_POSITION + "_z")
+        if base != name:
+            flat += [column for column in (f"{base}_supervoxel_id", f"{base}_root_id") if column in looked_up]
+    flat += [name for name in looked_up if name not in flat]
+    return flat

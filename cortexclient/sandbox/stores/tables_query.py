@@ -1,0 +1,244 @@
+"""One query over frozen tables, live tables or views: selection, joins, filters, and the frame that comes out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from cortexclient.sandbox.stores import tables_frames as frames
+from cortexclient.sandbox.stores.tables_engine import Engine
+from cortexclient.sandbox.stores.tables_errors import DatabaseError, QueryError
+from cortexclient.sandbox.stores.tables_filters import find_column, predicate
+from cortexclient.sandbox.stores.tables_model import Column, Source, quoted
+
+__all__ = ["TableQuery"]
+
+# what tells columns of the same name apart where the caller says nothing
+_SUFFIXES = ("x", "y", "z", "xx", "yy", "zz", "xxx", "yyy", "zzz")
+# class names that show through in one of the service's errors: (declared, read from the database)
+_TYPE_NAMES = {
+    "bigint": ("BigInteger", "BIGINT"), "integer": ("Integer", "INTEGER"), "float": ("Float", "DOUBLE_PRECISION"),
+    "boolean": ("Boolean", "BOOLEAN"), "string": ("String", "VARCHAR"), "datetime": ("DateTime", "TIMESTAMP"),
+}
+
+
+class TableQuery:
+    """A query being put together.
+
+    Parameters
+    ----------
+    engine : Engine
+    find : callable
+        Source of a table name; it is asked for any table that a filter names.
+    limit, offset : int, optional
+    suffixes : mapping of str to str, optional
+        Table -> what is put behind its columns where two tables have the same.
+    typed : bool
+        False takes the old way over CSV, which mangles types.
+    lenient : bool
+        Answer a query for one single column, which the service cannot.
+
+    Raises
+    ------
+    QueryError
+        Anywhere: the service answers with an error.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        find: Callable[[str], Source],
+        *,
+        limit: int | None = None,
+        offset: int | None = None,
+        suffixes: Mapping[str, str] | None = None,
+        typed: bool = True,
+        lenient: bool = False,
+    ) -> None:
+        if suffixes is not None and len(set(suffixes.values())) != len(suffixes):
+            raise QueryError(f"Duplicate suffixes set in {dict(suffixes)}")
+        self.engine = engine
+        self.limit = limit
+        self.offset = offset
+        self.typed = typed
+        self.lenient = lenient
+        self.suffixes: dict[str, str] = dict(suffixes or {})
+        self.selected: dict[str, list[str]] = {}
+        self._find = find
+        self._sources: dict[str, Source] = {}
+        self._joined: list[str] = []
+        self._conditions: list[str] = []
+        self._where: list[str] = []
+
+    # --- putting it together
+
+    def source(self, table: str) -> Source:
+        """A table of the query; one that only a filter names is added to it, unjoined."""
+        if table not in self._sources:
+            self._sources[table] = self._find(table)
+        return self._sources[table]
+
+    def join(self, left: str, left_column: str, right: str, right_column: str) -> None:
+        """Join two tables on a column of each."""
+        first, second = self.source(left), self.source(right)
+        second_column = find_column(second, right_column)
+        first_column = find_column(first, left_column)
+        self._joined += [name for name in (left, right) if name not in self._joined]
+        self._conditions.append(
+            f"{quoted(left)}.{quoted(first_column.name)} = {quoted(right)}.{quoted(second_column.name)}"
+        )
+
+    def filter(self, filters: Mapping[str, Mapping[str, Any]] | None, comparison: str) -> None:
+        """Apply the filters of one kind: ``{table: {column: value}}``."""
+        for table, columns in (filters or {}).items():
+            if not hasattr(columns, "items"):
+                raise QueryError(f"{type(columns).__name__!r} object has no attribute 'items'")
+            for column, value in columns.items():
+                self._where.append(predicate(self.source(table), column, comparison, value))
+
+    def where(self, condition: str) -> None:
+        """Add a condition in SQL."""
+        self._where.append(condition)
+
+    def select(self, table: str, column: str) -> None:
+        """Ask for a column; a root brings its supervoxel along."""
+        chosen = self.selected.setdefault(table, [])
+        if column in chosen:
+            return
+        source = self.source(table)
+        if column not in source.columns:
+            raise QueryError(f"{column} not in model or models for {table}")
+        if column.endswith("root_id"):
+            beside = column.removesuffix("root_id") + "supervoxel_id"
+            if beside in source.columns:
+                self.select(table, beside)
+        chosen.append(column)
+
+    def select_all(self, table: str, skip: Iterable[str] = ()) -> None:
+        """Ask for every column of a table."""
+        self.selected[table] = [name for name in self.source(table).columns if name not in skip]
+
+    # --- running it
+
+    def count(self) -> pd.DataFrame:
+        """Number of rows, as a frame of one row."""
+        self.outputs(None)
+        rows = self._run(f"SELECT count(*) AS count FROM (SELECT 1 {self._tail()})")
+        return pd.DataFrame({"count": [int(rows.column(0)[0].as_py())]})
+
+    def run(self, resolution: list[float] | None = None) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
+        """Rows, and under which name each column of each table stands in them.
+
+        Parameters
+        ----------
+        resolution : list of float, optional
+            nm per voxel that positions shall have; default that of each table.
+        """
+        outputs, names = self.outputs(resolution)
+        listed = ", ".join(f"{output.sql} AS {quoted(output.name)}" for output in outputs)
+        rows = self._run(f"SELECT {listed} {self._tail()}")
+        if len(outputs) == 1 and not self.lenient:
+            # one column that is no point: the service takes its type for a table
+            declared, read = _TYPE_NAMES[outputs[0].column.kind]
+            kind = read if outputs[0].reflected else declared
+            raise QueryError(f"'{kind}' object has no attribute '{outputs[0].name}'")
+        make = frames.typed_frame if self.typed else frames.csv_frame
+        return make(rows, outputs), names
+
+    def _run(self, sql: str) -> pa.Table:
+        try:
+            if self.limit is not None and self.limit < 0:
+                raise DatabaseError("LIMIT must not be negative\n")
+            if self.offset is not None and self.offset < 0:
+                raise DatabaseError("OFFSET must not be negative\n")
+            return self.engine.read(sql)
+        except (duckdb.Error, DatabaseError) as error:
+            raise QueryError(f"Execution failed on sql '{sql}': {error}") from error
+
+    def outputs(self, resolution: list[float] | None) -> tuple[list[frames.Output], dict[str, dict[str, str]]]:
+        """Columns of the answer, and under which name each column of each table stands in it."""
+        counts: dict[str, int] = {}
+        for column in itertools.chain.from_iterable(self.selected.values()):
+            counts[column] = counts.get(column, 0) + 1
+        outputs: list[frames.Output] = []
+        names: dict[str, dict[str, str]] = {}
+        for number, (table, columns) in enumerate(self.selected.items()):
+            source = self.source(table)
+            suffix = self.suffixes.get(table)
+            suffix = _SUFFIXES[number] if suffix is None else suffix
+            names[table] = {}
+            for name in columns:
+                label = name + suffix if counts[name] > 1 else name
+                names[table][name] = label
+                outputs += self._output(source, source.columns[name], label, resolution)
+        return outputs, names
+
+    def _output(
+        self, source: Source, column: Column, label: str, resolution: list[float] | None
+    ) -> list[frames.Output]:
+        field = f"{quoted(source.name)}.{quoted(column.name)}"
+        if column.kind == "point":
+            scales = _scales(source, resolution)
+            return [
+                frames.Output(
+                    label + axis,
+                    _scaled(f"{quoted(source.name)}.{quoted(column.name + axis)}", scale, exact=not self.typed),
+                    column, source.reflected, scaled=scale is not None,
+                )
+                for axis, scale in zip(("_x", "_y", "_z"), scales, strict=True)
+            ]
+        if source.split and column.name.endswith(("_root_id", "_supervoxel_id")):
+            # a row that awaits its lookup shows as 1
+            field = f"coalesce({field}, 1)"
+        return [frames.Output(label, field, column, source.reflected)]
+
+    def _tail(self) -> str:
+        parts = []
+        tables = self._joined or list(dict.fromkeys([*self.selected, *self._sources]))[:1]
+        loose = [name for name in self._sources if name not in tables]
+        for position, name in enumerate(tables):
+            source = self._sources[name]
+            relation = f"{source.relation} AS {quoted(name)}"
+            if position == 0:
+                parts.append(f"FROM {relation}")
+            else:
+                condition = self._conditions[position - 1] if position - 1 < len(self._conditions) else "true"
+                parts.append(f"JOIN {relation} ON {condition}")
+        parts += [f"CROSS JOIN {self._sources[name].relation} AS {quoted(name)}" for name in loose]
+        if self._where:
+            parts.append("WHERE " + " AND ".join(self._where))
+        if self.limit is not None:
+            parts.append(f"LIMIT {self.limit}")
+        if self.offset:
+            parts.append(f"OFFSET {self.offset}")
+        return " ".join(parts)
+
+
+def _scales(source: Source, resolution: list[float] | None) -> list[Decimal | None]:
+    if resolution is None:
+        return [None, None, None]
+    ratios = []
+    for own, asked in zip(source.resolution, resolution, strict=True):
+        if asked == 0:
+            raise QueryError(f"Execution failed on sql 'SELECT ... FROM {source.name}': column \"inf\" does not exist")
+        ratios.append(own / asked)
+    if all(ratio == 1 for ratio in ratios):
+        return [None, None, None]
+    return [Decimal(repr(float(ratio))) for ratio in ratios]
+
+
+def _scaled(field: str, scale: Decimal | None, *, exact: bool) -> str:
+    """A scaled coordinate, multiplied in decimal as the database does, so that 100 x 0.57 is 57."""
+    if scale is None:
+        return field
+    product = f"CAST({field} AS DECIMAL(12, 0)) * CAST({scale:f} AS DECIMAL(24, 17))"
+    if exact:
+        return f"CAST({product} AS DOUBLE)"
+    # whole voxels, cut toward zero
+    return f"CAST(trunc(CAST({product} AS DOUBLE)) AS INTEGER)"

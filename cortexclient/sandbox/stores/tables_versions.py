@@ -1,0 +1,88 @@
+"""Freezing: what a materialized version holds of the live tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cortexclient.sandbox.stores.tables_model import flat_columns
+
+if TYPE_CHECKING:
+    from cortexclient.sandbox.stores.graph import ChunkedGraph
+    from cortexclient.sandbox.stores.tables import TableStore
+
+__all__ = ["TIME_FORMAT", "freeze", "looked_up_again", "naive", "version_row"]
+
+# what the client parses: six digits of a second and no zone
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%f"
+_LIFETIME = timedelta(days=7)
+
+
+def naive(moment: datetime) -> datetime:
+    """UTC without a zone, as the database keeps times."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).replace(tzinfo=None)
+
+
+def version_row(identity: int, datastack: str, version: int, moment: datetime) -> dict[str, Any]:
+    """Row of a new version."""
+    at = naive(moment)
+    return {
+        "id": identity,
+        "datastack": datastack,
+        "version": version,
+        "time_stamp": at.strftime(TIME_FORMAT),
+        "valid": True,
+        "expires_on": (at + _LIFETIME).strftime(TIME_FORMAT),
+        "parent_version": None,
+        "status": "AVAILABLE",
+        "is_merged": True,
+    }
+
+
+def freeze(store: TableStore, table: str, moment: datetime) -> tuple[pa.Table, int]:
+    """Rows of a table at a moment, in the columns of a frozen one.
+
+    Returns
+    -------
+    rows : pyarrow.Table
+    count : int
+        Valid rows, the count that the version remembers.
+    """
+    rows = store.live_rows(table)
+    at = pa.scalar(naive(moment), pa.timestamp("us"))
+    written = pc.less_equal(rows["created"], at)
+    rows = rows.filter(pc.fill_null(written, False))
+    standing = pc.fill_null(pc.greater(rows["deleted"], at), True)
+    if store.annotation_rows[table].get("reference_table"):
+        # a reference table keeps its replaced rows: only the flag tells them apart
+        rows = rows.set_column(rows.column_names.index("valid"), "valid", pc.and_(standing, True))
+    else:
+        rows = rows.filter(standing)
+        rows = rows.set_column(rows.column_names.index("valid"), "valid", pa.array(np.ones(len(rows), dtype=bool)))
+    if "has_segmentation_row" in rows.column_names:
+        rows = rows.filter(pc.fill_null(rows["has_segmentation_row"], False))
+        rows = looked_up_again(rows, store.world.graph, moment)
+    names = rows.column_names
+    flat = flat_columns(names)
+    order = ["id", "valid", *(["target_id"] if "target_id" in names else [])]
+    order += [name for name in flat if name not in order]
+    return rows.select(order), int(pc.sum(rows["valid"]).as_py() or 0)
+
+
+def looked_up_again(rows: pa.Table, graph: ChunkedGraph, moment: datetime | None) -> pa.Table:
+    """Rows with the root that each supervoxel has at a moment."""
+    if not graph.available:
+        return rows
+    for index, name in enumerate(rows.column_names):
+        beside = name.removesuffix("root_id") + "supervoxel_id"
+        if not name.endswith("root_id") or beside not in rows.column_names:
+            continue
+        supervoxels = pc.fill_null(rows[beside], 0).to_numpy().astype(np.int64)
+        unique, inverse = np.unique(supervoxels, return_inverse=True)
+        roots = graph.roots(unique, moment)[inverse]
+        rows = rows.set_column(index, name, pa.array(roots, pa.int64(), mask=pc.is_null(rows[beside]).to_numpy()))
+    return rows
