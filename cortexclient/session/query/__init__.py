@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import InvalidQueryError
 from cortexclient.session.query.complete import fetch_all
-from cortexclient.session.query.metadata import TableInfo, find
+from cortexclient.session.query.metadata import TableInfo, column_kinds, find
 from cortexclient.session.query.question import Filters, Question
-from cortexclient.session.query.results import finish
+from cortexclient.session.query.results import Answer, assemble
 from cortexclient.session.query.wire import ask_count
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cortexclient.session.core import Session
     from cortexclient.session.moments import Moment
 
-__all__ = ["NM", "Request", "count", "run", "run_many"]
+__all__ = ["NM", "Answer", "Request", "count", "gather", "run", "run_many"]
 
 NM = (1.0, 1.0, 1.0)
 """Resolution of positions in nanometres."""
@@ -115,6 +115,11 @@ def run(session: Session, request: Request) -> Any:
 
 def run_many(session: Session, requests: Sequence[Request], *, description: str = "") -> list[Any]:
     """Answer several requests at once, all their parts sharing the session's pool and one progress bar."""
+    return [answer.present() for answer in gather(session, requests, description=description)]
+
+
+def gather(session: Session, requests: Sequence[Request], *, description: str = "") -> list[Answer]:
+    """Answer several requests at once, and leave the answers as Arrow."""
     plans = session.map(lambda request: plan(session, request), requests)
     harvests = fetch_all(
         session,
@@ -123,7 +128,7 @@ def run_many(session: Session, requests: Sequence[Request], *, description: str 
         description=description or ", ".join(dict.fromkeys(request.name for request in requests)),
     )
     return [
-        finish(session, request, info, question, harvest, notes)
+        assemble(session, request, info, question, harvest, notes)
         for request, (info, question, notes), harvest in zip(requests, plans, harvests, strict=True)
     ]
 
@@ -159,7 +164,7 @@ def _question(
         kind=info.kind,
         name=info.name,
         base=base,
-        filters=_in_voxels(session, request.filters, version),
+        filters=_nothing(session, info, _in_voxels(session, request.filters, version)),
         select=_columns_needed(request, info, base),
         suffixes=tuple(suffixes.items()) if base else (),
         resolution=None
@@ -210,6 +215,28 @@ def _in_voxels(session: Session, filters: Filters, version: int | None) -> Filte
         for column, values in columns.items():
             columns[column] = list(dict.fromkeys(values))
     return result
+
+
+def _nothing(session: Session, info: TableInfo, filters: Filters) -> Filters:
+    """Give filters that no row passes where a list is empty: a service would take the empty list for no filter.
+
+    The question is still asked, because its answer has the columns.
+    """
+    empty = [
+        (table, column)
+        for table, columns in filters.get("in", {}).items()
+        for column, v in columns.items()
+        if not v
+    ]
+    if not empty:
+        return filters
+    table, column = empty[0]
+    if info.kind == "table":
+        return {"equal": {info.name: {"id": -1}}}
+    kinds = column_kinds(session, info)
+    if kinds.get("id") == "integer":
+        return {"equal": {table: {"id": -1}}}
+    return {"equal": {table: {column: "no value" if kinds.get(column) == "string" else -1}}}
 
 
 def _columns_needed(request: Request, info: TableInfo, base: str | None) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError, MissingExtraError
@@ -18,43 +19,80 @@ if TYPE_CHECKING:
     from cortexclient.session.query.complete import Harvest
     from cortexclient.session.query.question import Question
 
-__all__ = ["finish"]
+__all__ = ["Answer", "as_asked", "assemble", "present"]
 
 _LONG = 20
 
 
-def finish(
+@dataclass(slots=True)
+class Answer:
+    """A complete answer, still as Arrow.
+
+    Parameters
+    ----------
+    request : Request
+        What was asked.
+    info : TableInfo
+        The table or view.
+    live : bool
+        Whether it comes from a live query.
+    table : pyarrow.Table
+        All rows, in ascending order of ids, positions split.
+    factor : tuple of float or None
+        What positions still have to be multiplied by.
+    attrs : dict
+        Where the answer is from.
+    """
+
+    request: Request
+    info: TableInfo
+    live: bool
+    table: Any
+    factor: tuple[float, ...] | None
+    attrs: dict[str, Any]
+
+    def present(self) -> Any:
+        """Give the frame that the user asked for."""
+        request, table = self.request, self.table
+        if request.return_as == "arrow" and self.factor is None and request.split_positions:
+            return table
+        frame = present(table, self.factor, live=self.live)
+        frame.attrs.update(self.attrs)
+        return as_asked(frame, request)
+
+
+def present(table: Any, factor: tuple[float, ...] | None, *, live: bool) -> pd.DataFrame:
+    """Give an Arrow table as a frame with stable types and positions in the units asked for."""
+    frame = to_pandas(table)
+    if "valid" in frame.columns and live and frame["valid"].dtype != bool:
+        # rows newer than the version have none; a live answer holds valid rows only
+        frame["valid"] = frame["valid"].fillna(value=True).astype(bool)
+    return frame if factor is None else scale_positions(frame, factor)
+
+
+def assemble(
     session: Session,
     request: Request,
     info: TableInfo,
     question: Question,
     harvest: Harvest,
     notes: Mapping[str, Any],
-) -> Any:
-    """Combine the parts of an answer, apply what servers ignore, and give it its order, types, units and provenance."""
+) -> Answer:
+    """Combine the parts of an answer, apply what servers ignore, and give it its order, types and provenance."""
     table = combine([reply.table for reply in harvest.replies], lambda: column_kinds(session, info))
-    harvest.replies[1:] = []
-    table = _exclude(table, question)
-    table = _in_order(table, question)
+    resolution = harvest.replies[0].resolution
+    harvest.replies.clear()
+    table = _in_order(_exclude(table, question), question)
     start = request.offset or 0
     if start or request.limit is not None:
         table = table.slice(start, request.limit)
     table = _only_selected(table, request, question)
-    factor = _factor(request, info, harvest.replies[0].resolution)
-    if request.return_as == "arrow" and factor is None and request.split_positions:
-        return table
-    frame = to_pandas(table)
-    del table
-    if "valid" in frame.columns and question.live and frame["valid"].dtype != bool:
-        # rows newer than the version have none; a live answer holds valid rows only
-        frame["valid"] = frame["valid"].fillna(True).astype(bool)
-    if factor is not None:
-        frame = scale_positions(frame, factor)
-    frame.attrs.update(_provenance(session, request, info, question, harvest, notes))
-    return _as_asked(frame, request)
+    attrs = _provenance(session, request, info, question, harvest, notes)
+    return Answer(request, info, question.live, table, _factor(request, info, resolution), attrs)
 
 
-def _as_asked(frame: pd.DataFrame, request: Request) -> Any:
+def as_asked(frame: pd.DataFrame, request: Request) -> Any:
+    """Give a frame with split positions in the shape and of the kind that a request wants."""
     if request.return_as == "pandas":
         return frame if request.split_positions else join_positions(frame)
     import pyarrow as pa

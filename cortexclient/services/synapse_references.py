@@ -1,0 +1,202 @@
+"""What reference tables say about synapses: matched by what they refer to, one row a synapse, columns told apart."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import InvalidQueryError
+from cortexclient.session.query import Request, gather
+from cortexclient.session.query.results import present
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from cortexclient.session import Moment, Session
+    from cortexclient.session.query import Answer
+
+__all__ = ["Reference", "attach", "find_references"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A table about synapses.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    key : str
+        Its column that holds synapse ids.
+    suffix : str
+        Suffix of its columns whose names other tables have, too.
+    """
+
+    name: str
+    key: str
+    suffix: str
+
+
+def find_references(
+    session: Session,
+    synapse_table: str,
+    names: str | Sequence[str] | None,
+    suffixes: Mapping[str, str] | None,
+) -> list[Reference]:
+    """Work out how tables refer to synapses.
+
+    Raises
+    ------
+    ValueError
+        If a table refers to another one than the synapse table, or a suffix is given for a table that is not asked.
+    UnknownTableError
+        If there is no such table.
+    """
+    listed = [] if names is None else [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    unused = set(suffixes or ()) - set(listed)
+    if unused:
+        raise ValueError(f"suffixes are given for tables that are not asked: {', '.join(sorted(unused))}")
+    found = []
+    for name in listed:
+        info = session.table_info(name)
+        if info.reference_table not in (None, synapse_table):
+            raise ValueError(
+                f"{name!r} refers to {info.reference_table!r}, not to the synapse table {synapse_table!r}; merge it with a "
+                "query of its own"
+            )
+        key = "target_id" if info.reference_table else "id"
+        found.append(Reference(name, key, (suffixes or {}).get(name, f"_{name}")))
+    return found
+
+
+def attach(
+    session: Session,
+    synapses: pd.DataFrame,
+    references: Sequence[Reference],
+    *,
+    moment: Moment,
+    resolution: Sequence[float] | None,
+    batch_size: int,
+    duplicates: str,
+    progress: bool,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Add the columns of reference tables to synapses.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The synapses with further columns, of nullable types.
+    dict
+        Notes for ``df.attrs``.
+    """
+    ids = synapses["id"].tolist()
+    size = max(1, int(batch_size))
+    batches = [ids[start : start + size] for start in range(0, len(ids), size)] or [[]]
+    requests = [
+        Request(
+            reference.name,
+            filters={"in": {reference.name: {reference.key: batch}}},
+            merge_reference=False,
+            resolution=resolution,
+            split_positions=True,
+            moment=moment,
+            progress=progress,
+        )
+        for reference in references
+        for batch in batches
+    ]
+    answers = gather(session, requests, description="reference tables")
+    frames = {
+        reference.name: _one_frame(answers[number * len(batches) : (number + 1) * len(batches)], reference)
+        for number, reference in enumerate(references)
+    }
+    renamed = _told_apart(synapses, frames, references)
+    several: dict[str, int] = {}
+    result = synapses
+    for reference in references:
+        result, many = _merge(result, renamed[reference.name], reference, duplicates)
+        if many:
+            several[reference.name] = many
+    return result, {
+        "reference_tables": [reference.name for reference in references],
+        "several_reference_rows": several,
+    }
+
+
+def _one_frame(answers: list[Answer], reference: Reference) -> pd.DataFrame:
+    from cortexclient.session.query.frames import combine
+
+    table = combine([answer.table for answer in answers]) if len(answers) > 1 else answers[0].table
+    frame = present(table, answers[0].factor, live=answers[0].live)
+    if reference.key not in frame.columns:
+        raise InvalidQueryError(
+            f"{reference.name!r} has no column {reference.key!r} that could refer to synapses; it has "
+            f"{', '.join(frame.columns)}",
+            service="materialize",
+        )
+    return frame.convert_dtypes(
+        infer_objects=False, convert_string=False, convert_floating=False
+    )  # rows may be missing for a synapse, so every type must have room for it, with or without such rows
+
+
+def _told_apart(
+    synapses: pd.DataFrame, frames: Mapping[str, pd.DataFrame], references: Sequence[Reference]
+) -> dict[str, pd.DataFrame]:
+    """Rename columns that two tables have: the rule looks at names only, so the order of tables does not matter."""
+    uses = Counter(synapses.columns)
+    for reference in references:
+        uses.update(set(frames[reference.name].columns) - {reference.key})
+    renamed = {}
+    for reference in references:
+        frame = frames[reference.name]
+        names = {
+            name: f"{_before_axis(name, reference.suffix)}"
+            for name in frame.columns
+            if name != reference.key and uses[name] > 1
+        }
+        renamed[reference.name] = frame.rename(columns=names)
+    taken = Counter(synapses.columns)
+    for reference in references:
+        taken.update(set(renamed[reference.name].columns) - {reference.key})
+    clash = sorted(name for name, number in taken.items() if number > 1)
+    if clash:
+        raise ValueError(
+            f"columns {', '.join(clash)} would come from several tables; give each reference table its own suffix with "
+            "suffixes={table: suffix}"
+        )
+    return renamed
+
+
+def _before_axis(name: str, suffix: str) -> str:
+    """Add a suffix, before the axis of a split position, so that the three still belong together."""
+    if name.endswith(("_position_x", "_position_y", "_position_z")):
+        return f"{name[:-2]}{suffix}{name[-2:]}"
+    return f"{name}{suffix}"
+
+
+def _merge(
+    synapses: pd.DataFrame, rows: pd.DataFrame, reference: Reference, duplicates: str
+) -> tuple[pd.DataFrame, int]:
+    repeated = rows[reference.key].duplicated(keep=False)
+    many = int(rows.loc[repeated, reference.key].nunique())
+    if many and duplicates == "raise":
+        raise ValueError(
+            f"{reference.name!r} has several rows for {many} synapses (the first is "
+            f"{rows.loc[repeated, reference.key].iloc[0]}); pass duplicates='first' or duplicates='all'"
+        )
+    if many and duplicates == "first":
+        log.info(
+            "%s has several rows for %d synapses; those of the smallest ids are taken", reference.name, many
+        )
+        rows = rows.drop_duplicates(reference.key, keep="first")
+    key = rows[reference.key].astype("int64")
+    rows = rows.drop(columns=[reference.key]).set_index(key)
+    rows.index.name = None
+    merged = synapses.join(rows, on="id", how="left")
+    return merged.reset_index(drop=True), many

@@ -1,0 +1,317 @@
+"""Synapses of neurons, with what reference tables say about them, and who connects to whom."""
+
+from __future__ import annotations
+
+import logging
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from cortexclient.errors import NotConfiguredError
+from cortexclient.ids import as_ids
+from cortexclient.services.synapse_references import attach, find_references
+from cortexclient.session import Moment
+from cortexclient.session.graph import is_latest
+from cortexclient.session.query import NM, Answer, Request, gather
+from cortexclient.session.query.results import as_asked, present
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from cortexclient.session import Session
+    from cortexclient.types import IdArray, Ids, Timestamp
+
+__all__ = ["SynapsesService"]
+
+log = logging.getLogger(__name__)
+
+_MOST_ROOTS = 50
+_FEWEST_ROOTS = 10
+
+
+class SynapsesService:
+    """Methods about synapses.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask, and the moment that holds where a method is given none.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def query_synapses(
+        self,
+        root_ids: Ids,
+        pre: bool = False,
+        post: bool = False,
+        reference_tables: str | Sequence[str] | None = None,
+        synapse_table: str | None = None,
+        omit_self_synapse: bool = True,
+        resolution: Sequence[float] | None = NM,
+        split_positions: bool = True,
+        live: bool = False,
+        timestamp: Timestamp | None = None,
+        suffixes: Mapping[str, str] | None = None,
+        batch_size: int | None = None,
+        ref_batch_size: int = 5000,
+        progress: bool = True,
+        *,
+        duplicates: Literal["first", "all", "raise"] = "first",
+        return_as: Literal["pandas", "arrow", "polars"] = "pandas",
+    ) -> Any:
+        """Give the synapses of one or more neurons, all of them, once each.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Neurons. Duplicates are asked once.
+        pre, post : bool
+            Synapses that the neurons make, and that they receive. One of them at least.
+        reference_tables : str or sequence of str, optional
+            Tables that say something about synapses. Rows are matched by ``target_id`` where a table has one, else by
+            ``id``. Synapses without a row get nulls.
+        synapse_table : str, optional
+            Default: the dataset's.
+        omit_self_synapse : bool
+            Leave out synapses from a neuron onto itself.
+        resolution : sequence of float or None
+            nm of one unit of the positions (of reference tables, too). Default: nm. None: the table's own voxels.
+        split_positions : bool
+            Three columns for each point, instead of one with arrays of three.
+        live : bool
+            Ask at the client's time by a live query; now, if the client floats.
+        timestamp : datetime.datetime or str, optional
+            Ask at this time (implies ``live``); without a zone it is UTC.
+        suffixes : dict, optional
+            Reference table -> suffix of those of its columns whose names another table has, too. Default: ``_`` and
+            the table's name. Columns of the synapse table keep their names.
+        batch_size : int, optional
+            Neurons in one request. Default: chosen by their number; answers that are cut short are split further.
+        ref_batch_size : int
+            Synapses in one request to a reference table.
+        progress : bool
+            Show one bar for the whole.
+        duplicates : {"first", "all", "raise"}
+            What to do where a table has several rows for a synapse: take the one of the smallest id (and say so in
+            ``df.attrs["several_reference_rows"]``), repeat the synapse for each, or raise.
+        return_as : {"pandas", "arrow", "polars"}
+            Kind of frame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a synapse, in ascending order of ``id``: ``id``, ``pre_pt_root_id``, ``post_pt_root_id``,
+            ``pre_pt_supervoxel_id``, ``post_pt_supervoxel_id`` (int64), positions of ``pre_pt``, ``post_pt``,
+            ``ctr_pt``, ``size``, then the columns of the reference tables (nullable types). No synapses give an empty
+            frame with the same columns and types. ``df.attrs["stale_root_ids"]`` lists neurons that have no synapses
+            because they were not valid at the moment asked.
+
+        Raises
+        ------
+        ValueError
+            If neither ``pre`` nor ``post`` is asked, or a table refers to another one than the synapse table.
+        NotConfiguredError
+            If the dataset has no synapse table.
+        IncompleteResultError
+            If the server cuts an answer and it cannot be completed.
+        ServiceError
+            If a service fails.
+
+        Examples
+        --------
+        >>> client.query_synapses(864691135336055529, pre=True, post=True)  # doctest: +SKIP
+        """
+        if not pre and not post:
+            raise ValueError(
+                "ask for pre=True (synapses that the neurons make), post=True (that they receive), or both"
+            )
+        session = self._session
+        table = session.require_synapse_table(synapse_table)
+        ids = as_ids(root_ids, "root_ids")
+        moment = self._moment(live=live, timestamp=timestamp)
+        sides = [side for side, wanted in (("pre", pre), ("post", post)) if wanted]
+        references = find_references(session, table, reference_tables, suffixes)
+        batches = _batches(ids, batch_size, session.max_workers, len(sides))
+        requests = [
+            Request(
+                table,
+                kind="table",
+                filters={"in": {table: {f"{side}_pt_root_id": batch}}},
+                merge_reference=False,
+                resolution=resolution,
+                split_positions=True,
+                moment=moment,
+                progress=progress,
+            )
+            for side in sides
+            for batch in batches
+        ]
+        answers = gather(session, requests, description="synapses")
+        attrs = {**answers[0].attrs, "filters": {"root_ids": len(ids), "sides": sides}}
+        attrs["requests"] = sum(answer.attrs["requests"] for answer in answers)
+        frame = _together(answers, omit_self=omit_self_synapse)
+        attrs |= self._stale(ids, frame, moment)
+        if references:
+            frame, notes = attach(
+                session,
+                frame,
+                references,
+                moment=moment,
+                resolution=resolution,
+                batch_size=ref_batch_size,
+                duplicates=duplicates,
+                progress=progress,
+            )
+            attrs |= notes
+        frame.attrs.update(attrs)
+        return as_asked(frame, Request(table, split_positions=split_positions, return_as=return_as))
+
+    def _moment(self, *, live: bool, timestamp: Timestamp | None) -> Moment:
+        if timestamp is not None:
+            return Moment.of(timestamp=timestamp)
+        moment = self._session.moment
+        if live and moment.floating:
+            return Moment(timestamp=datetime.now(UTC))
+        return moment
+
+    def _stale(self, ids: IdArray, frame: pd.DataFrame, moment: Moment) -> dict[str, Any]:
+        """Say which neurons had no row because they did not exist then: a server answers them like silent ones."""
+        import numpy as np
+
+        seen = np.union1d(frame["pre_pt_root_id"].to_numpy(), frame["post_pt_root_id"].to_numpy())
+        silent = np.setdiff1d(ids, seen)
+        if not len(silent):
+            return {"stale_root_ids": []}
+        at = moment.timestamp
+        if at is None:
+            at = self._session.version_record(moment.version or self._session.version).timestamp
+        stale = silent[~is_latest(self._session, silent, at=at)]
+        if len(stale):
+            log.warning(
+                "%d of the root ids were not valid at %s and so have no synapses there (the first is %d); "
+                "latest_roots() and latest_valid_timestamp() tell what became of them",
+                len(stale),
+                moment,
+                stale[0],
+            )
+        return {"stale_root_ids": stale.tolist()}
+
+    def connectivity(
+        self,
+        root_ids: Ids,
+        *,
+        pre: bool = True,
+        post: bool = True,
+        within: bool = False,
+        synapse_table: str | None = None,
+        omit_self_synapse: bool = True,
+        timestamp: Timestamp | None = None,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """Give the neuron-to-neuron table of some neurons: how many synapses from whom to whom, and their summed size.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Neurons.
+        pre, post : bool
+            Connections that they make, and that they receive.
+        within : bool
+            Only connections between the given neurons.
+        synapse_table : str, optional
+            Default: the dataset's. Given, the connections are counted from it.
+        omit_self_synapse : bool
+            Leave out connections of a neuron with itself.
+        timestamp : datetime.datetime or str, optional
+            Another time than the client's.
+        progress : bool
+            Show one bar.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Ordered by the two ids.
+
+            ================  =======  ==========================================================
+            column            dtype    content
+            ================  =======  ==========================================================
+            pre_pt_root_id    int64    the neuron that makes the synapses
+            post_pt_root_id   int64    the neuron that receives them
+            n_syn             int64    number of synapses
+            sum_size          float64  summed size of them; NaN where the table has no sizes
+            ================  =======  ==========================================================
+
+        Raises
+        ------
+        ValueError
+            If neither ``pre`` nor ``post`` is asked.
+        NotConfiguredError
+            If the dataset has neither a synapse table nor a table of edges.
+        """
+        if not pre and not post:
+            raise ValueError("ask for pre=True (connections made), post=True (received), or both")
+        from cortexclient.services.connections import count_connections
+
+        session = self._session
+        ids = as_ids(root_ids, "root_ids")
+        moment = self._moment(live=False, timestamp=timestamp)
+        if within:
+            post = False
+        edges = None if synapse_table or moment.timestamp is not None else self._edges_role()
+        sides = [side for side, wanted in (("pre", pre or within), ("post", post)) if wanted]
+        frame = count_connections(
+            session,
+            sides=sides,
+            edges=edges,
+            table=None if edges else session.require_synapse_table(synapse_table),
+            batches=_batches(ids, None, session.max_workers, len(sides)),
+            moment=moment,
+            progress=progress,
+        )
+        if within:
+            frame = frame[frame["post_pt_root_id"].isin(ids)]
+        if omit_self_synapse:
+            frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
+        return frame.reset_index(drop=True)
+
+    def _edges_role(self) -> Any:
+        try:
+            return self._session.spec.table_for("edges", self._session.moment.version)
+        except (NotConfiguredError, LookupError):
+            return None
+
+
+def _batches(ids: IdArray, size: int | None, workers: int, sides: int) -> list[list[int]]:
+    """Cut ids into lists for one request each; at least one list, be it empty."""
+    distinct = list(dict.fromkeys(ids.tolist()))
+    if size is None:
+        # as many requests as can run at once, none of them large enough to be cut short as a matter of course
+        size = min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(len(distinct) * sides / workers)))
+    size = max(1, int(size))
+    return [distinct[start : start + size] for start in range(0, len(distinct), size)] or [[]]
+
+
+def _together(answers: list[Answer], *, omit_self: bool) -> pd.DataFrame:
+    """Put the answers of all batches together: once each, ordered by id."""
+    import numpy as np
+    import pyarrow as pa
+
+    from cortexclient.session.query.frames import combine
+
+    first = answers[0]
+    table = combine([answer.table for answer in answers]) if len(answers) > 1 else first.table
+    for answer in answers:
+        answer.table = None
+    ids = table.column("id").to_numpy()
+    keep = np.unique(ids, return_index=True)[1]
+    if omit_self:
+        pre, post = (table.column(f"{side}_pt_root_id") for side in ("pre", "post"))
+        if pre.null_count == 0 and post.null_count == 0:
+            keep = keep[pre.to_numpy()[keep] != post.to_numpy()[keep]]
+    if len(keep) != len(ids) or not bool((keep[1:] > keep[:-1]).all()):
+        table = table.take(pa.array(keep))
+    return present(table, first.factor, live=first.live)
