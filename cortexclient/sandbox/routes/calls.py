@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cortexclient.sandbox.routes.auth import USER
 from cortexclient.sandbox.stores.graph_state import moment
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class Call:
     def __getitem__(self, name: str) -> str:
         """Value of a part of the path."""
         return str(self.request.path_params[name])
+
+    @property
+    def user(self) -> str:
+        """Id of who asks; nobody's where the sandbox asks for no token."""
+        return str(getattr(self.request.scope.get(USER), "id", 0))
 
     def arg(self, name: str, default: str | None = None) -> str | None:
         """Value of a query parameter."""
@@ -193,7 +199,8 @@ def _answer(world: World, handler: Handler, request: Request, body: bytes) -> Re
 def _check_table(world: World, call: Call) -> None:
     table = call.request.path_params.get("table")
     if table is not None and (table != world.names.pcg_table or not world.graph.available):
-        raise LookupError(f'404 table "projects/sandbox/instances/pychunkedgraph/tables/{table}" not found')
+        place = f"projects/{world.names.datastack}/instances/pychunkedgraph/tables/{table}"
+        raise LookupError(f'404 table "{place}" not found')
 
 
 def _failure(call: Call, status: int, message: str, **more: Any) -> Response:

@@ -93,9 +93,6 @@ class _Edits:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def _user(self, call: Call) -> str:
-        return str(getattr(call.request.state, "user_id", 0))
-
     def _answer(self, call: Call, edit: Edit) -> Response:
         return jsonify({"operation_id": np.int64(edit.operation_id), "new_root_ids": edit.new_roots}, call)
 
@@ -112,7 +109,7 @@ class _Edits:
         points = _points(graph, nodes)
         try:
             edit = graph_edits.merge(
-                graph, int(ends[0]), int(ends[1]), points_vx=points, user=self._user(call)
+                graph, int(ends[0]), int(ends[1]), points_vx=points, user=call.user
             )
         except EditError as error:
             raise ApiError(400, str(error)) from error
@@ -130,7 +127,7 @@ class _Edits:
         sources, sinks, near, far = self._sides(call)
         try:
             edit = graph_edits.split(
-                self.world.graph, sources, sinks, points_vx=(near, far), local=True, user=self._user(call)
+                self.world.graph, sources, sinks, points_vx=(near, far), local=True, user=call.user
             )
         except EditError as error:
             raise ApiError(400, str(error)) from error
@@ -155,7 +152,7 @@ class _Edits:
     def _again(self, call: Call, *, redo: bool) -> Response:
         step = graph_edits.redo if redo else graph_edits.undo
         try:
-            edit = step(self.world.graph, int(call.json()["operation_id"]), user=self._user(call))
+            edit = step(self.world.graph, int(call.json()["operation_id"]), user=call.user)
         except EditError as error:
             raise ApiError(400, str(error)) from error
         return self._answer(call, edit)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cortexclient.sandbox.routes.auth import USER
+
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
@@ -81,8 +83,10 @@ def routes(world: World) -> list[BaseRoute]:
         return _json(STATE_VERSION)
 
     async def table_info(request: Request) -> Response:
-        user = getattr(request.state, "user_id", 0)
-        return Response(f"User: {user} - project sandbox - table sandbox", media_type="text/html")
+        user = getattr(request.scope.get(USER), "id", 0)
+        # the project of the store, where one deployment has one datastack
+        name = world.names.datastack
+        return Response(f"User: {user} - project {name} - table {name}", media_type="text/html")
 
     return [
         Route(f"{_PREFIX}/post", post, methods=["POST"]),
