@@ -86,7 +86,7 @@ def claim_by_point(
     if not len(table.nm):
         return np.full(len(pieces.vertex), -1, dtype=np.int32)
     inside = np.zeros(len(table.nm))
-    doubtful = _doubtful(table)
+    doubtful = _doubtful(pieces, claimants.point, table)
     inside[doubtful] = winding_numbers(
         vertices, faces, pieces, table.piece[doubtful], claimants.point[table.claimant[doubtful]]
     )
@@ -105,14 +105,22 @@ def claim_by_point(
     return labels
 
 
-def _doubtful(table: _Distances) -> NDArray[np.int64]:
+def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) -> NDArray[np.int64]:
     """Pairs that distances alone do not settle: of points near several pieces, and of pieces near several points."""
     nearest = np.full(int(table.claimant.max()) + 1, np.inf)
     np.minimum.at(nearest, table.claimant, table.nm)
     candidate = np.flatnonzero(table.nm <= _ABOUT_AS_NEAR * nearest[table.claimant] + _ABOUT_AS_NEAR_NM)
     claimant, piece = table.claimant[candidate], table.piece[candidate]
-    several = (np.bincount(claimant)[claimant] > 1) | (np.bincount(piece)[piece] > 1)
-    return np.asarray(candidate[several])
+    doubtful = np.zeros(len(table.nm), dtype=bool)
+    doubtful[candidate] = (np.bincount(claimant)[claimant] > 1) | (np.bincount(piece)[piece] > 1)
+    # a point outside the box of its nearest piece is not inside that piece: look at all of its chunk
+    first = _first_of_each(table.claimant, (table.piece, table.nm))
+    point = (points[table.claimant[first]] - pieces.origin).astype(np.float32)
+    low, high = pieces.low[table.piece[first]], pieces.high[table.piece[first]]
+    outside = ((point < low - _TOUCHING_NM) | (point > high + _TOUCHING_NM)).any(axis=1)
+    astray = np.zeros(len(nearest), dtype=bool)
+    astray[table.claimant[first[outside]]] = True
+    return np.flatnonzero(doubtful | astray[table.claimant])
 
 
 def _first_of_each(group: NDArray[np.int64], keys: tuple[NDArray[Any], ...]) -> NDArray[np.int64]:

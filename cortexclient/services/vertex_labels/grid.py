@@ -16,7 +16,7 @@ __all__ = ["ChunkGrid", "Located"]
 
 # what a decoded coordinate may be off: float32 holds 0.06 nm at one millimetre
 _FLOAT_SLACK_NM = 0.12
-# how many vertices are looked at to find the mip whose offset the mesher used
+# how many triangles are looked at to find the mip whose offset the mesher used
 _SAMPLE = 200_000
 # a table from chunk position to chunk is made when it has at most this many cells
 _MAX_TABLE = 1 << 24
@@ -138,31 +138,35 @@ class ChunkGrid:
             planes = np.floor(planes / self.draco + 0.5) * self.draco
         return np.asarray(planes)
 
-    def best_offset(self, vertices: NDArray[Any]) -> NDArray[np.float64]:
-        """Of the possible corners, the one under which most vertices lie on chunk faces.
+    def best_offset(self, vertices: NDArray[Any], faces: NDArray[Any]) -> NDArray[np.float64]:
+        """Choose the corner among the possible ones under which the fewest triangles cross a chunk face.
 
-        Meshes are cut at the chunk faces, so the right offset is recognised by the many vertices on them.
+        Every chunk is meshed by itself, so under the right corner no triangle reaches from one into another.
         """
-        if len(self.offsets) == 1 or len(vertices) == 0:
-            return np.asarray(self.offsets[0])
-        sample = np.asarray(vertices[:: max(1, len(vertices) // _SAMPLE)], dtype=np.float64)
         best = self.offsets[0].copy()
+        if len(self.offsets) == 1 or len(faces) == 0:
+            return np.asarray(best)
+        sample = faces[:: max(1, len(faces) // _SAMPLE)]
         for axis in range(3):
             values = list(dict.fromkeys(self.offsets[:, axis]))
-            hits = [self._on_faces(sample[:, axis], axis, value) for value in values]
+            if len(values) == 1:
+                continue
+            along = vertices[:, axis][sample].astype(np.float64)
+            low, high = along.min(axis=1), along.max(axis=1)
+            crossing = [self._crossing(low, high, axis, value) for value in values]
             # the segmentation's own offset stays unless another is clearly better
-            if max(hits) > 1.5 * hits[0] + 10:
-                best[axis] = values[int(np.argmax(hits))]
+            if 2 * min(crossing) + 2 < crossing[0]:
+                best[axis] = values[int(np.argmin(crossing))]
         return np.asarray(best)
 
-    def _on_faces(self, values: NDArray[np.float64], axis: int, offset: float) -> int:
-        index = np.round((values - offset) / self.size[axis])
-        planes = offset + index * self.size[axis]
+    def _crossing(self, low: NDArray[np.float64], high: NDArray[np.float64], axis: int, offset: float) -> int:
+        index = np.round(((low + high) / 2 - offset) / self.size[axis])
+        plane = offset + index * self.size[axis]
         if self.draco:
-            planes = np.floor(planes / self.draco + 0.5) * self.draco
-        return int((np.abs(values - planes) <= self.slack).sum())
+            plane = np.floor(plane / self.draco + 0.5) * self.draco
+        return int(((low < plane - self.slack) & (high > plane + self.slack)).sum())
 
-    def locate(self, vertices: NDArray[Any], positions: NDArray[np.int64]) -> Located:
+    def locate(self, vertices: NDArray[Any], faces: NDArray[Any], positions: NDArray[np.int64]) -> Located:
         """Find the chunk of every vertex among those at the given positions.
 
         Boxes are half open: a vertex on the face between two chunks is in the upper one.
@@ -171,6 +175,8 @@ class ChunkGrid:
         ----------
         vertices : ndarray, shape (N, 3)
             Positions in nm.
+        faces : ndarray of int, shape (M, 3)
+            Rows of ``vertices``.
         positions : ndarray of int64, shape (C, 3)
             Chunk positions, without repeats.
         """
@@ -182,7 +188,7 @@ class ChunkGrid:
         extent = positions.max(axis=0) - low + 1
         key = np.zeros(count, dtype=np.int64)
         outside = np.zeros(count, dtype=bool)
-        offset = self.best_offset(vertices)
+        offset = self.best_offset(vertices, faces)
         for axis in range(3):
             cell = self._cells(vertices[:, axis], axis, float(offset[axis]), on_face)
             cell -= int(low[axis])

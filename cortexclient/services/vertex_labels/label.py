@@ -209,7 +209,7 @@ class _Work:
         positions, chunk_of_id = np.unique(grid.positions(ids), axis=0, return_inverse=True)
         self.chunk_of_id = chunk_of_id.reshape(-1).astype(np.int32)
         self.ids_in_chunk = np.bincount(self.chunk_of_id, minlength=len(positions))
-        self.where: Located = grid.locate(vertices, positions)
+        self.where: Located = grid.locate(vertices, faces, positions)
         self.loose = find_loose(faces, self.where.chunk, self.where.on_face)
 
     def own_chunks(self) -> None:
