@@ -39,6 +39,13 @@ class Tour:
         self.labels: Any = None
         self.sites: Any = None
 
+    @property
+    def root(self) -> int:
+        """The neuron, once it is chosen."""
+        if self.root_id is None:
+            raise NotConfiguredError("no neuron is chosen; name one with --root-id")
+        return self.root_id
+
     def connect(self) -> list[str]:
         """Ask the server for its newest version."""
         client = self.client
@@ -86,10 +93,10 @@ class Tour:
         client = self.client
         reference = _synapse_reference(client)
         frame = client.query_synapses(
-            [self.root_id], pre=True, post=True, reference_tables=reference, progress=False
+            [self.root], pre=True, post=True, reference_tables=reference, progress=False
         )
-        out_of = int((frame["pre_pt_root_id"] == self.root_id).sum())
-        into = int((frame["post_pt_root_id"] == self.root_id).sum())
+        out_of = int((frame["pre_pt_root_id"] == self.root).sum())
+        into = int((frame["post_pt_root_id"] == self.root).sum())
         self.sites = frame
         lines = [f"{out_of:,} outputs, {into:,} inputs"]
         if reference:
@@ -98,7 +105,7 @@ class Tour:
 
     def skeleton(self) -> list[str]:
         """Fetch the skeleton, rigidly moved so that y is the depth below the pia."""
-        neuron = self.client.get_skeleton(self.root_id, transform="rigid")
+        neuron = self.client.get_skeleton(self.root, transform="rigid")
         self.neuron = neuron
         depth = neuron.skeleton.vertices[:, 1]
         length = neuron.skeleton.path_length() / 1000
@@ -113,10 +120,10 @@ class Tour:
     def mesh(self) -> list[str]:
         """Fetch the mesh and find the level-2 id of each of its vertices."""
         client = self.client
-        self.shape = client.mesh.get_mesh(self.root_id)
+        self.shape = client.mesh.get_mesh(self.root)
         began = time.perf_counter()
         self.labels = client.mesh.compute_vertex_to_l2_mapping(
-            self.root_id, vertices=self.shape.vertices, faces=self.shape.faces
+            self.root, vertices=self.shape.vertices, faces=self.shape.faces
         )
         took = time.perf_counter() - began
         known = self.labels[self.labels != 0]
@@ -146,7 +153,7 @@ class Tour:
 
     def link(self) -> list[str]:
         """Make a Neuroglancer link that shows the neuron and its synapses."""
-        url = self.client.neuroglancer_url(root_ids=self.root_id, annotations=self.sites, shorten=True)
+        url = self.client.neuroglancer_url(root_ids=self.root, annotations=self.sites, shorten=True)
         return [f"[link={url}]{url}[/link]"]
 
     def picture(self) -> list[str]:
@@ -160,7 +167,7 @@ class Tour:
             layers=self.client.spec.layers or None,
             mesh=self.shape,
             labels=self.labels,
-            title=f"{self.client.spec.title}: neuron {self.root_id}",
+            title=f"{self.client.spec.title}: neuron {self.root}",
         )
         figure.savefig(self.out, dpi=170)
         return [str(self.out.resolve())]
