@@ -107,12 +107,21 @@ def routes(world: World) -> list[BaseRoute]:
             return missing(request, _FULL)
         return json_response(info.image_sources())
 
+    def volumes(request: Request) -> Response:
+        # who may see no datastack of a volume does not see the volume
+        seen = world.access.visible(request.scope.get(USER), info.datastacks())
+        return json_response([world.names.aligned_volume] if seen else [])
+
     def volume(request: Request) -> Response:
         asked = request.path_params.get("name") or request.path_params.get("id")
         body = info.volume()
         if asked not in (body["name"], body["id"]):
             return missing(request, _VOLUME if "name" in request.path_params else (_VOLUME[1], _VOLUME[0], _VOLUME[2]))
         return json_response(body)
+
+    def volumes(request: Request) -> Response:
+        seen = world.access.visible(request.scope.get(USER), info.datastacks())
+        return json_response([world.names.aligned_volume] if seen else [])
 
     def of_volume(request: Request) -> Response:
         if request.path_params["name"] != world.names.aligned_volume:
@@ -125,7 +134,7 @@ def routes(world: World) -> list[BaseRoute]:
         Route(f"{_BASE}/datastacks", datastacks),
         Route(f"{_BASE}/datastack/full/{{datastack}}", full),
         Route(f"{_BASE}/datastack/{{datastack}}/image_sources", image_sources),
-        Route(f"{_BASE}/aligned_volume", lambda _: json_response([world.names.aligned_volume])),
+        Route(f"{_BASE}/aligned_volume", volumes),
         Route(f"{_BASE}/aligned_volume/id/{{id:int}}", volume),
         Route(f"{_BASE}/aligned_volume/{{name}}", volume),
         Route(f"{_BASE}/aligned_volume/{{name}}/datastacks", of_volume),

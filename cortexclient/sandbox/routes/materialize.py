@@ -10,6 +10,8 @@ from starlette.routing import Route
 from cortexclient.sandbox.responses import json_response
 from cortexclient.sandbox.routes.materialize_body import Refused, query_arguments
 from cortexclient.sandbox.routes.materialize_frozen import join_query, table_query, view_query
+from cortexclient.sandbox.routes.materialize_live import live_query
+from cortexclient.sandbox.routes.materialize_properties import live_table_info, table_info, view_info
 from cortexclient.sandbox.routes.materialize_service import Ask, Service
 from cortexclient.sandbox.routes.pages import not_found_page
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
@@ -47,11 +49,15 @@ def routes(world: World) -> list[BaseRoute]:
         service.route(f"{_V3}/version/{{version}}/table/{{table}}/metadata", _table_metadata),
         service.route(f"{_V3}/version/{{version}}/table/{{table}}/query", table_query, method="POST"),
         service.route(f"{_V3}/version/{{version}}/query", join_query, method="POST"),
+        service.route(f"{_V3}/query", live_query, method="POST"),
         service.route(f"{_V3}/version/{{version}}/views", _views),
         service.route(f"{_V3}/version/{{version}}/views/schemas", _view_schemas),
         service.route(f"{_V3}/version/{{version}}/views/{{view}}/metadata", _view_metadata),
         service.route(f"{_V3}/version/{{version}}/views/{{view}}/schema", _view_schema),
         service.route(f"{_V3}/version/{{version}}/views/{{view}}/query", view_query, method="POST"),
+        service.route(f"{_V3}/version/{{version}}/view/{{view}}/info", view_info),
+        service.route(f"{_V3}/version/{{version}}/table/{{table}}/info", table_info),
+        service.route(f"{_V3}/table/{{table}}/info", live_table_info),
         service.route(f"{_V3}/table/{{table}}/unique_string_values", _unique_values, **plain),
         service.route(f"{_V2}/version/{{version}}/table/{{table}}/metadata", _table_metadata_v2, **plain),
         service.route(f"{_V2}/version/{{version}}/table/{{table}}/query", _query_v2, method="POST"),

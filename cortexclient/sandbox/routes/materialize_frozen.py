@@ -16,7 +16,7 @@ from cortexclient.sandbox.stores.tables_filters import BODY_FILTERS, EXCLUSION
 from cortexclient.sandbox.stores.tables_model import Source
 from cortexclient.sandbox.stores.tables_query import TableQuery
 
-__all__ = ["Found", "joined_rows", "join_query", "table_query", "table_rows", "view_query", "view_rows"]
+__all__ = ["Found", "join_query", "joined_rows", "require_tables", "table_query", "table_rows", "view_query", "view_rows"]
 
 _SUFFIXES_OLD = (
     "Suffixes is deprecated for complex queries as it\ncan be ambiguous what you desire,\nplease pass suffix_map as a "
@@ -96,7 +96,8 @@ def _database(ask: Ask) -> None:
         raise QueryError(f'(psycopg2.OperationalError) FATAL:  database "{name}" does not exist\n')
 
 
-def _require_tables(ask: Ask, tables: list[str]) -> None:
+def require_tables(ask: Ask, tables: list[str]) -> None:
+    """Refuse tables that are not in the version."""
     for table in tables:
         if ask.store.version(ask.version) is None:
             raise aborted(404, f"Analysis version {ask.version} not found for datastack {ask.datastack}")
@@ -137,7 +138,7 @@ def _run(ask: Ask, query: TableQuery, resolution: list[float], arguments: dict[s
 
 def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
     """Rows of one frozen table."""
-    _require_tables(ask, [table])
+    require_tables(ask, [table])
     options = ask.world.options
     metadata = ask.store.metadata(table) or {}
     limit = _limit(ask, body)
@@ -163,7 +164,7 @@ def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, 
 def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
     """Rows of two frozen tables joined."""
     tables = [name for name, _ in body["tables"]]
-    _require_tables(ask, tables)
+    require_tables(ask, tables)
     warnings = [text for name in tables for text in _notice(ask.store.metadata(name) or {}, name)]
     limit = _limit(ask, body)
     suffixes = body.get("suffix_map")

@@ -83,4 +83,7 @@ def csv_frame(rows: pa.Table, outputs: list[Output]) -> pd.DataFrame:
     sink.seek(0)
     scaled = {output.name: "float64" for output in outputs if output.scaled}
     frame: pd.DataFrame = pd.read_csv(sink, dtype=scaled)  # type: ignore[arg-type]
+    for output in outputs:
+        if output.column.kind == "datetime" and not output.reflected:
+            frame[output.name] = pd.to_datetime(frame[output.name], utc=True)
     return frame

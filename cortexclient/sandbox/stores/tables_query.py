@@ -100,7 +100,11 @@ class TableQuery:
             if not hasattr(columns, "items"):
                 raise QueryError(f"{type(columns).__name__!r} object has no attribute 'items'")
             for column, value in columns.items():
-                self._where.append(predicate(self.source(table), column, comparison, value))
+                try:
+                    self._where.append(predicate(self.source(table), column, comparison, value))
+                except DatabaseError as error:
+                    statement = f"SELECT ... FROM {table} WHERE {table}.{column} {comparison} {value!r}"
+                    raise QueryError(f"Execution failed on sql '{statement}': {error}") from error
 
     def where(self, condition: str) -> None:
         """Add a condition in SQL."""
