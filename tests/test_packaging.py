@@ -18,12 +18,13 @@ DISTRIBUTIONS = {
     "cloudfiles": "cloud-files",
     "cloudvolume": "cloud-volume",
     "pcg_skel": "pcg-skel",
+    "pydantic_core": "pydantic",  # pydantic pins it to the letter
     "skimage": "scikit-image",
     "standard_transform": "standard-transform",
     "yaml": "pyyaml",
 }
 # only for people who installed them; each import is guarded and the error or docstring names the package
-OPTIONAL = {"pytest", "ossify", "trimesh", "IPython"}
+OPTIONAL = {"pytest", "ossify", "trimesh", "IPython", "polars"}
 
 
 @pytest.fixture(scope="module")

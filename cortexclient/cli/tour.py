@@ -141,8 +141,7 @@ class Tour:
         available = exports.available_data_df()
         if not len(available):
             return ["none in the bucket"]
-        size = next(column for column in available.columns if "size" in column)
-        first = available.sort_values(size).iloc[0]
+        first = available.sort_values(["bytes", "name"]).iloc[0]
         frame = exports.get_table(str(first["name"]), int(first["version"]))
         return [
             (
