@@ -21,6 +21,7 @@ from cortexclient.spec.fields import (
     Url,
     frozen,
     refuse,
+    without_nulls,
 )
 from cortexclient.spec.lifetimes import table_at
 from cortexclient.spec.migrate import CURRENT_SCHEMA
@@ -111,7 +112,9 @@ class DatasetSpec(VolumeSpec):
     """Version of the skeleton service's skeletons; left out: the server's default."""
     exports: ExportsSpec | None = None
     """Static dumps of the tables."""
-    tables: Annotated[Mapping[Role, TableSpec], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
+    tables: Annotated[Mapping[Role, TableSpec], BeforeValidator(without_nulls), AfterValidator(frozen)] = (
+        Field(default_factory=FrozenDict)
+    )
     """Tables and views by the role that they play (proofreading, cell_types, edges, coregistration, ...)."""
     versions: Annotated[tuple[VersionSpec, ...], AfterValidator(checks.versions_in_order)] = ()
     """Materialized versions that are worth knowing offline."""
@@ -144,6 +147,10 @@ class DatasetSpec(VolumeSpec):
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change when any value does."""
         return fingerprint(self)
+
+    def __eq__(self, other: object) -> bool:
+        # where a spec was read from is no part of what it says
+        return self is other or (isinstance(other, DatasetSpec) and self.fingerprint == other.fingerprint)
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)

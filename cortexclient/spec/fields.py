@@ -78,6 +78,13 @@ class FrozenDict(dict[K, V]):
         return self
 
 
+def without_nulls(value: object) -> object:
+    """Leave out entries that a null cleared."""
+    return (
+        {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+    )
+
+
 def frozen(mapping: Mapping[K, V]) -> FrozenDict[K, V]:
     """Copy a mapping into a read-only one."""
     return FrozenDict(mapping)
@@ -203,7 +210,9 @@ def _timestamp(value: object) -> datetime:
 
 
 TimeStamp = Annotated[
-    datetime, BeforeValidator(_timestamp), WithJsonSchema({"type": "string", "format": "date-time"})
+    datetime,
+    BeforeValidator(_timestamp),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$"}),
 ]
 
 
@@ -219,7 +228,9 @@ def _day(value: object) -> date:
     return value
 
 
-Day = Annotated[date, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
+Day = Annotated[
+    date, BeforeValidator(_day), WithJsonSchema({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"})
+]
 
 
 # ----------------------------------------------------------------------------------------------------------- addresses

@@ -77,7 +77,7 @@ Node: TypeAlias = ScalarNode | SequenceNode | MappingNode
 
 
 def to_plain(node: Node, *, private: bool = False) -> Any:
-    """Python values of a node; null entries of maps are left out, as if they had not been written.
+    """Python values of a node.
 
     Under private keys a look-alike is simply its text: nothing there has a type to get wrong.
     """
@@ -88,12 +88,7 @@ def to_plain(node: Node, *, private: bool = False) -> Any:
     return {
         key: to_plain(entry.node, private=private or key.startswith("x-"))
         for key, entry in node.entries.items()
-        if private or not _is_null(entry.node)
     }
-
-
-def _is_null(node: Node) -> bool:
-    return isinstance(node, ScalarNode) and node.value is None
 
 
 def from_plain(value: Any, label: str) -> Node:

@@ -26,9 +26,7 @@ _OTHER_NUMBERS = re.compile(
 _NOT_NUMBERS = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_YES_NO = {
-    form for word in ("y", "n", "yes", "no", "on", "off") for form in (word, word.title(), word.upper())
-}
+_YES_NO = {form for word in ("yes", "no", "on", "off") for form in (word, word.title(), word.upper())}
 _MOST_DIGITS = 30
 
 

@@ -65,14 +65,22 @@ class Section(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _keep_private_keys_apart(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _set_private_keys_and_nulls_apart(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(data, Mapping):
             return handler(data)
         private = {key: value for key, value in data.items() if isinstance(key, str) and key.startswith("x-")}
-        if not private:
-            return handler(data)
-        section = handler({key: value for key, value in data.items() if key not in private})
-        section._private = frozen(private)
+        # null clears what was inherited, so a known key with null is one that was not written; unknown keys stay
+        # unknown, whatever their value
+        known = cls.model_fields
+        section = handler(
+            {
+                key: value
+                for key, value in data.items()
+                if key not in private and not (value is None and key in known)
+            }
+        )
+        if private:
+            section._private = frozen(private)
         return section
 
     @property

@@ -54,25 +54,31 @@ def problems_from(
             mark = node.mark
             if isinstance(node.value, Lookalike):
                 code = "CX204"
-                message = f"unquoted, {node.text} is taken for {node.value.taken_for} by some readers of YAML"
+                message = f"unquoted, {_clipped(node.text)} is taken for {node.value.taken_for} by some readers of YAML"
+                quoted = f'"{_clipped(node.text)}"'
                 advice = (
-                    f'quote it if text is meant: "{node.text}"; else write true or false, or a decimal number'
+                    f"if text is meant, quote it: {quoted}; else write true or false, or a decimal number"
                 )
         shown = path if kind == "extra_forbidden" else followed
         problems.setdefault((shown, ""), Problem(*mark, code, dotted(shown), message, advice))
     return list(problems.values())
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _clipped(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shown(value: Any) -> str:
+    # cut first: the repr of a megabyte is another megabyte
+    return _clipped(repr(value[:100] if isinstance(value, str | bytes | list | tuple) else value))
 
 
 def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
     kind, context = item["type"], item.get("ctx", {})
     value = node.text if isinstance(node, ScalarNode) and node.text else item.get("input")
     if isinstance(node, ScalarNode) and not isinstance(node.value, str) and kind == "string_type":
-        return "CX204", f"{node.text} is not text unless it is quoted", f'write "{node.text}" in quotes'
+        text = _clipped(node.text)
+        return "CX204", f"{text} is not text unless it is quoted", f'write "{text}" in quotes'
     if kind == "literal_error":
         allowed = str(context.get("expected", ""))
         guesses = close_names(

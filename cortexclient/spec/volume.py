@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from cortexclient.spec.checks import layers_in_order
-from cortexclient.spec.fields import FrozenDict, Text, VoxelSize, frozen
+from cortexclient.spec.fields import FrozenDict, Text, VoxelSize, frozen, without_nulls
 from cortexclient.spec.sections import DepthRange, LayerSpec, Section, SourceSpec
 from cortexclient.spec.transform import TransformField
 
@@ -32,5 +32,7 @@ class VolumeSpec(Section):
     """Layers of cortex from the pia down, in um."""
     depth_range_um: DepthRange | None = None
     """Range of depths that figures show, in um below the pia."""
-    sources: Annotated[Mapping[str, SourceSpec], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
+    sources: Annotated[Mapping[str, SourceSpec], BeforeValidator(without_nulls), AfterValidator(frozen)] = (
+        Field(default_factory=FrozenDict)
+    )
     """Where single facts are from, by their dotted path."""

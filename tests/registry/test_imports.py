@@ -1,0 +1,194 @@
+"""Every dataset is a module: by its name, by its aliases, from source, in workers, for specs of this session too."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+import cortexclient.datasets
+from cortexclient import list_datasets, register
+from cortexclient.registry import get_spec
+
+GOOD = {
+    "name": "my_brain",
+    "title": "My brain",
+    "server_address": "http://127.0.0.1:9",
+    "datastack": "my_brain_v1",
+}
+
+
+@pytest.fixture(autouse=True)
+def forget_modules():
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        package, _, short = name.rpartition(".")
+        if package == "cortexclient.datasets":
+            del sys.modules[name]
+            vars(cortexclient.datasets).pop(short, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        ("minnie_public", "MinniePublicClient"),
+        ("microns_public", "MinniePublicClient"),
+        ("minnie_prod", "MicronsProdClient"),
+        ("microns_prod", "MicronsProdClient"),
+        ("v1dd", "V1ddClient"),
+        ("v1dd_public", "V1ddPublicClient"),
+    ],
+)
+def test_built_in_datasets_and_aliases(name: str, class_name: str) -> None:
+    module = importlib.import_module(f"cortexclient.datasets.{name}")
+    client = module.client
+    assert isinstance(client, getattr(module, class_name))
+    assert type(client).__name__ == class_name
+    assert module.client is client
+    assert {"client", class_name} <= set(dir(module))
+    assert module.spec == get_spec(name)
+
+
+def test_the_statements_of_the_documentation() -> None:
+    from cortexclient.datasets.minnie_public import MinniePublicClient, client
+
+    assert isinstance(client, MinniePublicClient)
+    from cortexclient.datasets import v1dd
+
+    assert v1dd.client.datastack_name == "v1dd"
+    assert cortexclient.datasets.v1dd_public.client.datastack_name == "v1dd_public"
+    assert set(list_datasets()) <= set(dir(cortexclient.datasets))
+
+
+def test_every_listed_dataset_can_be_imported() -> None:
+    for name in list_datasets():
+        assert importlib.import_module(f"cortexclient.datasets.{name}").spec.name == name
+
+
+def test_specs_registered_in_this_session() -> None:
+    register({**GOOD, "aliases": ["mine"], "class_name": "MineClient"})
+    from cortexclient.datasets.mine import client as by_alias
+    from cortexclient.datasets.my_brain import MineClient, client
+
+    assert type(client) is type(by_alias) is MineClient
+    module = sys.modules["cortexclient.datasets.my_brain"]
+    register({**GOOD, "title": "Another"})
+    assert module.spec.title == "Another"
+    assert module.client is not client
+    assert module.client is module.client
+
+
+def test_a_file_alone_makes_a_module(write) -> None:
+    write("fresh_brain")
+    from cortexclient.datasets.fresh_brain import FreshBrainClient, client
+
+    assert isinstance(client, FreshBrainClient)
+
+
+def test_unknown_names_say_what_is_near() -> None:
+    with pytest.raises(ModuleNotFoundError, match="did you mean minnie_public") as caught:
+        importlib.import_module("cortexclient.datasets.minie_public")
+    assert caught.value.name == "cortexclient.datasets.minie_public"
+    with pytest.raises(ImportError):
+        from cortexclient.datasets import no_such_brain  # noqa: F401
+    assert not hasattr(cortexclient.datasets, "no_such_brain")
+    with pytest.raises(AttributeError, match="has client, spec and V1ddClient"):
+        importlib.import_module("cortexclient.datasets.v1dd").clinet
+    assert not hasattr(importlib.import_module("cortexclient.datasets.v1dd"), "__wrapped__")
+
+
+def test_other_packages_are_none_of_our_business() -> None:
+    assert importlib.util.find_spec("no_such_package_anywhere") is None
+    assert importlib.util.find_spec("cortexclient.no_such_module") is None
+    finders = [finder for finder in sys.meta_path if type(finder).__name__ == "DatasetFinder"]
+    assert len(finders) == 1
+    # real modules come first
+    assert sys.meta_path.index(finders[0]) > 0
+    importlib.reload(cortexclient.datasets)
+    assert len([finder for finder in sys.meta_path if type(finder).__name__ == "DatasetFinder"]) == 1
+
+
+def test_modules_behave_like_modules() -> None:
+    found = importlib.util.find_spec("cortexclient.datasets.v1dd")
+    assert found is not None
+    assert Path(found.origin or "").is_file()
+    module = importlib.import_module("cortexclient.datasets.v1dd")
+    assert module.__name__ == "cortexclient.datasets.v1dd"
+    assert inspect.getsource(module)
+    assert importlib.reload(module) is module
+    assert module.client.datastack_name == "v1dd"
+
+
+def test_classes_can_be_pickled() -> None:
+    from cortexclient.datasets.v1dd import V1ddClient
+
+    assert pickle.loads(pickle.dumps(V1ddClient)) is V1ddClient
+
+
+def _name_in_worker(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__name__
+
+
+def test_classes_reach_spawned_workers() -> None:
+    from cortexclient.datasets.v1dd import V1ddClient
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(_worker_imports, "v1dd").result(120) == "V1ddClient"
+    assert _name_in_worker(V1ddClient) == ("cortexclient.datasets.v1dd", "V1ddClient")
+
+
+def _worker_imports(name: str) -> str:
+    return str(importlib.import_module(f"cortexclient.datasets.{name}").spec.class_name_or_default)
+
+
+def test_threads_share_one_client() -> None:
+    module = importlib.import_module("cortexclient.datasets.v1dd")
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(id(module.client))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    assert len(set(found)) == 1
+
+
+def test_importing_is_silent_and_offline() -> None:
+    code = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise AssertionError('the network was used')\n"
+        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
+        "import cortexclient.datasets\n"
+        "print('pydantic' in sys.modules, 'yaml' in sys.modules)\n"
+        "from cortexclient.datasets.minnie_public import client, MinniePublicClient\n"
+        "print(sorted({'pandas', 'caveclient', 'cloudvolume', 'requests', 'datasets'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["False False", "[]"]
+    assert done.stderr == ""
+
+
+def test_somebody_elses_datasets_package_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (tmp_path / "datasets" / "minnie_public.yaml").write_text("broken: [\n")
+    code = "import cortexclient; print(cortexclient.get_spec('minnie_public').datastack, 'datasets' in __import__('sys').modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)},
+    )
+    assert done.stdout.split() == ["minnie65_public", "False"]

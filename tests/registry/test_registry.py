@@ -1,0 +1,565 @@
+"""Where datasets are found, which place wins, and what is said when nothing is."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from cortexclient import registry
+from cortexclient.errors import NotConfiguredError, SpecError, UnknownDatasetError, UnknownTableError
+from cortexclient.registry import SpecWarning, get_spec, list_datasets, register, resolve, unregister
+from cortexclient.registry import packs as packs_module
+from cortexclient.registry.layers import builtin_folder
+from cortexclient.spec import DatasetSpec, spec_from_mapping
+
+BUILT_IN = sorted(path.stem for path in builtin_folder().glob("*.yaml"))
+GOOD = {
+    "name": "my_brain",
+    "title": "My brain",
+    "server_address": "https://cave.my.lab",
+    "datastack": "my_brain_v1",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- built-in
+def test_built_in_datasets_are_listed() -> None:
+    assert list_datasets() == BUILT_IN
+    assert {"minnie_public", "minnie_prod", "v1dd", "v1dd_public", "sandbox"} <= set(BUILT_IN)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_specs_are_valid_and_honest(name: str) -> None:
+    spec = get_spec(name)
+    assert spec.name == name
+    assert spec.access is not None
+    assert spec.license is not None
+    assert spec.citation is not None
+    assert spec.sources or name == "sandbox"
+    assert spec_from_mapping(spec.as_dict()) == spec
+
+
+def test_facts_of_the_four_core_datasets() -> None:
+    public, prod, v1dd, v1dd_public = map(get_spec, ("minnie_public", "minnie_prod", "v1dd", "v1dd_public"))
+    assert (public.datastack, prod.datastack) == ("minnie65_public", "minnie65_phase3_v1")
+    assert public.server_address == prod.server_address == "https://global.daf-apis.com"
+    assert v1dd.server_address == v1dd_public.server_address == "https://global.em.brain.allentech.org"
+    # named after the production stack, and shared by both
+    assert public.exports.path == prod.exports.path == "gs://mat_dbs/public/minnie65_phase3_v1/"
+    assert public.cell_ids.alternative_tables == ("nucleus_alternative_points",)
+    assert v1dd_public.cell_ids.alternative_tables == ()
+    assert public.voxel_resolution == (4, 4, 40)
+    assert v1dd.voxel_resolution == (9, 9, 45)
+    assert [s.class_name_or_default for s in (public, prod, v1dd, v1dd_public)] == [
+        "MinniePublicClient",
+        "MicronsProdClient",
+        "V1ddClient",
+        "V1ddPublicClient",
+    ]
+    assert public.timestamp_of(1300).isoformat() == "2025-01-13T10:10:01.286229+00:00"
+
+
+def test_aliases_lead_to_their_dataset() -> None:
+    assert get_spec("microns_public").name == "minnie_public"
+    assert get_spec("microns_prod").name == "minnie_prod"
+    assert resolve("microns_public@943") == (get_spec("minnie_public"), 943)
+
+
+# --------------------------------------------------------------------------------------------------------- kinds of asking
+def test_a_version_may_be_named() -> None:
+    assert resolve("minnie_public@1300")[1] == 1300
+    assert resolve("minnie_public@latest")[1] is None
+    for wrong in ("minnie_public@", "minnie_public@abc", "minnie_public@0", "minnie_public@1.5"):
+        with pytest.raises(UnknownDatasetError, match="number of a version"):
+            resolve(wrong)
+
+
+def test_a_path_a_mapping_and_a_spec_are_fine_too(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("my_brain", into=tmp_path / "elsewhere")
+    spec = get_spec(str(path))
+    assert spec == get_spec(path) == get_spec(GOOD) == get_spec(spec)
+    assert spec.origin == str(path)
+    assert "my_brain" not in list_datasets()
+    monkeypatch.chdir(path.parent)
+    assert get_spec("my_brain.yaml") == get_spec("./my_brain.yaml") == spec
+
+
+def test_a_missing_path_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"CX110.*No such file"):
+        get_spec(tmp_path / "nothing.yaml")
+
+
+def test_a_missing_name_lists_close_names_and_all_places(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownDatasetError) as caught:
+        get_spec("minie_publik")
+    message = str(caught.value)
+    assert "did you mean minnie_public" in message
+    for place in (folder, tmp_path / "config" / "datasets", builtin_folder()):
+        assert str(place) in message
+
+
+@pytest.mark.parametrize("name", ["", "..", "a" * 5000, "Ünïcode", "a\nb", "con", "x" * 63])
+def test_strange_names_are_merely_unknown(name: str) -> None:
+    with pytest.raises(UnknownDatasetError):
+        get_spec(name)
+
+
+# ---------------------------------------------------------------------------------------------------------------- layers
+def test_later_layers_win_and_say_so_once(write, folder: Path, tmp_path: Path) -> None:
+    write("my_brain", "description: user\n", into=tmp_path / "config" / "datasets")
+    assert get_spec("my_brain").description == "user"
+    write("my_brain", "description: path\n")
+    assert get_spec("my_brain").description == "path"
+    register({**GOOD, "description": "registered"})
+    assert get_spec("my_brain").description == "registered"
+    unregister("my_brain")
+    assert get_spec("my_brain").description == "path"
+    info = next(info for info in list_datasets(details=True) if info.name == "my_brain")
+    assert (info.layer, info.shadows) == ("CORTEXCLIENT_PATH", ("user",))
+
+
+def test_hiding_a_built_in_dataset_is_said_once(write) -> None:
+    path = write("v1dd")
+    with pytest.warns(SpecWarning, match="hides the built-in dataset") as caught:
+        assert get_spec("v1dd").origin == str(path)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        get_spec("v1dd")
+
+
+def test_the_first_folder_of_the_path_wins(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    write("my_brain", "description: first\n", into=first)
+    write("my_brain", "description: second\n", into=second)
+    monkeypatch.setenv("CORTEXCLIENT_PATH", os.pathsep.join([str(first), str(second), "", "/does/not/exist"]))
+    assert get_spec("my_brain").description == "first"
+
+
+def test_an_installed_pack_is_found_without_running_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write
+) -> None:
+    package = tmp_path / "site" / "lab_pack"
+    write("lab_brain", into=package / "specs")
+    (package / "__init__.py").write_text("raise RuntimeError('the code of a pack was run')\n")
+    meta = tmp_path / "site" / "lab_pack-1.0.dist-info"
+    meta.mkdir()
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-pack\nVersion: 1.0\n")
+    (meta / "entry_points.txt").write_text(
+        "[cortexclient.datasets]\nlab = lab_pack.specs\nbroken = no_such_pack\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    packs_module.forget_packs()
+    try:
+        assert "lab_brain" in list_datasets()
+        assert get_spec("lab_brain").origin == str(package / "specs" / "lab_brain.yaml")
+        assert (
+            next(info.layer for info in list_datasets(details=True) if info.name == "lab_brain") == "pack lab"
+        )
+    finally:
+        monkeypatch.undo()
+        packs_module.forget_packs()
+
+
+def test_loading_reads_only_what_it_needs(write, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("base")
+    write("my_brain", "extends: base\nvolume: brain\n")
+    (folder / "volumes").mkdir()
+    (folder / "volumes" / "brain.yaml").write_text("species: Mus musculus\n")
+    for number in range(50):
+        (folder / f"other_{number}.yaml").write_text("this: [is not, a spec")
+    opened: list[str] = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: opened.append(self.name) or real(self, *a, **k))
+    yamls = lambda: sorted(name for name in opened if name.endswith(".yaml"))  # noqa: E731
+    assert get_spec("my_brain").species == "Mus musculus"
+    assert yamls() == ["base.yaml", "brain.yaml", "my_brain.yaml"]
+    opened.clear()
+    assert len(list_datasets()) == len(BUILT_IN) + 52
+    get_spec("my_brain")
+    assert yamls() == []
+
+
+def test_a_broken_file_does_not_break_the_list(folder: Path) -> None:
+    (folder / "broken.yaml").write_text("name: [broken\n")
+    (folder / "Not-A-Name.yaml").write_text("name: x\n")
+    infos = {info.name: info for info in list_datasets(details=True)}
+    assert "CX103" in (infos["broken"].problem or "")
+    assert infos["minnie_public"].access == "login"
+    assert "Not-A-Name" not in infos
+
+
+def test_a_file_that_changes_is_read_anew(write) -> None:
+    path = write("my_brain", "description: one\n")
+    first = get_spec("my_brain")
+    assert get_spec("my_brain") is first
+    path.write_text(path.read_text().replace("one", "two"))
+    os.utime(path, ns=(1, 1))
+    assert get_spec("my_brain").description == "two"
+
+
+# --------------------------------------------------------------------------------------------------------- registering
+def test_registering_a_file_or_a_spec(write, tmp_path: Path) -> None:
+    path = write("my_brain", "aliases: [mine]\n", into=tmp_path / "elsewhere")
+    spec = register(path)
+    assert get_spec("my_brain") is spec
+    assert get_spec("mine@7") is spec
+    assert "my_brain" in list_datasets()
+    again = register(spec.with_overrides({"description": "other", "aliases": None}))
+    assert get_spec("my_brain") is again
+    with pytest.raises(UnknownDatasetError):
+        get_spec("mine")
+    unregister("my_brain")
+    with pytest.raises(UnknownDatasetError, match="was not registered"):
+        unregister("my_brain")
+
+
+def test_registering_a_bad_file_registers_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    path.write_text("name: my_brain\n")
+    with pytest.raises(SpecError, match="CX202"):
+        register(path)
+    assert "my_brain" not in list_datasets()
+
+
+def test_many_threads_get_the_same_spec(write) -> None:
+    write("my_brain")
+    found: list[DatasetSpec] = []
+    threads = [threading.Thread(target=lambda: found.append(get_spec("my_brain"))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({spec.fingerprint for spec in found}) == 1
+    assert len(found) == 16
+
+
+# ------------------------------------------------------------------------------------------------------------ inheritance
+def test_extends_merges_field_by_field(write) -> None:
+    write(
+        "base",
+        "aliases: [old_name]\nclass_name: BaseClient\ntransform: minnie65\nvoxel_resolution: [4, 4, 40]\n"
+        "tables:\n  a: {name: x, since: 3}\n  b: {name: y}\ncell_ids: {main_table: m, alternative_tables: [p, q]}\n",
+    )
+    write(
+        "my_brain",
+        "name: my_brain\nextends: base\ntitle: Child\nvoxel_resolution: [8, 8, 40]\n"
+        "tables:\n  a: {since: 5}\n  b: null\n  c: {name: z}\ncell_ids: {alternative_tables: [r]}\ntransform: null\n",
+    )
+    spec = get_spec("my_brain")
+    assert spec.title == "Child"
+    assert spec.server_address == "https://cave.my.lab"
+    assert spec.voxel_resolution == (8, 8, 40)
+    assert {role: (table.name, table.since) for role, table in spec.tables.items()} == {
+        "a": ("x", 5),
+        "c": ("z", None),
+    }
+    assert spec.cell_ids.main_table == "m"
+    assert spec.cell_ids.alternative_tables == ("r",)
+    assert spec.transform is None
+    # a child has names of its own
+    assert spec.aliases == ()
+    assert spec.class_name_or_default == "MyBrainClient"
+
+
+def test_a_user_file_may_extend_the_built_in_one_of_its_name(write) -> None:
+    write("v1dd", "name: v1dd\nextends: v1dd\nsynapse_table: my_synapses\n")
+    with pytest.warns(SpecWarning):
+        spec = get_spec("v1dd")
+    assert spec.synapse_table == "my_synapses"
+    assert spec.datastack == "v1dd"
+
+
+def test_circles_and_missing_parents_are_refused(write) -> None:
+    write("one", "extends: two\n")
+    write("two", "extends: three\n")
+    write("three", "extends: one\n")
+    with pytest.raises(SpecError, match=r"one\.yaml|two\.yaml|three\.yaml.*CX306") as caught:
+        get_spec("one")
+    assert "break the circle" in str(caught.value)
+    write("lost", "extends: minnie_publik\n")
+    with pytest.raises(SpecError, match="CX306.*did you mean minnie_public"):
+        get_spec("lost")
+
+
+def test_problems_of_a_parent_point_into_the_parent(write) -> None:
+    parent = write("base", "synapse_tabel: x\n")
+    write("my_brain", "extends: base\n")
+    with pytest.raises(SpecError, match="CX201") as caught:
+        get_spec("my_brain")
+    assert caught.value.problems[0].file == str(parent)
+    assert caught.value.problems[0].line == 5
+
+
+def test_a_transform_in_short_form_is_merged_into(write) -> None:
+    write("base", "transform: minnie65\n")
+    write("pinned", "extends: base\ntransform: {version: '1.4'}\n")
+    write("other", "extends: pinned\ntransform: v1dd\n")
+    assert get_spec("pinned").transform.model_dump(exclude_defaults=True) == {
+        "dataset": "minnie65",
+        "version": "1.4",
+    }
+    assert get_spec("other").transform.model_dump(exclude_defaults=True) == {"dataset": "v1dd"}
+
+
+def test_a_volume_is_shared(write, folder: Path) -> None:
+    (folder / "volumes").mkdir()
+    (folder / "volumes" / "brain.yaml").write_text(
+        "title: V\ndepth_range_um: [0, 800]\nvoxel_resolution: [1, 1, 1]\n"
+    )
+    write("one", "volume: brain\n")
+    write("two", "volume: brain\nvoxel_resolution: [2, 2, 2]\n")
+    assert get_spec("one").depth_range_um == get_spec("two").depth_range_um == (0, 800)
+    assert get_spec("one").voxel_resolution == (1, 1, 1)
+    assert get_spec("two").voxel_resolution == (2, 2, 2)
+    assert get_spec("one").title == "My brain"
+    (folder / "volumes" / "brain.yaml").write_text("server_address: https://evil.example\n")
+    with pytest.raises(SpecError, match=r"volumes/brain\.yaml:1:1 CX201"):
+        get_spec("one")
+
+
+# ------------------------------------------------------------------------------------------------------------ environment
+def test_the_environment_fills_in(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "name: my_brain\ntitle: a\nserver_address: '${env:LAB_SERVER}'\ndatastack: '${env:LAB_STACK:-brain_v1}'\n"
+    write("my_brain", text)
+    with pytest.raises(SpecError, match="CX404.*LAB_SERVER is not set"):
+        get_spec("my_brain")
+    monkeypatch.setenv("LAB_SERVER", "https://cave.my.lab")
+    spec = get_spec("my_brain")
+    assert (spec.server_address, spec.datastack) == ("https://cave.my.lab", "brain_v1")
+    monkeypatch.setenv("LAB_STACK", "brain_v2")
+    assert get_spec("my_brain").datastack == "brain_v2"
+    monkeypatch.setenv("LAB_SERVER", "http://evil.example")
+    with pytest.raises(SpecError, match="CX402"):
+        get_spec("my_brain")
+
+
+def test_a_secret_in_the_environment_stays_there(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "0123456789abcdef0123456789abcdef"
+    monkeypatch.setenv("INNOCENT", secret)
+    write("my_brain", "exports: {path: 'https://evil.example/${env:INNOCENT}'}\n")
+    with pytest.raises(SpecError, match="CX401") as caught:
+        get_spec("my_brain")
+    assert secret not in str(caught.value)
+
+
+def test_a_spec_made_in_python_is_filled_in_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = DatasetSpec(**{**GOOD, "datastack": "${env:LAB_STACK}"})
+    with pytest.raises(SpecError, match="CX404"):
+        get_spec(spec)
+    monkeypatch.setenv("LAB_STACK", "brain_v3")
+    assert get_spec(spec).datastack == "brain_v3"
+
+
+# ---------------------------------------------------------------------------------------------------- deprecation, schema
+class TestRetirement:
+    CASES: ClassVar = [
+        ("since: 2999-01-01", None),
+        ("since: 2020-01-01, replaced_by: v1dd, message: Moved.", "deprecated"),
+        ("since: 2020-01-01, refused_from: 2021-01-01, replaced_by: v1dd", "refused"),
+        ("removed_from: 2021-01-01, replaced_by: v1dd", "removed"),
+    ]
+
+    def test_current(self, write) -> None:
+        write("old", "deprecation: {since: 2999-01-01}\n")
+        get_spec("old")
+
+    def test_warns(self, write) -> None:
+        write("old", "deprecation: {since: 2020-01-01, replaced_by: v1dd, message: Moved.}\n")
+        with pytest.warns(SpecWarning, match=r"old is deprecated \(Moved\); use v1dd instead"):
+            get_spec("old")
+
+    def test_refuses_unless_asked_not_to(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
+        write("old", "deprecation: {refused_from: 2020-01-01, replaced_by: v1dd}\n")
+        with pytest.raises(UnknownDatasetError, match="use v1dd instead.*CORTEXCLIENT_ALLOW_DEPRECATED=1"):
+            get_spec("old")
+        monkeypatch.setenv("CORTEXCLIENT_ALLOW_DEPRECATED", "1")
+        with pytest.warns(SpecWarning, match="deprecated"):
+            assert get_spec("old").name == "old"
+
+    def test_is_gone(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
+        write("old", "deprecation: {removed_from: 2020-01-01}\n")
+        monkeypatch.setenv("CORTEXCLIENT_ALLOW_DEPRECATED", "1")
+        with pytest.raises(UnknownDatasetError, match="was removed on 2020-01-01"):
+            get_spec("old")
+        assert next(info.stage for info in list_datasets(details=True) if info.name == "old") == "removed"
+
+
+def test_an_old_file_is_brought_up_to_date_with_a_warning(write) -> None:
+    write(
+        "old",
+        "name: old\nschema_version: 0\ntitle: a\nserver_address: https://a.b\ndatastack_name: c\n"
+        "cell_id_lookup_view: v\nroot_id_lookup_main_table: m\nroot_id_lookup_alt_tables: [n]\n"
+        "static_table_cloudpath: gs://a/b\ndataset_transform: v1dd\n",
+    )
+    with pytest.warns(SpecWarning, match="CX501.*datastack_name is now datastack"):
+        spec = get_spec("old")
+    assert spec.datastack == "c"
+    assert spec.cell_ids.lookup_view == "v"
+    assert spec.cell_ids.alternative_tables == ("n",)
+    assert spec.exports.path == "gs://a/b"
+    assert spec.transform.dataset == "v1dd"
+
+
+# ------------------------------------------------------------------------------------------------------------- the spec
+def test_roles_resolve_to_the_table_of_the_version() -> None:
+    spec = DatasetSpec(
+        **GOOD,
+        synapse_table="syn",
+        tables={
+            "a": {
+                "name": "a2",
+                "since": 10,
+                "until": 19,
+                "replaced_by": "a3",
+                "earlier": [{"name": "a1", "until": 9}],
+            },
+            "b": {"name": "b1", "kind": "view", "since": 5, "until": 7},
+        },
+    )
+    assert [spec.table_for("a", v).name for v in (1, 9, 10, 19, 20, 99)] == [
+        "a1",
+        "a1",
+        "a2",
+        "a2",
+        "a3",
+        "a3",
+    ]
+    assert spec.table_for("a").name == "a3"
+    assert spec.table_for("synapses", 4).name == "syn"
+    assert spec.table_for("b", 6).kind == "view"
+    for version in (4, 8, None):
+        with pytest.raises(UnknownTableError, match="b1: versions 5 to 7"):
+            spec.table_for("b", version)
+    with pytest.raises(NotConfiguredError, match=r"tables\.edges"):
+        spec.table_for("edges")
+
+
+def test_require_names_the_key_to_add() -> None:
+    spec = DatasetSpec(**GOOD, cell_ids={"main_table": "m"})
+    assert spec.require("cell_ids.main_table") == "m"
+    with pytest.raises(
+        NotConfiguredError, match=r"lookups needs `cell_ids\.lookup_view`.*add `cell_ids\.lookup_view`"
+    ):
+        spec.require("cell_ids.lookup_view", feature="lookups")
+    with pytest.raises(NotConfiguredError, match=r"exports\.path"):
+        spec.require("exports.path")
+
+
+def test_a_spec_is_frozen_hashable_and_travels() -> None:
+    spec = get_spec("minnie_public")
+    with pytest.raises(ValueError, match="frozen"):
+        spec.name = "other"
+    with pytest.raises(TypeError, match="read-only"):
+        spec.tables["x"] = None
+    with pytest.raises(TypeError, match="read-only"):
+        spec.tables.update({})
+    for twin in (pickle.loads(pickle.dumps(spec)), copy.deepcopy(spec), copy.copy(spec)):
+        assert twin == spec
+        assert hash(twin) == hash(spec)
+        assert twin.fingerprint == spec.fingerprint
+    assert pickle.loads(pickle.dumps(spec)).origin == spec.origin
+
+
+def test_the_fingerprint_changes_with_any_value() -> None:
+    spec = get_spec("minnie_public")
+    assert spec.with_overrides({}).fingerprint == spec.fingerprint
+    for change in ({"title": "x"}, {"tables": {"edges": {"name": "x"}}}, {"exports": None}, {"x-note": 1}):
+        assert spec.with_overrides(change).fingerprint != spec.fingerprint
+
+
+def test_overrides_are_checked_and_merged() -> None:
+    spec = get_spec("minnie_public")
+    other = spec.with_overrides(
+        {"server_address": "http://localhost:9", "cell_ids": {"lookup_view": "other"}}
+    )
+    assert other.host == "localhost"
+    assert other.cell_ids.lookup_view == "other"
+    assert other.cell_ids.main_table == spec.cell_ids.main_table
+    assert spec.server_address == "https://global.daf-apis.com"
+    with pytest.raises(SpecError, match="CX201 serveraddress: .*did you mean server_address"):
+        spec.with_overrides({"serveraddress": "x"})
+
+
+def test_private_keys_are_kept_and_ids_stay_whole() -> None:
+    spec = get_spec(
+        {**GOOD, "x-notes": {"no": [1, 2]}, "example_ids": {"root_id": "864691135336055529", "x-a": 1}}
+    )
+    assert spec.private == {"x-notes": {"no": [1, 2]}}
+    assert spec.example_ids.private == {"x-a": 1}
+    assert spec.example_ids.root_id == 864691135336055529
+    assert spec.as_dict()["x-notes"] == {"no": [1, 2]}
+
+
+def test_naive_times_are_utc() -> None:
+    spec = get_spec({**GOOD, "versions": [{"version": 1, "timestamp": "2021-06-11 08:10:00.215114"}]})
+    assert spec.timestamp_of(1).isoformat() == "2021-06-11T08:10:00.215114+00:00"
+    spec = get_spec({**GOOD, "versions": [{"version": 1, "timestamp": "2021-06-11T10:10:00+02:00"}]})
+    assert spec.timestamp_of(1).isoformat() == "2021-06-11T08:10:00+00:00"
+
+
+# ----------------------------------------------------------------------------------------------------------------- trust
+def test_hosts_of_built_in_datasets_and_this_machine_are_trusted() -> None:
+    for host in (
+        "global.daf-apis.com",
+        "https://global.em.brain.allentech.org/info",
+        "127.0.0.1:8000",
+        "[::1]",
+        "localhost",
+    ):
+        assert registry.is_trusted(host), host
+    for host in (
+        "evil.example",
+        "global.daf-apis.com.evil.example",
+        "https://global.daf-apis.com@evil.example",
+        "",
+        "localhost.evil.example",
+    ):
+        assert not registry.is_trusted(host), host
+
+
+def test_a_spec_from_elsewhere_makes_no_host_trusted(write) -> None:
+    write("my_brain", into=None)
+    register({**GOOD, "name": "other", "server_address": "https://evil.example"})
+    get_spec("my_brain")
+    assert not registry.is_trusted("cave.my.lab")
+    assert not registry.is_trusted("evil.example")
+
+
+def test_trusting_a_host_lasts(tmp_path: Path) -> None:
+    assert registry.trust("https://CAVE.my.lab/info") == "cave.my.lab"
+    registry.trust("other.lab:8443")
+    assert registry.trusted_hosts() == ["cave.my.lab", "other.lab:8443"]
+    assert registry.is_trusted("https://cave.my.lab")
+    # another port may be another person's server
+    assert not registry.is_trusted("https://cave.my.lab:444")
+    registry.untrust("cave.my.lab")
+    assert not registry.is_trusted("cave.my.lab")
+    for wrong in ("", "two words", "https://", "*"):
+        with pytest.raises(ValueError, match="not a host name"):
+            registry.trust(wrong)
+
+
+# ------------------------------------------------------------------------------------------------------------------ lazy
+def test_importing_and_listing_load_nothing_heavy() -> None:
+    code = (
+        "import sys, cortexclient.registry as r\n"
+        "heavy = {'pydantic', 'yaml', 'pandas', 'numpy', 'requests', 'caveclient', 'cloudvolume', 'importlib.metadata', 'platformdirs'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        "r.list_datasets()\n"
+        "print(sorted((heavy - {'importlib.metadata', 'platformdirs'}) & set(sys.modules)))\n"
+        "r.get_spec('minnie_public')\n"
+        "print(sorted((heavy - {'importlib.metadata', 'platformdirs', 'pydantic', 'yaml'}) & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["[]", "[]", "[]"]

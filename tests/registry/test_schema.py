@@ -1,0 +1,124 @@
+"""The JSON Schema that editors use says the same as the models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003
+
+import jsonschema
+import pytest
+import yaml
+
+from cortexclient.registry.layers import builtin_folder
+from cortexclient.registry.validation import validate
+from cortexclient.spec.codes import codes
+from cortexclient.spec.schema import dataset_schema, schema_text, volume_schema
+
+FOLDER = builtin_folder()
+# what only a reader of the whole file, or of other files, can know
+BEYOND_A_SCHEMA = {
+    *("CX101", "CX102", "CX103", "CX104", "CX105", "CX106", "CX107", "CX108", "CX109", "CX110"),
+    "CX205",  # to JSON, 8e17 is a whole number
+    *(
+        "CX204",
+        "CX301",
+        "CX302",
+        "CX303",
+        "CX304",
+        "CX305",
+        "CX306",
+        "CX307",
+        "CX308",
+        "CX309",
+        "CX310",
+        "CX311",
+    ),
+    *("CX401", "CX402", "CX403", "CX404", "CX405", "CX406", "CX501", "CX502", "CX503", "CX504"),
+}
+MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
+
+
+def _errors(text: str, schema: dict) -> list[str]:
+    return [error.message for error in jsonschema.Draft7Validator(schema).iter_errors(yaml.safe_load(text))]
+
+
+def test_committed_schemas_are_in_step() -> None:
+    hint = "run: cortexclient schema -o datasets/dataset.schema.json, and with --volume -o datasets/volume.schema.json"
+    assert (FOLDER / "dataset.schema.json").read_text(encoding="utf-8") == schema_text(dataset_schema()), hint
+    assert (FOLDER / "volume.schema.json").read_text(encoding="utf-8") == schema_text(volume_schema()), hint
+
+
+@pytest.mark.parametrize("schema", [dataset_schema(), volume_schema()], ids=["dataset", "volume"])
+def test_schemas_are_draft_07_and_nothing_newer(schema: dict) -> None:
+    jsonschema.Draft7Validator.check_schema(schema)
+    text = json.dumps(schema)
+    for newer in ('"$defs"', '"prefixItems"', '"unevaluatedProperties"', '"dependentRequired"', '"$anchor"'):
+        assert newer not in text
+
+    # a $ref hides what stands beside it in draft 07
+    def walk(node: object) -> None:
+        if isinstance(node, dict):
+            assert set(node) == {"$ref"} or "$ref" not in node
+            for child in node.values():
+                walk(child)
+        elif isinstance(node, list):
+            for child in node:
+                walk(child)
+
+    walk(schema)
+
+
+def test_every_key_has_a_hover_text() -> None:
+    schema = dataset_schema()
+    for section in [schema, *schema["definitions"].values()]:
+        for name, value in section["properties"].items():
+            assert value.get("description"), (section["title"], name)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_built_in_files_pass_and_name_their_schema(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert _errors(text, dataset_schema()) == []
+    assert text.startswith("# yaml-language-server: $schema=./dataset.schema.json\n")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("volumes/*.yaml")), ids=lambda path: path.stem)
+def test_built_in_volumes_pass_and_name_their_schema(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert _errors(text, volume_schema()) == []
+    assert text.startswith("# yaml-language-server: $schema=../volume.schema.json\n")
+
+
+@pytest.mark.parametrize("code", sorted(set(codes()) - BEYOND_A_SCHEMA))
+def test_the_schema_refuses_what_the_models_refuse(code: str) -> None:
+    bad, good = codes()[code].bad, codes()[code].good
+    assert _errors(MINIMAL + bad, dataset_schema())
+    assert not _errors(MINIMAL + good, dataset_schema())
+
+
+def test_what_a_parent_supplies_is_not_required() -> None:
+    assert not _errors("name: a\nextends: b\nsynapse_table: null\n", dataset_schema())
+    assert _errors("name: a\n", dataset_schema())
+
+
+def test_all_built_in_files_are_valid_together() -> None:
+    results = validate([FOLDER])
+    assert [str(problem) for result in results for problem in result.problems] == []
+    assert len(results) == len([*FOLDER.glob("*.yaml"), *FOLDER.glob("volumes/*.yaml")])
+
+
+def test_an_alias_of_two_datasets_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(MINIMAL.replace("name: my_brain", "name: one") + "aliases: [brain]\n")
+    (tmp_path / "two.yaml").write_text(
+        MINIMAL.replace("name: my_brain", "name: two") + "aliases:\n  - one\n  - brain\n"
+    )
+    problems = [
+        problem
+        for result in validate([tmp_path])
+        for problem in result.problems
+        if problem.severity == "error"
+    ]
+    assert [(p.code, p.line, p.path) for p in problems] == [
+        ("CX302", 6, "aliases[0]"),
+        ("CX302", 7, "aliases[1]"),
+    ]
