@@ -39,7 +39,11 @@ def clear_client_caches() -> None:
     if manager is not None:
         for name in ("_schema_cache", "_table_cache", "_metadata_cache"):
             _clear(getattr(manager, name, None))
-    for name in ("caveclient.materializationengine", "pcg_skel.chunk_cache", "nglui.statebuilder.source_info"):
+    for name in (
+        "caveclient.materializationengine",
+        "pcg_skel.chunk_cache",
+        "nglui.statebuilder.source_info",
+    ):
         for value in vars(sys.modules.get(name, object)).copy().values():
             _clear(getattr(value, "cache", None))
             if isinstance(value, type):

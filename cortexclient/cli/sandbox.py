@@ -17,7 +17,9 @@ __all__ = ["register_commands"]
 
 def register_commands(app: typer.Typer) -> None:
     """Add the ``sandbox`` commands."""
-    commands = typer.Typer(help="A CAVE server on this machine: no account, no token, no network.", no_args_is_help=True)
+    commands = typer.Typer(
+        help="A CAVE server on this machine: no account, no token, no network.", no_args_is_help=True
+    )
     commands.command("serve")(serve)
     commands.command("convert")(convert)
     app.add_typer(commands, name="sandbox")
@@ -25,10 +27,17 @@ def register_commands(app: typer.Typer) -> None:
 
 def serve(
     spec: Annotated[
-        str | None, typer.Option("--spec", help="Dataset (name or YAML file) whose names are served.", show_default="sandbox")
+        str | None,
+        typer.Option(
+            "--spec", help="Dataset (name or YAML file) whose names are served.", show_default="sandbox"
+        ),
     ] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
-    size: Annotated[str, typer.Option("--size", help="Size of the synthetic cortex: tiny, small or large.")] = "small",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+    ] = 0,
+    size: Annotated[
+        str, typer.Option("--size", help="Size of the synthetic cortex: tiny, small or large.")
+    ] = "small",
     data: Annotated[
         Path | None, typer.Option("--data", help="Serve this data folder instead of the synthetic cortex.")
     ] = None,
@@ -36,11 +45,14 @@ def serve(
     latency: Annotated[float, typer.Option("--latency", min=0, help="Seconds added to each answer.")] = 0.0,
     auth: Annotated[bool, typer.Option("--auth", help="Refuse requests without the token.")] = False,
     strict: Annotated[
-        bool, typer.Option("--strict/--sane", help="Copy the oddities of the real services, or leave them out.")
+        bool,
+        typer.Option("--strict/--sane", help="Copy the oddities of the real services, or leave them out."),
     ] = True,
     fault: Annotated[
         list[str] | None,
-        typer.Option("--fault", help="Let something go wrong: KIND, or KIND@ROUTE such as 503@/query. May be repeated."),
+        typer.Option(
+            "--fault", help="Let something go wrong: KIND, or KIND@ROUTE such as 503@/query. May be repeated."
+        ),
     ] = None,
 ) -> None:
     """Serve until interrupted; prints the address, the datastack and a token that is no secret."""
@@ -72,9 +84,13 @@ def serve(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="An .osy file, or a folder with an answer of the skeleton service.")],
+    source: Annotated[
+        Path, typer.Argument(help="An .osy file, or a folder with an answer of the skeleton service.")
+    ],
     destination: Annotated[Path, typer.Argument(help="Data folder to write.")],
-    info: Annotated[Path, typer.Option("--info", help="JSON file with the graphene info of the cell's datastack.")],
+    info: Annotated[
+        Path, typer.Option("--info", help="JSON file with the graphene info of the cell's datastack.")
+    ],
     graph: Annotated[
         Path | None, typer.Option("--graph", help="A second .osy file to take the level-2 edges from.")
     ] = None,

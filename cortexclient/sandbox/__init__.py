@@ -44,4 +44,6 @@ def __getattr__(name: str) -> Any:
         ) from error
 
 
-_EXTRA = frozenset({"starlette", "uvicorn", "anyio", "duckdb", "skimage", "DracoPy", "neuroglancer", "matplotlib"})
+_EXTRA = frozenset(
+    {"starlette", "uvicorn", "anyio", "duckdb", "skimage", "DracoPy", "neuroglancer", "matplotlib"}
+)

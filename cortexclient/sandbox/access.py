@@ -167,8 +167,12 @@ class Access:
     def rights(self, user: User) -> dict[str, Any]:
         """Body of ``user/cache``: what a service is told about a user."""
         ignoring = {name: list(rights) for name, rights in user.permissions.items()}
-        blocked = [known for known in self.datasets if known.name in ignoring and self.missing_terms(user, known)]
-        effective = {name: rights for name, rights in ignoring.items() if name not in {known.name for known in blocked}}
+        blocked = [
+            known for known in self.datasets if known.name in ignoring and self.missing_terms(user, known)
+        ]
+        effective = {
+            name: rights for name, rights in ignoring.items() if name not in {known.name for known in blocked}
+        }
         return {
             "admin": user.admin,
             "affiliations": [[]],
@@ -178,12 +182,21 @@ class Access:
             "groups_admin": [],
             "id": user.id,
             "missing_tos": [
-                {"dataset_id": known.id, "dataset_name": known.name, "tos_id": known.terms_id, "tos_name": known.terms_name}
+                {
+                    "dataset_id": known.id,
+                    "dataset_name": known.name,
+                    "tos_id": known.terms_id,
+                    "tos_name": known.terms_name,
+                }
                 for known in blocked
             ],
             "name": user.name,
             "parent_id": None,
-            "permissions": {name: max(_LEVELS.get(right, 0) for right in rights) for name, rights in effective.items() if rights},
+            "permissions": {
+                name: max(_LEVELS.get(right, 0) for right in rights)
+                for name, rights in effective.items()
+                if rights
+            },
             "permissions_v2": effective,
             "permissions_v2_ignore_tos": ignoring,
             "pi": "pi",

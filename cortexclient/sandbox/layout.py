@@ -86,7 +86,9 @@ class DataFolder:
         tables: dict[str, Any] = {
             key: document.get(key, document.get(old, {})) for key, old in _RECORDED_KEYS.items()
         }
-        tables["frozen"] = {str(key).removeprefix("v"): value for key, value in (tables["frozen"] or {}).items()}
+        tables["frozen"] = {
+            str(key).removeprefix("v"): value for key, value in (tables["frozen"] or {}).items()
+        }
         return tables
 
     @cached_property

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import Options
 
-__all__ = ["AllowOrigins", "CatchErrors", "CollapseSlashes", "Latency", "LogRequests", "RequestLog", "RequestRecord"]
+__all__ = [
+    "AllowOrigins",
+    "CatchErrors",
+    "CollapseSlashes",
+    "Latency",
+    "LogRequests",
+    "RequestLog",
+    "RequestRecord",
+]
 
 logger = logging.getLogger(__name__)
 _SLASHES = re.compile("/{2,}")

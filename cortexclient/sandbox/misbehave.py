@@ -43,7 +43,11 @@ async def strike(
     """Answer one request as a fault says."""
     if fault.kind in _PLAIN or fault.kind in _TOLD:
         body = await _read(receive)  # an unread body would be taken for the next request of the connection
-        answer = _PLAIN[fault.kind](fault, world) if fault.kind in _PLAIN else _TOLD[fault.kind](scope, body, world)
+        answer = (
+            _PLAIN[fault.kind](fault, world)
+            if fault.kind in _PLAIN
+            else _TOLD[fault.kind](scope, body, world)
+        )
         status, payload, content_type, *headers = answer
         await send_bytes(send, status, payload, content_type, *headers)
     elif fault.kind == "refused":
@@ -80,8 +84,19 @@ def _login(_: _Fault, world: World) -> tuple[Any, ...]:
 
 def _terms(_: _Fault, world: World) -> tuple[Any, ...]:
     # the form lies on this server: caveclient opens the address in a browser
-    form = {"tos_id": 1, "tos_name": "Terms of the sandbox", "tos_form_url": f"{world.base_url}/auth/api/v1/tos/1/accept"}
-    return _object(403, {"error": "missing_tos", "message": "Need to accept Terms of Service to access resource.", "data": form})
+    form = {
+        "tos_id": 1,
+        "tos_name": "Terms of the sandbox",
+        "tos_form_url": f"{world.base_url}/auth/api/v1/tos/1/accept",
+    }
+    return _object(
+        403,
+        {
+            "error": "missing_tos",
+            "message": "Need to accept Terms of Service to access resource.",
+            "data": form,
+        },
+    )
 
 
 _PERMISSION = {
@@ -138,7 +153,9 @@ def _no_table(scope: Scope, _: bytes, world: World) -> tuple[Any, ...]:
     version, table = match.groups() if match else ("0", "table")
     if scope["path"].endswith("/metadata"):
         return _object(404, f"No table of name {table} at materialization version {version}")
-    return _coded(f"404 Not Found: table {table} not found in version {version} of datastack {world.names.datastack}")
+    return _coded(
+        f"404 Not Found: table {table} not found in version {version} of datastack {world.names.datastack}"
+    )
 
 
 _TOLD = {"stale-root": _stale_root, "expired-version": _expired, "table-missing": _no_table}
@@ -149,7 +166,9 @@ _TOLD = {"stale-root": _stale_root, "expired-version": _expired, "table-missing"
 
 async def _reset(fault: _Fault, _: World, scope: Scope, start: Message, body: bytes, send: Send) -> None:
     await send(start)
-    await send({"type": "http.response.body", "body": body[: int(len(body) * fault.fraction)], "more_body": True})
+    await send(
+        {"type": "http.response.body", "body": body[: int(len(body) * fault.fraction)], "more_body": True}
+    )
     await asyncio.sleep(0.02)  # let the piece leave before the reset overtakes it
     await _abort(scope)
 
@@ -212,7 +231,9 @@ def _with(start: Message, name: bytes, value: bytes) -> list[tuple[bytes, bytes]
 
 async def _abort(scope: Scope) -> None:
     transport = scope.get(TRANSPORT)
-    if transport is None:  # another server than ours: it closes the connection of an unfinished answer by itself
+    if (
+        transport is None
+    ):  # another server than ours: it closes the connection of an unfinished answer by itself
         return
     sock = transport.get_extra_info("socket")
     if sock is not None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cortexclient.sandbox.world import Names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.spec import DatasetSpec
 
-__all__ = ["names_for", "own_names"]
+__all__ = ["RenamedExports", "names_for", "own_names"]
 
 
 def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
@@ -22,12 +27,13 @@ def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
     own = own_names(folder)
     if spec is None:
         return own
+    tables: Mapping[str, str] = own.tables
     if is_cortex(folder):
         from cortexclient.sandbox.build import default_names
 
-        return default_names(spec)
+        tables = default_names(spec)
     return Names(
-        datastack=spec.datastack, aligned_volume=own.aligned_volume, pcg_table=own.pcg_table, tables=own.tables
+        datastack=spec.datastack, aligned_volume=own.aligned_volume, pcg_table=own.pcg_table, tables=tables
     )
 
 
@@ -45,3 +51,33 @@ def own_names(folder: DataFolder) -> Names:
 def is_cortex(folder: DataFolder) -> bool:
     """Whether a folder holds a synthetic cortex, whose names are ours to give."""
     return folder.file("truth", "cells.parquet").is_file()
+
+
+class RenamedExports:
+    """The static exports of a folder under the names that a spec uses: a folder of links, for as long as it is served.
+
+    Exports are files that clients read by themselves, so no server can rename them on the way.
+    """
+
+    _PARTS = re.compile(r"^(?P<table>.+?)(?P<rest>(?:_merged)?(?:_header)?\.csv(?:\.gz)?)$")
+
+    def __init__(self, folder: DataFolder, names: Names) -> None:
+        exports = folder.file("exports")
+        self.path: str | None = f"file://{exports.resolve()}" if exports.is_dir() else None
+        self._links: tempfile.TemporaryDirectory[str] | None = None
+        if self.path is None or not names.tables:
+            return
+        self._links = tempfile.TemporaryDirectory(prefix="cortexclient-exports-")
+        for file in exports.rglob("*"):
+            match = self._PARTS.match(file.name)
+            if file.is_file():
+                link = Path(self._links.name) / file.parent.relative_to(exports)
+                link.mkdir(parents=True, exist_ok=True)
+                name = names.public(match["table"]) + match["rest"] if match else file.name
+                (link / name).symlink_to(file.resolve())
+        self.path = f"file://{self._links.name}"
+
+    def close(self) -> None:
+        """Remove the links."""
+        if self._links is not None:
+            self._links.cleanup()

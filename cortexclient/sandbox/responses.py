@@ -29,7 +29,12 @@ def message_error(status: int, message: str) -> Response:
 
 def pcg_error(status: int, message: str) -> Response:
     """Error of the chunkedgraph service."""
-    body: dict[str, Any] = {"timestamp": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()), "duration": 0.0, "code": status, "message": message}
+    body: dict[str, Any] = {
+        "timestamp": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+        "duration": 0.0,
+        "code": status,
+        "message": message,
+    }
     if status >= 500:
         body["traceback"] = []
     return json_response(body, status)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.sandbox.faults import Fault, FaultPlan
 from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.middleware import RequestLog
-from cortexclient.sandbox.naming import names_for
+from cortexclient.sandbox.naming import RenamedExports, names_for
 from cortexclient.sandbox.server import LoopbackServer
 from cortexclient.sandbox.world import SANDBOX_TOKEN, Options, World
 
@@ -32,7 +32,7 @@ class Sandbox:
     spec : str, pathlib.Path or DatasetSpec, optional
         Dataset whose datastack, table and view names the server uses: a registered name, a YAML file, or a spec.
         Default: ``"sandbox"``, or the folder's own names where ``data`` is given.
-    data : str or pathlib.Path, optional
+    data : str, pathlib.Path or DataFolder, optional
         Data folder to serve (``docs/sandbox-data.md`` has the layout). Default: a synthetic cortex, built into the
         user cache when it is first needed.
     size : {"tiny", "small", "large"}
@@ -79,7 +79,7 @@ class Sandbox:
         self,
         spec: str | Path | DatasetSpec | None = None,
         *,
-        data: str | Path | None = None,
+        data: str | Path | DataFolder | None = None,
         size: str = "small",
         seed: int | None = None,
         port: int = 0,
@@ -97,24 +97,34 @@ class Sandbox:
         )
         if tokens is not None:
             options.tokens = dict(tokens)
-        self.spec: DatasetSpec | None = _resolve(spec, data)
-        if data is None:
-            folder = _cortex(size, seed)
-        else:
-            folder = data if isinstance(data, DataFolder) else DataFolder.open(data)
-        self.folder = folder
-        self.requests = RequestLog()
-        self._faults = FaultPlan.of(faults)
+        self._made_of = {"data": data, "size": size, "seed": seed}
+        self._start(_resolve(spec, data), options, port, RequestLog(), FaultPlan.of(faults))
+
+    def _start(
+        self,
+        spec: DatasetSpec | None,
+        options: Options,
+        port: int,
+        log: RequestLog,
+        faults: FaultPlan,
+        graph: Any = None,
+    ) -> None:
+        self.spec = spec
+        self.folder = _folder(spec, **self._made_of)
+        self.requests = log
+        self._faults = faults
         self._siblings: dict[str, Sandbox] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._open(World(folder, names_for(folder, self.spec), options), port)
+        self._renamed = RenamedExports(self.folder, names_for(self.folder, spec))
+        self._open(World(self.folder, names_for(self.folder, spec), options, graph=graph), port)
 
     def _open(self, world: World, port: int) -> None:
         from cortexclient.sandbox.app import build_app
         from cortexclient.sandbox.shared import announce
 
         self.world = world
+        world.exports_path = self._renamed.path
         self._server = LoopbackServer(port)
         world.base_url = self._server.url
         world.on_refuse(self._server.refuse)
@@ -122,6 +132,7 @@ class Sandbox:
             self._server.start(build_app(world, log=self.requests, faults=self._faults))
         except BaseException:
             self._server.close()
+            self._renamed.close()
             raise
         announce(self)
 
@@ -150,8 +161,7 @@ class Sandbox:
     @property
     def exports_path(self) -> str | None:
         """Cloud path of the static exports; None where the folder has none."""
-        exports = self.folder.file("exports")
-        return f"file://{exports.resolve()}" if exports.is_dir() else None
+        return self.world.exports_path
 
     @property
     def viewer_site(self) -> str:
@@ -206,11 +216,10 @@ class Sandbox:
         with self._lock:
             if spec.name not in self._siblings or self._siblings[spec.name].spec != spec:
                 sibling = object.__new__(Sandbox)
-                sibling.spec, sibling.folder = spec, self.folder
-                sibling.requests, sibling._faults = self.requests, self._faults
-                sibling._siblings, sibling._lock, sibling._closed = {}, threading.Lock(), False
-                names = names_for(self.folder, spec)
-                sibling._open(World(self.folder, names, self.world.options, graph=self.world.graph), 0)
+                sibling._made_of = self._made_of
+                # recorded data are the same for every spec and share their edits; a cortex lies in its spec's own frame
+                graph = self.world.graph if self._made_of["data"] is not None else None
+                sibling._start(spec, self.world.options, 0, self.requests, self._faults, graph)
                 self._siblings[spec.name] = sibling
             return self._siblings[spec.name]
 
@@ -256,6 +265,7 @@ class Sandbox:
         forget(self)
         self.world.closing.set()
         self._server.close()
+        self._renamed.close()
 
     def __enter__(self) -> Sandbox:
         return self
@@ -281,10 +291,19 @@ def _resolve(spec: str | Path | DatasetSpec | None, data: object) -> DatasetSpec
     return resolved
 
 
-def _cortex(size: str, seed: int | None) -> DataFolder:
-    from cortexclient.sandbox.build import build_cortex
+def _folder(
+    spec: DatasetSpec | None, data: str | Path | DataFolder | None, size: str, seed: int | None
+) -> DataFolder:
+    if isinstance(data, DataFolder):
+        return data
+    if data is not None:
+        return DataFolder.open(data)
+    from cortexclient.sandbox.build import DEFAULT_SEED, SIZES, build_cortex
 
-    return build_cortex(size) if seed is None else build_cortex(size, seed=seed)
+    for known in SIZES:
+        if known == size:
+            return build_cortex(spec, size=known, seed=DEFAULT_SEED if seed is None else seed)
+    raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
 
 
 def _plain_spec(sandbox: Sandbox) -> DatasetSpec:

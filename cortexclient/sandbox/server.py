@@ -74,11 +74,15 @@ class LoopbackServer:
             timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._run, name=f"cortexclient-sandbox-{self.port}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"cortexclient-sandbox-{self.port}", daemon=True
+        )
         self._thread.start()
         while not self._server.started:
             if not self._thread.is_alive():
-                raise RuntimeError(f"the sandbox's server on port {self.port} did not start") from self._failure
+                raise RuntimeError(
+                    f"the sandbox's server on port {self.port} did not start"
+                ) from self._failure
             time.sleep(0.002)
 
     def _run(self) -> None:
@@ -107,7 +111,9 @@ class LoopbackServer:
         backlog = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         backlog.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.close()
-        backlog.bind(("127.0.0.1", self.port))  # bound but not listening: the system refuses, and nobody else gets it
+        backlog.bind(
+            ("127.0.0.1", self.port)
+        )  # bound but not listening: the system refuses, and nobody else gets it
         for connection in list(self._server.server_state.connections):
             connection.shutdown()
         await asyncio.sleep(seconds)
@@ -115,7 +121,10 @@ class LoopbackServer:
             backlog.close()
             return
         create = listener._protocol_factory  # the factory that uvicorn made of its configuration
-        self._server.servers = [await asyncio.get_running_loop().create_server(create, sock=backlog, backlog=BACKLOG), *rest]
+        self._server.servers = [
+            await asyncio.get_running_loop().create_server(create, sock=backlog, backlog=BACKLOG),
+            *rest,
+        ]
         self._socket = backlog
 
     def close(self) -> None:
@@ -181,7 +190,11 @@ def _protocol() -> type[asyncio.Protocol]:
 def _join_workers() -> None:
     """Wait for the pool's threads: they end by themselves shortly after their loop has."""
     for thread in threading.enumerate():
-        if thread.name == "AnyIO worker thread" and getattr(thread, "loop", None) is not None and thread.loop.is_closed():
+        if (
+            thread.name == "AnyIO worker thread"
+            and getattr(thread, "loop", None) is not None
+            and thread.loop.is_closed()
+        ):
             thread.join(timeout=5)
 
 

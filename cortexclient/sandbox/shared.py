@@ -69,7 +69,9 @@ def shared_endpoint(address: str) -> Endpoint:
         return _ask(parts.port)
     size, dataset = parts.netloc or "small", parts.path.strip("/") or "sandbox"
     if size not in SIZES:
-        raise ValueError(f"{address!r} names no sandbox; write sandbox://SIZE with a size out of {', '.join(SIZES)}")
+        raise ValueError(
+            f"{address!r} names no sandbox; write sandbox://SIZE with a size out of {', '.join(SIZES)}"
+        )
     return _endpoint(shared_sandbox(size, dataset))
 
 

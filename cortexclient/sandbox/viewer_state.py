@@ -60,7 +60,9 @@ def neuron_state(world: World, root: int) -> dict[str, Any]:
             "segmentColors": {str(root): "#ffd24a"},
         }
     )
-    layers += [_annotations(side, synapses, resolution) for side in SIDES if any(s == side for s, _, _ in synapses)]
+    layers += [
+        _annotations(side, synapses, resolution) for side in SIDES if any(s == side for s, _, _ in synapses)
+    ]
     return {
         "dimensions": {axis: [float(size) * 1e-9, "m"] for axis, size in zip("xyz", resolution, strict=True)},
         "position": np.mean(points, axis=0).round(1).tolist() if points else [0, 0, 0],
@@ -81,7 +83,9 @@ def _annotations(side: str, synapses: list[tuple[str, int, list[float]]], resolu
         "source": {"url": "local://annotations", "transform": {"outputDimensions": dimensions}},
         "annotationColor": SIDES[side],
         "annotations": [
-            {"type": "point", "id": str(number), "point": position} for which, number, position in synapses if which == side
+            {"type": "point", "id": str(number), "point": position}
+            for which, number, position in synapses
+            if which == side
         ],
     }
 
@@ -104,13 +108,21 @@ def _synapses(world: World, root: int, resolution: Any) -> list[tuple[str, int, 
     scale = np.array([float(stored[f"voxel_resolution_{axis}"]) for axis in ("x", "y", "z")]) / resolution
     found: list[tuple[str, int, list[float]]] = []
     for side in SIDES:
-        part = rows[np.isin(rows[f"{side}_pt_supervoxel_id"].fillna(0).to_numpy(np.int64), mine)].head(MAX_SYNAPSES)
+        part = rows[np.isin(rows[f"{side}_pt_supervoxel_id"].fillna(0).to_numpy(np.int64), mine)].head(
+            MAX_SYNAPSES
+        )
         places = part[[f"ctr_pt_position_{axis}" for axis in ("x", "y", "z")]].to_numpy(np.float64) * scale
-        found += [(side, int(number), place.tolist()) for number, place in zip(part["id"], places, strict=True)]
+        found += [
+            (side, int(number), place.tolist()) for number, place in zip(part["id"], places, strict=True)
+        ]
     return found
 
 
 def _representative(world: World, root: int, resolution: Any) -> list[list[float]]:
     ids = world.graph.l2_ids(root)
     attributes = world.l2cache.get(ids, ["rep_coord_nm"]).values()
-    return [(np.array(row["rep_coord_nm"], np.float64) / resolution).tolist() for row in attributes if "rep_coord_nm" in row]
+    return [
+        (np.array(row["rep_coord_nm"], np.float64) / resolution).tolist()
+        for row in attributes
+        if "rep_coord_nm" in row
+    ]

@@ -113,6 +113,7 @@ class World:
         self.names = names
         self.options = options
         self.base_url = base_url
+        self.exports_path: str | None = None
         self.closing = threading.Event()
         self._stores: dict[str, Any] = {} if graph is None else {"graph": graph}
         self._lock = threading.RLock()

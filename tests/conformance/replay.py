@@ -114,7 +114,9 @@ class Replay:
         match = re.match(r"https?://127\.0\.0\.1:(\d+)(.*)", exchange["url"], re.DOTALL)
         assert match is not None, exchange["url"]
         port, path = int(match[1]), match[2]
-        headers = {key: value for key, value in exchange["request_headers"].items() if key.lower() not in _HOP}
+        headers = {
+            key: value for key, value in exchange["request_headers"].items() if key.lower() not in _HOP
+        }
         request = requests.Request(exchange["method"], f"http://127.0.0.1:{self._sandboxes[port].port}{path}")
         prepared = self._http.prepare_request(request)
         prepared.headers.clear()
@@ -151,4 +153,3 @@ def _request_body(exchange: dict[str, Any]) -> bytes | None:
     if isinstance(body, str) and body.startswith(("b'", 'b"')):  # a body that is no JSON was kept as its repr
         return body[2:-1].encode()
     return json.dumps(body).encode()
-

@@ -86,7 +86,10 @@ def test_synapses(cave: Any, recording: Recording, side: str, count: int, live: 
     equal = {"synapses_pni_2": {f"{side}_pt_root_id": ROOT}}
     if live:
         rows = cave.materialize.live_live_query(
-            "synapses_pni_2", cave.materialize.get_timestamp(1), filter_equal_dict=equal, desired_resolution=[1, 1, 1],
+            "synapses_pni_2",
+            cave.materialize.get_timestamp(1),
+            filter_equal_dict=equal,
+            desired_resolution=[1, 1, 1],
             log_warning=False,
         )
     else:
@@ -121,7 +124,9 @@ def test_level_2_graph(cave: Any, recording: Recording, graph: Recording) -> Non
     expected = graph.array("layers/graph/edges.npz")
     edges = np.asarray(cave.chunkedgraph.level2_chunk_graph(ROOT))
     assert len(edges) == 12_445
-    assert {tuple(sorted(edge)) for edge in edges.tolist()} == {tuple(sorted(edge)) for edge in expected.tolist()}
+    assert {tuple(sorted(edge)) for edge in edges.tolist()} == {
+        tuple(sorted(edge)) for edge in expected.tolist()
+    }
     assert bool(cave.chunkedgraph.is_latest_roots([ROOT])[0])
 
 
@@ -132,7 +137,11 @@ def test_level_2_attributes(cave: Any, recording: Recording) -> None:
     for number, row in nodes.iterrows():
         got = found[str(number)]
         assert got["rep_coord_nm"] == [row["rep_coord_nm_x"], row["rep_coord_nm_y"], row["rep_coord_nm_z"]]
-        assert (got["size_nm3"], got["area_nm2"], got["max_dt_nm"]) == (row["size_nm3"], row["area_nm2"], row["max_dt_nm"])
+        assert (got["size_nm3"], got["area_nm2"], got["max_dt_nm"]) == (
+            row["size_nm3"],
+            row["area_nm2"],
+            row["max_dt_nm"],
+        )
         assert ("pca_val" in got) == (row["pca_val"] is not None)
 
 
@@ -208,9 +217,16 @@ def test_skeleton_service_recording(shared_data: Path, tmp_path: Path) -> None:
             ).sort_values("id")
             assert rows["id"].tolist() == expected["id"].tolist()
             assert len(rows) == count
-            for name in ("pre_pt_root_id", "post_pt_root_id", "pre_pt_supervoxel_id", "post_pt_supervoxel_id"):
+            for name in (
+                "pre_pt_root_id",
+                "post_pt_root_id",
+                "pre_pt_supervoxel_id",
+                "post_pt_supervoxel_id",
+            ):
                 assert rows[name].astype("int64").tolist() == expected[name].tolist()
-            l2 = client.chunkedgraph.get_roots(expected[f"{side}_pt_supervoxel_id"].to_numpy(np.uint64), stop_layer=2)
+            l2 = client.chunkedgraph.get_roots(
+                expected[f"{side}_pt_supervoxel_id"].to_numpy(np.uint64), stop_layer=2
+            )
             assert l2.tolist() == expected[f"{side}_pt_l2_id"].tolist()
         assert len(client.chunkedgraph.level2_chunk_graph(SERVICE_ROOT)) == 30_352
     clear_client_caches()

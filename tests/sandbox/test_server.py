@@ -75,7 +75,9 @@ def test_static_files(least: Sandbox) -> None:
     part = requests.get(f"{base}/7:0:0-64_0-64", headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
     assert part.headers["content-range"] == "bytes 10-19/200"
-    assert requests.get(f"{base}/7:0:0-64_0-64", headers={"Range": "bytes=-5"}).content == bytes(range(195, 200))
+    assert requests.get(f"{base}/7:0:0-64_0-64", headers={"Range": "bytes=-5"}).content == bytes(
+        range(195, 200)
+    )
     assert requests.get(f"{base}/7:0:0-64_0-64", headers={"Range": "bytes=400-"}).status_code == 416
     assert requests.get(f"{base}/nothing").status_code == 404
     assert requests.get(f"{least.url}/precomputed/..%2fdatastack_info.json").status_code == 404
@@ -145,7 +147,9 @@ def test_a_taken_port_is_said(least: Sandbox, folder: Path) -> None:
 def test_endpoint_of_a_running_sandbox(least: Sandbox) -> None:
     endpoint = shared_endpoint(f"sandbox://127.0.0.1:{least.port}")
     assert endpoint == (least.url, least.token, None, least.viewer_site)
-    code = "import sys; from cortexclient.sandbox import shared_endpoint; print(*shared_endpoint(sys.argv[1]))"
+    code = (
+        "import sys; from cortexclient.sandbox import shared_endpoint; print(*shared_endpoint(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", code, f"sandbox://127.0.0.1:{least.port}"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert told.split() == [least.url, least.token, "None", least.viewer_site]
@@ -171,14 +175,26 @@ sandbox.close()
 os.write(writing, b"x")
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    told = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60)
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60
+    )
     assert told.stdout.strip() == "0", told.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_command_ends_cleanly(folder: Path, number: signal.Signals) -> None:
     code = "import sys; from cortexclient.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "sandbox", "serve", "--data", str(folder), "--fault", "503@/precomputed"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "sandbox",
+        "serve",
+        "--data",
+        str(folder),
+        "--fault",
+        "503@/precomputed",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = dict(process.stdout.readline().split(maxsplit=1) for _ in range(3))

@@ -59,5 +59,9 @@ def convert_cell(
     from cortexclient.sandbox.convert.readers import read_cell
     from cortexclient.sandbox.convert.writer import write_cell
 
-    body: dict[str, Any] = info if isinstance(info, dict) else json.loads(Path(info).read_text(encoding="utf-8"))
-    return write_cell(read_cell(Path(source), None if graph is None else Path(graph)), Path(destination), body)
+    body: dict[str, Any] = (
+        info if isinstance(info, dict) else json.loads(Path(info).read_text(encoding="utf-8"))
+    )
+    return write_cell(
+        read_cell(Path(source), None if graph is None else Path(graph)), Path(destination), body
+    )

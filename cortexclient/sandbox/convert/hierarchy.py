@@ -70,17 +70,25 @@ def write_graph(cell: Cell, folder: Path, info: dict[str, Any]) -> None:
     _write_nodes(out, layout, nodes, above)
     _write_supervoxels(out, layout, supervoxels, parents)
     edges = cell.l2_edges
-    columns = {"root_id": np.full(len(edges), cell.root_id, np.int64), "l2_id_1": edges[:, 0], "l2_id_2": edges[:, 1]}
+    columns = {
+        "root_id": np.full(len(edges), cell.root_id, np.int64),
+        "l2_id_1": edges[:, 0],
+        "l2_id_2": edges[:, 1],
+    }
     pq.write_table(pa.table(columns), out / "l2_edges.parquet")
     empty = {name: pa.array([], pa.int64()) for name in ("parent_root", "child_root", "operation_id")}
-    pq.write_table(pa.table({**empty, "time": pa.array([], pa.timestamp("us", "UTC"))}), out / "lineage.parquet")
+    pq.write_table(
+        pa.table({**empty, "time": pa.array([], pa.timestamp("us", "UTC"))}), out / "lineage.parquet"
+    )
     (out / "operations.json").write_text("[]", encoding="utf-8")
 
 
 def _raw_scales(info: dict[str, Any]) -> list[dict[str, Any]]:
     """Scales without the compression of their chunks, of which a recording has none."""
     drop = {"compressed_segmentation_block_size", "locked"}
-    return [{**{k: v for k, v in scale.items() if k not in drop}, "encoding": "raw"} for scale in info["scales"]]
+    return [
+        {**{k: v for k, v in scale.items() if k not in drop}, "encoding": "raw"} for scale in info["scales"]
+    ]
 
 
 def _supervoxels(cell: Cell) -> tuple[Ids, Ids]:
@@ -89,15 +97,23 @@ def _supervoxels(cell: Cell) -> tuple[Ids, Ids]:
     supervoxels = np.concatenate([rows[f"{side}_pt_supervoxel_id"].to_numpy(np.int64) for side in SIDES])
     above = np.concatenate(
         [
-            np.where(rows[f"{side}_pt_l2_id"] > 0, rows[f"{side}_pt_l2_id"], rows[f"{side}_pt_root_id"]).astype(np.int64)
+            np.where(
+                rows[f"{side}_pt_l2_id"] > 0, rows[f"{side}_pt_l2_id"], rows[f"{side}_pt_root_id"]
+            ).astype(np.int64)
             for side in SIDES
         ]
     )
     known = (supervoxels > 0) & (above > 0)
     supervoxels, above = supervoxels[known], above[known]
-    order = np.lexsort((above, supervoxels))  # a level-2 id sorts before a root: the cell's own knowledge wins
+    order = np.lexsort(
+        (above, supervoxels)
+    )  # a level-2 id sorts before a root: the cell's own knowledge wins
     supervoxels, above = supervoxels[order], above[order]
-    first = np.concatenate([[True], supervoxels[1:] != supervoxels[:-1]]) if len(supervoxels) else np.empty(0, bool)
+    first = (
+        np.concatenate([[True], supervoxels[1:] != supervoxels[:-1]])
+        if len(supervoxels)
+        else np.empty(0, bool)
+    )
     clash = ~first & (above != above[np.maximum.accumulate(np.where(first, np.arange(len(first)), 0))])
     if clash.any() and (above[clash] >> 56 == 2).any():
         raise ValueError(f"supervoxel {supervoxels[clash][0]} of {cell.root_id} has two level-2 ids")
@@ -118,7 +134,9 @@ def _write_nodes(out: Path, layout: _Layout, nodes: Ids, above: Ids) -> None:
     order = np.lexsort((nodes, above))
     lows = np.searchsorted(above[order], everything, side="left")
     highs = np.searchsorted(above[order], everything, side="right")
-    children = [nodes[order][low:high].tolist() for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
+    children = [
+        nodes[order][low:high].tolist() for low, high in zip(lows.tolist(), highs.tolist(), strict=True)
+    ]
     count = len(everything)
     begun = pa.array([BEGINNING] * count, pa.timestamp("us", "UTC"))
     columns = {

@@ -33,7 +33,9 @@ def write_cell(cell: Cell, destination: Path, info: dict[str, Any]) -> DataFolde
     """Write a cell into a folder; see :func:`cortexclient.sandbox.convert.convert_cell`."""
     layers = int(info["graph"]["n_layers"])
     if cell.root_id >> 56 != layers:
-        raise ValueError(f"root {cell.root_id} is of layer {cell.root_id >> 56}, but the info has {layers} layers")
+        raise ValueError(
+            f"root {cell.root_id} is of layer {cell.root_id >> 56}, but the info has {layers} layers"
+        )
     destination.mkdir(parents=True, exist_ok=True)
     _write_info(cell, destination)
     _write_tables(cell, destination)
@@ -123,7 +125,10 @@ def _write_tables(cell: Cell, folder: Path) -> None:
     for point in POINTS:
         columns |= {name: values for name, values in voxels.items() if name.startswith(point)}
         if point != "ctr_pt":
-            columns |= {f"{point}_{what}": rows[f"{point}_{what}"].to_numpy(np.int64) for what in ("supervoxel_id", "root_id")}
+            columns |= {
+                f"{point}_{what}": rows[f"{point}_{what}"].to_numpy(np.int64)
+                for what in ("supervoxel_id", "root_id")
+            }
     columns["size"] = rows["size"].to_numpy(np.float64)
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
@@ -196,8 +201,12 @@ def _write_l2cache(cell: Cell, folder: Path) -> None:
         **{name: l2[name].to_numpy(np.int64) for name in ("size_nm3", "area_nm2", "max_dt_nm")},
         "mean_dt_nm": l2["mean_dt_nm"].to_numpy(np.float64),
         "pca": [value if ok else None for value, ok in zip(pca.tolist(), known, strict=True)],
-        "pca_val": [[float(x) for x in value] if ok else None for value, ok in zip(l2["pca_val"], known, strict=True)],
-        "chunk_intersect_count": [[[float(x) for x in row] for row in value] for value in l2["chunk_intersect_count"]],
+        "pca_val": [
+            [float(x) for x in value] if ok else None for value, ok in zip(l2["pca_val"], known, strict=True)
+        ],
+        "chunk_intersect_count": [
+            [[float(x) for x in row] for row in value] for value in l2["chunk_intersect_count"]
+        ],
     }
     pq.write_table(pa.table(columns), folder / "l2cache.parquet")
 
@@ -237,7 +246,10 @@ def _write_mesh(
     meshes = folder / "precomputed" / "seg" / str(info["mesh"])
     meshes.mkdir(parents=True, exist_ok=True)
     (meshes / name).write_bytes(body)
-    _json(meshes / "info", {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": info["graph"]["chunk_size"]})
+    _json(
+        meshes / "info",
+        {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": info["graph"]["chunk_size"]},
+    )
     pd.DataFrame({"node_id": np.array([cell.root_id], np.int64), "fragment": [name]}).to_parquet(
         folder / "meshes.parquet", index=False
     )
@@ -272,7 +284,12 @@ SYNAPSE_SCHEMA: dict[str, Any] = {
                 "ctr_pt": _point("SpatialPoint", 1, "central point"),
                 "post_pt": _point("BoundSpatialPoint", 2, "a point in the postsynaptic compartment"),
                 "pre_pt": _point("BoundSpatialPoint", 0, "a point in the presynaptic compartment"),
-                "size": {"title": "size", "type": ["number", "null"], "format": "float", "description": "size of synapse"},
+                "size": {
+                    "title": "size",
+                    "type": ["number", "null"],
+                    "format": "float",
+                    "description": "size of synapse",
+                },
                 "valid": {
                     "title": "valid",
                     "type": ["boolean", "null"],

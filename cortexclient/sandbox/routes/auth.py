@@ -91,7 +91,9 @@ class Authorize:
         if header is not None:
             if not header.startswith("Bearer "):
                 return self._unauthorized(
-                    400, "bad_auth_header", "Authorization header must begin with 'Bearer'",
+                    400,
+                    "bad_auth_header",
+                    "Authorization header must begin with 'Bearer'",
                     ', error="invalid_request", error_description="Header must begin with \'Bearer\'"',
                 )
             token = header.removeprefix("Bearer ")
@@ -103,7 +105,9 @@ class Authorize:
         user = self.world.access.user(token)
         if user is None:
             return self._unauthorized(
-                401, "invalid_token", "Unauthorized - Token is Invalid or Expired",
+                401,
+                "invalid_token",
+                "Unauthorized - Token is Invalid or Expired",
                 ', error="invalid_token", error_description="Invalid/Expired Token"',
             )
         return user
@@ -135,7 +139,8 @@ class Authorize:
                 if says_dataset:
                     data["auth_dataset"] = None
                 return _refuse(
-                    400, {"error": "invalid_table_id", "message": "Invalid table_id for service", "data": data}
+                    400,
+                    {"error": "invalid_table_id", "message": "Invalid table_id for service", "data": data},
                 )
             if _SUPERADMIN.match(path) and not user.admin:
                 return _Refusal(403, b"Requires superadmin privilege.", HTML)
@@ -156,7 +161,11 @@ class Authorize:
                     {
                         "error": "missing_tos",
                         "message": "Need to accept Terms of Service to access resource.",
-                        "data": {"tos_id": dataset.terms_id, "tos_name": dataset.terms_name, "tos_form_url": form},
+                        "data": {
+                            "tos_id": dataset.terms_id,
+                            "tos_name": dataset.terms_name,
+                            "tos_form_url": form,
+                        },
                     },
                 )
             return None

@@ -39,13 +39,12 @@ def routes(world: World) -> list[BaseRoute]:
         return HTMLResponse(_page(world))
 
     def about(_: Request) -> Response:
-        exports = world.folder.file("exports")
         return json_response(
             {
                 "url": world.base_url,
                 "datastack": world.names.datastack,
                 "token": next(iter(world.options.tokens), None),
-                "exports_path": f"file://{exports.resolve()}" if exports.is_dir() else None,
+                "exports_path": world.exports_path,
                 "viewer_site": world.viewer_site,
             }
         )
@@ -83,7 +82,8 @@ def _neurons(world: World) -> str:
     if not roots:
         return ""
     links = "".join(
-        f'<a class="go" href="{world.viewer_site}#!{world.base_url}/viewer/neuron/{root}.json">{root}</a>' for root in roots
+        f'<a class="go" href="{world.viewer_site}#!{world.base_url}/viewer/neuron/{root}.json">{root}</a>'
+        for root in roots
     )
     return f"<h2>Look at a neuron in Neuroglancer</h2><p>{links}</p>"
 
@@ -93,7 +93,11 @@ def _versions(world: World) -> str:
         f"<tr><td>{row['version']}</td><td>{escape(str(row['time_stamp']))}</td><td>{escape(str(row.get('status', '')))}</td></tr>"
         for row in world.folder.versions
     )
-    return f"<h2>Versions</h2><table><tr><th>version</th><th>timestamp (UTC)</th><th>status</th></tr>{rows}</table>" if rows else ""
+    return (
+        f"<h2>Versions</h2><table><tr><th>version</th><th>timestamp (UTC)</th><th>status</th></tr>{rows}</table>"
+        if rows
+        else ""
+    )
 
 
 def _tables(world: World) -> str:
@@ -108,7 +112,9 @@ def _tables(world: World) -> str:
         link = f"{world.base_url}/materialize/api/v3/datastack/{world.names.datastack}/version/{newest}/table/{public}/metadata"
         shown = f'<a href="{link}">{public}</a>' if newest is not None else public
         text = escape(str(row.get("description") or ""))
-        rows.append(f'<tr><td>{shown}</td><td>{escape(row["schema_type"])}</td><td class="n">{"" if count is None else f"{count:,}"}</td><td>{text}</td></tr>')
+        rows.append(
+            f'<tr><td>{shown}</td><td>{escape(row["schema_type"])}</td><td class="n">{"" if count is None else f"{count:,}"}</td><td>{text}</td></tr>'
+        )
     if not rows:
         return ""
     head = "<tr><th>table</th><th>schema</th><th>rows</th><th>description</th></tr>"
@@ -127,7 +133,10 @@ def _services(world: World) -> str:
         "annotation": f"/annotation/api/v2/aligned_volume/{names.aligned_volume}/table",
         "image": "/precomputed/img/info",
     }
-    rows = "".join(f'<tr><td>{title}</td><td><a href="{path}"><code>{path}</code></a></td></tr>' for title, path in links.items())
+    rows = "".join(
+        f'<tr><td>{title}</td><td><a href="{path}"><code>{path}</code></a></td></tr>'
+        for title, path in links.items()
+    )
     return f"<h2>Services</h2><table>{rows}</table>"
 
 
@@ -140,6 +149,8 @@ def _datasets() -> str:
         spec = registry.get_spec(name)
         title = escape(spec.title)
         link = f'<a href="{escape(str(spec.documentation))}">{title}</a>' if spec.documentation else title
-        rows.append(f"<tr><td><code>{escape(name)}</code></td><td>{link}</td><td><code>cortexclient sandbox serve --spec {escape(name)}</code></td></tr>")
+        rows.append(
+            f"<tr><td><code>{escape(name)}</code></td><td>{link}</td><td><code>cortexclient sandbox serve --spec {escape(name)}</code></td></tr>"
+        )
     head = "<tr><th>dataset</th><th></th><th>serve it here</th></tr>"
     return f"<h2>Datasets</h2><table>{head}{''.join(rows)}</table>"

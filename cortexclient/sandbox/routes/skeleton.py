@@ -169,7 +169,9 @@ class _Service:
         for root in roots:
             problem = self.store.problem(root)
             if problem is not None:
-                answer[str(root)] = "invalid_layer_rid" if root >> 56 != self.world.graph.n_layers else "invalid_rid"
+                answer[str(root)] = (
+                    "invalid_layer_rid" if root >> 56 != self.world.graph.n_layers else "invalid_rid"
+                )
             elif self.store.exists(root):
                 answer[str(root)] = self._hex(root, version, form)
             else:

@@ -117,7 +117,9 @@ def routes(world: World) -> list[BaseRoute]:
                     yield message
                 await asyncio.sleep(POLL_SECONDS)
 
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return StreamingResponse(
+            stream(), media_type="text/event-stream", headers={"cache-control": "no-cache"}
+        )
 
     async def action(request: Request) -> Response:
         body = await request.body()

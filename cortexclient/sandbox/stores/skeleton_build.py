@@ -57,7 +57,12 @@ def skeletonize(
     order = np.argsort(l2_ids)
     index = order[np.searchsorted(l2_ids[order], edges)] if len(edges) else edges
     if len(l2_ids) == 1 or not len(edges):
-        vertices, tree, mapping, top = points[:1], np.empty((0, 2), np.int64), np.zeros(len(l2_ids), np.int64), 0
+        vertices, tree, mapping, top = (
+            points[:1],
+            np.empty((0, 2), np.int64),
+            np.zeros(len(l2_ids), np.int64),
+            0,
+        )
     else:
         vertices, tree, mapping, top = _pcg_skeleton(points, index, soma)
     compartment = np.full(len(vertices), DENDRITE, np.int64)
@@ -97,7 +102,11 @@ def _pcg_skeleton(
 
 
 def _radius(
-    vertices: NDArray[np.float64], tree: NDArray[np.int64], top: int, mapping: NDArray[np.int64], volumes: NDArray[np.float64]
+    vertices: NDArray[np.float64],
+    tree: NDArray[np.int64],
+    top: int,
+    mapping: NDArray[np.int64],
+    volumes: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Radius of each unbranched stretch, nm: of a cylinder of its volume and length; of a sphere for the one at the root.
 

@@ -17,7 +17,16 @@ BYTES = "application/octet-stream"
 LATEST = 4
 # -1 stands for the newest, 0 for what Neuroglancer gets
 VERSIONS = (-1, 0, 1, 2, 3, 4)
-FORMATS = ("flatdict", "json", "jsoncompressed", "arrays", "arrayscompressed", "swc", "swccompressed", "precomputed")
+FORMATS = (
+    "flatdict",
+    "json",
+    "jsoncompressed",
+    "arrays",
+    "arrayscompressed",
+    "swc",
+    "swccompressed",
+    "precomputed",
+)
 
 
 def real_version(version: int) -> int:
@@ -74,7 +83,9 @@ def encode(flat: dict[str, Any], version: int, form: str, swc: str | None = None
         return _maybe_packed(_json_form(flat), form)
     if form in {"arrays", "arrayscompressed"}:
         properties = {"compartment": flat["compartment"], "radius": flat["radius"]}
-        return _maybe_packed({"vertices": flat["vertices"], "vertex_properties": properties, "edges": flat["edges"]}, form)
+        return _maybe_packed(
+            {"vertices": flat["vertices"], "vertex_properties": properties, "edges": flat["edges"]}, form
+        )
     if form in {"swc", "swccompressed"}:
         text = (swc if swc is not None else to_swc(flat)).encode()
         return (text, BYTES) if form == "swc" else (gzip.compress(text, mtime=0), BYTES)
@@ -114,7 +125,9 @@ def to_swc(flat: dict[str, Any]) -> str:
         x, y, z = tree.vertices[old] / 1000
         parent = int(tree.parents[old])
         before = int(place[parent]) if parent >= 0 else -1
-        lines.append(f"{new} {int(flat['compartment'][old])} {x:.3f} {y:.3f} {z:.3f} {flat['radius'][old] / 1000:.3f} {before}")
+        lines.append(
+            f"{new} {int(flat['compartment'][old])} {x:.3f} {y:.3f} {z:.3f} {flat['radius'][old] / 1000:.3f} {before}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -25,7 +25,9 @@ class Tree:
         for vertex in self.order:
             parent = self.parents[vertex]
             if parent >= 0:
-                self.distance[vertex] = self.distance[parent] + np.linalg.norm(self.vertices[vertex] - self.vertices[parent])
+                self.distance[vertex] = self.distance[parent] + np.linalg.norm(
+                    self.vertices[vertex] - self.vertices[parent]
+                )
                 self.hops[vertex] = self.hops[parent] + 1
         self.children = np.bincount(self.parents[self.parents >= 0], minlength=len(self.vertices))
 

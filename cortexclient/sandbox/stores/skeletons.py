@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["SkeletonError", "SkeletonStore"]
 
 REFUSAL = "Problematic root id: {root} is in the refusal list."
-LEVEL = (
-    "Invalid root id: {root} (perhaps this is an id corresponding to a different level of the PCG, e.g., a supervoxel id)"
-)
+LEVEL = "Invalid root id: {root} (perhaps this is an id corresponding to a different level of the PCG, e.g., a supervoxel id)"
 UNKNOWN = "Invalid root id: {root} (perhaps it doesn't exist; the error is unclear)"
 NOT_READY = "Some chunk indices are not yet computed"
 
@@ -121,7 +119,9 @@ class SkeletonStore:
         document = json.loads(gzip.decompress(path.read_bytes()))
         if "answers" in document:  # a recording of the real service: one entry for each format
             document = {
-                answer["format"]: answer["body"]["value"] for answer in document["answers"] if answer["status"] == 200
+                answer["format"]: answer["body"]["value"]
+                for answer in document["answers"]
+                if answer["status"] == 200
             }
         if "swccompressed" in document:
             self._swc[root] = document["swccompressed"]
@@ -166,5 +166,6 @@ def _soma(world: World, root: int) -> list[float] | None:
     stored = world.folder.tables["annotation_tables"]
     sizes = next(row for row in stored if row["table_name"] == table)
     return [
-        float(mine[f"pt_position_{axis}"].iloc[0]) * float(sizes[f"voxel_resolution_{axis}"]) for axis in ("x", "y", "z")
+        float(mine[f"pt_position_{axis}"].iloc[0]) * float(sizes[f"voxel_resolution_{axis}"])
+        for axis in ("x", "y", "z")
     ]
