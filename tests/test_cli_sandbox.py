@@ -1,0 +1,194 @@
+"""The commands at work, each against the sandbox."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from cortexclient.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY = ["--server", "sandbox://tiny"]
+
+
+def run(*words: str) -> None:
+    assert main([*words, *TINY]) == 0
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    """What a command printed, as a table."""
+
+    def read(*words: str) -> pd.DataFrame:
+        capsys.readouterr()
+        run(*words)
+        return pd.read_csv(io.StringIO(capsys.readouterr().out))
+
+    return read
+
+
+@pytest.fixture
+def root(printed: Any) -> str:
+    cells = printed("query", "sandbox", "nucleus_detection", "--limit", "6")
+    roots = printed("cell-id-to-root-id", "sandbox", *map(str, cells["id"]))
+    return str(roots.loc[roots["root_id"] > 0, "root_id"].iloc[0])
+
+
+def test_demo_does_the_whole_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "demo.png"
+    run("demo", "--out", str(picture))
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    for step in (
+        "connect",
+        "tables",
+        "cells",
+        "synapses",
+        "skeleton",
+        "mesh",
+        "export",
+        "link",
+        "picture",
+        "done",
+    ):
+        assert any(line.startswith(step) for line in lines), f"{step} is missing in\n{captured.out}"
+    assert "not available" not in captured.out
+    assert "http://127.0.0.1" in captured.out
+    assert picture.stat().st_size > 50_000
+
+
+def test_demo_on_a_chosen_neuron(tmp_path: Path, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("demo", "--root-id", root, "--out", str(tmp_path / "demo.png"))
+    assert f"neuron {root} is cell" in capsys.readouterr().out
+
+
+def test_demo_of_a_root_that_does_not_exist_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--root-id", "12345", "--out", str(tmp_path / "demo.png"), *TINY]) == 1
+    assert capsys.readouterr().err.count("error: ") == 1
+    assert not (tmp_path / "demo.png").exists()
+
+
+def test_tables_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    run("tables", "sandbox")
+    listed = capsys.readouterr().out.split()
+    assert {"nucleus_detection", "cell_types", "nucleus_lookup"} <= set(listed)
+    run("versions", "sandbox")
+    states = [line.split("\t")[2] for line in capsys.readouterr().out.splitlines()]
+    assert states.count("current") == 1
+    assert "expired" in states
+
+
+def test_query_filters_and_writes(printed: Any, tmp_path: Path) -> None:
+    everything = printed("query", "sandbox", "nucleus_detection")
+    ids = everything["id"].head(2).tolist()
+    some = printed("query", "sandbox", "nucleus_detection", "--where", f"id={ids[0]},{ids[1]}")
+    assert some["id"].tolist() == ids
+    out = tmp_path / "nuclei.parquet"
+    run("query", "sandbox", "nucleus_detection", "--out", str(out))
+    written = pd.read_parquet(out)
+    assert written["pt_root_id"].tolist() == everything["pt_root_id"].tolist()
+    assert {"pt_position_x", "pt_position_y", "pt_position_z"} <= set(written.columns)
+
+
+def test_ids_there_and_back(printed: Any, root: str) -> None:
+    cell = printed("root-id-to-cell-id", "sandbox", root, root)
+    assert cell["cell_id"].nunique() == 1
+    assert len(cell) == 2
+    back = printed("cell-id-to-root-id", "sandbox", str(cell["cell_id"].iloc[0]))
+    assert str(back["root_id"].iloc[0]) == root
+
+
+def test_synapses_of_both_sides(printed: Any, root: str) -> None:
+    both = printed("synapses", "sandbox", root)
+    pre = printed("synapses", "sandbox", root, "--pre")
+    post = printed("synapses", "sandbox", root, "--post")
+    assert len(both) == len(pre) + len(post)
+    assert set(pre["pre_pt_root_id"]) <= {int(root)}
+    assert set(post["post_pt_root_id"]) <= {int(root)}
+
+
+def test_level2_ids(printed: Any, root: str) -> None:
+    ids = printed("l2-ids", "sandbox", root)
+    attributes = printed("l2-ids", "sandbox", root, "--attributes")
+    assert ids["l2_id"].is_unique
+    assert len(attributes) == len(ids)
+
+
+def test_latest_roots(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    run("latest-roots", "sandbox", root)
+    old, new = capsys.readouterr().out.split()
+    assert old == root
+    assert int(new) > 0
+
+
+def test_skeleton_as_swc_is_a_tree_in_um(tmp_path: Path, root: str) -> None:
+    out = tmp_path / "neuron.swc"
+    run("skeleton", "sandbox", root, "--out", str(out), "--transform", "rigid")
+    rows = [line.split() for line in out.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    numbers = [int(row[0]) for row in rows]
+    parents = [int(row[6]) for row in rows]
+    assert numbers == list(range(1, len(rows) + 1))
+    assert parents.count(-1) == 1
+    assert all(parent < number for number, parent in zip(numbers, parents, strict=True))
+    depths = [float(row[3]) for row in rows]
+    assert -100 < min(depths) < max(depths) < 2000
+
+
+def test_skeleton_as_meshwork_and_mesh(tmp_path: Path, root: str) -> None:
+    from meshparty import meshwork
+
+    run("skeleton", "sandbox", root, "--out", str(tmp_path / "neuron.h5"))
+    assert "post_syn" in meshwork.load_meshwork(str(tmp_path / "neuron.h5")).anno.table_names
+    for ending in ("ply", "obj"):
+        run("mesh", "sandbox", root, "--out", str(tmp_path / f"neuron.{ending}"))
+        assert (tmp_path / f"neuron.{ending}").stat().st_size > 1000
+
+
+def test_exports(printed: Any) -> None:
+    available = printed("exports", "sandbox")
+    first = available.iloc[0]
+    table = printed("export", "sandbox", str(first["name"]), str(first["version"]))
+    assert len(table.columns) > 1
+
+
+def test_link_and_plot(tmp_path: Path, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    run("link", "sandbox", root, "--synapses")
+    assert capsys.readouterr().out.startswith("http://127.0.0.1")
+    for out in ("neuron.png", "neuron.pdf"):
+        run("plot", "sandbox", root, "--out", str(tmp_path / out))
+        assert (tmp_path / out).stat().st_size > 10_000
+
+
+def test_as_a_program_with_pipes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; from cortexclient.cli import main; sys.exit(main())"]
+    query = subprocess.run(
+        [*command, "query", "sandbox", "nucleus_detection", "--limit", "3", *TINY],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=tmp_path,
+    )
+    ids = [line.split(",")[0] for line in query.stdout.splitlines()[1:]]
+    roots = subprocess.run(
+        [*command, "cell-id-to-root-id", "sandbox", "-", *TINY],
+        input="\n".join(ids),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert [line.split(",")[0] for line in roots.stdout.splitlines()[1:]] == ids
+    assert list(tmp_path.iterdir()) == []
