@@ -51,7 +51,7 @@ def count_connections(
         for batch in batches
     ]
     for answer in gather(session, requests, description="connections"):
-        frame = present(answer.table, None, live=answer.live)
+        frame = present(answer.table, None)
         frames.append(_as_edges(frame, name, size) if edges is not None else frame)
     return _sum_up(frames, counted=edges is not None, size=size)
 

@@ -133,7 +133,7 @@ def _one_frame(answers: list[Answer], reference: Reference) -> pd.DataFrame:
     from cortexclient.session.query.frames import combine
 
     table = combine([answer.table for answer in answers]) if len(answers) > 1 else answers[0].table
-    frame = present(table, answers[0].factor, live=answers[0].live)
+    frame = present(table, answers[0].factor)
     if reference.key not in frame.columns:
         raise InvalidQueryError(
             f"{reference.name!r} has no column {reference.key!r} that could refer to synapses; it has "

@@ -195,7 +195,7 @@ class SynapsesService:
                 "%d of the root ids were not valid at %s and so have no synapses there (the first is %d); "
                 "latest_roots() and latest_valid_timestamp() tell what became of them",
                 len(stale),
-                moment,
+                at.isoformat(),
                 stale[0],
             )
         return {"stale_root_ids": stale.tolist()}
@@ -314,4 +314,4 @@ def _together(answers: list[Answer], *, omit_self: bool) -> pd.DataFrame:
             keep = keep[pre.to_numpy()[keep] != post.to_numpy()[keep]]
     if len(keep) != len(ids) or not bool((keep[1:] > keep[:-1]).all()):
         table = table.take(pa.array(keep))
-    return present(table, first.factor, live=first.live)
+    return present(table, first.factor)

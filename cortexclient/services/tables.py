@@ -61,7 +61,7 @@ class TableQuery:
         select_columns : sequence of str, optional
             Columns wanted (a point's name stands for its three columns). Default: all.
         offset : int, optional
-            Rows to leave out at the beginning, in order of ids.
+            Rows to leave out at the beginning, in order of ids. Servers keep no order, so the whole answer is read.
         limit : int, optional
             Most rows wanted. Without it the answer is complete.
         split_positions : bool

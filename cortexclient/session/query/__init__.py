@@ -170,7 +170,8 @@ def _question(
         resolution=None
         if request.resolution is None or info.units
         else tuple(map(float, request.resolution)),
-        limit=None if request.limit is None else request.limit + (request.offset or 0),
+        # rows after an offset are only defined in the order of ids, which no service keeps: the whole is asked for
+        limit=request.limit if request.offset is None else None,
         random_sample=request.random_sample,
         version=version,
         timestamp=timestamp if version is None else None,

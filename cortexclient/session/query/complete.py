@@ -76,6 +76,7 @@ class Part:
     span: Range = Range()
     key: tuple[str, str] | None = None
     ledgers: tuple[Ledger, ...] = ()
+    cap: int = 1
 
     @property
     def key_column(self) -> tuple[str, str]:
@@ -211,8 +212,9 @@ def fetch_all(
         for _ in range(MOST_WAVES):
             if not waiting:
                 break
-            outcomes = session.map(lambda part: _ask_part(session, part, bar), waiting)
-            waiting = []
+            now, waiting = _next_wave(waiting, questions, done)
+            outcomes = session.map(lambda part: _ask_part(session, part, bar), now)
+            bar.grow(sum(len(outcome.parts) for outcome in outcomes))
             for outcome in outcomes:
                 number = outcome.part.number
                 requests[number] += outcome.requests
@@ -222,11 +224,31 @@ def fetch_all(
                     ledgers |= {id(ledger): ledger for ledger in part.ledgers}
                 if not _enough(questions[number], done[number]):
                     waiting.extend(outcome.parts)
-            bar.grow(len(waiting))
+            waiting = [part for part in waiting if not _enough(questions[part.number], done[part.number])]
     if waiting:
         raise IncompleteResultError(_gave_up(waiting[0].question))
     _check(questions, done, list(ledgers.values()))
     return [Harvest(_in_order(outcomes), count) for outcomes, count in zip(done, requests, strict=True)]
+
+
+def _next_wave(
+    waiting: list[Part], questions: Sequence[Question], done: list[list[Outcome]]
+) -> tuple[list[Part], list[Part]]:
+    """Choose the parts to ask now: all, but of a question with a limit only as many as will fill it."""
+    room: dict[int, int] = {}
+    now, later = [], []
+    for part in waiting:
+        limit = questions[part.number].limit
+        if limit is None:
+            now.append(part)
+            continue
+        if part.number not in room:
+            rows = [o.reply.table.num_rows for o in done[part.number] if o.reply is not None]
+            size = max([1, part.cap, *rows])
+            room[part.number] = max(1, math.ceil((limit - sum(rows)) / size))
+        (now if room[part.number] > 0 else later).append(part)
+        room[part.number] -= 1
+    return now, later
 
 
 def _pieces(question: Question) -> int:
@@ -292,6 +314,7 @@ def _divide(session: Session, part: Part, reply: Reply) -> Outcome:
             # exactly as many rows as the server returns at most: it warns, but there is nothing more
             return Outcome(part, reply, [], requests)
         part = dataclasses.replace(part, ledgers=(*part.ledgers, Ledger(question.name, total)))
+    part = dataclasses.replace(part, cap=cap)
     if question.longest_list() is not None:
         pieces = 4 if total is None else max(2, math.ceil(total / (cap * FILL)))
         parts = [dataclasses.replace(part, question=piece) for piece in cut_list(part.question, pieces)]

@@ -6,6 +6,7 @@ null comes as text, live answers put columns in another order. Here every column
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ __all__ = ["ID_NAMES", "combine", "is_id_column", "join_positions", "scale_posit
 
 ID_NAMES = ("id", "target_id", "superceded_id", "superseded_id")
 
-# null wherever a row has not been replaced, and so nullable in every frame
-_ALWAYS_NULLABLE = ("superceded_id", "superseded_id")
+# columns that a server fills in every row that it gives; every other whole number or truth value may be missing in
+# some row, and so has a nullable type in every answer, whether or not a row without it happens to be there
+_ALWAYS_THERE = re.compile(r"^(id|target_id|valid)(_ref)?$|_(root_id|supervoxel_id|position_[xyz])(_ref)?$|_position_ref_[xyz]$")
 
 
 def is_id_column(name: str) -> bool:
@@ -32,7 +34,7 @@ def combine(tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None
     Parameters
     ----------
     tables : sequence of pyarrow.Table
-        At least one; each has the same columns, in any order.
+        At least one; columns in any order.
     kinds : callable, optional
         Gives column name -> ``"integer" | "float" | "boolean" | "string"`` from the schema. Called only if a column
         of the answer does not show its type.
@@ -43,14 +45,35 @@ def combine(tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None
     """
     import pyarrow as pa
 
-    names = tables[0].column_names
+    names = _in_place(list(dict.fromkeys(name for table in tables for name in table.column_names)))
     columns = []
     for name in names:
+        # a part of a live answer may lack a column that others have (`valid`)
+        having = [name in table.column_names for table in tables]
         chunks: list[Any] = []
-        for table in tables:
-            chunks.extend(table.column(name).chunks)
-        columns.append(_one_type(name, chunks, [table.schema.field(name).type for table in tables], kinds))
+        for table, has in zip(tables, having, strict=True):
+            chunks.extend(table.column(name).chunks if has else [pa.nulls(table.num_rows)])
+        types = [table.schema.field(name).type for table, has in zip(tables, having, strict=True) if has]
+        columns.append(_one_type(name, chunks, types, kinds))
     return pa.table(dict(zip(names, columns, strict=True)))
+
+
+def _in_place(names: list[str]) -> list[str]:
+    """Order columns as frozen answers have them: ``valid`` after ``id``, the ids of a point after its position."""
+    moved = [name for name in names if name == "valid" and "id" in names]
+    for name in names:
+        if name.endswith("_position_z"):
+            point = name.removesuffix("_position_z")
+            moved += [f"{point}_{kind}" for kind in ("supervoxel_id", "root_id") if f"{point}_{kind}" in names]
+    ordered: list[str] = []
+    for name in (name for name in names if name not in moved):
+        ordered.append(name)
+        if name == "id":
+            ordered += [other for other in moved if other == "valid"]
+        if name.endswith("_position_z"):
+            point = name.removesuffix("_position_z")
+            ordered += [other for other in moved if other in (f"{point}_supervoxel_id", f"{point}_root_id")]
+    return ordered
 
 
 def _one_type(
@@ -117,7 +140,9 @@ def to_pandas(table: Any) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Ids are int64 (``Int64`` where the server has nulls); no integer ever passes through a float.
+        ``id``, ``target_id``, root and supervoxel ids are int64, positions int32, ``valid`` bool (their nullable
+        sisters only if a null comes, which servers avoid); other whole numbers and truth values are nullable always,
+        text is ``string``. No integer ever passes through a float.
     """
     import pandas as pd
 
@@ -134,7 +159,7 @@ def _series(name: str, column: Any) -> Any:
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return pd.array(column, dtype=pd.StringDtype("pyarrow"))
-    nullable = column.null_count > 0 or name in _ALWAYS_NULLABLE
+    nullable = column.null_count > 0 or not _ALWAYS_THERE.search(name)
     if nullable and (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         dtypes = {
             pa.int64(): pd.Int64Dtype(),

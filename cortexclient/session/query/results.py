@@ -34,8 +34,6 @@ class Answer:
         What was asked.
     info : TableInfo
         The table or view.
-    live : bool
-        Whether it comes from a live query.
     table : pyarrow.Table
         All rows, in ascending order of ids, positions split.
     factor : tuple of float or None
@@ -46,7 +44,6 @@ class Answer:
 
     request: Request
     info: TableInfo
-    live: bool
     table: Any
     factor: tuple[float, ...] | None
     attrs: dict[str, Any]
@@ -56,17 +53,14 @@ class Answer:
         request, table = self.request, self.table
         if request.return_as == "arrow" and self.factor is None and request.split_positions:
             return table
-        frame = present(table, self.factor, live=self.live)
+        frame = present(table, self.factor)
         frame.attrs.update(self.attrs)
         return as_asked(frame, request)
 
 
-def present(table: Any, factor: tuple[float, ...] | None, *, live: bool) -> pd.DataFrame:
+def present(table: Any, factor: tuple[float, ...] | None) -> pd.DataFrame:
     """Give an Arrow table as a frame with stable types and positions in the units asked for."""
     frame = to_pandas(table)
-    if "valid" in frame.columns and live and frame["valid"].dtype != bool:
-        # rows newer than the version have none; a live answer holds valid rows only
-        frame["valid"] = frame["valid"].fillna(value=True).astype(bool)
     return frame if factor is None else scale_positions(frame, factor)
 
 
@@ -79,7 +73,11 @@ def assemble(
     notes: Mapping[str, Any],
 ) -> Answer:
     """Combine the parts of an answer, apply what servers ignore, and give it its order, types and provenance."""
-    table = combine([reply.table for reply in harvest.replies], lambda: column_kinds(session, info))
+    parts = [reply.table for reply in harvest.replies]
+    if question.live and not question.base and question.select is None:
+        parts = [_with_valid(part) for part in parts]
+    table = combine(parts, lambda: column_kinds(session, info))
+    del parts
     resolution = harvest.replies[0].resolution
     harvest.replies.clear()
     table = _in_order(_exclude(table, question), question)
@@ -88,7 +86,16 @@ def assemble(
         table = table.slice(start, request.limit)
     table = _only_selected(table, request, question)
     attrs = _provenance(session, request, info, question, harvest, notes)
-    return Answer(request, info, question.live, table, _factor(request, info, resolution), attrs)
+    return Answer(request, info, table, _factor(request, info, resolution), attrs)
+
+
+def _with_valid(table: Any) -> Any:
+    """Say of every row of a live answer that it is valid: newer rows come without the word, some answers without the column."""
+    import pyarrow as pa
+
+    there = table.column_names.index("valid") if "valid" in table.column_names else -1
+    column = pa.repeat(pa.scalar(value=True), table.num_rows)
+    return table.append_column("valid", column) if there < 0 else table.set_column(there, "valid", column)
 
 
 def as_asked(frame: pd.DataFrame, request: Request) -> Any:

@@ -1,0 +1,257 @@
+"""Tables and views of a recorded datastack: our answers against its files, at both versions and live, with and without a row cap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient import errors
+from cortexclient.services.tables import QueriesService, TablesService, ViewsService
+
+UNITS = {"synapses_toy": (4, 4, 40), "nucleus_toy": (4, 4, 40), "tags_toy": (1, 1, 1), "celltype_toy": (4, 4, 40)}
+
+
+def same_rows(ours: pd.DataFrame, theirs: pd.DataFrame, unit=(1, 1, 1)) -> None:
+    """Compare every column that both have; positions are asked in nm, and the files hold voxels."""
+    common = [name for name in ours.columns if name in theirs.columns]
+    assert len(common) >= 3
+    assert ours["id"].tolist() == theirs["id"].tolist()
+    for name in common:
+        expected = theirs[name]
+        if name.endswith(("_x", "_y", "_z")):
+            expected = expected * unit["xyz".index(name[-1])]
+        if expected.dtype.kind == "f":
+            assert np.allclose(ours[name].to_numpy(dtype=float), expected.to_numpy(), rtol=1e-6, equal_nan=True), name
+        else:
+            assert ours[name].tolist() == expected.tolist(), name
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("table", ["synapses_toy", "nucleus_toy", "tags_toy"])
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_a_whole_table(request, files, server, table, version):
+    session = request.getfixturevalue(server).at(version=version)
+    frame = TablesService(session)[table]().query(split_positions=True)
+    same_rows(frame, files.frozen(table, version), UNITS[table])
+    assert frame.attrs["materialization_version"] == version
+    assert frame.attrs["complete"] is True
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+@pytest.mark.parametrize("table", ["synapses_toy", "nucleus_toy", "tags_toy"])
+@pytest.mark.parametrize("when", ["2026-11-21T00:52:58", "2026-11-21T00:53:02.9", "2026-11-21T01:30:00"])
+def test_a_whole_table_at_any_time(request, files, server, table, when):
+    session = request.getfixturevalue(server).at(timestamp=when)
+    frame = TablesService(session)[table]().query(split_positions=True)
+    same_rows(frame, files.live(table, pd.Timestamp(when, tz="UTC")), UNITS[table])
+    assert frame.attrs["live_query"] is True
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_view(request, files, server, version):
+    session = request.getfixturevalue(server).at(version=version)
+    frame = ViewsService(session).nucleus_celltype_view().query(split_positions=True)
+    stored = pd.read_parquet(files.folder / "tables" / f"nucleus_celltype_view.v{version}.parquet").sort_values("id")
+    assert frame["id"].tolist() == stored["id"].tolist()
+    assert frame["cell_type"].fillna("-").tolist() == stored["cell_type"].fillna("-").tolist()
+    assert frame["ref_id"].fillna(-1).tolist() == stored["ref_id"].astype("Int64").fillna(-1).tolist()
+    assert frame["pt_root_id"].tolist() == stored["pt_root_id"].tolist()
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_a_reference_table_comes_with_what_it_refers_to(request, files, server):
+    session = request.getfixturevalue(server).at(version=2)
+    frame = TablesService(session).celltype_toy(cell_type="BC").query(split_positions=True)
+    types = files.frozen("celltype_toy", 2)
+    types = types[types["cell_type"] == "BC"]
+    expected = types.merge(files.frozen("nucleus_toy", 2), left_on="target_id", right_on="id", suffixes=("_ref", ""))
+    expected = expected.sort_values("id")
+    assert frame["id"].tolist() == expected["id"].tolist()
+    assert frame["id_ref"].tolist() == expected["id_ref"].tolist()
+    assert frame["pt_root_id"].tolist() == expected["pt_root_id"].tolist()
+    assert set(frame["cell_type"]) == {"BC"}
+
+
+def test_two_filters_on_columns_that_both_tables_have(toy, files):
+    # caveclient loses one of them
+    types = files.frozen("celltype_toy", 2)
+    wanted = types["id"].tolist()[3:9]
+    targets = types["target_id"].tolist()[5:20]
+    frame = TablesService(toy.at(version=2)).celltype_toy(id=targets, id_ref=wanted).query()
+    expected = types[types["id"].isin(wanted) & types["target_id"].isin(targets)]
+    assert sorted(frame["id_ref"]) == sorted(expected["id"])
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_types_do_not_depend_on_the_rows(request, files, server):
+    session = request.getfixturevalue(server).at(version=2)
+    tables, views = TablesService(session), ViewsService(session)
+    for handle in (tables.synapses_toy, tables.nucleus_toy, tables.tags_toy, tables.celltype_toy, views.nucleus_celltype_view):
+        many = handle().query(split_positions=True)
+        one = handle(id=many["id"].tolist()[:1]).query(split_positions=True)
+        none = handle(id=[]).query(split_positions=True)
+        assert len(none) == 0
+        assert len(one) == 1
+        assert list(many.columns) == list(one.columns) == list(none.columns)
+        assert many.dtypes.to_dict() == one.dtypes.to_dict() == none.dtypes.to_dict()
+        assert not [name for name, dtype in many.dtypes.items() if name.endswith("id") and dtype.kind == "f"]
+    assert many.dtypes["id"] == np.int64
+
+
+def test_text_filters_that_match_nothing_keep_the_columns(toy):
+    views = ViewsService(toy)
+    everything = views.nucleus_celltype_view().query(split_positions=True)
+    nothing = views.nucleus_celltype_view(cell_type=[]).query(split_positions=True)
+    assert nothing.dtypes.to_dict() == everything.dtypes.to_dict()
+    assert len(nothing) == 0
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_exclusions_hold_although_servers_ignore_them(request, files, server):
+    session = request.getfixturevalue(server).at(version=2)
+    frame = QueriesService(session).query("synapses_toy", filter_out_dict={"id": [1, 2, 303]}, select_columns=["size"])
+    assert len(frame) == len(files.frozen("synapses_toy", 2)) - 3
+    assert list(frame.columns) == ["size"]
+    frame = TablesService(session).nucleus_toy(pt_root_id={"!=": 0}).query()
+    assert len(frame) == (files.frozen("nucleus_toy", 2)["pt_root_id"] != 0).sum()
+    assert TablesService(session).nucleus_toy(pt_root_id={"!=": 0}).count() == len(frame)
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_counts(request, files, server):
+    tables = TablesService(request.getfixturevalue(server).at(version=2))
+    assert tables.synapses_toy.count() == 303
+    assert tables.synapses_toy(size={">": 4000, "<=": 4500}).count() == (
+        files.frozen("synapses_toy", 2)["size"].between(4000, 4500, inclusive="right").sum()
+    )
+    # caveclient downloads the rows of a reference table and forgets that it was to count
+    assert tables.celltype_toy().query(get_counts=True)["count"].tolist() == [len(files.frozen("celltype_toy", 2))]
+
+
+def test_boxes_are_in_nm(toy, files):
+    nuclei = files.frozen("nucleus_toy", 2)
+    low, high = [400, 200, 200], [2600, 800, 1000]
+    inside = np.ones(len(nuclei), dtype=bool)
+    for axis, unit, a, b in zip("xyz", (4, 4, 40), low, high, strict=True):
+        inside &= (nuclei[f"pt_position_{axis}"] * unit).between(a, b)
+    frame = TablesService(toy.at(version=2)).nucleus_toy(pt_position_bbox=[low, high]).query()
+    assert 0 < inside.sum() < len(nuclei)
+    assert frame["id"].tolist() == nuclei["id"][inside].tolist()
+    with pytest.raises(errors.InvalidQueryError, match="in nm"):
+        TablesService(toy).nucleus_toy(pt_position_bbox=[high, low])
+
+
+def test_resolution_is_applied_once(toy, files):
+    stored = files.frozen("nucleus_toy", 2)
+    handle = TablesService(toy.at(version=2)).nucleus_toy()
+    assert handle.query(split_positions=True)["pt_position_z"].tolist() == (stored["pt_position_z"] * 40).tolist()
+    voxels = handle.query(split_positions=True, desired_resolution=None)
+    assert voxels["pt_position_z"].tolist() == stored["pt_position_z"].tolist()
+    assert voxels.attrs["dataframe_resolution"] == [4.0, 4.0, 40.0]
+    joined = handle.query()
+    assert joined["pt_position"].iloc[0].tolist() == [
+        stored[f"pt_position_{axis}"].iloc[0] * unit for axis, unit in zip("xyz", (4, 4, 40), strict=True)
+    ]
+
+
+def test_units_of_the_spec_win_over_the_servers(toy_session, files):
+    tables = {"nuclei": {"name": "nucleus_toy", "voxel_resolution": [8, 8, 50]}}
+    session = toy_session(spec={"tables": tables}, version=2)
+    frame = TablesService(session).nucleus_toy().query(split_positions=True)
+    assert frame["pt_position_z"].tolist() == (files.frozen("nucleus_toy", 2)["pt_position_z"] * 50).tolist()
+
+
+@pytest.mark.parametrize(("limit", "offset"), [(20, None), (70, None), (20, 100), (None, 290), (49, 0), (50, None), (51, None)])
+def test_a_users_own_limit_is_no_truncation(capped, files, limit, offset):
+    frame = TablesService(capped.at(version=2)).synapses_toy().query(limit=limit, offset=offset)
+    stored = files.frozen("synapses_toy", 2)
+    assert len(frame) == min(limit or 10**6, len(stored) - (offset or 0))
+    assert frame["id"].is_unique
+    if offset is not None:
+        assert frame["id"].tolist() == stored["id"].tolist()[offset : offset + (limit or 10**6)]
+
+
+def test_a_list_longer_than_the_cap(capped, files):
+    ids = files.frozen("synapses_toy", 2)["id"].tolist()[::-1]
+    frame = TablesService(capped.at(version=2)).synapses_toy(id=[*ids, *ids]).query()
+    assert frame["id"].tolist() == ids[::-1]
+
+
+def test_columns_are_those_asked_for(toy):
+    handle = TablesService(toy).synapses_toy(id=[3, 1])
+    assert list(handle.query(select_columns=["size"]).columns) == ["size"]
+    assert list(handle.query(select_columns=["id"]).columns) == ["id"]
+    frame = handle.query(select_columns=["pre_pt_root_id", "ctr_pt_position"], split_positions=True)
+    assert list(frame.columns) == ["pre_pt_root_id", *(f"ctr_pt_position_{axis}" for axis in "xyz")]
+
+
+def test_other_kinds_of_frames(toy):
+    import pyarrow as pa
+
+    handle = TablesService(toy).tags_toy()
+    arrow = handle.query(return_as="arrow", split_positions=True)
+    assert isinstance(arrow, pa.Table)
+    assert arrow.column("id").to_pylist() == handle.query()["id"].tolist()
+    assert handle.query(metadata=False).attrs == {}
+
+
+def test_names(toy, files):
+    tables = TablesService(toy)
+    assert tables.table_names == ["celltype_toy", "nucleus_toy", "pending_toy", "synapses_toy", "tags_toy"]
+    assert "nucleus_toy" in tables
+    assert "nucleus" not in tables
+    assert len(tables) == 5
+    assert "synapses_toy" in dir(tables)
+    assert tables.find("TOY") == tables.table_names
+    assert "celltype_toy" in repr(tables)
+    assert "celltype_toy" in tables._repr_html_()
+    assert hasattr(tables, "tags_toy")
+    assert not hasattr(tables, "nope")
+    with pytest.raises(errors.UnknownTableError, match="did you mean synapses_toy"):
+        _ = tables.synapse_toy
+    assert "cell_type" in tables.celltype_toy.fields
+    assert "id_ref" in tables.celltype_toy.fields
+    import inspect
+
+    assert "pt_position_bbox" in inspect.signature(tables.nucleus_toy).parameters
+    assert ViewsService(toy).table_names == ["nucleus_celltype_view"]
+
+
+def test_mistakes_are_told(toy):
+    tables = TablesService(toy)
+    with pytest.raises(errors.InvalidQueryError, match="nope"):
+        tables.synapses_toy(nope=3).query()
+    with pytest.raises(errors.InvalidQueryError, match="did you mean cell_type"):
+        tables.celltype_toy(cell_typ="BC").query()
+    with pytest.raises(errors.UnknownVersionError, match="Live versions are 1, 2|live versions are 1, 2"):
+        tables.synapses_toy().query(materialization_version=77)
+    with pytest.raises(TypeError, match="float"):
+        tables.synapses_toy(id=[1.0])
+    with pytest.raises(ValueError, match="give one of them"):
+        tables.synapses_toy().query(materialization_version=1, timestamp="2026-11-21T00:53:00")
+    with pytest.raises(errors.InvalidQueryError, match="operators"):
+        tables.synapses_toy(size={"~": 3})
+
+
+def test_a_view_has_no_rows_between_versions(toy):
+    with pytest.raises(errors.InvalidQueryError, match="versions"):
+        ViewsService(toy.at(timestamp="2026-11-21T00:52:58")).nucleus_celltype_view().query()
+    exact = toy.at(timestamp=toy.versions()[1].timestamp)
+    assert len(ViewsService(exact).nucleus_celltype_view().query()) == 40
+
+
+def test_exactly_a_versions_time_is_that_version(toy, files):
+    session = toy.at(timestamp=toy.versions()[1].timestamp)
+    frame = TablesService(session).synapses_toy().query()
+    assert len(frame) == 300
+    assert frame.attrs["materialization_version"] == 1
+
+
+def test_a_cut_answer_that_cannot_be_completed_raises(capped, monkeypatch):
+    from cortexclient.session.query import complete
+
+    monkeypatch.setattr(complete, "MOST_WAVES", 1)
+    with pytest.raises(errors.IncompleteResultError):
+        TablesService(capped).synapses_toy().query()
