@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from cortexclient.cli.options import Dataset, Moment, Out, Server, Version, ids_from, open_client
-from cortexclient.cli.output import console, show_frame
+from cortexclient.cli.output import show_frame
 
 __all__ = ["register_commands"]
 
@@ -63,7 +63,7 @@ def latest_roots(
     ids = ids_from(root_ids)
     client = open_client(dataset, timestamp=timestamp, server=server)
     for root in ids:
-        console().print(f"{root}\t{client.suggest_latest_roots(root)}")
+        typer.echo(f"{root}\t{client.suggest_latest_roots(root)}")
 
 
 def synapses(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cortexclient.cli.options import Dataset, Moment, Out, Server, Version, filters_from, open_client
-from cortexclient.cli.output import console, error_console, show_frame
+from cortexclient.cli.output import error_console, show_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def tables(
     client = open_client(dataset, version, timestamp, server)
     for kind, names in (("table", list(client.tables)), ("view", list(client.views))):
         for name in sorted(names):
-            console().print(f"{kind}\t{name}")
+            typer.echo(f"{kind}\t{name}")
 
 
 def query(
@@ -72,7 +72,7 @@ def versions(dataset: Dataset, server: Server = None) -> None:
     newest = client.most_recent_materialization_version()
     for number, record in client.session.versions().items():
         state = "current" if number == newest else "available" if record.valid else "expired"
-        console().print(f"{number}\t{record.timestamp.isoformat()}\t{state}")
+        typer.echo(f"{number}\t{record.timestamp.isoformat()}\t{state}")
 
 
 def exports(dataset: Dataset, server: Server = None, out: Out = None) -> None:
