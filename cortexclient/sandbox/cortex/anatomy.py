@@ -151,14 +151,25 @@ def _free_place(random: np.random.Generator, cells: list[Cell], half_width: floa
     return centre
 
 
-def grow_dendrites(seed: int, cell: Cell) -> None:
-    """Grow basal and apical dendrites of an excitatory cell, or all dendrites of an inhibitory one, onto its tree."""
+def grow_dendrites(seed: int, cell: Cell, extent: float = 1.0) -> None:
+    """Grow basal and apical dendrites of an excitatory cell, or all dendrites of an inhibitory one, onto its tree.
+
+    Parameters
+    ----------
+    seed : int
+    cell : Cell
+    extent : float
+        Share of the full length of every branch but the apical trunk.
+    """
     random = random_for(seed, 2, cell.index)
+    forks = 2 if extent > 0.6 else 1
     if cell.kind == "excitatory":
-        _apical(random, cell)
-        _stems(random, cell, count=int(random.integers(4, 6)), segment_um=(24.0, 40.0), forks=2, down=0.45)
+        _apical(random, cell, extent)
+        count, lengths = int(random.integers(4, 6)), (24.0 * extent, 40.0 * extent)
+        _stems(random, cell, count=count, segment_um=lengths, forks=forks, down=0.45)
     elif cell.kind == "inhibitory":
-        _stems(random, cell, count=int(random.integers(4, 7)), segment_um=(28.0, 48.0), forks=2, down=0.0)
+        count, lengths = int(random.integers(4, 7)), (28.0 * extent, 48.0 * extent)
+        _stems(random, cell, count=count, segment_um=lengths, forks=forks, down=0.0)
 
 
 def _unit(vector: Floats) -> Floats:
@@ -197,7 +208,7 @@ def _leave_soma(cell: Cell, direction: Floats, radius: float, kind: int) -> int:
     return cell.tree.add(cell.soma_um + 0.85 * cell.soma_radius_um * _unit(direction), radius, 0, kind)
 
 
-def _apical(random: np.random.Generator, cell: Cell) -> None:
+def _apical(random: np.random.Generator, cell: Cell, extent: float) -> None:
     depth = float(cell.soma_um[1])
     top = {"23P": 25.0, "4P": depth * 0.45, "5P-IT": 40.0, "6P-IT": depth * 0.6}[cell.cell_type]
     length = max(40.0, depth - top - cell.soma_radius_um)
@@ -210,16 +221,16 @@ def _apical(random: np.random.Generator, cell: Cell) -> None:
         node = trunk[int(random.uniform(0.08, 0.66) * len(trunk))]
         angle = random.uniform(0, 2 * np.pi)
         out = np.array([np.cos(angle), -0.35, np.sin(angle)])
-        branch = _walk(random, cell.tree.points[node], out, random.uniform(35.0, 65.0))
+        branch = _walk(random, cell.tree.points[node], out, extent * random.uniform(35.0, 65.0))
         cell.tree.add_path(branch, 0.38, node, DENDRITE)
     # and a tuft spreads at its top
     for arm in range(int(random.integers(2, 4))):
         angle = 2.1 * arm + random.uniform(0, 1.0)
         out = np.array([np.cos(angle), -0.8, np.sin(angle)])
-        branch = _walk(random, cell.tree.points[trunk[-1]], out, random.uniform(30.0, 50.0), pull=np.array([0, -0.03, 0]))
+        branch = _walk(random, cell.tree.points[trunk[-1]], out, extent * random.uniform(30.0, 50.0), pull=np.array([0, -0.03, 0]))
         tips = cell.tree.add_path(branch, 0.36, trunk[-1], DENDRITE)
         side = np.array([-np.sin(angle), -0.2, np.cos(angle)])
-        twig = _walk(random, cell.tree.points[tips[len(tips) // 2]], side, random.uniform(20.0, 35.0))
+        twig = _walk(random, cell.tree.points[tips[len(tips) // 2]], side, extent * random.uniform(20.0, 35.0))
         cell.tree.add_path(twig, 0.33, tips[len(tips) // 2], DENDRITE)
 
 

@@ -7,21 +7,33 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cortexclient.sandbox.cortex.exports import write_exports
+from cortexclient.sandbox.cortex.files import write_json, write_table
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.graph import GraphBuilder
-from cortexclient.sandbox.cortex.graph_files import AppliedEdit, write_graph
+from cortexclient.sandbox.cortex.graph_files import MESH_DIR, AppliedEdit, write_graph
 from cortexclient.sandbox.cortex.history import EPOCH, VERSIONS, History, Supply, plan_history
-from cortexclient.sandbox.cortex.l2attributes import l2_table, write_l2cache
+from cortexclient.sandbox.cortex.images import write_image
+from cortexclient.sandbox.cortex.l2attributes import L2Table, l2_table, write_l2cache
+from cortexclient.sandbox.cortex.meshes import fragment_names, write_fragments
 from cortexclient.sandbox.cortex.names import Spares
+from cortexclient.sandbox.cortex.seg_chunks import write_segmentation
 from cortexclient.sandbox.cortex.segmentation import Segmentation, grow_cells, segment
 from cortexclient.sandbox.cortex.sizes import Size
+from cortexclient.sandbox.cortex.skeletons import write_skeletons
 from cortexclient.sandbox.cortex.synapses import find_synapses
-from cortexclient.sandbox.cortex.table_files import write_info, write_tables
-from cortexclient.sandbox.cortex.tables import all_tables, place_nuclei
+from cortexclient.sandbox.cortex.table_files import DATASTACK, write_info, write_tables
+from cortexclient.sandbox.cortex.tables import Nuclei, all_tables, place_nuclei
+from cortexclient.sandbox.cortex.truth_files import write_truth
 
 __all__ = ["write_cortex"]
 
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+# voxels of the segmentation that the image covers
+_IMAGE_EXTENT = {"tiny": (64, 64, 32), "small": (128, 128, 64), "large": (128, 128, 64)}
 
 
 def write_cortex(folder: Path, size: Size, seed: int, frame: Frame, spares: Spares) -> None:
@@ -40,15 +52,33 @@ def write_cortex(folder: Path, size: Size, seed: int, frame: Frame, spares: Spar
     segmentation = segment(grow_cells(seed, size), frame)
     history = plan_history(seed, _supply(segmentation))
     builder, applied, roots, piece_roots = _replay(segmentation, history)
-    write_info(folder, frame.table_resolution)
-    write_graph(folder, segmentation, builder, history, applied)
-    level2 = l2_table(segmentation, builder)
-    cached = np.ones(len(level2.ids), dtype=bool)
-    write_l2cache(folder, level2, cached)
     nuclei = place_nuclei(seed, segmentation, size.off_segmentation)
     synapses = find_synapses(seed, segmentation, size.synapse_spacing_voxels)
     tables = all_tables(seed, segmentation, nuclei, synapses, roots, spares)
-    write_tables(folder, seed, tables, segmentation, roots, spares)
+    level2 = l2_table(segmentation, builder)
+    write_info(folder, frame.table_resolution)
+    write_graph(folder, segmentation, builder, history, applied)
+    cached = _cached(builder, level2, nuclei, roots)
+    write_l2cache(folder, level2, cached)
+    write_exports(folder, write_tables(folder, seed, tables, segmentation, roots, spares))
+    write_truth(
+        folder,
+        size=size,
+        seed=seed,
+        segmentation=segmentation,
+        history=history,
+        piece_roots=piece_roots,
+        nuclei=nuclei,
+        synapses=synapses,
+        synapse_rows=tables[0],
+    )
+    write_skeletons(
+        folder / "skeletons", DATASTACK, level2, builder.graph.l2_edges, _to_skeletonize(builder, level2, cached, nuclei, roots)
+    )
+    volumes = folder / "precomputed"
+    _write_meshes(folder, segmentation, builder, level2, history)
+    write_segmentation(volumes / "seg", segmentation)
+    write_image(volumes / "img", seed, segmentation, 0, _IMAGE_EXTENT[size.name])
 
 
 def _supply(segmentation: Segmentation) -> Supply:
@@ -85,7 +115,7 @@ def _replay(
     active = history.active.copy()
     builder.build(active)
     _, example = np.unique(history.piece, return_index=True)
-    snapshots = [(int(EPOCH.timestamp() * 1e6), builder.root_of[example].copy())]
+    snapshots = [(round(EPOCH.timestamp() * 1e6), builder.root_of[example].copy())]
     applied: list[AppliedEdit] = []
     roots: dict[int, Ints] = {}
     pending = list(VERSIONS)
@@ -96,8 +126,59 @@ def _replay(
         active[edit.edges] = edit.kind == "merge"
         new = builder.edit(active, old, edit.time, edit.operation)
         applied.append(AppliedEdit(edit, old, new))
-        snapshots.append((int(edit.time.timestamp() * 1e6), builder.root_of[example].copy()))
+        snapshots.append((round(edit.time.timestamp() * 1e6), builder.root_of[example].copy()))
     for version in pending:
         roots[version.number] = builder.root_of.copy()
     roots[0] = builder.root_of.copy()
     return builder, applied, roots, snapshots
+
+
+def _soma_of(nuclei: Nuclei, roots: Ints) -> dict[int, Floats]:
+    """Root -> centre of the first soma in it."""
+    found: dict[int, Floats] = {}
+    for row, place in zip(nuclei.soma_row, nuclei.soma_nm, strict=True):
+        if row >= 0:
+            found.setdefault(int(roots[row]), place)
+    return found
+
+
+def _cached(builder: GraphBuilder, level2: L2Table, nuclei: Nuclei, roots: dict[int, Ints]) -> Bools:
+    """Which level-2 ids the cache knows: not those that edits replaced, and not all of two orphans."""
+    cached = np.ones(len(level2.ids), dtype=bool)
+    gone = [node for node in level2.ids.tolist() if node in builder.graph.superseded]
+    cached[level2.rows(np.array(gone[::2], dtype=np.int64))] = False
+    orphans = sorted(set(np.unique(roots[0]).tolist()) - set(_soma_of(nuclei, roots[0])))
+    for root in orphans[-2:]:
+        cached[level2.rows(builder.graph.l2_ids[root][::3])] = False
+    return cached
+
+
+def _to_skeletonize(
+    builder: GraphBuilder, level2: L2Table, cached: Bools, nuclei: Nuclei, roots: dict[int, Ints]
+) -> dict[int, Floats | None]:
+    """Roots that get a skeleton: all of now, and those with a soma in the versions; none with ids that are not cached."""
+    wanted: dict[int, Floats | None] = {}
+    for version in (2, 3):
+        wanted |= _soma_of(nuclei, roots[version])
+    wanted |= dict.fromkeys(np.unique(roots[0]).tolist()) | _soma_of(nuclei, roots[0])
+    ids = builder.graph.l2_ids
+    return {root: soma for root, soma in wanted.items() if cached[level2.rows(ids[root])].all()}
+
+
+def _write_meshes(
+    folder: Path, segmentation: Segmentation, builder: GraphBuilder, level2: L2Table, history: History
+) -> None:
+    place = folder / "precomputed" / "seg" / MESH_DIR
+    written = write_fragments(place, segmentation, level2, history.edges)
+    write_json(place / "info", {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": [32, 32, 32]})
+    names = np.array(fragment_names(segmentation, written), dtype=object)
+    node, fragment = [written], [names]
+    for root, ids in sorted(builder.graph.l2_ids.items()):
+        at = np.searchsorted(written, ids)
+        at = at[(at < len(written)) & (written[np.minimum(at, len(written) - 1)] == ids)]
+        node.append(np.full(len(at), root, dtype=np.int64))
+        fragment.append(names[at])
+    write_table(
+        folder / "meshes.parquet",
+        {"node_id": np.concatenate(node), "fragment": np.concatenate(fragment).astype(str).tolist()},
+    )

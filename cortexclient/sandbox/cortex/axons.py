@@ -51,7 +51,7 @@ def grow_axons(seed: int, cells: list[Cell], size: Size) -> None:
         random = random_for(seed, 3, cell.index)
         start = axon_start(random, cell)
         count = size.giant_contacts if cell.index == giant else size.contacts
-        reach = 1e9 if cell.index == giant else _REACH_UM[cell.kind]
+        reach = 1e9 if cell.index == giant else size.extent * _REACH_UM[cell.kind]
         chosen = _choose(random, sites, cell, count, reach)
         following = (cell.index + 1) % len(cells)
         chosen += _sites_of(random, sites, following, 3)
@@ -101,7 +101,7 @@ def _all_sites(cells: list[Cell]) -> _Sites:
 
 def _choose(random: np.random.Generator, sites: _Sites, cell: Cell, count: int, reach: float) -> list[int]:
     """Dendrite points of other cells within reach, spread over many cells."""
-    centre = cell.soma_um + (np.array([0.0, 60.0, 0.0]) if cell.kind == "excitatory" else 0.0)
+    centre = cell.soma_um + (np.array([0.0, 0.2 * reach, 0.0]) if cell.kind == "excitatory" else 0.0)
     if reach > 1e8:
         near = np.arange(len(sites.cell))
     else:

@@ -65,6 +65,8 @@ class Graph:
         When a node left the graph.
     l2_edges : dict of int to (n, 2) int64
         Level-2 graph of every root that ever existed.
+    l2_ids : dict of int to (n,) int64
+        Level-2 ids of every root that ever existed.
     l2_of_supervoxel : list of tuple
         (rows of supervoxels, level-2 ids, valid from), in order of time.
     lineage : list of tuple
@@ -77,18 +79,9 @@ class Graph:
     closed: list[tuple[Ints, datetime]] = field(default_factory=list)
     superseded: dict[int, datetime] = field(default_factory=dict)
     l2_edges: dict[int, Ints] = field(default_factory=dict)
+    l2_ids: dict[int, Ints] = field(default_factory=dict)
     l2_of_supervoxel: list[tuple[Ints, Ints, datetime]] = field(default_factory=list)
     lineage: list[tuple[int, int, datetime, int]] = field(default_factory=list)
-
-
-@dataclass
-class _Built:
-    """Levels 2 and up over a set of supervoxels, before ids are given."""
-
-    layer: int
-    # position of the parent in this level, for each node of the level below
-    parent: Ints
-    chunk: Ints
 
 
 class GraphBuilder:
@@ -192,7 +185,7 @@ class GraphBuilder:
                 self.l2_of[rows] = ids[up]
             below_ids, below_chunk = ids, chunk
         self.root_of[rows] = below_ids[up]
-        self._store_l2_edges(rows[ends[layers > 2]] if len(rows) else ends, below_ids)
+        self._store_level2(rows, rows[ends[layers > 2]], below_ids)
         return reused
 
     @staticmethod
@@ -242,16 +235,17 @@ class GraphBuilder:
             self.graph.links.append((nodes[changed], parents[changed], when))
         self._parent_of.update(zip(nodes[changed].tolist(), parents[changed].tolist(), strict=True))
 
-    def _store_l2_edges(self, pairs: Ints, roots: Ints) -> None:
-        """Level-2 graph of each root, from edges between supervoxels of different chunks."""
-        ends = np.sort(self.l2_of[pairs], axis=1)
-        root = self.root_of[pairs[:, 0]] if len(pairs) else np.empty(0, dtype=np.int64)
-        table = np.unique(np.column_stack([root, ends]), axis=0)
-        starts = np.searchsorted(table[:, 0], roots, side="left")
-        stops = np.searchsorted(table[:, 0], roots, side="right")
-        for node, a, b in zip(roots.tolist(), starts, stops, strict=True):
-            if node not in self.graph.l2_edges:
-                self.graph.l2_edges[node] = table[a:b, 1:]
+    def _store_level2(self, rows: Ints, pairs: Ints, roots: Ints) -> None:
+        """Level-2 ids and graph of each root, from edges between supervoxels of different chunks."""
+        edges = np.unique(np.column_stack([self.root_of[pairs[:, 0]], np.sort(self.l2_of[pairs], axis=1)]), axis=0)
+        nodes = np.unique(np.column_stack([self.root_of[rows], self.l2_of[rows]]), axis=0)
+        for root in roots.tolist():
+            if root in self.graph.l2_edges:
+                continue
+            a, b = np.searchsorted(edges[:, 0], [root, root + 1])
+            self.graph.l2_edges[root] = edges[a:b, 1:]
+            a, b = np.searchsorted(nodes[:, 0], [root, root + 1])
+            self.graph.l2_ids[root] = nodes[a:b, 1]
 
 
 def _group(count: int, i: Ints, j: Ints) -> Ints:

@@ -123,7 +123,7 @@ def grow_cells(seed: int, size: Size) -> list[Cell]:
     """All cells of a cortex: neurons with all their neurites, then orphans."""
     cells = place_somata(seed, size)
     for cell in cells:
-        grow_dendrites(seed, cell)
+        grow_dendrites(seed, cell, size.extent)
     grow_axons(seed, cells, size)
     return [*cells, *make_orphans(seed, cells, size)]
 

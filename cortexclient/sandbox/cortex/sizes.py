@@ -47,6 +47,8 @@ class Size:
         Pieces of axon that belong to no cell body.
     half_width_um : float
         Half the width of the column in which the somata lie.
+    extent : float
+        Length of dendrites, as a share of a full-grown neuron's.
     contacts : int
         Places at which each axon runs along a dendrite of another cell.
     synapse_spacing_voxels : int
@@ -62,6 +64,7 @@ class Size:
     inhibitory: int
     orphans: int
     half_width_um: float
+    extent: float
     contacts: int
     synapse_spacing_voxels: int = 4
     giant_contacts: int = 0
@@ -74,7 +77,7 @@ class Size:
 
 
 SIZES: dict[SizeName, Size] = {
-    "tiny": Size("tiny", 7, 3, 6, 45.0, 14, off_segmentation=2),
-    "small": Size("small", 26, 8, 10, 75.0, 20),
-    "large": Size("large", 250, 60, 40, 170.0, 130, synapse_spacing_voxels=2, giant_contacts=1500, off_segmentation=8),
+    "tiny": Size("tiny", 7, 3, 6, 40.0, 0.45, 9, off_segmentation=2),
+    "small": Size("small", 26, 8, 10, 75.0, 0.8, 16),
+    "large": Size("large", 250, 60, 40, 170.0, 1.0, 130, 2, giant_contacts=1500, off_segmentation=8),
 }
