@@ -64,10 +64,23 @@ ACCESS = {
         },
     ],
 }
-# a quarter of the recording is kept apart; where a call that was left out changes what follows, it is made again
-# here: before the first exchange of a number, repeat that of the second
-LEFT_OUT = {1754: (1754,)}
+# A quarter of the recording is kept apart. Where a call that was left out changes what follows, it is made here again
+# before the first exchange that shows it.
+_QUERY = "/materialize/api/v3/datastack/toy/version/2/table/tags_toy/query?return_pyarrow=True&arrow_format=True"
+_PROPERTY = {
+    "@type": "neuroglancer_segment_properties",
+    "inline": {"ids": ["360287970189639687"], "properties": [{"id": "l", "type": "label", "values": ["a"]}]},
+}
+LEFT_OUT: dict[int, dict[str, Any]] = {
+    1754: {"method": "POST", "url": f"http://127.0.0.1:8131{_QUERY}", "request_body": {}},
+    1769: {
+        "method": "POST",
+        "url": "http://127.0.0.1:8080/nglstate/api/v1/property/post",
+        "request_body": _PROPERTY,
+    },
+}
 NO_ANSWER_SECONDS = 120
+_WITH_TOKEN = {"Authorization": "Bearer token-viewer"}
 _HOP = {"host", "connection", "content-length"}
 
 
@@ -98,6 +111,7 @@ class Replay:
         copy = self.scratch / "toy"
         shutil.copytree(self.folder, copy, ignore=shutil.ignore_patterns("exchanges.jsonl.gz"))
         (copy / "access.json").write_text(json.dumps(ACCESS))
+        (copy / "other_datastacks.json").write_text(json.dumps({"toytos": _under_terms(copy)}))
         for port, options in PORTS.items():
             sandbox = Sandbox(data=copy, cold_skeletons=True, **options)
             self._sandboxes[port] = self._stack.enter_context(sandbox)
@@ -128,13 +142,18 @@ class Replay:
         raw = [(str(key), str(value)) for key, value in response.raw.headers.items()]
         return Answer(response.status_code, raw, response.content)
 
-    def run(self, exchanges: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Answer]]:
-        """Make all requests in order."""
-        by_number = {exchange["n"]: exchange for exchange in exchanges}
+    def run(
+        self, exchanges: list[dict[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], Answer | requests.RequestException]]:
+        """Make all requests in order; one that is not answered gives the error."""
         for exchange in exchanges:
-            for number in LEFT_OUT.get(exchange["n"], ()):
-                self.ask(by_number[number])
-            yield exchange, self.ask(exchange)
+            if exchange["n"] in LEFT_OUT:
+                self.ask({"request_headers": _WITH_TOKEN, **LEFT_OUT[exchange["n"]]})
+            try:
+                answer: Answer | requests.RequestException = self.ask(exchange)
+            except requests.RequestException as error:
+                answer = error
+            yield exchange, answer
 
 
 def read_exchanges(folder: Path) -> list[dict[str, Any]]:
@@ -153,3 +172,9 @@ def _request_body(exchange: dict[str, Any]) -> bytes | None:
     if isinstance(body, str) and body.startswith(("b'", 'b"')):  # a body that is no JSON was kept as its repr
         return body[2:-1].encode()
     return json.dumps(body).encode()
+
+
+def _under_terms(folder: Path) -> dict[str, Any]:
+    """Body of the second datastack of the recording, which shares everything and only asks for terms to be accepted."""
+    body: dict[str, Any] = json.loads((folder / "datastack_info.json").read_text())
+    return {**body, "viewer_site": None, "soma_table": None, "description": None}

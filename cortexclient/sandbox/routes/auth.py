@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote
 
@@ -51,6 +52,21 @@ _RESOURCES = (
 _EDIT = re.compile(r"^/segmentation/api/v1/table/[^/]+/(merge|split|undo|redo)$")
 _SUPERADMIN = re.compile(r"^/segmentation/api/v1/table/[^/]+/change_log$")
 
+# error: message, message of an older library, what is added to the challenge
+_UNAUTHORIZED = {
+    "no_token": ("Unauthorized - No Token Provided", "Unauthorized", ""),
+    "invalid_token": (
+        "Unauthorized - Token is Invalid or Expired",
+        "Invalid/Expired Token",
+        ', error="invalid_token", error_description="Invalid/Expired Token"',
+    ),
+    "bad_auth_header": (
+        "Authorization header must begin with 'Bearer'",
+        "Invalid Request",
+        ', error="invalid_request", error_description="Header must begin with \'Bearer\'"',
+    ),
+}
+
 
 @dataclass(frozen=True)
 class _Refusal:
@@ -86,35 +102,29 @@ class Authorize:
 
     def _who(self, scope: Scope) -> User | _Refusal:
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        header = headers.get("authorization")
+        header = headers["authorization"].strip() if "authorization" in headers else None
         token: str | None = None
         if header is not None:
             if not header.startswith("Bearer "):
-                return self._unauthorized(
-                    400,
-                    "bad_auth_header",
-                    "Authorization header must begin with 'Bearer'",
-                    ', error="invalid_request", error_description="Header must begin with \'Bearer\'"',
-                )
+                return self._unauthorized(scope, 400, "bad_auth_header")
             token = header.removeprefix("Bearer ")
         token = token or _cookie(headers.get("cookie", "")) or _query_token(scope)
         if token is None:
             if header is None and "x-requested-with" not in headers and "origin" not in headers:
                 return self._login(scope, headers)
-            return self._unauthorized(401, "no_token", "Unauthorized - No Token Provided", "")
+            return self._unauthorized(scope, 401, "no_token")
         user = self.world.access.user(token)
         if user is None:
-            return self._unauthorized(
-                401,
-                "invalid_token",
-                "Unauthorized - Token is Invalid or Expired",
-                ', error="invalid_token", error_description="Invalid/Expired Token"',
-            )
+            return self._unauthorized(scope, 401, "invalid_token")
         return user
 
-    def _unauthorized(self, status: int, error: str, message: str, detail: str) -> _Refusal:
+    def _unauthorized(self, scope: Scope, status: int, error: str) -> _Refusal:
+        message, old_message, detail = _UNAUTHORIZED[error]
         realm = f'Bearer realm="{self.world.base_url}/auth/api/v1/authorize"{detail}'
-        return _refuse(status, {"error": error, "message": message}, ((b"www-authenticate", realm.encode()),))
+        headers = ((b"www-authenticate", realm.encode()),)
+        if scope["path"].startswith("/nglstate/"):  # the state server has an older library, which answers plain text
+            return _Refusal(status, old_message.encode(), HTML, headers)
+        return _refuse(status, {"error": error, "message": message}, headers)
 
     def _login(self, scope: Scope, headers: dict[str, str]) -> _Refusal:
         query = scope.get("query_string", b"").decode("latin-1")
@@ -210,6 +220,7 @@ def routes(world: World) -> list[BaseRoute]:
 
     def token(request: Request) -> Response:
         user = who(request)
+        used = formatdate(usegmt=True)
         return json_response(
             [
                 {
@@ -218,8 +229,8 @@ def routes(world: World) -> list[BaseRoute]:
                     "token": text,
                     "description": text,
                     "created": user.created,
-                    "updated": user.created,
-                    "last_used": user.created,
+                    "updated": used,
+                    "last_used": used,
                 }
                 for number, text in enumerate(user.tokens, start=user.id)
             ]
