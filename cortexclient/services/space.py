@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cortexclient.errors import NotConfiguredError, SpecError
+from cortexclient.services.positions import positions, stated_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from cortexclient.types import FloatArray, TransformName
 
 __all__ = ["Space"]
-
-# columns that hold "the" position of a row, in the order in which they are looked for
-_USUAL_COLUMNS = ("pt_position", "ctr_pt_position")
 
 
 class Space:
@@ -204,8 +201,8 @@ class Space:
         array([92.7])
         """
         if resolution is None:
-            resolution = _stated_resolution(points)
-        found = _positions(points, column)
+            resolution = stated_resolution(points)
+        found = positions(points, column)
         flat = found.reshape(-1, 3)
         known = np.isfinite(flat).all(axis=1)
         depths = np.full(len(flat), np.nan)
@@ -364,62 +361,3 @@ def _moving(function: Callable[[Any], Any]) -> Callable[[Any], FloatArray]:
         return moved.reshape(given.shape)
 
     return move
-
-
-def _stated_resolution(points: Any) -> Any:
-    stated = getattr(points, "attrs", {}).get("dataframe_resolution")
-    if stated is None or isinstance(stated, str):
-        return "nm"
-    size = np.asarray(stated, dtype=float)
-    return "nm" if size.shape != (3,) or (size == 1).all() else size
-
-
-def _positions(points: Any, column: str | None) -> NDArray[np.float64]:
-    if hasattr(points, "columns"):
-        return _frame_positions(points, column)
-    if column is not None:
-        raise ValueError("column= names a column of a DataFrame; these points are no DataFrame")
-    if hasattr(points, "to_list"):
-        return _stack(points.to_list())
-    found = np.asarray(points, dtype=np.float64)
-    if found.size == 0:
-        return found.reshape(0, 3)
-    if found.ndim == 0 or found.shape[-1] != 3:
-        raise ValueError(f"points must have three coordinates each, not shape {found.shape}")
-    return found
-
-
-def _frame_positions(df: pd.DataFrame, column: str | None) -> NDArray[np.float64]:
-    names = [str(name) for name in df.columns]
-    if column is None:
-        candidates = _position_columns(names)
-        usual = [name for name in _USUAL_COLUMNS if name in candidates]
-        if not usual and len(candidates) != 1:
-            raise ValueError(
-                f"which position? name one with column=; there are {candidates or 'none'} among {names}"
-            )
-        column = usual[0] if usual else candidates[0]
-    if column in names:
-        return _stack(df[column].to_list())
-    # caveclient writes pt_position_x, and pt_position_x_ref where two tables were joined
-    base, _, suffix = column.rpartition("_")
-    for parts in ([f"{column}_{axis}" for axis in "xyz"], [f"{base}_{axis}_{suffix}" for axis in "xyz"]):
-        if all(part in names for part in parts):
-            return df[parts].to_numpy(dtype=np.float64, na_value=np.nan)
-    raise ValueError(f"no position column {column!r}; there are {_position_columns(names) or 'none'}")
-
-
-def _position_columns(names: list[str]) -> list[str]:
-    split = [
-        name[:-2]
-        for name in names
-        if name.endswith("_x") and {f"{name[:-2]}_y", f"{name[:-2]}_z"} <= set(names)
-    ]
-    whole = [name for name in names if re.search(r"(^|_)position$", name)]
-    return split + [name for name in whole if name not in split]
-
-
-def _stack(rows: list[Any]) -> NDArray[np.float64]:
-    missing = [np.nan] * 3
-    filled = [row if np.ndim(row) == 1 and len(row) == 3 else missing for row in rows]
-    return np.asarray(filled, dtype=np.float64).reshape(-1, 3)

@@ -17,6 +17,7 @@ from cortexclient.services.vertex_labels.claims import (
 )
 from cortexclient.services.vertex_labels.components import Pieces, cut_into_pieces, find_loose, ragged
 from cortexclient.services.vertex_labels.grid import ChunkGrid, Located
+from cortexclient.services.vertex_labels.lookup import claim_by_lookup
 from cortexclient.services.vertex_labels.spread import spread_labels
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Decision", "Labels", "label_vertices"]
+    from cortexclient.services.vertex_labels.lookup import Lookup
+
+__all__ = ["Decision", "Labels", "label_mesh", "label_vertices"]
 
 # how far, in times the distance of its nearest vertex, an object without a vertex gathers the vertices around it
 CRUMB_REACH = 1.5
@@ -170,6 +173,34 @@ def label_vertices(
     >>> l2 = client.get_l2data(client.get_l2_ids(root_id), ["rep_coord_nm"])    # doctest: +SKIP
     >>> ids = label_vertices(mesh.vertices, mesh.faces, l2.index, l2.to_numpy(), info=info)  # doctest: +SKIP
     """
+    labels = label_mesh(
+        vertices,
+        faces,
+        l2_ids,
+        l2_points,
+        info=info,
+        max_distance=max_distance,
+        ratio_better=ratio_better,
+        hop_limit=hop_limit,
+        mesh_mip=mesh_mip,
+    )
+    return labels if explain else labels.l2_ids
+
+
+def label_mesh(
+    vertices: ArrayLike,
+    faces: ArrayLike,
+    l2_ids: ArrayLike,
+    l2_points: ArrayLike | None,
+    *,
+    info: Mapping[str, Any],
+    max_distance: float,
+    ratio_better: float,
+    hop_limit: int | None,
+    mesh_mip: int | None,
+    lookup: Lookup | None = None,
+) -> Labels:
+    """Do the work of :func:`label_vertices`; with ``lookup``, ask the segmentation about pieces that stay undecided."""
     if max_distance < 0 or not 0 < ratio_better <= 1:
         raise ValueError(
             "max_distance must not be negative, and ratio_better must lie above 0 and not above 1"
@@ -182,12 +213,10 @@ def label_vertices(
     grid = ChunkGrid.from_info(info, mesh_mip=mesh_mip)
     work = _Work(points, triangles, ids, representatives, grid)
     work.own_chunks()
-    work.several(max_distance, ratio_better)
+    work.several(max_distance, ratio_better, lookup)
     work.propagate(hop_limit)
     work.crumbs(max_distance)
     found = np.append(ids, 0)[work.labels]  # label -1 reads the appended 0
-    if not explain:
-        return found
     return Labels(found, work.decisions, work.piece)
 
 
@@ -202,7 +231,7 @@ class _Work:
         points: NDArray[np.float64],
         grid: ChunkGrid,
     ) -> None:
-        self.vertices, self.faces, self.points = vertices, faces, points
+        self.vertices, self.faces, self.ids, self.points = vertices, faces, ids, points
         self.labels = np.full(len(vertices), -1, dtype=np.int32)
         self.decisions = np.zeros(len(vertices), dtype=np.uint8)
         self.piece = np.full(len(vertices), -1, dtype=np.int32)
@@ -221,7 +250,7 @@ class _Work:
         self.labels[self.loose] = -1
         self.decisions[self.labels >= 0] = Decision.OWN_CHUNK
 
-    def several(self, max_distance: float, ratio_better: float) -> None:
+    def several(self, max_distance: float, ratio_better: float, lookup: Lookup | None) -> None:
         """Label the pieces of chunks with several ids."""
         many = np.append(self.ids_in_chunk > 1, False)  # the last entry answers chunk -1
         wanted = many[self.where.chunk] & ~self.loose
@@ -238,6 +267,9 @@ class _Work:
         _mark(pieces, decisions, within, Decision.COMPONENT)
         near = claim_by_proximity(pieces, labels, max_distance=max_distance, ratio_better=ratio_better)
         _mark(pieces, decisions, near, Decision.PROXIMITY)
+        if lookup is not None:
+            asked = claim_by_lookup(self.vertices, self.faces, pieces, claimants, self.ids, labels, lookup)
+            _mark(pieces, decisions, asked, Decision.LOOKUP)
         self.labels[pieces.vertex] = labels
         self.decisions[pieces.vertex] = decisions
         self.piece[pieces.vertex] = pieces.spread(np.arange(len(pieces), dtype=np.int32))

@@ -1,0 +1,231 @@
+"""The pieces in which a mesh is stored: which there are, reading them, and joining them at chunk faces."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import MissingDataError, ProtocolError
+from cortexclient.services.vertex_labels.grid import ChunkGrid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from cortexclient.session import Session
+
+__all__ = ["Fragment", "fetch_fragments", "join_fragments"]
+
+_INITIAL = re.compile(r"~(?P<layer>\d+)/(?P<shard>[^:]+):(?P<start>\d+):(?P<size>\d+)$")
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One stored piece of a mesh.
+
+    Attributes
+    ----------
+    name : str
+    vertices : ndarray of float32, shape (N, 3)
+        nm.
+    faces : ndarray of uint32, shape (M, 3)
+    draco : bool
+        Stored as draco, so its vertices lie on the draco grid.
+    """
+
+    name: str
+    vertices: NDArray[np.float32]
+    faces: NDArray[np.uint32]
+    draco: bool
+
+
+def fetch_fragments(
+    session: Session, node_id: int, *, bounds: ArrayLike | None = None, allow_missing: bool = False
+) -> list[Fragment]:
+    """Read all fragments of a root or another node, concurrently, in the order of their names.
+
+    Parameters
+    ----------
+    node_id : int
+    bounds : array_like of shape (2, 3), optional
+        Corners of a box in voxels of the chunkedgraph; only fragments near it are read.
+    allow_missing : bool
+        Leave out fragments that the manifest names but the bucket does not have.
+
+    Raises
+    ------
+    MissingDataError
+        If the node has no mesh, or a fragment is missing.
+    ServiceError
+        If a service fails.
+    """
+    manifest = _manifest(session, node_id, bounds)
+    names = sorted({str(name) for name in manifest.get("fragments", ()) if name})
+    if not names:
+        raise MissingDataError(
+            f"{node_id} has no mesh in {session.datastack}: is it a root id, and has it been meshed yet?",
+            service="meshing",
+        )
+    contents = _download(session, names)
+    missing = [name for name in names if contents.get(name) is None]
+    if missing and not allow_missing:
+        raise MissingDataError(
+            f"{len(missing)} of {len(names)} mesh fragments of {node_id} are not in the bucket, the first is "
+            f"{missing[0]!r}; pass allow_missing=True to do without them",
+            service="meshing",
+        )
+    found = [_decode(name, content) for name in names if (content := contents.get(name)) is not None]
+    if not found:
+        raise MissingDataError(f"none of the mesh fragments of {node_id} is in the bucket", service="meshing")
+    return found
+
+
+def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> dict[str, Any]:
+    import numpy as np
+
+    info = session.segmentation_info()
+    layer = node_id >> (64 - int(info["graph"].get("n_bits_for_layer_id", 8)))
+    highest = (info.get("mesh_metadata") or {}).get("max_meshed_layer")
+    if bounds is not None:
+        layer = 2
+    if highest is not None:
+        layer = min(layer, int(highest))
+    params = {"verify": "True", "return_seg_ids": "1"}
+    if bounds is not None:
+        box = np.asarray(bounds, dtype=np.int64)
+        params["bounds"] = "_".join(f"{low}-{high}" for low, high in zip(box[0], box[1], strict=True))
+    table = session.connection.segmentation_table
+    url = f"{session.local_server}/meshing/api/v1/table/{table}/manifest/{node_id}:0"
+    body: dict[str, Any] = session.http.get_json("meshing", url, params=params, body={"start_layer": layer})
+    return body
+
+
+def _download(session: Session, names: Sequence[str]) -> dict[str, bytes | None]:
+    """Content of each fragment; None where there is none."""
+    source = session.segmentation_cloudvolume().mesh
+    folder = source.meta.join(source.meta.cloudpath, source.meta.mesh_path)
+    sharded = hasattr(source, "readers")
+    plain = [name for name in names if not name.startswith("~")]
+    contents: dict[str, bytes | None] = {}
+    if plain:
+        where = source.meta.join(folder, source.meta.unsharded_mesh_dir) if sharded else folder
+        for answer in _get(session, source, where, plain):
+            contents[answer["path"]] = answer["content"]
+    ranges: dict[tuple[str, int, int], str] = {}
+    for name in names:
+        if name.startswith("~"):
+            match = _INITIAL.match(name)
+            if match is None:
+                raise ProtocolError(
+                    f"the meshing service named a fragment {name!r} that cannot be read", service="meshing"
+                )
+            start = int(match["start"])
+            ranges[f"{match['layer']}/{match['shard']}", start, start + int(match["size"])] = name
+    if ranges:
+        where = source.meta.join(folder, source.meta.sharded_mesh_dir)
+        wanted = [{"path": path, "start": start, "end": end} for path, start, end in ranges]
+        for answer in _get(session, source, where, wanted):
+            contents[ranges[(answer["path"], *answer["byte_range"])]] = answer["content"]
+    return contents
+
+
+def _get(session: Session, source: Any, folder: str, wanted: Sequence[Any]) -> list[dict[str, Any]]:
+    import cloudfiles
+
+    with session.guard("meshing"):
+        files = cloudfiles.CloudFiles(folder, secrets=source.config.secrets, progress=False)
+        found: list[dict[str, Any]] = files.get(list(wanted))
+    return found
+
+
+def _decode(name: str, content: bytes) -> Fragment:
+    from cloudvolume.mesh import Mesh
+
+    draco = content[:5] == b"DRACO"
+    try:
+        mesh = Mesh.from_draco(content) if draco else Mesh.from_precomputed(content)
+    except Exception as error:  # decoders raise whatever they like
+        raise ProtocolError(
+            f"mesh fragment {name!r} of {len(content)} bytes cannot be read: {type(error).__name__}: {error}",
+            service="meshing",
+        ) from error
+    return Fragment(name, mesh.vertices.reshape(-1, 3), mesh.faces.reshape(-1, 3), draco)
+
+
+def join_fragments(
+    fragments: Sequence[Fragment], info: dict[str, Any], *, mesh_mip: int | None = None, merge: bool = True
+) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
+    """Put fragments together, and make one of the copies of a vertex that several of them have on a chunk face.
+
+    A copy is merged only with copies of *other* fragments: where a fragment has two vertices at one place, its surface
+    touches itself there, and which of them continues on the other side is not known.
+
+    Parameters
+    ----------
+    fragments : sequence of Fragment
+    info : dict
+        The graphene info.
+    mesh_mip : int or None
+        Mip at which the meshes were made; None finds out.
+    merge : bool
+        False leaves all copies.
+
+    Returns
+    -------
+    vertices : ndarray of float32, shape (N, 3)
+    faces : ndarray of uint32, shape (M, 3)
+    """
+    import numpy as np
+
+    vertices = np.concatenate([fragment.vertices for fragment in fragments])
+    counts = np.array([len(fragment.vertices) for fragment in fragments])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    faces = np.concatenate(
+        [fragment.faces + np.uint32(start) for fragment, start in zip(fragments, starts, strict=True)]
+    ).astype(np.uint32)
+    if not merge or len(fragments) == 1:
+        return vertices, faces
+    draco = any(fragment.draco for fragment in fragments)
+    grid = ChunkGrid.from_info(info if draco else {**info, "mesh_metadata": {}}, mesh_mip=mesh_mip)
+    candidates = np.flatnonzero(_on_faces(grid, vertices, faces))
+    owner = np.repeat(np.arange(len(fragments)), counts)[candidates]
+    target = _first_copies(vertices[candidates], owner)
+    number = np.arange(len(vertices))
+    number[candidates] = candidates[target]
+    kept, new = np.unique(number, return_inverse=True)
+    return vertices[kept], new.reshape(-1).astype(np.uint32)[faces]
+
+
+def _on_faces(grid: ChunkGrid, vertices: NDArray[np.float32], faces: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    import numpy as np
+
+    offset = grid.best_offset(vertices, faces)
+    near = np.zeros(len(vertices), dtype=bool)
+    for axis in range(3):
+        values = vertices[:, axis].astype(np.float64)
+        planes = offset[axis] + np.round((values - offset[axis]) / grid.size[axis]) * grid.size[axis]
+        # half a cell, as cloud-volume has it: draco rounds the face and the vertices on it alike
+        near |= np.abs(values - planes) <= max(grid.draco / 2, grid.slack)
+    return near
+
+
+def _first_copies(points: NDArray[np.float32], owner: NDArray[np.intp]) -> NDArray[np.intp]:
+    """For each point the first one at the same place, if all points there are of different fragments; else itself."""
+    import numpy as np
+
+    order = np.lexsort((owner, points[:, 2], points[:, 1], points[:, 0]))
+    placed, owners = points[order], owner[order]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (placed[1:] != placed[:-1]).any(axis=1)
+    group = np.cumsum(begins) - 1
+    twice = np.zeros(len(order), dtype=bool)
+    twice[1:] = ~begins[1:] & (owners[1:] == owners[:-1])
+    ambiguous = np.zeros(int(begins.sum()), dtype=bool)
+    ambiguous[group[twice]] = True
+    target = np.arange(len(points))
+    # the one of the first fragment in the list stands for all
+    target[order] = np.where(ambiguous[group], order, order[np.flatnonzero(begins)[group]])
+    return target

@@ -1,0 +1,395 @@
+"""Meshes of neurons, and the level-2 id of each of their vertices."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Literal
+
+from cortexclient.errors import MissingDataError
+from cortexclient.ids import as_id, as_ids
+from cortexclient.services.mesh_cache import MeshCache
+from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
+from cortexclient.services.vertex_assigner import VertexAssigner
+from cortexclient.session.graph import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from cortexclient.session import Session
+    from cortexclient.types import FloatArray, IdArray, Ids, PathLike
+
+__all__ = ["MeshClient"]
+
+logger = logging.getLogger(__name__)
+
+# options that are worked out here; any other goes to cloud-volume with all the rest
+_OWN_OPTIONS = {"bounding_box", "allow_missing", "deduplicate_chunk_boundaries", "remove_duplicate_vertices"}
+_KEPT_MAPPINGS = 64
+
+
+class MeshClient:
+    """Meshes of one dataset.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask.
+    cache : bool or path
+        Keep meshes on disk, here or (True) in the user's cache folder. A root id never changes its shape, so they stay
+        valid until the dataset is meshed anew.
+    """
+
+    def __init__(self, session: Session, *, cache: bool | PathLike = False) -> None:
+        self._session = session
+        self._cache = MeshCache.open(cache, session.datastack) if cache else None
+        self._mappings: OrderedDict[int, IdArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"MeshClient(datastack={self._session.datastack!r})"
+
+    @property
+    def cv(self) -> Any:
+        """The segmentation as a CloudVolume."""
+        return self._session.segmentation_cloudvolume()
+
+    # -- meshes ------------------------------------------------------------------------------------------------
+
+    def get_mesh(
+        self,
+        root_id: int,
+        *,
+        progress: bool = False,
+        output: Literal["mesh", "trimesh"] = "mesh",
+        **kwargs: Any,
+    ) -> Any:
+        """Get the mesh of one neuron.
+
+        Parameters
+        ----------
+        root_id : int
+            A root id, or any other node of the chunkedgraph (a level-2 id).
+        progress : bool
+            Show a progress bar.
+        output : {"mesh", "trimesh"}
+            Kind of object.
+        **kwargs
+            Options of cloud-volume's ``mesh.get``: ``bounding_box`` (voxels), ``allow_missing``,
+            ``deduplicate_chunk_boundaries``, ``remove_duplicate_vertices``, ...
+
+        Returns
+        -------
+        cloudvolume.Mesh or trimesh.Trimesh
+            ``vertices`` float32 in nm, shape (N, 3), and ``faces`` uint32, shape (M, 3). Vertices that neighbouring
+            fragments share on chunk faces are merged.
+
+        Raises
+        ------
+        MissingDataError
+            If there is no mesh of that id.
+        ValueError
+            If several ids are given.
+
+        Examples
+        --------
+        >>> mesh = client.mesh.get_mesh(root_id)   # doctest: +SKIP
+        """
+        import numpy as np
+
+        if np.ndim(root_id):
+            raise ValueError("get_mesh takes one root id; get_meshes takes several")
+        root = as_id(root_id, "root_id")
+        return self._get_all([root], progress=progress, missing="raise", output=output, options=kwargs)[root]
+
+    def get_meshes(
+        self,
+        root_ids: Ids,
+        *,
+        progress: bool = True,
+        missing: Literal["raise", "skip"] = "raise",
+        output: Literal["mesh", "trimesh"] = "mesh",
+        **kwargs: Any,
+    ) -> dict[int, Any]:
+        """Get the meshes of several neurons, some at a time.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Duplicates are read once.
+        progress : bool
+            Show a progress bar.
+        missing : {"raise", "skip"}
+            What to do with ids without a mesh.
+        output : {"mesh", "trimesh"}
+            Kind of object.
+        **kwargs
+            As for `get_mesh`.
+
+        Returns
+        -------
+        dict
+            Root id -> mesh, in the order given.
+
+        Raises
+        ------
+        MissingDataError
+            If an id has no mesh and ``missing="raise"``.
+        """
+        ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
+        return self._get_all(ids, progress=progress, missing=missing, output=output, options=kwargs)
+
+    def _get_all(
+        self, ids: list[int], *, progress: bool, missing: str, output: str, options: dict[str, Any]
+    ) -> dict[int, Any]:
+        if missing not in {"raise", "skip"}:
+            raise ValueError(f"missing must be 'raise' or 'skip', not {missing!r}")
+        if output not in {"mesh", "trimesh"}:
+            raise ValueError(f"output must be 'mesh' or 'trimesh', not {output!r}")
+        if options.get("fuse"):
+            raise ValueError("fuse=True would make one mesh of all; join the meshes of get_meshes yourself")
+        options.pop("fuse", None)
+        if ids:
+            self.cv  # noqa: B018 - opened once, before the workers need it
+
+        def one(root: int) -> Any:
+            try:
+                return self._get(root, options)
+            except MissingDataError:
+                if missing == "raise":
+                    raise
+                logger.info("no mesh of %d", root)
+                return None
+
+        found = self._session.map(one, ids, progress=progress, description="meshes")
+        meshes = {root: mesh for root, mesh in zip(ids, found, strict=True) if mesh is not None}
+        return {root: mesh.trimesh() for root, mesh in meshes.items()} if output == "trimesh" else meshes
+
+    def _get(self, root: int, options: Mapping[str, Any]) -> Any:
+        if set(options) - _OWN_OPTIONS:
+            return self._from_cloudvolume(root, options)
+        from cloudvolume.mesh import Mesh
+
+        kept = self._cache.read(root) if self._cache is not None and not options else None
+        if kept is None:
+            fragments = fetch_fragments(
+                self._session,
+                root,
+                bounds=_bounds(options.get("bounding_box")),
+                allow_missing=bool(options.get("allow_missing")),
+            )
+            kept = join_fragments(
+                fragments,
+                self._session.segmentation_info(),
+                mesh_mip=self._mesh_mip(),
+                merge=bool(options.get("deduplicate_chunk_boundaries", True)),
+            )
+            if self._cache is not None and not options:
+                self._cache.write(root, *kept)
+        mesh = Mesh(*kept, segid=root)
+        if options.get("remove_duplicate_vertices"):
+            mesh = mesh.consolidate()
+            mesh.segid = root
+        return mesh
+
+    def _from_cloudvolume(self, root: int, options: Mapping[str, Any]) -> Any:
+        with self._session.guard("meshing"):
+            found: dict[int, Any] = self.cv.mesh.get(root, fuse=False, **options)
+        if root not in found:
+            raise MissingDataError(f"{root} has no mesh in {self._session.datastack}", service="meshing")
+        return found[root]
+
+    def _mesh_mip(self) -> int | None:
+        """Mip at which the meshes were made, as the info of the mesh folder says."""
+        info = getattr(self.cv.mesh.meta, "info", None) or {}
+        mip = info.get("mip")
+        # legacy infos carry a mip that nobody filled in; the vertices themselves tell better
+        return int(mip) if mip and "sharding" in info else None
+
+    # -- level-2 ids of vertices -------------------------------------------------------------------------------
+
+    def compute_vertex_to_l2_mapping(
+        self,
+        root_id: int,
+        vertices: ArrayLike | None = None,
+        faces: ArrayLike | None = None,
+        lvl2_ids: ArrayLike | None = None,
+        lvl2_pts: ArrayLike | None = None,
+        max_distance: float = 500,
+        ratio_better: float = 0.5,
+        hop_limit: int | None = None,
+        cloudvolume_fallback: bool = False,
+        n_jobs: int = -1,  # noqa: ARG002 - of the seed's signature; one pass over whole arrays needs no processes
+        return_assigner: bool = False,
+        mesh_kwargs: Mapping[str, Any] | None = None,
+    ) -> IdArray | tuple[IdArray, VertexAssigner]:
+        """Find the level-2 id of each vertex of a neuron's mesh.
+
+        What is not given is downloaded. How it is worked out: :func:`cortexclient.label_vertices`.
+
+        Parameters
+        ----------
+        root_id : int
+            The neuron.
+        vertices, faces : array_like, optional
+            Its mesh (nm); both or neither.
+        lvl2_ids : array_like of int, optional
+            Its level-2 ids.
+        lvl2_pts : array_like of shape (K, 3), optional
+            Their representative points in nm; needs ``lvl2_ids``. Rows of NaN for ids without one.
+        max_distance : float
+            Greatest distance in nm over which a piece of the mesh without a representative point joins another.
+        ratio_better : float
+            How much nearer than the next best that other must be: at most this fraction of its distance.
+        hop_limit : int or None
+            How many mesh edges a label may travel to vertices that have none; None for no limit.
+        cloudvolume_fallback : bool
+            Ask the segmentation about pieces that nothing else decides. Slower: voxels are downloaded.
+        n_jobs : int
+            Not needed: the work is one pass over whole arrays.
+        return_assigner : bool
+            Also return the object that says how each vertex was decided.
+        mesh_kwargs : dict, optional
+            Options for `get_mesh`.
+
+        Returns
+        -------
+        l2_mapping : ndarray of int64, shape (N,)
+            Level-2 id of each vertex, 0 where there is none.
+        vertex_assigner : VertexAssigner
+            Only with ``return_assigner``: mesh, level-2 ids and decisions.
+
+        Raises
+        ------
+        ValueError
+            If vertices come without faces, points without ids, or an array has the wrong shape.
+        MissingDataError
+            If the neuron has no mesh.
+        """
+        root = as_id(root_id, "root_id")
+        if (vertices is None) != (faces is None):
+            raise ValueError("give vertices and faces together: faces are rows of vertices")
+        if lvl2_ids is None and lvl2_pts is not None:
+            raise ValueError("lvl2_pts need the lvl2_ids that they belong to")
+        if vertices is not None and mesh_kwargs:
+            raise ValueError("mesh_kwargs are for downloading the mesh; this one is given")
+        jobs: list[Callable[[], tuple[Any, Any]]] = [
+            lambda: self._mesh_arrays(root, vertices, faces, mesh_kwargs or {}),
+            lambda: self._level2(root, lvl2_ids, lvl2_pts),
+        ]
+        mesh, level2 = self._session.map(_run, jobs)
+        assigner = VertexAssigner(
+            root,
+            *mesh,
+            *level2,
+            info=self._session.segmentation_info(),
+            mesh_mip=self._mesh_mip(),
+        )
+        labels = assigner.compute_mesh_label(
+            max_distance=max_distance,
+            ratio_better=ratio_better,
+            hop_limit=hop_limit,
+            lookup=self._lookup(root) if cloudvolume_fallback else None,
+        )
+        self._remember(root, labels)
+        return (labels, assigner) if return_assigner else labels
+
+    def _remember(self, root: int, labels: IdArray) -> None:
+        with self._lock:
+            self._mappings[root] = labels
+            self._mappings.move_to_end(root)
+            while len(self._mappings) > _KEPT_MAPPINGS:
+                self._mappings.popitem(last=False)
+
+    @property
+    def mesh_l2_mappings(self) -> dict[int, IdArray]:
+        """Root id -> level-2 id of each vertex, for the last 64 neurons that were worked out."""
+        with self._lock:
+            return dict(self._mappings)
+
+    def _mesh_arrays(
+        self, root: int, vertices: Any, faces: Any, options: Mapping[str, Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        import numpy as np
+
+        if vertices is not None:
+            return np.asarray(vertices), np.asarray(faces)
+        mesh = self.get_mesh(root, **options)
+        return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+
+    def _level2(self, root: int, ids: Any, points: Any) -> tuple[IdArray, FloatArray]:
+        import numpy as np
+
+        known = leaves(self._session, root, stop_layer=2) if ids is None else as_ids(ids, "lvl2_ids")
+        if ids is None and not len(known):
+            raise MissingDataError(
+                f"{root} has no level-2 ids in {self._session.datastack}; is it a root id?",
+                service="chunkedgraph",
+            )
+        if points is not None:
+            return known, np.asarray(points, dtype=np.float64)
+        from cortexclient.services.level2 import Level2Service
+
+        found: Any = Level2Service(self._session).get_l2data(known, ["rep_coord_nm"])
+        return known, found.to_numpy(dtype=np.float64)
+
+    def _lookup(self, root: int) -> Any:
+        from cortexclient.services.mesh_lookup import level2_at
+
+        return lambda points: level2_at(self._session, root, points)
+
+    # -- carrying values over ----------------------------------------------------------------------------------
+
+    def mesh_label_to_skeleton(
+        self, l2_mapping: Ids, source: Any, column: str | None = None, *, missing: Any = None
+    ) -> NDArray[Any]:
+        """Carry a value of level-2 ids, or of a skeleton, to mesh vertices.
+
+        Parameters
+        ----------
+        l2_mapping : sequence of int, shape (N,)
+            Level-2 id of each vertex, as `compute_vertex_to_l2_mapping` gives it.
+        source : Meshwork, Series or mapping
+            A neuron from ``get_skeleton``, or level-2 id -> value.
+        column : str or None
+            For a Meshwork: a column of one of its annotations on level-2 ids (``"compartment"``, ``"strahler"``,
+            ``"size_nm3"``, ...), ``"pre_syn"`` or ``"post_syn"`` for the number of synapses, or None for the skeleton
+            vertex.
+        missing : scalar, optional
+            Value of vertices without a level-2 id or without a value; default NaN, -1 for whole numbers, else None.
+
+        Returns
+        -------
+        ndarray, shape (N,)
+
+        Raises
+        ------
+        ValueError
+            If the neuron has no such column.
+        """
+        from cortexclient.services.vertex_assigner import values_of_level2, values_on_vertices
+
+        values = values_of_level2(source, column)
+        return values_on_vertices(as_ids(l2_mapping, "l2_mapping"), values, missing)
+
+
+def _run(job: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    return job()
+
+
+def _bounds(box: Any) -> Any:
+    import numpy as np
+
+    if box is None:
+        return None
+    if hasattr(box, "minpt"):
+        return np.array([box.minpt, box.maxpt])
+    corners = np.asarray(box)
+    if corners.shape != (2, 3):
+        raise ValueError(
+            f"bounding_box must be two corners of three voxel coordinates, not shape {corners.shape}"
+        )
+    return corners

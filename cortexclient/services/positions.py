@@ -1,0 +1,88 @@
+"""Positions out of whatever holds them: arrays, Series, and frames with whole or split columns."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+__all__ = ["positions", "stated_resolution"]
+
+# columns that hold "the" position of a row, in the order in which they are looked for
+_USUAL_COLUMNS = ("pt_position", "ctr_pt_position")
+
+
+def stated_resolution(points: Any) -> Any:
+    """Give the size of a voxel that a frame states in ``attrs["dataframe_resolution"]``; ``"nm"`` where it does not."""
+    stated = getattr(points, "attrs", {}).get("dataframe_resolution")
+    if stated is None or isinstance(stated, str):
+        return "nm"
+    size = np.asarray(stated, dtype=float)
+    return "nm" if size.shape != (3,) or (size == 1).all() else size
+
+
+def positions(points: Any, column: str | None) -> NDArray[np.float64]:
+    """Read positions from an array, a Series or a frame; NaN where a coordinate is missing.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, 3), or (3,) for a single point
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, several could be meant, or the points do not have three coordinates.
+    """
+    if hasattr(points, "columns"):
+        return _frame_positions(points, column)
+    if column is not None:
+        raise ValueError("column= names a column of a DataFrame; these points are no DataFrame")
+    if hasattr(points, "to_list"):
+        return _stack(points.to_list())
+    found = np.asarray(points, dtype=np.float64)
+    if found.size == 0:
+        return found.reshape(0, 3)
+    if found.ndim == 0 or found.shape[-1] != 3:
+        raise ValueError(f"points must have three coordinates each, not shape {found.shape}")
+    return found
+
+
+def _frame_positions(df: pd.DataFrame, column: str | None) -> NDArray[np.float64]:
+    names = [str(name) for name in df.columns]
+    if column is None:
+        candidates = _position_columns(names)
+        usual = [name for name in _USUAL_COLUMNS if name in candidates]
+        if not usual and len(candidates) != 1:
+            raise ValueError(
+                f"which position? name one with column=; there are {candidates or 'none'} among {names}"
+            )
+        column = usual[0] if usual else candidates[0]
+    if column in names:
+        return _stack(df[column].to_list())
+    # caveclient writes pt_position_x, and pt_position_x_ref where two tables were joined
+    base, _, suffix = column.rpartition("_")
+    for parts in ([f"{column}_{axis}" for axis in "xyz"], [f"{base}_{axis}_{suffix}" for axis in "xyz"]):
+        if all(part in names for part in parts):
+            return df[parts].to_numpy(dtype=np.float64, na_value=np.nan)
+    raise ValueError(f"no position column {column!r}; there are {_position_columns(names) or 'none'}")
+
+
+def _position_columns(names: list[str]) -> list[str]:
+    split = [
+        name[:-2]
+        for name in names
+        if name.endswith("_x") and {f"{name[:-2]}_y", f"{name[:-2]}_z"} <= set(names)
+    ]
+    whole = [name for name in names if re.search(r"(^|_)position$", name)]
+    return split + [name for name in whole if name not in split]
+
+
+def _stack(rows: list[Any]) -> NDArray[np.float64]:
+    missing = [np.nan] * 3
+    filled = [row if np.ndim(row) == 1 and len(row) == 3 else missing for row in rows]
+    return np.asarray(filled, dtype=np.float64).reshape(-1, 3)
