@@ -19,7 +19,7 @@ from cortexclient.sandbox.cortex.names import Spares, default_names, needed_spar
 from cortexclient.sandbox.cortex.sizes import GENERATOR_VERSION, SIZES, SizeName
 from cortexclient.sandbox.layout import DataFolder
 
-__all__ = ["DEFAULT_SEED", "build_cortex", "cortex_key", "default_names"]
+__all__ = ["DEFAULT_SEED", "SIZES", "build_cortex", "cortex_key", "default_names"]
 
 log = logging.getLogger(__name__)
 
