@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortexclient.sandbox.layout import DataFolder
@@ -64,13 +63,10 @@ def check_whole(graph: ChunkedGraph, supervoxels: np.ndarray) -> None:
 STEP = st.tuples(st.sampled_from(["merge", "split", "undo"]), st.integers(0, 10_000), st.integers(0, 10_000))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(steps=st.lists(STEP, min_size=1, max_size=9))
-def test_any_history_keeps_the_graph_whole(
-    block_folder: Callable[[], Path], tmp_path: Path, steps: list[tuple[str, int, int]]
-) -> None:
-    folder = tmp_path / "blocks"
-    graph = opened(folder if folder.is_dir() else block_folder())
+def test_any_history_keeps_the_graph_whole(block_folder: Path, steps: list[tuple[str, int, int]]) -> None:
+    graph = opened(block_folder)
     supervoxels = all_supervoxels(graph)
     before = {START: graph.roots(supervoxels, START)}
     for number, (kind, a, b) in enumerate(steps, start=1):
@@ -129,8 +125,8 @@ def check_lineage(
     assert np.isin(graph.roots(edit.new_l2_ids), edit.new_roots).all()
 
 
-def test_a_merge_makes_new_ids_only_where_it_was_made(block_folder: Callable[[], Path]) -> None:
-    graph = opened(block_folder())
+def test_a_merge_makes_new_ids_only_where_it_was_made(block_folder: Path) -> None:
+    graph = opened(block_folder)
     first, second = graph.alive()[:2].tolist()
     kept = {int(node) for root in (first, second) for node in graph.l2_ids(root)}
     ends = graph.supervoxels(first)[0], graph.supervoxels(second)[0]
@@ -141,8 +137,8 @@ def test_a_merge_makes_new_ids_only_where_it_was_made(block_folder: Callable[[],
     assert len(graph.l2_edges(int(edit.new_roots[0]))) == 6
 
 
-def test_roots_can_be_merged_without_naming_supervoxels(block_folder: Callable[[], Path]) -> None:
-    graph = opened(block_folder())
+def test_roots_can_be_merged_without_naming_supervoxels(block_folder: Path) -> None:
+    graph = opened(block_folder)
     first, last = graph.alive()[[0, -1]].tolist()
     edit = graph_edits.merge(graph, first, last)
     # the two run in different chunks, so both get a new level-2 id and an edge between them
@@ -150,8 +146,8 @@ def test_roots_can_be_merged_without_naming_supervoxels(block_folder: Callable[[
     assert pairs(edit.new_l2_ids) <= pairs(graph.l2_edges(int(edit.new_roots[0])))
 
 
-def test_what_cannot_be_edited_says_so(block_folder: Callable[[], Path]) -> None:
-    graph = opened(block_folder())
+def test_what_cannot_be_edited_says_so(block_folder: Path) -> None:
+    graph = opened(block_folder)
     one, other = graph.supervoxels(int(graph.alive()[0]))[:2].tolist()
     far = int(graph.supervoxels(int(graph.alive()[1]))[0])
     for attempt, text in (
@@ -169,16 +165,16 @@ def test_what_cannot_be_edited_says_so(block_folder: Callable[[], Path]) -> None
     assert graph.generation == 0
 
 
-def test_edits_come_in_order_of_time(block_folder: Callable[[], Path]) -> None:
-    graph = opened(block_folder())
+def test_edits_come_in_order_of_time(block_folder: Path) -> None:
+    graph = opened(block_folder)
     roots = graph.alive().tolist()
     graph_edits.merge(graph, roots[0], roots[1], at=START)
     with pytest.raises(graph_edits.EditError, match="before"):
         graph_edits.merge(graph, roots[2], roots[3], at=START)
 
 
-def test_undo_and_redo(block_folder: Callable[[], Path]) -> None:
-    graph = opened(block_folder())
+def test_undo_and_redo(block_folder: Path) -> None:
+    graph = opened(block_folder)
     supervoxels = all_supervoxels(graph)
 
     def partition() -> set[frozenset[int]]:
@@ -196,8 +192,8 @@ def test_undo_and_redo(block_folder: Callable[[], Path]) -> None:
         graph_edits.redo(graph, 3)
 
 
-def test_threads_can_edit_and_read_at_once(block_folder: Callable[[], Path]) -> None:
-    graph = opened(block_folder())
+def test_threads_can_edit_and_read_at_once(block_folder: Path) -> None:
+    graph = opened(block_folder)
     supervoxels = all_supervoxels(graph)
     wrong: list[object] = []
 
@@ -224,7 +220,7 @@ def test_threads_can_edit_and_read_at_once(block_folder: Callable[[], Path]) -> 
 
 
 def test_real_edits_made_again_make_the_same_ids(shared_data: Path, tmp_path: Path) -> None:
-    """Start from the real graph before its first edit and repeat its four edits: all ids but the roots' are the same."""
+    """Repeat the four real edits on the real graph as it was before them: all ids but the roots' are the same."""
     recorded = shared_data / "real_toy_datastack"
     graph = opened(before_edits(recorded, tmp_path))
     real = opened(recorded)

@@ -108,9 +108,7 @@ class _Edits:
             )
         points = _points(graph, nodes)
         try:
-            edit = graph_edits.merge(
-                graph, int(ends[0]), int(ends[1]), points_vx=points, user=call.user
-            )
+            edit = graph_edits.merge(graph, int(ends[0]), int(ends[1]), points_vx=points, user=call.user)
         except EditError as error:
             raise ApiError(400, str(error)) from error
         return self._answer(call, edit)

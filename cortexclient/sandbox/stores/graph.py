@@ -18,6 +18,7 @@ from cortexclient.sandbox.stores.volume import Volume
 
 if TYPE_CHECKING:
     from cortexclient.sandbox.layout import DataFolder
+    from cortexclient.sandbox.stores.graph_edits import Edit
 
 __all__ = ["ChunkedGraph"]
 
@@ -34,6 +35,13 @@ class ChunkedGraph:
     folder : DataFolder
         Its ``chunkedgraph`` part is read when first needed.
 
+    Attributes
+    ----------
+    generation : int
+        Edits made since the folder was read.
+    made_here : set of int
+        Level-2 ids that those edits made.
+
     Notes
     -----
     All ids are int64, all times aware UTC; ``at=None`` means the newest state. Reading needs no lock: an edit
@@ -45,6 +53,7 @@ class ChunkedGraph:
         self.lock = threading.RLock()
         self.generation = 0
         self._state: GraphState | None = None
+        self.made_here: set[int] = set()
         self._operations: list[dict[str, Any]] | None = None
         self._edges: EdgeStore | None = None
         self._volume: Volume | None = None
@@ -123,12 +132,33 @@ class ChunkedGraph:
         """Supervoxel at each point given in voxels of the segmentation, int64 (n,); 0 where there is none."""
         return self.volume.supervoxel_at(points_vx)
 
-    def replace(self, state: GraphState, edges: EdgeStore, operation: dict[str, Any]) -> None:
+    def replace(
+        self, state: GraphState, edges: EdgeStore, operation: dict[str, Any], new_l2_ids: Ids
+    ) -> None:
         """Take over an edited state (the caller holds `lock`)."""
+        self.made_here |= set(new_l2_ids.tolist())
         self._operations = [*self.operations, operation]
         self._edges = edges
         self._state = state
         self.generation += 1
+
+    def merge(self, source: int, sink: int, **options: Any) -> Edit:
+        """Join two objects: see :func:`cortexclient.sandbox.stores.graph_edits.merge`."""
+        from cortexclient.sandbox.stores.graph_edits import merge
+
+        return merge(self, source, sink, **options)
+
+    def split(self, sources: ArrayLike, sinks: ArrayLike, **options: Any) -> Edit:
+        """Cut an object in two: see :func:`cortexclient.sandbox.stores.graph_edits.split`."""
+        from cortexclient.sandbox.stores.graph_edits import split
+
+        return split(self, sources, sinks, **options)
+
+    def undo(self, operation_id: int, **options: Any) -> Edit:
+        """Take an edit back: see :func:`cortexclient.sandbox.stores.graph_edits.undo`."""
+        from cortexclient.sandbox.stores.graph_edits import undo
+
+        return undo(self, operation_id, **options)
 
     # --- membership
 

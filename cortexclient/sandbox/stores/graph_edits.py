@@ -256,7 +256,7 @@ def _apply(
         "old_roots": old_roots.tolist(),
         "new_roots": plan.new_roots.tolist(),
     }
-    graph.replace(plan.state(), plan.edges(edges if made_up else edges[:0]), record)
+    graph.replace(plan.state(), plan.edges(edges if made_up else edges[:0]), record, plan.new_l2_ids)
     return Edit(number, entry["kind"], time, old_roots, plan.new_roots, plan.new_l2_ids)
 
 

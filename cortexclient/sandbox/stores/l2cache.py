@@ -9,12 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cortexclient.sandbox.stores.l2pieces import derived
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     from cortexclient.sandbox.layout import DataFolder
+    from cortexclient.sandbox.stores.graph import ChunkedGraph
 
 __all__ = ["ATTRIBUTES", "L2Cache"]
 
@@ -45,10 +48,13 @@ class L2Cache:
     ----------
     folder : DataFolder
         Its ``l2cache.parquet`` is read when first needed; a folder without one has a cache that misses everything.
+    graph : ChunkedGraph, optional
+        Graph that is edited while it is served: its new level-2 ids get attributes from the pieces they are made of.
     """
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataFolder, graph: ChunkedGraph | None = None) -> None:
         self.folder = folder
+        self.graph = graph
         self._lock = threading.Lock()
         self._loaded: tuple[NDArray[np.int64], pa.Table | None] | None = None
 
@@ -92,6 +98,14 @@ class L2Cache:
             Every id asked -> its attributes; an id that is not in the cache has none.
         """
         ids = np.unique(np.asarray(l2_ids, dtype=np.int64))
+        found = self._stored(ids, attributes)
+        if self.graph is not None and self.graph.made_here:
+            for new in self.graph.made_here.intersection(i for i, entry in found.items() if not entry):
+                entry = derived(self.graph, new, lambda pieces: self._stored(pieces, None))
+                found[new] = {name: entry[name] for name in attributes or ATTRIBUTES if name in entry}
+        return found
+
+    def _stored(self, ids: NDArray[np.int64], attributes: Sequence[str] | None) -> dict[int, dict[str, Any]]:
         keys, table = self._table()
         found: dict[int, dict[str, Any]] = {int(i): {} for i in ids}
         if table is None or not len(keys):

@@ -94,8 +94,8 @@ class MeshIndex:
             self._keep(found, owners, names, within)
             rest = np.concatenate([front[~usable], front[usable][~has]])
             layers = self.graph.layout.layers(rest)
-            for owners, names in map(self._of_pieces, rest[layers == 2].tolist()):
-                self._keep(found, owners, names, within)
+            for l2_id in self.graph.made_here.intersection(rest[layers == 2].tolist()):
+                self._keep(found, *self._of_pieces(l2_id), within)
             front = self.graph.state.children_of(rest[layers > 2])[0]
         owners = np.concatenate([*found[0], np.empty(0, dtype=np.int64)])
         return owners, found[1]

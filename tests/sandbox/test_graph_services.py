@@ -1,0 +1,232 @@
+"""The graph services as the unmodified caveclient and cloud-volume see them, before and after edits."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from caveclient import CAVEclient
+from cloudvolume import CloudVolume
+
+from cortexclient.sandbox import Sandbox
+
+
+@pytest.fixture(scope="module")
+def still(block_folder: Path) -> Iterator[Sandbox]:
+    """Sandbox that no test edits."""
+    with Sandbox(data=block_folder) as sandbox:
+        yield sandbox
+
+
+@contextmanager
+def client_of(sandbox: Sandbox) -> Iterator[Any]:
+    client = CAVEclient(
+        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
+    )
+    yield client
+    for part in ("info", "chunkedgraph", "l2cache", "state"):
+        getattr(client, part).session.close()
+
+
+def volume_of(sandbox: Sandbox, **options: Any) -> Any:
+    return CloudVolume(
+        f"graphene://{sandbox.url}/segmentation/table/{sandbox.world.names.pcg_table}",
+        use_https=True,
+        secrets={"token": sandbox.token},
+        progress=False,
+        fill_missing=True,
+        **options,
+    )
+
+
+def test_caveclient_reads_the_graph(still: Sandbox) -> None:
+    graph = still.world.graph
+    root, other = graph.alive()[:2].tolist()
+    supervoxels, l2_ids = graph.supervoxels(root), graph.l2_ids(root)
+    with client_of(still) as client:
+        pcg = client.chunkedgraph
+        assert (pcg.get_roots(supervoxels) == root).all()
+        assert (pcg.get_roots(supervoxels, stop_layer=2) == l2_ids).all()
+        assert pcg.get_root_id(supervoxels[0]) == root
+        assert set(pcg.get_leaves(root)) == set(supervoxels)
+        assert set(pcg.get_leaves(root, stop_layer=2)) == set(l2_ids)
+        assert set(pcg.get_leaves(root, stop_layer=2, bounds=np.array([[0, 24], [0, 24], [0, 24]]))) == {
+            l2_ids[0]
+        }
+        assert set(pcg.get_children(root)) == set(graph.children(root))
+        assert len(pcg.level2_chunk_graph(root)) == 3
+        assert len(pcg.level2_chunk_graph(root, bounds=np.array([[0, 48], [0, 24], [0, 24]]))) == 1
+        assert pcg.is_latest_roots([root, other, 5]).tolist() == [True, True, False]
+        assert pcg.get_root_timestamps([root])[0] == datetime(2020, 1, 1, tzinfo=UTC)
+        assert pcg.get_latest_roots(root) == [root]
+        assert pcg.suggest_latest_roots(root) == root
+        assert pcg.is_valid_nodes([root, 5]).tolist() == [True, False]
+        assert pcg.get_minimal_covering_nodes(l2_ids[:2]).tolist() == [graph.state.parents_of(l2_ids[:1])[0]]
+        assert pcg.get_lineage_graph(root)["links"] == []
+        assert pcg.get_change_log(root)["n_mergers"] == 0
+        edges, affinities, areas = pcg.get_subgraph(root, bounds=np.array([[0, 48], [0, 24], [0, 24]]))
+        assert (len(edges), affinities.tolist(), areas.tolist()) == (2, [pytest.approx(0.9)] * 2, [16, 16])
+        near, far = np.array([150, 150, 240]), np.array([600, 150, 240])
+        middle = int(graph.roots(graph.supervoxel_at([near / [8, 8, 40]]))[0])
+        centroids, l2_path, failed = pcg.find_path(middle, near, far)
+        assert (len(l2_path), len(failed)) == (4, 0)
+        assert centroids[:, 0].tolist() == [96, 288, 480, 672]
+        assert pcg.segmentation_info["data_dir"] == f"{still.url}/precomputed/seg"
+        assert list(pcg.base_resolution) == [8, 8, 40]
+
+
+def test_caveclient_reads_the_cache_and_states(still: Sandbox) -> None:
+    l2_ids = still.world.graph.l2_ids(int(still.world.graph.alive()[0]))
+    with client_of(still) as client:
+        assert client.l2cache.has_cache()
+        assert "rep_coord_nm" in client.l2cache.attributes
+        found = client.l2cache.get_l2data(
+            [*l2_ids, 144115188075956224], attributes=["rep_coord_nm", "size_nm3"]
+        )
+        assert found["144115188075956224"] == {}
+        assert found[str(l2_ids[0])] == {"rep_coord_nm": [96.0, 48.0, 240.0], "size_nm3": 24 * 12 * 12 * 2560}
+        with pytest.raises(requests.HTTPError, match="nope"):
+            client.l2cache.get_l2data(l2_ids, attributes=["nope"])
+        state = {"layers": [{"name": "é"}], "segment": 864691135000000137}
+        assert client.state.get_state_json(client.state.upload_state_json(state)) == state
+        properties = {"@type": "neuroglancer_segment_properties"}
+        assert client.state.get_property_json(client.state.upload_property_json(properties)) == properties
+        with pytest.raises(requests.HTTPError, match="500"):
+            client.state.get_state_json(99)
+
+
+def test_cloud_volume_reads_voxels_and_meshes(still: Sandbox) -> None:
+    graph = still.world.graph
+    root = int(graph.alive()[0])
+    volume = volume_of(still, agglomerate=True)
+    whole = volume[:, :, :][..., 0]
+    expected = graph.roots(graph.volume.cutout(np.zeros(3, int), np.array([96, 48, 24])).reshape(-1))
+    assert (whole.reshape(-1) == expected).all()
+    mesh = volume.mesh.get(root)
+    mesh = mesh[root] if isinstance(mesh, dict) else mesh
+    assert len(mesh.vertices) == 4 * 8
+    assert mesh.vertices.min(axis=0) == pytest.approx([0, 0, 0], abs=1)
+    assert mesh.vertices.max(axis=0) == pytest.approx([768, 96, 480], abs=1)
+    assert set(volume.get_leaves(root, volume.bounds, 0)) == set(graph.supervoxels(root))
+    points = volume_of(still).scattered_points([(1, 1, 1), (25, 1, 1)])
+    assert {int(value.item()) for value in points.values()} <= set(graph.supervoxels(root).tolist())
+
+
+def test_manifests(still: Sandbox) -> None:
+    graph = still.world.graph
+    root = int(graph.alive()[0])
+    url = f"{still.url}/meshing/api/v1/table/blocks/manifest/{root}:0"
+    plain = requests.get(url, params={"verify": 1}, timeout=10).json()
+    assert set(plain) == {"fragments"}
+    owners = [int(name.split(":")[0]) for name in plain["fragments"]]
+    assert set(owners) == set(graph.l2_ids(root).tolist())
+    with_ids = requests.get(url, params={"return_seg_ids": 1, "prepend_seg_ids": 1}, timeout=10).json()
+    assert with_ids["fragments"] == [
+        f"~{owner}:{name}" for owner, name in zip(with_ids["seg_ids"], plain["fragments"], strict=True)
+    ]
+    near = requests.get(url, params={"bounds": "0-24_0-24_0-24"}, json={"start_layer": 2}, timeout=10).json()
+    assert len(near["fragments"]) == 1
+    again = f"{still.url}/meshing/api/v1/table/blocks/remeshing"
+    assert requests.post(again, json={"new_lvl2_ids": [1]}, timeout=10).status_code == 202
+
+
+def test_ids_as_text_and_packed_bodies(still: Sandbox) -> None:
+    graph = still.world.graph
+    root = int(graph.alive()[0])
+    base = f"{still.url}/segmentation/api/v1/table/blocks"
+    leaves = requests.get(f"{base}/node/{root}/leaves", params={"int64_as_str": 1}, timeout=10).json()[
+        "leaf_ids"
+    ]
+    assert set(leaves) == {str(supervoxel) for supervoxel in graph.supervoxels(root)}
+    supervoxels = graph.supervoxels(root).astype("<u8")
+    packed = requests.post(
+        f"{base}/roots_binary",
+        data=gzip.compress(supervoxels.tobytes()),
+        headers={"Content-Encoding": "gzip"},
+        timeout=10,
+    )
+    assert (np.frombuffer(packed.content, "<u8") == root).all()
+    latest = requests.post(f"{base}/is_latest_roots", json={"node_ids": [str(root)]}, timeout=10).json()
+    assert latest == {"is_latest": [True]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "text"),
+    [
+        ("GET", "table/blocks/node/1/root", None, 500, "Cannot find root id 1, 4"),
+        ("GET", "table/nope/node/1/root", None, 500, "not found"),
+        ("GET", "table/blocks/node/x/root", None, 500, "invalid literal for int()"),
+        (
+            "POST",
+            "table/blocks/is_latest_roots?timestamp=x",
+            {"node_ids": [1]},
+            400,
+            "not a valid unix timestamp",
+        ),
+        ("GET", "table/blocks/delta_roots", None, 400, "mandatory"),
+        ("GET", "table/blocks/oldest_timestamp", None, 500, "NoneType"),
+        ("POST", "table/blocks/root_timestamps", {"ids": []}, 500, "node_ids"),
+        ("GET", "table/blocks/root/1/change_log", None, 500, "1 is no root"),
+        ("POST", "table/blocks/undo", {"operation_id": 9}, 400, "no operation 9"),
+        ("GET", "table/blocks/roots", None, 405, "Method Not Allowed"),
+    ],
+)
+def test_errors_have_the_services_shape(
+    still: Sandbox, method: str, path: str, body: Any, status: int, text: str
+) -> None:
+    answer = requests.request(method, f"{still.url}/segmentation/api/v1/{path}", json=body, timeout=10)
+    assert answer.status_code == status
+    assert text in answer.text
+    if status != 405:
+        assert set(answer.json()) >= {"code", "duration", "message", "timestamp"}
+        assert answer.json()["code"] == status
+
+
+def test_edits_by_client_are_seen_everywhere(block_folder: Path) -> None:
+    with Sandbox(data=block_folder) as sandbox, client_of(sandbox) as client:
+        graph, pcg = sandbox.world.graph, client.chunkedgraph
+        before = datetime.now(UTC)
+        points = np.array([[100, 48, 240], [100, 144, 240]])
+        ends = graph.supervoxel_at(points / [8, 8, 40])
+        old = graph.roots(ends).tolist()
+
+        (merged,) = pcg.do_merge(ends, points, resolution=(1, 1, 1))["new_root_ids"]
+        assert pcg.is_latest_roots([*old, merged]).tolist() == [False, False, True]
+        assert pcg.get_latest_roots(old[0]) == [merged]
+        assert set(pcg.get_past_ids([merged], timestamp_past=before)["past_id_map"][merged]) == set(old)
+        assert set(pcg.get_delta_roots(before - timedelta(seconds=1))[1]) == {merged}
+        log = pcg.get_change_log(merged)
+        assert (log["n_mergers"], log["n_splits"], set(log["past_ids"])) == (1, 0, set(old))
+        # all edges that the segmentation knows between the two near the points are put to use
+        assert len(graph.made_here) == 4
+        data = client.l2cache.get_l2data(sorted(graph.made_here))
+        assert {entry["size_nm3"] for entry in data.values()} == {2 * 24 * 12 * 12 * 2560}
+        mesh = volume_of(sandbox).mesh.get(merged)
+        mesh = mesh[merged] if isinstance(mesh, dict) else mesh
+        assert len(mesh.vertices) == 8 * 8
+
+        sides = [points[:1], points[1:], merged, ends[:1], ends[1:]]
+        source, sink, allowed = pcg.preview_split(*sides)
+        assert allowed
+        assert (set(source), set(sink)) == tuple(set(graph.supervoxels(root).tolist()) for root in old)
+        operation, pieces = pcg.execute_split(*sides)
+        assert set(graph.roots(ends).tolist()) == set(pieces)
+        assert [set(graph.supervoxels(int(piece))) for piece in graph.roots(ends)] == [set(source), set(sink)]
+        assert pcg.get_change_log(int(pieces[0]))["n_splits"] == 1
+        assert pcg.get_operation_details([operation])[str(operation)]["sink_ids"] == [ends[1]]
+
+        again = requests.post(
+            f"{sandbox.url}/segmentation/api/v1/table/blocks/undo",
+            json={"operation_id": operation},
+            timeout=10,
+        ).json()
+        assert (graph.roots(ends) == again["new_root_ids"]).all()
+        with pytest.raises(requests.HTTPError, match="different objects"):
+            pcg.do_merge(ends, points, resolution=(1, 1, 1))
