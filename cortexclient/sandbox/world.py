@@ -152,7 +152,7 @@ class World:
         """Attributes of level-2 ids."""
         from cortexclient.sandbox.stores.l2cache import L2Cache
 
-        cache: L2Cache = self._store("l2cache", lambda: L2Cache(self.folder))
+        cache: L2Cache = self._store("l2cache", lambda: L2Cache(self.folder, self.graph))
         return cache
 
     @property
