@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -314,9 +313,12 @@ def _viewer_class() -> Any:
 
         def to_neuroglancer_state(self) -> Any:
             viewer = super().to_neuroglancer_state()
-            state = json.dumps(viewer.state.to_json())
-            if "middleauth+http://" in state:
-                viewer.set_state(json.loads(plain_http(state)))
+            with viewer.txn() as state:
+                for layer in state.layers:
+                    # annotations kept in the state itself have no address
+                    for source in getattr(layer.layer, "source", None) or ():
+                        if isinstance(source.url, str):
+                            source.url = plain_http(source.url)
             return viewer
 
         def to_link_shortener(
