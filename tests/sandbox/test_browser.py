@@ -1,0 +1,106 @@
+"""Neuroglancer, served by the sandbox, in a real browser: image, segmentation, mesh and synapses are seen in the pixels."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cortexclient.sandbox import Sandbox
+from cortexclient.sandbox.viewer_state import SIDES, example_roots
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian has one: apt-get install chromium"),
+]
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1200,900",
+    # WebGL without a graphics card
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    # nothing but this machine
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+SECONDS = 90
+
+
+@contextlib.contextmanager
+def browser(url: str, profile: Path) -> Iterator[None]:
+    """Show a page; the browser and all its children are gone afterwards."""
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", url]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=20)
+
+
+def picture(sandbox: Sandbox, url: str, folder: Path) -> np.ndarray:
+    """Canvas of a page, as soon as it says that everything is drawn; tried again once, in a new browser."""
+    from matplotlib.image import imread
+
+    for attempt in ("first", "second"):
+        name = f"{attempt}-{time.monotonic_ns()}"
+        sandbox.world.viewer.order({"screenshot": name})
+        with browser(url, folder / name):
+            end = time.monotonic() + SECONDS / 2
+            while time.monotonic() < end:
+                found = sandbox.world.viewer.screenshot(name)
+                if found is not None:
+                    return imread(io.BytesIO(base64.b64decode(found["image"])))[:, :, :3]
+                time.sleep(0.2)
+    raise AssertionError(f"Neuroglancer never became ready; it asked for {sandbox.requests.by_route()}")
+
+
+def near(pixels: np.ndarray, color: str, tolerance: float = 0.08) -> int:
+    """Number of pixels of a colour."""
+    wanted = np.array([int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    return int((np.abs(pixels - wanted).max(axis=-1) < tolerance).sum())
+
+
+def test_a_neuron_is_seen(sandbox: Sandbox, tmp_path: Path) -> None:
+    root = example_roots(sandbox.world)[0]
+    url = f"{sandbox.viewer_site}#!{sandbox.url}/viewer/neuron/{root}.json"
+    pixels = picture(sandbox, url, tmp_path)
+    height, width = pixels.shape[:2]
+    section, space = pixels[height // 10 :, : width // 2], pixels[height // 10 :, width // 2 :]
+
+    spread = section.max(axis=-1) - section.min(axis=-1)
+    greys = section[spread < 0.02][:, 0]
+    assert len(np.unique(greys.round(2))) > 20  # an image, not one flat grey
+    yellow = (section[:, :, 0] - section[:, :, 2] > 0.2) & (section[:, :, 0] > 0.5) & (section[:, :, 1] > 0.4)
+    assert yellow.sum() > 2000  # the coloured segment in the section
+    mesh = (space[:, :, 0] - space[:, :, 2] > 0.2) & (space[:, :, 1] - space[:, :, 2] > 0.1)
+    assert mesh.sum() > 300  # the mesh in space
+    for side, color in SIDES.items():
+        assert near(space, color) > 50, side  # points of the synapses
+
+    assert sandbox.requests.count("/meshing") >= 1
+    assert sandbox.requests.count("/precomputed/img/") > 1
+    failed = [record.path for record in sandbox.requests if record.status >= 400]
+    assert [path for path in failed if "/precomputed/seg/" not in path] == []  # empty chunks are not stored
