@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads annotations
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -71,7 +71,7 @@ def check(name: Name, server: Server = None, token: Token = None) -> None:
 
 def diff(
     name: Name,
-    live: Annotated[bool, typer.Option("--live/--fields", help="Against the live server.")] = True,
+    live: Annotated[bool, typer.Option("--live", help="Against the live server.")] = True,
     server: Server = None,
     token: Token = None,
 ) -> None:
@@ -104,6 +104,10 @@ def import_cave_diver(
     server: Annotated[
         str, typer.Option("--server", help="Its global server.")
     ] = "https://global.daf-apis.com",
+    volume: Annotated[
+        Path | None,
+        typer.Option("--volume", help="Its aligned-volume file, if it has one.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write; left out: print it.", show_default=False),
@@ -112,7 +116,7 @@ def import_cave_diver(
     """Make a spec of a cave-diver configuration, with a comment on everything that has no counterpart."""
     from cortexclient.cli.registry.diver import convert
 
-    text = convert(file, name=name, server=server)
+    text = convert(file, name=name, server=server, volume=volume)
     if out is None:
         typer.echo(text, nl=False)
     else:

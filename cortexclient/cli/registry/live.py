@@ -1,0 +1,297 @@
+"""Comparing a spec with the live server that it describes, point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from cortexclient.errors import AuthenticationError, CortexError
+
+if TYPE_CHECKING:
+    from cortexclient.session import Session
+    from cortexclient.spec import DatasetSpec, TableSpec
+
+__all__ = ["Point", "check_live", "differences"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One thing that was compared.
+
+    Attributes
+    ----------
+    name : str
+        What, mostly a dotted path of the spec.
+    state : {"pass", "fail", "skip"}
+    found, advice : str
+        What the server says, and what to change in the spec.
+    """
+
+    name: str
+    state: Literal["pass", "fail", "skip"]
+    found: str = ""
+    advice: str = ""
+
+
+@dataclass(slots=True)
+class _Live:
+    """What the server was asked once."""
+
+    session: Session
+    tables: list[str] = field(default_factory=list)
+    views: list[str] = field(default_factory=list)
+    version: int | None = None
+
+
+def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | None = None) -> list[Point]:
+    """Go through a dataset's live server.
+
+    Returns
+    -------
+    list of Point
+        In the order in which a person would look: first whether the server answers at all. Where it does not, the rest
+        is skipped.
+    """
+    from cortexclient.session import Session
+
+    live = _Live(Session(spec, server_address=server, auth_token=token))
+    points: list[Point] = []
+    for step in (_info, _versions, _tables, _roles, _columns, _transform, _exports, _examples):
+        try:
+            points += list(step(spec, live))
+        except AuthenticationError as error:
+            points.append(Point("authorised", "fail", _first(error), "make a token, or join the group"))
+            return points
+        except CortexError as error:
+            points.append(Point(step.__name__.strip("_"), "fail", _first(error), "see the message"))
+            if step is _info:
+                return points
+    return points
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _same(name: str, ours: Any, theirs: Any) -> Point:
+    if ours is None:
+        return Point(name, "skip", f"server: {theirs}", "")
+    if ours == theirs:
+        return Point(name, "pass", str(ours))
+    return Point(name, "fail", f"spec: {ours}; server: {theirs}", f"write {name}: {theirs}")
+
+
+def _info(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    info = live.session.info()
+    yield Point("server_address", "pass", live.session.server_address)
+    yield Point("datastack", "pass", live.session.datastack)
+    for name, ours, theirs in _facts(spec, info):
+        yield (
+            _same(name, ours, theirs)
+            if theirs is not None
+            else Point(name, "skip", "the server does not say")
+        )
+
+
+def _facts(spec: DatasetSpec, info: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What both the spec and the info service state."""
+    yield "synapse_table", spec.synapse_table, info.get("synapse_table") or None
+    site = (info.get("viewer_site") or "").rstrip("/") or None
+    yield "viewer_site", spec.viewer_site.rstrip("/") if spec.viewer_site else None, site
+    sizes = [info.get(f"viewer_resolution_{axis}") for axis in "xyz"]
+    known = None if any(size is None for size in sizes) else [float(size or 0) for size in sizes]
+    yield "voxel_resolution", list(spec.voxel_resolution) if spec.voxel_resolution else None, known
+
+
+def _versions(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    theirs = live.session.versions()
+    usable = [number for number, record in theirs.items() if record.valid]
+    live.version = max(usable, default=None)
+    state: Literal["pass", "fail"] = "pass" if usable else "fail"
+    advice = "" if usable else "set capabilities.versions: false and use live queries"
+    yield Point(
+        "versions", state, f"{len(usable)} live: {', '.join(map(str, sorted(usable)[-5:])) or 'none'}", advice
+    )
+    for item in spec.versions:
+        record = theirs.get(item.version)
+        name = f"version {item.version}"
+        if record is None:
+            known = item.status == "expired"
+            yield Point(
+                name,
+                "skip" if known else "fail",
+                "not on the server",
+                "" if known else "write status: expired",
+            )
+            continue
+        if item.timestamp is not None and item.timestamp != record.timestamp:
+            stamp = record.timestamp.isoformat().replace("+00:00", "Z")
+            yield Point(name, "fail", f"timestamp {stamp}", f'write timestamp: "{stamp}"')
+        elif (item.status == "expired") == record.valid:
+            status = "available" if record.valid else "expired"
+            yield Point(name, "fail", f"it is {status}", f"write status: {status}")
+        else:
+            yield Point(name, "pass", item.status)
+    if isinstance(spec.default_version, int):
+        good = spec.default_version in usable
+        yield Point(
+            "default_version",
+            "pass" if good else "fail",
+            str(spec.default_version),
+            "" if good else "choose another",
+        )
+
+
+def _tables(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    with live.session.guard("materialize"):
+        live.tables = list(live.session.cave.materialize.get_tables(version=live.version))
+        live.views = list(live.session.cave.materialize.get_views(version=live.version))
+    yield Point("tables and views", "pass", f"{len(live.tables)} tables, {len(live.views)} views")
+    if spec.synapse_table is not None:
+        yield _present("synapse_table", spec.synapse_table, live.tables + live.views)
+    ids = spec.cell_ids
+    if ids is None:
+        return
+    if ids.lookup_view is not None:
+        yield _present(
+            "cell_ids.lookup_view", ids.lookup_view, live.views if ids.kind == "view" else live.tables
+        )
+    if ids.main_table is not None:
+        yield _present("cell_ids.main_table", ids.main_table, live.tables)
+    for table in ids.alternative_tables:
+        yield _present("cell_ids.alternative_tables", table, live.tables)
+
+
+def _present(key: str, name: str, names: list[str]) -> Point:
+    from cortexclient.spec.problems import close_names
+
+    if name in names:
+        return Point(key, "pass", name)
+    near = close_names(name, names)
+    return Point(
+        key,
+        "fail",
+        f"{name} is not there",
+        f"perhaps {' or '.join(near)}" if near else "look at the server's list",
+    )
+
+
+def _roles(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    for role in spec.tables:
+        try:
+            table: TableSpec = spec.table_for(role, live.version)
+        except CortexError as error:
+            yield Point(f"tables.{role}", "skip", _first(error))
+            continue
+        if table.name in (live.views if table.kind == "table" else live.tables):
+            other = "view" if table.kind == "table" else "table"
+            yield Point(f"tables.{role}", "fail", f"{table.name} is a {other}", f"write kind: {other}")
+        else:
+            yield _present(f"tables.{role}", table.name, live.tables if table.kind == "table" else live.views)
+
+
+def _columns(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    """The columns that the spec says the synapse table has."""
+    wanted = spec.synapses
+    table = spec.synapse_table
+    if wanted is None or table is None or table not in live.tables:
+        return
+    columns = list(live.session.query(table, limit=1).columns)
+    position = f"{wanted.position_prefix}_position"
+    for key, column in (
+        ("position_prefix", position),
+        ("size_column", wanted.size_column),
+        ("score_column", wanted.score_column),
+    ):
+        if column is not None:
+            found = column in columns
+            advice = "" if found else f"its columns are {', '.join(columns)}"
+            yield Point(f"synapses.{key}", "pass" if found else "fail", column, advice)
+
+
+def _transform(spec: DatasetSpec, _live: _Live) -> Iterator[Point]:
+    transform = spec.transform
+    if transform is None or transform.dataset is None:
+        return
+    import standard_transform
+
+    known = getattr(standard_transform, f"{transform.dataset.removesuffix('65')}_ds", None)
+    found = known is not None or hasattr(standard_transform, f"{transform.dataset}_ds")
+    yield Point(
+        "transform",
+        "pass" if found else "fail",
+        transform.dataset,
+        "" if found else "standard_transform has no such dataset",
+    )
+
+
+def _exports(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    from cortexclient.services.exports import TableExportClient
+
+    path = live.session.endpoint.exports_path or (spec.exports.path if spec.exports else None)
+    if path is None:
+        return
+    versions = {file.version for file in TableExportClient(path).available_files}
+    state: Literal["pass", "fail"] = "pass" if versions else "fail"
+    yield Point(
+        "exports.path",
+        state,
+        f"{len(versions)} version(s)",
+        "" if versions else f"nothing is found at {path}",
+    )
+
+
+def _examples(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    ids = spec.example_ids
+    if ids is None or ids.root_id is None:
+        return
+    with live.session.guard("chunkedgraph"):
+        when = live.session.versions()[ids.version].timestamp if ids.version else None
+        current = bool(live.session.cave.chunkedgraph.is_latest_roots([ids.root_id], timestamp=when)[0])
+    advice = "" if current else "replace it, or add example_ids.version: the version at which it is valid"
+    yield Point("example_ids.root_id", "pass" if current else "fail", str(ids.root_id), advice)
+
+
+def differences(
+    spec: DatasetSpec, *, server: str | None = None, token: str | None = None
+) -> list[tuple[str, str, str]]:
+    """Where a spec and the live server's own record say different things.
+
+    Returns
+    -------
+    list of (key, what the spec says, what the server says)
+        Values that the spec leaves to the server are no differences.
+    """
+    from cortexclient.session import Session
+
+    session = Session(spec, server_address=server, auth_token=token)
+    info = session.info()
+    found = [
+        (name, str(ours), str(theirs))
+        for name, ours, theirs in _facts(spec, info)
+        if ours is not None and theirs is not None and ours != theirs
+    ]
+    main = spec.cell_ids.main_table if spec.cell_ids else None
+    soma = info.get("soma_table") or None
+    if main is not None and soma is not None and main != soma:
+        found.append(("cell_ids.main_table", main, soma))
+    theirs = session.versions()
+    for item in spec.versions:
+        record = theirs.get(item.version)
+        if record is not None and item.timestamp is not None and item.timestamp != record.timestamp:
+            found.append((f"versions {item.version} timestamp", str(item.timestamp), str(record.timestamp)))
+        if record is not None and (item.status == "expired") == record.valid:
+            found.append(
+                (f"versions {item.version} status", item.status, "available" if record.valid else "expired")
+            )
+    listed = {item.version for item in spec.versions}
+    found += [
+        (f"versions {number}", "not listed", f"available since {record.timestamp:%Y-%m-%d}")
+        for number, record in theirs.items()
+        if listed and record.valid and number not in listed
+    ]
+    return found
+
+
+_Step = Callable[["DatasetSpec", _Live], Iterator[Point]]
