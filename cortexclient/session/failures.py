@@ -137,6 +137,7 @@ def _message(body: Any, text: str, *, html: bool, reason: str) -> str:
         for key in ("schema_errors", "errors"):
             if key in body:
                 return f"{key}: {json.dumps(body[key])}"
+        return reason or "no reason given"
     if html:
         title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
         return title.group(1).strip() if title else reason

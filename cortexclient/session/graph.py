@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import MissingDataError, ProtocolError
+from cortexclient.errors import (
+    AuthenticationError,
+    MissingDataError,
+    ProtocolError,
+    ServiceError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +26,8 @@ if TYPE_CHECKING:
     from cortexclient.types import IdArray
 
 __all__ = ["Lifetimes", "graph_url", "is_latest", "leaves", "lifetimes", "overlaps", "roots_of", "seconds"]
+
+log = logging.getLogger(__name__)
 
 BATCH = 50_000
 """Most ids in one request: a body of a megabyte, well below what proxies refuse."""
@@ -146,35 +156,28 @@ def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -
     """Ask for times of roots; ids that the graph does not know are found out by halving, and get -1."""
     import numpy as np
 
-    from cortexclient.errors import ServiceError, ServiceUnavailableError
-
     if not len(ids):
         return np.zeros(0, dtype=np.int64)
     params = {"latest": str(latest), **seconds(at)}
     url = graph_url(session, "root_timestamps")
+    times: NDArray[np.float64] = np.zeros(0)
     try:
         body = session.http.post_json("chunkedgraph", url, {"node_ids": ids.tolist()}, params=params)
-    except ServiceUnavailableError:
+        times = np.array(body["timestamp"], dtype=np.float64)
+    except (AuthenticationError, ServiceUnavailableError, ServiceTimeoutError):
         raise
     except ServiceError as error:
-        # one unknown id makes the service fail for all of them
-        if error.status is not None and error.status in {401, 403}:
-            raise
-        if len(ids) == 1:
-            if is_latest(session, ids)[0]:
-                raise
-            return np.array([-1], dtype=np.int64)
-        middle = len(ids) // 2
-        return np.concatenate(
-            [_timestamps(session, part, latest=latest, at=at) for part in (ids[:middle], ids[middle:])]
-        )
-    times = np.array(body["timestamp"], dtype=np.float64)
-    if len(times) != len(ids):
-        raise ProtocolError(
-            f"the chunkedgraph gave {len(times)} times for {len(ids)} roots; try again",
-            service="chunkedgraph",
-        )
-    return np.round(times * 1e6).astype(np.int64)
+        if len(ids) == 1 and is_latest(session, ids)[0]:
+            raise  # it is a root, so the failure is the service's own
+        log.debug("the times of %d roots could not be given: %s", len(ids), error)
+    if len(times) == len(ids):
+        return np.round(times * 1e6).astype(np.int64)
+    # one unknown id makes the service fail for all of them, or leave some out without saying which
+    if len(ids) == 1:
+        return np.array([-1], dtype=np.int64)
+    middle = len(ids) // 2
+    halves = (ids[:middle], ids[middle:])
+    return np.concatenate([_timestamps(session, part, latest=latest, at=at) for part in halves])
 
 
 def require_latest(session: Session) -> None:

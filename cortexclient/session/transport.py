@@ -8,6 +8,7 @@ the row caps that servers mention only in a header.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 from contextvars import ContextVar
@@ -153,6 +154,8 @@ class Wire(HTTPAdapter):
             if isinstance(answer.body, dict) and answer.body.get("error") == "missing_tos":
                 # raised here because caveclient would open a browser before anyone could stop it
                 raise error_for(answer, self.context)
+        if response.status_code >= 500:
+            _make_object(response)
         cap = cap_in(response)
         if cap is not None:
             seen = _caps.get()
@@ -173,6 +176,16 @@ class Wire(HTTPAdapter):
         )
         response.close()
         raise error_for(answer, self.context)
+
+
+def _make_object(response: Response) -> None:
+    """Wrap the text of an error in an object: caveclient looks for a key in it and dies of a bare string."""
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return
+    if not isinstance(body, dict):
+        response._content = json.dumps({"message": str(body)}).encode()
 
 
 def new_http_session(wire: Wire) -> requests.Session:

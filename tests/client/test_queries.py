@@ -9,7 +9,12 @@ import pytest
 from cortexclient import errors
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 
-UNITS = {"synapses_toy": (4, 4, 40), "nucleus_toy": (4, 4, 40), "tags_toy": (1, 1, 1), "celltype_toy": (4, 4, 40)}
+UNITS = {
+    "synapses_toy": (4, 4, 40),
+    "nucleus_toy": (4, 4, 40),
+    "tags_toy": (1, 1, 1),
+    "celltype_toy": (4, 4, 40),
+}
 
 
 def same_rows(ours: pd.DataFrame, theirs: pd.DataFrame, unit=(1, 1, 1)) -> None:
@@ -22,7 +27,9 @@ def same_rows(ours: pd.DataFrame, theirs: pd.DataFrame, unit=(1, 1, 1)) -> None:
         if name.endswith(("_x", "_y", "_z")):
             expected = expected * unit["xyz".index(name[-1])]
         if expected.dtype.kind == "f":
-            assert np.allclose(ours[name].to_numpy(dtype=float), expected.to_numpy(), rtol=1e-6, equal_nan=True), name
+            assert np.allclose(
+                ours[name].to_numpy(dtype=float), expected.to_numpy(), rtol=1e-6, equal_nan=True
+            ), name
         else:
             assert ours[name].tolist() == expected.tolist(), name
 
@@ -53,7 +60,9 @@ def test_a_whole_table_at_any_time(request, files, server, table, when):
 def test_a_view(request, files, server, version):
     session = request.getfixturevalue(server).at(version=version)
     frame = ViewsService(session).nucleus_celltype_view().query(split_positions=True)
-    stored = pd.read_parquet(files.folder / "tables" / f"nucleus_celltype_view.v{version}.parquet").sort_values("id")
+    stored = pd.read_parquet(
+        files.folder / "tables" / f"nucleus_celltype_view.v{version}.parquet"
+    ).sort_values("id")
     assert frame["id"].tolist() == stored["id"].tolist()
     assert frame["cell_type"].fillna("-").tolist() == stored["cell_type"].fillna("-").tolist()
     assert frame["ref_id"].fillna(-1).tolist() == stored["ref_id"].astype("Int64").fillna(-1).tolist()
@@ -66,7 +75,9 @@ def test_a_reference_table_comes_with_what_it_refers_to(request, files, server):
     frame = TablesService(session).celltype_toy(cell_type="BC").query(split_positions=True)
     types = files.frozen("celltype_toy", 2)
     types = types[types["cell_type"] == "BC"]
-    expected = types.merge(files.frozen("nucleus_toy", 2), left_on="target_id", right_on="id", suffixes=("_ref", ""))
+    expected = types.merge(
+        files.frozen("nucleus_toy", 2), left_on="target_id", right_on="id", suffixes=("_ref", "")
+    )
     expected = expected.sort_values("id")
     assert frame["id"].tolist() == expected["id"].tolist()
     assert frame["id_ref"].tolist() == expected["id_ref"].tolist()
@@ -88,7 +99,13 @@ def test_two_filters_on_columns_that_both_tables_have(toy, files):
 def test_types_do_not_depend_on_the_rows(request, files, server):
     session = request.getfixturevalue(server).at(version=2)
     tables, views = TablesService(session), ViewsService(session)
-    for handle in (tables.synapses_toy, tables.nucleus_toy, tables.tags_toy, tables.celltype_toy, views.nucleus_celltype_view):
+    for handle in (
+        tables.synapses_toy,
+        tables.nucleus_toy,
+        tables.tags_toy,
+        tables.celltype_toy,
+        views.nucleus_celltype_view,
+    ):
         many = handle().query(split_positions=True)
         one = handle(id=many["id"].tolist()[:1]).query(split_positions=True)
         none = handle(id=[]).query(split_positions=True)
@@ -111,7 +128,9 @@ def test_text_filters_that_match_nothing_keep_the_columns(toy):
 @pytest.mark.parametrize("server", ["toy", "capped"])
 def test_exclusions_hold_although_servers_ignore_them(request, files, server):
     session = request.getfixturevalue(server).at(version=2)
-    frame = QueriesService(session).query("synapses_toy", filter_out_dict={"id": [1, 2, 303]}, select_columns=["size"])
+    frame = QueriesService(session).query(
+        "synapses_toy", filter_out_dict={"id": [1, 2, 303]}, select_columns=["size"]
+    )
     assert len(frame) == len(files.frozen("synapses_toy", 2)) - 3
     assert list(frame.columns) == ["size"]
     frame = TablesService(session).nucleus_toy(pt_root_id={"!=": 0}).query()
@@ -127,7 +146,9 @@ def test_counts(request, files, server):
         files.frozen("synapses_toy", 2)["size"].between(4000, 4500, inclusive="right").sum()
     )
     # caveclient downloads the rows of a reference table and forgets that it was to count
-    assert tables.celltype_toy().query(get_counts=True)["count"].tolist() == [len(files.frozen("celltype_toy", 2))]
+    assert tables.celltype_toy().query(get_counts=True)["count"].tolist() == [
+        len(files.frozen("celltype_toy", 2))
+    ]
 
 
 def test_boxes_are_in_nm(toy, files):
@@ -146,7 +167,10 @@ def test_boxes_are_in_nm(toy, files):
 def test_resolution_is_applied_once(toy, files):
     stored = files.frozen("nucleus_toy", 2)
     handle = TablesService(toy.at(version=2)).nucleus_toy()
-    assert handle.query(split_positions=True)["pt_position_z"].tolist() == (stored["pt_position_z"] * 40).tolist()
+    assert (
+        handle.query(split_positions=True)["pt_position_z"].tolist()
+        == (stored["pt_position_z"] * 40).tolist()
+    )
     voxels = handle.query(split_positions=True, desired_resolution=None)
     assert voxels["pt_position_z"].tolist() == stored["pt_position_z"].tolist()
     assert voxels.attrs["dataframe_resolution"] == [4.0, 4.0, 40.0]
@@ -163,7 +187,9 @@ def test_units_of_the_spec_win_over_the_servers(toy_session, files):
     assert frame["pt_position_z"].tolist() == (files.frozen("nucleus_toy", 2)["pt_position_z"] * 50).tolist()
 
 
-@pytest.mark.parametrize(("limit", "offset"), [(20, None), (70, None), (20, 100), (None, 290), (49, 0), (50, None), (51, None)])
+@pytest.mark.parametrize(
+    ("limit", "offset"), [(20, None), (70, None), (20, 100), (None, 290), (49, 0), (50, None), (51, None)]
+)
 def test_a_users_own_limit_is_no_truncation(capped, files, limit, offset):
     frame = TablesService(capped.at(version=2)).synapses_toy().query(limit=limit, offset=offset)
     stored = files.frozen("synapses_toy", 2)

@@ -20,7 +20,9 @@ ID_NAMES = ("id", "target_id", "superceded_id", "superseded_id")
 
 # columns that a server fills in every row that it gives; every other whole number or truth value may be missing in
 # some row, and so has a nullable type in every answer, whether or not a row without it happens to be there
-_ALWAYS_THERE = re.compile(r"^(id|target_id|valid)(_ref)?$|_(root_id|supervoxel_id|position_[xyz])(_ref)?$|_position_ref_[xyz]$")
+_ALWAYS_THERE = re.compile(
+    r"^(id|target_id|valid)(_ref)?$|_(root_id|supervoxel_id|position_[xyz])(_ref)?$|_position_ref_[xyz]$"
+)
 
 
 def is_id_column(name: str) -> bool:
@@ -64,7 +66,9 @@ def _in_place(names: list[str]) -> list[str]:
     for name in names:
         if name.endswith("_position_z"):
             point = name.removesuffix("_position_z")
-            moved += [f"{point}_{kind}" for kind in ("supervoxel_id", "root_id") if f"{point}_{kind}" in names]
+            moved += [
+                f"{point}_{kind}" for kind in ("supervoxel_id", "root_id") if f"{point}_{kind}" in names
+            ]
     ordered: list[str] = []
     for name in (name for name in names if name not in moved):
         ordered.append(name)

@@ -1,0 +1,154 @@
+"""Cells to roots and back, against the recorded datastack's files: every root that ever was, at every moment."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortexclient import errors
+from cortexclient.services.cells import CellsService
+from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
+
+
+def cells_of_root(files, root: int, at: pd.Timestamp) -> list[int]:
+    nuclei = files.live("nucleus_toy", max(at, files.versions[1]))
+    owners = nuclei["pt_supervoxel_id"].map(lambda sv: files.root_of(int(sv), at))
+    return sorted(nuclei["id"][owners == root].tolist())
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_every_root_that_ever_was(request, files, server):
+    service = CellsService(request.getfixturevalue(server))
+    roots = files.roots["node_id"].tolist()
+    frame = service.root_id_to_cell_id(roots, status=True)
+    assert frame.index.tolist() == roots
+    for root, created, ended in zip(roots, files.roots["created"], files.roots["superseded"], strict=True):
+        last = (
+            pd.Timestamp.now(tz="UTC")
+            if pd.isna(ended)
+            else max(created, ended - pd.Timedelta(milliseconds=1))
+        )
+        expected = cells_of_root(files, root, last)
+        assert frame.loc[root, "candidates"] == expected
+        assert frame.loc[root, "status"] == {0: "not found", 1: "found"}.get(len(expected), "ambiguous")
+        assert frame.loc[root, "cell_id"] == (expected[0] if len(expected) == 1 else -1)
+    assert frame["cell_id"].dtype == np.int64
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_roots_of_cells_at_a_version(toy, files, version):
+    nuclei = files.frozen("nucleus_toy", version).set_index("id")["pt_root_id"]
+    asked = [40, 3, 1, 3, 999, 7, 2]
+    frame = CellsService(toy.at(version=version)).cell_id_to_root_id(asked)
+    assert frame.index.tolist() == asked
+    assert list(frame.columns) == ["root_id"]
+    assert frame["root_id"].dtype == np.int64
+    expected = [int(nuclei.get(cell, 0)) or -1 for cell in asked]
+    assert frame["root_id"].tolist() == expected
+    assert CellsService(toy).cell_id_to_root_id(asked, version=version)["root_id"].tolist() == expected
+    assert (
+        CellsService(toy).cell_id_to_root_id(asked, materialization_version=version)["root_id"].tolist()
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    "when", ["2026-11-21T00:52:50", "2026-11-21T00:52:58", "2026-11-21T00:53:02.9", "2026-11-21T02:00:00"]
+)
+def test_roots_of_cells_at_any_time(toy, files, when):
+    at = pd.Timestamp(when, tz="UTC")
+    nuclei = files.frozen("nucleus_toy", 2).set_index("id")["pt_supervoxel_id"]
+    asked = [40, 3, 1, 3, 999, 7, 2]
+    expected = [files.root_of(int(nuclei.get(cell, 0)), at) or -1 for cell in asked]
+    assert CellsService(toy.at(timestamp=when)).cell_id_to_root_id(asked)["root_id"].tolist() == expected
+    assert CellsService(toy).cell_id_to_root_id(asked, timestamp=when)["root_id"].tolist() == expected
+
+
+def test_roots_at_a_named_moment(toy, files):
+    service = CellsService(toy)
+    v1 = files.versions[1]
+    roots = files.roots["node_id"].tolist()
+    frame = service.root_id_to_cell_id(roots, version=1, status=True)
+    between = service.root_id_to_cell_id(roots, timestamp="2026-11-21T00:53:02.9", status=True)
+    for root in roots:
+        assert frame.loc[root, "candidates"] == (
+            cells_of_root(files, root, v1) if root in files.current_roots(v1) else []
+        )
+        then = pd.Timestamp("2026-11-21T00:53:02.9", tz="UTC")
+        assert between.loc[root, "candidates"] == (
+            cells_of_root(files, root, then) if root in files.current_roots(then) else []
+        )
+
+
+def test_nothing_and_nonsense(toy):
+    service = CellsService(toy)
+    for asked in ([], np.zeros(0, dtype=np.int64)):
+        frame = service.root_id_to_cell_id(asked)
+        assert len(frame) == 0
+        assert frame["cell_id"].dtype == np.int64
+        assert frame.index.dtype == np.int64
+        assert service.cell_id_to_root_id(asked)["root_id"].dtype == np.int64
+    frame = service.root_id_to_cell_id([5, 0, -1, 72057662757404673], status=True)
+    assert frame["cell_id"].tolist() == [-1] * 4
+    assert frame["status"].tolist()[0] == "unknown root"
+    assert service.root_id_to_cell_id([5], filter_empty=True).empty
+    with pytest.raises(TypeError, match="float"):
+        service.root_id_to_cell_id([8.6e17])
+
+
+def test_ambiguous_on_request_raises(toy, files):
+    service = CellsService(toy)
+    roots = files.roots["node_id"].tolist()
+    with pytest.raises(errors.AmbiguousCellError, match="several"):
+        service.root_id_to_cell_id(roots, strict=True)
+
+
+def test_a_dataset_without_cell_ids(toy_session):
+    session = toy_session(spec={"cell_ids": None})
+    with pytest.raises(errors.NotConfiguredError, match="cell_ids"):
+        CellsService(session).root_id_to_cell_id([1])
+
+
+def test_one_cell_in_two_tables_is_one():
+    hits = Hits(np.array([10, 11, 12, 10]))
+    hits.add("main", np.array([10, 11]), np.array([100, 101]), rank=2)
+    hits.add("alternative", np.array([10, 11]), np.array([100, 102]), rank=1)
+    values, states, tables, candidates = hits.answers()
+    assert values.tolist() == [100, -1, -1, 100]
+    assert states.tolist() == ["found", "ambiguous", "not found", "found"]
+    assert tables.tolist() == ["alternative", "main", None, "alternative"]
+    assert candidates == [[100], [101, 102], [], [100]]
+    assert hits.answers(first_of_many=True)[0].tolist() == [100, 101, -1, 100]
+    hits.keep_best()
+    assert hits.answers()[0].tolist() == [100, 102, -1, 100]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(-5, 30)), max_size=60))
+def test_few_times_hit_every_interval(pairs):
+    first = np.array([low for low, _ in pairs], dtype=np.int64)
+    last = np.array([low + length for low, length in pairs], dtype=np.int64)
+    times, which = intervals_to_points(first, last)
+    assert len(which) == len(first)
+    for low, high, index in zip(first, np.maximum(first, last), which, strict=True):
+        assert low <= times[index] <= high
+    # no choice is smaller: the chosen times belong to intervals that do not touch each other
+    assert len(times) == len(set(times.tolist()))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 30)), max_size=40),
+    st.dictionaries(st.integers(1, 9), st.integers(0, 80), max_size=5),
+)
+def test_versions_answer_for_roots_valid_at_them(pairs, versions):
+    first = np.array([low for low, _ in pairs], dtype=np.int64)
+    last = np.array([low + length for low, length in pairs], dtype=np.int64)
+    chosen = versions_for(first, last, versions)
+    answered = [index for mine in chosen.values() for index in mine.tolist()]
+    assert len(answered) == len(set(answered))
+    for version, mine in chosen.items():
+        assert all(first[i] <= versions[version] <= last[i] for i in mine)
+    coverable = {i for i in range(len(first)) if any(first[i] <= t <= last[i] for t in versions.values())}
+    assert set(answered) == coverable

@@ -1,0 +1,220 @@
+"""Every recorded refusal of the real services, and every fault of the sandbox, told as one of our errors."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import re
+
+import pytest
+import requests
+
+from cortexclient import errors
+from cortexclient.sandbox.faults import Fault
+from cortexclient.services.datastack import DatastackService
+from cortexclient.services.tables import QueriesService, TablesService
+from cortexclient.session.failures import Answer, Context, clean_url, error_for, meant_status, read_answer, scrub
+from cortexclient.session.policy import passing_trouble
+
+SERVICES = {
+    "segmentation": "chunkedgraph", "skeletoncache": "skeleton", "nglstate": "state", "meshing": "chunkedgraph",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def troubled(server, fault):
+    server.inject(fault)
+    try:
+        yield
+    finally:
+        server.clear_faults()
+
+
+def response_of(exchange: dict) -> requests.Response:
+    response = requests.Response()
+    response.status_code = exchange["status"]
+    response.url = exchange["url"]
+    body = exchange["body"] or {"kind": "text", "value": ""}
+    value = body.get("value", "")
+    response._content = (json.dumps(value) if body["kind"] == "json" else str(value)).encode()
+    for name, value in exchange["response_headers"] or []:
+        response.headers[name] = value
+    return response
+
+
+@pytest.fixture(scope="module")
+def refusals(toy_folder):
+    with gzip.open(toy_folder / "exchanges.jsonl.gz", "rt") as lines:
+        next(lines)
+        found = [json.loads(line) for line in lines]
+    return [exchange for exchange in found if exchange["status"] and exchange["status"] >= 400]
+
+
+def error_of(exchange: dict) -> errors.ServiceError:
+    service = re.sub(r"^https?://[^/]+/", "", exchange["url"]).partition("/")[0].partition("?")[0]
+    context = Context(service=SERVICES.get(service, service), datastack="toy", tokens=("token-viewer", "token-nobody"))
+    return error_for(read_answer(response_of(exchange)), context)
+
+
+def test_all_recorded_refusals(refusals):
+    assert len(refusals) > 240
+    for exchange in refusals:
+        error = error_of(exchange)
+        text = json.dumps(exchange["body"])
+        assert isinstance(error, errors.ServiceError)
+        assert error.service
+        assert error.url
+        assert "traceback" not in str(error).lower()
+        assert "token-viewer" not in str(error)
+        assert "SELECT" not in str(error) or exchange["status"] != 500, str(error)
+        assert len(str(error)) < 1200
+        assert not isinstance(error, errors.ServiceUnavailableError) or "429" in text or "406" in text
+        # a user's mistake is never sent again
+        assert passing_trouble(response_of(exchange)) == ("429 Too Many" in text), text
+
+
+EXPECTED = [
+    (r"version 77 not found", errors.UnknownVersionError, 404),
+    (r"No version found", errors.UnknownVersionError, 404),
+    (r"No table named 'nope'", errors.UnknownTableError, None),
+    (r"Analysis table 'nope' not found", errors.UnknownTableError, 404),
+    (r"No row was found for one\(\)\", \"traceback\"", errors.ServiceError, None),
+    (r"nope not in model or models", errors.InvalidQueryError, 500),
+    (r"schema_errors", errors.InvalidQueryError, 500),
+    (r"Some root_ids passed are not valid", errors.InvalidQueryError, 400),
+    (r"need supervoxel lookups", errors.ServiceUnavailableError, 406),
+    (r"429 Too Many Requests", errors.ServiceUnavailableError, 429),
+    (r"Regex filter is only supported", errors.InvalidQueryError, 500),
+    (r"must be less than max bounds", errors.InvalidQueryError, 500),
+    (r"Duplicate suffixes", errors.InvalidQueryError, 500),
+    (r"Execution failed on sql", errors.InvalidQueryError, 500),
+    (r"Some chunk indices are not yet computed", errors.MissingDataError, 500),
+    (r"\"missing_permission\"", errors.AuthenticationError, 403),
+    (r"\"missing_tos\"", errors.TermsOfServiceError, 403),
+    (r"\"no_token\"", errors.AuthenticationError, 401),
+    (r"\"invalid_token\"", errors.AuthenticationError, 401),
+    (r"\"bad_auth_header\"", errors.AuthenticationError, None),
+    (r"\"invalid_table_id\"", errors.UnknownTableError, None),
+    (r"405 Method Not Allowed", errors.InvalidQueryError, 405),
+    (r"422 Unprocessable Entity", errors.InvalidQueryError, 422),
+    (r"409 Conflict", errors.InvalidQueryError, 409),
+    (r"Requires admin privilege", errors.AuthenticationError, 403),
+    (r"live live query to query a materialized", errors.InvalidQueryError, 400),
+    (r"Too many root IDs requested", errors.InvalidQueryError, 400),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "status"), EXPECTED, ids=[entry[0] for entry in EXPECTED])
+def test_which_refusal_becomes_which_error(refusals, text, kind, status):
+    matching = [exchange for exchange in refusals if re.search(text, json.dumps(exchange["body"]))]
+    if not matching:
+        pytest.skip("not among the recordings kept here")
+    for exchange in matching:
+        error = error_of(exchange)
+        assert isinstance(error, kind), (exchange["body"], error)
+        if status is not None:
+            assert error.status == status
+
+
+def test_what_the_messages_say(refusals):
+    def one(text):
+        return str(error_of(next(e for e in refusals if text in json.dumps(e["body"]))))
+
+    assert "https://127.0.0.1:8443/auth/api/v1/tos/1/accept" in one("missing_tos")
+    assert "'view'" in one("missing_permission")
+    assert "toyds" in one("missing_permission")
+    assert "cortexclient login" in one("invalid_token")
+
+
+def test_statuses_in_texts():
+    assert meant_status(500, "404 Not Found: version 77 not found in toy") == 404
+    assert meant_status(500, "429 Too Many Requests: 2 per 1 minute") == 429
+    assert meant_status(500, "[400]: Timestamp parameter end_time is not valid") == 400
+    assert meant_status(500, "404 table \"projects/x\" missing") == 500
+    assert meant_status(500, "'nope'") == 500
+    assert meant_status(403, "") == 403
+
+
+def test_secrets_are_blanked():
+    token = "abcdef0123456789abcdef0123456789"
+    for text in (
+        f"Bearer {token}", f"url?middle_auth_token={token}&x=1", f'{{"token": "{token}"}}', f"of {token}",
+        f"https://x.org/a?token={token}",
+    ):  # fmt: skip
+        assert token not in scrub(text, (token,))
+    assert token not in scrub(f"Bearer {token}")
+    assert clean_url(f"https://user:{token}@x.org/a?token={token}#f") == "https://x.org/a"
+    answer = Answer(status=500, text=f"failed with Authorization: Bearer {token}", url="https://x.org")
+    assert token not in str(error_for(answer, Context(service="info")))
+
+
+FAULTS = [
+    ("401", errors.AuthenticationError),
+    ("403", errors.AuthenticationError),
+    ("403-terms", errors.TermsOfServiceError),
+    ("404", errors.ServiceError),
+    ("406", errors.ServiceUnavailableError),
+    ("429", errors.ServiceUnavailableError),
+    ("429-retry-after", errors.ServiceUnavailableError),
+    ("500", errors.ServiceError),
+    ("500-string", errors.ServiceError),
+    ("500-html", errors.ServiceError),
+    ("502", errors.ServiceUnavailableError),
+    ("503", errors.ServiceUnavailableError),
+    ("504", errors.ServiceUnavailableError),
+    ("login-redirect", errors.AuthenticationError),
+    ("reset", errors.ServiceError),
+    ("truncated", errors.ProtocolError),
+    ("content-type", errors.ProtocolError),
+    ("hang", errors.ServiceTimeoutError),
+    ("stale-root", errors.ServiceError),
+    ("expired-version", errors.ServiceError),
+    ("table-missing", errors.UnknownTableError),
+]
+
+
+@pytest.mark.parametrize(("kind", "expected"), FAULTS)
+def test_every_fault_becomes_an_error(toy_server, toy_session, monkeypatch, kind, expected):
+    monkeypatch.setenv("CORTEXCLIENT_BACKOFF_MAX", "0.01")
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    session = toy_session(retries=1, timeout=0.6, version=2)
+    tables = TablesService(session)
+    handle = tables.nucleus_toy()
+    with troubled(toy_server, Fault(kind, route="/query$", count=None, seconds=1)):
+        with pytest.raises(expected) as caught:
+            handle.query()
+    assert isinstance(caught.value, errors.CortexError)
+    assert toy_server.token not in str(caught.value)
+    assert opened == []
+    assert len(handle.query()) == 40
+
+
+@pytest.mark.parametrize("kind", ["401", "403", "403-terms", "500", "500-string", "500-html", "503", "login-redirect"])
+def test_faults_met_by_caveclient_itself(toy_server, toy_session, monkeypatch, kind):
+    monkeypatch.setenv("CORTEXCLIENT_BACKOFF_MAX", "0.01")
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    session = toy_session(retries=1)
+    DatastackService(session).get_datastack_info()
+    with troubled(toy_server, Fault(kind, route="/skeletoncache|/nglstate", count=None)):
+        with pytest.raises(errors.ServiceError) as caught:
+            DatastackService(session).skeletons_exist(root_ids=[1, 2])
+        assert toy_server.token not in str(caught.value)
+        with pytest.raises(errors.ServiceError):
+            DatastackService(session).upload_state_json({"a": 1})
+    assert opened == []
+
+
+def test_a_failed_negotiation_raises_and_does_not_downgrade(toy_server, toy_session):
+    session = toy_session(retries=0)
+    with troubled(toy_server, Fault("500", route="/materialize/api/versions", count=1)), session.guard("materialize"):
+        with pytest.raises(errors.ServiceError):
+            _ = session.cave.materialize
+    assert session.cave.materialize.api_version == 3
+
+
+def test_wrong_names_get_close_ones(toy):
+    with pytest.raises(errors.UnknownTableError, match="synapses_toy"):
+        QueriesService(toy).query("synapse_toy")
