@@ -21,8 +21,16 @@ __all__ = ["did_you_mean", "routes", "unknown_datastack"]
 
 VERSION = "4.3.3"
 _BASE = "/info/api/v2"
-_FULL = (f"{_BASE}/datastack/full/<string:datastack>", f"{_BASE}/datastack/<string:datastack>", f"{_BASE}/datastacks")
-_VOLUME = (f"{_BASE}/aligned_volume/<string:aligned_volume_name>", f"{_BASE}/aligned_volume/id/<int:id>", f"{_BASE}/aligned_volume")
+_FULL = (
+    f"{_BASE}/datastack/full/<string:datastack>",
+    f"{_BASE}/datastack/<string:datastack>",
+    f"{_BASE}/datastacks",
+)
+_VOLUME = (
+    f"{_BASE}/aligned_volume/<string:aligned_volume_name>",
+    f"{_BASE}/aligned_volume/id/<int:id>",
+    f"{_BASE}/aligned_volume",
+)
 
 
 def did_you_mean(path: str, patterns: tuple[str, ...]) -> str:
@@ -64,16 +72,18 @@ class _Info:
         """Body of a datastack."""
         world = self.world
         body = {key: value for key, value in stored.items() if key != "datastack"}
-        for key in body:
-            if key.endswith("_table") and body[key]:
-                body[key] = world.names.public(body[key])
+        for key, value in list(body.items()):
+            if key.endswith("_table") and value:
+                body[key] = world.names.public(value)
         body["aligned_volume"] = self.volume()
         body["segmentation_source"] = world.segmentation_source
         body["local_server"] = world.base_url
         if body.get("viewer_site"):
             body["viewer_site"] = world.viewer_site
         if body.get("skeleton_source"):
-            body["skeleton_source"] = f"precomputed://{world.base_url}/skeletoncache/api/v1/{world.names.datastack}/precomputed/skeleton/"
+            body["skeleton_source"] = (
+                f"precomputed://{world.base_url}/skeletoncache/api/v1/{world.names.datastack}/precomputed/skeleton/"
+            )
         return body
 
     def image_sources(self) -> list[dict[str, Any]]:
@@ -116,12 +126,10 @@ def routes(world: World) -> list[BaseRoute]:
         asked = request.path_params.get("name") or request.path_params.get("id")
         body = info.volume()
         if asked not in (body["name"], body["id"]):
-            return missing(request, _VOLUME if "name" in request.path_params else (_VOLUME[1], _VOLUME[0], _VOLUME[2]))
+            return missing(
+                request, _VOLUME if "name" in request.path_params else (_VOLUME[1], _VOLUME[0], _VOLUME[2])
+            )
         return json_response(body)
-
-    def volumes(request: Request) -> Response:
-        seen = world.access.visible(request.scope.get(USER), info.datastacks())
-        return json_response([world.names.aligned_volume] if seen else [])
 
     def of_volume(request: Request) -> Response:
         if request.path_params["name"] != world.names.aligned_volume:

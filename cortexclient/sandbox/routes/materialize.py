@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cortexclient.sandbox.responses import json_response
-from cortexclient.sandbox.routes.materialize_body import Refused, query_arguments
+from cortexclient.sandbox.routes.materialize_body import RefusedError, query_arguments
 from cortexclient.sandbox.routes.materialize_frozen import join_query, table_query, view_query
 from cortexclient.sandbox.routes.materialize_live import live_query
 from cortexclient.sandbox.routes.materialize_properties import live_table_info, table_info, view_info
@@ -26,22 +26,22 @@ __all__ = ["routes"]
 VERSION = "5.26.4"
 _V3 = "/materialize/api/v3/datastack/{datastack}"
 _V2 = "/materialize/api/v2/datastack/{datastack}"
+_RUN = "/materialize/api/v2/materialize/run"
 
 
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the materialization service."""
     service = Service(world)
-    plain = {"checked": False}
     found: list[BaseRoute] = [
         Route("/materialize/version", lambda _: json_response(VERSION)),
         Route("/materialize/api/versions", lambda _: json_response([2, 3])),
     ]
     for base in (_V3, _V2):
         found += [
-            service.route(f"{base}/versions", _versions, **plain),
-            service.route(f"{base}/metadata", _versions_metadata, **plain),
-            service.route(f"{base}/version/{{version}}", _version, **plain),
-            service.route(f"{base}/version/{{version}}/tables", _tables, **plain),
+            service.route(f"{base}/versions", _versions, checked=False),
+            service.route(f"{base}/metadata", _versions_metadata, checked=False),
+            service.route(f"{base}/version/{{version}}", _version, checked=False),
+            service.route(f"{base}/version/{{version}}/tables", _tables, checked=False),
             service.route(f"{base}/version/{{version}}/table/{{table}}/count", _count),
         ]
     found += [
@@ -58,11 +58,24 @@ def routes(world: World) -> list[BaseRoute]:
         service.route(f"{_V3}/version/{{version}}/view/{{view}}/info", view_info),
         service.route(f"{_V3}/version/{{version}}/table/{{table}}/info", table_info),
         service.route(f"{_V3}/table/{{table}}/info", live_table_info),
-        service.route(f"{_V3}/table/{{table}}/unique_string_values", _unique_values, **plain),
-        service.route(f"{_V2}/version/{{version}}/table/{{table}}/metadata", _table_metadata_v2, **plain),
+        service.route(f"{_V3}/table/{{table}}/unique_string_values", _unique_values, checked=False),
+        service.route(
+            f"{_V2}/version/{{version}}/table/{{table}}/metadata", _table_metadata_v2, checked=False
+        ),
         service.route(f"{_V2}/version/{{version}}/table/{{table}}/query", _query_v2, method="POST"),
         service.route(f"{_V2}/version/{{version}}/query", _query_v2, method="POST"),
-        Route("/materialize/{rest:path}", lambda _: not_found_page(), methods=["GET", "POST", "PUT", "DELETE"]),
+        service.route(
+            f"{_RUN}/ingest_annotations/datastack/{{datastack}}/{{table}}",
+            _look_up,
+            method="POST",
+            checked=False,
+        ),
+        service.route(
+            f"{_RUN}/lookup_svid/datastack/{{datastack}}/{{table}}", _look_up, method="POST", checked=False
+        ),
+        Route(
+            "/materialize/{rest:path}", lambda _: not_found_page(), methods=["GET", "POST", "PUT", "DELETE"]
+        ),
     ]
     return found
 
@@ -76,7 +89,7 @@ def _expired(ask: Ask) -> bool:
     given = ask.request.query_params.get("expired", "false").lower()
     if given not in ("true", "1", "on", "false", "0", "off"):
         text = f"whether to return all expired versions Invalid literal for boolean(): {given}"
-        raise Refused({"errors": {"expired": text}, "message": "Input payload validation failed"})
+        raise RefusedError({"errors": {"expired": text}, "message": "Input payload validation failed"})
     return given in ("true", "1", "on")
 
 
@@ -131,7 +144,9 @@ def _count(ask: Ask) -> Response:
     table = ask.path("table")
     count = ask.store.row_count(table, ask.version)
     if count is None:
-        raise aborted(404, f"Analysis table '{table}' not found for version {ask.version} in datastack {ask.datastack}")
+        raise aborted(
+            404, f"Analysis table '{table}' not found for version {ask.version} in datastack {ask.datastack}"
+        )
     return json_response(count)
 
 
@@ -143,10 +158,12 @@ def _unique_values(ask: Ask) -> Response:
 
 
 def _views(ask: Ask) -> Response:
-    return json_response({
-        name: {key: value for key, value in row.items() if key != "table_name"}
-        for name, row in ask.store.views(ask.version).items()
-    })
+    return json_response(
+        {
+            name: {key: value for key, value in row.items() if key != "table_name"}
+            for name, row in ask.store.views(ask.version).items()
+        }
+    )
 
 
 def _view_schemas(ask: Ask) -> Response:
@@ -176,3 +193,9 @@ def _query_v2(ask: Ask) -> Response:
         query_arguments(ask.request.query_params)
         raise QueryError("'ipc_compress'")
     return table_query(ask) if "table" in ask.request.path_params else join_query(ask)
+
+
+def _look_up(ask: Ask) -> Response:
+    """Supervoxels for rows that await them; the real service queues this, a sandbox does it at once."""
+    ask.store.look_up(ask.path("table"))
+    return json_response(200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,26 @@ from cortexclient.sandbox.responses import json_response
 if TYPE_CHECKING:
     from starlette.datastructures import QueryParams
 
-__all__ = ["COMPLEX", "LIVE", "SIMPLE", "Refused", "checked_body", "query_arguments"]
+__all__ = [
+    "COMPLEX",
+    "LIVE",
+    "SIMPLE",
+    "BodySchema",
+    "Check",
+    "RefusedError",
+    "boolean",
+    "checked_body",
+    "integer",
+    "list_of",
+    "mapping",
+    "nested",
+    "number",
+    "query_arguments",
+    "text",
+]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that is refused with a body of its own kind."""
 
     def __init__(self, body: dict[str, Any], status: int = 500) -> None:
@@ -29,7 +46,7 @@ class Refused(Exception):
         return json_response(self.body, self.status)
 
 
-class _Invalid(ValueError):
+class _InvalidError(ValueError):
     def __init__(self, problem: list[str] | dict[str, Any]) -> None:
         super().__init__(str(problem))
         self.problem = problem
@@ -38,119 +55,181 @@ class _Invalid(ValueError):
 Check = Callable[[Any], Any]
 
 
-def _mapping(value: Any) -> Any:
+@dataclass(frozen=True)
+class BodySchema:
+    """Fields that a body may have, and those that it must have."""
+
+    fields: dict[str, Check]
+    required: tuple[str, ...] = ()
+
+
+def mapping(value: Any) -> Any:
+    """A field that is a JSON object."""
     if not isinstance(value, Mapping):
-        raise _Invalid(["Not a valid mapping type."])
+        raise _InvalidError(["Not a valid mapping type."])
     return value
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A field of text."""
     if not isinstance(value, str):
-        raise _Invalid(["Not a valid string."])
+        raise _InvalidError(["Not a valid string."])
     return value
 
 
-def _integer(value: Any) -> int:
+def integer(value: Any) -> int:
+    """A field that is a whole number."""
     # 2.5 means 2 and "4" means 4
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise _Invalid(["Not a valid integer."]) from None
+        raise _InvalidError(["Not a valid integer."]) from None
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """A field that is a number."""
     if isinstance(value, bool):
-        raise _Invalid(["Not a valid number."])
+        raise _InvalidError(["Not a valid number."])
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise _Invalid(["Not a valid number."]) from None
+        raise _InvalidError(["Not a valid number."]) from None
 
 
-def _moment(value: Any) -> datetime:
+def moment(value: Any) -> datetime:
+    """A field that is a time; UTC where it names no zone."""
     try:
-        moment = datetime.fromisoformat(value)
+        at = datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise _Invalid(["Not a valid datetime."]) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        raise _InvalidError(["Not a valid datetime."]) from None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-def _list_of(item: Check, length: int | None = None) -> Check:
+def boolean(value: Any) -> bool:
+    """A field that is true or false."""
+    truth = _WORDS.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
+    if truth is None:
+        raise _InvalidError(["Not a valid boolean."])
+    return truth
+
+
+def list_of(item: Check, length: int | None = None) -> Check:
+    """A field that is a list."""
+
     def check(value: Any) -> list[Any]:
         if not isinstance(value, (list, tuple)):
-            raise _Invalid(["Not a valid list."])
+            raise _InvalidError(["Not a valid list."])
         found, problems = [], {}
         for index, entry in enumerate(value):
             try:
                 found.append(item(entry))
-            except _Invalid as error:
+            except _InvalidError as error:
                 problems[str(index)] = error.problem
         if problems:
-            raise _Invalid(problems)
+            raise _InvalidError(problems)
         if length is not None and len(found) != length:
-            raise _Invalid([f"Length must be {length}."])
+            raise _InvalidError([f"Length must be {length}."])
         return found
 
     return check
 
 
 _FILTERS: dict[str, Check] = {
-    f"filter_{kind}_dict": _mapping
+    f"filter_{kind}_dict": mapping
     for kind in ("in", "notin", "equal", "greater", "less", "greater_equal", "less_equal", "spatial", "regex")
 }
 _COMMON: dict[str, Check] = {
-    **_FILTERS, "offset": _integer, "limit": _integer, "desired_resolution": _list_of(_number, 3),
+    **_FILTERS,
+    "offset": integer,
+    "limit": integer,
+    "desired_resolution": list_of(number, 3),
 }
-SIMPLE: dict[str, Check] = {**_COMMON, "select_columns": _list_of(_text)}
-COMPLEX: dict[str, Check] = {
-    **SIMPLE, "tables": _list_of(_list_of(_text, 2)), "select_column_map": _mapping, "suffixes": _list_of(_text),
-    "suffix_map": _mapping,
-}
-LIVE: dict[str, Check] = {
-    **_COMMON, "table": _text, "timestamp": _moment, "join_tables": _list_of(_list_of(_text)),
-    "select_columns": _mapping, "suffixes": _mapping,
-}
-_REQUIRED = {id(COMPLEX): ("tables",), id(LIVE): ("table", "timestamp")}
+SIMPLE = BodySchema({**_COMMON, "select_columns": list_of(text)})
+COMPLEX = BodySchema(
+    {
+        **SIMPLE.fields,
+        "tables": list_of(list_of(text, 2)),
+        "select_column_map": mapping,
+        "suffixes": list_of(text),
+        "suffix_map": mapping,
+    },
+    required=("tables",),
+)
+LIVE = BodySchema(
+    {
+        **_COMMON,
+        "table": text,
+        "timestamp": moment,
+        "join_tables": list_of(list_of(text)),
+        "select_columns": mapping,
+        "suffixes": mapping,
+    },
+    required=("table", "timestamp"),
+)
 
 
-def checked_body(data: Any, schema: dict[str, Check]) -> dict[str, Any]:
-    """Body of a query with its values in their types.
+def nested(schema: BodySchema) -> Check:
+    """A field that holds another body."""
+
+    def check(value: Any) -> dict[str, Any]:
+        return _checked(value, schema)
+
+    return check
+
+
+def checked_body(data: Any, schema: BodySchema) -> dict[str, Any]:
+    """Body of a request with its values in their types.
 
     Raises
     ------
-    Refused
+    RefusedError
         With ``schema_errors``: every problem of the body, by field.
     """
+    try:
+        return _checked(data, schema)
+    except _InvalidError as error:
+        raise RefusedError({"schema_errors": error.problem}) from None
+
+
+def _checked(data: Any, schema: BodySchema) -> dict[str, Any]:
     if not isinstance(data, Mapping):
-        raise Refused({"schema_errors": {"_schema": ["Invalid input type."]}})
+        raise _InvalidError({"_schema": ["Invalid input type."]})
     found: dict[str, Any] = {}
-    problems: dict[str, Any] = {}
-    for name in _REQUIRED.get(id(schema), ()):
-        if name not in data:
-            problems[name] = ["Missing data for required field."]
+    problems: dict[str, Any] = {
+        name: ["Missing data for required field."] for name in schema.required if name not in data
+    }
     for name, value in data.items():
-        if name not in schema:
+        if name not in schema.fields:
             problems[name] = ["Unknown field."]
         elif value is None:
             problems[name] = ["Field may not be null."]
         else:
             try:
-                found[name] = schema[name](value)
-            except _Invalid as error:
+                found[name] = schema.fields[name](value)
+            except _InvalidError as error:
                 problems[name] = error.problem
     if problems:
-        raise Refused({"schema_errors": problems})
+        raise _InvalidError(problems)
     return found
 
 
 # argument -> (default, help text, which the service puts before every complaint)
 _BOOLEANS = {
-    "return_pyarrow": (True, "whether to return query in pyarrow compatible binary format(faster), false returns json"),
+    "return_pyarrow": (
+        True,
+        "whether to return query in pyarrow compatible binary format(faster), false returns json",
+    ),
     "arrow_format": (False, "whether to convert dataframe to pyarrow ipc batch format"),
     "split_positions": (False, "whether to return position columnsas seperate x,y,z columns (faster)"),
     "count": (False, "whether to only return the count of a query"),
-    "allow_missing_lookups": (False, "whether to return annotation results when there are new annotations without lookups"),
-    "allow_invalid_root_ids": (False, "whether to let a query proceed when passed a set of root ids that are not valid"),
+    "allow_missing_lookups": (
+        False,
+        "whether to return annotation results when there are new annotations without lookups",
+    ),
+    "allow_invalid_root_ids": (
+        False,
+        "whether to let a query proceed when passed a set of root ids that are not valid",
+    ),
     "ipc_compress": (True, "whether to have arrow compress the result"),
     "direct_sql_pandas": (False, "whether to use direct SQL queries with pandas"),
 }
@@ -166,18 +245,18 @@ def query_arguments(query: QueryParams) -> dict[str, Any]:
 
     Raises
     ------
-    Refused
+    RefusedError
         If one has a value that it cannot have.
     """
     arguments: dict[str, Any] = {}
-    for name, (default, text) in _BOOLEANS.items():
+    for name, (default, help_text) in _BOOLEANS.items():
         given = query.get(name)
         if given is None:
             arguments[name] = default
             continue
         truth = _WORDS.get(given.lower())
         if truth is None:
-            raise _bad_argument(name, f"{text} Invalid literal for boolean(): {given}")
+            raise _bad_argument(name, f"{help_text} Invalid literal for boolean(): {given}")
         arguments[name] = truth
     sample = query.get("random_sample")
     arguments["random_sample"] = None if sample is None else _sample(sample)
@@ -190,10 +269,10 @@ def _sample(given: str) -> int:
     except ValueError:
         raise _bad_argument("random_sample", f"{_SAMPLE_HELP} {given} is not a valid integer") from None
     if sample < 1:
-        text = f"Invalid random_sample: {sample}. random_sample must be a positive integer"
-        raise _bad_argument("random_sample", f"{_SAMPLE_HELP} {text}")
+        problem = f"Invalid random_sample: {sample}. random_sample must be a positive integer"
+        raise _bad_argument("random_sample", f"{_SAMPLE_HELP} {problem}")
     return sample
 
 
-def _bad_argument(name: str, text: str) -> Refused:
-    return Refused({"errors": {name: text}, "message": "Input payload validation failed"})
+def _bad_argument(name: str, problem: str) -> RefusedError:
+    return RefusedError({"errors": {name: problem}, "message": "Input payload validation failed"})

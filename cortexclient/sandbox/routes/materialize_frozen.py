@@ -16,7 +16,16 @@ from cortexclient.sandbox.stores.tables_filters import BODY_FILTERS, EXCLUSION
 from cortexclient.sandbox.stores.tables_model import Source
 from cortexclient.sandbox.stores.tables_query import TableQuery
 
-__all__ = ["Found", "join_query", "joined_rows", "require_tables", "table_query", "table_rows", "view_query", "view_rows"]
+__all__ = [
+    "Found",
+    "join_query",
+    "joined_rows",
+    "require_tables",
+    "table_query",
+    "table_rows",
+    "view_query",
+    "view_rows",
+]
 
 _SUFFIXES_OLD = (
     "Suffixes is deprecated for complex queries as it\ncan be ambiguous what you desire,\nplease pass suffix_map as a "
@@ -67,7 +76,11 @@ def view_query(ask: Ask) -> Response:
 
 def _answer(ask: Ask, found: Found, arguments: dict[str, Any]) -> Response:
     return frame_response(
-        ask.request, found.frame, warnings=found.warnings, resolution=found.resolution, names=found.names,
+        ask.request,
+        found.frame,
+        warnings=found.warnings,
+        resolution=found.resolution,
+        names=found.names,
         arguments=arguments,
     )
 
@@ -102,7 +115,9 @@ def require_tables(ask: Ask, tables: list[str]) -> None:
         if ask.store.version(ask.version) is None:
             raise aborted(404, f"Analysis version {ask.version} not found for datastack {ask.datastack}")
         if ask.store.row_count(table, ask.version) is None:
-            text = f"Analysis table '{table}' not found for version {ask.version} in datastack {ask.datastack}"
+            text = (
+                f"Analysis table '{table}' not found for version {ask.version} in datastack {ask.datastack}"
+            )
             raise aborted(404, text)
 
 
@@ -123,7 +138,9 @@ def _resolution(body: dict[str, Any], source: Source) -> list[float]:
     return asked
 
 
-def _run(ask: Ask, query: TableQuery, resolution: list[float], arguments: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
+def _run(
+    ask: Ask, query: TableQuery, resolution: list[float], arguments: dict[str, Any]
+) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
     if arguments.get("count"):
         query.limit = None
         _, names = query.outputs(resolution)
@@ -144,7 +161,11 @@ def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, 
     limit = _limit(ask, body)
     typed = bool(arguments.get("direct_sql_pandas"))
     query = TableQuery(
-        ask.store.engine, lambda name: _frozen(ask, name), limit=limit, offset=body.get("offset", 0), typed=typed,
+        ask.store.engine,
+        lambda name: _frozen(ask, name),
+        limit=limit,
+        offset=body.get("offset", 0),
+        typed=typed,
         lenient=not options.strict,
     )
     resolution = _resolution(body, query.source(table))
@@ -175,8 +196,13 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
     if not typed:
         warnings.append(_PANDAS_OLD)
     query = TableQuery(
-        ask.store.engine, lambda name: _frozen(ask, name), limit=limit, offset=body.get("offset", 0),
-        suffixes=suffixes, typed=typed, lenient=not ask.world.options.strict,
+        ask.store.engine,
+        lambda name: _frozen(ask, name),
+        limit=limit,
+        offset=body.get("offset", 0),
+        suffixes=suffixes,
+        typed=typed,
+        lenient=not ask.world.options.strict,
     )
     resolution = _resolution(body, _frozen(ask, tables[-1]))
     (left, left_column), (right, right_column) = body["tables"][:2]
@@ -234,7 +260,11 @@ def view_rows(ask: Ask, view: str, body: dict[str, Any], arguments: dict[str, An
         return ask.store.view(view, ask.version)
 
     query = TableQuery(
-        ask.store.engine, find, limit=limit, offset=body.get("offset", 0), typed=typed,
+        ask.store.engine,
+        find,
+        limit=limit,
+        offset=body.get("offset", 0),
+        typed=typed,
         lenient=not ask.world.options.strict,
     )
     resolution = _resolution(body, query.source(view))

@@ -19,6 +19,10 @@ def live_query(ask: Ask) -> Response:
     found = live_rows(ask.store, body, arguments)
     warnings = found.warnings + ([] if arguments["direct_sql_pandas"] else [OLD_WAY, OLD_WAY])
     return frame_response(
-        ask.request, found.frame, warnings=warnings, resolution=found.resolution, names=found.names,
+        ask.request,
+        found.frame,
+        warnings=warnings,
+        resolution=found.resolution,
+        names=found.names,
         arguments=arguments,
     )

@@ -37,7 +37,7 @@ class _Kinds:
             label = names.get(column.name)
             if column.name in _HIDDEN or column.name.endswith(("_supervoxel_id", "_root_id")):
                 continue
-            if label is None or label not in frame.columns or frame[label].isnull().all():
+            if label is None or label not in frame.columns or frame[label].isna().all():
                 continue
             if column.kind == "string":
                 self.tags.append(label)
@@ -57,7 +57,8 @@ def table_info(ask: Ask) -> Response:
     reference = (ask.store.metadata(table) or {}).get("reference_table")
     if reference:
         body: dict[str, Any] = {
-            "tables": [[table, "target_id"], [reference, "id"]], "suffix_map": {table: "", reference: "_ref"},
+            "tables": [[table, "target_id"], [reference, "id"]],
+            "suffix_map": {table: "", reference: "_ref"},
             "desired_resolution": _NANOMETRES,
         }
         found = joined_rows(ask, body, _TYPED)
@@ -71,7 +72,10 @@ def live_table_info(ask: Ask) -> Response:
     table = ask.path("table")
     metadata = ask.store.metadata(table)
     body: dict[str, Any] = {
-        "table": table, "timestamp": ask.world.now(), "suffixes": {table: ""}, "desired_resolution": _NANOMETRES,
+        "table": table,
+        "timestamp": ask.world.now(),
+        "suffixes": {table: ""},
+        "desired_resolution": _NANOMETRES,
     }
     reference = metadata["reference_table"] if metadata else None
     if reference:
@@ -116,7 +120,7 @@ def _plain_types(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.copy()
     for name in frame.columns:
         values = frame[name]
-        if values.isnull().all():
+        if values.isna().all():
             frame = frame.drop(columns=[name])
         elif pd.api.types.is_float_dtype(values):
             frame[name] = values.astype(np.float32)
@@ -146,8 +150,13 @@ def _properties(ask: Ask, frame: pd.DataFrame, root: str | None, kinds: _Kinds, 
     form = query.get("label_format")
     label_columns = columns.split(",") if columns else None if form else label
     properties = SegmentProperties.from_dataframe(
-        frame, id_col=root, tag_value_cols=kinds.tags, tag_bool_cols=kinds.flags, number_cols=kinds.numbers,
-        label_col=label_columns, label_format_map=form,
+        frame,
+        id_col=root,
+        tag_value_cols=kinds.tags,
+        tag_bool_cols=kinds.flags,
+        number_cols=kinds.numbers,
+        label_col=label_columns,
+        label_format_map=form,
     )
     body = json_response(properties.to_dict()).body
     return gzipped(ask.request, bytes(body), "application/json", [])

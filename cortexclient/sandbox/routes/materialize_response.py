@@ -56,7 +56,7 @@ def frame_response(
         headers.append(("cache-control", "no-cache"))
     else:
         body, kind = frame.to_json(orient="records").encode(), "application/json"
-    headers += [("warning", text.replace("\n", " ")) for text in warnings]
+    headers += [("warning", text.replace("\n", " ").strip()) for text in warnings]
     headers += [("dataframe_resolution", str(float(value))) for value in resolution or ()]
     headers.append(("column_names", str(names)))
     return gzipped(request, body, kind, headers)

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from cortexclient.sandbox.responses import json_response
 from cortexclient.sandbox.routes.auth import USER
 from cortexclient.sandbox.routes.info import unknown_datastack
-from cortexclient.sandbox.routes.materialize_body import Refused
+from cortexclient.sandbox.routes.materialize_body import RefusedError
 from cortexclient.sandbox.routes.pages import not_found_page
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
 
@@ -82,7 +82,9 @@ class Service:
         self._asked: dict[tuple[Any, str], list[float]] = {}
         self._lock = threading.Lock()
 
-    def route(self, path: str, answer: Answer, *, method: str = "GET", checked: bool = True, limited: bool = True) -> Route:
+    def route(
+        self, path: str, answer: Answer, *, method: str = "GET", checked: bool = True, limited: bool = True
+    ) -> Route:
         """A route.
 
         Parameters
@@ -116,17 +118,19 @@ class Service:
         version = request.path_params.get("version", "0")
         if not _NUMBER.match(version):
             return not_found_page()
-        ask = Ask(request, body, self.world, self.world.tables, request.path_params["datastack"], int(version))
+        ask = Ask(
+            request, body, self.world, self.world.tables, request.path_params["datastack"], int(version)
+        )
         try:
             if limited:
                 self._count(request)
             self._check(ask, checked)
             return answer(ask)
-        except Refused as refusal:
+        except RefusedError as refusal:
             return refusal.response()
         except QueryError as error:
             return failure(str(error), strict=strict)
-        except Exception as error:  # noqa: BLE001 - the service answers any failure of its own with its text
+        except Exception as error:
             logger.info("%s %s failed", request.method, request.url.path, exc_info=True)
             return failure(str(error), strict=strict)
 
@@ -166,4 +170,6 @@ def parsed_body(body: bytes) -> Any:
     try:
         return json.loads(body)
     except ValueError:
-        raise aborted(400, "The browser (or proxy) sent a request that this server could not understand.") from None
+        raise aborted(
+            400, "The browser (or proxy) sent a request that this server could not understand."
+        ) from None

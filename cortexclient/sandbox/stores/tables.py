@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from cortexclient.sandbox.stores.tables_engine import Engine
 from cortexclient.sandbox.stores.tables_model import Column, Source, quoted, source_columns
 from cortexclient.sandbox.stores.tables_versions import freeze, looked_up_again, version_row
+from cortexclient.sandbox.stores.tables_write import AnnotationWriter
 
 if TYPE_CHECKING:
     from cortexclient.sandbox.world import World
@@ -49,7 +50,9 @@ class TableStore:
             self._take_annotation(dict(row))
         for row in stored.get("segmentation_tables") or []:
             self._take_segmentation(dict(row))
-        self._versions: list[Row] = [{**row, "datastack": world.names.datastack} for row in world.folder.versions]
+        self._versions: list[Row] = [
+            {**row, "datastack": world.names.datastack} for row in world.folder.versions
+        ]
         self._counts: dict[int, dict[str, int]] = {
             int(version): {world.names.public(table): int(count) for table, count in counts.items()}
             for version, counts in (stored.get("frozen") or {}).items()
@@ -72,8 +75,20 @@ class TableStore:
         name = self.world.names.public(str(row["annotation_table"]))
         pcg = self.world.names.pcg_table
         self.segmentation_rows[name] = {
-            **row, "annotation_table": name, "table_name": f"{name}__{pcg}", "pcg_table_name": pcg,
+            **row,
+            "annotation_table": name,
+            "table_name": f"{name}__{pcg}",
+            "pcg_table_name": pcg,
         }
+
+    @cached_property
+    def writer(self) -> AnnotationWriter:
+        """Changes to the live tables."""
+        return AnnotationWriter(self)
+
+    def look_up(self, table: str, at: datetime | None = None) -> int:
+        """Find supervoxels and roots of rows that await them; see :meth:`AnnotationWriter.look_up`."""
+        return self.writer.look_up(table, at)
 
     # --- versions
 
@@ -112,7 +127,10 @@ class TableStore:
             moment = at or self.world.now()
             counts: dict[str, int] = {}
             for table in self.annotation_rows:
-                if self.segmentation_rows.get(table) is None and not self.annotation_rows[table]["reference_table"]:
+                if (
+                    self.segmentation_rows.get(table) is None
+                    and not self.annotation_rows[table]["reference_table"]
+                ):
                     continue  # nobody has looked up its supervoxels yet, so there is nothing to freeze
                 rows, counts[table] = freeze(self, table, moment)
                 self.engine.replace(_frozen_name(table, number), rows)
@@ -123,7 +141,10 @@ class TableStore:
             self._counts[number] = counts
             for table in counts:
                 self._analysis[number, table] = max(self._analysis.values(), default=0) + 1
-            self._versions = [*self._versions, version_row(identity, self.world.names.datastack, number, moment)]
+            self._versions = [
+                *self._versions,
+                version_row(identity, self.world.names.datastack, number, moment),
+            ]
             return number
 
     def expire(self, version: int) -> None:
@@ -177,7 +198,9 @@ class TableStore:
         row.pop("deleted")
         row["table_name"] = row.pop("annotation_table", None) or row["table_name"]
         analysis = {
-            "id": identity, "schema": row["schema_type"], "aligned_volume": self.world.names.aligned_volume,
+            "id": identity,
+            "schema": row["schema_type"],
+            "aligned_volume": self.world.names.aligned_volume,
         }
         return {**analysis, **row}
 
@@ -215,7 +238,7 @@ class TableStore:
     # --- what can be queried
 
     def resolution(self, table: str) -> tuple[float, float, float]:
-        """nm per voxel of a table's positions."""
+        """Voxel size of a table's positions, nm."""
         row = self.annotation_rows[table]
         x, y, z = (float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
         return x, y, z
@@ -231,7 +254,9 @@ class TableStore:
         if self.row_count(table, version) is None:
             raise KeyError(table)
         name = _frozen_name(table, version)
-        schema = self.engine.ensure(name, lambda: self._file(f"{self._own.get(table, table)}.v{version}.parquet"))
+        schema = self.engine.ensure(
+            name, lambda: self._file(f"{self._own.get(table, table)}.v{version}.parquet")
+        )
         columns = {key: column for key, column in source_columns(schema).items() if key not in _FROZEN_DROPS}
         return Source(table, quoted(name), columns, self.resolution(table))
 
@@ -251,8 +276,12 @@ class TableStore:
         segmentation = tuple(key for key in columns if key.endswith(("_supervoxel_id", "_root_id")))
         ordered = [key for key in columns if key not in segmentation] + list(segmentation)
         return Source(
-            table, quoted(name), {key: columns[key] for key in ordered}, self.resolution(table),
-            split=True, segmentation=segmentation,
+            table,
+            quoted(name),
+            {key: columns[key] for key in ordered},
+            self.resolution(table),
+            split=True,
+            segmentation=segmentation,
         )
 
     def _file(self, name: str) -> pa.Table:
@@ -347,5 +376,3 @@ def _frozen_name(table: str, version: int) -> str:
 
 def _live_name(table: str) -> str:
     return f"live.{table}"
-
-

@@ -51,8 +51,9 @@ class Engine:
 
     def scalar(self, sql: str) -> int:
         """Answer of a query for one number."""
-        row = self._cursor().execute(sql).fetchone()
-        return int(row[0]) if row and row[0] is not None else 0
+        # an answer that is not read to its end would block the cursor
+        rows = self._cursor().execute(sql).fetchall()
+        return int(rows[0][0]) if rows and rows[0][0] is not None else 0
 
     def write(self, sql: str, **frames: pa.Table) -> None:
         """Change a table; `frames` can be named in the statement."""
@@ -103,7 +104,9 @@ def _ready(rows: pa.Table) -> pa.Table:
     for index, item in enumerate(rows.schema):
         if pa.types.is_timestamp(item.type) and item.type.tz is not None:
             # the database of the service keeps UTC without saying so
-            rows = rows.set_column(index, item.name, rows[item.name].cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us")))
+            rows = rows.set_column(
+                index, item.name, rows[item.name].cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))
+            )
         elif pa.types.is_large_string(item.type) or pa.types.is_dictionary(item.type):
             rows = rows.set_column(index, item.name, rows[item.name].cast(pa.string()))
     return rows

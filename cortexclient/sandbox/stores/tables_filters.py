@@ -30,11 +30,27 @@ BODY_FILTERS = {
 EXCLUSION = "filter_notin_dict"
 
 _SQL_NAMES = {
-    "bigint": "bigint", "integer": "integer", "float": "double precision", "boolean": "boolean",
-    "string": "character varying", "datetime": "timestamp without time zone",
+    "bigint": "bigint",
+    "integer": "integer",
+    "float": "double precision",
+    "boolean": "boolean",
+    "string": "character varying",
+    "datetime": "timestamp without time zone",
 }
-_TRUTHS = {"t": True, "true": True, "yes": True, "on": True, "1": True, "y": True,
-           "f": False, "false": False, "no": False, "off": False, "0": False, "n": False}
+_TRUTHS = {
+    "t": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "y": True,
+    "f": False,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+    "n": False,
+}
 
 
 def find_column(source: Source, name: str) -> Column:

@@ -71,11 +71,17 @@ def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]
     if metadata is None:
         raise QueryError("'NoneType' object is not subscriptable")
     if chosen is None:
-        raise aborted(400, "there is no future or past version for this timestamp, is materialization broken?")
+        raise aborted(
+            400, "there is no future or past version for this timestamp, is materialization broken?"
+        )
     version, at = chosen
     body["desired_resolution"] = body.get("desired_resolution") or list(store.resolution(body["table"]))
     at_version, warnings = filters_at_version(
-        body, store.world.graph, asked=asked, version=at, allow_invalid=bool(arguments.get("allow_invalid_root_ids")),
+        body,
+        store.world.graph,
+        asked=asked,
+        version=at,
+        allow_invalid=bool(arguments.get("allow_invalid_root_ids")),
     )
     query = _Query(store, body, typed=bool(arguments.get("direct_sql_pandas")))
     frozen = query.frozen(at_version, version)
@@ -119,8 +125,13 @@ class _Query:
         self, body: dict[str, Any], find: Callable[[str], Source], skip: tuple[str, ...]
     ) -> TableQuery:
         query = TableQuery(
-            self.store.engine, find, limit=body.get("limit") or _UNLIMITED, offset=body.get("offset") or None,
-            suffixes=body.get("suffixes"), typed=self.typed, lenient=not self.store.world.options.strict,
+            self.store.engine,
+            find,
+            limit=body.get("limit") or _UNLIMITED,
+            offset=body.get("offset") or None,
+            suffixes=body.get("suffixes"),
+            typed=self.typed,
+            lenient=not self.store.world.options.strict,
         )
         query.source(self.table)
         joins = body.get("join_tables") or []
@@ -131,7 +142,9 @@ class _Query:
                 for column in columns:
                     query.select(table, column)
         else:
-            for table in dict.fromkeys([self.table, *(name for join in joins for name in (join[0], join[2]))]):
+            for table in dict.fromkeys(
+                [self.table, *(name for join in joins for name in (join[0], join[2]))]
+            ):
                 query.select_all(table, skip)
         for key, comparison in BODY_FILTERS.items():
             query.filter(body.get(key), comparison)
@@ -194,10 +207,11 @@ class _Query:
 def _full(frame: pd.DataFrame, limit: int, blanks: int) -> list[str]:
     if len(frame) < limit:
         return []
-    return [
+    text = (
         f"result has {len(frame)} entries, which is equal or more {' ' * blanks}than limit of {limit} "
         "there may be more results which are not shown"
-    ]
+    )
+    return [text]
 
 
 def _combined(frozen: _Part, written: _Part, body: dict[str, Any], at: datetime) -> pd.DataFrame:
@@ -277,7 +291,10 @@ def _asked_columns(frame: pd.DataFrame, body: dict[str, Any], names: Names) -> t
     if chosen is None:
         return frame, names
     extra = [
-        (table, column) for table, columns in names.items() for column in columns if column not in chosen[table]
+        (table, column)
+        for table, columns in names.items()
+        for column in columns
+        if column not in chosen[table]
     ]
     frame = frame.drop(columns=[names[table][column] for table, column in extra])
     kept = {

@@ -100,7 +100,9 @@ def _kind(kind: pa.DataType) -> str:
     return "string"
 
 
-def flat_columns(live: Sequence[str], drop: Sequence[str] = ("created", "deleted", "superceded_id")) -> list[str]:
+def flat_columns(
+    live: Sequence[str], drop: Sequence[str] = ("created", "deleted", "superceded_id")
+) -> list[str]:
     """Order of the columns of a frozen table, from that of the live one.
 
     Freezing puts the supervoxel and the root of a point beside its position; a live table has them at its end.

@@ -23,8 +23,12 @@ __all__ = ["TableQuery"]
 _SUFFIXES = ("x", "y", "z", "xx", "yy", "zz", "xxx", "yyy", "zzz")
 # class names that show through in one of the service's errors: (declared, read from the database)
 _TYPE_NAMES = {
-    "bigint": ("BigInteger", "BIGINT"), "integer": ("Integer", "INTEGER"), "float": ("Float", "DOUBLE_PRECISION"),
-    "boolean": ("Boolean", "BOOLEAN"), "string": ("String", "VARCHAR"), "datetime": ("DateTime", "TIMESTAMP"),
+    "bigint": ("BigInteger", "BIGINT"),
+    "integer": ("Integer", "INTEGER"),
+    "float": ("Float", "DOUBLE_PRECISION"),
+    "boolean": ("Boolean", "BOOLEAN"),
+    "string": ("String", "VARCHAR"),
+    "datetime": ("DateTime", "TIMESTAMP"),
 }
 
 
@@ -146,7 +150,7 @@ class TableQuery:
         """
         outputs, names = self.outputs(resolution)
         listed = ", ".join(f"{output.sql} AS {quoted(output.name)}" for output in outputs)
-        rows = self._run(f"SELECT {listed} {self._tail()}")
+        rows = self._run(f"SELECT {listed} {self._tail(ordered=True)}")
         if len(outputs) == 1 and not self.lenient:
             # one column that is no point: the service takes its type for a table
             declared, read = _TYPE_NAMES[outputs[0].column.kind]
@@ -165,7 +169,9 @@ class TableQuery:
         except (duckdb.Error, DatabaseError) as error:
             raise QueryError(f"Execution failed on sql '{sql}': {error}") from error
 
-    def outputs(self, resolution: list[float] | None) -> tuple[list[frames.Output], dict[str, dict[str, str]]]:
+    def outputs(
+        self, resolution: list[float] | None
+    ) -> tuple[list[frames.Output], dict[str, dict[str, str]]]:
         """Columns of the answer, and under which name each column of each table stands in it."""
         counts: dict[str, int] = {}
         for column in itertools.chain.from_iterable(self.selected.values()):
@@ -192,8 +198,12 @@ class TableQuery:
             return [
                 frames.Output(
                     label + axis,
-                    _scaled(f"{quoted(source.name)}.{quoted(column.name + axis)}", scale, exact=not self.typed),
-                    column, source.reflected, scaled=scale is not None,
+                    _scaled(
+                        f"{quoted(source.name)}.{quoted(column.name + axis)}", scale, exact=not self.typed
+                    ),
+                    column,
+                    source.reflected,
+                    scaled=scale is not None,
                 )
                 for axis, scale in zip(("_x", "_y", "_z"), scales, strict=True)
             ]
@@ -202,7 +212,7 @@ class TableQuery:
             field = f"coalesce({field}, 1)"
         return [frames.Output(label, field, column, source.reflected)]
 
-    def _tail(self) -> str:
+    def _tail(self, *, ordered: bool = False) -> str:
         parts = []
         tables = self._joined or list(dict.fromkeys([*self.selected, *self._sources]))[:1]
         loose = [name for name in self._sources if name not in tables]
@@ -217,6 +227,9 @@ class TableQuery:
         parts += [f"CROSS JOIN {self._sources[name].relation} AS {quoted(name)}" for name in loose]
         if self._where:
             parts.append("WHERE " + " AND ".join(self._where))
+        if ordered and len(tables) + len(loose) > 1:
+            # the real database says nothing of the order either, but a sandbox shall answer the same twice
+            parts.append("ORDER BY " + ", ".join(f"{quoted(name)}.rowid" for name in [*tables, *loose]))
         if self.limit is not None:
             parts.append(f"LIMIT {self.limit}")
         if self.offset:
@@ -230,7 +243,9 @@ def _scales(source: Source, resolution: list[float] | None) -> list[Decimal | No
     ratios = []
     for own, asked in zip(source.resolution, resolution, strict=True):
         if asked == 0:
-            raise QueryError(f"Execution failed on sql 'SELECT ... FROM {source.name}': column \"inf\" does not exist")
+            raise QueryError(
+                f"Execution failed on sql 'SELECT ... FROM {source.name}': column \"inf\" does not exist"
+            )
         ratios.append(own / asked)
     if all(ratio == 1 for ratio in ratios):
         return [None, None, None]

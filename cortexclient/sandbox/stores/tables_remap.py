@@ -21,7 +21,11 @@ Ids = NDArray[np.int64]
 Filters = dict[str, dict[str, dict[str, Any]]]
 # filters that are taken back; places, patterns and exclusions are left as they are
 _REMAPPED = (
-    "filter_in_dict", "filter_equal_dict", "filter_greater_dict", "filter_less_dict", "filter_greater_equal_dict",
+    "filter_in_dict",
+    "filter_equal_dict",
+    "filter_greater_dict",
+    "filter_less_dict",
+    "filter_greater_equal_dict",
     "filter_less_equal_dict",
 )
 
@@ -65,7 +69,7 @@ def filters_at_version(
     ]
     if not given:
         return dict(body), []
-    roots = np.unique(np.concatenate(given))
+    roots: Ids = np.unique(np.concatenate([np.asarray(values) for values in given]))
     valid = graph.is_latest(roots, asked) if len(roots) else np.zeros(0, dtype=bool)
     invalid, warnings = roots[~valid], []
     if len(invalid):
@@ -90,7 +94,10 @@ def _mapping(graph: ChunkedGraph, roots: Ids, at: datetime) -> dict[int, list[in
     """Root -> the roots at another time that share supervoxels with it."""
     supervoxels, owner = graph.descendants(roots, 1)
     there = graph.roots(supervoxels, at)
-    return {int(root): np.unique(there[(owner == index) & (there != 0)]).tolist() for index, root in enumerate(roots)}
+    return {
+        int(root): np.unique(there[(owner == index) & (there != 0)]).tolist()
+        for index, root in enumerate(roots)
+    }
 
 
 def _remapped(filters: Filters, mapping: dict[int, list[int]], roots: Ids, allow_invalid: bool) -> Filters:
@@ -98,7 +105,8 @@ def _remapped(filters: Filters, mapping: dict[int, list[int]], roots: Ids, allow
     for key, tables in filters.items():
         found[key] = {
             table: {
-                column: _value(column, value, mapping, roots, allow_invalid) for column, value in (columns or {}).items()
+                column: _value(column, value, mapping, roots, allow_invalid)
+                for column, value in (columns or {}).items()
             }
             for table, columns in tables.items()
         }
@@ -186,5 +194,5 @@ def with_roots_at(
                 frame[supervoxel].to_numpy(dtype=np.int64, na_value=0)[stale], return_inverse=True
             )
             stored[root][stale] = graph.roots(wanted, at)[inverse]
-        frame[root] = pd.array(stored[root], dtype=frame[root].dtype)
+        frame[root] = pd.Series(stored[root], index=frame.index).astype(frame[root].dtype)
     return frame, warnings

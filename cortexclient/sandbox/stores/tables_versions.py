@@ -62,7 +62,9 @@ def freeze(store: TableStore, table: str, moment: datetime) -> tuple[pa.Table, i
         rows = rows.set_column(rows.column_names.index("valid"), "valid", pc.and_(standing, True))
     else:
         rows = rows.filter(standing)
-        rows = rows.set_column(rows.column_names.index("valid"), "valid", pa.array(np.ones(len(rows), dtype=bool)))
+        rows = rows.set_column(
+            rows.column_names.index("valid"), "valid", pa.array(np.ones(len(rows), dtype=bool))
+        )
     if "has_segmentation_row" in rows.column_names:
         rows = rows.filter(pc.fill_null(rows["has_segmentation_row"], False))
         rows = looked_up_again(rows, store.world.graph, moment)
@@ -84,5 +86,7 @@ def looked_up_again(rows: pa.Table, graph: ChunkedGraph, moment: datetime | None
         supervoxels = pc.fill_null(rows[beside], 0).to_numpy().astype(np.int64)
         unique, inverse = np.unique(supervoxels, return_inverse=True)
         roots = graph.roots(unique, moment)[inverse]
-        rows = rows.set_column(index, name, pa.array(roots, pa.int64(), mask=pc.is_null(rows[beside]).to_numpy()))
+        rows = rows.set_column(
+            index, name, pa.array(roots, pa.int64(), mask=pc.is_null(rows[beside]).to_numpy())
+        )
     return rows

@@ -1,0 +1,255 @@
+"""The annotation service: tables of annotations, and writing to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.routes.auth import USER
+from cortexclient.sandbox.routes.materialize_body import (
+    BodySchema,
+    Check,
+    RefusedError,
+    boolean,
+    checked_body,
+    integer,
+    list_of,
+    mapping,
+    nested,
+    number,
+    text,
+)
+from cortexclient.sandbox.routes.materialize_service import failure, parsed_body
+from cortexclient.sandbox.routes.pages import not_found_page
+from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
+
+    from cortexclient.sandbox.stores.tables_write import AnnotationWriter
+    from cortexclient.sandbox.world import World
+
+__all__ = ["routes"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = "4.35.0"
+_BASE = "/annotation/api/v2/aligned_volume/{volume}/table"
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_TABLE_METADATA = BodySchema({"reference_table": text, "track_target_id_updates": boolean})
+_DESCRIBED: dict[str, Check] = {
+    "user_id": text,
+    "description": text,
+    "flat_segmentation_source": text,
+    "read_permission": text,
+    "write_permission": text,
+    "notice_text": text,
+}
+_NEW_METADATA = BodySchema(
+    {
+        **_DESCRIBED,
+        "table_metadata": nested(_TABLE_METADATA),
+        **{f"voxel_resolution_{axis}": number for axis in "xyz"},
+    },
+    required=("description", "voxel_resolution_x", "voxel_resolution_y", "voxel_resolution_z"),
+)
+_CREATE = BodySchema(
+    {"table_name": text, "schema_type": text, "metadata": nested(_NEW_METADATA)},
+    required=("table_name", "schema_type", "metadata"),
+)
+_UPDATE = BodySchema(
+    {"table_name": text, "metadata": nested(BodySchema(_DESCRIBED))}, required=("table_name", "metadata")
+)
+_ROWS = BodySchema({"annotations": list_of(mapping)}, required=("annotations",))
+_IDS = BodySchema({"annotation_ids": list_of(integer)}, required=("annotation_ids",))
+
+
+class _Call:
+    """One request to the service."""
+
+    def __init__(self, world: World, request: Request, body: bytes) -> None:
+        self.world = world
+        self.request = request
+        self.writer: AnnotationWriter = world.tables.writer
+        self.table = str(request.path_params.get("table", ""))
+        self._body = body
+        user = request.scope.get(USER)
+        self.user = "0" if user is None else str(user.id)
+
+    def body(self, schema: BodySchema) -> dict[str, Any]:
+        """The checked body."""
+        return checked_body(parsed_body(self._body), schema)
+
+    def metadata(self) -> dict[str, Any]:
+        """Metadata of the table asked for."""
+        row = self.world.tables.metadata(self.table)
+        if row is None:
+            raise QueryError("'NoneType' object is not subscriptable")
+        return row
+
+    def check_volume(self) -> None:
+        """Refuse volumes that the sandbox does not have."""
+        volume = self.request.path_params["volume"]
+        if volume != self.world.names.aligned_volume:
+            raise aborted(400, f"aligned volume: {volume} not valid")
+
+    def check_reader(self) -> dict[str, Any]:
+        """Refuse who may not read the table."""
+        row = self.metadata()
+        if row["read_permission"] == "PRIVATE" and row["user_id"] != self.user:
+            raise aborted(401, "Unauthorized: The table can only be read by its owner")
+        return row
+
+    def check_writer(self) -> None:
+        """Refuse who may not write to the table."""
+        row = self.metadata()
+        if self.world.options.strict and row["user_id"] != self.user and row["write_permission"] == "PRIVATE":
+            raise aborted(401, "Unauthorized: The table can only be written to by owner")
+
+    def check_owner(self) -> None:
+        """Refuse who does not own the table."""
+        if self.metadata()["user_id"] != self.user:
+            raise aborted(401, "You cannot do this because you are not the owner of this table")
+
+
+Answer = Callable[[_Call], Response]
+
+
+def routes(world: World) -> list[BaseRoute]:
+    """Routes of the annotation service."""
+
+    def route(path: str, **answers: Answer) -> Route:
+        async def serve(request: Request) -> Response:
+            body = await request.body()
+            return await run_in_threadpool(_serve, world, request, body, answers)
+
+        return Route(path, serve, methods=_METHODS)
+
+    return [
+        Route("/annotation/version", lambda _: json_response(VERSION)),
+        Route("/annotation/api/versions", lambda _: json_response([2])),
+        route(_BASE, GET=_tables, POST=_create, PUT=_update_metadata),
+        route(_BASE + "/{table}", GET=_metadata, DELETE=_delete_table),
+        route(_BASE + "/{table}/count", GET=_count),
+        route(_BASE + "/{table}/annotations", GET=_rows, POST=_insert, PUT=_update, DELETE=_delete),
+        Route("/annotation/{rest:path}", lambda _: not_found_page(), methods=_METHODS),
+    ]
+
+
+def _serve(world: World, request: Request, body: bytes, answers: dict[str, Answer]) -> Response:
+    strict = world.options.strict
+    answer = answers.get("GET" if request.method == "HEAD" else request.method)
+    if answer is None:
+        return failure(
+            "405 Method Not Allowed: The method is not allowed for the requested URL.", strict=strict
+        )
+    try:
+        return answer(_Call(world, request, body))
+    except RefusedError as refusal:
+        return refusal.response()
+    except QueryError as error:
+        return failure(str(error), strict=strict)
+    except Exception as error:
+        logger.info("%s %s failed", request.method, request.url.path, exc_info=True)
+        return failure(str(error), strict=strict)
+
+
+def _notice(metadata: dict[str, Any]) -> dict[str, str] | None:
+    notice = metadata.get("notice_text")
+    return None if notice is None else {"Warning": f"Table Owner Notice: {notice}"}
+
+
+def _tables(call: _Call) -> Response:
+    call.check_volume()
+    valid = call.request.query_params.get("filter_valid", "true").lower() in ("true", "1", "on")
+    rows = call.world.tables.annotation_rows
+    return json_response([name for name, row in rows.items() if row["valid"] or not valid])
+
+
+def _create(call: _Call) -> Response:
+    body = call.body(_CREATE)
+    call.check_volume()
+    table = call.writer.create(body["table_name"], body["schema_type"], body["metadata"], call.user)
+    return Response(table, media_type="text/html")
+
+
+def _update_metadata(call: _Call) -> Response:
+    body = call.body(_UPDATE)
+    call.table = body["table_name"]
+    call.check_owner()
+    return json_response(call.writer.update_metadata(call.table, {"user_id": call.user, **body["metadata"]}))
+
+
+def _metadata(call: _Call) -> Response:
+    call.check_volume()
+    row = call.world.tables.metadata(call.table)
+    if row is None:
+        raise QueryError("'NoneType' object has no attribute 'get'")
+    return json_response(row, 201, _notice(row))
+
+
+def _delete_table(call: _Call) -> Response:
+    call.check_volume()
+    call.check_owner()
+    return json_response(call.writer.mark_deleted(call.table))
+
+
+def _count(call: _Call) -> Response:
+    call.check_volume()
+    call.check_reader()
+    return json_response(call.writer.count(call.table))
+
+
+def _rows(call: _Call) -> Response:
+    call.check_volume()
+    metadata = call.check_reader()
+    given = call.request.query_params.get("annotation_ids")
+    if given is None:
+        raise QueryError("'NoneType' object is not iterable")
+    try:
+        ids = [int(part) for part in given.split(",")]
+    except ValueError as error:
+        problem = {"annotation_ids": f"list of annotation ids {error}"}
+        raise RefusedError({"errors": problem, "message": "Input payload validation failed"}) from None
+    return json_response(call.writer.rows(call.table, ids), 200, _notice(metadata))
+
+
+def _insert(call: _Call) -> Response:
+    body = call.body(_ROWS)
+    call.check_volume()
+    call.check_writer()
+    ids = call.writer.insert(call.table, body["annotations"])
+    _look_up_soon(call)
+    return json_response(ids)
+
+
+def _update(call: _Call) -> Response:
+    body = call.body(_ROWS)
+    call.check_volume()
+    call.check_writer()
+    changed = dict(call.writer.update(call.table, annotation) for annotation in body["annotations"])
+    _look_up_soon(call)
+    return json_response({str(old): new for old, new in changed.items()})
+
+
+def _look_up_soon(call: _Call) -> None:
+    """The service asks the materialization service for a lookup, which answers later, if at all; a sane one at once."""
+    if not call.world.options.strict:
+        call.writer.look_up(call.table)
+
+
+def _delete(call: _Call) -> Response:
+    body = call.body(_IDS)
+    call.check_volume()
+    call.check_writer()
+    ids = call.writer.delete(call.table, body["annotation_ids"])
+    if ids is None:
+        return json_response(f"annotation_id {body['annotation_ids']} not in table {call.table}", 404)
+    return json_response(ids)

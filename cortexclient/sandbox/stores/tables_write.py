@@ -1,0 +1,395 @@
+"""Writing annotations: new tables, new rows, replaced and deleted rows, and their later supervoxel lookup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from cortexclient.sandbox.stores.tables_annotations import (
+    InvalidAnnotationError,
+    flattened,
+    live_schema,
+    schema_fields,
+)
+from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
+from cortexclient.sandbox.stores.tables_lookup import SupervoxelVolume
+from cortexclient.sandbox.stores.tables_model import quoted
+from cortexclient.sandbox.stores.tables_versions import TIME_FORMAT, naive
+
+if TYPE_CHECKING:
+    from cortexclient.sandbox.stores.tables import TableStore
+
+__all__ = ["AnnotationWriter"]
+
+_NAME = re.compile(r"^[a-z_]+[a-z0-9_]*$")
+_MOST_ROWS = 10_000
+_BROKEN = (
+    "This Session's transaction has been rolled back due to a previous exception during flush. To begin a new "
+    "transaction with this Session, first issue Session.rollback(). Original exception was: {}"
+)
+
+
+class AnnotationWriter:
+    """Changes to the live tables of a store.
+
+    Parameters
+    ----------
+    store : TableStore
+    """
+
+    def __init__(self, store: TableStore) -> None:
+        self.store = store
+        self._next: dict[str, int] = {}
+        self._broken: str | None = None
+
+    # --- tables
+
+    def create(self, table: str, schema_type: str, metadata: Mapping[str, Any], user: str) -> str:
+        """Make an empty table.
+
+        Raises
+        ------
+        QueryError
+            The name, the schema or the reference is not right.
+        """
+        store = self.store
+        if not _NAME.match(table):
+            raise aborted(
+                400,
+                "Table name error: Invalid table name. Table name must include at least one letter, and can only "
+                "contain lowercase letters, numbers, and underscores (_).",
+            )
+        with store.lock:
+            if table in store.annotation_rows:
+                raise aborted(400, f"Table {table} already exists")
+            if schema_type not in store.schema_names:
+                raise aborted(400, f"Schema type: {schema_type} is not a known annotation type")
+            schema = store.schema(schema_type)
+            if schema is None:
+                raise aborted(
+                    400,
+                    f"Schema type: {schema_type} is known by name only, the sandbox's data do not bring it",
+                )
+            kinds, _ = schema_fields(schema)
+            reference = (metadata.get("table_metadata") or {}).get("reference_table")
+            if "target_id" in kinds and reference is None:
+                raise aborted(
+                    400,
+                    "Reference metadata must be supplied as a dict in the form "
+                    '{"reference_table": "your_target_table"}',
+                )
+            if reference is not None and reference not in store.annotation_rows:
+                raise aborted(400, f"No table named '{reference}' exists.")
+            now = naive(store.world.now()).strftime(TIME_FORMAT)
+            store.engine.replace(f"live.{table}", self._columns(schema_type, kinds).empty_table())
+            store.annotation_rows[table] = {
+                "id": max((int(row["id"]) for row in store.annotation_rows.values()), default=0) + 1,
+                "schema_type": schema_type,
+                "table_name": table,
+                "valid": True,
+                "created": now,
+                "deleted": None,
+                "user_id": str(metadata.get("user_id") or user),
+                "description": metadata["description"],
+                "notice_text": metadata.get("notice_text"),
+                "reference_table": reference,
+                "flat_segmentation_source": metadata.get("flat_segmentation_source"),
+                **{f"voxel_resolution_{axis}": float(metadata[f"voxel_resolution_{axis}"]) for axis in "xyz"},
+                "write_permission": metadata.get("write_permission") or "PRIVATE",
+                "read_permission": metadata.get("read_permission") or "PUBLIC",
+                "last_modified": now,
+            }
+            return table
+
+    def _columns(self, schema_type: str, kinds: Mapping[str, str]) -> pa.Schema:
+        """Columns of a new table: those of a table of the same type, where there is one."""
+        for name, row in self.store.annotation_rows.items():
+            if row["schema_type"] == schema_type:
+                schema: pa.Schema = self.store.live_rows(name).schema
+                return schema
+        return live_schema(kinds)
+
+    def update_metadata(self, table: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change what is said about a table."""
+        with self.store.lock:
+            row = dict(self._row(table))
+            for key in (
+                "description",
+                "user_id",
+                "flat_segmentation_source",
+                "read_permission",
+                "write_permission",
+            ):
+                if changes.get(key) is not None:
+                    row[key] = changes[key]
+            notice = changes.get("notice_text")
+            if notice is not None:
+                row["notice_text"] = None if notice.lower() in ("", "none") else notice
+            self.store.annotation_rows[table] = row
+        return self.store.metadata(table) or {}
+
+    def mark_deleted(self, table: str) -> bool:
+        """Mark a table as deleted; it stays in the list, as on the real service."""
+        with self.store.lock:
+            now = naive(self.store.world.now()).strftime(TIME_FORMAT)
+            self.store.annotation_rows[table] = {**self._row(table), "deleted": now}
+        return True
+
+    def _row(self, table: str) -> dict[str, Any]:
+        row = self.store.annotation_rows.get(table)
+        if row is None:
+            raise QueryError("'NoneType' object is not subscriptable")
+        return row
+
+    # --- rows
+
+    def insert(self, table: str, annotations: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Add rows; their ids are returned in order."""
+        row = self._row(table)
+        if len(annotations) > _MOST_ROWS:
+            text = f"The insertion limit is {_MOST_ROWS}, {len(annotations)} were attempted to be inserted"
+            raise aborted(413, f"{_MOST_ROWS} -> {text}")
+        with self.store.lock:
+            try:
+                rows = [self._flat(row, annotation) for annotation in annotations]
+                if self._broken is not None:
+                    # the service notices only now that its last insert had failed
+                    text, self._broken = _BROKEN.format(self._broken), None
+                    raise QueryError(text)
+                ids = self._append(table, rows, [annotation.get("id") for annotation in annotations])
+            except InvalidAnnotationError as error:
+                raise aborted(422, str(error)) from error
+            except QueryError as error:
+                if "psycopg2" in str(error):
+                    self._broken = str(error)
+                    self._next[table] = self._next_id(table) + len(annotations)
+                raise aborted(404, str(error)) from error
+            self._touch(table)
+            return ids
+
+    def update(self, table: str, annotation: Mapping[str, Any]) -> tuple[int, int]:
+        """Replace a row by a new one; old and new id are returned."""
+        row = self._row(table)
+        identity = annotation.get("id")
+        if not identity:
+            raise aborted(400, "'str' object has no attribute 'items'")
+        with self.store.lock:
+            old = self._rows(table, [int(identity)])
+            if not len(old):
+                raise aborted(400, "No row was found for one()")
+            later = old["superceded_id"][0].as_py()
+            if later is not None:
+                raise aborted(
+                    409,
+                    f"Error update ID {identity} -> Annotation with ID {identity} has already been superseded by "
+                    f"annotation ID {later}, update annotation ID {later} instead",
+                )
+            try:
+                flat = self._flat(row, {**self._plain(old, row), **annotation})
+                (new,) = self._append(table, [flat], [None])
+            except InvalidAnnotationError as error:
+                raise aborted(422, str(error)) from error
+            except QueryError as error:
+                raise aborted(400, str(error)) from error
+            self._strike(table, [int(identity)], superseded_by=new)
+            self._touch(table)
+            return int(identity), new
+
+    def delete(self, table: str, ids: Sequence[int]) -> list[int] | None:
+        """Mark rows as deleted; the ids found are returned, None where none is."""
+        self._row(table)
+        with self.store.lock:
+            found = self._rows(table, ids)["id"].to_pylist()
+            if not found:
+                return None
+            self._strike(table, found)
+            self._touch(table)
+            return [int(identity) for identity in found]
+
+    def rows(self, table: str, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows as the service shows them: points together, times as text."""
+        self._row(table)
+        source = self.store.live(table)
+        hidden = set(source.segmentation)
+        shown = []
+        for row in self._rows(table, ids).to_pylist():
+            entry = {}
+            for column in source.columns.values():
+                if column.name in hidden:
+                    continue
+                values = [row[name] for name in column.stored]
+                entry[column.name] = values if column.kind == "point" else values[0]
+            shown.append({**entry, "created": str(entry["created"]), "deleted": str(entry["deleted"])})
+        return shown
+
+    def count(self, table: str) -> int:
+        """Rows ever written to a table."""
+        self._row(table)
+        return self.store.engine.scalar(f"SELECT count(*) FROM {self.store.live(table).relation}")
+
+    def _flat(self, row: Mapping[str, Any], annotation: Mapping[str, Any]) -> dict[str, Any]:
+        schema = self.store.schema(str(row["schema_type"]))
+        if schema is None:
+            raise QueryError(f"Schema type: {row['schema_type']} is not a known annotation type")
+        flat = flattened(annotation, *schema_fields(schema))
+        target = row.get("reference_table")
+        if target and not len(self._rows(str(target), [int(flat["target_id"])])):
+            raise QueryError(
+                f'(psycopg2.errors.ForeignKeyViolation) insert or update on table "{row["table_name"]}" violates '
+                f"foreign key constraint\nDETAIL:  Key (target_id)=({flat['target_id']}) is not present in table "
+                f'"{target}".\n'
+            )
+        return flat
+
+    def _plain(self, old: pa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A stored row in the form in which rows are sent, but for its points: those must be sent again."""
+        schema = self.store.schema(str(row["schema_type"]))
+        names = schema_fields(schema)[0] if schema else {}
+        return {name: old[name][0].as_py() for name in names if name in old.column_names and name != "valid"}
+
+    def _rows(self, table: str, ids: Sequence[int]) -> pa.Table:
+        listed = ", ".join(str(int(identity)) for identity in ids)
+        return self.store.engine.read(
+            f"SELECT * FROM {self.store.live(table).relation} WHERE {f'id IN ({listed})' if listed else 'false'}"
+        )
+
+    def _next_id(self, table: str) -> int:
+        if table not in self._next:
+            self._next[table] = (
+                self.store.engine.scalar(f"SELECT max(id) FROM {self.store.live(table).relation}") + 1
+            )
+        return self._next[table]
+
+    def _append(self, table: str, rows: list[dict[str, Any]], wanted: list[Any]) -> list[int]:
+        start = self._next_id(table)
+        ids = [int(given) if given else start + offset for offset, given in enumerate(wanted)]
+        taken = self._rows(table, ids)["id"].to_pylist()
+        if taken or len(set(ids)) < len(ids):
+            key = next(iter(taken), ids[0])
+            raise QueryError(
+                "(psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint "
+                f'"{table}_pkey"\nDETAIL:  Key (id)=({key}) already exists.\n'
+            )
+        schema = self.store.live_rows(table).schema if not rows else self._stored_schema(table)
+        now = naive(self.store.world.now())
+        full = [
+            {
+                **dict.fromkeys(schema.names),
+                **row,
+                "id": identity,
+                "created": now,
+                "valid": True,
+                **({"has_segmentation_row": False} if "has_segmentation_row" in schema.names else {}),
+            }
+            for identity, row in zip(ids, rows, strict=True)
+        ]
+        incoming = pa.Table.from_pylist(full, schema=schema)
+        relation = self.store.live(table).relation
+        self.store.engine.write(f"INSERT INTO {relation} BY NAME SELECT * FROM incoming", incoming=incoming)
+        self._next[table] = max(start + len(ids), max(ids, default=0) + 1)
+        return ids
+
+    def _stored_schema(self, table: str) -> pa.Schema:
+        schema: pa.Schema = self.store.engine.read(
+            f"SELECT * FROM {self.store.live(table).relation} LIMIT 0"
+        ).schema
+        return schema
+
+    def _strike(self, table: str, ids: Sequence[int], superseded_by: int | None = None) -> None:
+        """Mark rows as no longer valid; a changed row moves to the end of its table, as in the real database."""
+        rows = self._rows(table, ids)
+        now = pa.scalar(naive(self.store.world.now()), pa.timestamp("us"))
+        changes: dict[str, pa.Scalar] = {"deleted": now, "valid": pa.scalar(False)}
+        if superseded_by is not None:
+            changes["superceded_id"] = pa.scalar(superseded_by, pa.int64())
+        for name, value in changes.items():
+            index = rows.column_names.index(name)
+            rows = rows.set_column(
+                index, name, pa.repeat(value, len(rows)).cast(rows.schema.field(index).type)
+            )
+        self._rewrite(table, rows)
+
+    def _rewrite(self, table: str, rows: pa.Table) -> None:
+        relation = self.store.live(table).relation
+        listed = ", ".join(str(identity) for identity in rows["id"].to_pylist())
+        self.store.engine.write(
+            f"BEGIN; DELETE FROM {relation} WHERE id IN ({listed}); "
+            f"INSERT INTO {relation} BY NAME SELECT * FROM incoming; COMMIT",
+            incoming=rows,
+        )
+
+    def _touch(self, table: str) -> None:
+        now = naive(self.store.world.now()).strftime(TIME_FORMAT)
+        self.store.annotation_rows[table] = {**self._row(table), "last_modified": now}
+
+    # --- lookup
+
+    @cached_property
+    def _volume(self) -> SupervoxelVolume:
+        return SupervoxelVolume(self.store.world.folder, self.store.world.graph.info)
+
+    def look_up(self, table: str, at: datetime | None = None) -> int:
+        """Find the supervoxels and roots of all rows that await them.
+
+        Parameters
+        ----------
+        table : str
+        at : datetime.datetime, optional
+            Time of the roots; default now.
+
+        Returns
+        -------
+        int
+            Number of rows looked up.
+        """
+        store = self.store
+        row = self._row(table)
+        source = store.live(table)
+        points = [
+            name.removesuffix("_supervoxel_id")
+            for name in source.segmentation
+            if name.endswith("_supervoxel_id")
+        ]
+        if not points:
+            return 0
+        with store.lock:
+            rows = store.engine.read(
+                f"SELECT * FROM {source.relation} WHERE NOT coalesce({quoted('has_segmentation_row')}, false)"
+            )
+            moment = at or store.world.now()
+            if len(rows):
+                scale = np.asarray(source.resolution)
+                for point in points:
+                    voxels = np.stack([rows[f"{point}_position_{axis}"].to_numpy() for axis in "xyz"], axis=1)
+                    supervoxels = self._volume.at(voxels * scale)
+                    roots = store.world.graph.roots(supervoxels, moment)
+                    for suffix, values in (("supervoxel_id", supervoxels), ("root_id", roots)):
+                        index = rows.column_names.index(f"{point}_{suffix}")
+                        rows = rows.set_column(index, f"{point}_{suffix}", pa.array(values, pa.int64()))
+                index = rows.column_names.index("has_segmentation_row")
+                rows = rows.set_column(
+                    index, "has_segmentation_row", pa.array(np.ones(len(rows), dtype=bool))
+                )
+                self._rewrite(table, rows)
+            now = naive(moment).strftime(TIME_FORMAT)
+            pcg = store.world.names.pcg_table
+            store.segmentation_rows[table] = {
+                "id": max((int(each["id"]) for each in store.segmentation_rows.values()), default=0) + 1,
+                "schema_type": row["schema_type"],
+                "table_name": f"{table}__{pcg}",
+                "valid": True,
+                "created": now,
+                "deleted": None,
+                "segmentation_source": None,
+                "pcg_table_name": pcg,
+                "annotation_table": table,
+                **store.segmentation_rows.get(table, {}),
+                "last_updated": now,
+            }
+            return len(rows)
