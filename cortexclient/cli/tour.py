@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import CortexError, NotConfiguredError
+from cortexclient.errors import NotConfiguredError, UnknownTableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,13 +173,11 @@ class Tour:
 
 
 def _synapse_reference(client: DatasetClient) -> list[str] | None:
-    """Name a reference table on synapses, where the spec has one by its role."""
-    for role in ("synapse_targets", "synapse_tags", "synapse_types"):
-        try:
-            return [client.spec.table_for(role).name]
-        except CortexError:
-            continue
-    return None
+    """Name a reference table on synapses, where the spec has one at the client's version."""
+    try:
+        return [client.spec.table_for("synapse_targets", client.version).name]
+    except (NotConfiguredError, UnknownTableError):
+        return None
 
 
 def _some(names: list[str], count: int = 6) -> str:

@@ -86,8 +86,8 @@ def plot_neuron(
     >>> import cortexclient
     >>> from cortexclient.plotting import plot_neuron
     >>> client = cortexclient.load("sandbox")
-    >>> root_id = int(client.spec.example_ids.root_id)
-    >>> neuron = client.get_skeleton(root_id, transform="rigid")
+    >>> cells = client.tables.nucleus_detection().query(limit=1)
+    >>> neuron = client.get_skeleton(client.cell_id_to_root_id(cells["id"])["root_id"].iloc[0], transform="rigid")
     >>> axes = plot_neuron(neuron, layers=client.spec.layers)
     """
     shape = shape_of(neuron)
