@@ -110,7 +110,7 @@ class RequestLog(Sequence[RequestRecord]):
             if record.path.startswith(prefix) or record.route.startswith(prefix)
         ]
 
-    def count(self, prefix: str = "/") -> int:  # type: ignore[override]
+    def count(self, prefix: str = "/") -> int:
         """Number of requests whose path or route starts with a prefix; all of them by default."""
         return len(self.matching(prefix))
 
@@ -198,7 +198,7 @@ class LogRequests:
 
 
 class CollapseSlashes:
-    """Take ``//`` in a path for ``/``: Neuroglancer and caveclient both send doubled ones, and no redirect may answer them."""
+    """Take ``//`` in a path for ``/``: Neuroglancer and caveclient send such paths, and must not be redirected."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -279,7 +279,7 @@ class CatchErrors:
 
         try:
             await self.app(scope, receive, watching_send)
-        except Exception as error:  # noqa: BLE001 - the boundary of the server: everything becomes an answer
+        except Exception as error:
             logger.warning("the sandbox failed on %s %s", scope["method"], scope["path"], exc_info=True)
             if not started:
                 await send_bytes(send, 500, failure(error), b"application/json")

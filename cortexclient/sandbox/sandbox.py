@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cortexclient.sandbox.faults import Fault, FaultPlan
 from cortexclient.sandbox.layout import DataFolder
@@ -97,7 +97,7 @@ class Sandbox:
         )
         if tokens is not None:
             options.tokens = dict(tokens)
-        self._made_of = {"data": data, "size": size, "seed": seed}
+        self._made_of = (data, size, seed)
         self._start(_resolve(spec, data), options, port, RequestLog(), FaultPlan.of(faults))
 
     def _start(
@@ -110,7 +110,7 @@ class Sandbox:
         graph: Any = None,
     ) -> None:
         self.spec = spec
-        self.folder = _folder(spec, **self._made_of)
+        self.folder = _folder(spec, *self._made_of)
         self.requests = log
         self._faults = faults
         self._siblings: dict[str, Sandbox] = {}
@@ -218,7 +218,7 @@ class Sandbox:
                 sibling = object.__new__(Sandbox)
                 sibling._made_of = self._made_of
                 # recorded data are the same for every spec and share their edits; a cortex lies in its spec's own frame
-                graph = self.world.graph if self._made_of["data"] is not None else None
+                graph = self.world.graph if self._made_of[0] is not None else None
                 sibling._start(spec, self.world.options, 0, self.requests, self._faults, graph)
                 self._siblings[spec.name] = sibling
             return self._siblings[spec.name]
@@ -267,7 +267,7 @@ class Sandbox:
         self._server.close()
         self._renamed.close()
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -182,7 +182,7 @@ def _protocol() -> type[asyncio.Protocol]:
                 scope[TRANSPORT] = transport
                 await app(scope, receive, send)
 
-            self.app = with_transport
+            self.app: ASGIApp = with_transport
 
     return SandboxProtocol
 
@@ -190,11 +190,8 @@ def _protocol() -> type[asyncio.Protocol]:
 def _join_workers() -> None:
     """Wait for the pool's threads: they end by themselves shortly after their loop has."""
     for thread in threading.enumerate():
-        if (
-            thread.name == "AnyIO worker thread"
-            and getattr(thread, "loop", None) is not None
-            and thread.loop.is_closed()
-        ):
+        loop = getattr(thread, "loop", None)
+        if thread.name == "AnyIO worker thread" and loop is not None and loop.is_closed():
             thread.join(timeout=5)
 
 

@@ -82,7 +82,9 @@ def neuron_state(world: World, root: int) -> dict[str, Any]:
     }
 
 
-def _annotations(side: str, synapses: list[tuple[str, int, list[float]]], resolution: NDArray[np.float64]) -> dict[str, Any]:
+def _annotations(
+    side: str, synapses: list[tuple[str, int, list[float]]], resolution: NDArray[np.float64]
+) -> dict[str, Any]:
     dimensions = {axis: [float(size) * 1e-9, "m"] for axis, size in zip("xyz", resolution, strict=True)}
     return {
         "type": "annotation",
@@ -145,7 +147,9 @@ def _image_box(world: World) -> tuple[NDArray[np.float64], NDArray[np.float64]] 
 def _points(world: World, root: int) -> NDArray[np.float64]:
     """Representative points of a root's level-2 ids, nm (n, 3)."""
     attributes = world.l2cache.get(world.graph.l2_ids(root), ["rep_coord_nm"]).values()
-    return np.array([row["rep_coord_nm"] for row in attributes if "rep_coord_nm" in row], np.float64).reshape(-1, 3)
+    return np.array([row["rep_coord_nm"] for row in attributes if "rep_coord_nm" in row], np.float64).reshape(
+        -1, 3
+    )
 
 
 def _imaged(world: World, points: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -154,14 +158,13 @@ def _imaged(world: World, points: NDArray[np.float64]) -> NDArray[np.bool_]:
     if box is None:
         return np.zeros(len(points), bool)
     margin = (box[1] - box[0]) / 8
-    inside: NDArray[np.bool_] = ((points > box[0] + margin) & (points < box[1] - margin)).all(axis=1)
-    return inside
+    return np.asarray(((points > box[0] + margin) & (points < box[1] - margin)).all(axis=1), bool)
 
 
 def _frame(
     world: World, root: int, resolution: NDArray[np.float64], places: list[list[float]]
 ) -> tuple[list[float], float]:
-    """Where to look, and how far the view must reach: a point of the neuron, in the image if it can be, and its extent."""
+    """Where to look, and how far the view must reach: a point of the neuron, in the image if possible."""
     points = _points(world, root)
     if not len(points):
         points = np.array(places, np.float64).reshape(-1, 3) * resolution

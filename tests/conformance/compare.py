@@ -122,7 +122,7 @@ def _headers(exchange: dict[str, Any], response: Answered) -> list[str]:
 
 def _plain(text: str) -> str:
     # the eight blanks inside one of the texts are the recording's own; how many a proxy leaves is no content
-    return re.sub(r"\s+", " ", _HOST.sub("HOST", text))
+    return re.sub(r"\s+", " ", _HOST.sub("HOST", text)).strip()
 
 
 # --- Arrow
@@ -138,6 +138,12 @@ def _arrow(exchange: dict[str, Any], response: Answered) -> list[str]:
     answered = [(item.name, str(item.type)) for item in table.schema]
     if recorded != answered:
         return [f"schema: {answered} instead of {recorded}"]
+    pandas = [
+        _pandas_types((body.get("schema_metadata") or {}).get("pandas")),
+        _pandas_types(_own_metadata(table)),
+    ]
+    if pandas[0] != pandas[1]:
+        return [f"pandas metadata: {pandas[1]} instead of {pandas[0]}"]
     if body["num_rows"] != table.num_rows:
         return [f"{table.num_rows} rows instead of {body['num_rows']}"]
     ours = Counter(_canonical(row) for row in zip(*(_cells(column) for column in table.columns), strict=True))
@@ -153,6 +159,18 @@ def _arrow(exchange: dict[str, Any], response: Answered) -> list[str]:
     return [
         f"rows differ, such as {next(iter(ours - theirs), None)} instead of {next(iter(theirs - ours), None)}"
     ]
+
+
+def _own_metadata(table: pa.Table) -> dict[str, Any] | None:
+    stored = (table.schema.metadata or {}).get(b"pandas")
+    return None if stored is None else dict(json.loads(stored))
+
+
+def _pandas_types(metadata: dict[str, Any] | None) -> list[tuple[str, str]] | None:
+    """What a client's frame will have for types; it reads them from here."""
+    if metadata is None:
+        return None
+    return [(str(column["field_name"]), column["numpy_type"]) for column in metadata["columns"]]
 
 
 def _without(rows: Counter[str], index: int) -> Counter[str]:

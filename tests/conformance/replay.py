@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import requests
 
@@ -66,7 +66,9 @@ ACCESS = {
 }
 # A quarter of the recording is kept apart. Where a call that was left out changes what follows, it is made here again
 # before the first exchange that shows it.
-_QUERY = "/materialize/api/v3/datastack/toy/version/2/table/tags_toy/query?return_pyarrow=True&arrow_format=True"
+_QUERY = (
+    "/materialize/api/v3/datastack/toy/version/2/table/tags_toy/query?return_pyarrow=True&arrow_format=True"
+)
 _PROPERTY = {
     "@type": "neuroglancer_segment_properties",
     "inline": {"ids": ["360287970189639687"], "properties": [{"id": "l", "type": "label", "values": ["a"]}]},
@@ -107,7 +109,7 @@ class Replay:
     _sandboxes: dict[int, Sandbox] = field(default_factory=dict)
     _http: requests.Session = field(default_factory=requests.Session)
 
-    def __enter__(self) -> Replay:
+    def __enter__(self) -> Self:
         copy = self.scratch / "toy"
         shutil.copytree(self.folder, copy, ignore=shutil.ignore_patterns("exchanges.jsonl.gz"))
         (copy / "access.json").write_text(json.dumps(ACCESS))

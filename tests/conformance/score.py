@@ -80,7 +80,9 @@ def page(score: Score) -> str:
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(START)
     _, after = rest.split(END)
-    known = "\n".join(f"| {number} | {reason} |" for number, reason in sorted(KNOWN.items()) if number in score.differences)
+    known = "\n".join(
+        f"| {number} | {reason} |" for number, reason in sorted(KNOWN.items()) if number in score.differences
+    )
     listed = f"\n\n| exchange | why it differs |\n|---:|---|\n{known}" if known else ""
     return f"{before}{START}\n{score.table()}{listed}\n{END}{after}"
 

@@ -1,4 +1,4 @@
-"""Neuroglancer, served by the sandbox, in a real browser: image, segmentation, mesh and synapses are seen in the pixels."""
+"""Neuroglancer of the sandbox in a real browser: image, segmentation, mesh and synapses are seen in the pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ import pytest
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.viewer_state import SIDES, example_roots
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian has one: apt-get install chromium"),
@@ -47,7 +50,9 @@ SECONDS = 90
 def browser(url: str, profile: Path) -> Iterator[None]:
     """Show a page; the browser and all its children are gone afterwards."""
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", url]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield
     finally:

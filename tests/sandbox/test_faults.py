@@ -1,4 +1,4 @@
-"""Every fault, injected once and seen by the unmodified caveclient as the reference says real servers make it see them."""
+"""Every fault, injected once and seen by the unmodified caveclient as it sees those of real servers."""
 
 from __future__ import annotations
 

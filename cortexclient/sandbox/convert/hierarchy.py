@@ -1,4 +1,4 @@
-"""The chunkedgraph of a recorded cell: its level-2 ids, their supervoxels where a synapse names one, and what lies above."""
+"""The chunkedgraph of a recorded cell: level-2 ids, supervoxels where a synapse names one, and what lies above."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class _Layout:
         """Chunk coordinates, (n, 3)."""
         bits = self.bits[layer]
         shifts = 56 - bits * np.array([1, 2, 3])
-        return (ids[:, None] >> shifts) & ((1 << bits) - 1)
+        chunks: Ids = (ids[:, None] >> shifts) & ((1 << bits) - 1)
+        return chunks
 
     def segments(self, ids: Ids, layer: int) -> Ids:
         """Segment numbers, (n,)."""
@@ -43,7 +44,8 @@ class _Layout:
         """Ids of one segment number in many chunks, (n,)."""
         bits = self.bits[layer]
         shifts = 56 - bits * np.array([1, 2, 3])
-        return (np.int64(layer) << 56) + (chunks << shifts).sum(axis=1) + segment
+        ids: Ids = (np.int64(layer) << 56) + (chunks << shifts).sum(axis=1) + segment
+        return ids
 
 
 def write_graph(cell: Cell, folder: Path, info: dict[str, Any]) -> None:

@@ -253,6 +253,8 @@ def _write_mesh(
     pd.DataFrame({"node_id": np.array([cell.root_id], np.int64), "fragment": [name]}).to_parquet(
         folder / "meshes.parquet", index=False
     )
+    if cell.vertex_l2 is None:
+        return
     truth = folder / "truth" / "mesh_vertices"
     truth.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(truth / f"{cell.root_id}.npz", l2_id=cell.vertex_l2)

@@ -122,7 +122,9 @@ class Authorize:
         message, old_message, detail = _UNAUTHORIZED[error]
         realm = f'Bearer realm="{self.world.base_url}/auth/api/v1/authorize"{detail}'
         headers = ((b"www-authenticate", realm.encode()),)
-        if scope["path"].startswith("/nglstate/"):  # the state server has an older library, which answers plain text
+        if scope["path"].startswith(
+            "/nglstate/"
+        ):  # the state server has an older library, which answers plain text
             return _Refusal(status, old_message.encode(), HTML, headers)
         return _refuse(status, {"error": error, "message": message}, headers)
 

@@ -27,7 +27,7 @@ p.lead { margin-top: .3rem; opacity: .8; }
 code, pre { font: .9rem/1.5 ui-monospace, monospace; background: var(--soft); border-radius: 4px; }
 code { padding: .1rem .3rem; } pre { padding: .8rem 1rem; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
-td, th { border-bottom: 1px solid var(--line); vertical-align: top; } td.n { text-align: right; }
+td, th { border-bottom: 1px solid var(--line); vertical-align: top; }
 a.go { display: inline-block; padding: .4rem .8rem; border: 1px solid var(--line); border-radius: 6px; margin: .2rem; }
 """
 
@@ -88,37 +88,36 @@ def _neurons(world: World) -> str:
     return f"<h2>Look at a neuron in Neuroglancer</h2><p>{links}</p>"
 
 
+def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
+    """A titled table; nothing where there are no rows. Cells are HTML already."""
+    if not rows:
+        return ""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<h2>{title}</h2><table><tr>{top}</tr>{body}</table>"
+
+
 def _versions(world: World) -> str:
-    rows = "".join(
-        f"<tr><td>{row['version']}</td><td>{escape(str(row['time_stamp']))}</td><td>{escape(str(row.get('status', '')))}</td></tr>"
+    rows = [
+        [str(row["version"]), escape(str(row["time_stamp"])), escape(str(row.get("status", "")))]
         for row in world.folder.versions
-    )
-    return (
-        f"<h2>Versions</h2><table><tr><th>version</th><th>timestamp (UTC)</th><th>status</th></tr>{rows}</table>"
-        if rows
-        else ""
-    )
+    ]
+    return _table("Versions", ["version", "timestamp (UTC)", "status"], rows)
 
 
 def _tables(world: World) -> str:
     stored: list[dict[str, Any]] = world.folder.tables["annotation_tables"] or []
     frozen: dict[str, dict[str, int]] = world.folder.tables["frozen"]
     newest = max(frozen, key=int, default=None)
+    base = f"/materialize/api/v3/datastack/{world.names.datastack}/version/{newest}/table"
     rows = []
     for row in stored:
-        table = row["table_name"]
-        public = escape(world.names.public(table))
-        count = frozen[newest].get(table) if newest is not None else None
-        link = f"{world.base_url}/materialize/api/v3/datastack/{world.names.datastack}/version/{newest}/table/{public}/metadata"
-        shown = f'<a href="{link}">{public}</a>' if newest is not None else public
-        text = escape(str(row.get("description") or ""))
-        rows.append(
-            f'<tr><td>{shown}</td><td>{escape(row["schema_type"])}</td><td class="n">{"" if count is None else f"{count:,}"}</td><td>{text}</td></tr>'
-        )
-    if not rows:
-        return ""
-    head = "<tr><th>table</th><th>schema</th><th>rows</th><th>description</th></tr>"
-    return f"<h2>Tables</h2><table>{head}{''.join(rows)}</table>"
+        name = escape(world.names.public(row["table_name"]))
+        count = None if newest is None else frozen[newest].get(row["table_name"])
+        shown = name if newest is None else f'<a href="{base}/{name}/metadata">{name}</a>'
+        number = "" if count is None else f"{count:,}"
+        rows.append([shown, escape(row["schema_type"]), number, escape(str(row.get("description") or ""))])
+    return _table("Tables", ["table", "schema", "rows", "description"], rows)
 
 
 def _services(world: World) -> str:
@@ -133,24 +132,24 @@ def _services(world: World) -> str:
         "annotation": f"/annotation/api/v2/aligned_volume/{names.aligned_volume}/table",
         "image": "/precomputed/img/info",
     }
-    rows = "".join(
-        f'<tr><td>{title}</td><td><a href="{path}"><code>{path}</code></a></td></tr>'
-        for title, path in links.items()
-    )
-    return f"<h2>Services</h2><table>{rows}</table>"
+    rows = [[title, f'<a href="{path}"><code>{path}</code></a>'] for title, path in links.items()]
+    return _table("Services", ["service", "try it"], rows)
 
 
 def _datasets() -> str:
     """Every registered dataset; each can be served the same way."""
     from cortexclient import registry
+    from cortexclient.errors import CortexError
 
     rows = []
     for name in registry.list_datasets():
-        spec = registry.get_spec(name)
+        try:
+            spec = registry.get_spec(name)
+        except CortexError as error:  # somebody's broken file must not take the page away
+            rows.append([f"<code>{escape(name)}</code>", escape(str(error)), ""])
+            continue
         title = escape(spec.title)
         link = f'<a href="{escape(str(spec.documentation))}">{title}</a>' if spec.documentation else title
-        rows.append(
-            f"<tr><td><code>{escape(name)}</code></td><td>{link}</td><td><code>cortexclient sandbox serve --spec {escape(name)}</code></td></tr>"
-        )
-    head = "<tr><th>dataset</th><th></th><th>serve it here</th></tr>"
-    return f"<h2>Datasets</h2><table>{head}{''.join(rows)}</table>"
+        command = f"cortexclient sandbox serve --spec {escape(name)}"
+        rows.append([f"<code>{escape(name)}</code>", link, f"<code>{command}</code>"])
+    return _table("Datasets", ["dataset", "title", "serve it here"], rows)

@@ -108,7 +108,7 @@ def _radius(
     mapping: NDArray[np.int64],
     volumes: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Radius of each unbranched stretch, nm: of a cylinder of its volume and length; of a sphere for the one at the root.
+    """Radius of each unbranched stretch, nm: that of a cylinder of its volume and length, of a sphere at the root.
 
     This is what ``pcg_skel.features.add_segment_properties`` does, whose ``r_eff`` the service answers.
     """

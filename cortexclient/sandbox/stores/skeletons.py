@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["SkeletonError", "SkeletonStore"]
 
 REFUSAL = "Problematic root id: {root} is in the refusal list."
-LEVEL = "Invalid root id: {root} (perhaps this is an id corresponding to a different level of the PCG, e.g., a supervoxel id)"
+LEVEL = (
+    "Invalid root id: {root} "
+    "(perhaps this is an id corresponding to a different level of the PCG, e.g., a supervoxel id)"
+)
 UNKNOWN = "Invalid root id: {root} (perhaps it doesn't exist; the error is unclear)"
 NOT_READY = "Some chunk indices are not yet computed"
 
