@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import duckdb
 import pyarrow as pa
@@ -39,15 +39,23 @@ class Engine:
             self._local.cursor = cursor
         return cursor
 
-    def read(self, sql: str) -> pa.Table:
-        """Answer of a query.
+    def read(self, sql: str, frames: Mapping[str, pa.Table] | None = None) -> pa.Table:
+        """Answer of a query; `frames` can be named in it.
 
         Raises
         ------
         duckdb.Error
             The database refuses it.
         """
-        return self._cursor().sql(sql).to_arrow_table()
+        cursor = self._cursor()
+        names = [*(frames or {})]
+        for name in names:
+            cursor.register(name, (frames or {})[name])
+        try:
+            return cursor.sql(sql).to_arrow_table()
+        finally:
+            for name in names:
+                cursor.unregister(name)
 
     def scalar(self, sql: str) -> int:
         """Answer of a query for one number."""

@@ -9,11 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cortexclient.sandbox.stores.tables_errors import ARGUMENT_NEEDS_EQUALITY, DatabaseError, QueryError
 from cortexclient.sandbox.stores.tables_model import Column, Source, quoted
 
-__all__ = ["BODY_FILTERS", "EXCLUSION", "find_column", "literal", "predicate"]
+__all__ = ["BODY_FILTERS", "EXCLUSION", "find_column", "literal", "predicate", "value_list"]
 
 # name in the body -> comparison, in the order in which the service applies them
 BODY_FILTERS = {
@@ -28,6 +29,9 @@ BODY_FILTERS = {
 }
 # accepted by the body's schema and read by nobody
 EXCLUSION = "filter_notin_dict"
+
+# from here on a list is handed over as a table
+_LONG = 200
 
 _SQL_NAMES = {
     "bigint": "bigint",
@@ -85,6 +89,24 @@ def predicate(source: Source, name: str, comparison: str, value: Any) -> str:
         if value is None:
             return f"{field} IS NULL"
     return f"{field} {comparison} {literal(column, value, comparison)}"
+
+
+def value_list(source: Source, name: str, comparison: str, value: Any) -> pa.Table | None:
+    """A long list of a filter as a table, which the engine reads much faster than text; None for anything else."""
+    column = source.columns.get(name)
+    if (
+        comparison != "in"
+        or column is None
+        or not isinstance(value, (list, np.ndarray))
+        or len(value) < _LONG
+    ):
+        return None
+    if column.kind not in ("bigint", "integer") or not all(type(item) is int for item in value):
+        return None
+    try:
+        return pa.table({"value": pa.array(value, pa.int64())})
+    except (OverflowError, pa.ArrowInvalid):
+        return None
 
 
 def _field(source: Source, column: Column, axis: str = "") -> str:

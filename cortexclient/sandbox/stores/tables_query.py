@@ -14,7 +14,7 @@ import pyarrow as pa
 from cortexclient.sandbox.stores import tables_frames as frames
 from cortexclient.sandbox.stores.tables_engine import Engine
 from cortexclient.sandbox.stores.tables_errors import DatabaseError, QueryError
-from cortexclient.sandbox.stores.tables_filters import find_column, predicate
+from cortexclient.sandbox.stores.tables_filters import find_column, predicate, value_list
 from cortexclient.sandbox.stores.tables_model import Column, Source, quoted
 
 __all__ = ["TableQuery"]
@@ -79,6 +79,7 @@ class TableQuery:
         self._joined: list[str] = []
         self._conditions: list[str] = []
         self._where: list[str] = []
+        self._lists: dict[str, pa.Table] = {}
 
     # --- putting it together
 
@@ -104,6 +105,14 @@ class TableQuery:
             if not hasattr(columns, "items"):
                 raise QueryError(f"{type(columns).__name__!r} object has no attribute 'items'")
             for column, value in columns.items():
+                listed = value_list(self.source(table), column, comparison, value)
+                if listed is not None:
+                    name = f"list {len(self._lists)}"
+                    self._lists[name] = listed
+                    self._where.append(
+                        f"{quoted(table)}.{quoted(column)} IN (SELECT value FROM {quoted(name)})"
+                    )
+                    continue
                 try:
                     self._where.append(predicate(self.source(table), column, comparison, value))
                 except DatabaseError as error:
@@ -165,7 +174,7 @@ class TableQuery:
                 raise DatabaseError("LIMIT must not be negative\n")
             if self.offset is not None and self.offset < 0:
                 raise DatabaseError("OFFSET must not be negative\n")
-            return self.engine.read(sql)
+            return self.engine.read(sql, self._lists)
         except (duckdb.Error, DatabaseError) as error:
             raise QueryError(f"Execution failed on sql '{sql}': {error}") from error
 
@@ -256,7 +265,12 @@ def _scaled(field: str, scale: Decimal | None, *, exact: bool) -> str:
     """A scaled coordinate, multiplied in decimal as the database does, so that 100 x 0.57 is 57."""
     if scale is None:
         return field
-    product = f"CAST({field} AS DECIMAL(12, 0)) * CAST({scale:f} AS DECIMAL(24, 17))"
+    if scale == int(scale) and not exact:
+        return f"{field} * {int(scale)}"
+    if Decimal(float(scale)) == scale:
+        product = f"{field} * CAST('{float(scale)!r}' AS DOUBLE)"  # nothing is lost in binary
+    else:
+        product = f"CAST({field} AS DECIMAL(12, 0)) * CAST({scale:f} AS DECIMAL(24, 17))"
     if exact:
         return f"CAST({product} AS DOUBLE)"
     # whole voxels, cut toward zero
