@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cortexclient.sandbox.routes import chunkedgraph_edits, chunkedgraph_history
-from cortexclient.sandbox.routes.calls import Call, binary, jsonify, route, service_time, text
+from cortexclient.sandbox.routes.calls import ApiError, Call, binary, jsonify, route, service_time, text
 from cortexclient.sandbox.stores import graph_edges, graph_space
 from cortexclient.sandbox.stores.graph_state import to_micros
 
@@ -104,7 +104,10 @@ class _Nodes:
         graph = self.world.graph
         at = to_micros(call.at()) // 1000 * 1000
         node = int(call["node"])
-        stop_layer = int(call.arg("stop_layer") or 0) or graph.n_layers
+        try:
+            stop_layer = int(call.arg("stop_layer") or 0) or graph.n_layers
+        except ValueError as error:
+            raise ApiError(400, f"stop_layer is not an integer {error}") from error
         found = graph.climb(np.array([node], dtype=np.int64), at, stop_layer)
         if graph.layout.layers(found)[0] < stop_layer:
             raise LookupError(f"Cannot find root id {node}, {stop_layer}, {service_time(at)}")

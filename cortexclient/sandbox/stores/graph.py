@@ -25,6 +25,8 @@ __all__ = ["ChunkedGraph"]
 Times = NDArray[np.datetime64]
 # the real store keeps milliseconds, so that is what it compares
 _MILLISECOND = 1000
+# from so many ids on, looking all parents up at once is quicker than each
+_MANY = 200_000
 
 
 class ChunkedGraph:
@@ -194,6 +196,8 @@ class ChunkedGraph:
 
         An id without a parent becomes 0 if any other of the ids has one, and stays itself if none has.
         """
+        if len(ids) > _MANY:
+            return self._climb_many(ids, at, top)
         state, layers = self.state, self.layout.layers
         nodes, inverse = np.unique(ids, return_inverse=True)
         below = (layers(nodes) < top) & (nodes != 0)
@@ -206,6 +210,23 @@ class ChunkedGraph:
             nodes[below] = parents
             below = (layers(nodes) < top) & below
         return nodes[inverse.reshape(-1)]
+
+    def _climb_many(self, ids: Ids, at: int, top: int) -> Ids:
+        """Do the same with a table of all parents, which is worth making for many ids."""
+        state = self.state
+        parent_rows, layers = state.parent_rows(at), self.layout.layers(state.nodes)
+        rows = state.find(ids)
+        found = ids.copy()
+        below = (self.layout.layers(ids) < top) & (ids != 0)
+        for _ in range(top + 1):
+            open_rows = rows[below]
+            above = np.where(open_rows >= 0, parent_rows[open_rows], -1)
+            if not (above >= 0).any():
+                break
+            rows[below] = above
+            found[below] = np.where(above >= 0, state.nodes[above], 0)
+            below[below] = (above < 0) | (layers[above] < top)
+        return found
 
     def children(self, node: int) -> Ids:
         """Children of one node, int64; they never change. Empty for supervoxels and unknown nodes."""

@@ -78,12 +78,12 @@ class EdgeStore:
 
     def with_cross(self, l2_ids: Ids, pairs: Ids, added: Ids) -> EdgeStore:
         """Store the edges in use of new level-2 ids, and remember which were added by hand."""
-        owners = np.concatenate([self.cross_l2, l2_ids])
-        order = np.argsort(owners, kind="stable")
+        order = np.argsort(l2_ids, kind="stable")
+        place = np.searchsorted(self.cross_l2, l2_ids[order])
         return replace(
             self,
-            cross_l2=owners[order],
-            cross_pairs=np.concatenate([self.cross_pairs, pairs])[order],
+            cross_l2=np.insert(self.cross_l2, place, l2_ids[order]),
+            cross_pairs=np.insert(self.cross_pairs, place, pairs[order], axis=0),
             added=np.concatenate([self.added, added.reshape(-1, 2)]),
         )
 

@@ -134,12 +134,13 @@ def change_log(
     for user, merge in zip(frame["user_id"], frame["is_merge"], strict=True):
         users[user]["n_mergers" if merge else "n_splits"] += 1
     merges = int(frame["is_merge"].sum())
+    # numbers of splits are numpy's in the service, so they become text where ids do
     before = [old for olds in frame["before_root_ids"] for old in olds]
     return {
         "n_mergers": merges,
-        "n_splits": len(frame) - merges,
+        "n_splits": np.int64(len(frame) - merges),
         "user_info": {
-            user: {"n_mergers": counts["n_mergers"], "n_splits": counts["n_splits"]}
+            user: {"n_mergers": counts["n_mergers"], "n_splits": np.int64(counts["n_splits"])}
             for user, counts in users.items()
         },
         "operations_ids": np.array(frame["operation_id"], dtype=np.int64),
@@ -156,5 +157,7 @@ def merge_log(graph: ChunkedGraph, root: int) -> dict[str, Any]:
     merges = [log.entries[number] for number in numbers if log.entries[number].get("added_edges") is not None]
     return {
         "merge_edges": [np.array(entry["added_edges"], dtype=np.int64) for entry in merges],
-        "merge_edge_coords": [[entry["source_coords_voxel"], entry["sink_coords_voxel"]] for entry in merges],
+        "merge_edge_coords": [
+            np.array([entry["source_coords_voxel"], entry["sink_coords_voxel"]]) for entry in merges
+        ],
     }

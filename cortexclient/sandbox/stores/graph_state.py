@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,8 @@ Ids = NDArray[np.int64]
 
 NEVER = np.iinfo(np.int64).max  # a time that has not come: the row is still valid
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# enough for the versions that tables are asked at
+_KEPT_TIMES = 4
 _NONE: Ids = np.empty(0, dtype=np.int64)
 
 
@@ -113,6 +116,30 @@ class GraphState:
         parents[found] = self.link_parent[row[found]]
         return parents
 
+    @cached_property
+    def edit_times(self) -> Ids:
+        """All times at which any node got a parent, int64 microseconds, sorted."""
+        return np.unique(self.link_from)
+
+    @cached_property
+    def _parent_rows(self) -> dict[int, Ids]:
+        return {}
+
+    def parent_rows(self, at: int = NEVER) -> Ids:
+        """Row of the parent of every node at a time, int64 (nodes,), -1 where there is none; kept for a few times."""
+        edits = int(np.searchsorted(self.edit_times, at, side="right"))
+        kept = self._parent_rows.get(edits)
+        if kept is None:
+            valid = self.link_from <= at
+            node, parent = self.link_node[valid], self.link_parent[valid]
+            last = np.flatnonzero(np.diff(node, append=-1))
+            kept = np.full(len(self.nodes), -1, dtype=np.int64)
+            kept[np.searchsorted(self.nodes, node[last])] = np.searchsorted(self.nodes, parent[last])
+            if len(self._parent_rows) >= _KEPT_TIMES:
+                self._parent_rows.clear()
+            self._parent_rows[edits] = kept
+        return kept
+
     def all_parents_of(self, ids: ArrayLike) -> Ids:
         """Every parent that any of the ids ever had, int64, sorted."""
         ids = np.asarray(ids, dtype=np.int64)
@@ -189,16 +216,22 @@ def read_state(folder: Path) -> GraphState:
 def _read_links(folder: Path) -> tuple[Ids, Ids, Ids]:
     columns = ["node_id", "parent_id", "valid_from"]
     table = pq.read_table(folder / "parents.parquet", columns=columns)
-    parts = [(_ids(table, "node_id"), _ids(table, "parent_id"), _times(table, "valid_from", missing=0))]
+    links = _sorted(_ids(table, "node_id"), _ids(table, "parent_id"), _times(table, "valid_from", missing=0))
     path = folder / "supervoxels.parquet"
     if path.is_file():
         table = pq.read_table(path, columns=["supervoxel_id", "l2_id", "valid_from"])
         ids = _ids(table, "supervoxel_id")
-        new = ~np.isin(ids, parts[0][0])
+        new = _find(links[0], ids) < 0
         if new.any():
-            more = (_ids(table, "l2_id"), _times(table, "valid_from", missing=0))
-            parts.append((ids[new], more[0][new], more[1][new]))
-    node, parent, since = (np.concatenate(column) for column in zip(*parts, strict=True))
+            more = (ids[new], _ids(table, "l2_id")[new], _times(table, "valid_from", missing=0)[new])
+            links = _sorted(*(np.concatenate(pair) for pair in zip(links, more, strict=True)))
+    return links
+
+
+def _sorted(node: Ids, parent: Ids, since: Ids) -> tuple[Ids, Ids, Ids]:
+    """Order parent history by node, then time; files are mostly in that order already."""
+    if ((node[1:] > node[:-1]) | ((node[1:] == node[:-1]) & (since[1:] >= since[:-1]))).all():
+        return node, parent, since
     order = np.lexsort((since, node))
     return node[order], parent[order], since[order]
 
@@ -214,7 +247,8 @@ def _read_edges(folder: Path) -> Ids:
 
 def _with_supervoxels(state: GraphState) -> GraphState:
     """Add supervoxels that only the parent history knows to the nodes, and to their parents' children."""
-    known, first = np.unique(state.link_node, return_index=True)
+    first = np.flatnonzero(np.diff(state.link_node, prepend=-1))
+    known = state.link_node[first]
     new = state.find(known) < 0
     if not new.any():
         return state

@@ -1,0 +1,232 @@
+"""The graph store by itself: ids, time, sizes, and folders with parts missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.stores import graph as graph_module
+from cortexclient.sandbox.stores import graph_history, graph_space
+from cortexclient.sandbox.stores.graph import ChunkedGraph
+from cortexclient.sandbox.stores.graph_state import NEVER, moment, ragged, to_micros
+from cortexclient.sandbox.stores.ids import IdLayout
+from cortexclient.sandbox.stores.l2cache import L2Cache
+from cortexclient.sandbox.stores.volume import Volume
+
+
+@pytest.fixture
+def blocks(block_folder: Path) -> ChunkedGraph:
+    return ChunkedGraph(DataFolder.open(block_folder))
+
+
+def copy_of(block_folder: Path, place: Path, *without: str) -> ChunkedGraph:
+    shutil.copytree(block_folder, place)
+    for name in without:
+        (place / name).unlink()
+    return ChunkedGraph(DataFolder.open(place))
+
+
+def test_ids_come_apart_and_together(shared_data: Path) -> None:
+    graph = ChunkedGraph(DataFolder.open(shared_data / "real_toy_datastack"))
+    nodes = pd.read_parquet(shared_data / "real_toy_datastack" / "chunkedgraph" / "nodes.parquet")
+    ids = nodes["node_id"].to_numpy()
+    layout = graph.layout
+    assert (layout.layers(ids) == nodes["layer"]).all()
+    assert (layout.chunks(ids) == nodes[["chunk_x", "chunk_y", "chunk_z"]].to_numpy()).all()
+    assert (layout.segments(ids) == nodes["segment_id"]).all()
+    for layer, rows in nodes.groupby("layer"):
+        chunks = rows[["chunk_x", "chunk_y", "chunk_z"]].to_numpy()
+        assert (layout.encode(int(layer), chunks, rows["segment_id"].to_numpy()) == rows["node_id"]).all()
+    assert (layout.chunk_ids(ids) + layout.segments(ids) == ids).all()
+
+
+def test_ids_of_a_real_dataset(shared_data: Path) -> None:
+    folder = shared_data / "minnie65_pcg"
+    infos = [path for path in sorted(folder.glob("*.json")) if "spatial_bit_masks" in path.read_text()]
+    if not infos:
+        pytest.skip("no recorded graphene info")
+    info = json.loads(infos[0].read_text())
+    layout = IdLayout.from_info(info if "graph" in info else next(v for v in info.values() if "graph" in v))
+    assert layout.layers([864691135000000137])[0] == layout.n_layers
+
+
+def test_roots_at_the_recorded_times(shared_data: Path) -> None:
+    folder = shared_data / "real_toy_datastack"
+    graph = ChunkedGraph(DataFolder.open(folder))
+    history = pd.read_parquet(folder / "chunkedgraph" / "parents.parquet")
+    ids = history["node_id"].unique()
+    for when in sorted(history["valid_from"].unique()):
+        at = pd.Timestamp(when).to_pydatetime() + timedelta(milliseconds=3)
+        held = history[
+            (history["valid_from"] <= at) & (history["valid_until"].isna() | (history["valid_until"] > at))
+        ]
+        parent = held.set_index("node_id")["parent_id"].to_dict()
+        expected = []
+        for node in ids.tolist():
+            top = node
+            while top in parent:
+                top = parent[top]
+            expected.append(top if graph.layout.layers(top) == graph.n_layers else 0)
+        assert graph.roots(ids, at).tolist() == expected
+
+
+def test_many_ids_are_looked_up_the_same_way(blocks: ChunkedGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = blocks.alive()[:2].tolist()
+    edit = blocks.merge(*first, at=datetime(2022, 1, 1, tzinfo=UTC))
+    ids = np.concatenate([blocks.state.nodes, [0, 5, 1 << 57]])
+    for at in (None, edit.time, edit.time - timedelta(seconds=1), datetime(2000, 1, 1, tzinfo=UTC)):
+        for stop_layer in (None, 1, 2, 3):
+            few = blocks.roots(ids, at, stop_layer)
+            with monkeypatch.context() as patch:
+                patch.setattr(graph_module, "_MANY", 0)
+                assert (blocks.roots(ids, at, stop_layer) == few).all()
+    assert (blocks.roots(blocks.supervoxels(first[0]), datetime(2000, 1, 1, tzinfo=UTC)) == 0).all()
+
+
+def test_unknown_ids(blocks: ChunkedGraph) -> None:
+    known = blocks.supervoxels(int(blocks.alive()[0]))[:1]
+    unknown = np.array([72057594037929999])
+    assert blocks.roots(unknown).tolist() == [0]
+    # the service's own way: alone they come back as they are, next to others as 0
+    assert blocks.climb(unknown, NEVER, 4).tolist() == unknown.tolist()
+    assert blocks.climb(np.concatenate([unknown, known]), NEVER, 4)[0] == 0
+    assert np.isnat(blocks.created(unknown)).all()
+    assert np.isnat(blocks.superseded(unknown)).all()
+    assert blocks.exists(np.concatenate([unknown, known])).tolist() == [False, True]
+    assert len(blocks.children(72057594037929999)) == 0
+    assert len(blocks.l2_edges(5)) == 0
+
+
+def test_a_root_is_latest_from_the_millisecond_after(blocks: ChunkedGraph) -> None:
+    edit = blocks.merge(*blocks.alive()[:2].tolist(), at=datetime(2022, 1, 1, tzinfo=UTC))
+    roots = [*edit.old_roots, *edit.new_roots]
+    assert blocks.is_latest(roots, edit.time).tolist() == [True, True, False]
+    assert blocks.is_latest(roots, edit.time + timedelta(microseconds=999)).tolist() == [True, True, False]
+    assert blocks.is_latest(roots, edit.time + timedelta(milliseconds=1)).tolist() == [False, False, True]
+    late = edit.time + timedelta(days=1)
+    times = graph_history.latest_timestamps(blocks, np.array(roots), late)
+    assert times == [edit.time.timestamp()] * 2 + [late.timestamp()]
+    with pytest.raises(IndexError, match="empty deque"):
+        graph_history.latest_timestamps(blocks, edit.new_roots, edit.time - timedelta(days=1))
+    assert blocks.oldest() == edit.time - timedelta(milliseconds=500)
+
+
+def test_bounds_take_whole_chunks(blocks: ChunkedGraph) -> None:
+    root = int(blocks.alive()[0])
+    for width, expected in ((24, 1), (25, 2), (48, 2), (96, 4), (1000, 4)):
+        bounds = np.array([[0, 0, 0], [width, 24, 24]])
+        assert len(graph_space.leaves(blocks, root, 2, bounds)) == expected
+        assert len(graph_space.leaves(blocks, root, 1, bounds)) == expected
+        assert len(graph_space.l2_graph(blocks, root, bounds)) == expected - 1
+    assert len(graph_space.leaves(blocks, root, 1, np.array([[0, 24, 0], [96, 48, 24]]))) == 0
+    half = int(blocks.children(root)[0])
+    assert len(graph_space.l2_graph(blocks, half)) == 1
+    assert len(graph_space.l2_graph(blocks, int(blocks.l2_ids(root)[0]))) == 0
+
+
+def test_supervoxels_at_points_from_either_form_of_the_volume(block_folder: Path, tmp_path: Path) -> None:
+    graph = ChunkedGraph(DataFolder.open(block_folder))
+    other = copy_of(block_folder, tmp_path / "chunks", "chunkedgraph/watershed.npz")
+    points = np.random.default_rng(1).uniform([-5, -5, -5], [101, 53, 29], size=(300, 3))
+    found = graph.supervoxel_at(points)
+    assert (found == other.supervoxel_at(points)).all()
+    inside = ((points >= 0) & (points < [96, 48, 24])).all(axis=1)
+    assert ((found != 0) == inside).all()
+    chunks = graph.layout.chunks(found[inside])
+    assert (chunks == np.floor(points[inside] / 24)).all()
+    bare = copy_of(block_folder, tmp_path / "bare", "chunkedgraph/watershed.npz")
+    shutil.rmtree(tmp_path / "bare" / "precomputed")
+    assert not Volume(bare).available
+    assert not bare.supervoxel_at(points).any()
+
+
+def test_a_point_near_an_object_finds_its_supervoxel(blocks: ChunkedGraph) -> None:
+    root = int(blocks.roots(blocks.supervoxel_at([[40, 20, 10]]))[0])
+    made = to_micros(datetime(2020, 1, 1, tzinfo=UTC))
+    near = np.array([[40, 26, 10]])  # in the next chunk, 3 voxels away
+    assert blocks.roots(blocks.supervoxel_at(near))[0] != root
+    assert blocks.roots(blocks.volume.nearest_of(root, near, made)).tolist() == [root]
+    far = int(blocks.roots(blocks.supervoxel_at([[40, 44, 22]]))[0])
+    with pytest.raises(LookupError, match="outside of inclusive range"):
+        blocks.volume.nearest_of(far, np.array([[40, 11, 3]]), made)
+    with pytest.raises(IndexError, match="cannot be outside of inclusive range 0 to 96"):
+        blocks.volume.nearest_of(root, np.array([[2, 20, 10]]), made)
+
+
+def test_folders_without_edges_or_supervoxel_rows_can_be_edited(block_folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "less"
+    copy_of(block_folder, place, "chunkedgraph/edges.parquet", "chunkedgraph/l2_cross_edges.parquet")
+    for name, column in (("nodes", "layer"), ("parents", None)):
+        path = place / "chunkedgraph" / f"{name}.parquet"
+        table = pd.read_parquet(path)
+        if column:
+            supervoxels = table[table["layer"] == 1]
+            table[table["layer"] > 1].to_parquet(path)
+        else:
+            low = table[table["node_id"].isin(supervoxels["node_id"])]
+            table[~table["node_id"].isin(supervoxels["node_id"])].to_parquet(path)
+            rows = low.rename(columns={"node_id": "supervoxel_id", "parent_id": "l2_id"})
+            rows.to_parquet(place / "chunkedgraph" / "supervoxels.parquet")
+    graph, whole = ChunkedGraph(DataFolder.open(place)), ChunkedGraph(DataFolder.open(block_folder))
+    assert (graph.state.nodes == whole.state.nodes).all()
+    assert (graph.alive() == whole.alive()).all()
+    assert (graph.supervoxels(int(graph.alive()[0])) == whole.supervoxels(int(graph.alive()[0]))).all()
+    edit = graph.merge(*graph.alive()[:2].tolist())
+    ends = graph.supervoxels(int(edit.new_roots[0]))[[0, -1]]
+    graph.split(*ends.tolist())
+    assert len(set(graph.roots(ends).tolist())) == 2
+
+
+def test_a_cache_misses_what_it_does_not_hold(block_folder: Path, tmp_path: Path) -> None:
+    cache = L2Cache(DataFolder.open(block_folder))
+    graph = ChunkedGraph(cache.folder)
+    l2_id = int(graph.l2_ids(int(graph.alive()[0]))[0])
+    assert cache.get([l2_id, l2_id, 7], ["max_dt_nm"]) == {7: {}, l2_id: {"max_dt_nm": 32}}
+    assert cache.known([l2_id, 7]).tolist() == [True, False]
+    copy_of(block_folder, tmp_path / "none", "l2cache.parquet")
+    empty = L2Cache(DataFolder.open(tmp_path / "none"))
+    assert empty.get([l2_id]) == {l2_id: {}}
+    assert not empty.available
+
+
+def test_new_level_2_ids_get_attributes(block_folder: Path) -> None:
+    graph = ChunkedGraph(DataFolder.open(block_folder))
+    cache = L2Cache(graph.folder, graph)
+    first, second = (graph.supervoxels(int(root))[0] for root in graph.alive()[:2])
+    (joined,) = graph.merge(int(first), int(second)).new_l2_ids.tolist()
+    one, other = (int(graph.state.all_parents_of([end])[0]) for end in (first, second))
+    parts = cache.get([one, other])
+    whole = cache.get([joined])[joined]
+    assert whole["size_nm3"] == parts[one]["size_nm3"] + parts[other]["size_nm3"]
+    assert whole["rep_coord_nm"] in (parts[one]["rep_coord_nm"], parts[other]["rep_coord_nm"])
+    pieces = graph.split(int(first), int(second)).new_l2_ids.tolist()
+    apart = cache.get(pieces)
+    assert sorted(entry["rep_coord_nm"] for entry in apart.values()) == sorted(
+        parts[part]["rep_coord_nm"] for part in (one, other)
+    )
+
+
+def test_slices_one_after_another() -> None:
+    assert ragged(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
+    assert len(ragged(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))) == 0
+
+
+def test_times_are_exact_to_the_microsecond() -> None:
+    when = datetime(2026, 11, 21, 0, 52, 56, 353580, tzinfo=UTC)
+    assert moment(to_micros(when)) == when
+    assert to_micros(when.replace(tzinfo=None)) == to_micros(when)
+
+
+def test_reading_an_object_of_ten_thousand_pieces_is_quick(blocks: ChunkedGraph) -> None:
+    edges = np.stack([np.arange(20_000), np.arange(1, 20_001)], axis=1)
+    assert len(graph_space.shortest_path(edges, 0, 20_000)) == 20_001
+    assert len(graph_space.shortest_path(edges[edges[:, 0] != 7], 0, 20_000)) == 0
+    with pytest.raises(IndexError, match="out of bounds"):
+        graph_space.shortest_path(edges, 0, 20_001)
