@@ -83,7 +83,7 @@ def may_carry_token(address: str) -> bool:
 
 
 def trusted_hosts() -> frozenset[str]:
-    """Hosts to which the default token may go: the built-in ones and those in ``trusted_hosts`` of the config folder."""
+    """Hosts to which the default token may go: built-in ones, and ``trusted_hosts`` of the config folder."""
     hosts = set(BUILTIN_HOSTS)
     with contextlib.suppress(OSError):
         for line in (config_dir() / "trusted_hosts").read_text(encoding="utf-8").splitlines():

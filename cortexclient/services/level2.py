@@ -152,7 +152,7 @@ def _bounds_text(bounds: Any) -> str:
     box = np.asarray(bounds)
     if box.shape != (3, 2):
         raise ValueError(
-            f"bounds must have the shape (3, 2), (x, y, z) by (from, to), in voxels of the chunkedgraph, not {box.shape}"
+            f"bounds must have the shape (3, 2): (x, y, z) by (from, to), in voxels of the graph, not {box.shape}"
         )
     return "_".join(f"{int(low)}-{int(high)}" for low, high in box)
 

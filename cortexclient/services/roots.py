@@ -112,7 +112,7 @@ class RootsService:
         life = lifetimes(self._session, ids)
         if not life.known.all():
             raise StaleRootError(
-                f"{', '.join(map(str, ids[~life.known][:5]))}: not root ids of {self._session.datastack}; root_ids takes "
+                f"{', '.join(map(str, ids[~life.known][:5]))}: not root ids of {self._session.datastack}; it takes "
                 "roots, not supervoxels, level-2 ids or cell ids"
             )
         last = life.last

@@ -67,7 +67,7 @@ def find_references(
         info = session.table_info(name)
         if info.reference_table not in (None, synapse_table):
             raise ValueError(
-                f"{name!r} refers to {info.reference_table!r}, not to the synapse table {synapse_table!r}; merge it with a "
+                f"{name!r} refers to {info.reference_table!r}, not to {synapse_table!r}; merge it with a "
                 "query of its own"
             )
         key = "target_id" if info.reference_table else "id"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["QueriesService", "TableHandle", "TableQuery", "TablesService", "ViewsService"]
 
 
-class _UnknownName(UnknownTableError, AttributeError):
+class _UnknownNameError(UnknownTableError, AttributeError):
     """No table of that name; also an AttributeError, so that ``hasattr`` and completion work."""
 
 
@@ -162,6 +162,7 @@ class TableHandle:
         self.__doc__ = info.description or TableHandle.__doc__
 
     def __call__(self, **filters: Any) -> TableQuery:
+        """Give the table with filters, ready to be asked."""
         return TableQuery(self._session, self.info, from_keywords(self._session, self.info, filters))
 
     @property
@@ -185,6 +186,7 @@ class TableHandle:
 
     @property
     def __signature__(self) -> inspect.Signature:
+        """Filters as parameters, for completion and help."""
         names = [name for name in self.fields if name.isidentifier()]
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Signature([inspect.Parameter(name, kind, default=None) for name in names])
@@ -231,7 +233,7 @@ class _Names:
         info = self._infos().get(name)
         if info is None:
             message = unknown(self._session, name, self._kind)
-            raise _UnknownName(message, service="materialize", status=404)
+            raise _UnknownNameError(message, service="materialize", status=404)
         return TableHandle(self._session, info)
 
     def __getattr__(self, name: str) -> TableHandle:

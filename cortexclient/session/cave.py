@@ -60,7 +60,8 @@ class _Wired:
             response = connection.http.send(_service_of(url), "GET", url, accept=(404,))
             return None if response.status_code == 404 else Version(str(response.json()))
 
-        return connection.memory.get(("server version", url), ask)
+        version: Version | None = connection.memory.get(("server version", url), ask)
+        return version
 
     @_server_version.setter
     def _server_version(self, value: object) -> None:
@@ -71,28 +72,28 @@ def _service_of(url: str) -> str:
     return url.split("/")[3] if url.count("/") > 3 else "service"
 
 
-class _Info(_Wired, infoservice.InfoServiceClient): ...
+class _Info(_Wired, infoservice.InfoServiceClient): ...  # type: ignore[misc]
 
 
-class _State(_Wired, jsonservice.JSONService): ...
+class _State(_Wired, jsonservice.JSONService): ...  # type: ignore[misc]
 
 
-class _Schema(_Wired, emannotationschemas.SchemaClient): ...
+class _Schema(_Wired, emannotationschemas.SchemaClient): ...  # type: ignore[misc]
 
 
-class _ChunkedGraph(_Wired, chunkedgraph.ChunkedGraphClient): ...
+class _ChunkedGraph(_Wired, chunkedgraph.ChunkedGraphClient): ...  # type: ignore[misc]
 
 
-class _Annotation(_Wired, annotationengine.AnnotationClient): ...
+class _Annotation(_Wired, annotationengine.AnnotationClient): ...  # type: ignore[misc]
 
 
-class _L2Cache(_Wired, l2cache.L2CacheClient): ...
+class _L2Cache(_Wired, l2cache.L2CacheClient): ...  # type: ignore[misc]
 
 
-class _Skeleton(_Wired, skeletonservice.SkeletonClient): ...
+class _Skeleton(_Wired, skeletonservice.SkeletonClient): ...  # type: ignore[misc]
 
 
-class _Materialization(_Wired, materialization.MaterializationClient):
+class _Materialization(_Wired, materialization.MaterializationClient):  # type: ignore[misc]
     @property
     def version(self) -> int:
         """The session's version: one moment holds for everything."""
@@ -166,7 +167,7 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
     def auth(self) -> Any:
         """Caveclient's token holder, with the token of this session and no other."""
         with self._making:
-            if self._auth is None:
+            if self._auth is None:  # type: ignore[has-type]
                 made = auth.AuthClient(token="unused", server_address=self.server_address)  # noqa: S106
                 # set afterwards: None would send it looking for any token on this machine
                 made._token = self.cortex_session.connection.token

@@ -112,7 +112,7 @@ class Connection:
         return self.memory.get("http", make)
 
     def context(self) -> Context:
-        """What error messages may mention."""
+        """Give what error messages may mention."""
         return Context(
             datastack=self.spec.datastack,
             server_address=self.address,
@@ -165,7 +165,7 @@ class Connection:
         return str(self.info()["segmentation_source"]).rstrip("/").rpartition("/")[2]
 
     def recipe(self) -> dict[str, Any]:
-        """What another process needs to connect again. Holds no token: it is looked up there."""
+        """Give what another process needs to connect again. No token: it is looked up there."""
         given = self._endpoint_given
         return {
             "spec": self.spec,

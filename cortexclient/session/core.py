@@ -203,7 +203,7 @@ class Session:
 
     @property
     def version(self) -> int:
-        """Version that tables come from: the pinned one, else the default or newest; for a timestamp the newest before it.
+        """Version that tables come from: the pinned, default or newest one; for a timestamp the newest before it.
 
         Raises
         ------
@@ -327,7 +327,7 @@ class Session:
         )
 
     def segmentation_info(self) -> dict[str, Any]:
-        """The chunkedgraph's own description of the segmentation (asked once)."""
+        """Give the chunkedgraph's own description of the segmentation (asked once)."""
         connection = self.connection
 
         def ask() -> dict[str, Any]:
@@ -338,7 +338,7 @@ class Session:
         return connection.memory.get("segmentation info", ask)
 
     def segmentation_cloudvolume(self) -> Any:
-        """The segmentation as a CloudVolume (opened once)."""
+        """Give the segmentation as a CloudVolume (opened once)."""
 
         def make() -> Any:
             with self.guard("chunkedgraph"):
@@ -347,7 +347,7 @@ class Session:
         return self.connection.memory.get("segmentation volume", make)
 
     def image_cloudvolume(self) -> Any:
-        """The images as a CloudVolume (opened once)."""
+        """Give the images as a CloudVolume (opened once)."""
 
         def make() -> Any:
             with self.guard("info"):

@@ -192,14 +192,15 @@ def _where(answer: Answer, context: Context) -> str:
 
 
 def _auth_error(answer: Answer, context: Context) -> _Made:
-    body = answer.body if isinstance(answer.body, dict) else {}
+    body: dict[str, Any] = answer.body if isinstance(answer.body, dict) else {}
     code = body.get("error") if isinstance(body.get("error"), str) else None
-    data = body.get("data") if isinstance(body.get("data"), dict) else {}
+    found = body.get("data")
+    data: dict[str, Any] = found if isinstance(found, dict) else {}
     where = _where(answer, context)
     if code == "missing_tos":
         return errors.TermsOfServiceError, (
             f"{where} wants its terms of service ({data.get('tos_name', 'unnamed')}) accepted first; "
-            f"open {data.get('tos_form_url', 'the form that its web page links to')} in a browser, accept, then try again"
+            f"open {data.get('tos_form_url', 'the form on its web page')} in a browser, accept, then try again"
         )
     if code == "missing_permission":
         return errors.AuthenticationError, (
@@ -261,8 +262,9 @@ def _known_text_error(answer: Answer, context: Context) -> _Made:
         )
     if "not valid at the query timestamp" in low or "all root id filters passed" in low:
         ids = re.search(r"\[[\d\s,]*\]?", text)
+        which = _shorten(ids.group(0) if ids else text)
         return errors.InvalidQueryError, (
-            f"some root ids did not exist at the time asked for: {_shorten(ids.group(0) if ids else text)}. Look up their "
+            f"some root ids did not exist at the time asked for: {which}. Look up their "
             "successors with suggest_latest_roots(), or ask at a time when they were valid (latest_valid_timestamp())"
         )
     if "live live query to query a materialized timestamp" in low:
@@ -271,12 +273,12 @@ def _known_text_error(answer: Answer, context: Context) -> _Made:
         )
     if "need supervoxel lookups" in low or answer.status == 406:
         return errors.ServiceUnavailableError, (
-            f"{_where(answer, context)} is still placing new annotations ({_shorten(text)}); wait a few minutes and try "
+            f"{_where(answer, context)} is still placing annotations ({_shorten(text)}); wait a few minutes, try "
             "again, or pass allow_missing_lookups=True to leave them out"
         )
     if "chunk indices are not yet computed" in low or "refusal list" in low:
         return errors.MissingDataError, (
-            f"{_where(answer, context)} cannot make this object: {_shorten(text)}. It lacks level-2 data; try again later, "
+            f"{_where(answer, context)} cannot make this object: {_shorten(text)}. Level-2 data lack; try again later, "
             "or use another object"
         )
     return _query_mistake(answer, context)
@@ -305,7 +307,7 @@ def _status_error(answer: Answer, context: Context) -> _Made:
         )
     if answer.status in {502, 503, 504}:
         return errors.ServiceUnavailableError, (
-            f"{where} does not work at the moment (status {answer.status}: {text}); every retry failed too. Try again later"
+            f"{where} does not work now (status {answer.status}: {text}); every retry failed too. Try again later"
         )
     if answer.status == 404:
         return (

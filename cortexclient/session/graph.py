@@ -214,7 +214,7 @@ def require_latest(session: Session) -> None:
 def leaves(
     session: Session, root: int, *, stop_layer: int | None = None, bounds: str | None = None
 ) -> IdArray:
-    """Give the descendants of a node at a layer (default: supervoxels), within bounds ``x0-x1_y0-y1_z0-z1`` in voxels."""
+    """Give the descendants of a node at a layer (default: supervoxels), within ``x0-x1_y0-y1_z0-z1`` (voxels)."""
     import numpy as np
 
     params = {"stop_layer": stop_layer, "bounds": bounds}

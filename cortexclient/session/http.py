@@ -55,6 +55,7 @@ def translate(context: Context) -> Iterator[None]:
     """
     import requests
 
+    # nothing is chained: the originals hold the request with its headers, and so the token
     try:
         yield
     except errors.CortexError:
@@ -62,43 +63,38 @@ def translate(context: Context) -> Iterator[None]:
     except requests.HTTPError as error:
         if error.response is None:
             raise errors.ServiceError(scrub(str(error), context.tokens), service=context.service) from None
-        raise error_for(read_answer(error.response), context) from _quiet(error)
+        raise error_for(read_answer(error.response), context) from None
     except requests.Timeout as error:
         raise errors.ServiceTimeoutError(
-            f"the {context.service or 'service'} service at {_asked(error) or context.server_address} did not answer in "
-            "time; try again later, ask for less, or raise the timeout (load(..., timeout=seconds))",
+            f"the {context.service or 'service'} service at {_asked(error) or context.server_address} gave no answer "
+            "in time; try again later, ask for less, or raise the timeout (load(..., timeout=seconds))",
             service=context.service,
             url=_asked(error),
-        ) from _quiet(error)
+        ) from None
     except requests.exceptions.JSONDecodeError as error:
         raise errors.ProtocolError(
             f"the {context.service or 'service'} service answered something that is not JSON ({error.msg}); "
             "is the server address right?",
             service=context.service,
-        ) from _quiet(error)
+        ) from None
     except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
         raise errors.ProtocolError(
             f"the answer of the {context.service or 'service'} service broke off or cannot be unpacked; try again",
             service=context.service,
             url=_asked(error),
-        ) from _quiet(error)
+        ) from None
     except requests.RequestException as error:
         raise errors.ServiceUnavailableError(
-            f"the {context.service or 'service'} service at {_asked(error) or context.server_address} cannot be reached: "
+            f"the {context.service} service at {_asked(error) or context.server_address} cannot be reached: "
             f"{scrub(_cause(error), context.tokens)}. Check the network and the server address",
             service=context.service,
             url=_asked(error),
-        ) from _quiet(error)
+        ) from None
     except Exception as error:
         mapped = _from_caveclient(error, context)
         if mapped is None:
             raise
         raise mapped from None
-
-
-def _quiet(error: Exception) -> None:
-    # the original holds the request with its headers, and so the token, in its traceback; it is not chained
-    del error
 
 
 def _asked(error: Any) -> str | None:

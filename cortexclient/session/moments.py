@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["FLOATING", "Moment", "as_utc", "as_version"]
 
 
-def as_utc(value: Timestamp, name: str = "timestamp") -> datetime:
+def as_utc(value: Any, name: str = "timestamp") -> datetime:
     """Give a time as an aware datetime in UTC.
 
     The one rule of the package: **a time without a zone is UTC**.

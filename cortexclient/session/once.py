@@ -34,7 +34,8 @@ class Once:
         with lock:
             if key not in self._values:
                 self._values[key] = make()
-            return self._values[key]
+            made: T = self._values[key]
+        return made
 
     def peek(self, key: Hashable) -> Any:
         """Give the value of a key if it is there already, else None."""

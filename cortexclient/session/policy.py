@@ -67,7 +67,7 @@ class Policy:
         retries: int | None = None,
         workers: int = 8,
     ) -> Policy:
-        """Read the environment (``CORTEXCLIENT_CONNECT_TIMEOUT``, ``_READ_TIMEOUT``, ``_RETRIES``), then the arguments."""
+        """Read the arguments, else ``CORTEXCLIENT_CONNECT_TIMEOUT``, ``_READ_TIMEOUT`` and ``_RETRIES``."""
         connect = env_float("CORTEXCLIENT_CONNECT_TIMEOUT", 10.0)
         read = env_float("CORTEXCLIENT_READ_TIMEOUT", 180.0)
         if isinstance(timeout, tuple):
@@ -130,7 +130,7 @@ def passing_trouble(response: Response) -> bool:
 
 
 def cap_in(response: Response) -> int | None:
-    """Number of rows at which the server cut this answer, from its ``Warning`` header; None where it did not."""
+    """Give the number of rows at which the server cut this answer, from its ``Warning`` header; None if it did not."""
     warning = response.headers.get("Warning")
     if not warning:
         return None

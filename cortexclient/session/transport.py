@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from cortexclient.credentials import host_of, may_carry_token
 from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
-from cortexclient.session.workers import pause
+from cortexclient.session.workers import current_stop, pause
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +53,31 @@ def watch_caps() -> Iterator[list[int]]:
         _caps.reset(token)
 
 
+class _Tracked:
+    """Mixed into urllib3's pools: a worker's connection can be found when the work is given up."""
+
+    def _get_conn(self, timeout: Any = None) -> Any:
+        connection = super()._get_conn(timeout=timeout)  # type: ignore[misc]
+        stop = current_stop()
+        if stop is not None:
+            stop.enter(connection)
+        return connection
+
+    def _put_conn(self, conn: Any) -> None:
+        stop = current_stop()
+        if stop is not None:
+            stop.leave(conn)
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _HTTPPool(_Tracked, HTTPConnectionPool):
+    """A pool whose connections can be interrupted."""
+
+
+class _HTTPSPool(_Tracked, HTTPSConnectionPool):
+    """A pool whose encrypted connections can be interrupted."""
+
+
 class Wire(HTTPAdapter):
     """The adapter under every HTTP session of a client.
 
@@ -74,13 +100,14 @@ class Wire(HTTPAdapter):
         self._hosts = {host_of(home)}
         self._lock = threading.Lock()
         super().__init__(pool_connections=32, pool_maxsize=policy.pool_size, max_retries=0, pool_block=False)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
     def trust(self, address: str) -> None:
         """Let the token go to a further host: the local server that the home server names."""
         with self._lock:
             self._hosts.add(host_of(address))
 
-    def send(  # type: ignore[override]
+    def send(
         self,
         request: PreparedRequest,
         stream: bool = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import socket
 import threading
 import time
 from contextvars import ContextVar
@@ -14,12 +15,59 @@ from cortexclient.settings import env_int
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Cancelled", "ProgressBar", "default_workers", "map_in_order", "pause", "progress_bar"]
+__all__ = [
+    "Cancelled",
+    "ProgressBar",
+    "Stop",
+    "current_stop",
+    "default_workers",
+    "map_in_order",
+    "pause",
+    "progress_bar",
+]
+
+_GRACE = 1.0
+"""Seconds that a worker gets to notice that it is no longer wanted."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_stop: ContextVar[threading.Event | None] = ContextVar("cortexclient_stop", default=None)
+
+class Stop(threading.Event):
+    """Says that work is given up, and wakes the workers that wait for an answer of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connections: set[Any] = set()
+        self._guard = threading.Lock()
+
+    def enter(self, connection: Any) -> None:
+        """Note a connection that a worker uses now."""
+        with self._guard:
+            self._connections.add(connection)
+
+    def leave(self, connection: Any) -> None:
+        """Forget a connection that went back to its pool: another call may use it next."""
+        with self._guard:
+            self._connections.discard(connection)
+
+    def abort(self) -> None:
+        """Give up: nothing new begins, and whoever reads from the network is told that the line is dead."""
+        self.set()
+        with self._guard:
+            for connection in self._connections:
+                line = getattr(connection, "sock", None)
+                if line is not None:
+                    with contextlib.suppress(OSError):
+                        line.shutdown(socket.SHUT_RDWR)
+
+
+_stop: ContextVar[Stop | None] = ContextVar("cortexclient_stop", default=None)
+
+
+def current_stop() -> Stop | None:
+    """Give the stop of the work that this thread does, if it is a worker."""
+    return _stop.get()
 
 
 class Cancelled(BaseException):
@@ -50,7 +98,7 @@ class _Board:
         self.failures: list[tuple[int, BaseException]] = []
         self.lock = threading.Lock()
         self.news = threading.Condition(self.lock)
-        self.stop = threading.Event()
+        self.stop = Stop()
 
     def take(self, count: int) -> int | None:
         with self.lock:
@@ -149,14 +197,15 @@ def _parallel(function: Callable[[Item], Result], work: list[Item], workers: int
         thread.start()
     try:
         _wait(board, len(work), bar)
-    except BaseException:
-        board.stop.set()
-        raise
-    for thread in threads:
-        thread.join()
+    finally:
+        if board.done < len(work):
+            board.stop.abort()
+        for thread in threads:
+            thread.join(timeout=_GRACE)
     if board.failures:
         real = [entry for entry in board.failures if not isinstance(entry[1], Cancelled)]
-        raise min(real or board.failures, key=lambda entry: entry[0])[1]
+        # the first that happened: later ones may only tell that the rest was given up
+        raise (real or board.failures)[0][1]
     return board.results
 
 

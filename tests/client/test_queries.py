@@ -1,4 +1,4 @@
-"""Tables and views of a recorded datastack: our answers against its files, at both versions and live, with and without a row cap."""
+"""Tables and views of a recorded datastack against its files: at both versions and live, with and without a row cap."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_mistakes_are_told(toy):
         tables.synapses_toy(nope=3).query()
     with pytest.raises(errors.InvalidQueryError, match="did you mean cell_type"):
         tables.celltype_toy(cell_typ="BC").query()
-    with pytest.raises(errors.UnknownVersionError, match="Live versions are 1, 2|live versions are 1, 2"):
+    with pytest.raises(errors.UnknownVersionError, match=r"Live versions are 1, 2|live versions are 1, 2"):
         tables.synapses_toy().query(materialization_version=77)
     with pytest.raises(TypeError, match="float"):
         tables.synapses_toy(id=[1.0])

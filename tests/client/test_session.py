@@ -80,7 +80,12 @@ def test_a_moment_is_one_thing(toy):
 
 
 def test_every_service_moves_together(toy, files):
-    tables, roots, synapses, views = TablesService(toy), RootsService(toy), SynapsesService(toy), ViewsService(toy)
+    tables, roots, synapses, views = (
+        TablesService(toy),
+        RootsService(toy),
+        SynapsesService(toy),
+        ViewsService(toy),
+    )
     supervoxels = files.frozen("nucleus_toy", 2)["pt_supervoxel_id"].tolist()
     neurons = files.current_roots(files.versions[1])
     v1, v2 = files.versions[1], files.versions[2]
@@ -345,14 +350,22 @@ def test_the_token_stays_with_its_server(toy_server, capped_server, toy):
 
 
 def test_no_token_in_repr_pickle_or_messages(toy_server, toy_session):
-    session = Session(toy_session().spec, endpoint=Endpoint(toy_server.url, TOKEN), auth_token=TOKEN, version=1)
+    session = Session(
+        toy_session().spec, endpoint=Endpoint(toy_server.url, TOKEN), auth_token=TOKEN, version=1
+    )
     session.info()
     _ = session.cave
-    parts = [repr(session), repr(session.endpoint), repr(session.cave), repr(session.moment), repr(session.connection)]
+    parts = [
+        repr(session),
+        repr(session.endpoint),
+        repr(session.cave),
+        repr(session.moment),
+        repr(session.connection),
+    ]
     assert not [text for text in parts if TOKEN in text]
     packed = pickle.dumps(session)
     assert TOKEN.encode() not in packed
-    copy = pickle.loads(packed)  # noqa: S301 - our own
+    copy = pickle.loads(packed)
     assert copy.token != TOKEN
     assert copy.moment == session.moment
     assert copy.server_address == session.server_address
@@ -367,7 +380,7 @@ def test_a_session_works_in_another_process(toy, tmp_path):
         "session = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes());"
         "print(len(TablesService(session).synapses_toy().query()))"
     )
-    made = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)  # noqa: S603
+    made = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert made.stdout.strip() == "300"
 
 
@@ -380,9 +393,10 @@ def test_nothing_is_written_to_the_cloudvolume_folder(home, toy_server, toy_sess
 def test_importing_the_session_is_light():
     code = (
         "import sys, cortexclient.session, cortexclient.services.tables, cortexclient.services.synapses;"
-        "heavy = {'pandas', 'caveclient', 'cloudvolume', 'pyarrow', 'requests'} & set(sys.modules); print(sorted(heavy))"
+        "heavy = {'pandas', 'caveclient', 'cloudvolume', 'pyarrow', 'requests'} & set(sys.modules);"
+        "print(sorted(heavy))"
     )
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout.strip() == "[]"
 
 
@@ -403,7 +417,7 @@ def test_writes_are_never_sent_twice(toy_server, toy_session, monkeypatch):
     class Staged:
         table_name = "tags_toy"
         is_update = False
-        annotation_list = [{"tag": "x", "pt": {"position": [1, 2, 3]}}]
+        annotation_list = ({"tag": "x", "pt": {"position": [1, 2, 3]}},)
 
     session.info()
     toy_server.inject(Fault("503", route="/annotation/", count=None))
@@ -464,8 +478,13 @@ except KeyboardInterrupt:
 """
     toy_server.inject(Fault("hang", route="/info/version", count=None, seconds=3))
     try:
-        made = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ), timeout=60
+        made = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=dict(os.environ),
+            timeout=60,
         )
     finally:
         toy_server.clear_faults()

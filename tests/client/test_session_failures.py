@@ -14,7 +14,15 @@ from cortexclient import errors
 from cortexclient.sandbox.faults import Fault
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.tables import QueriesService, TablesService
-from cortexclient.session.failures import Answer, Context, clean_url, error_for, meant_status, read_answer, scrub
+from cortexclient.session.failures import (
+    Answer,
+    Context,
+    clean_url,
+    error_for,
+    meant_status,
+    read_answer,
+    scrub,
+)
 from cortexclient.session.policy import passing_trouble
 
 SERVICES = {
@@ -53,7 +61,9 @@ def refusals(toy_folder):
 
 def error_of(exchange: dict) -> errors.ServiceError:
     service = re.sub(r"^https?://[^/]+/", "", exchange["url"]).partition("/")[0].partition("?")[0]
-    context = Context(service=SERVICES.get(service, service), datastack="toy", tokens=("token-viewer", "token-nobody"))
+    context = Context(
+        service=SERVICES.get(service, service), datastack="toy", tokens=("token-viewer", "token-nobody")
+    )
     return error_for(read_answer(response_of(exchange)), context)
 
 
@@ -131,7 +141,7 @@ def test_statuses_in_texts():
     assert meant_status(500, "404 Not Found: version 77 not found in toy") == 404
     assert meant_status(500, "429 Too Many Requests: 2 per 1 minute") == 429
     assert meant_status(500, "[400]: Timestamp parameter end_time is not valid") == 400
-    assert meant_status(500, "404 table \"projects/x\" missing") == 500
+    assert meant_status(500, '404 table "projects/x" missing') == 500
     assert meant_status(500, "'nope'") == 500
     assert meant_status(403, "") == 403
 
@@ -182,16 +192,18 @@ def test_every_fault_becomes_an_error(toy_server, toy_session, monkeypatch, kind
     session = toy_session(retries=1, timeout=0.6, version=2)
     tables = TablesService(session)
     handle = tables.nucleus_toy()
-    with troubled(toy_server, Fault(kind, route="/query$", count=None, seconds=1)):
-        with pytest.raises(expected) as caught:
-            handle.query()
+    fault = Fault(kind, route="/query$", count=None, seconds=1)
+    with troubled(toy_server, fault), pytest.raises(expected) as caught:
+        handle.query()
     assert isinstance(caught.value, errors.CortexError)
     assert toy_server.token not in str(caught.value)
     assert opened == []
     assert len(handle.query()) == 40
 
 
-@pytest.mark.parametrize("kind", ["401", "403", "403-terms", "500", "500-string", "500-html", "503", "login-redirect"])
+@pytest.mark.parametrize(
+    "kind", ["401", "403", "403-terms", "500", "500-string", "500-html", "503", "login-redirect"]
+)
 def test_faults_met_by_caveclient_itself(toy_server, toy_session, monkeypatch, kind):
     monkeypatch.setenv("CORTEXCLIENT_BACKOFF_MAX", "0.01")
     opened = []
@@ -209,9 +221,12 @@ def test_faults_met_by_caveclient_itself(toy_server, toy_session, monkeypatch, k
 
 def test_a_failed_negotiation_raises_and_does_not_downgrade(toy_server, toy_session):
     session = toy_session(retries=0)
-    with troubled(toy_server, Fault("500", route="/materialize/api/versions", count=1)), session.guard("materialize"):
-        with pytest.raises(errors.ServiceError):
-            _ = session.cave.materialize
+    with (
+        troubled(toy_server, Fault("500", route="/materialize/api/versions", count=1)),
+        session.guard("materialize"),
+        pytest.raises(errors.ServiceError),
+    ):
+        _ = session.cave.materialize
     assert session.cave.materialize.api_version == 3
 
 

@@ -170,7 +170,7 @@ class CellsService:
         cells = self._session.spec.cell_ids
         if cells is None or not (cells.lookup_view or cells.main_table):
             raise NotConfiguredError(
-                f"dataset {self._session.spec.name!r} does not say what its cell ids are: add `cell_ids: {{lookup_view: "
+                f"dataset {self._session.spec.name!r} does not say what cell ids are: add `cell_ids: {{lookup_view: "
                 "NAME, main_table: NAME, alternative_tables: [...]}` to its YAML file"
             )
 

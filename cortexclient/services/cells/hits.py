@@ -43,7 +43,7 @@ class Hits:
         self._rank.append(np.full(int(good.sum()), 1000 * rank + self._tables.index(table), dtype=np.int64))
 
     def keep_best(self) -> None:
-        """Keep for each id asked the answers of its best table only: an alternative point stands in for the main one."""
+        """Keep for each id asked the answers of its best table: an alternative point replaces the main one."""
         if not self._asked:
             return
         asked, found = np.concatenate(self._asked), np.concatenate(self._found)

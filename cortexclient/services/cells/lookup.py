@@ -68,9 +68,10 @@ def _sources(session: Session, version: int, *, for_cells: bool) -> list[Source]
         return found
     # a row of an alternative table refers to the cell whose own point misses the segmentation. Asked by cell, it must
     # be known how it does; asked by root, the answer shows it
-    for name in spec.alternative_tables:
-        found.append(Source(name, "table", _target(session, name, version) if for_cells else "target_id", 1))
-    return found
+    return found + [
+        Source(name, "table", _target(session, name, version) if for_cells else "target_id", 1)
+        for name in spec.alternative_tables
+    ]
 
 
 def _target(session: Session, name: str, version: int) -> str:
@@ -242,12 +243,11 @@ def _mixed_ages(
 
 def _at_versions(session: Session, hits: Hits, roots: dict[int, IdArray], *, progress: bool) -> None:
     """Look up roots at versions at which they were valid: all tables and versions at once."""
-    asked: list[tuple[Source, Request]] = []
-    for number, ids in roots.items():
-        for source in _sources(session, number, for_cells=False):
-            asked.append(
-                (source, source.request("pt_root_id", ids, Moment(version=number), progress=progress))
-            )
+    asked = [
+        (source, source.request("pt_root_id", ids, Moment(version=number), progress=progress))
+        for number, ids in roots.items()
+        for source in _sources(session, number, for_cells=False)
+    ]
     frames = run_many(session, [request for _, request in asked], description="roots")
     for (source, _), frame in zip(asked, frames, strict=True):
         root, _ = _segment_columns(frame, source)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import InvalidQueryError
+from cortexclient.errors import InvalidQueryError, ServiceError, StaleRootError
+from cortexclient.session.graph import overlaps
 from cortexclient.session.query.complete import fetch_all
 from cortexclient.session.query.metadata import TableInfo, column_kinds, find
 from cortexclient.session.query.question import Filters, Question
@@ -121,16 +123,43 @@ def run_many(session: Session, requests: Sequence[Request], *, description: str 
 def gather(session: Session, requests: Sequence[Request], *, description: str = "") -> list[Answer]:
     """Answer several requests at once, and leave the answers as Arrow."""
     plans = session.map(lambda request: plan(session, request), requests)
-    harvests = fetch_all(
-        session,
-        [question for _, question, _ in plans],
-        progress=any(request.progress for request in requests),
-        description=description or ", ".join(dict.fromkeys(request.name for request in requests)),
-    )
+    try:
+        harvests = fetch_all(
+            session,
+            [question for _, question, _ in plans],
+            progress=any(request.progress for request in requests),
+            description=description or ", ".join(dict.fromkeys(request.name for request in requests)),
+        )
+    except InvalidQueryError as error:
+        raise _stale(session, error, plans[0][1].timestamp) or error from None
     return [
         assemble(session, request, info, question, harvest, notes)
         for request, (info, question, notes), harvest in zip(requests, plans, harvests, strict=True)
     ]
+
+
+def _stale(session: Session, error: InvalidQueryError, at: datetime | None) -> StaleRootError | None:
+    """Say what became of roots for which a live query was refused; None if it was refused for something else."""
+    ids = [
+        int(number)
+        for number in re.findall(r"\b\d{12,19}\b", str(error).partition("did not exist at the time")[2])
+    ]
+    if not ids or at is None:
+        return None
+    told = []
+    try:
+        for root, (found, share) in zip(ids[:5], overlaps(session, ids[:5], at=at), strict=True):
+            successors = ", ".join(
+                f"{new} ({part:.0%})" for new, part in zip(found[:3], share[:3], strict=True)
+            )
+            told.append(f"{root} -> {successors or 'nothing'}")
+    except ServiceError:
+        told = [str(root) for root in ids[:5]]
+    return StaleRootError(
+        f"{len(ids)} root ids were not valid at {at.isoformat()}; what holds their pieces then: {'; '.join(told)}. Ask "
+        "with "
+        "those (latest_roots() gives all), or at a time when the old ones were valid (latest_valid_timestamp())"
+    )
 
 
 def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[str, Any]]:

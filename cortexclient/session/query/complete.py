@@ -236,7 +236,8 @@ def _next_wave(
 ) -> tuple[list[Part], list[Part]]:
     """Choose the parts to ask now: all, but of a question with a limit only as many as will fill it."""
     room: dict[int, int] = {}
-    now, later = [], []
+    now: list[Part] = []
+    later: list[Part] = []
     for part in waiting:
         limit = questions[part.number].limit
         if limit is None:
@@ -298,9 +299,8 @@ def _ask_part(session: Session, part: Part, bar: ProgressBar) -> Outcome:
 def _enough(question: Question, done: list[Outcome]) -> bool:
     if question.limit is None:
         return False
-    return (
-        sum(outcome.reply.table.num_rows for outcome in done if outcome.reply is not None) >= question.limit
-    )
+    rows = sum(outcome.reply.table.num_rows for outcome in done if outcome.reply is not None)
+    return bool(rows >= question.limit)
 
 
 def _divide(session: Session, part: Part, reply: Reply) -> Outcome:

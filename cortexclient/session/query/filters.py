@@ -1,4 +1,4 @@
-"""Filters as users write them: ``cell_type="BC"``, ``id=[1, 2]``, ``volume={">": 200}``, ``pt_position_bbox=[[...], [...]]``."""
+"""Filters as users write them: ``cell_type="BC"``, ``id=[1, 2]``, ``volume={">": 200}``, ``pt_position_bbox=box``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def columns_of(session: Session, info: TableInfo) -> dict[str, str]:
 
 
 def fields_of(session: Session, info: TableInfo) -> dict[str, tuple[str, str, str]]:
-    """Give every name that a filter may use: name -> (table, column, kind). Shared names of a reference table end in ``_ref``."""
+    """Give every name that a filter may use: name -> (table, column, kind). Shared names get ``_ref``."""
     own = columns_of(session, info)
     found: dict[str, tuple[str, str, str]] = {}
     if info.reference_table:

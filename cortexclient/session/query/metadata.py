@@ -96,8 +96,8 @@ def table_infos(session: Session, version: int | None = None) -> dict[str, Table
     memory = session.connection.memory
 
     def ask() -> dict[str, TableInfo]:
-        url = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}/tables/metadata"
-        response = session.http.send("materialize", "GET", url, accept=(404,))
+        base = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}"
+        response = session.http.send("materialize", "GET", f"{base}/tables/metadata", accept=(404,))
         body = response.json() if response.status_code == 200 else None
         if not body:
             session.version_record(number)  # says which versions there are, if this is none
@@ -131,7 +131,7 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
 
 
 def view_schemas(session: Session, version: int | None = None) -> dict[str, dict[str, str]]:
-    """Give the columns of all views: view -> column -> kind (``integer``, ``float``, ``string``, ``SpatialPoint``, ...)."""
+    """Give the columns of all views: view -> column -> kind (``integer``, ``string``, ``SpatialPoint``, ...)."""
     number = session.version if version is None else version
 
     def ask() -> dict[str, dict[str, str]]:

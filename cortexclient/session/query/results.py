@@ -90,7 +90,7 @@ def assemble(
 
 
 def _with_valid(table: Any) -> Any:
-    """Say of every row of a live answer that it is valid: newer rows come without the word, some answers without the column."""
+    """Say of every row of a live answer that it is valid: the server leaves that out for newer rows."""
     import pyarrow as pa
 
     there = table.column_names.index("valid") if "valid" in table.column_names else -1
@@ -113,7 +113,7 @@ def as_asked(frame: pd.DataFrame, request: Request) -> Any:
     if request.return_as == "arrow":
         return table
     try:
-        import polars as pl
+        import polars as pl  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise MissingExtraError("return_as='polars' needs polars: python -m pip install polars") from None
     return pl.from_arrow(table)

@@ -89,7 +89,7 @@ def _read(response: Response) -> Any:
             table = reader.read_all()
     except (pa.ArrowInvalid, OSError) as error:
         raise ProtocolError(
-            f"the answer of the materialize service broke off or cannot be read ({' '.join(str(error).split())[:120]}); "
+            f"the answer of the materialize service broke off or cannot be read ({str(error)[:100]!r}); "
             "try again",
             service="materialize",
             status=response.status_code,
