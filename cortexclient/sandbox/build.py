@@ -47,7 +47,11 @@ def cortex_key(
 
 
 def build_cortex(
-    spec_or_frame: Any = None, *, size: SizeName = "small", seed: int = DEFAULT_SEED, cache: Path | None = None
+    spec_or_frame: Any = None,
+    *,
+    size: SizeName = "small",
+    seed: int = DEFAULT_SEED,
+    cache: Path | None = None,
 ) -> DataFolder:
     """Folder of a synthetic cortex in a dataset's own coordinates, built if it is not in the cache yet.
 
@@ -86,7 +90,9 @@ def build_cortex(
         raise ValueError(f"unknown size {size!r}; choose one of {', '.join(get_args(SizeName))}")
     frame = frame_of(spec_or_frame, half_width_um=SIZES[size].half_width_um)
     spares = NO_SPARES if isinstance(spec_or_frame, Frame) else needed_spares(spec_or_frame)
-    place = (cache or settings.cache_dir() / "sandbox") / cortex_key(frame, size=size, seed=seed, spares=spares)
+    place = (cache or settings.cache_dir() / "sandbox") / cortex_key(
+        frame, size=size, seed=seed, spares=spares
+    )
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
         with _lock(place.with_suffix(".lock")):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cortexclient.sandbox.layout import DataFolderError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-class TruthUnavailableError(LookupError):
+class TruthUnavailableError(DataFolderError):
     """The data folder was not made by the generator, so nobody knows the truth about it."""
 
 
@@ -64,7 +66,9 @@ class Truth:
         """Size, seed, and the map from cortical um to dataset nm."""
         import json
 
-        document: dict[str, Any] = json.loads((self.path / "truth" / "about.json").read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(
+            (self.path / "truth" / "about.json").read_text(encoding="utf-8")
+        )
         return document
 
     @cached_property
@@ -230,7 +234,9 @@ class Truth:
         table = self._mesh_table
         names = sorted(table.loc[table["node_id"] == node_id, "fragment"])
         if not names:
-            raise KeyError(f"{node_id} has no mesh: it was never a root or level-2 id of this cortex, or has no surface")
+            raise KeyError(
+                f"{node_id} has no mesh: it was never a root or level-2 id of this cortex, or has no surface"
+            )
         return names
 
     def _piece_roots(self, time: datetime | None) -> pd.Series[int]:

@@ -103,7 +103,12 @@ class Cell:
 
 
 # name, shallowest and deepest soma (um), share of the excitatory cells
-_LAYERS = (("23P", 120.0, 290.0, 0.35), ("4P", 300.0, 390.0, 0.2), ("5P-IT", 410.0, 520.0, 0.2), ("6P-IT", 540.0, 690.0, 0.25))
+_LAYERS = (
+    ("23P", 120.0, 290.0, 0.35),
+    ("4P", 300.0, 390.0, 0.2),
+    ("5P-IT", 410.0, 520.0, 0.2),
+    ("6P-IT", 540.0, 690.0, 0.25),
+)
 _INHIBITORY_TYPES = ("BC", "MC", "BPC", "NGC")
 
 
@@ -139,7 +144,9 @@ def _share(total: int, shares: list[float]) -> list[int]:
     return [int(n) for n in np.diff(edges)]
 
 
-def _free_place(random: np.random.Generator, cells: list[Cell], half_width: float, top: float, bottom: float) -> Floats:
+def _free_place(
+    random: np.random.Generator, cells: list[Cell], half_width: float, top: float, bottom: float
+) -> Floats:
     spacing = 18.0
     centre = np.zeros(3)
     for attempt in range(400):
@@ -227,15 +234,29 @@ def _apical(random: np.random.Generator, cell: Cell, extent: float) -> None:
     for arm in range(int(random.integers(2, 4))):
         angle = 2.1 * arm + random.uniform(0, 1.0)
         out = np.array([np.cos(angle), -0.8, np.sin(angle)])
-        branch = _walk(random, cell.tree.points[trunk[-1]], out, extent * random.uniform(30.0, 50.0), pull=np.array([0, -0.03, 0]))
+        branch = _walk(
+            random,
+            cell.tree.points[trunk[-1]],
+            out,
+            extent * random.uniform(30.0, 50.0),
+            pull=np.array([0, -0.03, 0]),
+        )
         tips = cell.tree.add_path(branch, 0.36, trunk[-1], DENDRITE)
         side = np.array([-np.sin(angle), -0.2, np.cos(angle)])
-        twig = _walk(random, cell.tree.points[tips[len(tips) // 2]], side, extent * random.uniform(20.0, 35.0))
+        twig = _walk(
+            random, cell.tree.points[tips[len(tips) // 2]], side, extent * random.uniform(20.0, 35.0)
+        )
         cell.tree.add_path(twig, 0.33, tips[len(tips) // 2], DENDRITE)
 
 
 def _stems(
-    random: np.random.Generator, cell: Cell, *, count: int, segment_um: tuple[float, float], forks: int, down: float
+    random: np.random.Generator,
+    cell: Cell,
+    *,
+    count: int,
+    segment_um: tuple[float, float],
+    forks: int,
+    down: float,
 ) -> None:
     """Dendrites that leave the soma on all sides and fork."""
     spin = random.uniform(0, 2 * np.pi)
@@ -251,7 +272,12 @@ def _stems(
         for fork in range(forks + 1):
             grown = []
             for node, heading, radius in ends:
-                path = _walk(random, cell.tree.points[node], heading, random.uniform(*segment_um) * (0.6 if fork == 0 else 1.0))
+                path = _walk(
+                    random,
+                    cell.tree.points[node],
+                    heading,
+                    random.uniform(*segment_um) * (0.6 if fork == 0 else 1.0),
+                )
                 last = cell.tree.add_path(path, radius, node, DENDRITE)[-1]
                 tangent = _unit(path[-1] - path[-2])
                 aside = _unit(np.cross(tangent, random.normal(size=3)))
@@ -264,7 +290,10 @@ def _stems(
 def axon_start(random: np.random.Generator, cell: Cell) -> list[int]:
     """Grow the unbranched beginning of an axon and return the indices of its points."""
     if cell.kind == "excitatory":
-        out, length = np.array([random.normal(0, 0.2), 1.0, random.normal(0, 0.2)]), random.uniform(26.0, 44.0)
+        out, length = (
+            np.array([random.normal(0, 0.2), 1.0, random.normal(0, 0.2)]),
+            random.uniform(26.0, 44.0),
+        )
     else:
         out, length = random.normal(size=3), random.uniform(14.0, 22.0)
     start = _leave_soma(cell, out, 0.45, AXON)

@@ -73,7 +73,11 @@ def write_cortex(folder: Path, size: Size, seed: int, frame: Frame, spares: Spar
         synapse_rows=tables[0],
     )
     write_skeletons(
-        folder / "skeletons", DATASTACK, level2, builder.graph.l2_edges, _to_skeletonize(builder, level2, cached, nuclei, roots)
+        folder / "skeletons",
+        DATASTACK,
+        level2,
+        builder.graph.l2_edges,
+        _to_skeletonize(builder, level2, cached, nuclei, roots),
     )
     volumes = folder / "precomputed"
     _write_meshes(folder, segmentation, builder, level2, history)

@@ -57,7 +57,10 @@ def grow_axons(seed: int, cells: list[Cell], size: Size) -> None:
         chosen += _sites_of(random, sites, following, 3)
         if cell.index % 9 == 2:
             chosen += _sites_of(random, sites, cell.index, 4)
-        _connect(random, cell, start, _stretches(random, cells, sites, chosen), (bodies, radii))
+        runs = _stretches(random, cells, sites, chosen)
+        if cell.kind == "inhibitory":
+            runs += [_arc(random, cells[int(near)]) for near in _nearest_bodies(bodies, cell, count // 3)]
+        _connect(random, cell, start, runs, (bodies, radii))
 
 
 def make_orphans(seed: int, cells: list[Cell], size: Size) -> list[Cell]:
@@ -74,7 +77,9 @@ def make_orphans(seed: int, cells: list[Cell], size: Size) -> list[Cell]:
         beside = number % len(cells)
         first = _sites_of(random, sites, beside, 1)[0]
         orphan = Cell(len(cells) + number, "orphan", "orphan", sites.points[first], 0.0)
-        around = np.asarray(sites.near.query_ball_point(sites.points[first], _REACH_UM["orphan"]), dtype=np.int64)
+        around = np.asarray(
+            sites.near.query_ball_point(sites.points[first], _REACH_UM["orphan"]), dtype=np.int64
+        )
         more = [int(i) for i in random.choice(around, size=min(3, len(around)), replace=False)]
         runs = _stretches(random, cells, sites, [first, *more])
         nodes = orphan.tree.add_path(runs[0], _AXON_RADIUS_UM, -1, AXON)
@@ -96,7 +101,9 @@ def _all_sites(cells: list[Cell]) -> _Sites:
         owner.append(np.full(len(usable), cell.index))
         node.append(usable)
     everywhere = np.concatenate(points)
-    return _Sites(everywhere, np.concatenate(radii), np.concatenate(owner), np.concatenate(node), cKDTree(everywhere))
+    return _Sites(
+        everywhere, np.concatenate(radii), np.concatenate(owner), np.concatenate(node), cKDTree(everywhere)
+    )
 
 
 def _choose(random: np.random.Generator, sites: _Sites, cell: Cell, count: int, reach: float) -> list[int]:
@@ -117,7 +124,9 @@ def _sites_of(random: np.random.Generator, sites: _Sites, cell: int, count: int)
     return [int(i) for i in random.choice(own, size=min(count, len(own)), replace=False)]
 
 
-def _stretches(random: np.random.Generator, cells: list[Cell], sites: _Sites, chosen: list[int]) -> list[Floats]:
+def _stretches(
+    random: np.random.Generator, cells: list[Cell], sites: _Sites, chosen: list[int]
+) -> list[Floats]:
     """For each chosen dendrite point, the points of an axon that runs along the dendrite there, touching it."""
     runs = []
     for site in chosen:
@@ -130,6 +139,25 @@ def _stretches(random: np.random.Generator, cells: list[Cell], sites: _Sites, ch
         aside = aside / max(float(np.linalg.norm(aside)), 1e-9)
         runs.append(points + aside * (radii[:, None] + 0.75 * _AXON_RADIUS_UM))
     return runs
+
+
+def _nearest_bodies(bodies: Floats, cell: Cell, count: int) -> Ints:
+    away = np.linalg.norm(bodies - cell.soma_um, axis=1)
+    return np.argsort(away, kind="stable")[1 : 1 + count]
+
+
+def _arc(random: np.random.Generator, target: Cell) -> Floats:
+    """Points of an axon that runs over a cell body, touching it."""
+    out = random.normal(size=3)
+    out = out / np.linalg.norm(out)
+    along = np.cross(out, random.normal(size=3))
+    along = along / np.linalg.norm(along)
+    reach = target.soma_radius_um + 0.6 * _AXON_RADIUS_UM
+    angle = np.linspace(-0.8, 0.8, 7)[:, None]
+    # the soma is a little drawn out along the depth
+    return target.soma_um + reach * (np.cos(angle) * out + np.sin(angle) * along) * np.array(
+        [0.953, 1.087, 0.953]
+    )
 
 
 def _chain(parents: list[int], kinds: list[int], node: int) -> list[int]:
@@ -146,7 +174,11 @@ def _chain(parents: list[int], kinds: list[int], node: int) -> list[int]:
 
 
 def _connect(
-    random: np.random.Generator, cell: Cell, start: list[int], runs: list[Floats], bodies: tuple[Floats, Floats]
+    random: np.random.Generator,
+    cell: Cell,
+    start: list[int],
+    runs: list[Floats],
+    bodies: tuple[Floats, Floats],
 ) -> None:
     """Join all stretches to the axon, nearest first."""
     if not runs:
@@ -170,13 +202,17 @@ def _connect(
         new = cell.tree.add_path(np.concatenate([way, run]), _AXON_RADIUS_UM, node, AXON)
         length = away[node]
         for index in new:
-            length += float(np.linalg.norm(cell.tree.points[index] - cell.tree.points[cell.tree.parents[index]]))
+            length += float(
+                np.linalg.norm(cell.tree.points[index] - cell.tree.points[cell.tree.parents[index]])
+            )
             away[index] = length
         open_runs[pick] = False
         _offer(cell, new, away, ends, cost, joint)
 
 
-def _offer(cell: Cell, nodes: list[int], away: dict[int, float], ends: Floats, cost: Floats, joint: Ints) -> None:
+def _offer(
+    cell: Cell, nodes: list[int], away: dict[int, float], ends: Floats, cost: Floats, joint: Ints
+) -> None:
     """Let the open stretches know new points that they could join."""
     points = np.array([cell.tree.points[i] for i in nodes])
     base = _BALANCE * np.array([away[i] for i in nodes])

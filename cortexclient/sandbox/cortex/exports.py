@@ -24,8 +24,19 @@ _MERGED = {
     "nucleus_alternative_points": (2, 3),
     "proofreading_status_and_strategy": (2, 3),
 }
-_PLAIN = {"cell_types": (1, 2), "connections_with_nuclei": (1, 2, 3), "nucleus_lookup": (2, 3), "cell_info": (3,)}
-_SQL = {"int64": "bigint", "int32": "integer", "double": "double precision", "bool": "boolean", "string": "text"}
+_PLAIN = {
+    "cell_types": (1, 2),
+    "connections_with_nuclei": (1, 2, 3),
+    "nucleus_lookup": (2, 3),
+    "cell_info": (3,),
+}
+_SQL = {
+    "int64": "bigint",
+    "int32": "integer",
+    "double": "double precision",
+    "bool": "boolean",
+    "string": "text",
+}
 
 
 def write_exports(folder: Path, frames: dict[int, dict[str, pd.DataFrame]]) -> None:

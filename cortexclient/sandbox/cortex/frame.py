@@ -162,7 +162,12 @@ def _positive_centre(inverse: Floats, shift: Floats, half_width_um: float) -> Fl
     """
     reach = half_width_um + 150.0
     corners = np.array(
-        [(x, y, z) for x in (-reach, reach) for y in (_HIGHEST_DEPTH_UM, _LOWEST_DEPTH_UM) for z in (-reach, reach)],
+        [
+            (x, y, z)
+            for x in (-reach, reach)
+            for y in (_HIGHEST_DEPTH_UM, _LOWEST_DEPTH_UM)
+            for z in (-reach, reach)
+        ],
         dtype=np.float64,
     )
     best, best_low = np.zeros(3), -np.inf

@@ -100,7 +100,9 @@ class GraphBuilder:
         Time of the first graph.
     """
 
-    def __init__(self, scheme: IdScheme, supervoxels: Ints, chunk: Ints, edges: Ints, start: datetime) -> None:
+    def __init__(
+        self, scheme: IdScheme, supervoxels: Ints, chunk: Ints, edges: Ints, start: datetime
+    ) -> None:
         self.graph = Graph(scheme)
         self.supervoxels = supervoxels
         self._chunk = chunk
@@ -193,7 +195,14 @@ class GraphBuilder:
         return np.sort(children).tobytes()
 
     def _name(
-        self, layer: int, parent: Ints, chunk: Ints, below: Ints, known: dict[bytes, int], reused: set[int], when: datetime
+        self,
+        layer: int,
+        parent: Ints,
+        chunk: Ints,
+        below: Ints,
+        known: dict[bytes, int],
+        reused: set[int],
+        when: datetime,
     ) -> Ints:
         """Give ids to the nodes of one level: the old one where the children are unchanged."""
         order = np.lexsort((below, parent))
@@ -237,7 +246,9 @@ class GraphBuilder:
 
     def _store_level2(self, rows: Ints, pairs: Ints, roots: Ints) -> None:
         """Level-2 ids and graph of each root, from edges between supervoxels of different chunks."""
-        edges = np.unique(np.column_stack([self.root_of[pairs[:, 0]], np.sort(self.l2_of[pairs], axis=1)]), axis=0)
+        edges = np.unique(
+            np.column_stack([self.root_of[pairs[:, 0]], np.sort(self.l2_of[pairs], axis=1)]), axis=0
+        )
         nodes = np.unique(np.column_stack([self.root_of[rows], self.l2_of[rows]]), axis=0)
         for root in roots.tolist():
             if root in self.graph.l2_edges:

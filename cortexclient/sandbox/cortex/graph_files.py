@@ -69,7 +69,11 @@ def graphene_info(segmentation: Segmentation) -> dict[str, Any]:
 
 
 def write_graph(
-    folder: Path, segmentation: Segmentation, builder: GraphBuilder, history: History, applied: list[AppliedEdit]
+    folder: Path,
+    segmentation: Segmentation,
+    builder: GraphBuilder,
+    history: History,
+    applied: list[AppliedEdit],
 ) -> None:
     """Write all files of the ``chunkedgraph`` folder."""
     place = folder / "chunkedgraph"
@@ -215,7 +219,12 @@ def _record(segmentation: Segmentation, history: History, item: AppliedEdit) -> 
     if merge:
         service["added_edges"] = pairs
     else:
-        service |= {"bb_offset": [240, 240, 24], "removed_edges": pairs, "sink_ids": [sink], "source_ids": [source]}
+        service |= {
+            "bb_offset": [240, 240, 24],
+            "removed_edges": pairs,
+            "sink_ids": [sink],
+            "source_ids": [source],
+        }
     return {
         "operation_id": edit.operation,
         "kind": edit.kind,
@@ -266,7 +275,9 @@ def _write_edges(place: Path, segmentation: Segmentation, history: History) -> N
     )
 
 
-def _write_cross_edges(place: Path, segmentation: Segmentation, history: History, builder: GraphBuilder) -> None:
+def _write_cross_edges(
+    place: Path, segmentation: Segmentation, history: History, builder: GraphBuilder
+) -> None:
     """Edges that leave each level-2 node that ever existed, from both sides."""
     ends = history.edges
     height = (segmentation.chunk[ends[:, 0]] ^ segmentation.chunk[ends[:, 1]]).max(axis=1)

@@ -38,7 +38,12 @@ class VersionPlan:
 
 _FAR = datetime(2121, 11, 10, 7, 10, 0, 123456, tzinfo=UTC)
 VERSIONS = (
-    VersionPlan(1, datetime(2025, 2, 1, 8, 10, 1, 286229, tzinfo=UTC), datetime(2025, 3, 3, 8, 10, 1, 286229, tzinfo=UTC), False),
+    VersionPlan(
+        1,
+        datetime(2025, 2, 1, 8, 10, 1, 286229, tzinfo=UTC),
+        datetime(2025, 3, 3, 8, 10, 1, 286229, tzinfo=UTC),
+        False,
+    ),
     VersionPlan(2, datetime(2025, 4, 1, 8, 10, 0, 497934, tzinfo=UTC), _FAR, True),
     VersionPlan(3, datetime(2025, 7, 1, 10, 10, 1, 203215, tzinfo=UTC), _FAR, True),
 )
@@ -237,7 +242,8 @@ class _Planner:
             if second == first:
                 continue
             there = np.flatnonzero(
-                ((unit[:, 0] == first) & (unit[:, 1] == second)) | ((unit[:, 0] == second) & (unit[:, 1] == first))
+                ((unit[:, 0] == first) & (unit[:, 1] == second))
+                | ((unit[:, 0] == second) & (unit[:, 1] == first))
             )
             if len(there):
                 a, b = self.supply.touching[there[len(there) // 2]]

@@ -66,7 +66,9 @@ class IdScheme:
     def chunk(self, ids: Ints) -> Ints:
         """Chunk of each id in chunks of its own layer, int64 (n, 3)."""
         ids = np.asarray(ids, dtype=np.int64)
-        bits = np.array([self.bits.get(k, 1) for k in range(self.layers + 1)], dtype=np.int64)[self.layer(ids)]
+        bits = np.array([self.bits.get(k, 1) for k in range(self.layers + 1)], dtype=np.int64)[
+            self.layer(ids)
+        ]
         space = 64 - _LAYER_BITS - 3 * bits
         mask = (np.int64(1) << bits) - 1
         return np.column_stack([(ids >> (space + k * bits)) & mask for k in (2, 1, 0)])
@@ -74,5 +76,7 @@ class IdScheme:
     def segment(self, ids: Ints) -> Ints:
         """Segment number of each id, int64 (n,)."""
         ids = np.asarray(ids, dtype=np.int64)
-        bits = np.array([self.bits.get(k, 1) for k in range(self.layers + 1)], dtype=np.int64)[self.layer(ids)]
+        bits = np.array([self.bits.get(k, 1) for k in range(self.layers + 1)], dtype=np.int64)[
+            self.layer(ids)
+        ]
         return ids & ((np.int64(1) << (64 - _LAYER_BITS - 3 * bits)) - 1)

@@ -24,7 +24,9 @@ _FINER = 2
 _FILE = (64, 64, 64)
 
 
-def write_image(place: Path, seed: int, segmentation: Segmentation, cell: int, extent: tuple[int, int, int]) -> None:
+def write_image(
+    place: Path, seed: int, segmentation: Segmentation, cell: int, extent: tuple[int, int, int]
+) -> None:
     """Write a volume with two scales around the soma of a cell.
 
     Parameters
@@ -63,9 +65,17 @@ def write_image(place: Path, seed: int, segmentation: Segmentation, cell: int, e
         begin = begin // 2
     write_json(
         place / "info",
-        {"@type": "neuroglancer_multiscale_volume", "data_type": "uint8", "num_channels": 1, "scales": scales, "type": "image"},
+        {
+            "@type": "neuroglancer_multiscale_volume",
+            "data_type": "uint8",
+            "num_channels": 1,
+            "scales": scales,
+            "type": "image",
+        },
     )
-    write_json(place / "provenance", {"sources": [], "owners": [], "processing": [], "description": "Invented."})
+    write_json(
+        place / "provenance", {"sources": [], "owners": [], "processing": [], "description": "Invented."}
+    )
 
 
 def _labels(segmentation: Segmentation, low: Ints, extent: tuple[int, int, int]) -> npt.NDArray[np.int32]:
@@ -81,7 +91,9 @@ def _labels(segmentation: Segmentation, low: Ints, extent: tuple[int, int, int])
     return labels
 
 
-def _render(random: np.random.Generator, labels: npt.NDArray[np.int32], centre: Ints, soma_radius_um: float) -> Bytes:
+def _render(
+    random: np.random.Generator, labels: npt.NDArray[np.int32], centre: Ints, soma_radius_um: float
+) -> Bytes:
     """Grey values: light cytoplasm, dark membranes, a nucleus with a darker rim, and neuropil around the cells."""
     fine = labels
     for axis in range(3):

@@ -97,7 +97,9 @@ def l2_table(segmentation: Segmentation, builder: GraphBuilder) -> L2Table:
     axes, spread = _principal(added(measures.moments), centroid, voxels)
     thickness = measures.thickness / measures.voxels
     faces = added(measures.faces).reshape(-1, 2, 3)
-    parts = np.column_stack([added(np.where(segmentation.compartment == k, measures.voxels, 0)) for k in (1, 2, 3)])
+    parts = np.column_stack(
+        [added(np.where(segmentation.compartment == k, measures.voxels, 0)) for k in (1, 2, 3)]
+    )
     return L2Table(
         ids=ids,
         member=member,

@@ -170,7 +170,9 @@ class _Plan:
         first = unit[starts[:-1]]
         mixed = np.zeros(len(level2.ids), dtype=np.int64)
         np.maximum.at(mixed, level2.owner, (unit != first[level2.owner]).astype(np.int64))
-        links = np.sort(np.concatenate([edges[:, 0] * count + edges[:, 1], edges[:, 1] * count + edges[:, 0]]))
+        links = np.sort(
+            np.concatenate([edges[:, 0] * count + edges[:, 1], edges[:, 1] * count + edges[:, 0]])
+        )
         return cls(
             member=level2.member,
             starts=starts,
@@ -227,7 +229,7 @@ def _fragment(segmentation: Segmentation, chunk: Ints, local: Ints) -> bytes | N
     dense[tuple((local - low).T)] = 1.0
     if min(dense.shape) < 2 or dense.min() == 1.0:
         return None
-    vertices, faces, _, _ = marching_cubes(dense, 0.5, allow_degenerate=False)
+    vertices, faces, _, _ = marching_cubes(dense, 0.5, gradient_direction="ascent", allow_degenerate=False)
     corner = (segmentation.grid.offset + chunk * _CHUNK) * _NM
     points = (vertices.astype(np.float64) + low) * _NM + corner
     grid = DRACO_GRID_NM

@@ -145,9 +145,15 @@ def _assign_cells(spec: Any, names: dict[str, str]) -> int:
     if cells.lookup_view and cells.lookup_view not in names.values():
         # a dataset without a view looks cells up in a plain table of nuclei
         table = getattr(cells, "kind", "view") == "table"
-        names["nucleus_detection" if table and "nucleus_detection" not in names else "nucleus_lookup"] = cells.lookup_view
+        names["nucleus_detection" if table and "nucleus_detection" not in names else "nucleus_lookup"] = (
+            cells.lookup_view
+        )
     others = [name for name in cells.alternative_tables if name not in names.values()]
-    for table, name in zip(["nucleus_alternative_points", *Spares(alternatives=len(others)).alternative_names()], others, strict=False):
+    for table, name in zip(
+        ["nucleus_alternative_points", *Spares(alternatives=len(others)).alternative_names()],
+        others,
+        strict=False,
+    ):
         names[table] = name
     return max(0, len(others) - 1)
 

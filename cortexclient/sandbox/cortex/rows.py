@@ -116,7 +116,9 @@ def _history(rows: Rows, take: Ints) -> dict[str, Any]:
     }
 
 
-def frozen_columns(rows: Rows, when: int, supervoxels: Ints, roots: Ints, random: np.random.Generator) -> dict[str, Any]:
+def frozen_columns(
+    rows: Rows, when: int, supervoxels: Ints, roots: Ints, random: np.random.Generator
+) -> dict[str, Any]:
     """Columns of a table as frozen at a time.
 
     Parameters
@@ -150,9 +152,7 @@ def frozen_columns(rows: Rows, when: int, supervoxels: Ints, roots: Ints, random
     return columns
 
 
-def live_columns(
-    rows: Rows, supervoxels: Ints, roots: Ints, random: np.random.Generator
-) -> dict[str, Any]:
+def live_columns(rows: Rows, supervoxels: Ints, roots: Ints, random: np.random.Generator) -> dict[str, Any]:
     """Columns of the live table: every row ever written, roots as last brought up to date."""
     take = np.arange(len(rows.ids))
     columns: dict[str, Any] = {"id": rows.ids, **_history(rows, take), "valid": rows.deleted == NEVER}

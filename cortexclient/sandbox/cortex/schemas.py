@@ -22,7 +22,12 @@ _BOUND_POINT = {
     "type": "object",
     "additionalProperties": False,
 }
-_VALID = {"title": "valid", "type": ["boolean", "null"], "default": False, "description": "is this annotation valid"}
+_VALID = {
+    "title": "valid",
+    "type": ["boolean", "null"],
+    "default": False,
+    "description": "is this annotation valid",
+}
 _TARGET = {"type": "integer"}
 
 
@@ -43,7 +48,9 @@ def _flag(title: str, description: str) -> dict[str, Any]:
     return {"title": title, "type": "boolean", "description": description}
 
 
-def _schema(name: str, required: list[str], properties: dict[str, Any], *, points: tuple[str, ...] = ()) -> dict[str, Any]:
+def _schema(
+    name: str, required: list[str], properties: dict[str, Any], *, points: tuple[str, ...] = ()
+) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     if "SpatialPoint" in points:
         definitions["SpatialPoint"] = _POINT
@@ -72,7 +79,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         {
             "pre_pt": _point("a nearby point located in the presynaptic compartment of the synapse", order=0),
             "ctr_pt": _point("central point", bound=False, order=1),
-            "post_pt": _point("a nearby point located in the postsynaptic compartment of the synapse", order=2),
+            "post_pt": _point(
+                "a nearby point located in the postsynaptic compartment of the synapse", order=2
+            ),
             "size": _float("size", "size of synapse"),
         },
         points=_BOTH,
@@ -113,7 +122,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         ["pt", "status_axon", "status_dendrite", "strategy_axon", "strategy_dendrite", "valid_id"],
         {
             "pt": _point("a point on the cell body"),
-            "valid_id": {"title": "valid_id", "type": "integer", "description": "root id when the status was given"},
+            "valid_id": {
+                "title": "valid_id",
+                "type": "integer",
+                "description": "root id when the status was given",
+            },
             "status_dendrite": _flag("status_dendrite", "whether the dendrites are proofread"),
             "status_axon": _flag("status_axon", "whether the axon is proofread"),
             "strategy_dendrite": _text("strategy_dendrite", "how the dendrites were proofread"),

@@ -37,7 +37,12 @@ def write_segmentation(place: Path, segmentation: Segmentation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(
         place / "provenance",
-        {"sources": [], "owners": [], "processing": [], "description": "A synthetic cortex, made from a seed."},
+        {
+            "sources": [],
+            "owners": [],
+            "processing": [],
+            "description": "A synthetic cortex, made from a seed.",
+        },
     )
     with ThreadPoolExecutor(max_workers=2) as pool:
         for slab in range(0, int(segmentation.grid.chunks[1]), _SLAB_CHUNKS):
@@ -60,7 +65,11 @@ def _chunks(segmentation: Segmentation, first: int) -> Iterator[tuple[Ints, Ints
     key, place, value = np.concatenate(keys), np.concatenate(places), np.concatenate(ids)
     order = np.argsort(key, kind="stable")
     key, place, value = key[order], place[order], value[order]
-    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.empty(0, dtype=np.int64)
+    starts = (
+        np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+        if len(key)
+        else np.empty(0, dtype=np.int64)
+    )
     for a, b in zip(starts, [*starts[1:], len(key)], strict=True):
         rest, z = divmod(int(key[a]), int(grid.chunks[2]))
         x, y = divmod(rest, int(grid.chunks[1]))

@@ -13,7 +13,12 @@ from cortexclient.sandbox.cortex.axons import grow_axons, make_orphans
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.ids import IdScheme
 from cortexclient.sandbox.cortex.sizes import CHUNK, Size
-from cortexclient.sandbox.cortex.supervoxels import CellSupervoxels, Measures, cut_into_supervoxels, merge_measures
+from cortexclient.sandbox.cortex.supervoxels import (
+    CellSupervoxels,
+    Measures,
+    cut_into_supervoxels,
+    merge_measures,
+)
 from cortexclient.sandbox.cortex.volume import (
     Grid,
     Sections,
@@ -212,7 +217,9 @@ def _join(
     return result
 
 
-def _contact_rows(result: Segmentation, cut: list[CellSupervoxels], touching: list[tuple[Ints, Ints]]) -> Contacts:
+def _contact_rows(
+    result: Segmentation, cut: list[CellSupervoxels], touching: list[tuple[Ints, Ints]]
+) -> Contacts:
     """Supervoxels of all touching voxels, those within one cell last."""
     linear = [pair for pair, _ in touching]
     unit = [pair for _, pair in touching]

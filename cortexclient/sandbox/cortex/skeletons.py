@@ -98,7 +98,9 @@ def flatdict(root: int, soma: Floats | None, level2: L2Table, graph: Ints, datas
         "mesh_to_skel_map": to_skeleton.tolist(),
         "root": int(skeleton.root),
         "vertices": points.tolist(),
-        "compartment": _compartments(skeleton, to_skeleton, level2.compartment[rows], has_soma=soma is not None).tolist(),
+        "compartment": _compartments(
+            skeleton, to_skeleton, level2.compartment[rows], has_soma=soma is not None
+        ).tolist(),
         "radius": _radii(skeleton, to_skeleton, level2.thickest_nm[rows]).tolist(),
         "lvl2_ids": ids.tolist(),
     }
@@ -177,5 +179,9 @@ def swc_text(skeleton: dict[str, Any]) -> str:
         radius = skeleton["radius"][vertex] / 1000.0
         kind = skeleton["compartment"][vertex]
         lines.append(f"{number[vertex]} {kind} {x:.3f} {y:.3f} {z:.3f} {radius:.3f} {parent}")
-        stack += [(other, number[vertex]) for other in sorted(neighbours.get(vertex, []), reverse=True) if other not in number]
+        stack += [
+            (other, number[vertex])
+            for other in sorted(neighbours.get(vertex, []), reverse=True)
+            if other not in number
+        ]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 from cortexclient.sandbox.cortex.sizes import AXON, CHUNK, SEGMENTATION_NM
@@ -57,7 +57,9 @@ class Measures:
 
 def merge_measures(parts: list[Measures]) -> Measures:
     """Measures of several cells, one after another."""
-    return Measures(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Measures)))
+    return Measures(
+        *(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Measures))
+    )
 
 
 @dataclass
@@ -117,7 +119,7 @@ def cut_into_supervoxels(voxels: Voxels, sections: Sections, grid: Grid) -> Cell
     starts = np.searchsorted(supervoxel[grouped], np.arange(len(lead)))
     measures = _measure(at, local, supervoxel, pairs, sections.radius_um[section])
     centroid = measures.total / measures.voxels[:, None]
-    edges, area = _bridge_gaps(edges, area, centroid * _VOXEL_NM, len(lead))
+    edges, area = _bridge_gaps(edges, area, centroid * _VOXEL_NM, section[lead], sections.parent)
     low = np.column_stack([np.minimum.reduceat(at[grouped, k], starts) for k in range(3)])
     high = np.column_stack([np.maximum.reduceat(at[grouped, k], starts) for k in range(3)]) + 1
     away = (((at - centroid[supervoxel]) * _VOXEL_NM) ** 2).sum(axis=1)
@@ -160,7 +162,11 @@ def _components(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:
 
 
 def _edges(
-    pairs: list[tuple[Ints, Ints]], inner: list[npt.NDArray[np.bool_]], supervoxel: Ints, section: Ints, sections: Sections
+    pairs: list[tuple[Ints, Ints]],
+    inner: list[npt.NDArray[np.bool_]],
+    supervoxel: Ints,
+    section: Ints,
+    sections: Sections,
 ) -> tuple[Ints, Ints, Ints]:
     """Edges between supervoxels with the number of shared faces, and voxels at which an axon touches its own dendrite."""
     keys, touches = [], []
@@ -178,28 +184,81 @@ def _edges(
     return np.column_stack(np.divmod(unique, count)), area.astype(np.int64), np.concatenate(touches)
 
 
-def _bridge_gaps(edges: Ints, area: Ints, centroid_nm: Floats, count: int) -> tuple[Ints, Ints]:
-    """Join what another cell's voxels cut off, as proofreaders do: by an edge between supervoxels that do not touch."""
-    for _ in range(count):
-        label = _components(count, [(edges[:, 0], edges[:, 1])])
-        sizes = np.bincount(label)
-        if len(sizes) == 1:
-            break
-        main = int(sizes.argmax())
-        inside = np.flatnonzero(label == main)
-        outside = np.flatnonzero(label != main)
-        distance, nearest = cKDTree(centroid_nm[inside]).query(centroid_nm[outside])
-        # every part is joined at its own nearest place; parts far from the main one are nearer to each other only rarely
-        order = np.lexsort((distance, label[outside]))
-        _, first = np.unique(label[outside][order], return_index=True)
-        picked = order[first]
-        new = np.sort(np.column_stack([outside[picked], inside[nearest[picked]]]), axis=1)
-        edges = np.concatenate([edges, new])
-        area = np.concatenate([area, np.zeros(len(new), dtype=np.int64)])
-    return edges, area
+def _bridge_gaps(
+    edges: Ints, area: Ints, centroid_nm: Floats, section: Ints, parent: Ints
+) -> tuple[Ints, Ints]:
+    """Join what another cell's voxels cut off, as proofreaders do: by an edge between supervoxels that do not touch.
+
+    A gap is bridged where the tree says that the neurite goes on; only where whole sections were lost, at the nearest
+    place.
+    """
+    label = _components(len(section), [(edges[:, 0], edges[:, 1])])
+    if label.max() == 0:
+        return edges, area
+    pairs = _along_tree(section, parent)
+    pairs = pairs[label[pairs[:, 0]] != label[pairs[:, 1]]]
+    edges, area = _add_shortest(edges, area, centroid_nm, label, pairs)
+    while True:
+        label = _components(len(section), [(edges[:, 0], edges[:, 1])])
+        if label.max() == 0:
+            return edges, area
+        edges, area = _add_shortest(edges, area, centroid_nm, label, _nearest_to_smallest(centroid_nm, label))
 
 
-def _measure(at: Ints, local: Ints, supervoxel: Ints, pairs: list[tuple[Ints, Ints]], radius_um: Floats) -> Measures:
+def _along_tree(section: Ints, parent: Ints) -> Ints:
+    """Pairs of supervoxels of the same section, or of a section and the one it hangs on, int64 (n, 2)."""
+    order = np.argsort(section, kind="stable")
+    starts = np.searchsorted(section[order], np.arange(len(parent) + 1))
+    pairs = []
+    for target in (section, parent[section]):
+        low = starts[target]
+        count = np.where(target >= 0, starts[target + 1] - low, 0)
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        pairs.append(
+            np.column_stack(
+                [np.repeat(np.arange(len(section)), count), order[np.repeat(low, count) + within]]
+            )
+        )
+    both = np.concatenate(pairs)
+    return both[both[:, 0] != both[:, 1]]
+
+
+def _nearest_to_smallest(centroid_nm: Floats, label: Ints) -> Ints:
+    """The nearest pair between the smallest part and all others."""
+    smallest = int(np.bincount(label).argmin())
+    inside, outside = np.flatnonzero(label == smallest), np.flatnonzero(label != smallest)
+    distance, nearest = cKDTree(centroid_nm[outside]).query(centroid_nm[inside])
+    pick = int(distance.argmin())
+    return np.array([[inside[pick], outside[nearest[pick]]]])
+
+
+def _add_shortest(
+    edges: Ints, area: Ints, centroid_nm: Floats, label: Ints, pairs: Ints
+) -> tuple[Ints, Ints]:
+    """Add the shortest pairs that join as many parts as the pairs can."""
+    length = np.linalg.norm(centroid_nm[pairs[:, 0]] - centroid_nm[pairs[:, 1]], axis=1) + 1.0
+    ends = np.sort(label[pairs], axis=1)
+    # the shortest pair of every two parts, then a spanning tree of the parts
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], length, ends[:, 1], ends[:, 0]))
+    ends, length, pairs = ends[order], length[order], pairs[order]
+    first = np.ones(len(ends), dtype=bool)
+    first[1:] = (ends[1:] != ends[:-1]).any(axis=1)
+    ends, length, pairs = ends[first], length[first], pairs[first]
+    count = int(label.max()) + 1
+    tree = minimum_spanning_tree(
+        coo_matrix((length, (ends[:, 0], ends[:, 1])), shape=(count, count)).tocsr()
+    ).tocoo()
+    at = {(int(a), int(b)): k for k, (a, b) in enumerate(ends)}
+    chosen = np.sort(
+        np.array([at[int(a), int(b)] for a, b in zip(tree.row, tree.col, strict=True)], dtype=np.int64)
+    )
+    new = np.sort(pairs[chosen], axis=1)
+    return np.concatenate([edges, new]), np.concatenate([area, np.zeros(len(new), dtype=np.int64)])
+
+
+def _measure(
+    at: Ints, local: Ints, supervoxel: Ints, pairs: list[tuple[Ints, Ints]], radius_um: Floats
+) -> Measures:
     count = int(supervoxel.max()) + 1
     voxels = np.bincount(supervoxel, minlength=count)
 

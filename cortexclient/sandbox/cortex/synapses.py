@@ -90,7 +90,9 @@ def find_synapses(seed: int, segmentation: Segmentation, spacing: int) -> Synaps
 def _one_per_block(segmentation: Segmentation, linear: Ints, unit: Ints, spacing: int) -> tuple[Ints, Ints]:
     """Middle one of the touching voxel pairs of each two cells in each block, and how many pairs there are."""
     block = segmentation.grid.voxels(linear[:, 0]) // spacing
-    order = np.lexsort((linear[:, 1], linear[:, 0], block[:, 2], block[:, 1], block[:, 0], unit[:, 1], unit[:, 0]))
+    order = np.lexsort(
+        (linear[:, 1], linear[:, 0], block[:, 2], block[:, 1], block[:, 0], unit[:, 1], unit[:, 0])
+    )
     key = np.column_stack([unit, block])[order]
     begins = np.ones(len(key), dtype=bool)
     begins[1:] = (key[1:] != key[:-1]).any(axis=1)
@@ -116,9 +118,13 @@ def _lose_partners(random: np.random.Generator, segmentation: Segmentation, syna
     picked = random.choice(len(synapses.size), size=count, replace=False)
     for side in (0, 1):
         mine = picked[side::2]
-        point, row = (synapses.pre_nm, synapses.pre_row) if side == 0 else (synapses.post_nm, synapses.post_row)
+        point, row = (
+            (synapses.pre_nm, synapses.pre_row) if side == 0 else (synapses.post_nm, synapses.post_row)
+        )
         other = synapses.post_nm if side == 0 else synapses.pre_nm
-        away = np.sign(point[mine] - other[mine]) * 1400.0 + random.choice([-900.0, 900.0], size=(len(mine), 3))
+        away = np.sign(point[mine] - other[mine]) * 1400.0 + random.choice(
+            [-900.0, 900.0], size=(len(mine), 3)
+        )
         moved = other[mine] + away
         linear = segmentation.grid.linear(segmentation.grid.of_nm(moved))
         free = segmentation.rows_at(linear) < 0

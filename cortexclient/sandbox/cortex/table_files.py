@@ -89,7 +89,12 @@ def write_info(folder: Path, resolution: tuple[float, float, float]) -> None:
 
 
 def write_tables(
-    folder: Path, seed: int, tables: list[Rows], segmentation: Segmentation, roots: dict[int, Ints], spares: Spares
+    folder: Path,
+    seed: int,
+    tables: list[Rows],
+    segmentation: Segmentation,
+    roots: dict[int, Ints],
+    spares: Spares,
 ) -> dict[int, dict[str, pd.DataFrame]]:
     """Write tables, views and their metadata.
 
@@ -132,7 +137,10 @@ def write_tables(
     for name, frame in frames[0].items():
         _write_frame(place / f"{name}.live.parquet", frame)
     write_json(place / "tables.json", _metadata(tables, segmentation, counts))
-    write_json(place / "schemas.json", {"used": {rows.schema: SCHEMAS[rows.schema] for rows in tables}, "all names": ALL_NAMES})
+    write_json(
+        place / "schemas.json",
+        {"used": {rows.schema: SCHEMAS[rows.schema] for rows in tables}, "all names": ALL_NAMES},
+    )
     write_json(place / "views.json", view_documents(DATASTACK, segmentation.frame.table_resolution, spares))
     return frames
 
@@ -140,11 +148,16 @@ def write_tables(
 def _write_frame(path: Path, frame: pd.DataFrame) -> None:
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     # an empty text column would otherwise be written without a type
-    fields = [pa.field(f.name, pa.string()) if pa.types.is_null(f.type) or pa.types.is_large_string(f.type) else f for f in table.schema]
+    fields = [
+        pa.field(f.name, pa.string()) if pa.types.is_null(f.type) or pa.types.is_large_string(f.type) else f
+        for f in table.schema
+    ]
     pq.write_table(table.cast(pa.schema(fields)), path, compression="zstd")
 
 
-def _metadata(tables: list[Rows], segmentation: Segmentation, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+def _metadata(
+    tables: list[Rows], segmentation: Segmentation, counts: dict[str, dict[str, int]]
+) -> dict[str, Any]:
     x, y, z = segmentation.frame.table_resolution
     updated = _stamp(VERSIONS[-1].time - timedelta(seconds=121))
     annotation, linked, strings = [], [], {}
@@ -189,7 +202,9 @@ def _metadata(tables: list[Rows], segmentation: Segmentation, counts: dict[str, 
                 }
             )
         strings[rows.name] = {
-            name: sorted(set(values.to_pylist())) for name, values in rows.columns.items() if isinstance(values, pa.Array)
+            name: sorted(set(values.to_pylist()))
+            for name, values in rows.columns.items()
+            if isinstance(values, pa.Array)
         }
     return {
         "annotation_tables": annotation,

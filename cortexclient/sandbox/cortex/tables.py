@@ -72,7 +72,9 @@ def place_nuclei(seed: int, segmentation: Segmentation, off_segmentation: int) -
     main = soma.copy()
     # neither the first cells, which the history edits, nor the last, which stay joined
     for cell in range(count - 4 - off_segmentation, count - 4):
-        main[cell] = _empty_place(random, segmentation, soma[cell], 1000.0 * neurons[cell].soma_radius_um + 1500.0)
+        main[cell] = _empty_place(
+            random, segmentation, soma[cell], 1000.0 * neurons[cell].soma_radius_um + 1500.0
+        )
     around = segmentation.frame.to_nm(random.uniform([-30, 60, -30], [30, 650, 30], (_STRAY_NUCLEI, 3)))
     stray = np.array([_empty_place(random, segmentation, point, 3000.0) for point in around])
     radius = np.array([0.62 * cell.soma_radius_um for cell in neurons] + [2.4] * _STRAY_NUCLEI)
@@ -99,7 +101,9 @@ def _voxel_centre(segmentation: Segmentation, nm: Floats) -> Floats:
     return segmentation.grid.centres_nm(segmentation.grid.of_nm(nm))
 
 
-def _empty_place(random: np.random.Generator, segmentation: Segmentation, near: Floats, distance: float) -> Floats:
+def _empty_place(
+    random: np.random.Generator, segmentation: Segmentation, near: Floats, distance: float
+) -> Floats:
     """Centre of a voxel at about some distance where nothing is segmented."""
     while True:
         out = random.normal(size=(16, 3))
@@ -239,13 +243,37 @@ def _label_tables(seed: int, segmentation: Segmentation, nuclei: Nuclei) -> list
     tuned = [("tuned", "untuned")[int(random.integers(2))] for _ in cells]
     count = len(cells)
     tables = [
-        _labels("cell_types", "Cell types by a model of soma and nucleus.", targets, broad, fine, random, skip=2),
-        _labels("cell_types_manual", "Cell types given by experts.", targets, broad, fine, random, skip=count // 2),
-        _labels("cell_types_fine", "Types by the shape of dendrites.", targets, broad, finest, random, skip=1),
-        _labels("cell_types_coarse", "Excitatory or inhibitory.", targets, ["coarse"] * count, coarse, random, skip=1),
+        _labels(
+            "cell_types", "Cell types by a model of soma and nucleus.", targets, broad, fine, random, skip=2
+        ),
+        _labels(
+            "cell_types_manual", "Cell types given by experts.", targets, broad, fine, random, skip=count // 2
+        ),
+        _labels(
+            "cell_types_fine", "Types by the shape of dendrites.", targets, broad, finest, random, skip=1
+        ),
+        _labels(
+            "cell_types_coarse",
+            "Excitatory or inhibitory.",
+            targets,
+            ["coarse"] * count,
+            coarse,
+            random,
+            skip=1,
+        ),
         _labels("cortical_layers", "Layer of the soma.", targets, ["layer"] * count, layer, random, skip=0),
-        _labels("functional_matches", "Recorded units.", targets, ["unit"] * count, matched, random, skip=count // 3),
-        _labels("functional_properties", "Tuning.", targets, ["tuning"] * count, tuned, random, skip=count // 3),
+        _labels(
+            "functional_matches",
+            "Recorded units.",
+            targets,
+            ["unit"] * count,
+            matched,
+            random,
+            skip=count // 3,
+        ),
+        _labels(
+            "functional_properties", "Tuning.", targets, ["tuning"] * count, tuned, random, skip=count // 3
+        ),
     ]
     strays = nuclei.ids[nuclei.cell < 0]
     neuron = ["neuron"] * count + ["not-neuron"] * len(strays)
@@ -256,7 +284,14 @@ def _label_tables(seed: int, segmentation: Segmentation, nuclei: Nuclei) -> list
 
 
 def _labels(
-    name: str, description: str, targets: Ints, system: list[str], label: list[str], random: np.random.Generator, *, skip: int
+    name: str,
+    description: str,
+    targets: Ints,
+    system: list[str],
+    label: list[str],
+    random: np.random.Generator,
+    *,
+    skip: int,
 ) -> Rows:
     """One table of labels; the first row of each was replaced by a later one."""
     order = random.permutation(len(targets))[: len(targets) - skip]
@@ -295,8 +330,12 @@ def _proofreading_table(seed: int, segmentation: Segmentation, nuclei: Nuclei, r
     count = len(chosen)
     axon = random.random(count) < 0.6
     dendrite = axon | (random.random(count) < 0.7)
-    strategy_axon = np.where(axon, random.choice(["axon_fully_extended", "axon_partially_extended"], count), "none")
-    strategy_dendrite = np.where(dendrite, random.choice(["dendrite_extended", "dendrite_clean"], count), "none")
+    strategy_axon = np.where(
+        axon, random.choice(["axon_fully_extended", "axon_partially_extended"], count), "none"
+    )
+    strategy_dendrite = np.where(
+        dendrite, random.choice(["dendrite_extended", "dendrite_clean"], count), "none"
+    )
     row = nuclei.soma_row[chosen]
     return Rows(
         name="proofreading_status_and_strategy",
@@ -321,7 +360,11 @@ def _tag_table(seed: int, segmentation: Segmentation, synapses: Synapses, name: 
     compartment = np.where(synapses.post_row >= 0, segmentation.compartment[synapses.post_row], 0)
     known = np.flatnonzero((compartment > 0) & (random.random(len(compartment)) < share))
     spine = random.random(len(known)) < 0.6
-    tag = np.where(compartment[known] == SOMA, "soma", np.where(spine & (compartment[known] == DENDRITE), "spine", "shaft"))
+    tag = np.where(
+        compartment[known] == SOMA,
+        "soma",
+        np.where(spine & (compartment[known] == DENDRITE), "spine", "shaft"),
+    )
     columns: dict[str, Any] = {"tag": pa.array(tag.tolist(), type=pa.string())}
     return Rows(
         name=name,

@@ -119,7 +119,10 @@ def _write_synapses(
     place: Path, segmentation: Segmentation, history: History, synapses: Synapses, rows: Rows, cell_ids: Ints
 ) -> None:
     columns: dict[str, Any] = {"id": synapses.ids}
-    for side, row, nm in (("pre", synapses.pre_row, synapses.pre_nm), ("post", synapses.post_row, synapses.post_nm)):
+    for side, row, nm in (
+        ("pre", synapses.pre_row, synapses.pre_nm),
+        ("post", synapses.post_row, synapses.post_nm),
+    ):
         hit = row >= 0
         columns[f"{side}_cell_id"] = np.where(hit, cell_ids[segmentation.unit[row]], -1)
         columns[f"{side}_piece"] = np.where(hit, history.piece[row], -1)

@@ -132,7 +132,9 @@ def view_frames(
     """
     lookup = _lookup(tables, segmentation, roots, when)
     counts = _counts(tables, lookup, when)
-    single = counts[(counts["total_count"] == 1) & (counts["neuron_count"] == 1) & (counts["pt_root_id"] != 0)]
+    single = counts[
+        (counts["total_count"] == 1) & (counts["neuron_count"] == 1) & (counts["pt_root_id"] != 0)
+    ]
     info = _info(tables, lookup, when)
     return {
         "nucleus_lookup": lookup,
@@ -161,7 +163,9 @@ def _bound(rows: Rows, point: str, ids: Ints, roots: Ints, keep: npt.NDArray[np.
     return np.where(hit, ids[row], 0), np.where(hit, roots[row], 0)
 
 
-def _xyz(rows: Rows, point: str, keep: npt.NDArray[np.bool_], prefix: str) -> dict[str, npt.NDArray[np.int32]]:
+def _xyz(
+    rows: Rows, point: str, keep: npt.NDArray[np.bool_], prefix: str
+) -> dict[str, npt.NDArray[np.int32]]:
     position = rows.columns[point].position[keep]
     return {f"{prefix}_{axis}": position[:, k] for k, axis in enumerate("xyz")}
 
@@ -210,11 +214,15 @@ def _counts(tables: dict[str, Rows], lookup: pd.DataFrame, when: int) -> pd.Data
     keep = kinds.there(when)
     assert kinds.target is not None
     neurons = kinds.target[keep][np.asarray(kinds.columns["cell_type"].filter(keep)) != "not-neuron"]
-    frame = lookup[["id", "pt_position_x", "pt_position_y", "pt_position_z", "pt_root_id", "pt_supervoxel_id"]].copy()
+    frame = lookup[
+        ["id", "pt_position_x", "pt_position_y", "pt_position_z", "pt_root_id", "pt_supervoxel_id"]
+    ].copy()
     is_neuron = frame["id"].isin(neurons).astype(np.int64)
     known = frame["pt_root_id"] != 0
     frame["neuron_count"] = is_neuron.groupby(frame["pt_root_id"]).transform("sum").where(known, is_neuron)
-    frame["total_count"] = frame.groupby("pt_root_id")["id"].transform("size").where(known, 1).astype(np.int64)
+    frame["total_count"] = (
+        frame.groupby("pt_root_id")["id"].transform("size").where(known, 1).astype(np.int64)
+    )
     return frame
 
 

@@ -15,7 +15,17 @@ from cortexclient.sandbox.cortex.anatomy import Cell
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.sizes import CHUNK, SEGMENTATION_NM
 
-__all__ = ["Grid", "Sections", "Voxels", "contacts", "cut_into_sections", "grid_around", "keep_owned", "owners", "paint"]
+__all__ = [
+    "Grid",
+    "Sections",
+    "Voxels",
+    "contacts",
+    "cut_into_sections",
+    "grid_around",
+    "keep_owned",
+    "owners",
+    "paint",
+]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
