@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from cortexclient.registry.finding import candidates
 from cortexclient.registry.layers import layers
+from cortexclient.registry.shared import shared_nodes
 from cortexclient.spec.merge import inherit, merge
 from cortexclient.spec.nodes import MappingNode, ScalarNode, from_plain
 from cortexclient.spec.problems import Problem, close_names
-from cortexclient.spec.reading import load_nodes, validate_nodes
+from cortexclient.spec.reading import validate_nodes
 from cortexclient.spec.volume import VolumeSpec
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _parent(
     if not fresh:
         _complain(result, child, "extends", "CX306", *_why_no_parent(name, bool(found)))
         return None
-    root_, problems = load_nodes(fresh[0])
+    root_, problems = shared_nodes(fresh[0])
     result.problems += problems
     result.files.append(fresh[0])
     return None if root_ is None else (root_, fresh[0])
@@ -119,7 +120,7 @@ def _over_volume(root: MappingNode, place: Path | None, result: Assembly) -> Map
         )
         _complain(result, root, "volume", "CX307", f"there is no volume {name!r}", advice)
         return root
-    shared, problems = load_nodes(path)
+    shared, problems = shared_nodes(path)
     result.problems += problems
     result.files.append(path)
     if shared is None:

@@ -95,6 +95,14 @@ class _Filler:
         return replace(node, value=text, text=text)
 
 
+def _any_placeholder(node: Node) -> bool:
+    if isinstance(node, ScalarNode):
+        return "${" in node.text
+    if isinstance(node, MappingNode):
+        return any(_any_placeholder(entry.node) for entry in node.entries.values())
+    return any(_any_placeholder(item) for item in node.items)
+
+
 def fill_in(
     root: MappingNode, *, environ: Mapping[str, str] | None = None, strict: bool = True
 ) -> tuple[MappingNode, list[Problem], dict[str, str | None]]:
@@ -115,6 +123,8 @@ def fill_in(
     used : dict
         The variables that were asked for, with their values.
     """
+    if not _any_placeholder(root):
+        return root, [], {}
     filler = _Filler(os.environ if environ is None else environ, strict=strict)
     filled = filler.node(root, ())
     return (filled if isinstance(filled, MappingNode) else root), filler.problems, filler.used

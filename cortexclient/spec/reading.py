@@ -12,7 +12,7 @@ from cortexclient.spec.merge import merge
 from cortexclient.spec.migrate import migrate
 from cortexclient.spec.nodes import MappingNode, from_plain, to_plain
 from cortexclient.spec.problems import Problem, raise_problems, without_echoes
-from cortexclient.spec.secrets import find_secrets, find_secrets_in_text
+from cortexclient.spec.secrets import find_secrets, find_secrets_in_text, may_hold_secrets
 from cortexclient.spec.translate import problems_from
 from cortexclient.spec.yaml_reader import read_bytes, read_nodes
 
@@ -40,6 +40,9 @@ def load_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
     if root is not None:
         root, more = migrate(root)
         problems += more
+    if not may_hold_secrets(content.decode("utf-8", "replace")):
+        return root, problems
+    if root is not None:
         problems += [problem for _, problem in find_secrets(root)]
     seen = {problem.line for problem in problems if problem.code == "CX401"}
     problems += [problem for problem in find_secrets_in_text(content, str(path)) if problem.line not in seen]

@@ -14,7 +14,7 @@ from cortexclient.spec.problems import Problem, dotted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["find_secrets", "find_secrets_in_text", "looks_secret", "names_a_secret"]
+__all__ = ["find_secrets", "find_secrets_in_text", "looks_secret", "may_hold_secrets", "names_a_secret"]
 
 _NAMES = re.compile(
     r"(?:^|[_\W])(?:auth|access|api|bearer|secret|private|middle_auth)?[_-]?"
@@ -33,6 +33,14 @@ _SHAPES = re.compile(
     r"|bearer\s+[A-Za-z0-9._~+/-]{16,}",
     re.IGNORECASE,
 )
+# a backslash may spell any of them in another way
+_HINTS = (
+    *("\\", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "akia", "aiza"),
+    *("ya29.", "xox", "sk-", "eyj", "-----begin", "bearer"),
+)
+_LONG_HEX = re.compile(r"[0-9a-f]{32}")
+_WORDS = ("token", "passw", "pwd", "passphrase", "secret", "credential", "key")
+_ANNOUNCED = re.compile(rf"(?:{'|'.join(_WORDS)})[\w-]*['\"]?\s*[:=]")
 _ADVICE = "remove it and revoke it if it was published; tokens are stored for a server, never in a spec"
 
 
@@ -44,6 +52,17 @@ def looks_secret(text: str) -> bool:
 def names_a_secret(key: str) -> bool:
     """Whether a key or the name of a variable announces a secret."""
     return _NAMES.search(key) is not None
+
+
+def may_hold_secrets(text: str) -> bool:
+    """Whether a file is worth searching: if this is False, nothing in it can be what `find_secrets` looks for.
+
+    Plain substrings are found a hundred times faster than the patterns above, and nearly no spec has one.
+    """
+    folded = text.lower()
+    if any(hint in folded for hint in _HINTS) or _LONG_HEX.search(folded):
+        return True
+    return any(word in folded for word in _WORDS) and _ANNOUNCED.search(folded) is not None
 
 
 def find_secrets(root: MappingNode) -> Iterator[tuple[tuple[str | int, ...], Problem]]:

@@ -66,7 +66,9 @@ class Section(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _set_private_keys_and_nulls_apart(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(data, Mapping):
+        if not isinstance(data, Mapping) or not any(
+            value is None or str(key).startswith("x-") for key, value in data.items()
+        ):
             return handler(data)
         private = {key: value for key, value in data.items() if isinstance(key, str) and key.startswith("x-")}
         # null clears what was inherited, so a known key with null is one that was not written; unknown keys stay

@@ -79,9 +79,17 @@ class _Composer:
         return dotted(parts)
 
     def mark(self, event: Any) -> Mark:
-        return Mark(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+        start = event.start_mark
+        return Mark(self.file, start.line + 1, start.column + 1)
 
     def feed(self, event: Any) -> None:
+        # most events are scalars and ends of collections: ask for those first
+        if isinstance(event, yaml.ScalarEvent):
+            self.scalar(event, self.mark(event))
+            return
+        if isinstance(event, yaml.CollectionEndEvent):
+            self.close()
+            return
         mark = self.mark(event)
         if isinstance(event, yaml.DocumentStartEvent):
             if self.root is not None:
@@ -93,12 +101,8 @@ class _Composer:
                 )
         elif isinstance(event, yaml.AliasEvent):
             self.alias(event, mark)
-        elif isinstance(event, yaml.ScalarEvent):
-            self.scalar(event, mark)
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             self.open(event, mark)
-        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            self.close()
 
     def refuse_tag(self, tag: str | None, mark: Mark) -> None:
         if tag is not None:
@@ -138,7 +142,8 @@ class _Composer:
 
     def scalar(self, event: Any, mark: Mark) -> None:
         self.count(mark)
-        self.refuse_tag(event.tag, mark)
+        if event.tag is not None:
+            self.refuse_tag(event.tag, mark)
         if self.wants_key():
             self.key(event, mark)
             return
@@ -146,7 +151,10 @@ class _Composer:
         self.place(ScalarNode(value, mark, event.value), 1, 0, event.anchor)
 
     def wants_key(self) -> bool:
-        return bool(self.stack) and self.stack[-1].mapping is not None and self.stack[-1].key_mark is None
+        if not self.stack:
+            return False
+        level = self.stack[-1]
+        return level.key_mark is None and level.mapping is not None
 
     def key(self, event: Any, mark: Mark) -> None:
         level = self.stack[-1]
