@@ -31,7 +31,7 @@ def connectivity_matrix(
     synapses : pandas.DataFrame
         One row per synapse, with ``pre_pt_root_id`` and ``post_pt_root_id``.
     ids : sequence of int, optional
-        Root ids of the rows (presynaptic), in order. Default: all presynaptic neurons, sorted.
+        Root ids of the rows (presynaptic), in order, repeated ones once. Default: all presynaptic neurons, sorted.
     columns : sequence of int, optional
         Root ids of the columns (postsynaptic), in order. Default: ``ids``; all postsynaptic neurons where ``ids`` is
         left out too.
@@ -51,12 +51,10 @@ def connectivity_matrix(
     """
     import pandas as pd
 
-    rows = pd.Index(np.unique(synapses["pre_pt_root_id"]) if ids is None else np.asarray(ids, dtype=np.int64))
     if columns is None:
-        columns = None if ids is None else ids
-    cols = pd.Index(
-        np.unique(synapses["post_pt_root_id"]) if columns is None else np.asarray(columns, dtype=np.int64)
-    )
+        columns = ids
+    rows = _index(synapses["pre_pt_root_id"], ids)
+    cols = _index(synapses["post_pt_root_id"], columns)
     i = rows.get_indexer(pd.Index(synapses["pre_pt_root_id"]))
     j = cols.get_indexer(pd.Index(synapses["post_pt_root_id"]))
     inside = (i >= 0) & (j >= 0)
@@ -64,6 +62,14 @@ def connectivity_matrix(
     matrix = np.zeros((len(rows), len(cols)), dtype=values.dtype)
     np.add.at(matrix, (i[inside], j[inside]), values[inside])
     return pd.DataFrame(matrix, index=rows.rename("pre_pt_root_id"), columns=cols.rename("post_pt_root_id"))
+
+
+def _index(present: pd.Series[Any], wanted: Sequence[int] | None) -> pd.Index[Any]:
+    """Give the wanted ids in their order, each once; by default all that are present, sorted."""
+    import pandas as pd
+
+    ids = np.unique(present.to_numpy(dtype=np.int64)) if wanted is None else list(dict.fromkeys(wanted))
+    return pd.Index(ids, dtype=np.int64)
 
 
 def plot_connectivity(
