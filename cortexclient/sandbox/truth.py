@@ -50,7 +50,7 @@ class Truth:
     """
 
     def __init__(self, folder: DataFolder | Path | str) -> None:
-        self.path = Path(getattr(folder, "path", folder))
+        self.path = Path(folder) if isinstance(folder, str | Path) else folder.path
         if not (self.path / "truth" / "about.json").is_file():
             raise TruthUnavailableError(
                 f"{self.path} holds no truth: only a synthetic cortex knows it, recorded data does not. "
@@ -103,13 +103,13 @@ class Truth:
         Returns
         -------
         pandas.DataFrame
-            ``piece, cell_id`` (0 for a piece without a soma of its own), ``root_id, valid_from, valid_until`` (NaT: still).
+            ``piece, cell_id`` (0: an orphan), ``root_id, valid_from, valid_until`` (NaT: still).
         """
         return self._read("pieces")
 
     @cached_property
     def supervoxels(self) -> pd.DataFrame:
-        """Every supervoxel: ``supervoxel_id, piece, cell_id`` (0 for orphans), ``compartment`` (1 soma, 2 axon, 3 dendrite)."""
+        """Supervoxels: ``supervoxel_id, piece, cell_id`` (0: orphan), ``compartment`` (1 soma, 2 axon, 3 dendrite)."""
         return self._read("supervoxels")
 
     @cached_property
@@ -120,7 +120,8 @@ class Truth:
         -------
         pandas.DataFrame
             ``id``; for both sides ``pre_`` and ``post_``: ``cell_id`` (0: an orphan, -1: not segmented), ``piece``,
-            ``supervoxel_id`` (0: not segmented), ``compartment``, ``x_nm, y_nm, z_nm``; then ``size, created, deleted``.
+            ``supervoxel_id`` (0: not segmented), ``compartment``, ``x_nm, y_nm, z_nm``; then ``size``, ``created``
+            and ``deleted``.
         """
         return self._read("synapses")
 
@@ -147,8 +148,7 @@ class Truth:
 
         piece = pd.Series(self.cells["piece"].to_numpy(), index=self.cells["cell_id"].to_numpy())
         pieces = piece.reindex(np.asarray(cell_ids, dtype=np.int64)).fillna(-1).astype(np.int64)
-        roots: Ints = self._piece_roots(time).reindex(pieces).fillna(0).to_numpy(dtype=np.int64)
-        return roots
+        return np.asarray(self._piece_roots(time).reindex(pieces).fillna(0), dtype=np.int64)
 
     def root_of_supervoxel(self, supervoxel_ids: npt.ArrayLike, time: datetime | None = None) -> Ints:
         """Root of each supervoxel at a time, int64 (n,); 0 for ids that are none."""
@@ -156,8 +156,7 @@ class Truth:
         known = self.supervoxels["supervoxel_id"].to_numpy()
         at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         piece = np.where(known[at] == wanted, self.supervoxels["piece"].to_numpy()[at], -1)
-        roots: Ints = self._piece_roots(time).reindex(piece).fillna(0).to_numpy(dtype=np.int64)
-        return roots
+        return np.asarray(self._piece_roots(time).reindex(piece).fillna(0), dtype=np.int64)
 
     def synapses_of(self, root_id: int, side: str, time: datetime | None = None) -> Ints:
         """Ids of the synapses of a root at a time, int64, ascending.

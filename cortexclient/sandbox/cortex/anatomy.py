@@ -282,8 +282,9 @@ def _stems(
                 tangent = _unit(path[-1] - path[-2])
                 aside = _unit(np.cross(tangent, random.normal(size=3)))
                 children = 2 if fork == 0 or random.random() < 0.6 else 1
-                for sign in (1.0, -1.0)[:children]:
-                    grown.append((last, tangent + sign * 0.75 * aside, max(0.32, radius * 0.8)))
+                thinner = max(0.32, radius * 0.8)
+                signs = (1.0, -1.0)[:children]
+                grown += [(last, tangent + sign * 0.75 * aside, thinner) for sign in signs]
             ends = grown
 
 

@@ -160,7 +160,7 @@ def _cached(builder: GraphBuilder, level2: L2Table, nuclei: Nuclei, roots: dict[
 def _to_skeletonize(
     builder: GraphBuilder, level2: L2Table, cached: Bools, nuclei: Nuclei, roots: dict[int, Ints]
 ) -> dict[int, Floats | None]:
-    """Roots that get a skeleton: all of now, and those with a soma in the versions; none with ids that are not cached."""
+    """Roots that get a skeleton: all of now, and those with a soma in versions; none with ids that are not cached."""
     wanted: dict[int, Floats | None] = {}
     for version in (2, 3):
         wanted |= _soma_of(nuclei, roots[version])

@@ -7,6 +7,7 @@ a new point joins where the way to it plus a share of the way back to the soma i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +144,8 @@ def _stretches(
 
 def _nearest_bodies(bodies: Floats, cell: Cell, count: int) -> Ints:
     away = np.linalg.norm(bodies - cell.soma_um, axis=1)
-    return np.argsort(away, kind="stable")[1 : 1 + count]
+    order: Ints = np.argsort(away, kind="stable")
+    return order[1 : 1 + count]
 
 
 def _arc(random: np.random.Generator, target: Cell) -> Floats:
@@ -155,9 +157,9 @@ def _arc(random: np.random.Generator, target: Cell) -> Floats:
     reach = target.soma_radius_um + 0.6 * _AXON_RADIUS_UM
     angle = np.linspace(-0.8, 0.8, 7)[:, None]
     # the soma is a little drawn out along the depth
-    return target.soma_um + reach * (np.cos(angle) * out + np.sin(angle) * along) * np.array(
-        [0.953, 1.087, 0.953]
-    )
+    stretch = np.array([0.953, 1.087, 0.953])
+    points: Floats = target.soma_um + reach * (np.cos(angle) * out + np.sin(angle) * along) * stretch
+    return points
 
 
 def _chain(parents: list[int], kinds: list[int], node: int) -> list[int]:
@@ -188,7 +190,7 @@ def _connect(
     joint = np.zeros((len(runs), 2), dtype=np.int64)
     away = dict.fromkeys(start, 0.0)
     total = 0.0
-    for before, node in zip(start, start[1:], strict=False):
+    for before, node in pairwise(start):
         total += float(np.linalg.norm(cell.tree.points[node] - cell.tree.points[before]))
         away[node] = total
     _offer(cell, start, away, ends, cost, joint)
@@ -198,7 +200,7 @@ def _connect(
         pick, side = np.unravel_index(int(np.argmin(masked)), masked.shape)
         run = runs[pick] if side == 0 else runs[pick][::-1]
         node = int(joint[pick, side])
-        way = _way(random, cell.tree.points[node], run[0], cell, bodies)
+        way = _way(random, cell.tree.points[node], run[0], bodies)
         new = cell.tree.add_path(np.concatenate([way, run]), _AXON_RADIUS_UM, node, AXON)
         length = away[node]
         for index in new:
@@ -225,9 +227,7 @@ def _offer(
         joint[better, side] = np.asarray(nodes)[best[better]]
 
 
-def _way(
-    random: np.random.Generator, start: Floats, end: Floats, cell: Cell, bodies: tuple[Floats, Floats]
-) -> Floats:
+def _way(random: np.random.Generator, start: Floats, end: Floats, bodies: tuple[Floats, Floats]) -> Floats:
     """Points between two places (both left out): nearly straight, around cell bodies."""
     distance = float(np.linalg.norm(end - start))
     steps = int(distance // _STEP_UM)
@@ -236,7 +236,7 @@ def _way(
     share = np.arange(1, steps + 1) / (steps + 1)
     wander = np.cumsum(random.normal(0.0, 0.35, (steps, 3)), axis=0)
     bridge = wander - share[:, None] * wander[-1]
-    points = start + share[:, None] * (end - start) + bridge
+    points: Floats = start + share[:, None] * (end - start) + bridge
     centres, radii = bodies
     near = np.flatnonzero(np.linalg.norm(centres - (start + end) / 2, axis=1) < distance / 2 + 12.0)
     for body in near:

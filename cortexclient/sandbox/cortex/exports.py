@@ -1,4 +1,4 @@
-"""Static exports: a table per version as gzipped CSV without a header row, and a file that says what the columns are."""
+"""Static exports: a table per version as gzipped CSV without a header row, and a file that names its columns."""
 
 from __future__ import annotations
 

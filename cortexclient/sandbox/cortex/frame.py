@@ -60,12 +60,14 @@ class Frame:
         (n, 3) float64
             nm.
         """
-        return np.asarray(points_um, dtype=np.float64) @ self._linear.T + np.asarray(self.offset)
+        placed: Floats = np.asarray(points_um, dtype=np.float64) @ self._linear.T + np.asarray(self.offset)
+        return placed
 
     def to_um(self, points_nm: Floats) -> Floats:
         """Cortical um of dataset positions in nm; the inverse of `to_nm`."""
         shifted = np.asarray(points_nm, dtype=np.float64) - np.asarray(self.offset)
-        return shifted @ np.linalg.inv(self._linear).T
+        turned: Floats = shifted @ np.linalg.inv(self._linear).T
+        return turned
 
     @property
     def signature(self) -> str:
@@ -101,7 +103,7 @@ def frame_of(spec: Any = None, *, half_width_um: float = 100.0) -> Frame:
         return Frame(table_resolution=(resolution[0], resolution[1], resolution[2]))
     linear, shift, centre = _affine(transform)
     try:
-        inverse = np.linalg.inv(linear)
+        inverse = np.asarray(np.linalg.inv(linear), dtype=np.float64)
     except np.linalg.LinAlgError as error:
         raise FrameError("the transform flattens space, so nothing can be placed by its inverse") from error
     if centre is None:

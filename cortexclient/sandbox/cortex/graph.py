@@ -1,7 +1,7 @@
 """The chunkedgraph and its history: level-2 ids, the nodes above them, roots, and what each edit replaced.
 
-A node of layer ``l`` joins the nodes below it that lie in its chunk and hang together by edges whose ends first share a
-chunk at that layer. An edit changes edges within one chunk, so one level-2 node and its ancestors are replaced; whatever
+A node of layer ``l`` joins the nodes below it that lie in its chunk and hang together by edges whose ends first share
+a chunk at that layer. An edit changes edges within one chunk, so one level-2 node and its ancestors are replaced; what
 keeps its children keeps its id.
 """
 
@@ -164,7 +164,7 @@ class GraphBuilder:
         return alive
 
     def _make(self, rows: Ints, active: Bools, when: datetime, alive: frozenset[int]) -> set[int]:
-        """Build all levels over some supervoxels, reusing nodes whose children are unchanged; return the reused ones."""
+        """Build all levels over some supervoxels; nodes with unchanged children are used again and returned."""
         place = np.full(len(self.supervoxels), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         use = active & (place[self._edges[:, 0]] >= 0) & (place[self._edges[:, 1]] >= 0)

@@ -1,8 +1,8 @@
 """What proofreaders did: which edges are wrong or missing at first, and the edits that put them right.
 
-Neurons fall into pieces that are merged, and are falsely joined to neighbours that are split off again. Every edit changes
-edges within one chunk. Versions are materialized between the edits; some edits come after the last version, so that live
-answers differ from frozen ones. One pair of neurons stays falsely joined for good, as on real datasets.
+Neurons fall into pieces that are merged, and are falsely joined to neighbours that are split off again. Every edit
+changes edges within one chunk. Versions are materialized between the edits; some edits come after the last version, so
+that live answers differ from frozen ones. One pair of neurons stays falsely joined for good, as on real datasets.
 """
 
 from __future__ import annotations

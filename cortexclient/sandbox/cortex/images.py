@@ -131,14 +131,16 @@ def _nucleus(shape: tuple[int, ...], centre: Ints, soma_radius_um: float) -> Flo
         offset = (np.arange(size) + 0.5) * step - (centre[axis] + 0.5) * SEGMENTATION_NM[axis]
         squares.append((offset / radius) ** 2)
     total = squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]
-    return np.sqrt(total).astype(np.float32)
+    distance: Floats = np.sqrt(total).astype(np.float32)
+    return distance
 
 
 def _halve(image: Bytes) -> Bytes:
     """Mean of blocks of two voxels along each axis."""
     x, y, z = (size // 2 for size in image.shape)
     blocks = image.reshape(x, 2, y, 2, z, 2).astype(np.uint16)
-    return (blocks.sum(axis=(1, 3, 5)) // 8).astype(np.uint8)
+    means: Bytes = (blocks.sum(axis=(1, 3, 5)) // 8).astype(np.uint8)
+    return means
 
 
 def _write_scale(place: Path, image: Bytes, begin: Ints) -> None:

@@ -85,7 +85,7 @@ def l2_table(segmentation: Segmentation, builder: GraphBuilder) -> L2Table:
     def added(values: npt.NDArray[np.generic]) -> Floats:
         taken = values[member].astype(np.float64)
         if taken.ndim == 1:
-            return np.bincount(owner, weights=taken, minlength=len(ids))
+            return np.bincount(owner, weights=taken, minlength=len(ids)).astype(np.float64)
         return np.column_stack([np.bincount(owner, weights=column, minlength=len(ids)) for column in taken.T])
 
     voxels = added(measures.voxels)

@@ -1,8 +1,8 @@
 """Mesh fragments: one for each level-2 id, cut at the planes of its chunk, so that neighbours share border vertices.
 
-As in production, a fragment reaches from the centre of the chunk's first voxel layer to that of the next chunk's, a voxel
-``i`` lies at ``i`` times the voxel size, and vertices are rounded to a grid that all fragments share. So the border
-vertices of neighbours are equal to the bit, and are found on the chunk planes where cloud-volume looks for them.
+As in production, a fragment reaches from the centre of the chunk's first voxel layer to that of the next chunk's, a
+voxel ``i`` lies at ``i`` times the voxel size, and vertices are rounded to a grid that all fragments share. So the
+border vertices of neighbours are equal to the bit, and are found on the chunk planes where cloud-volume looks for them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COMPRESSION = 1
 
 
 def fragment_names(segmentation: Segmentation, l2_ids: Ints) -> list[str]:
-    """Names of the fragments of level-2 ids: ``ID:0:`` and the box of the chunk in voxels, without the volume's offset."""
+    """Names of the fragments of level-2 ids: the id and the box of its chunk in voxels, without the volume's offset."""
     low = segmentation.scheme.chunk(l2_ids) * _CHUNK
     high = low + _CHUNK
     return [
@@ -68,7 +68,7 @@ def write_fragments(place: Path, segmentation: Segmentation, level2: L2Table, ed
     with writer:
         for unit in range(len(segmentation.cells)):
             for chunk, local, rows in _chunks_of(segmentation, unit):
-                inside = (local < _CHUNK).all(axis=1)
+                inside = np.asarray((local < _CHUNK).all(axis=1))
                 for l2 in plan.ids_over(rows[inside]):
                     mine = plan.pick(l2, local, rows, inside)
                     if plan.cells[l2] > 1:
@@ -229,7 +229,9 @@ def _fragment(segmentation: Segmentation, chunk: Ints, local: Ints) -> bytes | N
     dense[tuple((local - low).T)] = 1.0
     if min(dense.shape) < 2 or dense.min() == 1.0:
         return None
-    vertices, faces, _, _ = marching_cubes(dense, 0.5, gradient_direction="ascent", allow_degenerate=False)
+    vertices, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]
+        dense, 0.5, gradient_direction="ascent", allow_degenerate=False
+    )
     corner = (segmentation.grid.offset + chunk * _CHUNK) * _NM
     points = (vertices.astype(np.float64) + low) * _NM + corner
     grid = DRACO_GRID_NM

@@ -90,7 +90,7 @@ class Spares:
 def default_names(spec: Any) -> dict[str, str]:
     """Name in the folder -> name that a spec declares, for tables and views.
 
-    Every name that the spec needs stands in it once. A role that is not known gets a table of labels, or a view of cells.
+    Every name that the spec needs stands in it once. A role that is not known gets a table of labels, or a view.
 
     Parameters
     ----------
@@ -149,12 +149,8 @@ def _assign_cells(spec: Any, names: dict[str, str]) -> int:
             cells.lookup_view
         )
     others = [name for name in cells.alternative_tables if name not in names.values()]
-    for table, name in zip(
-        ["nucleus_alternative_points", *Spares(alternatives=len(others)).alternative_names()],
-        others,
-        strict=False,
-    ):
-        names[table] = name
+    tables = ["nucleus_alternative_points", *Spares(alternatives=len(others)).alternative_names()]
+    names.update(zip(tables, others, strict=False))
     return max(0, len(others) - 1)
 
 

@@ -22,7 +22,7 @@ NEVER = np.iinfo(np.int64).max
 
 def micros(when: datetime) -> int:
     """Microseconds since 1970."""
-    return int(round(when.timestamp() * 1_000_000))
+    return round(when.timestamp() * 1_000_000)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,24 @@ class Rows:
     def bound(self) -> dict[str, Point]:
         """Points that are bound to the segmentation."""
         return {name: p for name, p in self.columns.items() if isinstance(p, Point) and p.row is not None}
+
+    def position(self, point: str) -> npt.NDArray[np.int32]:
+        """Voxels of a point column, int32 (n, 3)."""
+        column = self.columns[point]
+        assert isinstance(column, Point)
+        return column.position
+
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """Values of a numeric column."""
+        column = self.columns[name]
+        assert isinstance(column, np.ndarray)
+        return column
+
+    def text(self, name: str) -> npt.NDArray[np.object_]:
+        """Values of a text column."""
+        column = self.columns[name]
+        assert not isinstance(column, Point | np.ndarray)
+        return np.array(column.to_pylist(), dtype=np.object_)
 
     def there(self, when: int) -> npt.NDArray[np.bool_]:
         """Which rows exist at a time (microseconds)."""

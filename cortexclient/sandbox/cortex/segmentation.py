@@ -155,7 +155,7 @@ def segment(cells: list[Cell], frame: Frame) -> Segmentation:
 
 
 def _slabs(painted: list[Voxels], grid: Grid) -> Iterator[tuple[Ints, Ints, Ints, Ints, int]]:
-    """Slabs of depth: voxels and owners (one layer more than the slab), touching pairs, and how many voxels are its own."""
+    """Slabs of depth: voxels and owners (with one layer more), touching pairs, and how many voxels are its own."""
     layer = int(grid.strides[1])
     for top in range(0, int(grid.chunks[1]), _SLAB_CHUNKS):
         low = top * CHUNK[1] * layer

@@ -168,7 +168,7 @@ def _edges(
     section: Ints,
     sections: Sections,
 ) -> tuple[Ints, Ints, Ints]:
-    """Edges between supervoxels with the number of shared faces, and voxels at which an axon touches its own dendrite."""
+    """Edges between supervoxels, the number of shared faces, and voxels where an axon touches its own dendrite."""
     keys, touches = [], []
     count = int(supervoxel.max()) + 1
     for (i, j), within in zip(pairs, inner, strict=True):
@@ -220,7 +220,8 @@ def _along_tree(section: Ints, parent: Ints) -> Ints:
             )
         )
     both = np.concatenate(pairs)
-    return both[both[:, 0] != both[:, 1]]
+    apart: Ints = both[both[:, 0] != both[:, 1]]
+    return apart
 
 
 def _nearest_to_smallest(centroid_nm: Floats, label: Ints) -> Ints:
@@ -263,7 +264,7 @@ def _measure(
     voxels = np.bincount(supervoxel, minlength=count)
 
     def sums(weights: Floats) -> Floats:
-        return np.bincount(supervoxel, weights=weights, minlength=count)
+        return np.bincount(supervoxel, weights=weights, minlength=count).astype(np.float64)
 
     xyz = at.astype(np.float64)
     total = np.column_stack([sums(xyz[:, k]) for k in range(3)])

@@ -111,13 +111,15 @@ def _empty_place(
         places = _voxel_centre(segmentation, places)
         free = np.flatnonzero(_rows_at(segmentation, places) < 0)
         if len(free):
-            return places[free[0]]
+            place: Floats = places[free[0]]
+            return place
         distance += 300.0
 
 
 def _voxels(segmentation: Segmentation, nm: Floats) -> npt.NDArray[np.int32]:
     resolution = np.asarray(segmentation.frame.table_resolution)
-    return np.round(nm / resolution).astype(np.int32)
+    voxels: npt.NDArray[np.int32] = np.round(nm / resolution).astype(np.int32)
+    return voxels
 
 
 def _point(segmentation: Segmentation, nm: Floats, row: Ints | None = None) -> Point:

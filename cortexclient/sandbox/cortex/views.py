@@ -166,7 +166,7 @@ def _bound(rows: Rows, point: str, ids: Ints, roots: Ints, keep: npt.NDArray[np.
 def _xyz(
     rows: Rows, point: str, keep: npt.NDArray[np.bool_], prefix: str
 ) -> dict[str, npt.NDArray[np.int32]]:
-    position = rows.columns[point].position[keep]
+    position = rows.position(point)[keep]
     return {f"{prefix}_{axis}": position[:, k] for k, axis in enumerate("xyz")}
 
 
@@ -177,7 +177,7 @@ def _lookup(tables: dict[str, Rows], segmentation: Segmentation, roots: Ints, wh
     frame = pd.DataFrame(
         {
             "id": nuclei.ids[keep],
-            "volume": nuclei.columns["volume"][keep],
+            "volume": nuclei.numbers("volume")[keep],
             **_xyz(nuclei, "pt", keep, "pt_position"),
             "pt_root_id": root,
             "orig_root_id": root,
@@ -202,8 +202,8 @@ def _info(tables: dict[str, Rows], lookup: pd.DataFrame, when: int) -> pd.DataFr
     labels = pd.DataFrame(
         {
             "id": types.target[keep],
-            "broad_type": types.columns["classification_system"].filter(keep).to_pandas(),
-            "cell_type": types.columns["cell_type"].filter(keep).to_pandas(),
+            "broad_type": types.text("classification_system")[keep],
+            "cell_type": types.text("cell_type")[keep],
         }
     )
     return lookup.merge(labels, on="id", how="left")[_columns("cell_info")]
@@ -213,7 +213,7 @@ def _counts(tables: dict[str, Rows], lookup: pd.DataFrame, when: int) -> pd.Data
     kinds = tables["neuron_prediction"]
     keep = kinds.there(when)
     assert kinds.target is not None
-    neurons = kinds.target[keep][np.asarray(kinds.columns["cell_type"].filter(keep)) != "not-neuron"]
+    neurons = kinds.target[keep][kinds.text("cell_type")[keep] != "not-neuron"]
     frame = lookup[
         ["id", "pt_position_x", "pt_position_y", "pt_position_z", "pt_root_id", "pt_supervoxel_id"]
     ].copy()
@@ -236,7 +236,7 @@ def _synapse_frame(tables: dict[str, Rows], roots: Ints, when: int) -> pd.DataFr
         {
             "pre_pt_root_id": np.where(pre[keep] >= 0, roots[pre[keep]], 0),
             "post_pt_root_id": np.where(post[keep] >= 0, roots[post[keep]], 0),
-            "size": rows.columns["size"][keep],
+            "size": rows.numbers("size")[keep],
         }
     )
 
@@ -260,10 +260,11 @@ def _degrees(tables: dict[str, Rows], roots: Ints, when: int) -> pd.DataFrame:
     sides = []
     for side, word in (("post", "input"), ("pre", "output")):
         grouped = synapses[synapses[f"{side}_pt_root_id"] != 0].groupby(f"{side}_pt_root_id")["size"]
-        part = grouped.agg(**{f"n_{word}": "size", f"avg_{word}_size": "mean"})
+        part = pd.DataFrame({f"n_{word}": grouped.size(), f"avg_{word}_size": grouped.mean()})
         part.index.name = "root_id"
         sides.append(part)
     frame = sides[0].join(sides[1], how="outer").reset_index()
     for word in ("input", "output"):
         frame[f"n_{word}"] = frame[f"n_{word}"].fillna(0).astype(np.int64)
-    return frame[_columns("synapse_degrees")]
+    ordered: pd.DataFrame = frame[_columns("synapse_degrees")]
+    return ordered

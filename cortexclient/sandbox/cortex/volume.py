@@ -1,7 +1,7 @@
 """From trees to voxels: each cell's voxels, who owns a voxel that two cells want, and where cells touch.
 
-Nothing here is dense: a voxel is one integer, ``(y * width_x + x) * width_z + z``, so that neighbours along an axis are a
-fixed number apart and slabs of depth are contiguous.
+Nothing here is dense: a voxel is one integer, ``(y * width_x + x) * width_z + z``, so that neighbours along an axis are
+a fixed number apart and slabs of depth are contiguous.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def paint(cell: Cell, sections: Sections, grid: Grid, frame: Frame) -> Voxels:
     )
 
 
-def _pack(linear: Ints, share: Ints, section: Ints) -> Ints:
+def _pack(linear: Ints, share: Ints, section: Ints | np.int64) -> Ints:
     return (linear << (_SHARE_BITS + _SECTION_BITS)) | (share << _SECTION_BITS) | section
 
 
