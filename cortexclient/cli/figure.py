@@ -54,6 +54,8 @@ def neuron_figure(
     pre, post = (synapse_positions(neuron, table) for table in ("pre_syn", "post_syn"))
     if pre is not None or post is not None:
         plot_synapse_depths(pre, post, layers=layers, title="Synapses over depth", ax=axes[1])
+        # equal scales settle the depths of the left panel only when it is laid out
+        figure.draw_without_rendering()
         axes[1].set_ylim(axes[0].get_ylim())
     if mesh is not None:
         name = "Mesh" if labels is None else "Mesh, one colour per level-2 id"

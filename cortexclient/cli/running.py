@@ -33,10 +33,7 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
 
     from cortexclient.cli.output import error_console
 
-    if not debug:
-        # what dependencies deprecate is our business, not the user's
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    _quiet(debug)
     command = typer.main.get_command(app)
     try:
         result = command.main(args=list(words), prog_name="cortexclient", standalone_mode=False)
@@ -58,6 +55,16 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
             raise
         error_console().print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         return 1
+
+
+def _quiet(debug: bool) -> None:
+    """Keep the notes of dependencies (deprecations, pools, beta features) out of the user's sight, unless asked for."""
+    import logging
+
+    # some dependencies give the root logger a handler when they are imported, unless it has one already
+    logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
+    if not debug:
+        warnings.simplefilter("ignore")
 
 
 def _usage_error() -> Any:

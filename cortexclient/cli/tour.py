@@ -64,11 +64,9 @@ class Tour:
     def cells(self) -> list[str]:
         """Map cell ids to root ids and back; choose the neuron."""
         client = self.client
-        example = client.spec.example_ids
-        if self.root_id is None and example is not None and example.root_id is not None:
-            self.root_id = int(example.root_id)
         ids = client.spec.cell_ids
         if ids is None or ids.main_table is None:
+            self.root_id = self.root_id or self._example()
             if self.root_id is None:
                 raise NotConfiguredError(
                     f"the spec of {client.spec.name} has neither example nor nucleus table; choose a neuron: --root-id"
@@ -83,10 +81,19 @@ class Tour:
             f"{len(found)} of {len(roots)} cell ids have a root id; {back} of those root ids lead back to their cell"
         ]
         if self.root_id is None:
-            self.root_id = int(found["root_id"].iloc[0])
+            self.root_id = self._example() or int(found["root_id"].iloc[0])
         own = int(client.root_id_to_cell_id([self.root_id])["cell_id"].iloc[0])
         lines.append(f"neuron {self.root_id} is " + (f"cell {own}" if own > 0 else "no cell with a nucleus"))
         return lines
+
+    def _example(self) -> int | None:
+        """The spec's example neuron, as it is at the client's moment."""
+        example = self.client.spec.example_ids
+        if example is not None and example.cell_id is not None:
+            root = int(self.client.cell_id_to_root_id([int(example.cell_id)])["root_id"].iloc[0])
+            if root > 0:
+                return root
+        return int(example.root_id) if example is not None and example.root_id is not None else None
 
     def synapses(self) -> list[str]:
         """Fetch the neuron's synapses on both sides."""
