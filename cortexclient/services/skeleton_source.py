@@ -1,0 +1,171 @@
+"""Skeletons as the skeleton service stores them: one, many, and which there are."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import CortexError, MissingDataError, ProtocolError, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cortexclient.session import Session
+
+__all__ = ["fetch_skeleton", "fetch_skeletons", "parse_skeleton"]
+
+log = logging.getLogger(__name__)
+
+MOST_IN_ONE = 500
+"""Most skeletons that the service gives in one answer."""
+
+_INTEGERS = ("edges", "mesh_to_skel_map", "lvl2_ids", "compartment")
+_FLOATS = ("vertices", "radius")
+
+
+def _base(session: Session) -> str:
+    return f"{session.local_server}/skeletoncache/api/v1/{session.datastack}"
+
+
+def fetch_skeleton(session: Session, root: int, version: int) -> dict[str, Any]:
+    """Read one skeleton; the service makes it first if it has none, and answers when it is done.
+
+    One request: caveclient's own ``get_skeleton`` makes six, of which the others find out what the client knows.
+
+    Raises
+    ------
+    MissingDataError
+        If the service refuses to make a skeleton of this root.
+    ValueError
+        If there is no such version of skeletons.
+    ServiceError
+        For every other failure.
+    """
+    url = f"{_base(session)}/async/get_skeleton/{version}/{root}/flatdict"
+    try:
+        response = session.http.send("skeleton", "GET", url, params={"verbose_level": "0"})
+    except ServiceError as error:
+        _check_version(session, version)
+        if error.status in {400, 404}:
+            raise MissingDataError(
+                f"the skeleton service of {session.datastack} has no skeleton of {root}: {error}",
+                service="skeleton",
+                status=error.status,
+                url=error.url,
+            ) from error
+        raise
+    return parse_skeleton(response.content, root)
+
+
+def fetch_skeletons(
+    session: Session, roots: Sequence[int], version: int, *, generate: bool = True
+) -> dict[int, dict[str, Any] | CortexError]:
+    """Read many skeletons: those that the service has in a few requests, the others one by one.
+
+    Parameters
+    ----------
+    generate : bool
+        Ask for skeletons that do not exist yet, and wait for them.
+
+    Returns
+    -------
+    dict
+        Root -> skeleton, or the error that says why there is none.
+    """
+    wanted = list(dict.fromkeys(roots))
+    batches = [wanted[start : start + MOST_IN_ONE] for start in range(0, len(wanted), MOST_IN_ONE)]
+    found: dict[int, dict[str, Any] | CortexError] = {}
+    for part in session.map(lambda batch: _stored(session, batch, version), batches):
+        found |= part
+    missing = [root for root in wanted if root not in found]
+    if not generate:
+        return found | {root: _absent(session, root) for root in missing}
+
+    def one(root: int) -> dict[str, Any] | CortexError:
+        try:
+            return fetch_skeleton(session, root, version)
+        except CortexError as error:
+            return error
+
+    return found | dict(zip(missing, session.map(one, missing), strict=True))
+
+
+def _absent(session: Session, root: int) -> MissingDataError:
+    return MissingDataError(
+        f"the skeleton service of {session.datastack} has no skeleton of {root} yet; generate=True has it made",
+        service="skeleton",
+    )
+
+
+def _stored(session: Session, roots: Sequence[int], version: int) -> dict[int, dict[str, Any]]:
+    if len(roots) < 2:
+        return {}  # one is asked for directly, which makes it at once if need be
+    url = f"{_base(session)}/bulk/get_cached_skeletons/{version}/flatdict"
+    body = {"root_ids": list(roots), "generate_missing": False, "verbose_level": 0}
+    try:
+        answer = session.http.post_json("skeleton", url, body)
+    except ServiceError as error:
+        _check_version(session, version)
+        if error.status not in {404, 405, 500, 501}:
+            raise
+        log.info("the skeleton service does not give many at once (%s); asking one by one", error)
+        return {}
+    found = {}
+    for name, text in answer.items():
+        if isinstance(text, str) and text and text not in {"async", "invalid_rid", "invalid_layer_rid"}:
+            found[int(name)] = parse_skeleton(bytes.fromhex(text), int(name))
+    return found
+
+
+def _check_version(session: Session, version: int) -> None:
+    """Tell a version that does not exist from a failing service; asked only after a failure."""
+    url = f"{session.local_server}/skeletoncache/api/versions"
+    try:
+        known = session.connection.memory.get(
+            "skeleton versions", lambda: session.http.get_json("skeleton", url)
+        )
+    except ServiceError:
+        return
+    if isinstance(known, list) and version not in known:
+        raise ValueError(
+            f"skeleton_version {version} does not exist; the service has {sorted(map(int, known))}"
+        )
+
+
+def parse_skeleton(content: bytes, root: int) -> dict[str, Any]:
+    """Read the service's ``flatdict``: gzipped JSON, sometimes gzipped twice.
+
+    Returns
+    -------
+    dict
+        ``vertices`` float64 (N, 3) nm, ``edges`` int64 (N-1, 2), ``root``, ``mesh_to_skel_map`` and ``lvl2_ids``
+        int64 (K,), ``radius`` float64 (N,), ``compartment`` int64 (N,), ``meta``; the last five may be absent.
+
+    Raises
+    ------
+    ProtocolError
+        If it cannot be read.
+    """
+    import numpy as np
+
+    try:
+        while content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        data: dict[str, Any] = json.loads(content)
+        for name in _INTEGERS:
+            if data.get(name) is not None:
+                data[name] = np.asarray(data[name], dtype=np.int64)
+        for name in _FLOATS:
+            if data.get(name) is not None:
+                data[name] = np.asarray(data[name], dtype=np.float64)
+        data["vertices"] = data["vertices"].reshape(-1, 3)
+        data["edges"] = data["edges"].reshape(-1, 2)
+        data["root"] = int(data["root"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProtocolError(
+            f"the skeleton of {root} cannot be read ({type(error).__name__}: {error}); try again",
+            service="skeleton",
+        ) from error
+    return data

@@ -1,0 +1,178 @@
+"""Synapses of skeletons: all of them, at the moment of each neuron, with the level-2 id that each one sits on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import StaleRootError
+from cortexclient.services.synapse_references import attach, find_references
+from cortexclient.session import Moment
+from cortexclient.session.graph import lifetimes, roots_of
+from cortexclient.session.query import NM, Request, gather
+from cortexclient.session.query.frames import combine, join_positions
+from cortexclient.session.query.results import present
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    import pandas as pd
+
+    from cortexclient.session import Session
+
+__all__ = ["SIDES", "RootMoment", "moments_of", "synapses_of"]
+
+SIDES = ("pre", "post")
+_ROOTS_IN_ONE = 25
+_REFERENCE_BATCH = 5000
+# what pcg_skel leaves out of its synapse tables
+_CRUD = ["created", "superceded_id", "valid", "deleted"]
+
+
+@dataclass(frozen=True)
+class RootMoment:
+    """When a neuron is looked at.
+
+    Attributes
+    ----------
+    moment : Moment
+        For tables: a version, or a time.
+    at : datetime.datetime
+        The same as a time, for the chunkedgraph.
+    """
+
+    moment: Moment
+    at: datetime
+
+
+def moments_of(session: Session, roots: Sequence[int]) -> dict[int, RootMoment | StaleRootError]:
+    """Find the moment at which each neuron is looked at.
+
+    A pinned session looks at its own moment, and the root must have been valid then. A floating one looks at each root
+    at the last time it was valid, as pcg_skel does.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    import numpy as np
+
+    life = lifetimes(session, np.asarray(roots, dtype=np.int64))
+    pinned = session.timestamp
+    result: dict[int, RootMoment | StaleRootError] = {}
+    for root, known, created, last in zip(
+        roots, life.known.tolist(), life.created.tolist(), life.last.tolist(), strict=True
+    ):
+        if not known:
+            result[root] = StaleRootError(
+                f"{root} is not a root id of {session.datastack}; supervoxels, level-2 ids and cell ids are not either"
+            )
+        elif pinned is None:
+            at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=last)
+            result[root] = RootMoment(Moment(timestamp=at), at)
+        elif created <= pinned.timestamp() * 1e6 <= last + 1000:
+            result[root] = RootMoment(session.moment, pinned)
+        else:
+            when = "was made later than" if created > pinned.timestamp() * 1e6 else "was replaced before"
+            result[root] = StaleRootError(
+                f"root {root} {when} this client's moment ({pinned.isoformat()}); suggest_latest_roots({root}) gives "
+                "its successor there, client.at() a client that looks at the root's own time"
+            )
+    return result
+
+
+def synapses_of(
+    session: Session,
+    moments: Mapping[int, RootMoment],
+    *,
+    references: Mapping[str, Sequence[str]],
+    synapse_table: str | None = None,
+) -> dict[int, dict[str, pd.DataFrame]]:
+    """Ask for the synapses of many neurons: pre and post at once, many roots in each request.
+
+    Parameters
+    ----------
+    moments : mapping
+        Root -> when.
+    references : mapping
+        ``"pre"``, ``"post"`` -> reference tables whose columns are added.
+
+    Returns
+    -------
+    dict
+        Root -> side -> rows, in ascending order of ids, positions in nm as arrays of three, with the level-2 id of the
+        side's point; synapses of a neuron with itself are left out.
+    """
+    table = session.require_synapse_table(synapse_table)
+    groups: dict[RootMoment, list[int]] = defaultdict(list)
+    for root, when in moments.items():
+        groups[when].append(root)
+    asked = [(side, when, batch) for when, roots in groups.items() for batch in _cut(roots) for side in SIDES]
+    requests = [
+        Request(
+            table,
+            kind="table",
+            filters={"in": {table: {f"{side}_pt_root_id": batch}}},
+            merge_reference=False,
+            resolution=NM,
+            split_positions=True,
+            moment=when.moment,
+        )
+        for side, when, batch in asked
+    ]
+    answers = gather(session, requests, description="synapses")
+    found: dict[int, dict[str, pd.DataFrame]] = {root: {} for root in moments}
+    parts: dict[tuple[str, RootMoment], list[Any]] = defaultdict(list)
+    for (side, when, _), answer in zip(asked, answers, strict=True):
+        parts[side, when].append(answer)
+    jobs = [
+        (side, when, groups[when], kept, list(references.get(side, ())))
+        for (side, when), kept in parts.items()
+    ]
+    for side, by_root in session.map(lambda job: _one_side(session, table, *job), jobs):
+        for root, rows in by_root.items():
+            found[root][side] = rows
+    return found
+
+
+def _cut(roots: list[int]) -> list[list[int]]:
+    return [roots[start : start + _ROOTS_IN_ONE] for start in range(0, len(roots), _ROOTS_IN_ONE)]
+
+
+def _one_side(
+    session: Session,
+    table: str,
+    side: str,
+    when: RootMoment,
+    roots: list[int],
+    answers: list[Any],
+    tables: list[str],
+) -> tuple[str, dict[int, pd.DataFrame]]:
+    merged = combine([answer.table for answer in answers]) if len(answers) > 1 else answers[0].table
+    frame = present(merged, answers[0].factor)
+    frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
+    frame = frame.drop(columns=[name for name in _CRUD if name in frame.columns])
+    frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
+    if tables:
+        frame, _ = attach(
+            session,
+            frame,
+            find_references(session, table, tables, None),
+            moment=when.moment,
+            resolution=NM,
+            batch_size=_REFERENCE_BATCH,
+            duplicates="first",
+            progress=False,
+        )
+        frame = frame.drop(columns=[name for name in frame.columns if name in _reference_crud(tables)])
+    supervoxels = frame[f"{side}_pt_supervoxel_id"].to_numpy(dtype="int64")
+    frame[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
+    own = frame[f"{side}_pt_root_id"]
+    joined = join_positions(frame)
+    return side, {root: joined[own == root].reset_index(drop=True) for root in roots}
+
+
+def _reference_crud(tables: Sequence[str]) -> set[str]:
+    """Bookkeeping columns of reference tables, under the names that they have once they are told apart."""
+    plain = {*_CRUD, "id_ref"}
+    return plain | {f"{name}_{table}" for name in (*_CRUD, "id") for table in tables}
