@@ -1,0 +1,244 @@
+"""Every built-in spec, and one that a test writes, goes through the whole job on a sandbox under its own names."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cortexclient
+from cortexclient.errors import NotConfiguredError
+from cortexclient.sandbox import Sandbox
+
+BUILT_IN = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "datasets").glob("*.yaml"))
+
+LAB_SPEC = """\
+schema_version: 1
+name: lab_private
+title: A lab's own datastack
+server_address: https://cave.example.org
+datastack: lab_v3
+viewer_site: https://spelunker.cave-explorer.org
+voxel_resolution: [8, 8, 33]
+synapse_table: synapses_of_the_lab
+cell_ids:
+  lookup_view: somata_lookup
+  main_table: somata_v2
+transform:
+  steps:
+    - rotation: {axis: z, degrees: 5}
+    - translation: [0, -300000, 0]
+    - scaling: 0.001
+skeleton_version: 4
+tables:
+  cell_types: {name: types_by_hand, kind: table}
+"""
+
+
+@pytest.fixture(scope="module", params=[*BUILT_IN, "a new file"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Any]]:
+    """A sandbox that serves one dataset under its own names, and that dataset's client."""
+    source: Any = request.param
+    if source == "a new file":
+        source = tmp_path_factory.mktemp("specs") / "lab_private.yaml"
+        source.write_text(LAB_SPEC, encoding="utf-8")
+    with Sandbox(source, size="tiny") as sandbox:
+        yield sandbox, sandbox.load()
+
+
+@pytest.fixture
+def sandbox(world: tuple[Sandbox, Any]) -> Sandbox:
+    return world[0]
+
+
+@pytest.fixture
+def client(world: tuple[Sandbox, Any]) -> Any:
+    return world[1]
+
+
+@pytest.fixture
+def cell(client: Any, sandbox: Sandbox) -> tuple[int, int]:
+    """Cell id and root id of a neuron with synapses."""
+    counts = sandbox.truth.synapses.groupby("pre_cell_id").size()
+    cell_id = int(counts[counts.index > 0].idxmax())
+    assert cell_id in set(sandbox.truth.cells["cell_id"])
+    root = int(client.cell_id_to_root_id([cell_id])["root_id"].iloc[0])
+    assert root > 0
+    return cell_id, root
+
+
+def test_served_under_its_own_names(client: Any) -> None:
+    spec = client.spec
+    names = set(client.tables) | set(client.views)
+    declared = {spec.synapse_table, *(table.name for table in spec.tables.values())}
+    if spec.cell_ids:
+        declared |= {spec.cell_ids.lookup_view, spec.cell_ids.main_table, *spec.cell_ids.alternative_tables}
+    assert declared - {None} <= names
+    assert client.datastack_name == spec.datastack
+
+
+def test_cells_and_roots_go_both_ways(client: Any, sandbox: Sandbox) -> None:
+    if client.spec.cell_ids is None:
+        with pytest.raises(NotConfiguredError, match="cell_ids"):
+            client.cell_id_to_root_id([1])
+        return
+    cell_ids = sandbox.truth.cells["cell_id"].to_numpy()
+    asked = [*cell_ids[:5], 999_999_999, cell_ids[0]]
+    roots = client.cell_id_to_root_id(asked)
+    assert list(roots.index) == asked
+    assert list(roots.columns) == ["root_id"]
+    assert roots["root_id"].dtype == np.int64
+    assert roots["root_id"].iloc[5] == -1
+    assert roots["root_id"].iloc[0] == roots["root_id"].iloc[6] > 0
+    back = client.root_id_to_cell_id(roots["root_id"].iloc[:5])
+    assert list(back["cell_id"]) == list(cell_ids[:5])
+    assert back["cell_id"].dtype == np.int64
+
+
+def test_synapses_agree_with_the_truth(client: Any, sandbox: Sandbox, cell: tuple[int, int]) -> None:
+    _, root = cell
+    pre = client.query_synapses(root, pre=True, omit_self_synapse=False, progress=False)
+    both = client.query_synapses(root, pre=True, post=True, omit_self_synapse=False, progress=False)
+    outgoing, incoming = (sandbox.truth.synapses_of(root, side, client.version_timestamp()) for side in ("pre", "post"))
+    assert sorted(pre["id"]) == sorted(outgoing)
+    assert sorted(both["id"]) == sorted({*outgoing, *incoming})
+    assert pre["pre_pt_root_id"].dtype in (np.dtype("int64"), pd.Int64Dtype())
+    empty = client.query_synapses([], pre=True, progress=False)
+    assert list(empty.columns) == list(pre.columns)
+    assert list(empty.dtypes) == list(pre.dtypes)
+
+
+def test_skeleton_with_synapses_in_every_space(client: Any, cell: tuple[int, int]) -> None:
+    _, root = cell
+    plain = client.get_skeleton(root)
+    assert len(plain.anno.pre_syn) > 0
+    assert {"pre_syn", "post_syn"} <= set(plain.anno.table_names)
+    if client.spec.transform is None:
+        with pytest.raises(NotConfiguredError, match="transform"):
+            client.get_skeleton(root, transform="rigid")
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rigid = client.get_skeleton(root, transform="rigid")
+    expected = client.space.transform_nm.apply(plain.skeleton.vertices)
+    np.testing.assert_allclose(rigid.skeleton.vertices, expected, atol=1e-3)
+    with pytest.raises(ValueError, match="rigd"):
+        client.get_skeleton(root, transform="rigd")
+
+
+def test_mesh_and_the_level_2_id_of_each_vertex(client: Any, sandbox: Sandbox, cell: tuple[int, int]) -> None:
+    _, root = cell
+    mesh = client.mesh.get_mesh(root)
+    labels = client.mesh.compute_vertex_to_l2_mapping(root, vertices=mesh.vertices, faces=mesh.faces)
+    assert labels.shape == (len(mesh.vertices),)
+    assert labels.dtype == np.int64
+    assert set(np.unique(labels)) - {0} <= set(client.get_l2_ids(root))
+    assert (labels != 0).mean() > 0.99
+    by_place = {tuple(point): owner for point, owner in zip(*_owners(sandbox, root), strict=True)}
+    interior = np.array([tuple(point) in by_place for point in mesh.vertices])
+    assert interior.mean() > 0.8
+    expected = np.array([by_place[tuple(point)] for point in mesh.vertices[interior]])
+    assert (labels[interior] == expected).mean() >= 0.995
+    assert set(client.mesh.get_meshes([root], progress=False)) == {root}
+
+
+def _owners(sandbox: Sandbox, root: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices that belong to exactly one level-2 id, and that id."""
+    vertices, _, owners = sandbox.truth.mesh(root)
+    vertices = vertices.astype(np.float32)
+    frame = pd.DataFrame({"x": vertices[:, 0], "y": vertices[:, 1], "z": vertices[:, 2], "l2": owners})
+    single = frame.groupby(["x", "y", "z"])["l2"].agg(["nunique", "first"]).query("nunique == 1")
+    return np.array(single.index.to_list(), dtype=np.float32), single["first"].to_numpy()
+
+
+def test_level_2_data(client: Any, cell: tuple[int, int]) -> None:
+    _, root = cell
+    l2_ids = client.get_l2_ids(root)
+    frame = client.get_l2data(l2_ids)
+    assert len(frame) == len(l2_ids)
+    assert {"rep_coord_nm_x", "rep_coord_nm_y", "rep_coord_nm_z", "size_nm3"} <= set(frame.columns)
+    raw = client.get_l2data(l2_ids[:3], as_dataframe=False)
+    assert {int(key) for key in raw} == {int(l2_id) for l2_id in l2_ids[:3]}
+
+
+def test_one_moment(client: Any) -> None:
+    live = sorted(version for version, record in client.session.versions().items() if record.valid)
+    older = client.at(version=live[0])
+    assert older.version == live[0]
+    assert client.version == live[-1]
+    assert older.timestamp == client.version_timestamp(live[0])
+    copy = client.at()
+    copy.version = live[0]
+    assert copy.timestamp == older.timestamp
+    copy.unfix_mat_timestamp()
+    assert copy.version == live[-1]
+    copy.fix_mat_timestamp()
+    assert copy.timestamp == client.version_timestamp(live[-1])
+    with pytest.raises(ValueError, match=r"version.*timestamp"):
+        client.at(version=live[0], timestamp=datetime.now(UTC))
+
+
+def test_roots_in_time(client: Any, cell: tuple[int, int]) -> None:
+    _, root = cell
+    times = client.latest_valid_timestamp([root, root])
+    assert len(times) == 2
+    assert client.is_latest_roots([root], timestamp=times[0]).all()
+    assert client.now().utcoffset() == timedelta(0)
+    assert int(client.suggest_latest_roots(root)) > 0
+
+
+def test_links_stay_on_this_machine(client: Any, sandbox: Sandbox, cell: tuple[int, int]) -> None:
+    _, root = cell
+    url = client.neuroglancer_url(root_ids=[root])
+    assert url.startswith(sandbox.url)
+    assert str(root) in url
+    assert repr(client).startswith(type(client).__name__)
+    assert sandbox.url in client._repr_html_()
+
+
+def test_exports_are_whole(client: Any) -> None:
+    available = client.exports.available_data_df()
+    assert len(available) > 0
+    name = client.exports.available_tables[0]
+    version = client.exports.available_versions(name)[-1]
+    assert len(client.exports.get_table(name, version)) > 0
+
+
+def test_clients_can_be_pickled(client: Any, sandbox: Sandbox) -> None:
+    data = pickle.dumps(client)
+    assert sandbox.token.encode() not in data
+    again = pickle.loads(data)
+    assert type(again) is type(client)
+    assert again.spec == client.spec
+
+
+def test_load_makes_no_request(client: Any, sandbox: Sandbox) -> None:
+    before = len(sandbox.requests)
+    other = sandbox.load()
+    repr(other)
+    assert len(sandbox.requests) == before
+
+
+def test_nothing_is_written_to_the_cave_folder(client: Any) -> None:
+    assert client.version > 0
+    # importing cloud-volume makes an empty folder
+    assert [path for path in (Path.home() / ".cloudvolume").rglob("*") if path.is_file()] == []
+
+
+def test_import_hook_gives_the_same_class() -> None:
+    from cortexclient.datasets.minnie_prod import MicronsProdClient
+    from cortexclient.datasets.minnie_public import MinniePublicClient, client
+    from cortexclient.datasets.v1dd import V1ddClient
+    from cortexclient.datasets.v1dd_public import V1ddPublicClient
+
+    assert isinstance(client, MinniePublicClient)
+    assert type(cortexclient.load("minnie_public")) is MinniePublicClient
+    for cls in (MicronsProdClient, V1ddClient, V1ddPublicClient):
+        assert issubclass(cls, cortexclient.DatasetClient)
