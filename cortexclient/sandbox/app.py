@@ -55,7 +55,8 @@ def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
     """Assemble the application; it can be served by any ASGI server."""
     routes: list[BaseRoute] = []
     for service in SERVICES:
-        routes += _routes(world, service)
+        module = importlib.import_module(f"cortexclient.sandbox.routes.{service}")
+        routes += module.routes(world)
     reported: set[str] = set()
 
     async def not_found(request: Request, error: Exception) -> Response:
@@ -79,14 +80,3 @@ def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
     app = AllowOrigins(app)
     app = CollapseSlashes(app)
     return LogRequests(app, log)
-
-
-def _routes(world: World, service: str) -> list[BaseRoute]:
-    name = f"cortexclient.sandbox.routes.{service}"
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        logger.warning("the sandbox has no %s service yet: %s", service, error)
-        return []
-    routes: list[BaseRoute] = module.routes(world)
-    return routes

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from numpy.typing import ArrayLike
+
     from cortexclient.client import DatasetClient
+    from cortexclient.sandbox.stores.graph_edits import Edit
     from cortexclient.sandbox.truth import Truth
     from cortexclient.spec import DatasetSpec
 
@@ -249,6 +252,77 @@ class Sandbox:
     def clear_faults(self) -> None:
         """Behave again."""
         self._faults.clear()
+
+    # -- history -----------------------------------------------------------------------------------------------------
+
+    def merge(self, source: int, sink: int, **options: Any) -> Edit:
+        """Join two objects, as a proofreader would.
+
+        Roots, level-2 ids at the edited place, lineage, live tables and skeletons follow at once; frozen versions stay.
+
+        Parameters
+        ----------
+        source, sink : int
+            Supervoxels to join; of a root, the supervoxel that is closest to the other one is taken.
+        **options
+            Options of :func:`cortexclient.sandbox.stores.graph_edits.merge`.
+
+        Returns
+        -------
+        Edit
+            Operation id, time, old and new roots, new level-2 ids.
+
+        Raises
+        ------
+        EditError
+            Both are of one object already.
+        """
+        return self.world.graph.merge(source, sink, **options)
+
+    def split(self, sources: ArrayLike, sinks: ArrayLike | None = None, **options: Any) -> Edit:
+        """Cut an object in two, as a proofreader would.
+
+        Parameters
+        ----------
+        sources, sinks : int or array_like of int
+            Supervoxels that must come apart. A root alone is cut between its two ends.
+        **options
+            Options of :func:`cortexclient.sandbox.stores.graph_edits.split`.
+
+        Returns
+        -------
+        Edit
+
+        Raises
+        ------
+        EditError
+            They are not all of one object, or nothing connects them.
+        """
+        return self.world.graph.split(sources, sinks, **options)
+
+    def undo(self, operation_id: int, **options: Any) -> Edit:
+        """Take an edit back, by an edit of its own."""
+        return self.world.graph.undo(operation_id, **options)
+
+    def materialize(self, version: int | None = None) -> int:
+        """Freeze the tables as they are now into a new version; returns its number.
+
+        Raises
+        ------
+        ValueError
+            There is such a version already.
+        """
+        return self.world.tables.materialize(version)
+
+    def expire(self, version: int) -> None:
+        """Let a version run out: its metadata stay, its tables are gone.
+
+        Raises
+        ------
+        KeyError
+            There is no such version.
+        """
+        self.world.tables.expire(version)
 
     # -- life --------------------------------------------------------------------------------------------------------
 

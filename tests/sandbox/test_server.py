@@ -132,6 +132,31 @@ def test_sixty_four_clients_at_once(least: Sandbox) -> None:
     assert least.requests.count("/precomputed") == 320
 
 
+def test_sixty_four_threads_of_one_client(sandbox: Sandbox) -> None:
+    from caveclient import CAVEclient
+
+    client = CAVEclient(
+        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
+    )
+    table, version = client.materialize.synapse_table, client.materialize.version
+    roots = sandbox.world.graph.alive()
+    barrier = threading.Barrier(64)
+
+    def ask(number: int) -> tuple[int, int, bool]:
+        root = int(roots[number % len(roots)])
+        barrier.wait(timeout=30)
+        rows = client.materialize.query_table(table, limit=7, materialization_version=version, log_warning=False)
+        leaves = client.chunkedgraph.get_leaves(root)
+        back = client.chunkedgraph.get_roots(leaves[:50])
+        return len(rows), len(leaves), bool((back == root).all())
+
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(ask, range(64)))
+    assert {rows for rows, _, _ in answers} == {7}
+    assert all(leaves > 0 and same for _, leaves, same in answers)
+    assert {record.status for record in sandbox.requests} == {200}
+
+
 def test_several_at_once_do_not_mix(folder: Path) -> None:
     with Sandbox(data=folder) as one, Sandbox(data=folder) as two:
         assert one.url != two.url
@@ -206,6 +231,23 @@ def test_serve_command_ends_cleanly(folder: Path, number: signal.Signals) -> Non
     assert (process.returncode, rest.strip().splitlines()[-1]) == (0, "stopped"), errors
     with pytest.raises(requests.ConnectionError):
         requests.get(url)
+
+
+def test_a_signal_while_the_cortex_is_built_leaves_nothing(tmp_path: Path) -> None:
+    code = "import sys; from cortexclient.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "CORTEXCLIENT_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code, "sandbox", "serve", "--size", "small"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob("sandbox/*.part")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [path.suffix for path in (tmp_path / "sandbox").iterdir()] == [".lock"]
 
 
 def test_a_missing_extra_names_the_command() -> None:

@@ -1,0 +1,111 @@
+"""Edits, new versions and expiring ones, while a sandbox runs: every service tells the same story."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from cortexclient.sandbox import Sandbox
+from cortexclient.sandbox.viewer_state import example_roots
+
+
+@pytest.fixture
+def edited(sandbox_factory: Callable[..., Sandbox]) -> Iterator[Sandbox]:
+    """A sandbox of its own: what is done to it must not reach other tests."""
+    yield sandbox_factory()
+
+
+@pytest.fixture
+def cave(edited: Sandbox) -> Any:
+    from caveclient import CAVEclient
+
+    return CAVEclient(
+        edited.datastack, server_address=edited.url, auth_token=edited.token, write_server_cache=False
+    )
+
+
+def synapses(cave: Any, side: str, root: int) -> set[int]:
+    table = cave.materialize.synapse_table
+    rows = cave.materialize.live_live_query(
+        table, "now", filter_equal_dict={table: {f"{side}_pt_root_id": root}}, log_warning=False
+    )
+    return set(rows["id"].tolist())
+
+
+def test_merge_and_undo(edited: Sandbox, cave: Any) -> None:
+    one, two = example_roots(edited.world, 2)
+    before = {side: synapses(cave, side, one) | synapses(cave, side, two) for side in ("pre", "post")}
+    leaves = set(cave.chunkedgraph.get_leaves(one).tolist()) | set(cave.chunkedgraph.get_leaves(two).tolist())
+
+    edit = edited.merge(one, two)
+    (new,) = edit.new_roots.tolist()
+
+    assert cave.chunkedgraph.is_latest_roots([one, two, new]).tolist() == [False, False, True]
+    assert set(cave.chunkedgraph.get_leaves(new).tolist()) == leaves
+    assert set(cave.chunkedgraph.get_latest_roots(one).tolist()) == {new}
+    assert {side: synapses(cave, side, new) for side in ("pre", "post")} == before
+    l2_ids = cave.chunkedgraph.get_leaves(new, stop_layer=2)
+    assert set(edit.new_l2_ids.tolist()) <= set(l2_ids.tolist())
+    attributes = cave.l2cache.get_l2data(l2_ids.tolist(), attributes=["rep_coord_nm", "size_nm3"])
+    assert all("rep_coord_nm" in row for row in attributes.values())
+    skeleton = cave.skeleton.get_skeleton(new, output_format="dict")
+    assert sorted(skeleton["lvl2_ids"].tolist()) == sorted(l2_ids.tolist())
+    assert np.isfinite(skeleton["vertices"]).all()
+
+    back = edited.undo(edit.operation_id)
+    assert len(back.new_roots) == 2
+    assert not cave.chunkedgraph.is_latest_roots([new])[0]
+    parts = [set(cave.chunkedgraph.get_leaves(root).tolist()) for root in back.new_roots]
+    assert parts[0] | parts[1] == leaves
+    assert not parts[0] & parts[1]
+
+
+def test_split(edited: Sandbox, cave: Any) -> None:
+    root = example_roots(edited.world, 1)[0]
+    before = {side: synapses(cave, side, root) for side in ("pre", "post")}
+    edit = edited.split(root)
+    new = edit.new_roots.tolist()
+    assert len(new) == 2
+    for side, ids in before.items():
+        parts = [synapses(cave, side, part) for part in new]
+        assert parts[0] | parts[1] == ids
+        assert not parts[0] & parts[1]
+    for part in new:
+        skeleton = cave.skeleton.get_skeleton(part, output_format="dict")
+        assert set(skeleton["lvl2_ids"].tolist()) == set(cave.chunkedgraph.get_leaves(part, stop_layer=2).tolist())
+
+
+def test_versions_come_and_go(edited: Sandbox, cave: Any) -> None:
+    table = cave.materialize.synapse_table
+    one, two = example_roots(edited.world, 2)
+    (new,) = edited.merge(one, two).new_roots.tolist()
+    old = max(cave.materialize.get_versions())
+    version = edited.materialize()
+    assert version == old + 1
+    assert version in cave.materialize.get_versions()
+    pre = {"filter_equal_dict": {"pre_pt_root_id": new}}
+    assert not len(cave.materialize.query_table(table, materialization_version=old, **pre))
+    rows = cave.materialize.query_table(table, materialization_version=version, **pre)
+    assert set(rows["id"].tolist()) == synapses(cave, "pre", new)
+    edited.expire(version)
+    assert version not in cave.materialize.get_versions()
+    assert version in cave.materialize.get_versions(expired=True)
+
+
+def test_another_dataset_of_the_same_sandbox(edited: Sandbox) -> None:
+    own, other = edited.load(), edited.load("v1dd")
+    assert other.datastack_name == "v1dd"
+    assert own.server_address != other.server_address
+    assert edited.load("v1dd").server_address == other.server_address
+    assert other.version == own.version
+    # one log and one plan of faults for all of them
+    assert edited.requests.count("/info/api/v2/datastack/full/v1dd") == 1
+    edited.inject("404", route="/datastack/v1dd/")
+    assert requests.get(f"{other.server_address}/materialize/api/v3/datastack/v1dd/versions").status_code == 404
+    edited.close()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(other.server_address)
