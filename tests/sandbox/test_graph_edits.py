@@ -146,6 +146,19 @@ def test_roots_can_be_merged_without_naming_supervoxels(block_folder: Path) -> N
     assert pairs(edit.new_l2_ids) <= pairs(graph.l2_edges(int(edit.new_roots[0])))
 
 
+def test_a_root_alone_is_cut_in_the_middle(block_folder: Path) -> None:
+    graph = opened(block_folder)
+    root = int(graph.alive()[0])
+    edit = graph.split(root)
+    assert [len(graph.l2_ids(piece)) for piece in edit.new_roots.tolist()] in ([2, 2], [1, 3], [3, 1])
+    tip = next(piece for piece in edit.new_roots.tolist() if len(graph.l2_ids(piece)) < 3)
+    while len(graph.supervoxels(tip)) > 1:
+        tip = int(graph.split(tip).new_roots[0])
+    with pytest.raises(graph_edits.EditError):
+        graph.split(tip)
+    check_whole(graph, all_supervoxels(graph))
+
+
 def test_what_cannot_be_edited_says_so(block_folder: Path) -> None:
     graph = opened(block_folder)
     one, other = graph.supervoxels(int(graph.alive()[0]))[:2].tolist()

@@ -150,7 +150,7 @@ class ChunkedGraph:
 
         return merge(self, source, sink, **options)
 
-    def split(self, sources: ArrayLike, sinks: ArrayLike, **options: Any) -> Edit:
+    def split(self, sources: ArrayLike, sinks: ArrayLike | None = None, **options: Any) -> Edit:
         """Cut an object in two: see :func:`cortexclient.sandbox.stores.graph_edits.split`."""
         from cortexclient.sandbox.stores.graph_edits import split
 

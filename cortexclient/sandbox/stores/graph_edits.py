@@ -11,7 +11,7 @@ import numpy as np
 from cortexclient.sandbox.stores.graph_build import Plan, rebuild
 from cortexclient.sandbox.stores.graph_cut import components, cut
 from cortexclient.sandbox.stores.graph_edges import Edges, edge_layers, subgraph
-from cortexclient.sandbox.stores.graph_space import Geometry, leaves
+from cortexclient.sandbox.stores.graph_space import Geometry, both_ends, leaves
 from cortexclient.sandbox.stores.graph_state import moment, to_micros
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def merge(
 def split(
     graph: ChunkedGraph,
     sources: ArrayLike,
-    sinks: ArrayLike,
+    sinks: ArrayLike | None = None,
     *,
     points_vx: tuple[ArrayLike, ArrayLike] | None = None,
     local: bool = False,
@@ -122,7 +122,7 @@ def split(
     ----------
     graph : ChunkedGraph
     sources, sinks : int or array_like of int
-        Supervoxels that must come apart.
+        Supervoxels that must come apart. A root alone is cut between its two ends.
     points_vx : tuple of two array_like of int, shape (n, 3), optional
         Where they were marked, in voxels.
     local : bool
@@ -137,7 +137,8 @@ def split(
         If they are not all of one object, or nothing connects them nearby.
     """
     with graph.lock:
-        ends = [np.atleast_1d(np.asarray(side, dtype=np.int64)) for side in (sources, sinks)]
+        sides = both_ends(graph, int(np.asarray(sources).item())) if sinks is None else (sources, sinks)
+        ends = [np.atleast_1d(np.asarray(side, dtype=np.int64)) for side in sides]
         root = _one_root(graph, np.concatenate(ends))
         points = [_centres(graph, side) for side in ends]
         if points_vx is not None:

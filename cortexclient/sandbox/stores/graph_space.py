@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Geometry",
+    "both_ends",
     "children_in_chunk",
     "covering_nodes",
     "find_path",
@@ -204,6 +205,30 @@ def shortest_path(edges: Ids, source: int, target: int) -> Ids:
     while came[path[-1]] >= 0:
         path.append(came[path[-1]])
     return np.asarray(nodes[path[::-1]], dtype=np.int64)
+
+
+def both_ends(graph: ChunkedGraph, root: int) -> tuple[Ids, Ids]:
+    """Supervoxels of the two ends of an object, a third of its longest run each: marks for cutting it in the middle."""
+    l2_ids, edges = graph.l2_ids(root), graph.l2_edges(root)
+    if len(l2_ids) < 2:
+        supervoxels = graph.supervoxels(root)
+        return supervoxels[:1], supervoxels[-1:]
+    first = _farthest(edges, int(l2_ids[0]))
+    run = shortest_path(edges, first, _farthest(edges, first))
+    third = max(1, len(run) // 3)
+    state = graph.state
+    return state.children_of(run[:third])[0], state.children_of(run[-third:])[0]
+
+
+def _farthest(edges: Ids, start: int) -> int:
+    nodes, flat = np.unique(edges, return_inverse=True)
+    pairs = flat.reshape(-1, 2)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order
+
+    matrix = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(nodes),) * 2).tocsr()
+    row = int(np.searchsorted(nodes, start))
+    return int(nodes[breadth_first_order(matrix, row, directed=False, return_predecessors=False)[-1]])
 
 
 def find_path(graph: ChunkedGraph, source: int, target: int, at: int) -> Ids:
