@@ -218,22 +218,24 @@ class TableStore:
         return values
 
     def schema(self, schema_type: str) -> Row | None:
-        """JSON schema of an annotation type; None where the folder does not bring it."""
+        """JSON schema of an annotation type; None where neither the folder nor the sandbox has it."""
         schema: Row | None = self.schemas.get(schema_type)
         return schema
 
     @cached_property
     def schemas(self) -> dict[str, Row]:
-        """JSON schemas that the folder brings, by name."""
+        """JSON schemas of annotation types by name: those of the folder, then those that the sandbox knows."""
+        from cortexclient.sandbox.cortex.schemas import SCHEMAS
+
         document = self.world.folder.json("tables", "schemas.json", default={})
-        used: dict[str, Row] = document.get("used", {})
-        return used
+        return {**SCHEMAS, **document.get("used", {})}
 
     @cached_property
     def schema_names(self) -> list[str]:
         """Names of all annotation types."""
         document = self.world.folder.json("tables", "schemas.json", default={})
-        return list(document.get("all names") or document.get("names of all schemas") or self.schemas)
+        names = document.get("all names") or document.get("names of all schemas") or []
+        return list(dict.fromkeys([*names, *self.schemas]))
 
     # --- what can be queried
 

@@ -166,7 +166,7 @@ class AnnotationWriter:
             except InvalidAnnotationError as error:
                 raise aborted(422, str(error)) from error
             except QueryError as error:
-                if "psycopg2" in str(error):
+                if str(error).startswith("(psycopg2"):
                     self._broken = str(error)
                     self._next[table] = self._next_id(table) + len(annotations)
                 raise aborted(404, str(error)) from error
