@@ -147,8 +147,10 @@ def test_skeleton_as_swc_is_a_tree_in_um(tmp_path: Path, root: str) -> None:
 def test_skeleton_as_meshwork_and_mesh(tmp_path: Path, root: str) -> None:
     from meshparty import meshwork
 
-    run("skeleton", "sandbox", root, "--out", str(tmp_path / "neuron.h5"))
-    assert "post_syn" in meshwork.load_meshwork(str(tmp_path / "neuron.h5")).anno.table_names
+    for space in ("none", "rigid"):
+        out = tmp_path / f"{space}.h5"
+        run("skeleton", "sandbox", root, "--out", str(out), "--transform", space)
+        assert {"pre_syn", "post_syn"} <= set(meshwork.load_meshwork(str(out)).anno.table_names)
     for ending in ("ply", "obj"):
         run("mesh", "sandbox", root, "--out", str(tmp_path / f"neuron.{ending}"))
         assert (tmp_path / f"neuron.{ending}").stat().st_size > 1000

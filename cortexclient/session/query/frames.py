@@ -202,6 +202,7 @@ def scale_positions(frame: pd.DataFrame, factor: Sequence[float]) -> pd.DataFram
 
 def join_positions(frame: pd.DataFrame) -> pd.DataFrame:
     """Put split positions together: one column of arrays of three for each point, after the other columns."""
+    import numpy as np
     import pandas as pd
 
     found = triples(list(frame.columns))
@@ -209,7 +210,8 @@ def join_positions(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     joined = {}
     for name, columns in found.items():
-        values = frame[columns].to_numpy()
+        # row by row in memory, as each row becomes an array of its own (orjson, say, takes no other)
+        values = np.ascontiguousarray(frame[columns].to_numpy())
         column = pd.Series([None] * len(frame), index=frame.index, dtype=object)
         # assigned cell by cell: pandas would take a list of arrays of three for a table
         column[:] = list(values)
