@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 from cortexclient.errors import SpecError
@@ -81,7 +81,10 @@ def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]
         return []
     by_folded = {name.casefold(): name for name in known}
     folded = word.casefold().replace("-", "_").replace(" ", "_")
-    return [by_folded[match] for match in get_close_matches(folded, by_folded, n=count, cutoff=0.6)]
+    matches = get_close_matches(folded, by_folded, n=count, cutoff=0.6)
+    # a second guess helps only where it is nearly as good as the first
+    likeness = [SequenceMatcher(None, folded, match).ratio() for match in matches]
+    return [by_folded[match] for match, ratio in zip(matches, likeness, strict=True) if ratio > likeness[0] - 0.15]
 
 
 def without_echoes(first: Sequence[Problem], later: Iterable[Problem]) -> list[Problem]:

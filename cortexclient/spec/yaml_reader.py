@@ -310,6 +310,8 @@ def _events(text: str, composer: _Composer) -> Iterator[Any]:
         opened = "flow" in str(error.context) or "end of stream" in str(error.problem)
         at = (error.context_mark if opened else None) or error.problem_mark or error.context_mark
         mark = Mark(composer.file, at.line + 1, at.column + 1) if at else Mark(composer.file, 1, 1)
+        if "flow node" in str(error.context) and composer.stack:
+            mark = composer.stack[-1].mark
         what = " ".join(part for part in (error.context, error.problem) if part) or "this is not YAML"
         composer.stop(
             mark,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path  # noqa: TC003
+from pathlib import Path
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_a_page_per_code_is_committed(repository: Path) -> None:
     assert {path.stem for path in folder.glob("CX*.md")} == set(codes())
     for code in codes():
         assert (folder / f"{code}.md").read_text(encoding="utf-8") == page(code), (
-            "run python docs/write_codes.py"
+            "run python docs/generate.py"
         )
 
 

@@ -60,6 +60,7 @@ def show(
         bool, typer.Option("--resolved", help="Every value with the file and line that it came from.")
     ] = False,
     as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Its page of documentation.")] = False,
 ) -> None:
     """Show everything that is known about a dataset."""
     from cortexclient import registry
@@ -69,6 +70,11 @@ def show(
         typer.echo(
             json.dumps({**spec.as_dict(), "fingerprint": spec.fingerprint}, indent=2, ensure_ascii=False)
         )
+        return
+    if markdown:
+        from cortexclient.spec.pages import dataset_page
+
+        typer.echo(dataset_page(spec), nl=False)
         return
     out = console()
     out.print(f"[bold]{spec.name}[/]  {spec.title}", markup=True)

@@ -1,0 +1,315 @@
+"""The commands about specs, as a person at a terminal meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cortexclient.cli import main
+from cortexclient.registry import get_spec, list_datasets
+from cortexclient.registry.validation import validate
+from cortexclient.spec.pages import dataset_page, fields_page
+
+MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def runner(*words: object) -> tuple[int, str, str]:
+        status = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return runner
+
+
+# ---------------------------------------------------------------------------------------------------------------- looking
+def test_list(run, write) -> None:
+    write("my_brain", "aliases: [mine]\naccess: {level: group}\n")
+    write("old_brain", "deprecation: {since: 2020-01-01}\n")
+    write("broken", "name: [\n")
+    status, out, _ = run("list")
+    assert status == 0
+    for word in (*list_datasets(), "My brain", "CORTEXCLIENT_PATH", "mine", "(deprecated)", "cannot be loaded", "CX103"):
+        assert word in out
+    status, out, _ = run("list", "--json")
+    assert {entry["name"] for entry in json.loads(out)} == set(list_datasets())
+
+
+def test_show(run) -> None:
+    status, out, _ = run("show", "minnie_public")
+    assert status == 0
+    assert "synapses_pni_2" in out
+    status, out, _ = run("show", "microns_public", "--json")
+    shown = json.loads(out)
+    assert shown["example_ids"]["root_id"] == "864691135336055529"
+    assert shown["fingerprint"] == get_spec("minnie_public").fingerprint
+    status, out, _ = run("show", "minnie_public", "--markdown")
+    assert out.startswith("# MICrONS minnie65, public release\n")
+
+
+def test_show_resolved_names_file_and_line(run, write, folder: Path) -> None:
+    (folder / "volumes").mkdir()
+    (folder / "volumes" / "brain.yaml").write_text("species: Mus musculus\n")
+    write("base", "synapse_table: synapses_v1\n")
+    write("my_brain", "name: my_brain\nextends: base\nvolume: brain\ntitle: Child\n")
+    status, out, _ = run("show", "my_brain", "--resolved")
+    assert status == 0
+    places = {line.split()[0]: line.split()[-1] for line in out.splitlines() if re.search(r"\.yaml:\d+ *$", line)}
+    assert places["title"].endswith("my_brain.yaml:4")
+    assert places["synapse_table"].endswith("base.yaml:5")
+    assert places["species"].endswith("volumes/brain.yaml:1")
+
+
+def test_where(run, write, folder: Path) -> None:
+    write("v1dd")
+    status, out, _ = run("where")
+    assert status == 0
+    assert str(folder) in out
+    assert "built-in" in out
+    status, out, _ = run("where", "v1dd")
+    assert [line.split()[0] for line in out.splitlines()] == ["wins", "hidden"]
+
+
+def test_cite(run, write) -> None:
+    status, out, _ = run("cite", "minnie_public")
+    assert status == 0
+    assert "https://doi.org/10.1038/s41586-025-08790-w" in out
+    assert "unverified" in out
+    status, out, _ = run("cite", "minnie_public", "--bibtex")
+    assert out.startswith("@article{")
+    write("my_brain")
+    assert run("cite", "my_brain")[0] == 0
+    status, _, err = run("cite", "my_brain", "--bibtex")
+    assert status == 1
+    assert "citation.bibtex" in err
+
+
+def test_an_unknown_name_is_one_message(run) -> None:
+    status, out, err = run("show", "minie_public")
+    assert (status, out) == (1, "")
+    assert "did you mean minnie_public" in err
+    assert "Traceback" not in err
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+def test_validate(run, tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(MINIMAL + "synapse_tabel: x\nlicense: {name: MIT}\n")
+    status, out, err = run("validate", path)
+    assert status == 1
+    assert out.splitlines()[-1] == f"{path}:5:1 CX201 synapse_tabel: this key is not known; did you mean synapse_table?"
+    assert "1 error(s)" in err
+    status, out, _ = run("validate", path, "--json")
+    body = json.loads(out)
+    assert status == 1
+    assert not body["ok"]
+    hit = next(problem for problem in body["problems"] if problem["severity"] == "error")
+    assert (hit["file"], hit["line"], hit["column"], hit["code"], hit["path"]) == (str(path), 5, 1, "CX201", "synapse_tabel")
+    path.write_text(MINIMAL)
+    assert run("validate", path)[0] == 0
+    assert run("validate", path, "--strict")[0] == 1
+    assert run("validate", tmp_path / "nothing.yaml")[0] == 1
+
+
+def test_validate_explains(run) -> None:
+    status, out, _ = run("validate", "--explain", "cx205")
+    assert status == 0
+    assert out.startswith("# CX205: That is not an id")
+    status, _, err = run("validate", "--explain", "CX999")
+    assert status == 1
+    assert "CX999" in err
+
+
+def test_validate_without_paths_looks_everywhere(run, write) -> None:
+    write("my_brain", "oops: 1\n")
+    status, out, _ = run("validate")
+    assert status == 1
+    assert "my_brain.yaml:5:1 CX201" in out
+
+
+def test_schema(run, tmp_path: Path, repository: Path) -> None:
+    status, out, _ = run("schema")
+    assert status == 0
+    assert out == (repository / "datasets" / "dataset.schema.json").read_text()
+    assert run("schema", "--volume", "-o", tmp_path / "v.json")[0] == 0
+    assert (tmp_path / "v.json").read_text() == (repository / "datasets" / "volume.schema.json").read_text()
+
+
+def test_trust(run) -> None:
+    assert run("trust", "cave.my.lab")[0] == 0
+    assert run("trust")[1].split() == ["cave.my.lab"]
+    assert run("trust", "cave.my.lab", "--remove")[0] == 0
+    assert run("trust")[1] == ""
+    assert run("trust", "not a host")[0] == 1
+
+
+def test_the_pre_commit_hook_runs_a_command_that_exists(repository: Path) -> None:
+    hook = yaml.safe_load((repository / ".pre-commit-hooks.yaml").read_text())[0]
+    words = hook["entry"].split()
+    assert words[0] == "cortexclient"
+    assert main([*words[1:], str(repository / "datasets" / "v1dd.yaml")]) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- live server
+@pytest.fixture(scope="module")
+def server():
+    sandbox = pytest.importorskip("cortexclient.sandbox")
+    with sandbox.Sandbox("v1dd", size="tiny") as running:
+        yield running
+
+
+def test_new_writes_a_valid_spec_that_works(run, server, tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    words = ("new", "my_brain", "--server", server.url, "--datastack", server.datastack, "--token", server.token)
+    assert run(*words, "--out", path)[0] == 0
+    assert [str(p) for result in validate([path]) for p in result.problems] == []
+    text = path.read_text()
+    assert server.token not in text
+    assert text.count("# ") >= 5
+    spec, v1dd = get_spec(path), get_spec("v1dd")
+    assert spec.synapse_table == v1dd.synapse_table
+    assert spec.cell_ids.main_table == v1dd.cell_ids.main_table
+    assert spec.cell_ids.lookup_view == v1dd.cell_ids.lookup_view
+    assert spec.cell_ids.alternative_tables == v1dd.cell_ids.alternative_tables
+    assert spec.tables["proofreading"].name == v1dd.tables["proofreading"].name
+    assert len(spec.versions) == 3
+    assert {version.status for version in spec.versions} >= {"expired"}
+    status, out, err = run("check", path, "--token", server.token)
+    assert status == 0, out + err
+    assert "FAIL" not in out
+    assert run("diff", path, "--live", "--token", server.token)[0] == 0
+    # it never writes over a file
+    assert run(*words, "--out", path)[0] != 0
+
+
+def test_check_says_what_to_change(run, server, tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(
+        f"name: my_brain\ntitle: a\nserver_address: {server.url}\ndatastack: {server.datastack}\n"
+        "synapse_table: synapses_v1d\nvoxel_resolution: [1, 1, 1]\nversions: [{version: 77}]\n"
+        "cell_ids: {main_table: nucleus_detection, lookup_view: nothing_like_it}\n"
+    )
+    status, out, err = run("check", path, "--token", server.token)
+    assert status == 1, out + err
+    failed = {line.split()[1] for line in out.splitlines() if line.startswith("FAIL")}
+    assert failed == {"synapse_table", "voxel_resolution", "version", "cell_ids.lookup_view", "cell_ids.main_table"}
+    assert "synapses_v1dd" in out
+    status, out, _ = run("diff", path, "--live", "--token", server.token)
+    assert status == 1
+    assert "synapses_v1d " in out
+
+
+def test_check_of_a_server_that_is_not_there(run, tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    path.write_text("name: my_brain\ntitle: a\nserver_address: http://127.0.0.1:9\ndatastack: b\n")
+    status, out, _ = run("check", path)
+    assert status == 1
+    assert "FAIL" in out
+
+
+# -------------------------------------------------------------------------------------------------------------- cave-diver
+DIVER = """\
+live_mode: false
+cache_alias: something
+cell_id_lookup:
+  kind: view
+  name: nucleus_lookup
+root_id_lookup_main_table: nuclei
+root_id_lookup_alt_tables:
+  - other_points
+decoration_warmup:
+  enabled: true
+  tables: [cell_types_v2]
+"""
+VOLUME = """\
+spatial:
+  transform: minnie_nm
+  depth_range: [0, 775]
+  layer_boundaries: [91.81, 261.22]
+  layer_names: [L1, L2/3]
+synapse: {position_prefix: ctr_pt, columns: [id, size]}
+"""
+
+
+def test_import_cave_diver(run, tmp_path: Path) -> None:
+    (tmp_path / "my_stack.yaml").write_text(DIVER)
+    (tmp_path / "volume.yaml").write_text(VOLUME)
+    out = tmp_path / "my_brain.yaml"
+    words = ("import-cave-diver", tmp_path / "my_stack.yaml", "--name", "my_brain", "--volume", tmp_path / "volume.yaml")
+    assert run(*words, "--out", out)[0] == 0
+    spec = get_spec(out)
+    assert (spec.name, spec.datastack, spec.server_address) == ("my_brain", "my_stack", "https://global.daf-apis.com")
+    assert spec.cell_ids.as_dict() == {"lookup_view": "nucleus_lookup", "main_table": "nuclei", "alternative_tables": ["other_points"]}
+    assert spec.capabilities.live is False
+    assert spec.transform.dataset == "minnie65"
+    assert spec.depth_range_um == (0, 775)
+    assert [(layer.name, layer.top_um, layer.bottom_um) for layer in spec.layers] == [("L1", 0, 91.81), ("L2/3", 91.81, 261.22)]
+    text = out.read_text()
+    assert "cell_types_v2" in text
+    assert "cache_alias" in text
+
+
+def test_import_of_a_broken_file_says_where(run, tmp_path: Path) -> None:
+    (tmp_path / "my_stack.yaml").write_text("live_mode: [\n")
+    status, _, err = run("import-cave-diver", tmp_path / "my_stack.yaml")
+    assert status == 1
+    assert "my_stack.yaml:1:12 CX103" in err.replace("\n", "")
+
+
+# ------------------------------------------------------------------------------------------------------------------- pages
+@pytest.mark.parametrize("name", list_datasets())
+def test_every_dataset_has_a_page(name: str) -> None:
+    spec = get_spec(name)
+    text = dataset_page(spec)
+    assert text.startswith(f"# {spec.title}\n")
+    for fact in (spec.datastack, *(table.name for table in spec.tables.values()), *(str(v.version) for v in spec.versions)):
+        assert fact in text
+    for path, fact in spec.sources.items():
+        assert fact.verified or f"`{path}`" in text
+
+
+def test_the_reference_lists_every_field(repository: Path) -> None:
+    committed = (repository / "docs" / "spec-reference.md").read_text(encoding="utf-8")
+    assert fields_page() in committed, "run python docs/generate.py"
+
+
+def test_every_yaml_of_the_guides_is_right(repository: Path, tmp_path: Path) -> None:
+    for page in ("spec-reference.md", "add-a-dataset.md"):
+        text = (repository / "docs" / page).read_text(encoding="utf-8")
+        for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)):
+            if block.startswith("- repo:"):
+                continue
+            path = tmp_path / f"{page[:4]}{number}" / "my_brain.yaml"
+            path.parent.mkdir()
+            whole = block if "\nname:" in block else MINIMAL + block
+            path.write_text(whole + ("synapse_table: a\nvoxel_resolution: [1, 1, 1]\n" if block.startswith("sources") else ""))
+            problems = [problem for result in validate([path]) for problem in result.problems if problem.severity == "error"]
+            # the guide's example of a successor is somebody's future dataset
+            assert [str(problem) for problem in problems if problem.path != "deprecation.replaced_by"] == []
+
+
+def test_a_dataset_by_file_alone(run, write, tmp_path: Path) -> None:
+    """A new dataset, with no Python: it is validated, listed, shown, cited, imported and loaded."""
+    path = write("fresh_brain", "aliases: [fresh]\ncitation: {doi: 10.1234/fresh}\n")
+    assert run("validate", path)[0] == 0
+    assert "fresh_brain" in run("list")[1]
+    assert "my_brain_v1" in run("show", "fresh")[1]
+    assert "10.1234/fresh" in run("cite", "fresh_brain")[1]
+    code = (
+        "import cortexclient\n"
+        "from cortexclient.datasets.fresh import client, FreshBrainClient\n"
+        "assert isinstance(client, FreshBrainClient) and isinstance(cortexclient.load('fresh_brain@7'), FreshBrainClient)\n"
+        "assert isinstance(cortexclient.load(PATH), FreshBrainClient)\n"
+        "print('loaded')\n"
+    ).replace("PATH", repr(str(path)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "loaded\n"
