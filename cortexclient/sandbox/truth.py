@@ -93,7 +93,7 @@ class Truth:
             ========================  =======  ====================================================
         """
         frame = self._read("cells")
-        frame["root_id"] = self._piece_roots(None).reindex(frame["piece"]).to_numpy(dtype=np.int64)
+        frame["root_id"] = self._piece_roots(None).loc[frame["piece"]].to_numpy(dtype=np.int64)
         return frame
 
     @cached_property
@@ -147,8 +147,9 @@ class Truth:
         import pandas as pd
 
         piece = pd.Series(self.cells["piece"].to_numpy(), index=self.cells["cell_id"].to_numpy())
-        pieces = piece.reindex(np.asarray(cell_ids, dtype=np.int64)).fillna(-1).astype(np.int64)
-        return np.asarray(self._piece_roots(time).reindex(pieces).fillna(0), dtype=np.int64)
+        # a fill value keeps integers; NaN would make floats of the ids
+        pieces = piece.reindex(np.asarray(cell_ids, dtype=np.int64), fill_value=-1)
+        return np.asarray(self._piece_roots(time).reindex(pieces, fill_value=0), dtype=np.int64)
 
     def root_of_supervoxel(self, supervoxel_ids: npt.ArrayLike, time: datetime | None = None) -> Ints:
         """Root of each supervoxel at a time, int64 (n,); 0 for ids that are none."""
@@ -156,7 +157,7 @@ class Truth:
         known = self.supervoxels["supervoxel_id"].to_numpy()
         at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         piece = np.where(known[at] == wanted, self.supervoxels["piece"].to_numpy()[at], -1)
-        return np.asarray(self._piece_roots(time).reindex(piece).fillna(0), dtype=np.int64)
+        return np.asarray(self._piece_roots(time).reindex(piece, fill_value=0), dtype=np.int64)
 
     def synapses_of(self, root_id: int, side: str, time: datetime | None = None) -> Ints:
         """Ids of the synapses of a root at a time, int64, ascending.

@@ -1,0 +1,402 @@
+"""The synthetic cortex keeps its own rules: one root per supervoxel, ids that decode, points where they should be."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import DracoPy
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from cortexclient.registry import get_spec
+from cortexclient.sandbox.build import build_cortex
+from cortexclient.sandbox.cortex.ids import IdScheme
+from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.truth import Truth
+
+GRID = 21
+
+
+@pytest.fixture(scope="module")
+def cortex() -> DataFolder:
+    return build_cortex(get_spec("sandbox"), size="tiny")
+
+
+@pytest.fixture(scope="module")
+def truth(cortex: DataFolder) -> Truth:
+    return Truth(cortex)
+
+
+def read(cortex: DataFolder, *parts: str) -> pd.DataFrame:
+    return pd.read_parquet(cortex.file(*parts))
+
+
+def graph(cortex: DataFolder, name: str) -> pd.DataFrame:
+    return read(cortex, "chunkedgraph", f"{name}.parquet")
+
+
+def scheme(cortex: DataFolder) -> IdScheme:
+    return IdScheme(int(cortex.json("chunkedgraph", "info.json")["graph"]["n_layers"]))
+
+
+def operations(cortex: DataFolder) -> list[dict]:
+    return cortex.json("chunkedgraph", "operations.json")
+
+
+def moments(cortex: DataFolder) -> list[datetime]:
+    """Just after the beginning and after each edit, and the exact time of one."""
+    edits = [datetime.fromisoformat(item["time"]) for item in operations(cortex)]
+    return [datetime(2025, 1, 1, 1, tzinfo=UTC), edits[0], *(time + timedelta(seconds=1) for time in edits)]
+
+
+def climb(cortex: DataFolder, ids: np.ndarray, when: datetime) -> np.ndarray:
+    links = graph(cortex, "parents")
+    there = (links["valid_from"] <= when) & (links["valid_until"].isna() | (links["valid_until"] > when))
+    parent = links[there].set_index("node_id")["parent_id"]
+    assert parent.index.is_unique
+    top = scheme(cortex).layers
+    for _ in range(top - 1):
+        ids = parent.reindex(ids).to_numpy()
+        assert not np.isnan(ids.astype(float)).any()
+    return ids.astype(np.int64)
+
+
+class Volume:
+    """Voxels of the segmentation, read from the files."""
+
+    def __init__(self, cortex: DataFolder) -> None:
+        scale = cortex.json("chunkedgraph", "info.json")["scales"][0]
+        self.offset, self.nm = np.array(scale["voxel_offset"]), np.array(scale["resolution"])
+        self.size, self.chunk = np.array(scale["size"]), np.array(scale["chunk_sizes"][0])
+        self.folder = cortex.file("precomputed", "seg", scale["key"])
+        self.cache: dict[tuple[int, ...], np.ndarray] = {}
+
+    def at_nm(self, points: np.ndarray) -> np.ndarray:
+        voxels = np.floor(points / self.nm).astype(int) - self.offset
+        return np.array([self._one(voxel) for voxel in voxels], dtype=np.int64)
+
+    def _one(self, voxel: np.ndarray) -> int:
+        chunk = tuple((voxel // self.chunk).tolist())
+        if chunk not in self.cache:
+            low = self.offset + np.array(chunk) * self.chunk
+            name = "_".join(f"{a}-{b}" for a, b in zip(low, low + self.chunk, strict=True))
+            path = self.folder / f"{name}.gz"
+            if path.exists():
+                flat = np.frombuffer(gzip.decompress(path.read_bytes()), dtype="<u8")
+                self.cache[chunk] = flat.reshape(self.chunk, order="F")
+            else:
+                self.cache[chunk] = np.zeros(self.chunk, dtype=np.uint64)
+        return int(self.cache[chunk][tuple(voxel % self.chunk)])
+
+
+@pytest.fixture(scope="module")
+def volume(cortex: DataFolder) -> Volume:
+    return Volume(cortex)
+
+
+def test_each_supervoxel_has_one_root_at_each_time_and_the_truth_agrees(
+    cortex: DataFolder, truth: Truth
+) -> None:
+    supervoxels = truth.supervoxels["supervoxel_id"].to_numpy()
+    for when in moments(cortex):
+        np.testing.assert_array_equal(
+            climb(cortex, supervoxels, when), truth.root_of_supervoxel(supervoxels, when)
+        )
+
+
+def test_parents_and_children_agree(cortex: DataFolder) -> None:
+    nodes, links = graph(cortex, "nodes"), graph(cortex, "parents")
+    pairs = {
+        (child, parent)
+        for parent, children in zip(nodes["node_id"], nodes["children"], strict=True)
+        for child in children
+    }
+    assert pairs == set(zip(links["node_id"], links["parent_id"], strict=True))
+    alive = nodes[nodes["superseded"].isna()]
+    current = links[links["valid_until"].isna()].set_index("node_id")["parent_id"]
+    for parent, children in zip(alive["node_id"], alive["children"], strict=True):
+        assert (current.reindex(children) == parent).all()
+
+
+def test_ids_decode(cortex: DataFolder) -> None:
+    nodes, links = graph(cortex, "nodes"), graph(cortex, "parents")
+    ids = nodes["node_id"].to_numpy()
+    layout = scheme(cortex)
+    assert nodes["node_id"].is_unique
+    assert (ids > 0).all()
+    np.testing.assert_array_equal(layout.layer(ids), nodes["layer"])
+    np.testing.assert_array_equal(layout.chunk(ids), nodes[["chunk_x", "chunk_y", "chunk_z"]])
+    np.testing.assert_array_equal(layout.segment(ids), nodes["segment_id"])
+    np.testing.assert_array_equal(nodes["is_root"], layout.layer(ids) == layout.layers)
+    child, parent = links["node_id"].to_numpy(), links["parent_id"].to_numpy()
+    np.testing.assert_array_equal(layout.layer(parent), layout.layer(child) + 1)
+    up = np.where(layout.layer(child)[:, None] == 1, layout.chunk(child), layout.chunk(child) // 2)
+    np.testing.assert_array_equal(layout.chunk(parent), up)
+
+
+def test_level2_graphs_are_connected_and_complete(cortex: DataFolder) -> None:
+    nodes = graph(cortex, "nodes")
+    children = nodes.set_index("node_id")["children"]
+    edges = dict(iter(graph(cortex, "l2_edges").groupby("root_id")))
+    for root in nodes.loc[nodes["is_root"], "node_id"]:
+        below = np.array([root])
+        for _ in range(scheme(cortex).layers - 2):
+            below = np.concatenate([children[node] for node in below])
+        if root not in edges:
+            assert len(below) == 1
+            continue
+        ends = edges[root][["l2_id_1", "l2_id_2"]].to_numpy()
+        np.testing.assert_array_equal(np.unique(ends), np.sort(below))
+        at = np.searchsorted(np.sort(below), ends)
+        joined = coo_matrix((np.ones(len(at)), (at[:, 0], at[:, 1])), shape=(len(below), len(below)))
+        assert connected_components(joined, directed=False)[0] == 1
+
+
+def test_history_merges_and_splits_around_the_versions(cortex: DataFolder, truth: Truth) -> None:
+    edits = operations(cortex)
+    kinds = [item["kind"] for item in edits]
+    assert kinds.count("merge") >= 3
+    assert kinds.count("split") >= 3
+    for item in edits:
+        expected = (2, 1) if item["kind"] == "merge" else (1, 2)
+        assert (len(item["old_roots"]), len(item["new_roots"])) == expected
+    lineage = graph(cortex, "lineage")
+    wanted = {
+        (old, new, item["operation_id"])
+        for item in edits
+        for old in item["old_roots"]
+        for new in item["new_roots"]
+    }
+    assert (
+        set(zip(lineage["parent_root"], lineage["child_root"], lineage["operation_id"], strict=True))
+        == wanted
+    )
+    versions = {row["version"]: row for row in cortex.versions}
+    assert [versions[v]["valid"] for v in (1, 2, 3)] == [False, True, True]
+    last = datetime.fromisoformat(versions[3]["time_stamp"]).replace(tzinfo=UTC)
+    assert sum(datetime.fromisoformat(item["time"]) > last for item in edits) >= 2
+    assert (truth.root_of_cell(truth.cells["cell_id"], last) != truth.cells["root_id"]).any()
+    # some neuron was in two pieces, and some object holds two neurons, at first and still
+    first = truth.roots_at(moments(cortex)[0])
+    assert (first[first["cell_id"] > 0].groupby("cell_id")["root_id"].nunique() > 1).any()
+    assert truth.cells["root_id"].duplicated().any()
+
+
+def test_edits_replace_level2_ids_in_one_chunk_only(cortex: DataFolder) -> None:
+    rows = graph(cortex, "supervoxels")
+    changed = rows[rows["valid_from"] > rows["valid_from"].min()]
+    assert len(changed)
+    for _, group in changed.groupby("valid_from"):
+        assert len(group[["chunk_x", "chunk_y", "chunk_z"]].drop_duplicates()) == 1
+
+
+@pytest.mark.parametrize("side", ["pre", "post"])
+def test_synapse_points_lie_in_their_supervoxels(cortex: DataFolder, volume: Volume, side: str) -> None:
+    rows = read(cortex, "tables", "synapses.v3.parquet").iloc[:400]
+    resolution = np.array(
+        [cortex.tables["annotation_tables"][0][f"voxel_resolution_{axis}"] for axis in "xyz"]
+    )
+    points = rows[[f"{side}_pt_position_{axis}" for axis in "xyz"]].to_numpy() * resolution
+    np.testing.assert_array_equal(volume.at_nm(points), rows[f"{side}_pt_supervoxel_id"])
+
+
+def test_synapses_join_axons_to_dendrites_and_somata(truth: Truth) -> None:
+    synapses = truth.synapses
+    both = synapses[(synapses["pre_supervoxel_id"] > 0) & (synapses["post_supervoxel_id"] > 0)]
+    assert len(synapses) > 1000
+    assert (both["pre_compartment"] == 2).all()
+    assert both["post_compartment"].isin([1, 3]).all()
+    assert (both["post_compartment"] == 1).any()
+    apart = np.linalg.norm(
+        both[["pre_x_nm", "pre_y_nm", "pre_z_nm"]].to_numpy()
+        - both[["post_x_nm", "post_y_nm", "post_z_nm"]].to_numpy(),
+        axis=1,
+    )
+    assert apart.max() <= 240
+    neurons = both[both["pre_cell_id"] > 0]
+    assert (neurons["pre_cell_id"] == neurons["post_cell_id"]).any()
+    assert ((synapses["pre_supervoxel_id"] == 0) ^ (synapses["post_supervoxel_id"] == 0)).sum() >= 2
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_frozen_tables_hold_the_roots_of_their_time(cortex: DataFolder, truth: Truth, version: int) -> None:
+    row = next(row for row in cortex.versions if row["version"] == version)
+    when = datetime.fromisoformat(row["time_stamp"]).replace(tzinfo=UTC)
+    synapses = read(cortex, "tables", f"synapses.v{version}.parquet")
+    for side in ("pre", "post"):
+        expected = truth.root_of_supervoxel(synapses[f"{side}_pt_supervoxel_id"], when)
+        np.testing.assert_array_equal(synapses[f"{side}_pt_root_id"], expected)
+    known = truth.synapses
+    there = (known["created"] <= when) & (known["deleted"].isna() | (known["deleted"] > when))
+    assert set(synapses["id"]) == set(known.loc[there, "id"])
+    assert cortex.tables["frozen"][str(version)]["synapses"] == len(synapses)
+    lookup = read(cortex, "tables", f"nucleus_lookup.v{version}.parquet").set_index("id")
+    cells = truth.cells["cell_id"]
+    np.testing.assert_array_equal(lookup.loc[cells, "pt_root_id"], truth.root_of_cell(cells, when))
+
+
+def test_nuclei_off_the_segmentation_have_alternative_points(
+    cortex: DataFolder, truth: Truth, volume: Volume
+) -> None:
+    nuclei = read(cortex, "tables", "nucleus_detection.v3.parquet").set_index("id")
+    other = read(cortex, "tables", "nucleus_alternative_points.v3.parquet")
+    off = truth.cells[~truth.cells["point_on_segmentation"]]
+    assert len(off) >= 2
+    assert (nuclei.loc[off["cell_id"], "pt_root_id"] == 0).all()
+    assert set(other["target_id"]) == set(off["cell_id"])
+    assert not set(other["id"]) & set(other["target_id"])
+    strays = nuclei.drop(index=truth.cells["cell_id"])
+    assert len(strays) >= 1
+    assert (strays["pt_root_id"] == 0).all()
+    somata = truth.cells[["soma_x_nm", "soma_y_nm", "soma_z_nm"]].to_numpy()
+    np.testing.assert_array_equal(volume.at_nm(somata), truth.cells["soma_supervoxel_id"])
+
+
+def test_reference_tables_point_elsewhere(cortex: DataFolder, truth: Truth) -> None:
+    types = read(cortex, "tables", "cell_types.v3.parquet")
+    assert not (types["id"] == types["target_id"]).any()
+    assert set(types["target_id"]) <= set(truth.cells["cell_id"])
+    assert (~types["valid"]).sum() == 1
+    valid = types[types["valid"]].set_index("target_id")["cell_type"]
+    expected = truth.cells.set_index("cell_id")["cell_type"]
+    assert (valid == expected.reindex(valid.index)).all()
+    tags = read(cortex, "tables", "synapse_tags.v3.parquet")
+    synapses = read(cortex, "tables", "synapses.v3.parquet")
+    assert 0.5 < len(tags) / len(synapses) < 0.9
+    assert not set(tags["id"]) & set(tags["target_id"])
+
+
+def test_level2_points_lie_in_their_own_supervoxels(cortex: DataFolder, volume: Volume) -> None:
+    cache = read(cortex, "l2cache.parquet")
+    members = graph(cortex, "supervoxels")
+    cached = cache[cache["in_cache"]].iloc[::17]
+    at = volume.at_nm(np.stack(cached["rep_coord_nm"].to_list()))
+    owned = set(zip(members["supervoxel_id"], members["l2_id"], strict=True))
+    assert all(pair in owned for pair in zip(at.tolist(), cached["l2_id"].tolist(), strict=True))
+    assert not cache["in_cache"].all()
+    voxels = members.drop_duplicates(["supervoxel_id", "l2_id"]).groupby("l2_id")["voxels"].sum()
+    np.testing.assert_array_equal(cached["size_nm3"], voxels.reindex(cached["l2_id"]) * 192 * 192 * 240)
+    axes = np.stack([np.stack(rows) for rows in cached["pca"]]).astype(float)
+    np.testing.assert_allclose(
+        np.einsum("nij,nkj->nik", axes, axes), np.broadcast_to(np.eye(3), axes.shape), atol=5e-3
+    )
+
+
+def decode(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    mesh = DracoPy.decode(path.read_bytes())
+    return np.asarray(mesh.points, dtype=np.float64), np.asarray(mesh.faces).reshape(-1, 3)
+
+
+def test_fragments_decode_and_stay_in_their_chunk(cortex: DataFolder) -> None:
+    info = cortex.json("chunkedgraph", "info.json")
+    offset, nm = np.array(info["scales"][0]["voxel_offset"]), np.array(info["scales"][0]["resolution"])
+    size = np.array(info["graph"]["chunk_size"])
+    folder = cortex.file("precomputed", "seg", info["mesh"])
+    names = sorted(path.name for path in folder.iterdir() if path.name != "info")
+    assert len(names) > 1000
+    for name in names[::23]:
+        node, _, box = name.split(":")
+        chunk = scheme(cortex).chunk(np.array([int(node)]))[0]
+        low = np.array([int(part.split("-")[0]) for part in box.split("_")])
+        np.testing.assert_array_equal(low, chunk * size)
+        vertices, faces = decode(folder / name)
+        assert faces.max() == len(vertices) - 1
+        assert (vertices % GRID == 0).all()
+        assert (vertices >= (offset + chunk * size) * nm - GRID).all()
+        assert (vertices <= (offset + (chunk + 1) * size) * nm + GRID).all()
+
+
+def test_neighbouring_fragments_share_their_border(cortex: DataFolder, truth: Truth) -> None:
+    info = cortex.json("chunkedgraph", "info.json")
+    step = np.array(info["graph"]["chunk_size"]) * np.array(info["scales"][0]["resolution"])
+    start = np.array(info["scales"][0]["voxel_offset"]) * np.array(info["scales"][0]["resolution"])
+    root = int(truth.cells["root_id"].iloc[0])
+    vertices, faces, owner = truth.mesh(root)
+    away = np.abs((vertices - start + step / 2) % step - step / 2).min(axis=1)
+    border = away <= GRID / 2
+    assert border.sum() > 1000
+    _, inverse, count = np.unique(vertices[border], axis=0, return_inverse=True, return_counts=True)
+    # nearly every vertex on a plane has its twin in the fragment on the other side
+    assert (count[inverse] >= 2).mean() > 0.9
+    assert len(np.unique(owner)) > 100
+    # triangles of a soma look outward
+    cell = truth.cells.iloc[0]
+    centre = cell[["soma_x_nm", "soma_y_nm", "soma_z_nm"]].to_numpy(dtype=float)
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    middle = (a + b + c) / 3 - centre
+    near = np.linalg.norm(middle, axis=1) < 1000 * cell["soma_radius_um"]
+    assert near.sum() > 100
+    assert ((np.cross(b - a, c - a) * middle).sum(axis=1)[near] > 0).mean() > 0.9
+
+
+def test_skeletons_are_in_the_format_of_the_service(cortex: DataFolder, truth: Truth) -> None:
+    edges = dict(iter(graph(cortex, "l2_edges").groupby("root_id")))
+    for cell in truth.cells.itertuples():
+        document = json.loads(
+            gzip.decompress(cortex.file("skeletons", f"{cell.root_id}.json.gz").read_bytes())
+        )
+        skeleton = document["flatdict"]
+        count = len(skeleton["vertices"])
+        assert len(skeleton["edges"]) == count - 1
+        assert len(skeleton["compartment"]) == len(skeleton["radius"]) == count
+        assert skeleton["lvl2_ids"] == sorted(
+            set(edges[cell.root_id][["l2_id_1", "l2_id_2"]].to_numpy().ravel().tolist())
+        )
+        assert len(skeleton["mesh_to_skel_map"]) == len(skeleton["lvl2_ids"])
+        assert 0 <= min(skeleton["mesh_to_skel_map"]) <= max(skeleton["mesh_to_skel_map"]) < count
+        assert set(skeleton["compartment"]) == {1, 2, 3}
+        assert skeleton["compartment"][skeleton["root"]] == 1
+        assert skeleton["meta"]["root_id"] == cell.root_id
+        lines = document["swccompressed"].splitlines()
+        assert len(lines) == count
+        assert lines[0].startswith("0 1 ")
+        assert all(int(line.split()[6]) < number for number, line in enumerate(lines))
+
+
+def test_exports_have_no_header_row(cortex: DataFolder) -> None:
+    folder = cortex.file("exports", "v3")
+    data = gzip.decompress((folder / "synapses_merged.csv.gz").read_bytes()).decode().splitlines()
+    columns = [line.split(",") for line in (folder / "synapses_merged_header.csv").read_text().splitlines()]
+    table = read(cortex, "tables", "synapses.v3.parquet")
+    assert len(data) == len(table)
+    assert [name for name, _ in columns] == [name for name in table.columns if name != "storage_order"]
+    assert dict(columns)["pre_pt_root_id"] == "bigint"
+    assert data[0].split(",")[0] == str(table["id"].iloc[0])
+    assert (folder / "connections_with_nuclei.csv.gz").exists()
+    assert not (cortex.file("exports", "v3") / "cell_types.csv.gz").exists()
+
+
+PAIRS = {
+    **{
+        f"chunkedgraph/{name}": f"chunkedgraph/{name}"
+        for name in ("nodes", "parents", "supervoxels", "edges", "lineage")
+    },
+    **{f"chunkedgraph/{name}": f"chunkedgraph/{name}" for name in ("l2_edges", "l2_cross_edges")},
+    "l2cache": "l2cache",
+    **{f"tables/synapses_toy.{v}": f"tables/synapses.{v}" for v in ("v1", "v2", "live")},
+    **{f"tables/nucleus_toy.{v}": f"tables/nucleus_detection.{v}" for v in ("v1", "v2", "live")},
+    **{f"tables/celltype_toy.{v}": f"tables/cell_types.{v}" for v in ("v1", "v2", "live")},
+}
+
+
+@pytest.mark.parametrize(("recorded", "ours"), PAIRS.items())
+def test_files_have_the_columns_of_the_recorded_datastack(
+    cortex: DataFolder, shared_data: Path, recorded: str, ours: str
+) -> None:
+    wanted = pq.read_schema(shared_data / "real_toy_datastack" / f"{recorded}.parquet")
+    found = pq.read_schema(cortex.file(f"{ours}.parquet"))
+    assert [(field.name, field.type) for field in found] == [(field.name, field.type) for field in wanted]
+
+
+def test_schemas_are_those_of_the_schema_service(cortex: DataFolder, shared_data: Path) -> None:
+    recorded = json.loads((shared_data / "real_toy_datastack" / "tables" / "schemas.json").read_text())
+    found = cortex.json("tables", "schemas.json")["used"]
+    for name in ("synapse", "nucleus_detection", "cell_type_reference"):
+        assert found[name] == recorded["used"][name]

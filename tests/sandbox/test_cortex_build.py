@@ -1,0 +1,184 @@
+"""Building the cortex: the same twice, by two processes at once, in any dataset's frame and under its names."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cortexclient import registry
+from cortexclient.sandbox import build
+from cortexclient.sandbox.build import build_cortex, cortex_key, default_names
+from cortexclient.sandbox.cortex.frame import Frame, FrameError, frame_of
+from cortexclient.sandbox.cortex.ids import IdScheme
+from cortexclient.sandbox.cortex.names import LABEL_TABLES, Spares, needed_spares
+from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.truth import Truth, TruthUnavailableError
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from cortexclient import registry
+from cortexclient.sandbox.build import build_cortex
+folder = build_cortex(registry.get_spec("sandbox"), size="tiny", cache=Path(sys.argv[1]))
+print(folder.path)
+"""
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_two_processes_at_once_build_one_folder_equal_to_any_other(tmp_path: Path) -> None:
+    # a build that was killed left this behind
+    key = cortex_key(frame_of(registry.get_spec("sandbox"), half_width_um=40.0), size="tiny")
+    (tmp_path / f"{key}.dead.part").mkdir()
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = {process.communicate(timeout=240)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(answers) == 1
+    made = Path(answers.pop())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [made.name, f"{made.name}.lock"]
+    again = build_cortex(registry.get_spec("sandbox"), size="tiny")
+    assert again.path.name == made.name
+    assert digests(made) == digests(again.path)
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: Path, *_: object) -> None:
+        (folder / "half").write_text("")
+        raise RuntimeError("out of paper")
+
+    monkeypatch.setattr("cortexclient.sandbox.cortex.assemble.write_cortex", fail)
+    with pytest.raises(RuntimeError, match="out of paper"):
+        build_cortex(size="tiny", cache=tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_unknown_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="choose one of tiny, small, large"):
+        build_cortex(size="huge")  # type: ignore[arg-type]
+
+
+def test_keys_differ_with_everything_that_changes_the_files() -> None:
+    frame = Frame()
+    keys = {
+        cortex_key(frame, size="tiny", seed=1),
+        cortex_key(frame, size="small", seed=1),
+        cortex_key(frame, size="tiny", seed=2),
+        cortex_key(replace(frame, table_resolution=(9.0, 9.0, 45.0)), size="tiny", seed=1),
+        cortex_key(replace(frame, offset=(1e5, 0.0, 0.0)), size="tiny", seed=1),
+        cortex_key(frame, size="tiny", seed=1, spares=Spares(labels=1)),
+    }
+    assert len(keys) == 6
+    assert build.DEFAULT_SEED > 0
+
+
+@pytest.mark.parametrize("name", ["minnie_public", "v1dd"])
+def test_depth_comes_back_from_the_dataset_transform(name: str) -> None:
+    from standard_transform import minnie_ds, v1dd_ds
+
+    frame = frame_of(registry.get_spec(name))
+    points = np.array([[0.0, 10.0, 0.0], [80.0, 300.0, -40.0], [-60.0, 700.0, 90.0]])
+    placed = frame.to_nm(points)
+    assert (placed > 0).all()
+    dataset = minnie_ds if name.startswith("minnie") else v1dd_ds
+    depth = dataset.transform("nm").apply_project("y", placed)
+    np.testing.assert_allclose(depth, points[:, 1], atol=1e-3)
+    np.testing.assert_allclose(frame.to_um(placed), points, atol=1e-6)
+
+
+def step(**what: object) -> SimpleNamespace:
+    return SimpleNamespace(**({"rotation": None, "translation": None, "scaling": None} | what))
+
+
+def test_declared_steps_are_inverted() -> None:
+    turn = SimpleNamespace(axis="z", degrees=5.0, matrix=None)
+    steps = (
+        step(rotation=turn),
+        step(translation=(0.0, -336_500.0, 0.0)),
+        step(scaling=(0.001, 0.001, 0.001)),
+    )
+    spec = SimpleNamespace(
+        voxel_resolution=(8.0, 8.0, 33.0), transform=SimpleNamespace(dataset=None, steps=steps), tables={}
+    )
+    frame = frame_of(spec)
+    placed = frame.to_nm(np.array([[0.0, 250.0, 0.0], [90.0, 600.0, -90.0]]))
+    angle = np.deg2rad(5.0)
+    depth = (np.sin(angle) * placed[:, 0] + np.cos(angle) * placed[:, 1] - 336_500.0) / 1000.0
+    np.testing.assert_allclose(depth, [250.0, 600.0], atol=1e-3)
+    assert (placed > 0).all()
+    assert frame.table_resolution == (8.0, 8.0, 33.0)
+
+
+def test_a_transform_that_flattens_is_refused() -> None:
+    steps = (step(scaling=(0.001, 0.0, 0.001)),)
+    with pytest.raises(FrameError, match="flattens"):
+        frame_of(SimpleNamespace(transform=SimpleNamespace(dataset=None, steps=steps)))
+    with pytest.raises(FrameError, match="standard_transform has no dataset 'h01'"):
+        frame_of(SimpleNamespace(transform=SimpleNamespace(dataset="h01", steps=())))
+
+
+def test_ids_round_trip() -> None:
+    scheme = IdScheme.for_chunks(np.array([40, 130, 30]))
+    assert scheme.layers == 10
+    random = np.random.default_rng(3)
+    for layer in range(1, scheme.layers + 1):
+        chunk = random.integers(0, 1 << scheme.bits[layer], (50, 3))
+        segment = random.integers(1, 1 << 20, 50)
+        ids = scheme.encode(layer, chunk, segment)
+        assert (ids > 0).all()
+        assert (scheme.layer(ids) == layer).all()
+        np.testing.assert_array_equal(scheme.chunk(ids), chunk)
+        np.testing.assert_array_equal(scheme.segment(ids), segment)
+
+
+def table(name: str, kind: str = "table", **more: object) -> SimpleNamespace:
+    return SimpleNamespace(**({"name": name, "kind": kind, "earlier": (), "replaced_by": None} | more))
+
+
+@pytest.mark.parametrize("name", ["minnie_public", "minnie_prod", "v1dd", "v1dd_public", "sandbox"])
+def test_every_name_of_a_spec_is_served_once(name: str) -> None:
+    spec = registry.get_spec(name)
+    names = default_names(spec)
+    assert len(set(names.values())) == len(names)
+    assert names["synapses"] == spec.synapse_table
+    assert names["nucleus_detection"] == spec.cell_ids.main_table
+    assert names["nucleus_lookup"] == spec.cell_ids.lookup_view
+    assert {item.name for item in spec.tables.values()} <= set(names.values())
+    # what no spec asks for keeps its own name, which must not mean something else by then
+    kept = {"cell_types", "synapse_tags", "cell_info", "synapses"} - set(names)
+    assert not kept & set(names.values())
+
+
+def test_roles_beyond_the_usual_ones_get_copies() -> None:
+    roles = {f"role_{number}": table(f"table_{number}") for number in range(len(LABEL_TABLES) + 2)}
+    roles["old"] = table("new_name", earlier=(table("old_name"),))
+    roles |= {f"view_{number}": table(f"view_{number}", "view") for number in range(7)}
+    cells = SimpleNamespace(
+        main_table="nuclei", lookup_view="nuclei", kind="table", alternative_tables=("other_1", "other_2")
+    )
+    spec = SimpleNamespace(synapse_table="syn", cell_ids=cells, tables=roles)
+    names = default_names(spec)
+    assert needed_spares(spec) == Spares(labels=4, alternatives=1, views=2)
+    assert {*(item.name for item in roles.values()), "old_name", "nuclei", "other_1", "other_2"} <= set(
+        names.values()
+    )
+    assert len(set(names.values())) == len(names)
+    assert default_names(None) == {}
+
+
+def test_no_truth_about_recorded_data(tmp_path: Path) -> None:
+    with pytest.raises(TruthUnavailableError, match="holds no truth"):
+        Truth(DataFolder(tmp_path))
