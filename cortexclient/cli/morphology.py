@@ -99,5 +99,5 @@ def mesh(
     client = open_client(dataset, server=server)
     found = client.mesh.get_mesh(root)
     data = found.to_ply() if ending == ".ply" else found.to_obj()
-    out.write_bytes(data if isinstance(data, bytes) else data.encode())
+    out.write_bytes(bytes(data))
     error_console().print(f"{len(found.vertices):,} vertices, {len(found.faces):,} faces -> {out}")

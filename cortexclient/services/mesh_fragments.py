@@ -136,7 +136,8 @@ def _get(session: Session, source: Any, folder: str, wanted: Sequence[Any]) -> l
     import cloudfiles
 
     with session.guard("meshing"):
-        files = cloudfiles.CloudFiles(folder, secrets=source.config.secrets, progress=False)
+        # as many threads as its pool has connections: with more it throws connections away, and logs each
+        files = cloudfiles.CloudFiles(folder, secrets=source.config.secrets, progress=False, num_threads=10)
         found: list[dict[str, Any]] = files.get(list(wanted))
     return found
 
