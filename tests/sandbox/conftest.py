@@ -82,6 +82,7 @@ def block_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph.mkdir()
     (graph / "info.json").write_text(json.dumps(INFO))
     (graph / "operations.json").write_text("[]")
+    (graph / "users.json").write_text('{"0": {"name": "Ann", "pi": "Bo"}}')
     (folder / "datastack_info.json").write_text(json.dumps(DATASTACK))
     _write(graph, IdLayout.from_info(INFO))
     return folder

@@ -220,6 +220,9 @@ def test_edits_by_client_are_seen_everywhere(block_folder: Path) -> None:
         assert set(graph.roots(ends).tolist()) == set(pieces)
         assert [set(graph.supervoxels(int(piece))) for piece in graph.roots(ends)] == [set(source), set(sink)]
         assert pcg.get_change_log(int(pieces[0]))["n_splits"] == 1
+        table = pcg.get_tabular_change_log(int(pieces[0]), filtered=False)[int(pieces[0])]
+        assert table["is_merge"].tolist() == [True, False]
+        assert table["user_name"].tolist() == ["Ann", "Ann"]
         assert pcg.get_operation_details([operation])[str(operation)]["sink_ids"] == [ends[1]]
 
         again = requests.post(

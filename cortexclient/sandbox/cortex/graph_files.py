@@ -84,6 +84,7 @@ def write_graph(
     _write_l2_edges(place, builder)
     _write_lineage(place, builder)
     write_json(place / "operations.json", [_record(segmentation, history, item) for item in applied])
+    write_json(place / "users.json", {"0": {"name": "A proofreader", "pi": "Sandbox"}})
     _write_edges(place, segmentation, history)
     _write_cross_edges(place, segmentation, history, builder)
 

@@ -146,7 +146,7 @@ class _History:
 
     def _name_users(self, frames: dict[int, pd.DataFrame]) -> None:
         """Add names of users, which the service asks the auth service for."""
-        users = self.world.folder.json("users.json")
+        users = self.world.folder.json("chunkedgraph", "users.json")
         if users is None and self.world.options.strict:
             # what a chunkedgraph service without a token of its own answers
             raise TypeError('can only concatenate str (not "NoneType") to str')
