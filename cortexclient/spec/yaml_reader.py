@@ -27,6 +27,7 @@ MAX_DEPTH = 20
 MAX_NODES = 50_000
 MAX_ALIASES = 50
 MAX_KEY = 200
+MOST_PROBLEMS = 500  # what comes after so many is not going to help anybody
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -64,6 +65,8 @@ class _Composer:
 
     def problem(self, mark: Mark, code: str, message: str, advice: str) -> None:
         self.problems.append(Problem(*mark, code=code, path=self.path(), message=message, advice=advice))
+        if len(self.problems) > MOST_PROBLEMS:
+            raise _Stop
 
     def stop(self, mark: Mark, code: str, message: str, advice: str) -> None:
         self.problem(mark, code, message, advice)

@@ -310,9 +310,9 @@ def _file(tmp_path: Path, lines: str) -> tuple[Path, int, int]:
 @pytest.mark.parametrize(("code", "dotted", "lines"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)])
 def test_refused_at_the_place(code: str, dotted: str | None, lines: str, tmp_path: Path) -> None:
     path, line, column = _file(tmp_path, lines)
-    begin = time.perf_counter()
+    begin = time.process_time()
     problems = [problem for result in validate([path]) for problem in result.problems]
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     hits = [problem for problem in problems if problem.code == code]
     assert hits, [str(problem) for problem in problems]
     assert (line, column) in {(hit.line, hit.column) for hit in hits}, [str(hit) for hit in hits]

@@ -31,14 +31,15 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     return runner
 
 
-# ---------------------------------------------------------------------------------------------------------------- looking
+# --------------------------------------------------------------------------------------------------- looking
 def test_list(run, write) -> None:
     write("my_brain", "aliases: [mine]\naccess: {level: group}\n")
     write("old_brain", "deprecation: {since: 2020-01-01}\n")
     write("broken", "name: [\n")
     status, out, _ = run("list")
     assert status == 0
-    for word in (*list_datasets(), "My brain", "CORTEXCLIENT_PATH", "mine", "(deprecated)", "cannot be loaded", "CX103"):
+    said = ("My brain", "CORTEXCLIENT_PATH", "mine", "(deprecated)", "cannot be loaded", "CX103")
+    for word in (*list_datasets(), *said):
         assert word in out
     status, out, _ = run("list", "--json")
     assert {entry["name"] for entry in json.loads(out)} == set(list_datasets())
@@ -63,7 +64,9 @@ def test_show_resolved_names_file_and_line(run, write, folder: Path) -> None:
     write("my_brain", "name: my_brain\nextends: base\nvolume: brain\ntitle: Child\n")
     status, out, _ = run("show", "my_brain", "--resolved")
     assert status == 0
-    places = {line.split()[0]: line.split()[-1] for line in out.splitlines() if re.search(r"\.yaml:\d+ *$", line)}
+    places = {
+        line.split()[0]: line.split()[-1] for line in out.splitlines() if re.search(r"\.yaml:\d+ *$", line)
+    }
     assert places["title"].endswith("my_brain.yaml:4")
     assert places["synapse_table"].endswith("base.yaml:5")
     assert places["species"].endswith("volumes/brain.yaml:1")
@@ -100,20 +103,29 @@ def test_an_unknown_name_is_one_message(run) -> None:
     assert "Traceback" not in err
 
 
-# ------------------------------------------------------------------------------------------------------------------ files
+# ----------------------------------------------------------------------------------------------------- files
 def test_validate(run, tmp_path: Path) -> None:
     path = tmp_path / "my_brain.yaml"
     path.write_text(MINIMAL + "synapse_tabel: x\nlicense: {name: MIT}\n")
     status, out, err = run("validate", path)
     assert status == 1
-    assert out.splitlines()[-1] == f"{path}:5:1 CX201 synapse_tabel: this key is not known; did you mean synapse_table?"
+    assert (
+        out.splitlines()[-1]
+        == f"{path}:5:1 CX201 synapse_tabel: this key is not known; did you mean synapse_table?"
+    )
     assert "1 error(s)" in err
     status, out, _ = run("validate", path, "--json")
     body = json.loads(out)
     assert status == 1
     assert not body["ok"]
     hit = next(problem for problem in body["problems"] if problem["severity"] == "error")
-    assert (hit["file"], hit["line"], hit["column"], hit["code"], hit["path"]) == (str(path), 5, 1, "CX201", "synapse_tabel")
+    assert {key: hit[key] for key in ("file", "line", "column", "code", "path")} == {
+        "file": str(path),
+        "line": 5,
+        "column": 1,
+        "code": "CX201",
+        "path": "synapse_tabel",
+    }
     path.write_text(MINIMAL)
     assert run("validate", path)[0] == 0
     assert run("validate", path, "--strict")[0] == 1
@@ -159,7 +171,7 @@ def test_the_pre_commit_hook_runs_a_command_that_exists(repository: Path) -> Non
     assert main([*words[1:], str(repository / "datasets" / "v1dd.yaml")]) == 0
 
 
-# ------------------------------------------------------------------------------------------------------------- live server
+# ----------------------------------------------------------------------------------------------- live server
 @pytest.fixture(scope="module")
 def server():
     sandbox = pytest.importorskip("cortexclient.sandbox")
@@ -169,7 +181,16 @@ def server():
 
 def test_new_writes_a_valid_spec_that_works(run, server, tmp_path: Path) -> None:
     path = tmp_path / "my_brain.yaml"
-    words = ("new", "my_brain", "--server", server.url, "--datastack", server.datastack, "--token", server.token)
+    words = (
+        "new",
+        "my_brain",
+        "--server",
+        server.url,
+        "--datastack",
+        server.datastack,
+        "--token",
+        server.token,
+    )
     assert run(*words, "--out", path)[0] == 0
     assert [str(p) for result in validate([path]) for p in result.problems] == []
     text = path.read_text()
@@ -201,7 +222,13 @@ def test_check_says_what_to_change(run, server, tmp_path: Path) -> None:
     status, out, err = run("check", path, "--token", server.token)
     assert status == 1, out + err
     failed = {line.split()[1] for line in out.splitlines() if line.startswith("FAIL")}
-    assert failed == {"synapse_table", "voxel_resolution", "version", "cell_ids.lookup_view", "cell_ids.main_table"}
+    assert failed == {
+        "synapse_table",
+        "voxel_resolution",
+        "version",
+        "cell_ids.lookup_view",
+        "cell_ids.main_table",
+    }
     assert "synapses_v1dd" in out
     status, out, _ = run("diff", path, "--live", "--token", server.token)
     assert status == 1
@@ -216,7 +243,7 @@ def test_check_of_a_server_that_is_not_there(run, tmp_path: Path) -> None:
     assert "FAIL" in out
 
 
-# -------------------------------------------------------------------------------------------------------------- cave-diver
+# ------------------------------------------------------------------------------------------------ cave-diver
 DIVER = """\
 live_mode: false
 cache_alias: something
@@ -244,15 +271,24 @@ def test_import_cave_diver(run, tmp_path: Path) -> None:
     (tmp_path / "my_stack.yaml").write_text(DIVER)
     (tmp_path / "volume.yaml").write_text(VOLUME)
     out = tmp_path / "my_brain.yaml"
-    words = ("import-cave-diver", tmp_path / "my_stack.yaml", "--name", "my_brain", "--volume", tmp_path / "volume.yaml")
-    assert run(*words, "--out", out)[0] == 0
+    words = ("--name", "my_brain", "--volume", tmp_path / "volume.yaml", "--out", out)
+    assert run("import-cave-diver", tmp_path / "my_stack.yaml", *words)[0] == 0
     spec = get_spec(out)
-    assert (spec.name, spec.datastack, spec.server_address) == ("my_brain", "my_stack", "https://global.daf-apis.com")
-    assert spec.cell_ids.as_dict() == {"lookup_view": "nucleus_lookup", "main_table": "nuclei", "alternative_tables": ["other_points"]}
+    assert (spec.name, spec.datastack, spec.server_address) == (
+        "my_brain",
+        "my_stack",
+        "https://global.daf-apis.com",
+    )
+    assert spec.cell_ids.as_dict() == {
+        "lookup_view": "nucleus_lookup",
+        "main_table": "nuclei",
+        "alternative_tables": ["other_points"],
+    }
     assert spec.capabilities.live is False
     assert spec.transform.dataset == "minnie65"
     assert spec.depth_range_um == (0, 775)
-    assert [(layer.name, layer.top_um, layer.bottom_um) for layer in spec.layers] == [("L1", 0, 91.81), ("L2/3", 91.81, 261.22)]
+    layers = [(layer.name, layer.top_um, layer.bottom_um) for layer in spec.layers]
+    assert layers == [("L1", 0, 91.81), ("L2/3", 91.81, 261.22)]
     text = out.read_text()
     assert "cell_types_v2" in text
     assert "cache_alias" in text
@@ -265,14 +301,15 @@ def test_import_of_a_broken_file_says_where(run, tmp_path: Path) -> None:
     assert "my_stack.yaml:1:12 CX103" in err.replace("\n", "")
 
 
-# ------------------------------------------------------------------------------------------------------------------- pages
+# ----------------------------------------------------------------------------------------------------- pages
 @pytest.mark.parametrize("name", list_datasets())
 def test_every_dataset_has_a_page(name: str) -> None:
     spec = get_spec(name)
     text = dataset_page(spec)
     assert text.startswith(f"# {spec.title}\n")
-    for fact in (spec.datastack, *(table.name for table in spec.tables.values()), *(str(v.version) for v in spec.versions)):
-        assert fact in text
+    assert spec.datastack in text
+    assert all(table.name in text for table in spec.tables.values())
+    assert all(str(item.version) in text for item in spec.versions)
     for path, fact in spec.sources.items():
         assert fact.verified or f"`{path}`" in text
 
@@ -291,10 +328,14 @@ def test_every_yaml_of_the_guides_is_right(repository: Path, tmp_path: Path) -> 
             path = tmp_path / f"{page[:4]}{number}" / "my_brain.yaml"
             path.parent.mkdir()
             whole = block if "\nname:" in block else MINIMAL + block
-            path.write_text(whole + ("synapse_table: a\nvoxel_resolution: [1, 1, 1]\n" if block.startswith("sources") else ""))
-            problems = [problem for result in validate([path]) for problem in result.problems if problem.severity == "error"]
+            if block.startswith("sources"):
+                whole += "synapse_table: a\nvoxel_resolution: [1, 1, 1]\n"
+            path.write_text(whole)
+            errors = [
+                each for result in validate([path]) for each in result.problems if each.severity == "error"
+            ]
             # the guide's example of a successor is somebody's future dataset
-            assert [str(problem) for problem in problems if problem.path != "deprecation.replaced_by"] == []
+            assert [str(each) for each in errors if each.path != "deprecation.replaced_by"] == []
 
 
 def test_a_dataset_by_file_alone(run, write, tmp_path: Path) -> None:
@@ -307,7 +348,8 @@ def test_a_dataset_by_file_alone(run, write, tmp_path: Path) -> None:
     code = (
         "import cortexclient\n"
         "from cortexclient.datasets.fresh import client, FreshBrainClient\n"
-        "assert isinstance(client, FreshBrainClient) and isinstance(cortexclient.load('fresh_brain@7'), FreshBrainClient)\n"
+        "assert isinstance(client, FreshBrainClient)\n"
+        "assert isinstance(cortexclient.load('fresh_brain@7'), FreshBrainClient)\n"
         "assert isinstance(cortexclient.load(PATH), FreshBrainClient)\n"
         "print('loaded')\n"
     ).replace("PATH", repr(str(path)))

@@ -30,12 +30,12 @@ relaxed = settings(
 def refused_or_read(path: Path, content: bytes, seconds: float = 5.0) -> SpecError | None:
     path.write_bytes(content)
     error: SpecError | None = None
-    begin = time.perf_counter()
+    begin = time.process_time()  # the machine may be busy with other things
     try:
         resolve(path)
     except SpecError as caught:
         error = caught
-    assert time.perf_counter() - begin < seconds
+    assert time.process_time() - begin < seconds
     if error is not None:
         assert error.problems
         assert len(str(error)) < 200_000
@@ -49,7 +49,7 @@ def refused_or_read(path: Path, content: bytes, seconds: float = 5.0) -> SpecErr
     return error
 
 
-# ---------------------------------------------------------------------------------------------- arbitrary bytes and text
+# ---------------------------------------------------------------------------------- arbitrary bytes and text
 @relaxed
 @given(content=st.binary(max_size=400))
 @example(content=b"\xff\xfe\x00\x00")
@@ -71,7 +71,7 @@ def test_any_yaml_signs(tmp_path: Path, tail: str) -> None:
     refused_or_read(tmp_path / "my_brain.yaml", (MINIMAL + tail).encode())
 
 
-# --------------------------------------------------------------------------------------------- a good spec, one value off
+# -------------------------------------------------------------------------------- a good spec, one value off
 scalars = st.one_of(
     st.none(),
     st.booleans(),
@@ -144,7 +144,7 @@ def test_every_id_survives(tmp_path: Path, number: int, quoted: bool) -> None:
     assert spec_from_mapping(spec.as_dict()) == spec
 
 
-# --------------------------------------------------------------------------------------------------------------- attacks
+# --------------------------------------------------------------------------------------------------- attacks
 def laughs(levels: int = 9, width: int = 9) -> str:
     lines = ["x-a0: &a0 [lol]"]
     lines += [f"x-a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * width)}]" for i in range(1, levels)]
@@ -224,7 +224,7 @@ def test_nothing_is_executed(payload: str, tmp_path: Path) -> None:
     assert not flag.exists()
 
 
-# ------------------------------------------------------------------------------------------------ the reader and its peers
+# ---------------------------------------------------------------------------------- the reader and its peers
 @relaxed
 @given(
     tree=st.recursive(

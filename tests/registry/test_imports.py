@@ -103,7 +103,7 @@ def test_unknown_names_say_what_is_near() -> None:
         from cortexclient.datasets import no_such_brain  # noqa: F401
     assert not hasattr(cortexclient.datasets, "no_such_brain")
     with pytest.raises(AttributeError, match="has client, spec and V1ddClient"):
-        importlib.import_module("cortexclient.datasets.v1dd").clinet
+        getattr(importlib.import_module("cortexclient.datasets.v1dd"), "clinet")  # noqa: B009 - a typo is the point
     assert not hasattr(importlib.import_module("cortexclient.datasets.v1dd"), "__wrapped__")
 
 
@@ -182,7 +182,10 @@ def test_somebody_elses_datasets_package_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "__init__.py").write_text("raise RuntimeError('imported')\n")
     (tmp_path / "datasets" / "minnie_public.yaml").write_text("broken: [\n")
-    code = "import cortexclient; print(cortexclient.get_spec('minnie_public').datastack, 'datasets' in __import__('sys').modules)"
+    code = (
+        "import cortexclient, sys\n"
+        "print(cortexclient.get_spec('minnie_public').datastack, 'datasets' in sys.modules)\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

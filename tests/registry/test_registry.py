@@ -30,7 +30,7 @@ GOOD = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------- built-in
+# -------------------------------------------------------------------------------------------------- built-in
 def test_built_in_datasets_are_listed() -> None:
     assert list_datasets() == BUILT_IN
     assert {"minnie_public", "minnie_prod", "v1dd", "v1dd_public", "sandbox"} <= set(BUILT_IN)
@@ -73,7 +73,7 @@ def test_aliases_lead_to_their_dataset() -> None:
     assert resolve("microns_public@943") == (get_spec("minnie_public"), 943)
 
 
-# --------------------------------------------------------------------------------------------------------- kinds of asking
+# ------------------------------------------------------------------------------------------- kinds of asking
 def test_a_version_may_be_named() -> None:
     assert resolve("minnie_public@1300")[1] == 1300
     assert resolve("minnie_public@latest")[1] is None
@@ -114,7 +114,7 @@ def test_strange_names_are_merely_unknown(name: str) -> None:
         get_spec(name)
 
 
-# ---------------------------------------------------------------------------------------------------------------- layers
+# ---------------------------------------------------------------------------------------------------- layers
 def test_later_layers_win_and_say_so_once(write, folder: Path, tmp_path: Path) -> None:
     write("my_brain", "description: user\n", into=tmp_path / "config" / "datasets")
     assert get_spec("my_brain").description == "user"
@@ -208,7 +208,7 @@ def test_a_file_that_changes_is_read_anew(write) -> None:
     assert get_spec("my_brain").description == "two"
 
 
-# --------------------------------------------------------------------------------------------------------- registering
+# ----------------------------------------------------------------------------------------------- registering
 def test_registering_a_file_or_a_spec(write, tmp_path: Path) -> None:
     path = write("my_brain", "aliases: [mine]\n", into=tmp_path / "elsewhere")
     spec = register(path)
@@ -244,7 +244,7 @@ def test_many_threads_get_the_same_spec(write) -> None:
     assert len(found) == 16
 
 
-# ------------------------------------------------------------------------------------------------------------ inheritance
+# ----------------------------------------------------------------------------------------------- inheritance
 def test_extends_merges_field_by_field(write) -> None:
     write(
         "base",
@@ -288,7 +288,7 @@ def test_circles_and_missing_parents_are_refused(write) -> None:
         get_spec("one")
     assert "break the circle" in str(caught.value)
     write("lost", "extends: minnie_publik\n")
-    with pytest.raises(SpecError, match="CX306.*did you mean minnie_public"):
+    with pytest.raises(SpecError, match=r"CX306.*did you mean minnie_public"):
         get_spec("lost")
 
 
@@ -328,11 +328,11 @@ def test_a_volume_is_shared(write, folder: Path) -> None:
         get_spec("one")
 
 
-# ------------------------------------------------------------------------------------------------------------ environment
+# ----------------------------------------------------------------------------------------------- environment
 def test_the_environment_fills_in(write, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "name: my_brain\ntitle: a\nserver_address: '${env:LAB_SERVER}'\ndatastack: '${env:LAB_STACK:-brain_v1}'\n"
     write("my_brain", text)
-    with pytest.raises(SpecError, match="CX404.*LAB_SERVER is not set"):
+    with pytest.raises(SpecError, match=r"CX404.*LAB_SERVER is not set"):
         get_spec("my_brain")
     monkeypatch.setenv("LAB_SERVER", "https://cave.my.lab")
     spec = get_spec("my_brain")
@@ -361,7 +361,7 @@ def test_a_spec_made_in_python_is_filled_in_when_it_is_used(monkeypatch: pytest.
     assert get_spec(spec).datastack == "brain_v3"
 
 
-# ---------------------------------------------------------------------------------------------------- deprecation, schema
+# --------------------------------------------------------------------------------------- deprecation, schema
 class TestRetirement:
     CASES: ClassVar = [
         ("since: 2999-01-01", None),
@@ -381,7 +381,7 @@ class TestRetirement:
 
     def test_refuses_unless_asked_not_to(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
         write("old", "deprecation: {refused_from: 2020-01-01, replaced_by: v1dd}\n")
-        with pytest.raises(UnknownDatasetError, match="use v1dd instead.*CORTEXCLIENT_ALLOW_DEPRECATED=1"):
+        with pytest.raises(UnknownDatasetError, match=r"use v1dd instead.*CORTEXCLIENT_ALLOW_DEPRECATED=1"):
             get_spec("old")
         monkeypatch.setenv("CORTEXCLIENT_ALLOW_DEPRECATED", "1")
         with pytest.warns(SpecWarning, match="deprecated"):
@@ -411,7 +411,7 @@ def test_an_old_file_is_brought_up_to_date_with_a_warning(write) -> None:
     assert spec.transform.dataset == "v1dd"
 
 
-# ------------------------------------------------------------------------------------------------------------- the spec
+# -------------------------------------------------------------------------------------------------- the spec
 def test_roles_resolve_to_the_table_of_the_version() -> None:
     spec = DatasetSpec(
         **GOOD,
@@ -487,7 +487,7 @@ def test_overrides_are_checked_and_merged() -> None:
     assert other.cell_ids.lookup_view == "other"
     assert other.cell_ids.main_table == spec.cell_ids.main_table
     assert spec.server_address == "https://global.daf-apis.com"
-    with pytest.raises(SpecError, match="CX201 serveraddress: .*did you mean server_address"):
+    with pytest.raises(SpecError, match=r"CX201 serveraddress: .*did you mean server_address"):
         spec.with_overrides({"serveraddress": "x"})
 
 
@@ -508,7 +508,7 @@ def test_naive_times_are_utc() -> None:
     assert spec.timestamp_of(1).isoformat() == "2021-06-11T08:10:00+00:00"
 
 
-# ----------------------------------------------------------------------------------------------------------------- trust
+# ----------------------------------------------------------------------------------------------------- trust
 def test_hosts_of_built_in_datasets_and_this_machine_are_trusted() -> None:
     for host in (
         "global.daf-apis.com",
@@ -550,16 +550,17 @@ def test_trusting_a_host_lasts(tmp_path: Path) -> None:
             registry.trust(wrong)
 
 
-# ------------------------------------------------------------------------------------------------------------------ lazy
+# ------------------------------------------------------------------------------------------------------ lazy
 def test_importing_and_listing_load_nothing_heavy() -> None:
     code = (
         "import sys, cortexclient.registry as r\n"
-        "heavy = {'pydantic', 'yaml', 'pandas', 'numpy', 'requests', 'caveclient', 'cloudvolume', 'importlib.metadata', 'platformdirs'}\n"
-        "print(sorted(heavy & set(sys.modules)))\n"
+        "heavy = {'pandas', 'numpy', 'requests', 'caveclient', 'cloudvolume', 'nglui', 'pcg_skel'}\n"
+        "readers, finders = {'pydantic', 'yaml'}, {'importlib.metadata', 'platformdirs'}\n"
+        "print(sorted((heavy | readers | finders) & set(sys.modules)))\n"
         "r.list_datasets()\n"
-        "print(sorted((heavy - {'importlib.metadata', 'platformdirs'}) & set(sys.modules)))\n"
+        "print(sorted((heavy | readers) & set(sys.modules)))\n"
         "r.get_spec('minnie_public')\n"
-        "print(sorted((heavy - {'importlib.metadata', 'platformdirs', 'pydantic', 'yaml'}) & set(sys.modules)))\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:3] == ["[]", "[]", "[]"]
