@@ -17,7 +17,7 @@ from cortexclient.services.links import LinksService
 from cortexclient.services.roots import RootsService
 from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.synapses import SynapsesService
-from cortexclient.services.tables import TablesService, ViewsService
+from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 from cortexclient.session import Session
 
 if TYPE_CHECKING:
@@ -264,7 +264,9 @@ class DatasetClient:
         """Views by name, with completion: ``client.views.<name>(filters).query()``."""
         return self._service(ViewsService)
 
+    query = _of(QueriesService, QueriesService.query)
     query_synapses = _of(SynapsesService, SynapsesService.query_synapses)
+    connectivity = _of(SynapsesService, SynapsesService.connectivity)
     cell_id_to_root_id = _of(CellsService, CellsService.cell_id_to_root_id)
     root_id_to_cell_id = _of(CellsService, CellsService.root_id_to_cell_id)
 
@@ -275,6 +277,7 @@ class DatasetClient:
     is_latest_roots = _of(RootsService, RootsService.is_latest_roots)
     get_latest_roots = _of(RootsService, RootsService.get_latest_roots)
     suggest_latest_roots = _of(RootsService, RootsService.suggest_latest_roots)
+    latest_roots = _of(RootsService, RootsService.latest_roots)
     get_l2_ids = _of(Level2Service, Level2Service.get_l2_ids)
     get_l2data = _of(Level2Service, Level2Service.get_l2data)
 

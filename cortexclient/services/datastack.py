@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import UnknownVersionError
-from cortexclient.ids import as_id, as_ids
+from cortexclient.ids import as_id
 from cortexclient.session.versions import newest
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.session import Session, VersionRecord
-    from cortexclient.types import Ids
 
 __all__ = ["DatastackService"]
 
@@ -138,51 +137,6 @@ class DatastackService:
                     dict(json_state), state_id=state_id, timestamp=timestamp
                 )
             )
-
-    def skeletons_exist(
-        self,
-        skeleton_version: int | None = None,
-        root_ids: Ids = 0,
-        log_warning: bool = True,
-        verbose_level: int | None = 0,
-    ) -> bool | dict[int, bool]:
-        """Say which neurons have a skeleton in the service's cache.
-
-        Parameters
-        ----------
-        skeleton_version : int, optional
-            Version of the skeletons. Default: the spec's, or 4.
-        root_ids : int or sequence of int
-            Roots; any number, asked in batches.
-        log_warning, verbose_level
-            As in caveclient.
-
-        Returns
-        -------
-        bool or dict
-            For a single id True or False, else id -> bool for each distinct id.
-        """
-        one = isinstance(root_ids, str) or not hasattr(root_ids, "__len__")
-        ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
-        version = skeleton_version or self._session.spec.skeleton_version or 4
-        client = self._session.cave.skeleton
-
-        def ask(batch: list[int]) -> dict[int, bool]:
-            with self._session.guard("skeleton"):
-                answer = client.skeletons_exist(
-                    skeleton_version=version,
-                    root_ids=batch,
-                    log_warning=log_warning,
-                    verbose_level=verbose_level,
-                )
-            if isinstance(answer, bool):
-                return {batch[0]: answer}
-            return {int(root): bool(there) for root, there in answer.items()}
-
-        found: dict[int, bool] = {}
-        for part in self._session.map(ask, [ids[start : start + 1000] for start in range(0, len(ids), 1000)]):
-            found |= part
-        return found[ids[0]] if one else {root: found.get(root, False) for root in ids}
 
     def versions(self) -> dict[int, VersionRecord]:
         """Give all materialized versions by number, oldest first, expired ones included."""

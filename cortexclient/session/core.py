@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +10,7 @@ from cortexclient.session.connection import Connection
 from cortexclient.session.moments import Moment
 from cortexclient.session.once import Once
 from cortexclient.session.policy import Policy
-from cortexclient.session.versions import VersionRecord, newest, parse_versions
+from cortexclient.session.versions import VersionRecord, nearest, newest, parse_versions
 from cortexclient.session.workers import default_workers, map_in_order
 
 if TYPE_CHECKING:
@@ -90,8 +89,6 @@ class Session:
         self.moment = self._opened_at
         self._own = Once()
 
-    # -- who and where ---------------------------------------------------------------------------------------
-
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's spec."""
@@ -162,8 +159,6 @@ class Session:
             )
         return table
 
-    # -- when ------------------------------------------------------------------------------------------------
-
     @property
     def pinned(self) -> bool:
         """Whether the session stands at a fixed moment."""
@@ -215,11 +210,14 @@ class Session:
         default = self.spec.default_version
         if self.moment.floating and default is not None and default != "latest":
             return int(default)
-        found = newest(self.versions().values(), self.moment.timestamp)
+        records = self.versions()
+        found = newest(records.values(), self.moment.timestamp)
+        if found is None and self.moment.timestamp is not None:
+            # before the first version: a live query starts from the nearest one, too
+            found = nearest(records, self.moment.timestamp)
         if found is None:
-            when = f" before {self.moment}" if self.moment.timestamp else ""
             raise UnknownVersionError(
-                f"{self.datastack} has no live version{when}", service="materialize", status=404
+                f"{self.datastack} has no live version", service="materialize", status=404
             )
         return found.version
 
@@ -280,8 +278,6 @@ class Session:
         other.moment = other._opened_at
         other._own = Once()
         return other
-
-    # -- asking ----------------------------------------------------------------------------------------------
 
     @property
     def cave(self) -> SessionCAVEclient:
@@ -356,15 +352,7 @@ class Session:
         return self.connection.memory.get("image volume", make)
 
     def query(self, table_or_view: str, **options: Any) -> Any:
-        """Ask a table or view and get the complete answer.
-
-        Parameters
-        ----------
-        table_or_view : str
-            Its name.
-        **options
-            Fields of `cortexclient.session.query.Request`.
-        """
+        """Give the complete answer of a table or view; options are fields of `cortexclient.session.query.Request`."""
         from cortexclient.session.query import Request, run
 
         return run(self, Request(table_or_view, **options))
@@ -386,8 +374,6 @@ class Session:
         from cortexclient.session.query.metadata import find
 
         return find(self, name, kind=kind)
-
-    # -- life ------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         return f"Session({self.spec.name!r}, datastack={self.datastack!r}, at={str(self.moment)!r})"
@@ -413,5 +399,4 @@ class Session:
         """Close the connections; the session may be used again and opens new ones."""
         wire = self.connection.memory.peek("wire")
         if wire is not None:
-            with contextlib.suppress(OSError):
-                wire.close()
+            wire.close()

@@ -211,8 +211,8 @@ def test_faults_met_by_caveclient_itself(toy_server, toy_session, monkeypatch, k
     session = toy_session(retries=1)
     DatastackService(session).get_datastack_info()
     with troubled(toy_server, Fault(kind, route="/skeletoncache|/nglstate", count=None)):
-        with pytest.raises(errors.ServiceError) as caught:
-            DatastackService(session).skeletons_exist(root_ids=[1, 2])
+        with pytest.raises(errors.ServiceError) as caught, session.guard("skeleton"):
+            session.cave.skeleton.skeletons_exist(skeleton_version=4, root_ids=[1, 2])
         assert toy_server.token not in str(caught.value)
         with pytest.raises(errors.ServiceError):
             DatastackService(session).upload_state_json({"a": 1})
