@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from cortexclient.sandbox.responses import json_response, message_error
 from cortexclient.sandbox.routes.auth import USER
+from cortexclient.sandbox.routes.pages import not_found_page
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -86,6 +87,20 @@ class _Info:
             )
         return body
 
+    def short(self, name: str) -> dict[str, Any]:
+        """Body of a datastack with a link in place of its aligned volume."""
+        bodies = self.datastacks()
+        body = bodies[name]
+        return {
+            "id": list(bodies).index(name) + 1,
+            "name": name,
+            "display_name": None,
+            "viewer_layer_name": None,
+            "base_link_id": None,
+            **body,
+            "aligned_volume": f"{_BASE}/aligned_volume/id/{body['aligned_volume']['id']}",
+        }
+
     def image_sources(self) -> list[dict[str, Any]]:
         """Image mirrors."""
         rows: list[dict[str, Any]] = self.world.folder.json("image_sources.json", default=[])
@@ -111,6 +126,12 @@ def routes(world: World) -> list[BaseRoute]:
                 return missing(request, _FULL)
             body["aligned_volume"]["image_source"] = row["image_source"]
         return missing(request, _FULL) if body is None else json_response(body)
+
+    def short(request: Request) -> Response:
+        name = request.path_params["datastack"]
+        if name not in info.datastacks():
+            return missing(request, (_FULL[1], _FULL[0], _FULL[2]))
+        return json_response(info.short(name))
 
     def image_sources(request: Request) -> Response:
         if request.path_params["datastack"] not in info.datastacks():
@@ -142,8 +163,11 @@ def routes(world: World) -> list[BaseRoute]:
         Route(f"{_BASE}/datastacks", datastacks),
         Route(f"{_BASE}/datastack/full/{{datastack}}", full),
         Route(f"{_BASE}/datastack/{{datastack}}/image_sources", image_sources),
+        Route(f"{_BASE}/datastack/{{datastack}}", short),
         Route(f"{_BASE}/aligned_volume", volumes),
         Route(f"{_BASE}/aligned_volume/id/{{id:int}}", volume),
         Route(f"{_BASE}/aligned_volume/{{name}}", volume),
         Route(f"{_BASE}/aligned_volume/{{name}}/datastacks", of_volume),
+        Route("/info/health", lambda _: json_response("healthy")),
+        Route("/info/{rest:path}", lambda _: not_found_page()),
     ]

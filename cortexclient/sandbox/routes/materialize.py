@@ -9,7 +9,12 @@ from starlette.routing import Route
 
 from cortexclient.sandbox.responses import json_response
 from cortexclient.sandbox.routes.materialize_body import RefusedError, query_arguments
-from cortexclient.sandbox.routes.materialize_frozen import join_query, table_query, view_query
+from cortexclient.sandbox.routes.materialize_frozen import (
+    join_query,
+    require_database,
+    table_query,
+    view_query,
+)
 from cortexclient.sandbox.routes.materialize_live import live_query
 from cortexclient.sandbox.routes.materialize_properties import live_table_info, table_info, view_info
 from cortexclient.sandbox.routes.materialize_service import Ask, Service
@@ -147,6 +152,7 @@ def _count(ask: Ask) -> Response:
         raise aborted(
             404, f"Analysis table '{table}' not found for version {ask.version} in datastack {ask.datastack}"
         )
+    require_database(ask)
     return json_response(count)
 
 
@@ -158,6 +164,7 @@ def _unique_values(ask: Ask) -> Response:
 
 
 def _views(ask: Ask) -> Response:
+    require_database(ask)
     return json_response(
         {
             name: {key: value for key, value in row.items() if key != "table_name"}
@@ -167,6 +174,7 @@ def _views(ask: Ask) -> Response:
 
 
 def _view_schemas(ask: Ask) -> Response:
+    require_database(ask)
     schemas = ask.store.view_schemas(ask.version)
     return json_response(schemas, 200 if schemas or not ask.world.options.strict else 404)
 
@@ -180,6 +188,7 @@ def _view_metadata(ask: Ask) -> Response:
 
 
 def _view_schema(ask: Ask) -> Response:
+    require_database(ask)
     view = ask.path("view")
     columns = ask.store.view_schemas(ask.version).get(view)
     if columns is None:

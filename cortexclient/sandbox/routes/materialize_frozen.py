@@ -20,6 +20,7 @@ __all__ = [
     "Found",
     "join_query",
     "joined_rows",
+    "require_database",
     "require_tables",
     "table_query",
     "table_rows",
@@ -94,15 +95,15 @@ def _frozen(ask: Ask, table: str) -> Source:
     """Model of a frozen table for any name in a filter, which may be of no table at all."""
     if ask.store.metadata(table) is None:
         raise QueryError("'NoneType' object is not subscriptable")
-    _database(ask)
+    require_database(ask)
     try:
         return ask.store.frozen(table, ask.version)
     except KeyError:
         raise QueryError(f'Execution failed on sql: relation "{table}" does not exist') from None
 
 
-def _database(ask: Ask) -> None:
-    """Refuse a version whose database is no longer there."""
+def require_database(ask: Ask) -> None:
+    """Refuse a version that has no database, or none any more; 0 is the live one."""
     row = ask.store.version(ask.version)
     if ask.version != 0 and (row is None or not row["valid"]):
         name = f"{ask.datastack}__mat{ask.version}"
@@ -250,7 +251,7 @@ def view_rows(ask: Ask, view: str, body: dict[str, Any], arguments: dict[str, An
     metadata = ask.store.views(0).get(view)
     if metadata is None:
         raise QueryError("No row was found for one()")
-    _database(ask)
+    require_database(ask)
     limit = _limit(ask, body)
     typed = bool(arguments.get("direct_sql_pandas"))
 
