@@ -83,7 +83,9 @@ class Connection:
             return self._token_given
         if self.endpoint.token:
             return self.endpoint.token
-        found = credentials.find_token(self.address)
+        from cortexclient.registry import is_trusted
+
+        found = credentials.find_token(self.address, is_trusted=is_trusted)
         if found is not None:
             return found.value
         return LOOPBACK_TOKEN if credentials.is_loopback(self.address) else None

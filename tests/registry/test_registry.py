@@ -509,23 +509,49 @@ def test_naive_times_are_utc() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- trust
-def test_hosts_of_built_in_datasets_and_this_machine_are_trusted() -> None:
-    for host in (
-        "global.daf-apis.com",
-        "https://global.em.brain.allentech.org/info",
-        "127.0.0.1:8000",
-        "[::1]",
-        "localhost",
-    ):
-        assert registry.is_trusted(host), host
+def test_hosts_of_built_in_datasets_are_trusted_and_no_others() -> None:
+    for name in BUILT_IN:
+        address = get_spec(name).server_address
+        assert registry.is_trusted(address) == address.startswith("https://"), address
+    assert registry.is_trusted("global.daf-apis.com")
     for host in (
         "evil.example",
         "global.daf-apis.com.evil.example",
         "https://global.daf-apis.com@evil.example",
-        "",
         "localhost.evil.example",
+        "127.0.0.1:8000",  # a port of this machine may be another user's
+        "localhost",
+        "",
     ):
         assert not registry.is_trusted(host), host
+
+
+@pytest.fixture
+def general_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    secrets = tmp_path / ".cloudvolume" / "secrets"
+    secrets.mkdir(parents=True)
+    token = "0123456789abcdef0123456789abcdef"
+    (secrets / "cave-secret.json").write_text(f'{{"token": "{token}"}}')
+    return token
+
+
+def test_a_strangers_spec_does_not_get_the_general_token(general_token: str, write, tmp_path: Path) -> None:
+    from cortexclient import load
+
+    write("my_brain")
+    assert load("minnie_public").session.token == general_token
+    assert load("my_brain").session.token is None
+    registry.trust("cave.my.lab")
+    assert load("my_brain").session.token == general_token
+    registry.untrust("cave.my.lab")
+    own = tmp_path / ".cloudvolume" / "secrets" / "cave.my.lab-cave-secret.json"
+    own.write_text('{"token": "ffffffffffffffffffffffffffffffff"}')
+    assert load("my_brain").session.token == "f" * 32
+    # a spec that hides a built-in dataset gets no more than its own server's token
+    write("v1dd", "")
+    with pytest.warns(SpecWarning):
+        assert load("v1dd").session.token == "f" * 32
 
 
 def test_a_spec_from_elsewhere_makes_no_host_trusted(write) -> None:
