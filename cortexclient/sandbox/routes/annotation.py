@@ -26,7 +26,7 @@ from cortexclient.sandbox.routes.materialize_body import (
     text,
 )
 from cortexclient.sandbox.routes.materialize_service import failure, parsed_body
-from cortexclient.sandbox.routes.pages import not_found_page
+from cortexclient.sandbox.routes.pages import unserved
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def routes(world: World) -> list[BaseRoute]:
         route(_BASE + "/{table}", GET=_metadata, DELETE=_delete_table),
         route(_BASE + "/{table}/count", GET=_count),
         route(_BASE + "/{table}/annotations", GET=_rows, POST=_insert, PUT=_update, DELETE=_delete),
-        Route("/annotation/{rest:path}", lambda _: not_found_page(), methods=_METHODS),
+        Route("/annotation/{rest:path}", unserved, methods=_METHODS),
     ]
 
 

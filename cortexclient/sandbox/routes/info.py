@@ -9,7 +9,6 @@ from starlette.routing import Route
 
 from cortexclient.sandbox.responses import json_response, message_error
 from cortexclient.sandbox.routes.auth import USER
-from cortexclient.sandbox.routes.pages import not_found_page
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -169,5 +168,4 @@ def routes(world: World) -> list[BaseRoute]:
         Route(f"{_BASE}/aligned_volume/{{name}}", volume),
         Route(f"{_BASE}/aligned_volume/{{name}}/datastacks", of_volume),
         Route("/info/health", lambda _: json_response("healthy")),
-        Route("/info/{rest:path}", lambda _: not_found_page()),
     ]

@@ -18,7 +18,7 @@ from cortexclient.sandbox.routes.materialize_frozen import (
 from cortexclient.sandbox.routes.materialize_live import live_query
 from cortexclient.sandbox.routes.materialize_properties import live_table_info, table_info, view_info
 from cortexclient.sandbox.routes.materialize_service import Ask, Service
-from cortexclient.sandbox.routes.pages import not_found_page
+from cortexclient.sandbox.routes.pages import unserved
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def routes(world: World) -> list[BaseRoute]:
         service.route(
             f"{_RUN}/lookup_svid/datastack/{{datastack}}/{{table}}", _look_up, method="POST", checked=False
         ),
-        Route(
-            "/materialize/{rest:path}", lambda _: not_found_page(), methods=["GET", "POST", "PUT", "DELETE"]
-        ),
+        Route("/materialize/{rest:path}", unserved, methods=["GET", "POST", "PUT", "DELETE"]),
     ]
     return found
 

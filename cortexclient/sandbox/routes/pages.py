@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 from starlette.responses import Response
 
-__all__ = ["not_found_page"]
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+__all__ = ["not_found_page", "unserved"]
+
+logger = logging.getLogger(__name__)
+_reported: set[str] = set()
 
 _NOT_FOUND = (
     "<!doctype html>\n<html lang=en>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n<p>The requested URL was not "
@@ -15,3 +24,12 @@ _NOT_FOUND = (
 def not_found_page() -> Response:
     """Answer for a path that a service does not know."""
     return Response(_NOT_FOUND, status_code=404, media_type="text/html")
+
+
+async def unserved(request: Request) -> Response:
+    """Answer for any path of a service that no route knows; said once in the log."""
+    path = f"{request.method} {request.url.path}"
+    if path not in _reported and len(_reported) < 1000:
+        _reported.add(path)
+        logger.info("the sandbox does not serve %s", path)
+    return not_found_page()

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from cortexclient.sandbox.responses import json_response, message_error
 from cortexclient.sandbox.routes.info import did_you_mean
-from cortexclient.sandbox.routes.pages import not_found_page
+from cortexclient.sandbox.routes.pages import unserved
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -48,5 +48,5 @@ def routes(world: World) -> list[BaseRoute]:
         Route(f"{_BASE}/type/{{name}}", one),
         Route(f"{_BASE}/types_all", lambda _: json_response(world.tables.schemas)),
         Route(f"{_BASE}/types", several, methods=["GET", "POST"]),
-        Route("/schema/{rest:path}", lambda _: not_found_page()),
+        Route("/schema/{rest:path}", unserved),
     ]
