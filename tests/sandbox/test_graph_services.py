@@ -210,7 +210,12 @@ def test_edits_by_client_are_seen_everywhere(block_folder: Path) -> None:
         assert {entry["size_nm3"] for entry in data.values()} == {2 * 24 * 12 * 12 * 2560}
         mesh = volume_of(sandbox).mesh.get(merged)
         mesh = mesh[merged] if isinstance(mesh, dict) else mesh
-        assert len(mesh.vertices) == 8 * 8
+        assert mesh.vertices.min(axis=0) == pytest.approx([0, 0, 0], abs=30)
+        assert mesh.vertices.max(axis=0) == pytest.approx([768, 192, 480], abs=30)
+        manifest = requests.get(
+            f"{sandbox.url}/meshing/api/v1/table/blocks/manifest/{merged}:0?return_seg_ids=1", timeout=10
+        ).json()
+        assert sorted(manifest["seg_ids"]) == sorted(graph.l2_ids(merged).tolist())
 
         sides = [points[:1], points[1:], merged, ends[:1], ends[1:]]
         source, sink, allowed = pcg.preview_split(*sides)

@@ -30,6 +30,10 @@ def routes(world: World) -> list[BaseRoute]:
         path = (root / request.path_params["path"]).resolve()
         if not path.is_relative_to(root):
             return _missing()
+        # level-2 ids that an edit made have no file; their meshes are made when they are asked for
+        made = None if path.is_file() else world.graph.meshes.made(path.name)
+        if made is not None:
+            return Response(made, media_type="application/octet-stream")
         return serve(path, request)
 
     return [Route("/precomputed/{path:path}", static, methods=["GET", "HEAD"])]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from cortexclient.sandbox.stores.graph_space import nodes_within
 from cortexclient.sandbox.stores.graph_state import ragged
+from cortexclient.sandbox.stores.remesh import fragment_name, mesh_fragment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class MeshIndex:
         self.graph = graph
         self._lock = threading.Lock()
         self._loaded: tuple[Ids, list[str]] | None = None
+        self._made: dict[str, bytes | None] = {}
 
     def _index(self) -> tuple[Ids, list[str]]:
         if self._loaded is None:
@@ -95,7 +97,10 @@ class MeshIndex:
             rest = np.concatenate([front[~usable], front[usable][~has]])
             layers = self.graph.layout.layers(rest)
             for l2_id in self.graph.made_here.intersection(rest[layers == 2].tolist()):
-                self._keep(found, *self._of_pieces(l2_id), within)
+                owners, names = self._remeshed(l2_id)
+                if within is None or l2_id in within:
+                    found[0].append(owners)
+                    found[1].extend(names)
             front = self.graph.state.children_of(rest[layers > 2])[0]
         owners = np.concatenate([*found[0], np.empty(0, dtype=np.int64)])
         return owners, found[1]
@@ -112,8 +117,25 @@ class MeshIndex:
         # a fragment of a node above layer 2 cannot be told to lie outside of bounds
         return int(self.graph.layout.layers(seg_id)) > 2
 
-    def _of_pieces(self, l2_id: int) -> tuple[Ids, list[str]]:
-        """Fragments of earlier level-2 ids that a new one was joined from, until it has one of its own."""
+    def _remeshed(self, l2_id: int) -> tuple[Ids, list[str]]:
+        """Fragment of a level-2 id that an edit made, or those of the ids that it was joined from."""
+        name = fragment_name(self.graph, l2_id)
+        if name not in self._made:
+            made = mesh_fragment(self.graph, l2_id)
+            with self._lock:
+                self._made[name] = made
+        names = self._of_pieces(l2_id) if self._made[name] is None else [name]
+        return np.full(len(names), l2_id, dtype=np.int64), names
+
+    def made(self, name: str) -> bytes | None:
+        """Contents of a fragment that was made here; None for any other."""
+        match = _OWNED.fullmatch(name)
+        if match is None or int(match[1]) not in self.graph.made_here:
+            return None
+        self._remeshed(int(match[1]))
+        return self._made.get(name)
+
+    def _of_pieces(self, l2_id: int) -> list[str]:
         state = self.graph.state
         supervoxels = self.graph.children(l2_id)
         earlier = state.all_parents_of(supervoxels)
@@ -122,7 +144,7 @@ class MeshIndex:
         kids, owner = state.children_of(pieces)
         foreign = np.unique(owner[~np.isin(kids, supervoxels)])
         inside = ~np.isin(owners, pieces[foreign])
-        return owners[inside], [name for name, ok in zip(names, inside.tolist(), strict=True) if ok]
+        return [name for name, ok in zip(names, inside.tolist(), strict=True) if ok]
 
 
 def _owner(name: str, owner: int) -> int:
