@@ -96,6 +96,25 @@ def test_new_version_appears_and_old_one_expires(toy: Sandbox, client: CAVEclien
         client.materialize.query_table("synapses_toy", materialization_version=1)
 
 
+def test_edits_show_in_live_tables_views_and_the_next_version(toy: Sandbox, client: CAVEclient) -> None:
+    graph = toy.world.graph
+    first, second = (int(root) for root in graph.alive()[:2])
+    edit = toy.merge(first, second)
+    later = edit.time + timedelta(seconds=1)
+    found = live(client, "synapses_toy", later)
+    roots = np.concatenate([found[f"{side}_pt_root_id"].to_numpy(dtype=np.int64) for side in ("pre", "post")])
+    assert not np.isin(roots, [first, second]).any()
+    assert int(edit.new_roots[0]) in roots
+    view = client.materialize.query_view("nucleus_celltype_view", materialization_version=0)
+    supervoxels = view["pt_supervoxel_id"].to_numpy(dtype=np.int64)
+    assert (view["pt_root_id"].to_numpy(dtype=np.int64) == graph.roots(supervoxels)).all()
+    before = client.materialize.query_table("nucleus_toy", materialization_version=2)
+    toy.materialize()
+    after = client.materialize.query_table("nucleus_toy", materialization_version=3)
+    assert (after["pt_root_id"].to_numpy(dtype=np.int64) == graph.roots(after["pt_supervoxel_id"])).all()
+    assert len(before) == len(after)
+
+
 def test_a_table_can_be_missing_from_a_version(toy: Sandbox, client: CAVEclient) -> None:
     toy.world.tables.forget("tags_toy", 2)
     assert "tags_toy" not in client.materialize.get_tables(version=2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from cortexclient.sandbox.stores.tables_annotations import (
     schema_fields,
 )
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
-from cortexclient.sandbox.stores.tables_lookup import SupervoxelVolume
 from cortexclient.sandbox.stores.tables_model import quoted
 from cortexclient.sandbox.stores.tables_versions import TIME_FORMAT, naive
 
@@ -330,10 +328,6 @@ class AnnotationWriter:
 
     # --- lookup
 
-    @cached_property
-    def _volume(self) -> SupervoxelVolume:
-        return SupervoxelVolume(self.store.world.folder, self.store.world.graph.info)
-
     def look_up(self, table: str, at: datetime | None = None) -> int:
         """Find the supervoxels and roots of all rows that await them.
 
@@ -364,11 +358,13 @@ class AnnotationWriter:
             )
             moment = at or store.world.now()
             if len(rows):
-                scale = np.asarray(source.resolution)
+                graph = store.world.graph
+                # positions are voxels of the table, the volume has voxels of its own
+                scale = np.asarray(source.resolution) / np.asarray(graph.info["scales"][0]["resolution"])
                 for point in points:
                     voxels = np.stack([rows[f"{point}_position_{axis}"].to_numpy() for axis in "xyz"], axis=1)
-                    supervoxels = self._volume.at(voxels * scale)
-                    roots = store.world.graph.roots(supervoxels, moment)
+                    supervoxels = graph.volume.supervoxel_at(voxels * scale)
+                    roots = graph.roots(supervoxels, moment)
                     for suffix, values in (("supervoxel_id", supervoxels), ("root_id", roots)):
                         index = rows.column_names.index(f"{point}_{suffix}")
                         rows = rows.set_column(index, f"{point}_{suffix}", pa.array(values, pa.int64()))
