@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Assembly", "assemble", "finished", "read"]
 
-MOST_PARENTS = 10
-
 
 @dataclass(slots=True)
 class Assembly:

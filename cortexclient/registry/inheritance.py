@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from cortexclient.registry.finding import candidates
-from cortexclient.registry.layers import layers
+from cortexclient.registry.finding import candidates, registered
+from cortexclient.registry.layers import NAME, layers
 from cortexclient.registry.shared import shared_nodes
 from cortexclient.spec.merge import inherit, merge
 from cortexclient.spec.nodes import MappingNode, ScalarNode, from_plain
@@ -23,72 +23,72 @@ __all__ = ["build_up"]
 MOST_PARENTS = 10
 
 
+class _Level(NamedTuple):
+    """A file of the chain of parents; None where the parent was registered without one."""
+
+    root: MappingNode
+    path: Path | None
+
+
 def build_up(root: MappingNode, result: Assembly) -> MappingNode:
     """Lay a file over its volume, and both over the dataset that it extends."""
-    chain = [root]
-    places = [result.files[0] if result.files else None]
-    while (parent := _parent(chain[-1], places, result)) is not None:
-        chain.append(parent[0])
-        places.append(parent[1])
-        if len(chain) > MOST_PARENTS:
-            _complain(
-                result,
-                chain[0],
-                "extends",
-                "CX306",
-                f"there are more than {MOST_PARENTS} parents",
-                "extend fewer",
-            )
-            break
+    chain = [_Level(root, result.files[0] if result.files else None)]
+    while (parent := _parent(chain, result)) is not None:
+        chain.append(parent)
     merged: MappingNode | None = None
-    for node, place in zip(reversed(chain), reversed(places), strict=True):
-        level = _over_volume(node, place, result)
-        merged = level if merged is None else inherit(merged, level)
+    for level in reversed(chain):
+        whole = _over_volume(level, result)
+        merged = whole if merged is None else inherit(merged, whole)
     return merged or root
 
 
-def _text(root: MappingNode, key: str) -> str | None:
+def _name_at(root: MappingNode, key: str) -> str | None:
+    """Name that a key gives; anything that is no name is the model's to complain about, and leads to no file."""
     entry = root.entries.get(key)
     if entry is None or not isinstance(entry.node, ScalarNode) or not isinstance(entry.node.value, str):
-        return None  # anything else is the model's to complain about
-    return entry.node.value
+        return None
+    return entry.node.value if NAME.fullmatch(entry.node.value) else None
 
 
 def _complain(result: Assembly, root: MappingNode, key: str, code: str, message: str, advice: str) -> None:
     result.problems.append(Problem(*root.entries[key].node.mark, code, key, message, advice))
 
 
-def _parent(
-    child: MappingNode, places: list[Path | None], result: Assembly
-) -> tuple[MappingNode, Path | None] | None:
-    name = _text(child, "extends")
+def _parent(chain: list[_Level], result: Assembly) -> _Level | None:
+    child, here = chain[-1]
+    name = _name_at(child, "extends")
     if name is None:
         return None
-    here = places[-1]
-    found = []
-    if here is not None and (here.parent / f"{name}.yaml").is_file():
-        found.append(here.parent / f"{name}.yaml")
-    registered = None
-    for candidate in candidates(name):
-        if candidate.path is not None:
-            found.append(candidate.path)
-        elif candidate.spec is not None:
-            registered = registered or candidate.spec
-    visited = {place.resolve() for place in places if place is not None}
-    own_name = _text(child, "name")
-    fresh = [path for path in found if path.resolve() not in visited]
-    if name != own_name and len(fresh) < len(found) and found[0].resolve() in visited:
-        fresh = []  # a loop through other names; only a file of the same name may mean the layer below
-    if not fresh and registered is not None and name != own_name:
-        root = from_plain(registered.as_dict(), f"<registered {name}>")
-        return (root, None) if isinstance(root, MappingNode) else None
-    if not fresh:
-        _complain(result, child, "extends", "CX306", *_why_no_parent(name, bool(found)))
+    if len(chain) > MOST_PARENTS:
+        _complain(
+            result, child, "extends", "CX306", f"there are more than {MOST_PARENTS} parents", "extend fewer"
+        )
         return None
-    root_, problems = shared_nodes(fresh[0])
-    result.problems += problems
-    result.files.append(fresh[0])
-    return None if root_ is None else (root_, fresh[0])
+    own = name == _name_at(child, "name")
+    files = _files_of(name, here)
+    visited = {level.path.resolve() for level in chain if level.path is not None}
+    fresh = [path for path in files if path.resolve() not in visited]
+    # a file may extend the one of its own name that it hides; under any other name, meeting a file again is a circle
+    if files and files[0].resolve() in visited and not own:
+        fresh = []
+    if fresh:
+        root, problems = shared_nodes(fresh[0])
+        result.problems += problems
+        result.files.append(fresh[0])
+        return None if root is None else _Level(root, fresh[0])
+    spec = registered()[name].spec if name in registered() and not own and not files else None
+    if spec is not None:
+        root_ = from_plain(spec.as_dict(), f"<registered {name}>")
+        return _Level(root_, None) if isinstance(root_, MappingNode) else None
+    _complain(result, child, "extends", "CX306", *_why_no_parent(name, bool(files) or own))
+    return None
+
+
+def _files_of(name: str, here: Path | None) -> list[Path]:
+    """Files that a dataset's name may mean: the neighbour first, then those of the layers."""
+    beside = [here.parent / f"{name}.yaml"] if here is not None else []
+    found = [path for path in beside if path.is_file()]
+    return found + [candidate.path for candidate in candidates(name) if candidate.path is not None]
 
 
 def _why_no_parent(name: str, loops: bool) -> tuple[str, str]:
@@ -102,13 +102,14 @@ def _why_no_parent(name: str, loops: bool) -> tuple[str, str]:
     )
 
 
-def _over_volume(root: MappingNode, place: Path | None, result: Assembly) -> MappingNode:
-    name = _text(root, "volume")
+def _over_volume(level: _Level, result: Assembly) -> MappingNode:
+    root, here = level
+    name = _name_at(root, "volume")
     if name is None:
         return root
-    folders = [place.parent] if place is not None else []
+    folders = [here.parent] if here is not None else []
     folders += [layer.folder for layer in reversed(layers())]
-    files = [folder / "volumes" / f"{name}.yaml" for folder in folders] if name.isidentifier() else []
+    files = [folder / "volumes" / f"{name}.yaml" for folder in folders]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         known = {file.stem for folder in folders for file in (folder / "volumes").glob("*.yaml")}

@@ -14,13 +14,9 @@ def merge(below: Node, above: Node) -> Node:
     """Lay `above` over `below`; every value keeps the place that it came from."""
     if not isinstance(above, MappingNode):
         return above
-    if isinstance(below, ScalarNode) and isinstance(below.value, str):
+    if isinstance(below, ScalarNode) and isinstance(below.value, str) and "steps" not in above.entries:
         # the short form of a transform: `transform: minnie65`
-        below = (
-            MappingNode({"dataset": Entry(below.mark, below)}, below.mark)
-            if "steps" not in above.entries
-            else above
-        )
+        below = MappingNode({"dataset": Entry(below.mark, below)}, below.mark)
     if not isinstance(below, MappingNode):
         return above
     entries = dict(below.entries)

@@ -14,8 +14,24 @@ if TYPE_CHECKING:
 __all__ = ["dataset_page", "fields_page"]
 
 _SECTIONS = (
-    *("CellIdsSpec", "SynapsesSpec", "TransformSpec", "TransformStep", "RotationSpec", "TableSpec", "VersionSpec"),
-    *("ExportsSpec", "CapabilitiesSpec", "AccessSpec", "CitationSpec", "LicenseSpec", "ExampleIdsSpec", "LayerSpec"),
+    *(
+        "CellIdsSpec",
+        "SynapsesSpec",
+        "TransformSpec",
+        "TransformStep",
+        "RotationSpec",
+        "TableSpec",
+        "VersionSpec",
+    ),
+    *(
+        "ExportsSpec",
+        "CapabilitiesSpec",
+        "AccessSpec",
+        "CitationSpec",
+        "LicenseSpec",
+        "ExampleIdsSpec",
+        "LayerSpec",
+    ),
     *("DeprecationSpec", "SourceSpec"),
 )
 

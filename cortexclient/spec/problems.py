@@ -84,7 +84,9 @@ def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]
     matches = get_close_matches(folded, by_folded, n=count, cutoff=0.6)
     # a second guess helps only where it is nearly as good as the first
     likeness = [SequenceMatcher(None, folded, match).ratio() for match in matches]
-    return [by_folded[match] for match, ratio in zip(matches, likeness, strict=True) if ratio > likeness[0] - 0.15]
+    return [
+        by_folded[match] for match, ratio in zip(matches, likeness, strict=True) if ratio > likeness[0] - 0.15
+    ]
 
 
 def without_echoes(first: Sequence[Problem], later: Iterable[Problem]) -> list[Problem]:

@@ -42,12 +42,14 @@ __all__ = [
     "CellIdsSpec",
     "CitationSpec",
     "DeprecationSpec",
+    "DepthRange",
     "ExampleIdsSpec",
     "ExportsSpec",
     "LayerSpec",
     "LicenseSpec",
     "Section",
     "SourceSpec",
+    "Sourced",
     "SynapsesSpec",
     "TableSpec",
     "VersionSpec",
@@ -374,5 +376,3 @@ DepthRange = Annotated[
     AfterValidator(_depth_range),
     WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
 ]
-
-__all__ += ["DepthRange", "Sourced"]
