@@ -39,11 +39,16 @@ def mesh_fragment(graph: ChunkedGraph, l2_id: int) -> bytes | None:
     """
     if not graph.volume.available:
         return None
+    from scipy.ndimage import label
+
     geometry = Geometry(graph)
     start = graph.layout.chunks(np.array([l2_id]))[0] * geometry.chunk_size + geometry.offset
     onwards = graph.edges.leaving(np.array([l2_id], dtype=np.int64))[:, 1]
-    members = np.concatenate([graph.children(l2_id), onwards])
-    voxels = np.isin(graph.volume.cutout(start, start + geometry.chunk_size + 1), members)
+    block = graph.volume.cutout(start, start + geometry.chunk_size + 1)
+    own = np.isin(block, graph.children(l2_id))
+    # of what goes on in the next chunks, only the voxels that touch
+    parts, _ = label(own | np.isin(block, onwards))
+    voxels = own | ((parts > 0) & np.isin(parts, np.unique(parts[own])))
     places = np.argwhere(voxels)
     if not len(places):
         return None
