@@ -1,7 +1,8 @@
 """Documentation that runs: every Python block of the README and of the pages is executed against the sandbox.
 
 The blocks of a page share one namespace, from top to bottom. A block is passed over only where the line above it says
-why: ``<!-- not run: REASON -->``.
+why: ``<!-- not run: REASON -->``. A block of another language below ``<!-- file: NAME -->`` is added to that file before
+the code runs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ BLOCK = re.compile(
     r"(?P<exempt><!-- not run: (?P<reason>[^>]+?) -->\s*\n)?^```python[^\n]*\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
+FILE = re.compile(r"^<!-- file: (?P<name>[\w.]+) -->\n```\w+\n(?P<content>.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\((?!https?://|#|mailto:)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -41,6 +43,9 @@ def name(page: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in pages() if blocks(page)], ids=name)
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for found in FILE.finditer(page.read_text(encoding="utf-8")):
+        with (tmp_path / found["name"]).open("a", encoding="utf-8") as file:
+            file.write(found["content"])
     namespace: dict[str, Any] = {"__name__": "documentation"}
     for line, code in blocks(page):
         # the blocks are ours; line numbers in tracebacks are those of the page
