@@ -158,8 +158,8 @@ class _Plan:
     by_row: Ints
     by_row_starts: Ints
     cells: Ints
-    links: Ints
-    count: int
+    joined: Ints
+    joined_starts: Ints
 
     @classmethod
     def of(cls, segmentation: Segmentation, level2: L2Table, edges: Ints) -> _Plan:
@@ -170,17 +170,16 @@ class _Plan:
         first = unit[starts[:-1]]
         mixed = np.zeros(len(level2.ids), dtype=np.int64)
         np.maximum.at(mixed, level2.owner, (unit != first[level2.owner]).astype(np.int64))
-        links = np.sort(
-            np.concatenate([edges[:, 0] * count + edges[:, 1], edges[:, 1] * count + edges[:, 0]])
-        )
+        both = np.concatenate([edges, edges[:, ::-1]])
+        both = both[np.argsort(both[:, 0], kind="stable")]
         return cls(
             member=level2.member,
             starts=starts,
             by_row=level2.owner[order],
             by_row_starts=np.searchsorted(level2.member[order], np.arange(count + 1)),
             cells=1 + mixed,
-            links=links,
-            count=count,
+            joined=both[:, 1],
+            joined_starts=np.searchsorted(both[:, 0], np.arange(count + 1)),
         )
 
     def ids_over(self, rows: Ints) -> list[int]:
@@ -193,28 +192,30 @@ class _Plan:
     def pick(self, l2: int, local: Ints, rows: Ints, inside: Bools) -> Bools:
         """Voxels of a level-2 id, with those of the next chunks that continue it."""
         members = self.member[self.starts[l2] : self.starts[l2 + 1]]
-        own = inside & (rows == members[0] if len(members) == 1 else np.isin(rows, members))
-        if inside.all() or not own.any():
+        own: Bools = inside & (rows == members[0] if len(members) == 1 else np.isin(rows, members))
+        beyond = set(rows[~inside].tolist())
+        if not beyond or not own.any():
             return own
-        low = local.min(axis=0)
-        dense = np.zeros(local.max(axis=0) - low + 1, dtype=bool)
-        at = tuple((local - low).T)
-        dense[at] = True
-        part = ndimage.label(dense)[0][at]
-        reached = np.zeros(int(part.max()) + 1, dtype=bool)
-        reached[part[own]] = True
-        contested = np.zeros_like(reached)
-        contested[part[inside & ~own]] = True
-        beyond = ~inside & reached[part]
-        clear = beyond & ~contested[part]
-        unclear = np.flatnonzero(beyond & contested[part])
-        if len(unclear):
-            others, where = np.unique(rows[unclear], return_inverse=True)
-            keys = others[:, None] * self.count + members[None, :]
-            joined = self.links[np.minimum(np.searchsorted(self.links, keys), len(self.links) - 1)] == keys
-            clear[unclear] = joined.any(axis=1)[where]
-        result: Bools = own | clear
-        return result
+        joined: set[int] = set()
+        for row in members.tolist():
+            joined.update(self.joined[self.joined_starts[row] : self.joined_starts[row + 1]].tolist())
+        if beyond <= joined:
+            return own | ~inside
+        # some lie beyond an edge or corner of the chunk, and are joined by way of others if at all
+        part = _parts(local)
+        foreign = np.unique(part[inside & ~own])
+        reached = np.setdiff1d(part[own], foreign)
+        return own | (~inside & (np.isin(part, reached) | np.isin(rows, list(joined))))
+
+
+def _parts(local: Ints) -> Ints:
+    """Connected parts of some voxels, by number."""
+    low = local.min(axis=0)
+    dense = np.zeros(local.max(axis=0) - low + 1, dtype=bool)
+    at = tuple((local - low).T)
+    dense[at] = True
+    labels: Ints = ndimage.label(dense)[0][at].astype(np.int64)
+    return labels
 
 
 def _fragment(segmentation: Segmentation, chunk: Ints, local: Ints) -> bytes | None:
@@ -230,7 +231,7 @@ def _fragment(segmentation: Segmentation, chunk: Ints, local: Ints) -> bytes | N
     if min(dense.shape) < 2 or dense.min() == 1.0:
         return None
     vertices, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]
-        dense, 0.5, gradient_direction="ascent", allow_degenerate=False
+        dense, 0.5, gradient_direction="ascent"
     )
     corner = (segmentation.grid.offset + chunk * _CHUNK) * _NM
     points = (vertices.astype(np.float64) + low) * _NM + corner

@@ -78,6 +78,6 @@ class Size:
 
 SIZES: dict[SizeName, Size] = {
     "tiny": Size("tiny", 7, 3, 6, 40.0, 0.45, 8, off_segmentation=2),
-    "small": Size("small", 26, 8, 10, 75.0, 0.7, 13),
+    "small": Size("small", 26, 8, 10, 75.0, 0.65, 11),
     "large": Size("large", 250, 60, 40, 170.0, 0.7, 64, 2, giant_contacts=1300, off_segmentation=8),
 }
