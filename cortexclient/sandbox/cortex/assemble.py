@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cortexclient.sandbox.cortex.exports import write_exports
-from cortexclient.sandbox.cortex.files import write_json, write_table
+from cortexclient.sandbox.cortex.files import Spool, write_json, write_table
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.graph import GraphBuilder
 from cortexclient.sandbox.cortex.graph_files import MESH_DIR, AppliedEdit, write_graph
@@ -49,14 +50,20 @@ def write_cortex(folder: Path, size: Size, seed: int, frame: Frame, spares: Spar
     spares : Spares
         Tables and views that a spec asks for beyond the usual ones.
     """
-    segmentation = segment(grow_cells(seed, size), frame)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".spool") as place:
+        # the voxels of a large cortex do not fit into memory
+        spool = Spool(Path(place) if size.name == "large" else None)
+        _write(folder, size, seed, segment(grow_cells(seed, size), frame, spool), spares)
+
+
+def _write(folder: Path, size: Size, seed: int, segmentation: Segmentation, spares: Spares) -> None:
     history = plan_history(seed, _supply(segmentation))
     builder, applied, roots, piece_roots = _replay(segmentation, history)
     nuclei = place_nuclei(seed, segmentation, size.off_segmentation)
     synapses = find_synapses(seed, segmentation, size.synapse_spacing_voxels)
     tables = all_tables(seed, segmentation, nuclei, synapses, roots, spares)
     level2 = l2_table(segmentation, builder)
-    write_info(folder, frame.table_resolution)
+    write_info(folder, segmentation.frame.table_resolution)
     write_graph(folder, segmentation, builder, history, applied)
     cached = _cached(builder, level2, nuclei, roots)
     write_l2cache(folder, level2, cached)

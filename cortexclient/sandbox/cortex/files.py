@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["TIME", "lists", "times", "write_gzip", "write_json", "write_table"]
+__all__ = ["TIME", "Spool", "lists", "times", "write_gzip", "write_json", "write_table"]
 
 TIME = pa.timestamp("us", tz="UTC")
 
@@ -56,3 +56,27 @@ def lists(values: npt.NDArray[Any]) -> pa.Array:
         count = int(np.prod(values.shape[:axis]))
         array = pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32) * width), array)
     return array
+
+
+class Spool:
+    """Keeps large arrays on disk instead of in memory.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Existing folder; None keeps everything in memory.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def keep(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The same values, read from disk when they are needed."""
+        if self._folder is None:
+            return array
+        path = self._folder / f"{self._count}.npy"
+        self._count += 1
+        np.save(path, array)
+        kept: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+        return kept

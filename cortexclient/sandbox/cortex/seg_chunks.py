@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 _CHUNK = np.asarray(CHUNK, dtype=np.int64)
 # chunk rows along the depth that are put together at once
-_SLAB_CHUNKS = 24
+_SLAB_CHUNKS = 8
 
 
 def write_segmentation(place: Path, segmentation: Segmentation) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cortexclient.sandbox.cortex.anatomy import Cell, grow_dendrites, place_somata
 from cortexclient.sandbox.cortex.axons import grow_axons, make_orphans
+from cortexclient.sandbox.cortex.files import Spool
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.ids import IdScheme
 from cortexclient.sandbox.cortex.sizes import CHUNK, Size
@@ -26,7 +27,6 @@ from cortexclient.sandbox.cortex.volume import (
     contacts,
     cut_into_sections,
     grid_around,
-    keep_owned,
     owners,
     paint,
 )
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 # chunk rows along the depth that are resolved at once: bounds the memory of large volumes
-_SLAB_CHUNKS = 24
+_SLAB_CHUNKS = 8
 
 
 @dataclass(frozen=True)
@@ -133,25 +133,47 @@ def grow_cells(seed: int, size: Size) -> list[Cell]:
     return [*cells, *make_orphans(seed, cells, size)]
 
 
-def segment(cells: list[Cell], frame: Frame) -> Segmentation:
-    """Turn cells into supervoxels with ids."""
+def segment(cells: list[Cell], frame: Frame, spool: Spool | None = None) -> Segmentation:
+    """Turn cells into supervoxels with ids.
+
+    Parameters
+    ----------
+    cells : list of Cell
+    frame : Frame
+    spool : Spool, optional
+        Where to keep the voxels of a cortex that is too large for memory.
+    """
+    spool = spool or Spool()
     grid = grid_around(cells, frame)
     scheme = IdScheme.for_chunks(grid.chunks)
     sections = [cut_into_sections(cell) for cell in cells]
-    painted = [paint(cell, part, grid, frame) for cell, part in zip(cells, sections, strict=True)]
-    owned: list[list[Ints]] = [[] for _ in cells]
+    painted = [
+        _spooled(spool, paint(cell, part, grid, frame)) for cell, part in zip(cells, sections, strict=True)
+    ]
+    owned = [np.zeros(len(voxels.linear), dtype=bool) for voxels in painted]
     touching = []
     for linear, owner, first, second, fresh in _slabs(painted, grid):
         order = np.argsort(owner[:fresh], kind="stable")
         stops = np.searchsorted(owner[:fresh][order], np.arange(len(cells) + 1))
-        for unit in range(len(cells)):
-            owned[unit].append(linear[:fresh][order[stops[unit] : stops[unit + 1]]])
+        for unit, voxels in enumerate(painted):
+            mine = linear[:fresh][order[stops[unit] : stops[unit + 1]]]
+            owned[unit][np.searchsorted(voxels.linear, mine)] = True
         touching.append(
             (np.column_stack([linear[first], linear[second]]), np.column_stack([owner[first], owner[second]]))
         )
-    voxels = [keep_owned(mine, np.concatenate(parts)) for mine, parts in zip(painted, owned, strict=True)]
-    cut = [cut_into_supervoxels(mine, part, grid) for mine, part in zip(voxels, sections, strict=True)]
-    return _join(cells, sections, frame, grid, scheme, voxels, cut, touching)
+    kept, cut = [], []
+    for voxels, keep, part in zip(painted, owned, sections, strict=True):
+        kept.append(_spooled(spool, Voxels(voxels.linear[keep], voxels.section[keep], voxels.share[keep])))
+        supervoxels = cut_into_supervoxels(kept[-1], part, grid)
+        supervoxels.of_voxel = spool.keep(supervoxels.of_voxel)
+        cut.append(supervoxels)
+    result = _join(cells, sections, frame, grid, scheme, kept, cut, spool)
+    result.contacts = _contact_rows(result, cut, touching)
+    return result
+
+
+def _spooled(spool: Spool, voxels: Voxels) -> Voxels:
+    return Voxels(spool.keep(voxels.linear), spool.keep(voxels.section), spool.keep(voxels.share))
 
 
 def _slabs(painted: list[Voxels], grid: Grid) -> Iterator[tuple[Ints, Ints, Ints, Ints, int]]:
@@ -176,7 +198,7 @@ def _join(
     scheme: IdScheme,
     voxels: list[Voxels],
     cut: list[CellSupervoxels],
-    touching: list[tuple[Ints, Ints]],
+    spool: Spool,
 ) -> Segmentation:
     """Number the supervoxels of all cells within each chunk."""
     starts = np.cumsum([0, *(len(part.section) for part in cut)])
@@ -191,9 +213,9 @@ def _join(
     first = np.flatnonzero(begins)
     segment_number = np.arange(len(chunk)) - np.repeat(first, np.diff([*first, len(chunk)])) + 1
     measures = merge_measures([part.measures for part in cut])
-    voxel_rows = [row_of[starts[i] + part.of_voxel] for i, part in enumerate(cut)]
+    voxel_rows = [spool.keep(row_of[starts[i] + part.of_voxel]) for i, part in enumerate(cut)]
     edges = np.sort(np.concatenate([row_of[starts[i] + part.edges] for i, part in enumerate(cut)]), axis=1)
-    result = Segmentation(
+    return Segmentation(
         cells=cells,
         sections=sections,
         frame=frame,
@@ -213,8 +235,6 @@ def _join(
         edge_area=np.concatenate([part.edge_area for part in cut]),
         contacts=Contacts(*(np.empty((0, 2), dtype=np.int64) for _ in range(3))),
     )
-    result.contacts = _contact_rows(result, cut, touching)
-    return result
 
 
 def _contact_rows(

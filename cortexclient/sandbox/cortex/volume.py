@@ -22,7 +22,6 @@ __all__ = [
     "contacts",
     "cut_into_sections",
     "grid_around",
-    "keep_owned",
     "owners",
     "paint",
 ]
@@ -254,12 +253,6 @@ def owners(painted: list[Voxels], low: int, high: int) -> tuple[Ints, Ints]:
     first = np.ones(len(linear), dtype=bool)
     first[1:] = linear[1:] != linear[:-1]
     return linear[first], packed[first] & ((1 << _UNIT_BITS) - 1)
-
-
-def keep_owned(voxels: Voxels, owned: Ints) -> Voxels:
-    """The voxels of one cell that it owns, given their sorted linear indices."""
-    at = np.searchsorted(voxels.linear, owned)
-    return Voxels(voxels.linear[at], voxels.section[at], voxels.share[at])
 
 
 def contacts(linear: Ints, owner: Ints, grid: Grid) -> tuple[Ints, Ints]:
