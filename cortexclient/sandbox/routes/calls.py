@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cortexclient.sandbox.routes.auth import USER
+from cortexclient.sandbox.routes.pages import unserved
 from cortexclient.sandbox.stores.graph_state import moment
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph_state import Ids
     from cortexclient.sandbox.world import World
 
-__all__ = ["ApiError", "Call", "Handler", "binary", "jsonify", "route", "text"]
+__all__ = ["ApiError", "Call", "Handler", "anything_else", "binary", "jsonify", "route", "text"]
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +181,11 @@ def route(world: World, path: str, handler: Handler, methods: tuple[str, ...] = 
         return await run_in_threadpool(_answer, world, handler, request, body)
 
     return Route(path, endpoint, methods=["GET", "POST", "PUT", "DELETE"])
+
+
+def anything_else(service: str) -> Route:
+    """Route for all paths of a service that no other route serves; it goes behind them."""
+    return Route(f"/{service}/{{rest:path}}", unserved, methods=["GET", "POST", "PUT", "DELETE"])
 
 
 def _answer(world: World, handler: Handler, request: Request, body: bytes) -> Response:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cortexclient.sandbox.routes import chunkedgraph_edits, chunkedgraph_history
-from cortexclient.sandbox.routes.calls import ApiError, Call, binary, jsonify, route, service_time, text
+from cortexclient.sandbox.routes.calls import (
+    ApiError,
+    Call,
+    anything_else,
+    binary,
+    jsonify,
+    route,
+    service_time,
+    text,
+)
 from cortexclient.sandbox.stores import graph_edges, graph_space
 from cortexclient.sandbox.stores.graph_state import to_micros
 
@@ -55,7 +64,8 @@ def routes(world: World) -> list[BaseRoute]:
         (f"{_TABLE}/supervoxel_lookup", service.supervoxel_lookup, ("POST",)),
     ]
     own = [route(world, path, handler, methods) for path, handler, methods in paths]
-    return [*own, *chunkedgraph_history.routes(world), *chunkedgraph_edits.routes(world)]
+    more = [*chunkedgraph_history.routes(world), *chunkedgraph_edits.routes(world)]
+    return [*own, *more, anything_else("segmentation")]
 
 
 class _Nodes:

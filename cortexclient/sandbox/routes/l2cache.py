@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cortexclient.sandbox.routes.calls import Call, jsonify, route
+from cortexclient.sandbox.routes.calls import Call, anything_else, jsonify, route, text
 from cortexclient.sandbox.stores.l2cache import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -66,10 +66,15 @@ def routes(world: World) -> list[BaseRoute]:
         found = world.l2cache.get(l2_ids, wanted)
         return jsonify({str(i): values for i, values in found.items()}, call, media_type="text/html")
 
+    def index(_: Call) -> Response:
+        return text("PCGL2Cache v1.3.1")
+
     return [
+        route(world, "/l2cache/", index),
         route(world, f"{prefix}/table_mapping", table_mapping),
         route(world, f"{prefix}/attribute_metadata", attribute_metadata),
         route(world, f"{prefix}/table/{{name}}/attributes", attributes, ("POST",)),
+        anything_else("l2cache"),
     ]
 
 

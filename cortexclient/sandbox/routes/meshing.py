@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from starlette.responses import Response
 
-from cortexclient.sandbox.routes.calls import Call, binary, jsonify, route, text
+from cortexclient.sandbox.routes.calls import Call, anything_else, binary, jsonify, route, text
 from cortexclient.sandbox.routes.chunkedgraph import PCG_VERSION
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def routes(world: World) -> list[BaseRoute]:
         route(world, f"{_PREFIX}/table/{{table}}/manifest/{{node}}:0", manifest),
         route(world, f"{_PREFIX}/table/{{table}}/node/{{node}}/validfragments", valid_fragments),
         route(world, f"{_PREFIX}/table/{{table}}/remeshing", remesh, ("POST",)),
+        anything_else("meshing"),
     ]
 
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cortexclient.sandbox.routes.auth import USER
+from cortexclient.sandbox.routes.calls import anything_else
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -99,6 +100,7 @@ def routes(world: World) -> list[BaseRoute]:
         Route(f"{_PREFIX}/property/{{number}}/info", get),
         Route(f"{_PREFIX}/property/{{number}}", get),
         Route(f"{_PREFIX}/{{number}}", get),
+        anything_else("nglstate"),
     ]
 
 
