@@ -11,7 +11,7 @@ KNOWN: dict[int, str] = {
     11: "all 57 JSON schemas are asked for; the recording holds the four that its tables use",
     31: _KEY,
     33: _KEY,
-    86: "the real service orders the tables of a join by a hash that differs from process to process, and this port was "
-    "another process",
+    86: "the real service orders the tables of a join by a hash that differs from process to process, "
+    "and this port was another process",
     236: _KEY,
 }
