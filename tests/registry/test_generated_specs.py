@@ -249,8 +249,10 @@ def test_nothing_is_executed(payload: str, tmp_path: Path) -> None:
 def test_what_pyyaml_writes_is_read_as_pyyaml_reads_it(tree: object) -> None:
     text = yaml.safe_dump({"x-tree": tree}, allow_unicode=True)
     root, problems = read_nodes(text.encode(), "f")
-    assert not problems
     assert root is not None
+    if problems:  # keys such as 08, which only some readers take for a number
+        assert {problem.code for problem in problems} == {"CX109"}
+        return
     # PyYAML's own reader is the judge: its writer does not always write what it was given (a lone U+0085, say)
     assert to_plain(root) == yaml.safe_load(text)
 
