@@ -136,6 +136,8 @@ def _table_metadata_v2(ask: Ask) -> Response:
     row, joined = ask.store.frozen_metadata(table, ask.version), ask.store.metadata(table)
     if row is None or joined is None:
         return json_response(None, 404)
+    if ask.world.options.strict:
+        ask.store.mixed.add((table, ask.version))
     # the older route leaves the name of the segmentation table standing
     named = {key: joined[key] for key in ("table_name", "annotation_table") if key in joined}
     return json_response({**row, **named})

@@ -58,6 +58,8 @@ class TableStore:
             for version, counts in (stored.get("frozen") or {}).items()
         }
         self._analysis: dict[tuple[int, str], int] = {}
+        # (table, version) whose older metadata route was asked: the service mixes its answer into the newer one's
+        self.mixed: set[tuple[str, int]] = set()
         for version, counts in self._counts.items():
             for table in counts:
                 self._analysis[version, table] = len(self._analysis) + 1
@@ -196,7 +198,10 @@ class TableStore:
             return None
         row.pop("id")
         row.pop("deleted")
-        row["table_name"] = row.pop("annotation_table", None) or row["table_name"]
+        annotated = row.get("annotation_table")
+        row["table_name"] = annotated or row["table_name"]
+        if (table, version) not in self.mixed:
+            row.pop("annotation_table", None)
         analysis = {
             "id": identity,
             "schema": row["schema_type"],

@@ -72,8 +72,13 @@ def typed_frame(rows: pa.Table, outputs: list[Output]) -> pd.DataFrame:
     for name in nothing:
         frame[name] = frame[name].astype(object)
     for output in outputs:
-        if output.column.kind == "datetime" and not output.reflected:
-            frame[output.name] = pd.to_datetime(frame[output.name], utc=True).astype("datetime64[ns, UTC]")
+        if output.column.kind == "datetime" and len(frame):
+            times = pd.to_datetime(frame[output.name], utc=True).astype("datetime64[ns, UTC]")
+            # of a view they are plain Python times, whose zone nobody told
+            plain = [None if pd.isna(time) else time.to_pydatetime().replace(tzinfo=None) for time in times]
+            frame[output.name] = pd.Series(plain, dtype=object) if output.reflected else times
+        elif output.column.kind == "datetime" and not output.reflected:
+            frame[output.name] = pd.Series([], dtype="datetime64[ns, UTC]")
     return frame
 
 
