@@ -37,7 +37,7 @@ class L2Table:
     owner : (m,) int64
         Position in ``ids`` of each member.
     representative_nm : (n, 3) float64
-        Centre of a voxel of the id.
+        A voxel of the id, as index times size.
     voxels : (n,) int64
     area_nm2, thickest_nm, mean_thickness_nm : (n,) float64
     axes : (n, 3, 3) float64
@@ -104,7 +104,8 @@ def l2_table(segmentation: Segmentation, builder: GraphBuilder) -> L2Table:
         ids=ids,
         member=member,
         owner=owner,
-        representative_nm=segmentation.grid.centres_nm(middle[nearest]),
+        # the real cache gives a voxel's index times its size, as the mesher does, not the voxel's centre
+        representative_nm=segmentation.grid.centres_nm(middle[nearest]) - 0.5 * _NM,
         voxels=voxels.astype(np.int64),
         area_nm2=added(measures.area_nm2),
         thickest_nm=1000.0 * np.maximum.reduceat(thickness[member], first),
