@@ -27,6 +27,8 @@ def winding_numbers(
 ) -> NDArray[np.float64]:
     """How often a piece winds around a point: 1 inside a closed surface, 0 outside, in between near a cut.
 
+    Outside, in front of the wall of a piece that is open behind, it is negative.
+
     The sum of the solid angles of the triangles, by A. van Oosterom and J. Strackee, IEEE Trans. Biomed. Eng. 30
     (1983) 125, over 4 pi. Triangles that cross a chunk face count for the pieces on both sides.
 
@@ -40,7 +42,7 @@ def winding_numbers(
     Returns
     -------
     ndarray of float64, shape (Q,)
-        Absolute winding numbers: the orientation of the mesh does not matter.
+        Positive inside, whichever way the triangles of the mesh are turned.
     """
     wanted, place = np.unique(piece, return_inverse=True)
     triangle, begin = _triangles(len(vertices), faces, pieces, wanted)
@@ -57,7 +59,20 @@ def winding_numbers(
         origin = point[pair]
         a, b, c = ((vertices[corners[rows, k]] - origin).astype(np.float32) for k in range(3))
         total += np.bincount(pair, weights=_solid_angles(a, b, c), minlength=len(piece))
-    return np.asarray(np.abs(total) / (4 * np.pi))
+    return total * (_turn(vertices, corners, begin) / (4 * np.pi))
+
+
+def _turn(vertices: NDArray[Any], corners: NDArray[Any], begin: NDArray[np.int64]) -> float:
+    """1 if triangles look outward as they are written, -1 if inward: most look away from the middle of their piece."""
+    if not len(corners):
+        return 1.0
+    a, b, c = (vertices[corners[:, k]].astype(np.float64) for k in range(3))
+    middle = (a + b + c) / 3
+    count = np.diff(begin)
+    there = count > 0
+    own = np.add.reduceat(middle, begin[:-1][there], axis=0) / count[there][:, None]
+    away = middle - np.repeat(own, count[there], axis=0)
+    return -1.0 if float(np.einsum("ij,ij->", away, np.cross(b - a, c - a))) < 0 else 1.0
 
 
 def _solid_angles(
