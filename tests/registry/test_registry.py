@@ -590,3 +590,11 @@ def test_importing_and_listing_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:3] == ["[]", "[]", "[]"]
+
+
+def test_a_file_with_the_other_ending_is_pointed_out(folder: Path) -> None:
+    (folder / "my_brain.yml").write_text("name: my_brain\n")
+    with pytest.raises(
+        UnknownDatasetError, match=r"my_brain\.yml ends in \.yml: rename it to my_brain\.yaml"
+    ):
+        get_spec("my_brain")
