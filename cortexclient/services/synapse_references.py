@@ -96,7 +96,9 @@ def attach(
         Notes for ``df.attrs``.
     """
     ids = synapses["id"].tolist()
-    size = max(1, int(batch_size))
+    # mostly one row for a synapse: a batch just below what the server gives at once is never cut short
+    cap = session.connection.memory.peek("cap")
+    size = max(1, int(batch_size) if cap is None else min(int(batch_size), int(0.9 * cap)))
     batches = [ids[start : start + size] for start in range(0, len(ids), size)] or [[]]
     requests = [
         Request(

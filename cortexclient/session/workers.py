@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cortexclient.settings import env_int
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
     "Cancelled",
@@ -226,6 +226,33 @@ def _bar(total: int, description: str) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=description or None, leave=False)
+
+
+def at_once(functions: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Call a few functions at the same time, inside a worker too: small questions that belong together."""
+    results: list[Any] = [None] * len(functions)
+    failures: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            results[number] = functions[number]()
+        except BaseException as failure:  # noqa: BLE001 - handed to the caller, whatever it is
+            failures.append(failure)
+
+    others = [
+        threading.Thread(
+            target=contextvars.copy_context().run, args=(run, number), name="cortexclient", daemon=True
+        )
+        for number in range(1, len(functions))
+    ]
+    for thread in others:
+        thread.start()
+    run(0)
+    for thread in others:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return results
 
 
 class ProgressBar:

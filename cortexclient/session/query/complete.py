@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cortexclient.errors import IncompleteResultError, ServiceTimeoutError, ServiceUnavailableError
 from cortexclient.session.query.wire import Reply, ask, ask_count
-from cortexclient.session.workers import ProgressBar, progress_bar
+from cortexclient.session.workers import ProgressBar, at_once, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ __all__ = ["Harvest", "Range", "cut_list", "cut_range", "fetch_all", "plan_cuts"
 LIST_SIZE = 5000
 """Most values of a list filter in one request: larger ones make slow plans and bodies of many megabytes."""
 
-FILL = 0.7
+FILL = 0.8
 """How full a part should be of what the server returns at most, so that uneven parts still fit."""
 
 MOST_PARTS = 64
@@ -307,39 +307,49 @@ def _divide(session: Session, part: Part, reply: Reply) -> Outcome:
     """Divide a part that was cut short, unless it turns out to be whole."""
     question = dataclasses.replace(part.question, limit=None)
     cap = max(1, reply.cap or reply.table.num_rows)
-    total = ask_count(session, dataclasses.replace(part, question=question).asked())
-    requests = 1 if total is None else 2
+    session.connection.memory.put("cap", cap)
+    counter = dataclasses.replace(part, question=question)
+    seen = _seen(part, reply)
+    span = Range(part.span.low if seen is None else seen[1][-1] + 1, part.span.high)
+    farther = dataclasses.replace(counter, span=span)
+    total, above = at_once(
+        [
+            lambda: ask_count(session, counter.asked()),
+            lambda: None if seen is None else ask_count(session, farther.asked()),
+        ]
+    )
+    requests = 1 if total is None else 2 if seen is None else 3
     if total is not None:
         if total <= reply.table.num_rows:
             # exactly as many rows as the server returns at most: it warns, but there is nothing more
             return Outcome(part, reply, [], requests)
         part = dataclasses.replace(part, ledgers=(*part.ledgers, Ledger(question.name, total)))
     part = dataclasses.replace(part, cap=cap)
-    if question.longest_list() is not None:
-        pieces = 4 if total is None else max(2, math.ceil(total / (cap * FILL)))
+    longest = question.longest_list()
+    pieces = 4 if total is None else max(2, math.ceil(total / (cap * FILL)))
+    # a long list falls into pieces of about equal weight; of a short one some values may weigh more than all others
+    if longest is not None and (total is None or seen is None or len(longest[2]) >= 4 * pieces):
         parts = [dataclasses.replace(part, question=piece) for piece in cut_list(part.question, pieces)]
         return Outcome(part, None, parts, requests)
-    part, seen = _along_key(part, reply)
-    above = None
-    if total is not None:
-        beyond = dataclasses.replace(part, question=question, span=Range(seen[-1] + 1, part.span.high))
-        above = ask_count(session, beyond.asked())
-        requests += 1
-    spans = cut_range(part.span, plan_cuts(seen, cap, total, above))
-    return Outcome(part, None, [dataclasses.replace(part, span=span) for span in spans], requests)
+    if seen is None:
+        raise IncompleteResultError(_gave_up(question))
+    part = dataclasses.replace(part, key=seen[0])
+    cuts = plan_cuts(seen[1], cap, total, above)
+    if total is not None and above is not None and total - above == reply.table.num_rows:
+        # the server took the rows of smallest ids: they are whole up to the last one, only the rest is asked
+        spans = cut_range(span, cuts)
+        return Outcome(part, reply, [dataclasses.replace(part, span=rest) for rest in spans], requests)
+    spans = cut_range(part.span, cuts)
+    return Outcome(part, None, [dataclasses.replace(part, span=piece) for piece in spans], requests)
 
 
-def _along_key(part: Part, reply: Reply) -> tuple[Part, list[int]]:
-    """Choose the column to cut along, and give its values in the answer.
-
-    Raises
-    ------
-    IncompleteResultError
-        If there is none.
-    """
+def _seen(part: Part, reply: Reply) -> tuple[tuple[str, str] | None, list[int]] | None:
+    """Choose the column to cut along, and give its values in an answer; None where there is none to cut along."""
     import pyarrow as pa
 
     table = reply.table
+    if part.span.single:
+        return None
     if part.key is not None or part.question.key_name in table.column_names:
         names = [part.question.key_name if part.key is None else part.key[1]]
     else:
@@ -353,10 +363,9 @@ def _along_key(part: Part, reply: Reply) -> tuple[Part, list[int]]:
         names = sorted(whole, key=lambda name: -len(table.column(name).unique()))
     for name in names:
         values = sorted(value for value in table.column(name).unique().to_pylist() if value is not None)
-        if values and not part.span.single and (len(values) > 1 or part.key is None):
-            key = part.key if name == part.question.key_name else (part.question.name, name)
-            return dataclasses.replace(part, key=key), values
-    raise IncompleteResultError(_gave_up(part.question))
+        if values and (len(values) > 1 or name == part.question.key_name):
+            return (part.key if name == part.question.key_name else (part.question.name, name)), values
+    return None
 
 
 def _gave_up(question: Question) -> str:
