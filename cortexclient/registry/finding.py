@@ -242,5 +242,9 @@ def nothing_found(name: str) -> str:
     for layer in reversed(folders):
         state = f"{len(layer.names())} dataset(s)" if layer.folder.is_dir() else "no such folder"
         lines.append(f"  {layer.name}: {layer.folder} ({state})")
+    for layer in folders:
+        near = layer.folder / f"{name}.yml"
+        if NAME.fullmatch(name) and near.is_file():
+            lines.append(f"{near} ends in .yml: rename it to {name}.yaml.")
     lines.append("Give the path of a YAML file, or put it into one of these folders.")
     return "\n".join(lines)
