@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cortexclient.sandbox.responses import json_response
-from cortexclient.sandbox.routes.auth import USER
 from cortexclient.sandbox.routes.materialize_body import (
     BodySchema,
     Check,
@@ -27,6 +26,7 @@ from cortexclient.sandbox.routes.materialize_body import (
 )
 from cortexclient.sandbox.routes.materialize_service import failure, parsed_body
 from cortexclient.sandbox.routes.pages import unserved
+from cortexclient.sandbox.routes.table_access import check_owner, check_reader, check_writer, user_id
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
 
 if TYPE_CHECKING:
@@ -80,43 +80,17 @@ class _Call:
         self.writer: AnnotationWriter = world.tables.writer
         self.table = str(request.path_params.get("table", ""))
         self._body = body
-        user = request.scope.get(USER)
-        self.user = "0" if user is None else str(user.id)
+        self.user = user_id(request)
 
     def body(self, schema: BodySchema) -> dict[str, Any]:
         """The checked body."""
         return checked_body(parsed_body(self._body), schema)
-
-    def metadata(self) -> dict[str, Any]:
-        """Metadata of the table asked for."""
-        row = self.world.tables.metadata(self.table)
-        if row is None:
-            raise QueryError("'NoneType' object is not subscriptable")
-        return row
 
     def check_volume(self) -> None:
         """Refuse volumes that the sandbox does not have."""
         volume = self.request.path_params["volume"]
         if volume != self.world.names.aligned_volume:
             raise aborted(400, f"aligned volume: {volume} not valid")
-
-    def check_reader(self) -> dict[str, Any]:
-        """Refuse who may not read the table."""
-        row = self.metadata()
-        if row["read_permission"] == "PRIVATE" and row["user_id"] != self.user:
-            raise aborted(401, "Unauthorized: The table can only be read by its owner")
-        return row
-
-    def check_writer(self) -> None:
-        """Refuse who may not write to the table."""
-        row = self.metadata()
-        if self.world.options.strict and row["user_id"] != self.user and row["write_permission"] == "PRIVATE":
-            raise aborted(401, "Unauthorized: The table can only be written to by owner")
-
-    def check_owner(self) -> None:
-        """Refuse who does not own the table."""
-        if self.metadata()["user_id"] != self.user:
-            raise aborted(401, "You cannot do this because you are not the owner of this table")
 
 
 Answer = Callable[[_Call], Response]
@@ -183,7 +157,7 @@ def _create(call: _Call) -> Response:
 def _update_metadata(call: _Call) -> Response:
     body = call.body(_UPDATE)
     call.table = body["table_name"]
-    call.check_owner()
+    check_owner(call.world, call.request, call.table)
     return json_response(call.writer.update_metadata(call.table, {"user_id": call.user, **body["metadata"]}))
 
 
@@ -197,19 +171,19 @@ def _metadata(call: _Call) -> Response:
 
 def _delete_table(call: _Call) -> Response:
     call.check_volume()
-    call.check_owner()
+    check_owner(call.world, call.request, call.table)
     return json_response(call.writer.mark_deleted(call.table))
 
 
 def _count(call: _Call) -> Response:
     call.check_volume()
-    call.check_reader()
+    check_reader(call.world, call.request, call.table)
     return json_response(call.writer.count(call.table))
 
 
 def _rows(call: _Call) -> Response:
     call.check_volume()
-    metadata = call.check_reader()
+    metadata = check_reader(call.world, call.request, call.table)
     given = call.request.query_params.get("annotation_ids")
     if given is None:
         raise QueryError("'NoneType' object is not iterable")
@@ -224,7 +198,8 @@ def _rows(call: _Call) -> Response:
 def _insert(call: _Call) -> Response:
     body = call.body(_ROWS)
     call.check_volume()
-    call.check_writer()
+    if call.world.options.strict:
+        check_writer(call.world, call.request, call.table)
     ids = call.writer.insert(call.table, body["annotations"])
     _look_up_soon(call)
     return json_response(ids)
@@ -233,7 +208,8 @@ def _insert(call: _Call) -> Response:
 def _update(call: _Call) -> Response:
     body = call.body(_ROWS)
     call.check_volume()
-    call.check_writer()
+    if call.world.options.strict:
+        check_writer(call.world, call.request, call.table)
     changed = dict(call.writer.update(call.table, annotation) for annotation in body["annotations"])
     _look_up_soon(call)
     return json_response({str(old): new for old, new in changed.items()})
@@ -248,7 +224,8 @@ def _look_up_soon(call: _Call) -> None:
 def _delete(call: _Call) -> Response:
     body = call.body(_IDS)
     call.check_volume()
-    call.check_writer()
+    if call.world.options.strict:
+        check_writer(call.world, call.request, call.table)
     ids = call.writer.delete(call.table, body["annotation_ids"])
     if ids is None:
         return json_response(f"annotation_id {body['annotation_ids']} not in table {call.table}", 404)

@@ -70,6 +70,9 @@ def routes(world: World) -> list[BaseRoute]:
         service.route(f"{_V2}/version/{{version}}/table/{{table}}/query", _query_v2, method="POST"),
         service.route(f"{_V2}/version/{{version}}/query", _query_v2, method="POST"),
         service.route(
+            f"{_RUN}/ingest_annotations/datastack/{{datastack}}", _look_up, method="POST", checked=False
+        ),
+        service.route(
             f"{_RUN}/ingest_annotations/datastack/{{datastack}}/{{table}}",
             _look_up,
             method="POST",
@@ -206,5 +209,7 @@ def _query_v2(ask: Ask) -> Response:
 
 def _look_up(ask: Ask) -> Response:
     """Supervoxels for rows that await them; the real service queues this, a sandbox does it at once."""
-    ask.store.look_up(ask.path("table"))
+    table = ask.request.path_params.get("table")
+    for name in ask.store.names() if table is None else [table]:
+        ask.store.look_up(name)
     return json_response(200)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from cortexclient.sandbox.routes.materialize_body import COMPLEX, SIMPLE, checked_body, query_arguments
 from cortexclient.sandbox.routes.materialize_response import OLD_WAY, frame_response
 from cortexclient.sandbox.routes.materialize_service import Ask, parsed_body
+from cortexclient.sandbox.routes.table_access import check_reader
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
 from cortexclient.sandbox.stores.tables_filters import BODY_FILTERS, EXCLUSION
 from cortexclient.sandbox.stores.tables_model import Source
@@ -157,6 +158,7 @@ def _run(
 def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
     """Rows of one frozen table."""
     require_tables(ask, [table])
+    check_reader(ask.world, ask.request, table)
     options = ask.world.options
     metadata = ask.store.metadata(table) or {}
     limit = _limit(ask, body)
@@ -187,6 +189,8 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
     """Rows of two frozen tables joined."""
     tables = [name for name, _ in body["tables"]]
     require_tables(ask, tables)
+    for name in tables:
+        check_reader(ask.world, ask.request, name)
     warnings = [text for name in tables for text in _notice(ask.store.metadata(name) or {}, name)]
     limit = _limit(ask, body)
     suffixes = body.get("suffix_map")

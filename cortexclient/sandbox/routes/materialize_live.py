@@ -7,6 +7,7 @@ from starlette.responses import Response
 from cortexclient.sandbox.routes.materialize_body import LIVE, checked_body, query_arguments
 from cortexclient.sandbox.routes.materialize_response import OLD_WAY, frame_response
 from cortexclient.sandbox.routes.materialize_service import Ask, parsed_body
+from cortexclient.sandbox.routes.table_access import check_reader
 from cortexclient.sandbox.stores.tables_live import live_rows
 
 __all__ = ["live_query"]
@@ -16,6 +17,7 @@ def live_query(ask: Ask) -> Response:
     """``POST query``: a table at any time."""
     arguments = query_arguments(ask.request.query_params)
     body = checked_body(parsed_body(ask.body), LIVE)
+    check_reader(ask.world, ask.request, body["table"])
     found = live_rows(ask.store, body, arguments)
     warnings = found.warnings + ([] if arguments["direct_sql_pandas"] else [OLD_WAY, OLD_WAY])
     return frame_response(
