@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from cortexclient.cli.options import Dataset, Moment, Server, Version, ids_from, open_client
 from cortexclient.cli.output import error_console
+from cortexclient.types import TransformName
 
 __all__ = ["register_commands"]
 
@@ -48,7 +49,7 @@ def skeleton(
     if ending not in {".swc", ".h5"}:
         raise typer.BadParameter(f"do not know how to write {out.name}; end it in .swc or .h5")
     client = open_client(dataset, version, timestamp, server)
-    space = None if transform is Transform.none else transform.value
+    space = None if transform is Transform.none else cast("TransformName", transform.value)
     neuron = client.get_skeleton(root, synapses=ending == ".h5", transform=space)
     if ending == ".swc":
         write_swc(neuron, out, scale=1e-3 if space is None else 1.0)
