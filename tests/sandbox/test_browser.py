@@ -12,12 +12,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.viewer_state import SIDES, example_roots
+
+if TYPE_CHECKING:
+    from cortexclient.client import DatasetClient
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
@@ -109,3 +113,16 @@ def test_a_neuron_is_seen(sandbox: Sandbox, tmp_path: Path) -> None:
     assert sandbox.requests.count("/precomputed/img/") > 1
     failed = [record.path for record in sandbox.requests if record.status >= 400]
     assert [path for path in failed if "/precomputed/seg/" not in path] == []  # empty chunks are not stored
+
+
+def test_the_link_of_a_client_opens_here(
+    sandbox: Sandbox, sandbox_client: DatasetClient, tmp_path: Path
+) -> None:
+    root = example_roots(sandbox.world)[0]
+    url = sandbox_client.neuroglancer_url(root_ids=[root])
+    assert url.startswith(sandbox.viewer_site)
+    sandbox.requests.clear()
+    picture(sandbox, url, tmp_path)
+    manifests = sandbox.requests.matching("/meshing")
+    assert [record.status for record in manifests] == [200]
+    assert str(root) in manifests[0].path
