@@ -13,6 +13,7 @@ from cortexclient.sandbox.stores.tables_model import flat_columns
 
 if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph import ChunkedGraph
+    from cortexclient.sandbox.stores.graph_state import Ids
     from cortexclient.sandbox.stores.tables import TableStore
 
 __all__ = ["TIME_FORMAT", "freeze", "looked_up_again", "naive", "version_row"]
@@ -76,17 +77,34 @@ def freeze(store: TableStore, table: str, moment: datetime) -> tuple[pa.Table, i
 
 
 def looked_up_again(rows: pa.Table, graph: ChunkedGraph, moment: datetime | None) -> pa.Table:
-    """Rows with the root that each supervoxel has at a moment."""
+    """Rows with the root that each supervoxel has at a moment.
+
+    A root without its supervoxel beside it, as views have them, becomes the root that holds most of what it was.
+    """
     if not graph.available:
         return rows
     for index, name in enumerate(rows.column_names):
-        beside = name.removesuffix("root_id") + "supervoxel_id"
-        if not name.endswith("root_id") or beside not in rows.column_names:
+        if not name.endswith("root_id"):
             continue
-        supervoxels = pc.fill_null(rows[beside], 0).to_numpy().astype(np.int64)
-        unique, inverse = np.unique(supervoxels, return_inverse=True)
-        roots = graph.roots(unique, moment)[inverse]
-        rows = rows.set_column(
-            index, name, pa.array(roots, pa.int64(), mask=pc.is_null(rows[beside]).to_numpy())
-        )
+        beside = name.removesuffix("root_id") + "supervoxel_id"
+        known = beside in rows.column_names
+        column = rows[beside if known else name]
+        values = pc.fill_null(column, 0).to_numpy().astype(np.int64)
+        unique, inverse = np.unique(values, return_inverse=True)
+        roots = graph.roots(unique, moment) if known else _heirs(graph, unique, moment)
+        nulls = pc.is_null(column).to_numpy()
+        rows = rows.set_column(index, name, pa.array(roots[inverse], pa.int64(), mask=nulls))
     return rows
+
+
+def _heirs(graph: ChunkedGraph, roots: Ids, moment: datetime | None) -> Ids:
+    """The root at a moment that holds most supervoxels of each root; unknown ones stay as they are."""
+    heirs = roots.copy()
+    stale = np.flatnonzero((roots != 0) & ~graph.is_latest(roots, moment) & graph.exists(roots))
+    supervoxels, owner = graph.descendants(roots[stale], 1)
+    there = graph.roots(supervoxels, moment)
+    pairs, counts = np.unique(np.stack([owner, there]), axis=1, return_counts=True)
+    # the largest share of each owner comes last, so it is what is written
+    order = np.argsort(counts, kind="stable")
+    heirs[stale[pairs[0, order]]] = pairs[1, order]
+    return heirs
