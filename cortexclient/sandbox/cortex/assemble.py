@@ -97,6 +97,9 @@ def _supply(segmentation: Segmentation) -> Supply:
     here = (contacts.unit[:, 0] != contacts.unit[:, 1]) & (
         segmentation.chunk[contacts.row[:, 0]] == segmentation.chunk[contacts.row[:, 1]]
     ).all(axis=1)
+    # one number for a pair sorts many times faster than two columns do
+    count = len(segmentation.ids)
+    pairs = np.unique(contacts.row[here, 0] * count + contacts.row[here, 1])
     return Supply(
         segmentation.cells,
         segmentation.sections,
@@ -104,7 +107,7 @@ def _supply(segmentation: Segmentation) -> Supply:
         segmentation.section,
         segmentation.chunk,
         segmentation.edges,
-        np.unique(contacts.row[here], axis=0),
+        np.column_stack(np.divmod(pairs, count)),
     )
 
 

@@ -167,10 +167,13 @@ def paint(cell: Cell, sections: Sections, grid: Grid, frame: Frame) -> Voxels:
     classes = np.maximum(np.round(radii / 50.0) * 50.0, _THINNEST_NM)
     at = grid.linear(grid.of_nm(centres))
     for radius in np.unique(classes):
-        mine = np.unique(np.column_stack([at[classes == radius], section[classes == radius]]), axis=0)
+        mine = classes == radius
+        places, sections_here = np.divmod(
+            np.unique((at[mine] << _SECTION_BITS) | section[mine]), 1 << _SECTION_BITS
+        )
         offsets, share = _ball(float(radius), grid)
-        linear = mine[:, 0][None, :] + offsets[:, None]
-        keys.append(_pack(linear, share[:, None], mine[:, 1][None, :]).ravel())
+        linear = places[None, :] + offsets[:, None]
+        keys.append(_pack(linear, share[:, None], sections_here[None, :]).ravel())
     packed = np.concatenate(keys)
     packed.sort()
     linear = packed >> (_SHARE_BITS + _SECTION_BITS)
