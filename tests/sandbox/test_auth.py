@@ -1,0 +1,134 @@
+"""A sandbox that asks for tokens, as production does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from cortexclient.sandbox import Sandbox
+from cortexclient.testing import clear_client_caches
+
+VIEWER, NOBODY, ADMIN = "a" * 32, "b" * 32, "c" * 32
+
+
+@pytest.fixture
+def guarded(sandbox_factory: Callable[..., Sandbox]) -> Sandbox:
+    return sandbox_factory(
+        auth=True, tokens={VIEWER: ("view",), NOBODY: (), ADMIN: ("view", "edit", "admin")}
+    )
+
+
+def connect(sandbox: Sandbox, token: str | None) -> Any:
+    from caveclient import CAVEclient
+
+    return CAVEclient(
+        sandbox.datastack, server_address=sandbox.url, auth_token=token, write_server_cache=False
+    )
+
+
+def test_the_right_token(guarded: Sandbox) -> None:
+    client = connect(guarded, VIEWER)
+    table = client.materialize.synapse_table
+    assert len(client.materialize.query_table(table, limit=5)) == 5
+    root = int(guarded.world.graph.alive()[0])
+    assert client.chunkedgraph.is_latest_roots([root])[0]
+    assert len(client.skeleton.get_skeleton(root, output_format="dict")["vertices"]) > 1
+    assert client.info.get_datastacks() == [guarded.datastack]
+    assert guarded.load(auth_token=VIEWER).version
+
+
+def test_a_wrong_token(guarded: Sandbox) -> None:
+    with pytest.raises(requests.HTTPError, match="invalid_token") as caught:
+        connect(guarded, "d" * 32)
+    assert caught.value.response.status_code == 401
+    assert caught.value.response.headers["WWW-Authenticate"].startswith(f'Bearer realm="{guarded.url}')
+
+
+def test_a_token_without_the_right(guarded: Sandbox) -> None:
+    with pytest.raises(requests.HTTPError, match=f"view for dataset {guarded.datastack}") as caught:
+        connect(guarded, NOBODY)
+    assert caught.value.response.status_code == 403
+    told = requests.get(
+        f"{guarded.url}/info/api/v2/datastacks", headers={"Authorization": f"Bearer {NOBODY}"}
+    )
+    assert told.json() == []
+
+
+def test_no_token_is_sent_to_the_login_page(guarded: Sandbox) -> None:
+    answer = requests.get(f"{guarded.url}/info/api/v2/datastacks", allow_redirects=False)
+    assert answer.status_code == 302
+    assert answer.headers["Location"].startswith(f"{guarded.url}/auth/api/v1/authorize?redirect=")
+    assert requests.get(f"{guarded.url}/info/version").status_code == 200
+    headed = requests.get(f"{guarded.url}/info/api/v2/datastacks", headers={"X-Requested-With": "x"})
+    assert (headed.status_code, headed.json()["error"]) == (401, "no_token")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"headers": {"Cookie": f"middle_auth_token={VIEWER}"}},
+        {"params": {"middle_auth_token": VIEWER}},
+        {"headers": {"Authorization": f"Bearer {VIEWER}"}},
+    ],
+    ids=["cookie", "query", "header"],
+)
+def test_ways_to_give_a_token(guarded: Sandbox, how: dict[str, Any]) -> None:
+    assert requests.get(f"{guarded.url}/info/api/v2/datastacks", **how).json() == [guarded.datastack]
+
+
+def test_editing_needs_its_own_right(guarded: Sandbox) -> None:
+    url = f"{guarded.url}/segmentation/api/v1/table/{guarded.world.names.pcg_table}/merge"
+    for token, status in ((VIEWER, 403), (ADMIN, 400)):
+        answer = requests.post(url, json=[], headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code == 403) == (status == 403), answer.text
+
+
+def test_users(guarded: Sandbox) -> None:
+    client = connect(guarded, ADMIN)
+    assert [user["id"] for user in client.auth.get_user_information([1, 3])] == [1, 3]
+    assert client.auth.get_tokens()[0]["token"] == ADMIN
+
+
+def test_terms_of_service(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    copy = tmp_path / "copy"
+    shutil.copytree(sandbox.folder.path, copy)
+    access = {
+        "datasets": [
+            {"id": 1, "name": "lab", "datastacks": ["cortex"], "terms": {"id": 7, "name": "Be kind"}}
+        ],
+        "users": [
+            {
+                "id": 1,
+                "name": "a",
+                "email": "a@example.org",
+                "tokens": [VIEWER],
+                "permissions": {"lab": ["view"]},
+            },
+            {
+                "id": 2,
+                "name": "b",
+                "email": "b@example.org",
+                "tokens": [ADMIN],
+                "permissions": {"lab": ["view"]},
+                "accepted_terms": [7],
+            },
+        ],
+    }
+    clear_client_caches()
+    access["datasets"][0]["datastacks"] = [sandbox.datastack]
+    (copy / "access.json").write_text(json.dumps(access))
+    with Sandbox("sandbox", data=copy, auth=True) as guarded:
+        with pytest.raises(requests.HTTPError, match="missing_tos"):
+            connect(guarded, VIEWER)
+        assert opened == [f"{guarded.url}/auth/api/v1/tos/7/accept"]
+        assert connect(guarded, ADMIN).materialize.get_versions()
+    clear_client_caches()
