@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from cortexclient.factory import load
     from cortexclient.registry import get_spec, list_datasets, register
     from cortexclient.services.exports import CloudFileViewExport, TableExportClient
-    from cortexclient.services.meshes import MeshClient, VertexAssigner
+    from cortexclient.services.meshes import MeshClient
+    from cortexclient.services.vertex_assigner import VertexAssigner
     from cortexclient.services.vertex_labels import label_vertices
     from cortexclient.spec import DatasetSpec
 
@@ -33,7 +34,7 @@ _HOMES = {
     "DatasetSpec": "cortexclient.spec",
     "MeshClient": "cortexclient.services.meshes",
     "TableExportClient": "cortexclient.services.exports",
-    "VertexAssigner": "cortexclient.services.meshes",
+    "VertexAssigner": "cortexclient.services.vertex_assigner",
     "get_spec": "cortexclient.registry",
     "label_vertices": "cortexclient.services.vertex_labels",
     "list_datasets": "cortexclient.registry",

@@ -41,15 +41,15 @@ Service = TypeVar("Service")
 
 
 def _of(
-    service: type[Service], method: Callable[Concatenate[Any, P], R]
+    service: Callable[[Session], Any], method: Callable[Concatenate[Any, P], R]
 ) -> Callable[Concatenate[DatasetClient, P], R]:
     """Offer a service's method on the client, with the service's own signature and documentation."""
 
-    @functools.wraps(method)
-    def call(self: DatasetClient, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: DatasetClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         bound = getattr(self._service(service), method.__name__)
         return cast("R", bound(*args, **kwargs))
 
+    functools.update_wrapper(call, method)
     call.__qualname__ = f"DatasetClient.{method.__name__}"
     return call
 
@@ -77,7 +77,7 @@ class DatasetClient:
     timestamp : datetime.datetime or str, optional
         Moment that every service answers at, instead of a version; a naive one is taken as UTC.
     **options
-        Further options of :class:`cortexclient.session.Session`: ``server_address``, ``auth_token``, ``max_workers``, ...
+        Further options of :class:`cortexclient.session.Session`: ``server_address``, ``auth_token``, ...
 
     Notes
     -----
@@ -122,14 +122,14 @@ class DatasetClient:
         self._session = session
         self._exports_path: str | None = None
         self._html_link: str | None = None
-        self._services: dict[type, Any] = {}
+        self._services: dict[Callable[..., Any], Any] = {}
         self._lock = threading.RLock()
 
-    def _service(self, kind: type[Service], *arguments: Any) -> Service:
+    def _service(self, kind: Callable[[Session], Service]) -> Service:
         """Give the client's one instance of a service, made when it is first needed."""
         with self._lock:
             if kind not in self._services:
-                self._services[kind] = kind(self._session, *arguments)
+                self._services[kind] = kind(self._session)
             return cast("Service", self._services[kind])
 
     # -- who and where
@@ -379,7 +379,7 @@ class DatasetClient:
         return f"{type(self).__name__}(dataset={self.spec.name!r}, datastack={self.datastack_name!r}, {when})"
 
     def _repr_html_(self) -> str:
-        """HTML for notebooks: the same text, linked to Neuroglancer. Asks the server once; without one, only the text."""
+        """HTML for notebooks: the same text, linked to Neuroglancer; the link is made once."""
         from html import escape
 
         text = f"<code>{escape(repr(self))}</code>"

@@ -71,11 +71,17 @@ def load(
     if named_version is not None:
         if version is not None and version != named_version:
             raise ValueError(
-                f"{name_or_path_or_spec!s} names version {named_version}, but version={version} was given; give one of them"
+                f"{name_or_path_or_spec!s} names version {named_version}, but version={version} was given; "
+                "give one of them"
             )
         version = named_version
     return client_class(spec)(
-        spec, version=version, timestamp=timestamp, server_address=server_address, auth_token=auth_token, **options
+        spec,
+        version=version,
+        timestamp=timestamp,
+        server_address=server_address,
+        auth_token=auth_token,
+        **options,
     )
 
 
@@ -101,7 +107,11 @@ def client_class(spec: DatasetSpec) -> type[DatasetClient]:
         cls = type(
             name,
             (DatasetClient,),
-            {"default_spec": spec, "__doc__": f"{spec.title}\n\nSee :class:`cortexclient.DatasetClient`.", "__module__": f"cortexclient.datasets.{spec.name}"},
+            {
+                "default_spec": spec,
+                "__doc__": f"{spec.title}\n\nSee :class:`cortexclient.DatasetClient`.",
+                "__module__": f"cortexclient.datasets.{spec.name}",
+            },
         )
         _classes[spec.name] = (spec, cls)
         return cls

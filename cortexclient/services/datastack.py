@@ -80,7 +80,7 @@ class DatastackService:
         record = self.get_datastack_info(use_stored=use_stored)
         return np.array([record[f"viewer_resolution_{axis}"] for axis in "xyz"], dtype=np.float64)
 
-    def image_cloudvolume(self, image_mirror: str | None = None, **kwargs: Any) -> Any:
+    def image_cloudvolume(self, /, image_mirror: str | None = None, **kwargs: Any) -> Any:
         """Open the images as a CloudVolume; without options the same object each time."""
         if image_mirror is None and not kwargs:
             return self._session.image_cloudvolume()
@@ -88,7 +88,7 @@ class DatastackService:
         with self._session.guard("info"):
             return self._session.cave.info.image_cloudvolume(**options, **kwargs)
 
-    def segmentation_cloudvolume(self, use_client_secret: bool = True, **kwargs: Any) -> Any:
+    def segmentation_cloudvolume(self, /, use_client_secret: bool = True, **kwargs: Any) -> Any:
         """Open the segmentation as a CloudVolume; without options the same object each time."""
         if use_client_secret and not kwargs:
             return self._session.segmentation_cloudvolume()

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
     from cortexclient.session import Session
 
-__all__ = ["fetch_skeleton", "fetch_skeletons", "parse_skeleton"]
+__all__ = ["fetch_skeleton", "fetch_skeletons", "parse_skeleton", "stored_skeletons"]
 
 log = logging.getLogger(__name__)
 
 MOST_IN_ONE = 500
 """Most skeletons that the service gives in one answer."""
+
+MOST_LOOKED_UP = 1000
+"""Most ids whose skeletons caveclient looks up at a time; it drops the rest."""
 
 _INTEGERS = ("edges", "mesh_to_skel_map", "lvl2_ids", "compartment")
 _FLOATS = ("vertices", "radius")
@@ -169,3 +172,22 @@ def parse_skeleton(content: bytes, root: int) -> dict[str, Any]:
             service="skeleton",
         ) from error
     return data
+
+
+def stored_skeletons(session: Session, roots: Sequence[int], version: int, **options: Any) -> dict[int, bool]:
+    """Say for each root whether the service has its skeleton in store; any number of roots."""
+    client = session.cave.skeleton
+
+    def ask(batch: Sequence[int]) -> dict[int, bool]:
+        with session.guard("skeleton"):
+            answer = client.skeletons_exist(root_ids=list(batch), skeleton_version=version, **options)
+        if isinstance(answer, bool):  # what the service says of a single id
+            return {batch[0]: answer}
+        return {int(root): bool(there) for root, there in answer.items()}
+
+    found: dict[int, bool] = {}
+    for part in session.map(
+        ask, [roots[start : start + MOST_LOOKED_UP] for start in range(0, len(roots), MOST_LOOKED_UP)]
+    ):
+        found |= part
+    return {root: found.get(root, False) for root in roots}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import CortexError
 from cortexclient.ids import as_id, as_ids
-from cortexclient.services.skeleton_source import fetch_skeletons
+from cortexclient.services.skeleton_source import fetch_skeletons, stored_skeletons
 from cortexclient.services.skeleton_synapses import RootMoment, moments_of, synapses_of
 from cortexclient.session.graph import graph_url
 
@@ -213,11 +213,13 @@ class SkeletonsService:
         bool or dict
             For a single id True or False, else id -> bool for each distinct id.
         """
-        from cortexclient.services.datastack import DatastackService
-
-        return DatastackService(self._session).skeletons_exist(
-            skeleton_version, root_ids, log_warning=log_warning, verbose_level=verbose_level
+        one = isinstance(root_ids, str) or not hasattr(root_ids, "__len__")
+        ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
+        version = skeleton_version or self._session.spec.skeleton_version or 4
+        found = stored_skeletons(
+            self._session, ids, version, log_warning=log_warning, verbose_level=verbose_level
         )
+        return found[ids[0]] if one else found
 
     # -- what is wanted ----------------------------------------------------------------------------------------
 

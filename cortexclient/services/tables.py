@@ -302,6 +302,7 @@ class QueriesService:
 
     def query(
         self,
+        /,
         table_or_view: str,
         *,
         filter_in_dict: Mapping[str, Any] | None = None,

@@ -122,6 +122,8 @@ def test_skeleton_with_synapses_in_every_space(client: Any, cell: tuple[int, int
     _, root = cell
     plain = client.get_skeleton(root)
     assert len(plain.anno.pre_syn) > 0
+    assert client.skeletons_exist(root_ids=[root]) == {root: True}
+    assert client.skeletons_exist(root_ids=root) is True
     assert {"pre_syn", "post_syn"} <= set(plain.anno.table_names)
     if client.spec.transform is None:
         with pytest.raises(NotConfiguredError, match="transform"):
