@@ -36,7 +36,9 @@ STATEMENTS = {
 
 def write_specs(folder: Path, count: int) -> None:
     """Write copies of a realistic entry (minnie_public) under other names."""
-    text = (Path(__file__).resolve().parents[1] / "datasets" / "minnie_public.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[1] / "datasets" / "minnie_public.yaml").read_text(
+        encoding="utf-8"
+    )
     for number in range(count):
         own = text.replace("name: minnie_public", f"name: dataset_{number:05}")
         own = own.replace("aliases: [microns_public, minnie65_public]", f"aliases: [nickname_{number:05}]")
@@ -45,11 +47,17 @@ def write_specs(folder: Path, count: int) -> None:
 
 def seconds(folder: Path, statement: str) -> float:
     """Median time of a statement in a fresh process, importing the registry apart."""
-    environment = {**os.environ, "CORTEXCLIENT_PATH": str(folder), "CORTEXCLIENT_CONFIG_DIR": str(folder / "none")}
+    environment = {
+        **os.environ,
+        "CORTEXCLIENT_PATH": str(folder),
+        "CORTEXCLIENT_CONFIG_DIR": str(folder / "none"),
+    }
     program = PROGRAM.format(statement=statement)
     times = []
     for _ in range(RUNS):
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, check=True
+        )
         times.append(json.loads(done.stdout)[1])
     return statistics.median(times)
 

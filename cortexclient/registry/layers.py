@@ -39,7 +39,9 @@ class Layer:
         """Names of the datasets in this folder, read from the file names alone."""
         try:
             with os.scandir(self.folder) as entries:
-                stems = [entry.name[:-5] for entry in entries if entry.name.endswith(".yaml")]
+                stems = [
+                    entry.name[:-5] for entry in entries if entry.name.endswith(".yaml") and entry.is_file()
+                ]
         except OSError:
             return []
         return sorted(stem for stem in stems if NAME.fullmatch(stem))

@@ -69,7 +69,8 @@ def list_datasets(*, details: bool = False) -> list[str] | list[DatasetInfo]:
     names = sorted({*registered(), *(name for layer in folders for name in layer.names())})
     if not details:
         return names
-    return [_info(candidates(name, folders)) for name in names]
+    # a file may be gone again by now
+    return [_info(found) for name in names if (found := candidates(name, folders))]
 
 
 def _info(found: list[Candidate]) -> DatasetInfo:

@@ -108,14 +108,13 @@ def _successor(assembly: Assembly) -> list[Problem]:
 
 def _collisions(files: list[Path]) -> Iterator[tuple[Path, Problem]]:
     """Find aliases that belong to another dataset of the same folder: which of the two was meant could not be told."""
-    from cortexclient.registry.aliases import aliases_in
     from cortexclient.spec.nodes import MappingNode, ScalarNode, SequenceNode
     from cortexclient.spec.problems import Problem
     from cortexclient.spec.reading import load_nodes
 
     owners: dict[Path, dict[str, Path]] = {}
     for file in files:
-        if file.parent.name == "volumes" or not aliases_in(file):
+        if file.parent.name == "volumes":
             continue
         taken = owners.setdefault(file.parent, _names_in(file.parent))
         root, _ = load_nodes(file)

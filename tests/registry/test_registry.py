@@ -598,3 +598,39 @@ def test_a_file_with_the_other_ending_is_pointed_out(folder: Path) -> None:
         UnknownDatasetError, match=r"my_brain\.yml ends in \.yml: rename it to my_brain\.yaml"
     ):
         get_spec("my_brain")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aliases: [nickname]\n",
+        "aliases:\n- other\n- nickname  # as the lab says\n",
+        "'aliases':\n  # several\n\n  - \"nickname\"\n",
+        "aliases: [\n  other,\n  nickname,\n]\n",
+    ],
+)
+def test_aliases_are_found_however_they_are_written(text: str, write) -> None:
+    write("my_brain", text)
+    assert get_spec("nickname").name == "my_brain"
+    assert registry.exists("nickname")
+
+
+def test_a_spec_in_one_line_has_aliases_too(folder: Path) -> None:
+    (folder / "my_brain.yaml").write_text(
+        "{name: my_brain, title: a, server_address: 'https://a.b', datastack: c, aliases: [nickname]}\n"
+    )
+    assert get_spec("nickname").name == "my_brain"
+
+
+def test_words_that_are_no_aliases_are_none(write) -> None:
+    write("my_brain", "description: nickname\nx-notes: {aliases: [nickname]}\naliases: [another]\n")
+    assert not registry.exists("nickname")
+    with pytest.raises(UnknownDatasetError):
+        get_spec("nickname")
+
+
+def test_folders_and_dead_links_are_no_datasets(folder: Path) -> None:
+    (folder / "a_folder.yaml").mkdir()
+    (folder / "dead_link.yaml").symlink_to(folder / "nowhere.yaml")
+    assert list_datasets() == BUILT_IN
+    assert len(list_datasets(details=True)) == len(BUILT_IN)

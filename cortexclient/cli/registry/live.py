@@ -192,10 +192,23 @@ def _roles(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
 
 
 def _columns(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
-    """The columns that the spec says the synapse table has."""
-    wanted = spec.synapses
+    """The columns that the spec says its tables have."""
+    ids = spec.cell_ids
+    if ids is not None:
+        main = [ids.main_table] if ids.main_table in live.tables else []
+        for name in [*main, *(table for table in ids.alternative_tables if table in live.tables)]:
+            yield from _has_columns(f"columns of {name}", live, name, ["id", "pt_root_id"])
+        if ids.lookup_view in (live.views if ids.kind == "view" else live.tables):
+            yield from _has_columns(
+                f"columns of {ids.lookup_view}", live, str(ids.lookup_view), ["id", "pt_root_id"]
+            )
     table = spec.synapse_table
-    if wanted is None or table is None or table not in live.tables:
+    if table is None or table not in live.tables:
+        return
+    roots = ["id", "pre_pt_root_id", "post_pt_root_id"]
+    yield from _has_columns(f"columns of {table}", live, table, roots)
+    wanted = spec.synapses
+    if wanted is None:
         return
     columns = list(live.session.query(table, limit=1).columns)
     position = f"{wanted.position_prefix}_position"
@@ -208,6 +221,18 @@ def _columns(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
             found = column in columns
             advice = "" if found else f"its columns are {', '.join(columns)}"
             yield Point(f"synapses.{key}", "pass" if found else "fail", column, advice)
+
+
+def _has_columns(name: str, live: _Live, table: str, wanted: list[str]) -> Iterator[Point]:
+    columns = list(
+        live.session.query(table, limit=1, kind="view" if table in live.views else "table").columns
+    )
+    missing = [column for column in wanted if column not in columns]
+    if missing:
+        found = f"no {', '.join(missing)}"
+        yield Point(name, "fail", found, f"name another table; this one has {', '.join(map(str, columns))}")
+    else:
+        yield Point(name, "pass", ", ".join(wanted))
 
 
 def _transform(spec: DatasetSpec, _live: _Live) -> Iterator[Point]:
