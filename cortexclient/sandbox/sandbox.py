@@ -128,6 +128,7 @@ class Sandbox:
 
         self.world = world
         world.exports_path = self._renamed.path
+        world.dataset = None if self.spec is None else self.spec.name
         self._server = LoopbackServer(port)
         world.base_url = self._server.url
         world.on_refuse(self._server.refuse)

@@ -114,6 +114,7 @@ class World:
         self.options = options
         self.base_url = base_url
         self.exports_path: str | None = None
+        self.dataset: str | None = None  # name of the spec that it is served for, where there is one
         self.closing = threading.Event()
         self._stores: dict[str, Any] = {} if graph is None else {"graph": graph}
         self._lock = threading.RLock()

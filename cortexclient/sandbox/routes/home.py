@@ -57,24 +57,35 @@ def routes(world: World) -> list[BaseRoute]:
 
 def _page(world: World) -> str:
     name = escape(world.names.datastack)
-    token = escape(next(iter(world.options.tokens), ""))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>CAVE sandbox: {name}</title><style>{_STYLE}</style></head><body>
 <h1>CAVE sandbox</h1>
 <p class="lead">Datastack <code>{name}</code>, served from this machine. Nothing here leaves it.</p>
 {_neurons(world)}
-<h2>Use it</h2>
-<pre>import cortexclient
-client = cortexclient.load("sandbox", server_address="{world.base_url}", auth_token="{token}")
-
-from caveclient import CAVEclient
-client = CAVEclient("{name}", server_address="{world.base_url}", auth_token="{token}", write_server_cache=False)</pre>
+{_programs(world)}
 {_versions(world)}
 {_tables(world)}
 {_services(world)}
 {_datasets()}
 </body></html>
 """
+
+
+def _programs(world: World) -> str:
+    name, url = world.names.datastack, world.base_url
+    token = next(iter(world.options.tokens), "")
+    ours = ""
+    if world.dataset is not None:
+        ours = (
+            "import cortexclient\n"
+            f'client = cortexclient.load("{world.dataset}", server_address="{url.replace("http:", "sandbox:")}")\n\n'
+        )
+    theirs = (
+        "from caveclient import CAVEclient\n"
+        f'client = CAVEclient("{name}", server_address="{url}",\n'
+        f'                    auth_token="{token}", write_server_cache=False)'
+    )
+    return f"<h2>Use it</h2><pre>{escape(ours + theirs, quote=False)}</pre>"
 
 
 def _neurons(world: World) -> str:
