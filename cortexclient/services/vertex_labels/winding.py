@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["winding_numbers"]
 
 # triangles seen from points, measured at once
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
+# triangles that are looked at to tell which way the mesh is turned
+_ENOUGH = 50_000
 
 
 def winding_numbers(
@@ -49,6 +51,7 @@ def winding_numbers(
     count = np.diff(begin)[place]
     total = np.zeros(len(piece))
     corners = faces[triangle]
+    seen_from = point.astype(vertices.dtype)
     blocks = np.searchsorted(np.cumsum(count), np.arange(0, count.sum() + _BLOCK, _BLOCK))
     for low, high in itertools.pairwise(blocks):
         span = slice(int(low), int(high))
@@ -56,14 +59,17 @@ def winding_numbers(
         if not len(rows):
             continue
         pair = np.repeat(np.arange(low, high), count[span])
-        origin = point[pair]
-        a, b, c = ((vertices[corners[rows, k]] - origin).astype(np.float32) for k in range(3))
+        origin = seen_from[pair]
+        a, b, c = (vertices[corners[rows, k]] - origin for k in range(3))
         total += np.bincount(pair, weights=_solid_angles(a, b, c), minlength=len(piece))
     return total * (_turn(vertices, corners, begin) / (4 * np.pi))
 
 
 def _turn(vertices: NDArray[Any], corners: NDArray[Any], begin: NDArray[np.int64]) -> float:
     """1 if triangles look outward as they are written, -1 if inward: most look away from the middle of their piece."""
+    last = int(np.searchsorted(begin, _ENOUGH))
+    begin = begin[: last + 1]
+    corners = corners[: begin[-1]]
     if not len(corners):
         return 1.0
     a, b, c = (vertices[corners[:, k]].astype(np.float64) for k in range(3))
@@ -72,19 +78,24 @@ def _turn(vertices: NDArray[Any], corners: NDArray[Any], begin: NDArray[np.int64
     there = count > 0
     own = np.add.reduceat(middle, begin[:-1][there], axis=0) / count[there][:, None]
     away = middle - np.repeat(own, count[there], axis=0)
-    return -1.0 if float(np.einsum("ij,ij->", away, np.cross(b - a, c - a))) < 0 else 1.0
+    return -1.0 if float(_triple(away, b - a, c - a).sum()) < 0 else 1.0
 
 
-def _solid_angles(
-    a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _triple(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
+    """Volume of the box that three vectors span."""
+    result = a[:, 0] * (b[:, 1] * c[:, 2] - b[:, 2] * c[:, 1])
+    result += a[:, 1] * (b[:, 2] * c[:, 0] - b[:, 0] * c[:, 2])
+    result += a[:, 2] * (b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0])
+    return np.asarray(result)
+
+
+def _solid_angles(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
     la, lb, lc = (np.sqrt(np.einsum("ij,ij->i", x, x)) for x in (a, b, c))
-    triple = np.einsum("ij,ij->i", a, np.cross(b, c))
     below = la * lb * lc
     below += np.einsum("ij,ij->i", a, b) * lc
     below += np.einsum("ij,ij->i", b, c) * la
     below += np.einsum("ij,ij->i", c, a) * lb
-    return np.asarray(2 * np.arctan2(triple, below))
+    return np.asarray(2 * np.arctan2(_triple(a, b, c), below))
 
 
 def _triangles(

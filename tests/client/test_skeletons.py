@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import gzip
+import json
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient.errors import MissingDataError, NotConfiguredError, StaleRootError
+from cortexclient.sandbox import Sandbox
+from cortexclient.services.skeleton_build import add_properties, add_synapses, make_meshwork
+from cortexclient.services.skeleton_source import parse_skeleton
+from cortexclient.services.skeleton_swc import save_swc
+from cortexclient.services.skeletons import SkeletonsService
+from cortexclient.session import Endpoint, Session
+from cortexclient.spec import DatasetSpec
+from cortexclient.testing import clear_client_caches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SERVICE_ROOT = 864691135101289504
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sandbox]:
+    clear_client_caches()
+    with Sandbox(size="tiny") as sandbox:
+        yield sandbox
+    clear_client_caches()
+
+
+@pytest.fixture(scope="module")
+def session(server: Sandbox) -> Session:
+    return server.load().session
+
+
+@pytest.fixture(scope="module")
+def service(session: Session) -> SkeletonsService:
+    return SkeletonsService(session)
+
+
+@pytest.fixture(scope="module")
+def roots(server: Sandbox) -> list[int]:
+    cells = server.truth.cells
+    found = np.unique(server.truth.root_of_cell(cells["cell_id"].to_numpy()))
+    counts = [len(server.truth.synapses_of(int(root), "post")) for root in found]
+    return [int(root) for root in found[np.argsort(counts)[::-1]] if root > 0]
+
+
+def library_meshwork(sandbox: Sandbox, root: int, **options: Any) -> Any:
+    """What pcg_skel makes of the same server, by the unmodified caveclient."""
+    from caveclient import CAVEclient
+    from pcg_skel.service import get_meshwork_from_client
+
+    clear_client_caches()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cave = CAVEclient(
+            sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
+        )
+        neuron = get_meshwork_from_client(root, cave, synapses=True, restore_properties=True, **options)
+    clear_client_caches()
+    return neuron
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    np.testing.assert_array_equal(ours.skeleton.vertices, theirs.skeleton.vertices)
+    np.testing.assert_array_equal(ours.skeleton.edges, theirs.skeleton.edges)
+    np.testing.assert_array_equal(ours.skeleton.radius, theirs.skeleton.radius)
+    np.testing.assert_array_equal(ours.skeleton.mesh_to_skel_map, theirs.skeleton.mesh_to_skel_map)
+    np.testing.assert_array_equal(ours.mesh.vertices, theirs.mesh.vertices)
+    assert ours.skeleton.root == theirs.skeleton.root
+    assert set(ours.anno.table_names) == set(theirs.anno.table_names)
+    for name in theirs.anno.table_names:
+        one, other = ours.anno[name].df, theirs.anno[name].df
+        other = other.loc[:, ~other.columns.duplicated()]
+        if "id" in other.columns:
+            one, other = (frame.sort_values("id", ignore_index=True) for frame in (one, other))
+        assert set(one.columns) == set(other.columns), name
+        for column in other.columns:
+            assert_same_values(one[column], other[column], f"{name}.{column}")
+
+
+def assert_same_values(one: pd.Series, other: pd.Series, name: str) -> None:
+    assert len(one) == len(other), name
+    if len(one) and np.size(one.iloc[0]) == 3:
+        np.testing.assert_array_equal(np.stack(one), np.stack(other), err_msg=name)
+    elif one.dtype.kind == "f":  # meshparty adds up lengths as float32
+        np.testing.assert_allclose(one.astype(float), other.astype(float), rtol=1e-6, err_msg=name)
+    else:
+        # ids are too large for floats: compare them as whole numbers
+        assert [int(value) for value in one] == [int(value) for value in other], name
+
+
+@pytest.mark.parametrize("restore_graph", [False, True])
+def test_equal_to_pcg_skel(
+    server: Sandbox, service: SkeletonsService, roots: list[int], restore_graph: bool
+) -> None:
+    for root in roots[:2]:
+        ours = service.get_skeleton(root, restore_graph=restore_graph)
+        theirs = library_meshwork(server, root, restore_graph=restore_graph)
+        assert_same(ours, theirs)
+        if restore_graph:
+            assert ours.mesh.graph_edges.shape == theirs.mesh.graph_edges.shape
+            assert {tuple(e) for e in ours.mesh.link_edges} == {tuple(e) for e in theirs.mesh.link_edges}
+
+
+def test_synapses_are_those_of_the_truth(
+    server: Sandbox, service: SkeletonsService, roots: list[int]
+) -> None:
+    neuron = service.get_skeleton(roots[0])
+    synapses = server.truth.synapses.set_index("id")
+    for side in ("pre", "post"):
+        rows = neuron.anno[f"{side}_syn"].df
+        expected = set(server.truth.synapses_of(roots[0], side))
+        own = {i for i in expected if synapses.loc[i, "pre_piece"] == synapses.loc[i, "post_piece"]}
+        assert set(rows["id"]) == expected - own
+        assert rows["id"].dtype == np.int64
+        assert rows[f"{side}_pt_level2_id"].dtype == np.int64
+        assert f"{'post' if side == 'pre' else 'pre'}_pt_root_id" not in rows.columns
+        index = neuron.anno.lvl2_ids.df["lvl2_id"].to_numpy()
+        np.testing.assert_array_equal(index[rows[f"{side}_pt_mesh_ind"]], rows[f"{side}_pt_level2_id"])
+
+
+def test_complete_although_the_server_cuts_answers(server: Sandbox) -> None:
+    session = server.load().session.at(version=3)
+    valid = server.truth.roots_at(session.timestamp)["root_id"]
+    root = max(
+        np.unique(valid).tolist(), key=lambda r: len(server.truth.synapses_of(r, "post", session.timestamp))
+    )
+    whole = SkeletonsService(session).get_skeleton(root, restore_properties=False)
+    with Sandbox(size="tiny", row_limit=20) as capped:
+        at_version = SkeletonsService(capped.load().session.at(version=3))
+        neuron = at_version.get_skeleton(root, restore_properties=False)
+    for side in ("pre_syn", "post_syn"):
+        assert neuron.anno[side].df["id"].tolist() == whole.anno[side].df["id"].tolist()
+    assert len(whole.anno.post_syn.df) > 40
+
+
+def test_few_requests(server: Sandbox, roots: list[int]) -> None:
+    session = server.load().session
+    service = SkeletonsService(session)
+    service.get_skeleton(roots[0])
+    before = len(server.requests)
+    service.get_skeleton(roots[1])
+    asked = [request.path for request in server.requests[before:]]
+    assert len(asked) <= 9
+    assert not any(path.startswith("/precomputed") for path in asked)
+    assert sum("skeletoncache" in path for path in asked) == 1
+
+
+def test_at_the_clients_moment(server: Sandbox, roots: list[int]) -> None:
+    pinned = server.load().session.at(version=3)
+    record = pinned.version_record(3)
+    current = {int(r) for r in server.truth.roots_at(record.timestamp)["root_id"]}
+    root = next(r for r in roots if r in current)
+    neuron = SkeletonsService(pinned).get_skeleton(root, restore_properties=False)
+    frozen = pinned.query(
+        pinned.synapse_table, filters={"equal": {pinned.synapse_table: {"post_pt_root_id": root}}}
+    )
+    frozen = frozen[frozen["pre_pt_root_id"] != frozen["post_pt_root_id"]]
+    assert neuron.anno.post_syn.df["id"].tolist() == sorted(frozen["id"])
+
+
+def test_stale_roots(server: Sandbox) -> None:
+    floating = server.load().session
+    history = server.truth.history
+    old = history[history["valid_until"].notna()].iloc[0]
+    root = int(old["root_id"])
+    with pytest.raises(StaleRootError, match="replaced before"):
+        SkeletonsService(floating.at(version=3)).get_skeleton(root)
+    new = history[history["valid_until"].isna()].sort_values("valid_from").iloc[-1]
+    with pytest.raises(StaleRootError, match="later than"):
+        SkeletonsService(
+            floating.at(timestamp=new["valid_from"].to_pydatetime() - pd.Timedelta("1s"))
+        ).get_skeleton(int(new["root_id"]))
+
+
+def test_old_root_at_its_own_time(server: Sandbox) -> None:
+    from cortexclient.services.skeleton_synapses import RootMoment, moments_of, synapses_of
+
+    session = server.load().session
+    history = server.truth.history
+    old = history[history["valid_until"].notna()].iloc[0]
+    root = int(old["root_id"])
+    when = moments_of(session, [root])[root]
+    assert isinstance(when, RootMoment)
+    assert old["valid_from"] <= when.at < old["valid_until"]
+    rows = synapses_of(session, {root: when}, references={})[root]["post"]
+    assert set(rows["id"]) <= set(server.truth.synapses_of(root, "post", when.at))
+    assert len(rows) > 0
+
+
+def test_what_is_no_root(service: SkeletonsService, roots: list[int]) -> None:
+    with pytest.raises(StaleRootError, match="not a root"):
+        service.get_skeleton(roots[0] + (1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transform": "rigd"}, "rigd"),
+        ({"synapse_reference_tables": {"per": "tags"}}, "'pre' and 'post'"),
+        ({"skeleton_version": 77}, "77 does not exist"),
+    ],
+)
+def test_refusals(service: SkeletonsService, roots: list[int], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        service.get_skeleton(roots[0], **options)
+
+
+def test_transform_needs_a_space(server: Sandbox) -> None:
+    spec = DatasetSpec(
+        name="plain", title="No space", server_address="https://x.invalid", datastack=server.datastack
+    )
+    bare = SkeletonsService(Session(spec, endpoint=Endpoint(server.url, server.token)))
+    with pytest.raises(NotConfiguredError, match="transform:"):
+        bare.get_skeleton(1, transform="rigid")
+
+
+@pytest.mark.parametrize("kind", ["rigid", "streamline"])
+def test_everything_moves_alike(
+    server: Sandbox, service: SkeletonsService, roots: list[int], kind: str
+) -> None:
+    space = server.load().space
+    plain = service.get_skeleton(roots[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = service.get_skeleton(roots[0], transform=kind)
+
+    def expected(points: np.ndarray) -> np.ndarray:
+        if kind == "rigid":
+            return space.transform_nm.apply(points)
+        return space.streamline_nm.radial_points(plain.skeleton.root_position, points)
+
+    np.testing.assert_allclose(moved.skeleton.vertices, expected(plain.skeleton.vertices))
+    np.testing.assert_allclose(moved.mesh.vertices, expected(plain.mesh.vertices))
+    for side in ("pre_syn", "post_syn"):
+        for column in ("ctr_pt_position", "pre_pt_position", "post_pt_position"):
+            before, after = (np.stack(n.anno[side].df[column]) for n in (plain, moved))
+            np.testing.assert_allclose(after, expected(before), err_msg=f"{side}.{column}")
+        np.testing.assert_allclose(moved.anno[side].points, np.stack(moved.anno[side].df["ctr_pt_position"]))
+
+
+def test_reference_tables(server: Sandbox, service: SkeletonsService, roots: list[int]) -> None:
+    names = [name for name in server.load().tables.table_names if "tag" in name]
+    assert names
+    neuron = service.get_skeleton(
+        roots[0], restore_properties=False, synapse_reference_tables={"post": names[0]}
+    )
+    plain = service.get_skeleton(roots[0], restore_properties=False)
+    with_tags, without = neuron.anno.post_syn.df, plain.anno.post_syn.df
+    assert with_tags["id"].tolist() == without["id"].tolist()
+    assert len(with_tags.columns) > len(without.columns)
+    assert neuron.anno.pre_syn.df.columns.tolist() == plain.anno.pre_syn.df.columns.tolist()
+
+
+def test_many_are_read_in_batches(server: Sandbox, roots: list[int]) -> None:
+    service = SkeletonsService(server.load().session)
+    wrong = roots[0] + (1 << 20)
+    asked = [roots[2], wrong, roots[0], roots[2], roots[1]]
+    before = len(server.requests)
+    batches = service.get_skeletons(asked, batch_size=2, progress=False)
+    assert len(server.requests) == before  # nothing is asked before the first step
+    steps = iter(batches)
+    first, neuron = next(steps)
+    assert first == roots[2]
+    after_one = len(server.requests)
+    rest = dict(steps)
+    assert len(server.requests) > after_one  # the second batch was not asked for with the first
+    assert list(rest) == [roots[0], roots[1]]
+    assert set(batches.failures) == {wrong}
+    assert isinstance(batches.failures[wrong], StaleRootError)
+    assert_same(neuron, service.get_skeleton(roots[2]))
+    assert_same(rest[roots[1]], service.get_skeleton(roots[1]))
+    with pytest.raises(StaleRootError):
+        service.get_skeletons([roots[0], wrong], errors="raise", progress=False).to_dict()
+    assert service.get_skeletons([], progress=False).to_dict() == {}
+
+
+def test_one_batch_costs_few_requests(server: Sandbox, roots: list[int]) -> None:
+    service = SkeletonsService(server.load().session)
+    service.get_skeleton(roots[0])
+    before = len(server.requests)
+    found = service.get_skeletons(roots, progress=False).to_dict()
+    assert len(found) == len(roots)
+    assert len(server.requests) - before <= 16
+
+
+def test_other_kinds_of_output(
+    server: Sandbox, service: SkeletonsService, roots: list[int], tmp_path: Path
+) -> None:
+    plain = service.get_skeletons(roots[:2], output="dict", progress=False).to_dict()
+    text = service.get_skeletons(roots[:2], output="swc", progress=False).to_dict()
+    neuron = service.get_skeleton(roots[0])
+    np.testing.assert_array_equal(plain[roots[0]]["vertices"], neuron.skeleton.vertices)
+    rows = np.array([line.split() for line in text[roots[0]].splitlines()], dtype=float)
+    assert len(rows) == len(neuron.skeleton.vertices)
+    assert (rows[0, 6], (rows[1:, 6] < rows[1:, 0]).all()) == (-1, True)  # parents come before children
+    steps = rows[1:, 2:5] - rows[rows[1:, 6].astype(int) - 1, 2:5]
+    assert np.linalg.norm(steps, axis=1).sum() == pytest.approx(
+        neuron.skeleton.path_length() / 1000, rel=1e-5
+    )
+    assert set(np.unique(rows[:, 1])) <= {1, 2, 3}
+    save_swc(neuron, tmp_path / "one.swc")
+    again = np.loadtxt(tmp_path / "one.swc")
+    np.testing.assert_allclose(again[:, 2:5], rows[:, 2:5])
+    np.testing.assert_array_equal(again[:, 1], rows[:, 1])
+    moved = service.get_skeleton(roots[0], transform="rigid", synapses=False)
+    save_swc(moved, tmp_path / "two.swc")
+    assert np.loadtxt(tmp_path / "two.swc")[0, 3] == pytest.approx(moved.skeleton.root_position[1], abs=1e-5)
+    for wrong in ({"output": "cell"}, {"errors": "ignore"}):
+        with pytest.raises(ValueError, match="must be"):
+            service.get_skeletons(roots, **wrong)
+
+
+def test_which_exist(service: SkeletonsService, roots: list[int]) -> None:
+    service.get_skeleton(roots[0], synapses=False, restore_properties=False)
+    assert service.skeletons_exist(root_ids=roots[0]) is True
+    assert service.skeletons_exist(root_ids=roots[:1]) == {roots[0]: True}
+
+
+# -- recorded answers of the real services ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(shared_data: Path) -> tuple[dict[str, Any], Path]:
+    folder = shared_data / "minnie65_skeleton_service"
+    return parse_skeleton((folder / "skel.json.gz").read_bytes(), SERVICE_ROOT), folder
+
+
+def test_recorded_skeleton_with_its_synapses(recorded: tuple[dict[str, Any], Path]) -> None:
+    data, folder = recorded
+    neuron = make_meshwork(SERVICE_ROOT, data)
+    assert neuron.skeleton.vertices.shape == (16720, 3)
+    assert len(neuron.anno.lvl2_ids.df) == 25889
+    synapses = {}
+    for side in ("pre", "post"):
+        rows = pd.read_feather(folder / f"{side}_l2.feather").reset_index()
+        l2 = next(name for name in rows.columns if "l2" in name and name != "index")
+        frame = rows.rename(columns={l2: f"{side}_pt_level2_id"})
+        axes = [f"ctr_pt_position_{axis}" for axis in "xyz"]
+        frame["ctr_pt_position"] = list(frame[axes].to_numpy(dtype=float))
+        synapses[side] = frame
+    add_synapses(neuron, data["lvl2_ids"], synapses)
+    for side, count in (("pre", 6514), ("post", 12424)):
+        rows = neuron.anno[f"{side}_syn"].df
+        assert len(rows) == count
+        np.testing.assert_array_equal(
+            data["lvl2_ids"][rows[f"{side}_pt_mesh_ind"]], synapses[side][f"{side}_pt_level2_id"]
+        )
+
+
+def test_recorded_properties(recorded: tuple[dict[str, Any], Path]) -> None:
+    data, folder = recorded
+    cache = pd.read_feather(folder / "l2properties.feather")
+    names = ["area_nm2", "size_nm3", "mean_dt_nm", "max_dt_nm"]
+    attributes = {str(i): row for i, row in zip(cache.index, cache[names].to_dict("records"), strict=True)}
+    neuron = make_meshwork(SERVICE_ROOT, data)
+    add_properties(neuron, data["lvl2_ids"], attributes)
+    volume = neuron.anno.vol_prop.df
+    np.testing.assert_array_equal(volume["size_nm3"], cache.loc[data["lvl2_ids"], "size_nm3"])
+    segments = neuron.anno.segment_properties.df
+    once = segments.drop_duplicates("seg_num")
+    assert once["vol"].sum() == cache.loc[data["lvl2_ids"], "size_nm3"].sum()
+    root_segment = once[once["is_root"]]
+    assert len(root_segment) == 1
+    assert root_segment["len"].item() == 0
+    # the root's own segment counts as a point
+    assert 0.98 < once["len"].sum() / neuron.skeleton.path_length() < 1.0001
+
+
+# -- what services may leave out ---------------------------------------------------------------------------------------
+
+
+def small_skeleton(**changes: Any) -> dict[str, Any]:
+    body = {
+        "meta": {},
+        "vertices": [[0, 0, 0], [1000, 0, 0], [2000, 0, 0]],
+        "edges": [[1, 0], [2, 1]],
+        "root": 0,
+        "mesh_to_skel_map": [0, 1, 1, 2],
+        "lvl2_ids": [11, 12, 13, 14],
+        "radius": [1.0, 1.0, 1.0],
+        "compartment": [1, 3, 3],
+        **changes,
+    }
+    text = json.dumps({key: value for key, value in body.items() if value is not None})
+    return parse_skeleton(gzip.compress(gzip.compress(text.encode())), 1)
+
+
+def test_without_compartments_and_radius() -> None:
+    neuron = make_meshwork(1, small_skeleton(compartment=None, radius=None))
+    assert "compartment" not in neuron.anno.table_names
+    assert len(neuron.anno.is_axon.df) == 0
+
+
+def test_missing_level2_attributes_are_nulls() -> None:
+    data = small_skeleton()
+    neuron = make_meshwork(1, data)
+    full = {"area_nm2": 5, "size_nm3": 7, "mean_dt_nm": 1.5, "max_dt_nm": 3}
+    add_properties(neuron, data["lvl2_ids"], {"11": full, "12": full, "13": {}, "14": full})
+    assert neuron.anno.vol_prop.df["size_nm3"].isna().tolist() == [False, False, True, False]
+    assert neuron.anno.segment_properties.df["vol"].tolist() == [21.0] * 4
+
+
+def test_synapse_off_the_skeleton_goes_to_the_nearest(caplog: pytest.LogCaptureFixture) -> None:
+    data = small_skeleton()
+    neuron = make_meshwork(1, data)
+    rows = pd.DataFrame({"id": [1, 2], "pre_pt_root_id": [1, 1], "pre_pt_level2_id": [13, 99]})
+    rows["ctr_pt_position"] = [np.array([1000.0, 50, 0]), np.array([1990.0, 0, 0])]
+    add_synapses(neuron, data["lvl2_ids"], {"pre": rows})
+    assert neuron.anno.pre_syn.df["pre_pt_mesh_ind"].tolist() == [2, 3]
+    assert "1 of 2 pre synapses" in caplog.text
+
+
+def test_no_level2_ids_in_an_old_skeleton() -> None:
+    with pytest.raises(MissingDataError, match="skeleton_version=4"):
+        make_meshwork(1, small_skeleton(lvl2_ids=None))
+
+
+def test_graph_with_strangers() -> None:
+    with pytest.raises(MissingDataError, match="restore_graph=False"):
+        make_meshwork(1, small_skeleton(), edges=np.array([[11, 12], [12, 99]]), points={})
+    empty = make_meshwork(1, small_skeleton(), edges=np.empty((0, 2), dtype=np.int64), points={})
+    assert len(empty.mesh.vertices) == 4
