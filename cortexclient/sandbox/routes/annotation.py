@@ -24,6 +24,7 @@ from cortexclient.sandbox.routes.materialize_body import (
     number,
     text,
 )
+from cortexclient.sandbox.routes.materialize_response import header_text
 from cortexclient.sandbox.routes.materialize_service import failure, parsed_body
 from cortexclient.sandbox.routes.pages import unserved
 from cortexclient.sandbox.routes.table_access import check_owner, check_reader, check_writer, user_id
@@ -137,7 +138,7 @@ def _serve(world: World, request: Request, body: bytes, answers: dict[str, Answe
 
 def _notice(metadata: dict[str, Any]) -> dict[str, str] | None:
     notice = metadata.get("notice_text")
-    return None if notice is None else {"Warning": f"Table Owner Notice: {notice}"}
+    return None if notice is None else {"Warning": header_text(f"Table Owner Notice: {notice}")}
 
 
 def _tables(call: _Call) -> Response:

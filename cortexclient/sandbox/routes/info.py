@@ -68,6 +68,10 @@ class _Info:
         bodies = {self.world.names.datastack: self.world.folder.info, **others}
         return {name: self.full(body) for name, body in bodies.items()}
 
+    def visible(self, request: Request) -> list[str]:
+        """Datastacks that the one who asks may see."""
+        return self.world.access.visible(request.scope.get(USER), self.datastacks())
+
     def full(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Body of a datastack."""
         world = self.world
@@ -109,12 +113,22 @@ class _Info:
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the info service."""
     info = _Info(world)
+    return [
+        Route("/info/version", lambda _: json_response(VERSION)),
+        Route("/info/api/versions", lambda _: json_response([2])),
+        Route("/info/health", lambda _: json_response("healthy")),
+        *_datastack_routes(info),
+        *_volume_routes(info),
+    ]
 
-    def missing(request: Request, patterns: tuple[str, ...]) -> Response:
-        return message_error(404, did_you_mean(request.url.path, patterns))
 
+def _missing(request: Request, patterns: tuple[str, ...]) -> Response:
+    return message_error(404, did_you_mean(request.url.path, patterns))
+
+
+def _datastack_routes(info: _Info) -> list[BaseRoute]:
     def datastacks(request: Request) -> Response:
-        return json_response(world.access.visible(request.scope.get(USER), info.datastacks()))
+        return json_response(info.visible(request))
 
     def full(request: Request) -> Response:
         body = info.datastacks().get(request.path_params["datastack"])
@@ -122,50 +136,54 @@ def routes(world: World) -> list[BaseRoute]:
         if body is not None and mirror is not None:
             row = next((row for row in info.image_sources() if row.get("name") == mirror), None)
             if row is None:
-                return missing(request, _FULL)
+                return _missing(request, _FULL)
             body["aligned_volume"]["image_source"] = row["image_source"]
-        return missing(request, _FULL) if body is None else json_response(body)
+        return _missing(request, _FULL) if body is None else json_response(body)
 
     def short(request: Request) -> Response:
         name = request.path_params["datastack"]
         if name not in info.datastacks():
-            return missing(request, (_FULL[1], _FULL[0], _FULL[2]))
+            return _missing(request, (_FULL[1], _FULL[0], _FULL[2]))
         return json_response(info.short(name))
 
     def image_sources(request: Request) -> Response:
         if request.path_params["datastack"] not in info.datastacks():
-            return missing(request, _FULL)
+            return _missing(request, _FULL)
         return json_response(info.image_sources())
 
-    def volumes(request: Request) -> Response:
-        # who may see no datastack of a volume does not see the volume
-        seen = world.access.visible(request.scope.get(USER), info.datastacks())
-        return json_response([world.names.aligned_volume] if seen else [])
-
-    def volume(request: Request) -> Response:
-        asked = request.path_params.get("name") or request.path_params.get("id")
-        body = info.volume()
-        if asked not in (body["name"], body["id"]):
-            return missing(
-                request, _VOLUME if "name" in request.path_params else (_VOLUME[1], _VOLUME[0], _VOLUME[2])
-            )
-        return json_response(body)
-
-    def of_volume(request: Request) -> Response:
-        if request.path_params["name"] != world.names.aligned_volume:
-            return missing(request, _VOLUME)
-        return json_response(list(info.datastacks()))
-
     return [
-        Route("/info/version", lambda _: json_response(VERSION)),
-        Route("/info/api/versions", lambda _: json_response([2])),
         Route(f"{_BASE}/datastacks", datastacks),
         Route(f"{_BASE}/datastack/full/{{datastack}}", full),
         Route(f"{_BASE}/datastack/{{datastack}}/image_sources", image_sources),
         Route(f"{_BASE}/datastack/{{datastack}}", short),
+    ]
+
+
+def _volume_routes(info: _Info) -> list[BaseRoute]:
+    def volumes(request: Request) -> Response:
+        # who may see no datastack of a volume does not see the volume
+        return json_response([info.volume()["name"]] if info.visible(request) else [])
+
+    def by_id(request: Request) -> Response:
+        body = info.volume()
+        if request.path_params["id"] != body["id"]:
+            return _missing(request, (_VOLUME[1], _VOLUME[0], _VOLUME[2]))
+        return json_response(body)
+
+    def by_name(request: Request) -> Response:
+        body = info.volume()
+        if request.path_params["name"] != body["name"]:
+            return _missing(request, _VOLUME)
+        return json_response(body)
+
+    def datastacks(request: Request) -> Response:
+        if request.path_params["name"] != info.volume()["name"]:
+            return _missing(request, _VOLUME)
+        return json_response(info.visible(request))
+
+    return [
         Route(f"{_BASE}/aligned_volume", volumes),
-        Route(f"{_BASE}/aligned_volume/id/{{id:int}}", volume),
-        Route(f"{_BASE}/aligned_volume/{{name}}", volume),
-        Route(f"{_BASE}/aligned_volume/{{name}}/datastacks", of_volume),
-        Route("/info/health", lambda _: json_response("healthy")),
+        Route(f"{_BASE}/aligned_volume/id/{{id:int}}", by_id),
+        Route(f"{_BASE}/aligned_volume/{{name}}", by_name),
+        Route(f"{_BASE}/aligned_volume/{{name}}/datastacks", datastacks),
     ]

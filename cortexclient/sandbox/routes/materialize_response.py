@@ -12,7 +12,7 @@ from starlette.responses import Response
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["OLD_WAY", "frame_response", "gzipped"]
+__all__ = ["OLD_WAY", "frame_response", "gzipped", "header_text"]
 
 OLD_WAY = (
     "Query was executed using streaming via CSV, which can mangle types.\n"
@@ -56,10 +56,15 @@ def frame_response(
         headers.append(("cache-control", "no-cache"))
     else:
         body, kind = frame.to_json(orient="records").encode(), "application/json"
-    headers += [("warning", text.replace("\n", " ").strip()) for text in warnings]
+    headers += [("warning", header_text(text)) for text in warnings]
     headers += [("dataframe_resolution", str(float(value))) for value in resolution or ()]
     headers.append(("column_names", str(names)))
     return gzipped(request, body, kind, headers)
+
+
+def header_text(text: str) -> str:
+    """Text that a header can hold: one line, in Latin-1."""
+    return " ".join(text.splitlines()).strip().encode("latin-1", "replace").decode("latin-1")
 
 
 def gzipped(request: Request, body: bytes, kind: str, headers: list[tuple[str, str]]) -> Response:
@@ -69,7 +74,6 @@ def gzipped(request: Request, body: bytes, kind: str, headers: list[tuple[str, s
         headers = [*headers, ("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
     response = Response(body, headers={"content-type": kind})
     for name, value in headers:
-        # a table's notice may hold any text; a header holds Latin-1
         response.raw_headers.append((name.encode(), value.encode("latin-1", "replace")))
     return response
 

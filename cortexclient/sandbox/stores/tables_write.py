@@ -343,7 +343,7 @@ class AnnotationWriter:
             Number of rows looked up.
         """
         store = self.store
-        row = self._row(table)
+        self._row(table)
         source = store.live(table)
         points = [
             name.removesuffix("_supervoxel_id")
@@ -373,19 +373,23 @@ class AnnotationWriter:
                     index, "has_segmentation_row", pa.array(np.ones(len(rows), dtype=bool))
                 )
                 self._rewrite(table, rows)
-            now = naive(moment).strftime(TIME_FORMAT)
-            pcg = store.world.names.pcg_table
-            store.segmentation_rows[table] = {
-                "id": max((int(each["id"]) for each in store.segmentation_rows.values()), default=0) + 1,
-                "schema_type": row["schema_type"],
-                "table_name": f"{table}__{pcg}",
-                "valid": True,
-                "created": now,
-                "deleted": None,
-                "segmentation_source": None,
-                "pcg_table_name": pcg,
-                "annotation_table": table,
-                **store.segmentation_rows.get(table, {}),
-                "last_updated": now,
-            }
+            self._note_lookup(table, moment)
             return len(rows)
+
+    def _note_lookup(self, table: str, moment: datetime) -> None:
+        """Row of the segmentation table, which is there once supervoxels have been looked up."""
+        store, pcg = self.store, self.store.world.names.pcg_table
+        now = naive(moment).strftime(TIME_FORMAT)
+        store.segmentation_rows[table] = {
+            "id": max((int(each["id"]) for each in store.segmentation_rows.values()), default=0) + 1,
+            "schema_type": self._row(table)["schema_type"],
+            "table_name": f"{table}__{pcg}",
+            "valid": True,
+            "created": now,
+            "deleted": None,
+            "segmentation_source": None,
+            "pcg_table_name": pcg,
+            "annotation_table": table,
+            **store.segmentation_rows.get(table, {}),
+            "last_updated": now,
+        }
