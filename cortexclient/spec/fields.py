@@ -364,4 +364,6 @@ VoxelSize = Annotated[
 
 
 def _short(value: object) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
     return repr(value) if len(str(value)) < 80 else repr(str(value)[:77] + "...")

@@ -101,7 +101,7 @@ def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
         return (
             "CX207",
             f"{_shown(value)} is not written as it should be",
-            f"it must match {context.get('pattern')}",
+            _PATTERNS.get(str(context.get("pattern")), f"it must match {context.get('pattern')}"),
         )
     return (
         "CX203",
@@ -110,6 +110,16 @@ def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
     )
 
 
+_LOWER = "use lower-case letters, digits and underscores, beginning with a letter"
+_NUMBERED = 'write a version in quotes, as "1.4"'
+_PATTERNS = {
+    "^[a-z][a-z0-9_]{0,62}$": _LOWER,
+    "^[a-z][a-z0-9_]*$": _LOWER,
+    "^[A-Z][A-Za-z0-9]{0,62}$": "use letters and digits, beginning with a capital, as in MyBrainClient",
+    "^[a-z][a-z0-9-]*$": "use a name that nglui knows, as in spelunker",
+    "^[A-Za-z][A-Za-z0-9_]*$": "use a name that standard_transform knows, as in minnie65",
+    r"^[0-9]+(\.[0-9]+)*$": _NUMBERED,
+}
 _HOW_MANY = "points and resolutions have three numbers, as in [4, 4, 40]; ranges have two"
 _LENGTHS = {
     "too_long": "too many values",

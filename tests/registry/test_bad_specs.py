@@ -375,3 +375,15 @@ def test_a_secret_is_never_repeated(tmp_path: Path) -> None:
     assert secret not in str(caught.value)
     assert secret not in repr(caught.value.problems)
     assert {problem.line for problem in caught.value.problems if problem.code == "CX401"} == {5, 6, 7, 8, 9}
+
+
+def test_patterns_are_put_into_words(repository: Path) -> None:
+    """No message shows a regular expression: every pattern of the models has its words."""
+    import re
+
+    from cortexclient.spec.translate import _PATTERNS
+
+    folder = repository / "cortexclient" / "spec"
+    source = "".join((folder / f"{name}.py").read_text() for name in ("dataset", "sections", "transform"))
+    used = set(re.findall(r'pattern=r?"([^"]+)"', source))
+    assert used == set(_PATTERNS)
