@@ -58,7 +58,7 @@ def grow_axons(seed: int, cells: list[Cell], size: Size) -> None:
         chosen += _sites_of(random, sites, following, 3)
         if cell.index % 9 == 2:
             chosen += _sites_of(random, sites, cell.index, 4)
-        runs = _stretches(random, cells, sites, chosen)
+        runs = _stretches(random, cells, sites, chosen, size.stretch_points)
         if cell.kind == "inhibitory":
             runs += [_arc(random, cells[int(near)]) for near in _nearest_bodies(bodies, cell, count // 3)]
         _connect(random, cell, start, runs, (bodies, radii))
@@ -82,7 +82,7 @@ def make_orphans(seed: int, cells: list[Cell], size: Size) -> list[Cell]:
             sites.near.query_ball_point(sites.points[first], _REACH_UM["orphan"]), dtype=np.int64
         )
         more = [int(i) for i in random.choice(around, size=min(3, len(around)), replace=False)]
-        runs = _stretches(random, cells, sites, [first, *more])
+        runs = _stretches(random, cells, sites, [first, *more], size.stretch_points)
         nodes = orphan.tree.add_path(runs[0], _AXON_RADIUS_UM, -1, AXON)
         _connect(random, orphan, nodes, runs[1:], (bodies, radii))
         orphans.append(orphan)
@@ -126,13 +126,13 @@ def _sites_of(random: np.random.Generator, sites: _Sites, cell: int, count: int)
 
 
 def _stretches(
-    random: np.random.Generator, cells: list[Cell], sites: _Sites, chosen: list[int]
+    random: np.random.Generator, cells: list[Cell], sites: _Sites, chosen: list[int], length: int
 ) -> list[Floats]:
     """For each chosen dendrite point, the points of an axon that runs along the dendrite there, touching it."""
     runs = []
     for site in chosen:
         tree = cells[int(sites.cell[site])].tree
-        chain = _chain(tree.parents, tree.kinds, int(sites.node[site]))
+        chain = _chain(tree.parents, tree.kinds, int(sites.node[site]), length)
         points = np.array([tree.points[i] for i in chain])
         radii = np.array([tree.radii[i] for i in chain])
         tangent = points[-1] - points[0]
@@ -162,10 +162,10 @@ def _arc(random: np.random.Generator, target: Cell) -> Floats:
     return points
 
 
-def _chain(parents: list[int], kinds: list[int], node: int) -> list[int]:
-    """The point and up to three of its ancestors on the same dendrite."""
+def _chain(parents: list[int], kinds: list[int], node: int, length: int) -> list[int]:
+    """The point and its ancestors on the same dendrite, ``length`` points at most."""
     chain = [node]
-    while len(chain) < 4:
+    while len(chain) < length:
         parent = parents[chain[-1]]
         if parent <= 0 or kinds[parent] != DENDRITE:
             break

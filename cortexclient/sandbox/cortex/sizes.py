@@ -53,6 +53,8 @@ class Size:
         Places at which each axon runs along a dendrite of another cell.
     synapse_spacing_voxels : int
         Edge of the blocks that hold one synapse for each pair of neighbours.
+    stretch_points : int
+        Points of a dendrite, 2 um apart, along which an axon runs at each contact.
     giant_contacts : int
         Contacts of one neuron that is far larger than the rest; 0 for none.
     off_segmentation : int
@@ -67,6 +69,7 @@ class Size:
     extent: float
     contacts: int
     synapse_spacing_voxels: int = 4
+    stretch_points: int = 4
     giant_contacts: int = 0
     off_segmentation: int = 3
 
@@ -79,5 +82,5 @@ class Size:
 SIZES: dict[SizeName, Size] = {
     "tiny": Size("tiny", 7, 3, 6, 40.0, 0.45, 8, off_segmentation=2),
     "small": Size("small", 26, 8, 10, 75.0, 0.65, 11),
-    "large": Size("large", 250, 60, 40, 170.0, 0.7, 64, 2, giant_contacts=1300, off_segmentation=8),
+    "large": Size("large", 250, 60, 40, 170.0, 0.7, 45, 2, 9, giant_contacts=1100, off_segmentation=8),
 }
