@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from cortexclient.sandbox.viewer_state import example_roots
 
 
 @pytest.fixture
-def edited(sandbox_factory: Callable[..., Sandbox]) -> Iterator[Sandbox]:
+def edited(sandbox_factory: Callable[..., Sandbox]) -> Sandbox:
     """A sandbox of its own: what is done to it must not reach other tests."""
-    yield sandbox_factory()
+    return sandbox_factory()
 
 
 @pytest.fixture
