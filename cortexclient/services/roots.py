@@ -116,8 +116,9 @@ class RootsService:
                 "roots, not supervoxels, level-2 ids or cell ids"
             )
         last = life.last
-        if self._session.pinned:
-            pinned = int(self._session.timestamp_or_now.timestamp() * 1e6)
+        at = self._session.timestamp
+        if at is not None:
+            pinned = int(at.timestamp() * 1e6)
             last = np.where((life.created <= pinned) & (last > pinned), pinned, last)
         return np.array([_EPOCH + timedelta(microseconds=int(value)) for value in last], dtype=object)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient import credentials
@@ -11,15 +13,28 @@ from cortexclient.session.failures import Context
 from cortexclient.session.once import Once
 
 if TYPE_CHECKING:
+    from cortexclient.session.answers import AnswerCache
     from cortexclient.session.http import Http
     from cortexclient.session.policy import Policy
     from cortexclient.session.transport import Wire
     from cortexclient.spec import DatasetSpec
 
-__all__ = ["LOOPBACK_TOKEN", "Connection"]
+__all__ = ["LOOPBACK_TOKEN", "Connection", "open_cache"]
 
 LOOPBACK_TOKEN = "0" * 32
 """Stands in for a token on this machine: cloud-volume refuses to start without one that looks like hex."""
+
+
+def open_cache(cache: bool | str | Path | None, *, offline: bool) -> AnswerCache | None:
+    """Open the cache that a user asked for, or that the environment asks for; None for none."""
+    if cache is None:
+        said = os.environ.get("CORTEXCLIENT_CACHE", "")
+        cache = {"": False, "0": False, "false": False, "1": True, "true": True}.get(said.lower(), said)
+    if cache is False and not offline:
+        return None
+    from cortexclient.session.answers import AnswerCache
+
+    return AnswerCache(None if cache is True or cache is False else Path(cache).expanduser())
 
 
 class Connection:
@@ -37,6 +52,11 @@ class Connection:
         A server that is known already; overrides the address.
     policy : Policy
         Timeouts and retries.
+    cache : bool or path, optional
+        Keep answers that can never change: True in the user's cache folder, a path there, None as
+        ``$CORTEXCLIENT_CACHE`` says (not at all, if it says nothing).
+    offline : bool
+        Answer from the cache alone.
     """
 
     def __init__(
@@ -47,10 +67,14 @@ class Connection:
         auth_token: str | None,
         endpoint: Endpoint | None,
         policy: Policy,
+        cache: bool | str | Path | None = None,
+        offline: bool = False,
     ) -> None:
         self.spec = spec
         self.address_asked = (server_address or spec.server_address).rstrip("/")
         self.policy = policy
+        self.cache = open_cache(cache, offline=offline)
+        self.offline = offline
         self.memory = Once()
         self._token_given = auth_token
         self._endpoint_given = endpoint
@@ -97,7 +121,14 @@ class Connection:
         def make() -> Wire:
             from cortexclient.session.transport import Wire
 
-            return Wire(self.policy, home=self.address, token=self.token, context=self.context())
+            return Wire(
+                self.policy,
+                home=self.address,
+                token=self.token,
+                context=self.context(),
+                cache=self.cache,
+                offline=self.offline,
+            )
 
         return self.memory.get("wire", make)
 
@@ -176,4 +207,6 @@ class Connection:
             if given is None
             else Endpoint(given.address, None, given.exports_path, given.viewer_site),
             "policy": self.policy,
+            "cache": None if self.cache is None else str(self.cache.folder),
+            "offline": self.offline,
         }

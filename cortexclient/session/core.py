@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cortexclient.errors import NotConfiguredError, UnknownVersionError
@@ -16,6 +16,7 @@ from cortexclient.session.workers import default_workers, map_in_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from cortexclient.session.cave import SessionCAVEclient
     from cortexclient.session.endpoints import Endpoint
@@ -55,11 +56,16 @@ class Session:
         How often a question is repeated after trouble that passes.
     version_fallback : bool
         Answer for an expired version by queries at its timestamp (and say so in ``df.attrs``) instead of raising.
+    cache : bool or path, optional
+        Keep on disk what can never change: True in the user's cache folder, or a folder. Default:
+        ``$CORTEXCLIENT_CACHE``, else nothing is kept.
+    offline : bool
+        Answer from the cache alone; what is not there raises and is named.
 
     Notes
     -----
-    Creating a session makes no request. It may be shared by threads, and pickled: connections are made again on the
-    other side and the token is looked up again there; it is never part of the pickle.
+    Creating a session makes no request. It may be shared by threads, and pickled: the other side connects again and
+    looks up the token again; it is never part of the pickle.
     """
 
     def __init__(
@@ -75,6 +81,8 @@ class Session:
         timeout: float | tuple[float, float] | None = None,
         retries: int | None = None,
         version_fallback: bool = False,
+        cache: bool | str | Path | None = None,
+        offline: bool = False,
     ) -> None:
         self.max_workers = default_workers() if max_workers is None else max(1, int(max_workers))
         self.version_fallback = version_fallback
@@ -84,6 +92,8 @@ class Session:
             auth_token=auth_token,
             endpoint=endpoint,
             policy=Policy.from_settings(timeout=timeout, retries=retries, workers=self.max_workers),
+            cache=cache,
+            offline=offline,
         )
         self._opened_at = Moment.of(version, timestamp)
         self.moment = self._opened_at
@@ -228,11 +238,6 @@ class Session:
             return self.version_record(self.moment.version).timestamp
         return self.moment.timestamp
 
-    @property
-    def timestamp_or_now(self) -> datetime:
-        """The session's time, or now."""
-        return self.timestamp or datetime.now(UTC)
-
     def frozen_version(self, timestamp: datetime) -> int | None:
         """Version that froze at exactly this time, if there is a live one."""
         for record in self.versions().values():
@@ -292,13 +297,7 @@ class Session:
         return self._own.get("cave", make)
 
     def guard(self, service: str) -> AbstractContextManager[None]:
-        """Tell every failure inside the block as one of `cortexclient.errors`.
-
-        Examples
-        --------
-        >>> with session.guard("l2cache"):  # doctest: +SKIP
-        ...     session.cave.l2cache.attributes
-        """
+        """Tell every failure inside the block as one of `cortexclient.errors`."""
         from cortexclient.session.http import translate
 
         return translate(self.http.context(service))
@@ -397,6 +396,5 @@ class Session:
 
     def close(self) -> None:
         """Close the connections; the session may be used again and opens new ones."""
-        wire = self.connection.memory.peek("wire")
-        if wire is not None:
+        if (wire := self.connection.memory.peek("wire")) is not None:
             wire.close()

@@ -1,0 +1,93 @@
+"""`cortexclient login` and `cortexclient doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cortexclient.sandbox import Sandbox
+
+GOOD = "0123456789abcdef0123456789abcdef"
+VIEWLESS = "fedcba9876543210fedcba9876543210"
+
+
+@pytest.fixture(scope="module")
+def locked(toy_folder):
+    """A server that wants a token; one of the two accounts has no rights."""
+    with Sandbox(data=toy_folder, auth=True, tokens={GOOD: ("view",), VIEWLESS: ()}) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def run(tmp_path, locked):
+    spec = tmp_path / "toy.yaml"
+    spec.write_text(
+        f"schema_version: 1\nname: toy\ntitle: Toy\nserver_address: {locked.url}\ndatastack: {locked.datastack}\n"
+        "access: {level: login, terms_url: 'https://terms.example.org', note: Ask the owners.}\n"
+    )
+
+    def call(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from cortexclient.cli import main; raise SystemExit(main())",
+                *(str(spec) if word == "toy" else word for word in words),
+            ],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HOME": str(tmp_path), "COLUMNS": "200"},
+        )
+
+    call.home = tmp_path
+    return call
+
+
+def test_a_good_token_is_stored_privately_and_found(run, locked):
+    before = run("doctor", "toy")
+    assert before.returncode == 1
+    made = run("login", "toy", text=f"{GOOD}\n")
+    assert made.returncode == 0, made.stderr
+    assert "https://terms.example.org" in made.stdout
+    assert "/auth/api/v1/user/token" in made.stdout
+    assert GOOD not in made.stdout + made.stderr
+    host = locked.url.removeprefix("http://")
+    path = run.home / ".cloudvolume" / "secrets" / f"{host}-cave-secret.json"
+    assert json.loads(path.read_text())["token"] == GOOD
+    assert path.stat().st_mode & 0o077 == 0
+    after = run("doctor", "toy")
+    assert after.returncode == 0, after.stdout
+    assert "2 live versions" in after.stdout
+    assert GOOD not in after.stdout
+
+
+def test_a_wrong_token_is_not_stored(run):
+    made = run("login", "toy", text="1111111111111111\n")
+    assert made.returncode != 0
+    assert not list(run.home.glob(".cloudvolume/secrets/*"))
+    assert "1111111111111111" not in made.stdout + made.stderr
+
+
+def test_a_token_without_rights_is_stored_and_said_so(run):
+    made = run("login", "toy", text=f"{VIEWLESS}\n")
+    assert made.returncode == 0, made.stderr
+    assert "The token is good" in made.stdout
+    assert "permission" in made.stdout
+
+
+def test_nothing_is_no_token(run):
+    made = run("login", "toy", text="\n")
+    assert made.returncode != 0
+    assert "not a token" in made.stderr
+
+
+def test_the_doctor_looks_over_the_machine(run):
+    made = run("doctor")
+    assert "minnie_public" in made.stdout
+    assert "cortexclient login" in made.stdout
