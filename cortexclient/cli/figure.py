@@ -44,19 +44,19 @@ def neuron_figure(
     from cortexclient.plotting.shapes import synapse_positions
     from cortexclient.plotting.style import pyplot
 
-    widths = [3.2, 1.3] if mesh is None else [3.2, 1.3, 2.6]
+    widths = [2.4, 1.3] if mesh is None else [2.4, 1.3, 2.1]
     plt = pyplot()
     figure, axes = plt.subplots(
-        1, len(widths), figsize=(2.1 * sum(widths), 6.6), layout="constrained", width_ratios=widths
+        1, len(widths), figsize=(2.3 * sum(widths), 6.8), layout="constrained", width_ratios=widths
     )
     layers = None if layers is None else list(layers)
     plot_neuron(neuron, layers=layers, title="Skeleton, compartments and synapses", ax=axes[0])
     pre, post = (synapse_positions(neuron, table) for table in ("pre_syn", "post_syn"))
     if pre is not None or post is not None:
+        axes[1].sharey(axes[0])
         plot_synapse_depths(pre, post, layers=layers, title="Synapses over depth", ax=axes[1])
-        # equal scales settle the depths of the left panel only when it is laid out
-        figure.draw_without_rendering()
-        axes[1].set_ylim(axes[0].get_ylim())
+        axes[1].set_ylabel("")
+        axes[1].tick_params(labelleft=False)
     if mesh is not None:
         name = "Mesh" if labels is None else "Mesh, one colour per level-2 id"
         plot_mesh(mesh, labels=labels, title=name, ax=axes[2])

@@ -47,9 +47,10 @@ class Tour:
         return self.root_id
 
     def connect(self) -> list[str]:
-        """Ask the server for its newest version."""
-        client = self.client
-        version = client.version
+        """Ask the server for its version, and stay there."""
+        version = self.client.version
+        # one moment for every step: a floating client would count the synapses of today on the skeleton
+        self.client = client = self.client.at(version=version)
         moment = client.version_timestamp(version)
         return [
             f"{client.spec.title} ({client.datastack_name} at {client.server_address})",
