@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient.errors import MissingDataError
+from cortexclient.sandbox import Sandbox
+from cortexclient.services.mesh_fragments import Fragment, join_fragments
+from cortexclient.services.meshes import MeshClient
+from cortexclient.services.vertex_assigner import VertexAssigner
+from cortexclient.services.vertex_labels import Decision, label_vertices
+from cortexclient.testing import clear_client_caches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cortexclient.session import Session
+
+INFO: dict[str, Any] = {
+    "chunks_start_at_voxel_offset": True,
+    "graph": {"chunk_size": [100] * 3, "spatial_bit_masks": {"2": 10}, "cv_mip": 0},
+    "mesh_metadata": {"uniform_draco_grid_size": 21},
+    "scales": [{"resolution": [10, 10, 10], "voxel_offset": [0, 0, 0]}],
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sandbox]:
+    clear_client_caches()
+    with Sandbox(size="tiny") as sandbox:
+        yield sandbox
+    clear_client_caches()
+
+
+@pytest.fixture(scope="module")
+def session(server: Sandbox) -> Session:
+    return server.load().session
+
+
+@pytest.fixture(scope="module")
+def meshes(session: Session) -> MeshClient:
+    return MeshClient(session)
+
+
+@pytest.fixture(scope="module")
+def roots(server: Sandbox) -> list[int]:
+    found = np.unique(server.truth.root_of_cell(server.truth.cells["cell_id"].to_numpy()))
+    sizes = {int(root): len(server.truth.mesh(int(root))[0]) for root in found if root > 0}
+    return sorted(sizes, key=lambda root: sizes[root])[:3]
+
+
+def fragment(name: str, vertices: Any, *, draco: bool = True) -> Fragment:
+    points = np.array(vertices, dtype=np.float32)
+    faces = np.array([[0, 1, 2]], dtype=np.uint32) if len(points) > 2 else np.empty((0, 3), dtype=np.uint32)
+    return Fragment(name, points, faces, draco)
+
+
+# the face between the first two chunks lies at 1000 nm, which draco moves to 1008
+LEFT = [[903, 210, 315], [1008, 210, 315], [1008, 231, 315]]
+RIGHT = [[1008, 210, 315], [1008, 231, 315], [1113, 210, 315]]
+
+
+def test_copies_on_a_face_become_one() -> None:
+    vertices, faces = join_fragments([fragment("a", LEFT), fragment("b", RIGHT)], INFO)
+    assert vertices.tolist() == [*LEFT, RIGHT[2]]
+    assert faces.tolist() == [[0, 1, 2], [1, 2, 3]]
+    assert (vertices.dtype, faces.dtype) == (np.float32, np.uint32)
+    apart, _ = join_fragments([fragment("a", LEFT), fragment("b", RIGHT)], INFO, merge=False)
+    assert len(apart) == 6
+
+
+def test_copies_off_the_faces_stay() -> None:
+    moved = [[[x - 300, y, z] for x, y, z in part] for part in (LEFT, RIGHT)]
+    vertices, _ = join_fragments([fragment("a", moved[0]), fragment("b", moved[1])], INFO)
+    assert len(vertices) == 6
+
+
+def test_legacy_fragments_meet_on_the_face_itself() -> None:
+    left, right = ([[1000 if x == 1008 else x, y, z] for x, y, z in part] for part in (LEFT, RIGHT))
+    vertices, faces = join_fragments(
+        [fragment("a", left, draco=False), fragment("b", right, draco=False)], INFO
+    )
+    assert len(vertices) == 4
+    assert faces.tolist() == [[0, 1, 2], [1, 2, 3]]
+
+
+def test_all_four_copies_on_an_edge_become_one() -> None:
+    edge = [1008, 1008, 315]
+    parts = [
+        fragment(name, [edge, [1008 + dx, 1008, 315], [1008, 1008 + dy, 336]])
+        for name, dx, dy in (("a", -210, -210), ("b", 210, -210), ("c", -210, 210), ("d", 210, 210))
+    ]
+    vertices, _ = join_fragments(parts, INFO)
+    assert (vertices == edge).all(axis=1).sum() == 1
+
+
+def test_two_copies_in_one_fragment_are_not_joined() -> None:
+    twice = fragment("a", [*LEFT, LEFT[1]])
+    vertices, _ = join_fragments([twice, fragment("b", RIGHT)], INFO)
+    assert (vertices == LEFT[1]).all(axis=1).sum() == 3
+    assert (vertices == LEFT[2]).all(axis=1).sum() == 1
+    alone, _ = join_fragments([twice], INFO)
+    assert len(alone) == 4
+
+
+def test_mesh_is_the_truth_with_joined_faces(server: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
+    vertices, faces, owners = server.truth.mesh(roots[0])
+    mesh = meshes.get_mesh(roots[0])
+    assert mesh.segid == roots[0]
+    assert (mesh.vertices.dtype, mesh.faces.dtype) == (np.float32, np.uint32)
+    np.testing.assert_allclose(mesh.vertices[mesh.faces], vertices[faces], atol=0.1)
+    raw = meshes.get_mesh(roots[0], deduplicate_chunk_boundaries=False)
+    np.testing.assert_allclose(raw.vertices, vertices, atol=0.1)
+    # what was merged: one of each place where fragments of different chunks meet, none of those inside a chunk
+    _, place = np.unique(vertices, axis=0, return_inverse=True)
+    copies = pd.DataFrame({"place": place.reshape(-1), "owner": owners, "chunk": owners >> 26})
+    shared = copies.groupby("place").agg(
+        n=("owner", "size"), owners=("owner", "nunique"), chunks=("chunk", "nunique")
+    )
+    whole = shared["n"] == shared["owners"]
+    certain = (shared["n"] - 1)[whole & (shared["chunks"] > 1)].sum()
+    possible = (shared["n"] - 1)[whole].sum()
+    assert 1000 < certain <= len(vertices) - len(mesh.vertices) < possible
+
+
+def test_options_reach_their_goal(meshes: MeshClient, roots: list[int], capsys: Any) -> None:
+    whole = meshes.get_mesh(roots[0])
+    middle = np.floor(np.median(whole.vertices, axis=0) / [192, 192, 240]).astype(int)
+    part = meshes.get_mesh(roots[0], bounding_box=[middle - 40, middle + 40])
+    assert 0 < len(part.vertices) < len(whole.vertices)
+    fewer = meshes.get_mesh(roots[0], remove_duplicate_vertices=True)
+    assert len(np.unique(fewer.vertices, axis=0)) == len(fewer.vertices)
+    other = meshes.get_mesh(roots[0], use_byte_offsets=False, deduplicate_chunk_boundaries=False)
+    np.testing.assert_array_equal(
+        other.vertices, meshes.get_mesh(roots[0], deduplicate_chunk_boundaries=False).vertices
+    )
+    solid = meshes.get_mesh(roots[0], output="trimesh")
+    assert solid.vertices.shape == whole.vertices.shape
+    with pytest.raises(ValueError, match="fuse"):
+        meshes.get_mesh(roots[0], fuse=True)
+    with pytest.raises(ValueError, match="output"):
+        meshes.get_mesh(roots[0], output="obj")  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+
+
+def test_several_meshes(meshes: MeshClient, roots: list[int]) -> None:
+    asked = [roots[1], roots[0], roots[1]]
+    found = meshes.get_meshes(asked, progress=False)
+    assert list(found) == [roots[1], roots[0]]
+    np.testing.assert_array_equal(found[roots[0]].vertices, meshes.get_mesh(roots[0]).vertices)
+    assert meshes.get_meshes([], progress=False) == {}
+
+
+def test_what_has_no_mesh(meshes: MeshClient, roots: list[int]) -> None:
+    wrong = roots[0] + (1 << 20)
+    with pytest.raises(MissingDataError, match=str(wrong)):
+        meshes.get_mesh(wrong)
+    with pytest.raises(MissingDataError):
+        meshes.get_meshes([roots[0], wrong], progress=False)
+    assert list(meshes.get_meshes([wrong, roots[0]], progress=False, missing="skip")) == [roots[0]]
+    with pytest.raises(ValueError, match="missing"):
+        meshes.get_meshes(roots, missing="ignore")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one root id"):
+        meshes.get_mesh(roots)  # type: ignore[arg-type]
+
+
+def test_cache(server: Sandbox, session: Session, roots: list[int], tmp_path: Path) -> None:
+    first = MeshClient(session, cache=tmp_path).get_mesh(roots[0])
+    before = len(server.requests)
+    again = MeshClient(session, cache=tmp_path).get_mesh(roots[0])
+    assert len(server.requests) == before
+    np.testing.assert_array_equal(again.vertices, first.vertices)
+    np.testing.assert_array_equal(again.faces, first.faces)
+    next(tmp_path.rglob("*.npz")).write_bytes(b"damaged")
+    assert len(MeshClient(session, cache=tmp_path).get_mesh(roots[0]).vertices) == len(first.vertices)
+
+
+# -- level-2 ids of vertices -------------------------------------------------------------------------------------------
+
+
+def test_accuracy_on_the_sandbox(server: Sandbox, session: Session, roots: list[int]) -> None:
+    cache = pd.read_parquet(server.folder.path / "l2cache.parquet").set_index("l2_id")
+    for root in roots:
+        vertices, faces, owners = server.truth.mesh(root)
+        ids = np.array(server.load().get_l2_ids(root))
+        points = np.stack(
+            [np.full(3, np.nan) if np.size(p) != 3 else p for p in cache["rep_coord_nm"].reindex(ids)]
+        )
+        labels = label_vertices(vertices, faces, ids, points, info=session.segmentation_info())
+        _, place, copies = np.unique(vertices, axis=0, return_inverse=True, return_counts=True)
+        interior = copies[place.reshape(-1)] == 1
+        assert (labels == owners)[interior].mean() >= 0.995
+        assert not set(owners) - set(labels)
+
+
+def test_mapping_downloads_what_it_is_not_given(
+    server: Sandbox, meshes: MeshClient, roots: list[int]
+) -> None:
+    mesh = meshes.get_mesh(roots[0])
+    labels, assigner = meshes.compute_vertex_to_l2_mapping(roots[0], return_assigner=True)
+    assert labels.dtype == np.int64
+    assert labels.shape == (len(mesh.vertices),)
+    assert isinstance(assigner, VertexAssigner)
+    np.testing.assert_array_equal(assigner.vertices, mesh.vertices)
+    np.testing.assert_array_equal(assigner.mesh_label, labels)
+    np.testing.assert_array_equal(np.append(assigner.lvl2_ids, 0)[assigner.mesh_label_index], labels)
+    assert sum(assigner.counts().values()) == len(labels)
+    assert set(np.unique(assigner.decisions)) <= {decision.value for decision in Decision}
+    summary = assigner.summary()
+    assert summary.index.tolist() == assigner.lvl2_ids.tolist()
+    assert summary["vertices"].sum() == (labels > 0).sum()
+    assert set(assigner.decision_names) <= set(summary.columns) | {"none"}
+    np.testing.assert_array_equal(meshes.mesh_l2_mappings[roots[0]], labels)
+    before = len(server.requests)
+    given = meshes.compute_vertex_to_l2_mapping(
+        roots[0],
+        vertices=mesh.vertices,
+        faces=mesh.faces,
+        lvl2_ids=assigner.lvl2_ids.tolist(),
+        lvl2_pts=assigner.lvl2_pts,
+        n_jobs=1,
+    )
+    np.testing.assert_array_equal(given, labels)
+    assert len(server.requests) == before  # all was given, so nothing is asked
+
+
+def test_ids_without_points_are_used(meshes: MeshClient, roots: list[int]) -> None:
+    _, assigner = meshes.compute_vertex_to_l2_mapping(roots[0], return_assigner=True)
+    some = assigner.lvl2_ids[::2]
+    labels = meshes.compute_vertex_to_l2_mapping(roots[0], lvl2_ids=some)
+    assert set(labels) <= {0, *some.tolist()}
+
+
+def test_mesh_options_are_used(meshes: MeshClient, roots: list[int]) -> None:
+    labels = meshes.compute_vertex_to_l2_mapping(
+        roots[0], mesh_kwargs={"deduplicate_chunk_boundaries": False}
+    )
+    raw = meshes.get_mesh(roots[0], deduplicate_chunk_boundaries=False)
+    assert len(labels) == len(raw.vertices)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"vertices": [[0.0, 0, 0]]}, "together"),
+        ({"faces": [[0, 0, 0]]}, "together"),
+        ({"lvl2_pts": [[0, 0, 0]]}, "lvl2_ids"),
+        ({"vertices": [[0.0, 0, 0]], "faces": [[0, 0, 0]], "mesh_kwargs": {"bypass": True}}, "mesh_kwargs"),
+    ],
+)
+def test_half_given_arrays_are_refused(
+    meshes: MeshClient, roots: list[int], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        meshes.compute_vertex_to_l2_mapping(roots[0], **given)
+
+
+def test_lookup_in_the_segmentation(server: Sandbox, session: Session, roots: list[int]) -> None:
+    from cortexclient.services.mesh_lookup import level2_at
+
+    cache = pd.read_parquet(server.folder.path / "l2cache.parquet")
+    ids = np.array(server.load().get_l2_ids(roots[0]))
+    rows = cache[cache["l2_id"].isin(ids) & cache["in_cache"]].iloc[:20]
+    points = np.stack(rows["rep_coord_nm"].to_list()) + 1
+    np.testing.assert_array_equal(level2_at(session, roots[0], points), rows["l2_id"])
+    assert level2_at(session, roots[0], np.array([[-1e6, 0, 0]])).tolist() == [0]
+
+
+def test_fallback_decides_undecided_pieces(meshes: MeshClient, roots: list[int]) -> None:
+    plain, one = meshes.compute_vertex_to_l2_mapping(
+        roots[0], max_distance=0, hop_limit=0, return_assigner=True
+    )
+    asked, two = meshes.compute_vertex_to_l2_mapping(
+        roots[0], max_distance=0, hop_limit=0, cloudvolume_fallback=True, return_assigner=True
+    )
+    assert (asked > 0).sum() >= (plain > 0).sum()
+    np.testing.assert_array_equal(asked[plain > 0], plain[plain > 0])
+    assert two.counts()["lookup"] == (asked > 0).sum() - (plain > 0).sum()
+    assert one.counts()["lookup"] == 0
+    again = meshes.compute_vertex_to_l2_mapping(
+        roots[0], max_distance=0, hop_limit=0, cloudvolume_fallback=True
+    )
+    np.testing.assert_array_equal(again, asked)
+
+
+def test_values_are_carried_to_vertices(server: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        neuron = server.load().get_skeleton(roots[0])
+    labels = meshes.compute_vertex_to_l2_mapping(roots[0])
+    rows = neuron.anno.lvl2_ids.df.set_index("lvl2_id")["mesh_ind"]
+    known = np.isin(labels, rows.index)
+    index = rows.reindex(labels[known]).to_numpy().astype(int)
+    place = meshes.mesh_label_to_skeleton(labels, neuron)
+    np.testing.assert_array_equal(place[known], neuron.skeleton.mesh_to_skel_map[index])
+    assert set(place[~known]) <= {-1}
+    compartment = meshes.mesh_label_to_skeleton(labels, neuron, "compartment")
+    assert set(compartment[known]) <= {1, 2, 3}
+    synapses = meshes.mesh_label_to_skeleton(labels, neuron, "post_syn", missing=0)
+    counts = neuron.anno.post_syn.df["post_pt_mesh_ind"].value_counts()
+    np.testing.assert_array_equal(synapses[known], counts.reindex(index, fill_value=0))
+    size = meshes.mesh_label_to_skeleton(labels, {int(i): 0.5 for i in rows.index[:3]})
+    assert np.isnan(size).sum() == (~np.isin(labels, rows.index[:3])).sum()
+    with pytest.raises(ValueError, match="no annotation 'colour'"):
+        meshes.mesh_label_to_skeleton(labels, neuron, "colour")
+    bare = server.load().get_skeleton(roots[0], synapses=False, restore_properties=False)
+    with pytest.raises(ValueError, match="synapses=True"):
+        meshes.mesh_label_to_skeleton(labels, bare, "pre_syn")
