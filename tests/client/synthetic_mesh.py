@@ -141,12 +141,12 @@ def _mesh(
     draco: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     measure = pytest.importorskip("skimage.measure")
-    # closed only where the volume ends; at chunk faces the fragment stays open
+    # triangles look outward, as those of real meshes; closed only where the volume ends; at chunk faces the fragment stays open
     pad = [(int(a == 0), int(a + n >= end)) for a, n, end in zip(low, mask.shape, shape, strict=True)]
     padded = np.pad(mask, pad).astype(np.float32)
     if not 0 < padded.mean() < 1 or min(padded.shape) < 2:
         return np.empty((0, 3)), np.empty((0, 3), dtype=int)
-    found, faces, _, _ = measure.marching_cubes(padded, 0.5)
+    found, faces, _, _ = measure.marching_cubes(padded, 0.5, gradient_direction="ascent")
     vertices = (found - [p[0] for p in pad] + low) * scale + base
     if draco:
         vertices = np.floor(vertices / draco + 0.5) * draco

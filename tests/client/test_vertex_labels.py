@@ -126,6 +126,15 @@ def test_order_does_not_matter(seed: int) -> None:
     np.testing.assert_array_equal(shuffled.decisions, expected.decisions[place])
 
 
+def test_turn_of_the_triangles_does_not_matter() -> None:
+    truth = synthetic.make_truth(2, tubes=25)
+    a, b, c = (truth.vertices[truth.faces[:, k]].astype(float) for k in range(3))
+    assert np.einsum("ij,ij->", a - a.mean(axis=0), np.cross(b - a, c - a)) > 0
+    expected = label(truth)
+    truth.faces = truth.faces[:, ::-1]
+    np.testing.assert_array_equal(label(truth).l2_ids, expected.l2_ids)
+
+
 @pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.int32, np.uint64])
 def test_kinds_of_arrays(dtype: type) -> None:
     truth = synthetic.make_truth(1)
