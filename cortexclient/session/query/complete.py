@@ -212,9 +212,10 @@ def fetch_all(
         for _ in range(MOST_WAVES):
             if not waiting:
                 break
-            now, waiting = _next_wave(waiting, questions, done)
+            now, later = _next_wave(waiting, questions, done)
             outcomes = session.map(lambda part: _ask_part(session, part, bar), now)
             bar.grow(sum(len(outcome.parts) for outcome in outcomes))
+            waiting = []
             for outcome in outcomes:
                 number = outcome.part.number
                 requests[number] += outcome.requests
@@ -222,9 +223,11 @@ def fetch_all(
                     done[number].append(outcome)
                 for part in outcome.parts:
                     ledgers |= {id(ledger): ledger for ledger in part.ledgers}
-                if not _enough(questions[number], done[number]):
-                    waiting.extend(outcome.parts)
-            waiting = [part for part in waiting if not _enough(questions[part.number], done[part.number])]
+                waiting.extend(outcome.parts)
+            # the smaller parts first: where only some rows are wanted, they are the ones that answer
+            waiting = [
+                part for part in (*waiting, *later) if not _enough(questions[part.number], done[part.number])
+            ]
     if waiting:
         raise IncompleteResultError(_gave_up(waiting[0].question))
     _check(questions, done, list(ledgers.values()))
@@ -332,6 +335,8 @@ def _divide(session: Session, part: Part, reply: Reply) -> Outcome:
         parts = [dataclasses.replace(part, question=piece) for piece in cut_list(part.question, pieces)]
         return Outcome(part, None, parts, requests)
     if seen is None:
+        if part.span.single and part.key is None and question.kind == "table" and reply.table.num_rows <= 1:
+            return Outcome(part, reply, [], requests)  # one id, one row: there is no other
         raise IncompleteResultError(_gave_up(question))
     part = dataclasses.replace(part, key=seen[0])
     cuts = plan_cuts(seen[1], cap, total, above)

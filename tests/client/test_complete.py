@@ -1,0 +1,200 @@
+"""Completing answers that are cut short, against servers of every habit, simulated row by row."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cortexclient import errors
+from cortexclient.session.once import Once
+from cortexclient.session.query import complete
+from cortexclient.session.query.complete import Range, cut_list, cut_range, fetch_all, plan_cuts
+from cortexclient.session.query.question import Question
+from cortexclient.session.query.wire import Reply
+
+
+class Server:
+    """Rows behind a cap; which of them it gives first is its own affair."""
+
+    def __init__(self, ids, groups, cap, *, order="random", counts=True, unique=True):
+        self.rows = np.array(sorted(ids) if order == "sorted" else ids, dtype=np.int64)
+        self.groups = np.array(groups, dtype=np.int64)
+        self.cap = cap
+        self.counts = counts
+        self.asked = 0
+        if order == "shuffled":
+            mixed = np.random.default_rng(0).permutation(len(self.rows))
+            self.rows, self.groups = self.rows[mixed], self.groups[mixed]
+
+    def matching(self, question):
+        keep = np.ones(len(self.rows), dtype=bool)
+        for kind, tables in question.filters.items():
+            for columns in tables.values():
+                for column, value in columns.items():
+                    values = self.rows if column == "id" else self.groups
+                    keep &= {
+                        "in": lambda v=values, w=value: np.isin(v, w),
+                        "greater_equal": lambda v=values, w=value: v >= w,
+                        "less": lambda v=values, w=value: v < w,
+                    }[kind]()
+        return np.flatnonzero(keep)
+
+    def ask(self, _session, question):
+        self.asked += 1
+        found = self.matching(question)
+        limit = min(self.cap, question.limit or self.cap)
+        cut = found[:limit]
+        table = pa.table({"id": self.rows[cut], "group": self.groups[cut]})
+        return Reply(table, limit if len(cut) == limit else None, None)
+
+    def count(self, _session, question):
+        self.asked += 1
+        return len(self.matching(question)) if self.counts else None
+
+
+def session(workers=4):
+    from cortexclient.session.workers import map_in_order
+
+    return SimpleNamespace(
+        map=lambda function, items: map_in_order(function, items, workers=workers),
+        connection=SimpleNamespace(memory=Once()),
+    )
+
+
+def ids_of(harvest):
+    return np.concatenate([reply.table.column("id").to_numpy() for reply in harvest.replies]).tolist()
+
+
+@pytest.fixture
+def on(monkeypatch):
+    def use(server):
+        monkeypatch.setattr(complete, "ask", server.ask)
+        monkeypatch.setattr(complete, "ask_count", server.count)
+        return server
+
+    return use
+
+
+IDS = st.one_of(
+    st.lists(st.integers(1, 300), unique=True, max_size=200),
+    st.lists(st.integers(864691135000000000, 864691136999999999), unique=True, max_size=120),
+    st.lists(st.integers(1, 2**62), unique=True, max_size=120),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(IDS, st.integers(1, 60), st.sampled_from(["random", "sorted", "shuffled"]), st.booleans(), st.data())
+def test_every_row_once(ids, cap, order, counts, data):
+    groups = data.draw(st.lists(st.integers(0, 6), min_size=len(ids), max_size=len(ids)))
+    wanted = data.draw(st.one_of(st.none(), st.lists(st.integers(0, 8), min_size=1, max_size=9)))
+    server = Server(ids, groups, cap, order=order, counts=counts)
+    filters = {} if wanted is None else {"in": {"t": {"group": wanted}}}
+    question = Question(kind="table", name="t", filters=filters, version=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(complete, "ask", server.ask)
+        patch.setattr(complete, "ask_count", server.count)
+        (harvest,) = fetch_all(session(1), [question])
+    expected = server.rows[server.matching(question)].tolist()
+    assert sorted(ids_of(harvest)) == sorted(expected)
+
+
+def test_few_requests_for_many_rows(on):
+    for order in ("sorted", "shuffled"):
+        server = on(Server(range(1, 20001), [0] * 20000, 500, order=order))
+        (harvest,) = fetch_all(session(), [Question(kind="table", name="t", version=1)])
+        assert harvest.rows == 20000
+        assert server.asked < 3 * 20000 / 500
+
+
+def test_an_answer_of_exactly_the_cap_is_whole(on):
+    server = on(Server(range(50), [0] * 50, 50))
+    (harvest,) = fetch_all(session(), [Question(kind="table", name="t", version=1)])
+    assert harvest.rows == 50
+    assert server.asked <= 3
+
+
+def test_a_limit_of_the_user_needs_no_more_than_it_says(on):
+    server = on(Server(range(100000), [0] * 100000, 500, order="shuffled"))
+    (harvest,) = fetch_all(session(), [Question(kind="table", name="t", version=1, limit=200)])
+    assert harvest.rows == 200
+    assert server.asked == 1
+    (harvest,) = fetch_all(session(), [Question(kind="table", name="t", version=1, limit=2000)])
+    assert harvest.rows >= 2000
+    assert server.asked < 40
+
+
+def test_rows_that_cannot_be_told_apart_raise(on):
+    on(Server([7] * 100, [0] * 100, 50))
+    with pytest.raises(errors.IncompleteResultError, match="limit="):
+        fetch_all(session(), [Question(kind="table", name="t", version=1)])
+
+
+def test_rows_lost_on_the_way_raise(on):
+    server = on(Server(range(200), [0] * 200, 50))
+    original = server.ask
+
+    def forgetful(_session, question):
+        reply = original(_session, question)
+        if reply.cap is None and reply.table.num_rows > 3:
+            reply.table = reply.table.slice(1)
+        return reply
+
+    server.ask = forgetful
+    on(server)
+    with pytest.raises(errors.IncompleteResultError, match="counts"):
+        fetch_all(session(), [Question(kind="table", name="t", version=1)])
+
+
+def test_too_heavy_questions_are_made_lighter(on):
+    server = on(Server(range(100), list(range(100)), 1000))
+    original = server.ask
+
+    def weak(_session, question):
+        longest = question.longest_list()
+        if longest is not None and len(longest[2]) > 20:
+            raise errors.ServiceUnavailableError("too much", status=504)
+        return original(_session, question)
+
+    server.ask = weak
+    on(server)
+    question = Question(kind="table", name="t", version=1, filters={"in": {"t": {"group": list(range(100))}}})
+    (harvest,) = fetch_all(session(), [question])
+    assert sorted(ids_of(harvest)) == list(range(100))
+
+
+@given(st.lists(st.integers(-100, 100)), st.integers(-120, 120), st.integers(1, 240))
+def test_ranges_neither_overlap_nor_leave_gaps(cuts, low, width):
+    for span in (Range(low, low + width), Range(low, None), Range(None, low), Range()):
+        parts = cut_range(span, cuts)
+        assert parts[0].low == span.low
+        assert parts[-1].high == span.high
+        for one, other in itertools.pairwise(parts):
+            assert one.high == other.low
+        if span.low is not None and span.high is not None and not span.single:
+            assert len(parts) > 1
+
+
+@given(st.lists(st.integers(0, 50), min_size=1), st.integers(1, 9))
+def test_lists_are_cut_without_loss(values, pieces):
+    question = Question(kind="table", name="t", version=1, filters={"in": {"t": {"c": values}}})
+    parts = cut_list(question, pieces)
+    together = [value for part in parts for value in part.filters["in"]["t"]["c"]]
+    assert sorted(set(together)) == sorted(set(values))
+    if len(values) > 1:
+        assert len(together) == len(set(values))
+
+
+def test_cuts_follow_what_was_seen():
+    seen = list(range(1, 501))
+    cuts = plan_cuts(seen, 500, 5000, 4500)
+    assert max(cuts) >= 4500
+    assert all(a < b for a, b in itertools.pairwise(cuts))
+    spread = plan_cuts(list(range(0, 5000, 10)), 500, 5000, 0)
+    assert len(spread) >= 11
+    assert plan_cuts(seen, 500, None, None)[-1] > 10000
