@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Annotated
 
 import typer
@@ -28,8 +27,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     for name in MODULES:
-        if importlib.util.find_spec(f"cortexclient.cli.{name}") is not None:
-            importlib.import_module(f"cortexclient.cli.{name}").register_commands(app)
+        importlib.import_module(f"cortexclient.cli.{name}").register_commands(app)
     return app
 
 
