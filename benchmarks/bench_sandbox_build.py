@@ -37,7 +37,9 @@ def measure(size: str) -> dict[str, float]:
         answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         folder = Path(answer["path"])
         files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-        nodes = pq.read_table(folder / "chunkedgraph" / "nodes.parquet", columns=["layer"])["layer"].to_numpy()
+        nodes = pq.read_table(folder / "chunkedgraph" / "nodes.parquet", columns=["layer"])[
+            "layer"
+        ].to_numpy()
         return {
             "seconds": answer["seconds"],
             "cpu_seconds": answer["cpu"],

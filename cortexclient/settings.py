@@ -54,7 +54,9 @@ def env_float(name: str, default: float) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"environment variable {name}={text!r} is not a number; unset it or correct it") from None
+        raise ValueError(
+            f"environment variable {name}={text!r} is not a number; unset it or correct it"
+        ) from None
 
 
 def env_int(name: str, default: int) -> int:
@@ -71,4 +73,6 @@ def env_int(name: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"environment variable {name}={text!r} is not a whole number; unset it or correct it") from None
+        raise ValueError(
+            f"environment variable {name}={text!r} is not a whole number; unset it or correct it"
+        ) from None

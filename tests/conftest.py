@@ -31,7 +31,9 @@ def shared_data() -> Path:
     """Folder of real recordings; tests that need it are skipped where it is absent."""
     folder = Path(os.environ.get("CORTEXCLIENT_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip(f"the recordings of real data are not here ({folder}); set CORTEXCLIENT_SHARED_DATA to use them")
+        pytest.skip(
+            f"the recordings of real data are not here ({folder}); set CORTEXCLIENT_SHARED_DATA to use them"
+        )
     return folder
 
 

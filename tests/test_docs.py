@@ -1,8 +1,8 @@
 """Documentation that runs: every Python block of the README and of the pages is executed against the sandbox.
 
 The blocks of a page share one namespace, from top to bottom. A block is passed over only where the line above it says
-why: ``<!-- not run: REASON -->``. A block of another language below ``<!-- file: NAME -->`` is added to that file before
-the code runs.
+why: ``<!-- not run: REASON -->``. A block of another language below ``<!-- file: NAME -->`` is added to that file
+before the code runs.
 """
 
 from __future__ import annotations

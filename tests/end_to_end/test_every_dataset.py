@@ -43,7 +43,9 @@ tables:
 
 
 @pytest.fixture(scope="module", params=[*BUILT_IN, "a new file"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Any]]:
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Sandbox, Any]]:
     """A sandbox that serves one dataset under its own names, and that dataset's client."""
     source: Any = request.param
     if source == "a new file":
@@ -109,7 +111,9 @@ def test_synapses_agree_with_the_truth(client: Any, sandbox: Sandbox, cell: tupl
     _, root = cell
     pre = client.query_synapses(root, pre=True, omit_self_synapse=False, progress=False)
     both = client.query_synapses(root, pre=True, post=True, omit_self_synapse=False, progress=False)
-    outgoing, incoming = (sandbox.truth.synapses_of(root, side, client.version_timestamp()) for side in ("pre", "post"))
+    outgoing, incoming = (
+        sandbox.truth.synapses_of(root, side, client.version_timestamp()) for side in ("pre", "post")
+    )
     assert sorted(pre["id"]) == sorted(outgoing)
     assert sorted(both["id"]) == sorted({*outgoing, *incoming})
     assert pre["pre_pt_root_id"].dtype in (np.dtype("int64"), pd.Int64Dtype())
