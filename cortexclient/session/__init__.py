@@ -3,7 +3,8 @@
 ::
 
     session = Session(spec, version=None, timestamp=None, server_address=None, auth_token=None, endpoint=None,
-                      max_workers=None, timeout=None, retries=None, version_fallback=False)
+                      max_workers=None, timeout=None, retries=None, version_fallback=False,
+                      cache=None, offline=False)
 
     session.spec .datastack .server_address .local_server .token .endpoint     (no request, but for local_server)
     session.moment            Moment(version, timestamp); both None = floating. Set it with pin() and unpin()

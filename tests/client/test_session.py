@@ -250,13 +250,13 @@ def test_nothing_waits_for_ever(toy_server, toy_session):
     with pytest.raises(ValueError, match="seconds above 0"):
         toy_session(timeout=float("inf"))
     session = toy_session(timeout=0.3, retries=0, version=2)
-    toy_server.inject(Fault("hang", route="/info/|/query", count=None, seconds=1.5))
+    toy_server.inject(Fault("hang", route="/info/|/query", count=None, seconds=4))
     start = time.monotonic()
     with pytest.raises(errors.ServiceTimeoutError, match="timeout"):
         TablesService(session).nucleus_toy().query()
     with pytest.raises(errors.ServiceTimeoutError):
         _ = session.cave
-    assert time.monotonic() - start < 1.4
+    assert time.monotonic() - start < 3.5
     toy_server.clear_faults()
 
 
@@ -474,9 +474,9 @@ try:
 except KeyboardInterrupt:
     took = time.monotonic() - start
     time.sleep(0.3)
-    print(took < 1.5, [t.name for t in threading.enumerate() if t.name.startswith("cortexclient")])
+    print(took < 2.5, [t.name for t in threading.enumerate() if t.name.startswith("cortexclient")])
 """
-    toy_server.inject(Fault("hang", route="/info/version", count=None, seconds=3))
+    toy_server.inject(Fault("hang", route="/info/version", count=None, seconds=5))
     try:
         made = subprocess.run(
             [sys.executable, "-c", code],

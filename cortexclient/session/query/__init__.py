@@ -7,13 +7,22 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import InvalidQueryError, ServiceError, StaleRootError
+from cortexclient.errors import (
+    AuthenticationError,
+    ExpiredVersionError,
+    InvalidQueryError,
+    ServiceError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+    StaleRootError,
+)
 from cortexclient.session.graph import overlaps
 from cortexclient.session.query.complete import fetch_all
 from cortexclient.session.query.metadata import TableInfo, column_kinds, find
 from cortexclient.session.query.question import Filters, Question
 from cortexclient.session.query.results import Answer, assemble
 from cortexclient.session.query.wire import ask_count
+from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,15 +139,40 @@ def gather(session: Session, requests: Sequence[Request], *, description: str = 
             progress=any(request.progress for request in requests),
             description=description or ", ".join(dict.fromkeys(request.name for request in requests)),
         )
-    except InvalidQueryError as error:
-        raise _stale(session, error, plans[0][1].timestamp) or error from None
+    except (AuthenticationError, ServiceTimeoutError, ServiceUnavailableError):
+        raise
+    except ServiceError as error:
+        versions = {question.version for _, question, _ in plans}
+        raise _expired(session, versions) or _stale(session, error, plans[0][1].timestamp) or error from None
     return [
         assemble(session, request, info, question, harvest, notes)
         for request, (info, question, notes), harvest in zip(requests, plans, harvests, strict=True)
     ]
 
 
-def _stale(session: Session, error: InvalidQueryError, at: datetime | None) -> StaleRootError | None:
+def _expired(session: Session, versions: set[int | None]) -> ExpiredVersionError | None:
+    """Say that a version has expired, and what there is instead; None if that was not why a question failed."""
+    records = session.versions()
+    for record in (records[number] for number in versions if number in records):
+        if record.valid:
+            continue
+        instead = nearest(records, record.timestamp)
+        live = ", ".join(str(number) for number, other in records.items() if other.valid) or "none"
+        offer = (
+            ""
+            if instead is None
+            else f"; the nearest is {instead.version} of {instead.timestamp:%Y-%m-%d %H:%M} UTC"
+        )
+        return ExpiredVersionError(
+            f"version {record.version} of {session.datastack} has expired (it froze at {record.timestamp:%Y-%m-%d %H:%M} "
+            f"UTC). Live versions are {live}{near}. load(..., version_fallback=True) answers by queries at its time",
+            service="materialize",
+            status=410,
+        )
+    return None
+
+
+def _stale(session: Session, error: ServiceError, at: datetime | None) -> StaleRootError | None:
     """Say what became of roots for which a live query was refused; None if it was refused for something else."""
     ids = [
         int(number)

@@ -1,0 +1,188 @@
+"""Roots, level-2 ids and the datastack's own record, against the recorded datastack's files."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient import errors
+from cortexclient.services.datastack import DatastackService
+from cortexclient.services.level2 import ATTRIBUTES, Level2Service
+from cortexclient.services.roots import RootsService
+from cortexclient.services.tables import TablesService
+
+
+def test_roots_at_every_moment(toy, files):
+    service = RootsService(toy)
+    supervoxels = [*files.frozen("nucleus_toy", 2)["pt_supervoxel_id"].tolist(), 0]
+    for when in ("2026-11-21T00:52:50", "2026-11-21T00:53:02.9", "2026-11-21T02:00:00"):
+        at = pd.Timestamp(when, tz="UTC")
+        expected = [files.root_of(sv, at) for sv in supervoxels]
+        assert service.get_roots(supervoxels, timestamp=when).tolist() == expected
+        assert RootsService(toy.at(timestamp=when)).get_roots(supervoxels).tolist() == expected
+    assert service.get_roots([]).dtype == np.int64
+    assert service.get_roots(supervoxels[0], stop_layer=2).shape == (1,)
+
+
+def test_which_roots_are_current(toy, files):
+    service = RootsService(toy)
+    roots = files.roots["node_id"].tolist()
+    for when in ("2026-11-21T00:52:50", "2026-11-21T00:53:02.9", "2026-11-21T02:00:00"):
+        current = files.current_roots(pd.Timestamp(when, tz="UTC"))
+        assert service.is_latest_roots(roots, timestamp=when).tolist() == [root in current for root in roots]
+    assert service.is_latest_roots([5]).tolist() == [False]
+
+
+def test_until_when_roots_were_valid(toy, files):
+    service = RootsService(toy)
+    roots = files.roots["node_id"].tolist()
+    times = service.latest_valid_timestamp([*roots, roots[0]])
+    assert times[0] == times[-1]
+    for time, created, ended in zip(times, files.roots["created"], files.roots["superseded"], strict=False):
+        assert time.tzinfo is UTC
+        assert created <= time
+        if pd.isna(ended):
+            assert (datetime.now(UTC) - time).total_seconds() < 60
+        else:
+            assert time < ended or created == ended
+            assert (ended - time).total_seconds() <= 0.002
+    pinned = RootsService(toy.at(version=1))
+    v1 = files.versions[1]
+    for root, time in zip(roots, pinned.latest_valid_timestamp(roots), strict=True):
+        assert (time == v1) == (root in files.current_roots(v1))
+    with pytest.raises(errors.StaleRootError, match="not root ids"):
+        service.latest_valid_timestamp([5])
+
+
+def successors(files, root, at):
+    lineage = pd.read_parquet(files.folder / "chunkedgraph" / "lineage.parquet")
+    seen, waiting = {root}, [root]
+    while waiting:
+        node = waiting.pop()
+        for child in lineage[lineage["parent_root"] == node]["child_root"]:
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+    return sorted(seen & set(files.current_roots(at)))
+
+
+def test_what_became_of_every_root(toy, files):
+    service = RootsService(toy)
+    now = pd.Timestamp.now(tz="UTC")
+    roots = files.roots["node_id"].tolist()
+    frame = service.latest_roots([*roots, 5, roots[0]])
+    assert frame.index.tolist() == [*roots, 5, roots[0]]
+    for root in roots:
+        expected = successors(files, root, now)
+        assert service.get_latest_roots(root).tolist() == expected
+        row = frame.loc[[root]].iloc[0]
+        assert row["latest_root_id"] in expected
+        assert row["is_latest"] == (root in files.current_roots(now))
+        assert 0 < row["overlap"] <= 1
+    assert frame.loc[5, "latest_root_id"] == -1
+    assert service.suggest_latest_roots(roots) == [
+        frame.loc[[root], "latest_root_id"].iloc[0] for root in roots
+    ]
+    assert service.suggest_latest_roots(roots[0]) == frame["latest_root_id"].iloc[0]
+    every, shares = service.suggest_latest_roots(roots[0], return_all=True, return_fraction_overlap=True)
+    assert len(every) == len(shares)
+    assert service.latest_roots([]).dtypes.to_dict() == frame.dtypes.to_dict()
+
+
+def test_a_stale_root_in_a_live_query_names_its_successors(toy, files):
+    gone = min(set(files.roots["node_id"]) - set(files.current_roots()))
+    with pytest.raises(
+        errors.StaleRootError, match=str(successors(files, gone, pd.Timestamp.now(tz="UTC"))[0])
+    ):
+        TablesService(toy).nucleus_toy(pt_root_id=[gone]).query(timestamp="2026-11-21T02:00:00")
+
+
+def test_level_2_ids(toy, files):
+    edges = pd.read_parquet(files.folder / "chunkedgraph" / "l2_edges.parquet")
+    service = Level2Service(toy)
+    for root in files.current_roots():
+        mine = edges[edges["root_id"] == root]
+        expected = sorted(set(mine["l2_id_1"]) | set(mine["l2_id_2"]))
+        found = service.get_l2_ids(root)
+        assert found == sorted(found)
+        assert set(expected) <= set(found)
+    with pytest.raises(errors.MissingDataError, match="root id"):
+        service.get_l2_ids(5)
+    with pytest.raises(ValueError, match="shape"):
+        service.get_l2_ids(root, bounds=[[0, 1]])
+    some = service.get_l2_ids(root, bounds=[[0, 64], [0, 64], [0, 32]])
+    assert set(some) <= set(found)
+
+
+def test_level_2_attributes(toy, files):
+    service = Level2Service(toy)
+    cache = files.l2cache.set_index("l2_id")
+    asked = [*cache.index[::-7].tolist(), cache.index[0], cache.index[0]]
+    frame = service.get_l2data(asked)
+    assert frame.index.tolist() == asked
+    assert set(frame.dtypes) == {np.dtype("float64")}
+    for l2_id, row in frame.iterrows():
+        stored = cache.loc[l2_id]
+        if not stored["in_cache"]:
+            assert row.isna().all()
+            continue
+        assert row["size_nm3"] == stored["size_nm3"]
+        position = np.array(stored["rep_coord_nm"], dtype=float)
+        assert row[["rep_coord_nm_x", "rep_coord_nm_y", "rep_coord_nm_z"]].tolist() == position.tolist()
+    assert list(service.get_l2data(asked, ["pca_val"]).columns) == list(ATTRIBUTES["pca_val"])
+    whole = service.get_l2data(asked[:2], ["pca"], split_columns=False)
+    assert whole["pca"].iloc[0].shape == (3, 3)
+    plain = service.get_l2data(asked[:2], ["size_nm3"], as_dataframe=False)
+    assert set(plain) == {str(l2_id) for l2_id in asked[:2]}
+    assert service.get_l2data([]).dtypes.to_dict() == frame.dtypes.to_dict()
+    with pytest.raises(errors.InvalidQueryError, match="size_nm3"):
+        service.get_l2data(asked, ["volume"])
+
+
+def test_the_datastacks_record(toy, toy_server, files):
+    service = DatastackService(toy)
+    record = json.loads((files.folder / "datastack_info.json").read_text())
+    assert service.get_datastack_info()["description"] == record["description"]
+    assert service.viewer_resolution().tolist() == [4.0, 4.0, 40.0]
+    assert service.segmentation_source().startswith("graphene://")
+    assert toy_server.url in service.segmentation_source(format_for="cloudvolume")
+    assert service.image_source()
+    assert service.most_recent_materialization_version() == 2
+    assert service.version_timestamp(1) == files.versions[1]
+    assert list(service.versions()) == [1, 2]
+    state = {"layers": [], "id": "648518346341351536"}
+    assert service.get_state_json(service.upload_state_json(state)) == state
+    volume = service.segmentation_cloudvolume()
+    assert volume is service.segmentation_cloudvolume()
+
+
+def test_an_expired_version_is_answered_at_its_time_on_request(tmp_path, toy_folder, files, toy_session):
+    import shutil
+
+    from cortexclient.sandbox import Sandbox
+    from cortexclient.session import Endpoint, Session
+
+    folder = tmp_path / "data"
+    shutil.copytree(toy_folder, folder, ignore=shutil.ignore_patterns("exchanges*"))
+    listed = json.loads((folder / "versions.json").read_text())
+    for key in ("versions", "as_stored"):
+        for entry in listed.get(key, ()):
+            if entry["version"] == 1:
+                entry["valid"] = False
+                entry["status"] = "EXPIRED"
+    listed["available"] = [2]
+    (folder / "versions.json").write_text(json.dumps(listed))
+    with Sandbox(data=folder) as server:
+        endpoint = Endpoint(server.url, server.token)
+        strict = Session(toy_session().spec, endpoint=endpoint, version=1)
+        with pytest.raises(errors.ExpiredVersionError, match="Live versions are 2; the nearest is 2"):
+            TablesService(strict).nucleus_toy().query()
+        session = Session(toy_session().spec, endpoint=endpoint, version=1, version_fallback=True)
+        frame = TablesService(session).nucleus_toy().query()
+    assert len(frame) == 40
+    assert "expired" in frame.attrs["version_fallback"]
+    assert frame["pt_root_id"].tolist() == files.live("nucleus_toy", files.versions[1])["pt_root_id"].tolist()
