@@ -141,7 +141,8 @@ def _mesh(
     draco: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     measure = pytest.importorskip("skimage.measure")
-    # triangles look outward, as those of real meshes; closed only where the volume ends: at chunk faces fragments stay open
+    # triangles look outward, as those of real meshes; closed only where the volume ends: at chunk faces a
+    # fragment stays open
     pad = [(int(a == 0), int(a + n >= end)) for a, n, end in zip(low, mask.shape, shape, strict=True)]
     padded = np.pad(mask, pad).astype(np.float32)
     if not 0 < padded.mean() < 1 or min(padded.shape) < 2:
