@@ -158,14 +158,13 @@ def _expired(session: Session, versions: set[int | None]) -> ExpiredVersionError
             continue
         instead = nearest(records, record.timestamp)
         live = ", ".join(str(number) for number, other in records.items() if other.valid) or "none"
-        offer = (
-            ""
-            if instead is None
-            else f"; the nearest is {instead.version} of {instead.timestamp:%Y-%m-%d %H:%M} UTC"
-        )
+        offer = ""
+        if instead is not None:
+            offer = f"; the nearest is {instead.version} of {instead.timestamp:%Y-%m-%d %H:%M} UTC"
+        froze = f"{record.timestamp:%Y-%m-%d %H:%M} UTC"
         return ExpiredVersionError(
-            f"version {record.version} of {session.datastack} has expired (it froze at {record.timestamp:%Y-%m-%d %H:%M} "
-            f"UTC). Live versions are {live}{near}. load(..., version_fallback=True) answers by queries at its time",
+            f"version {record.version} of {session.datastack} has expired (it froze at {froze}). "
+            f"Live versions are {live}{offer}. load(..., version_fallback=True) answers by queries at its time",
             service="materialize",
             status=410,
         )
