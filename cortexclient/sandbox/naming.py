@@ -28,13 +28,41 @@ def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
     if spec is None:
         return own
     tables: Mapping[str, str] = own.tables
+    versions: Mapping[int, int] = own.versions
     if is_cortex(folder):
         from cortexclient.sandbox.build import default_names
 
-        tables = default_names(spec)
+        tables, versions = default_names(spec), _version_numbers(folder, spec)
     return Names(
-        datastack=spec.datastack, aligned_volume=own.aligned_volume, pcg_table=own.pcg_table, tables=tables
+        datastack=spec.datastack,
+        aligned_volume=own.aligned_volume,
+        pcg_table=own.pcg_table,
+        tables=tables,
+        versions=versions,
     )
+
+
+def _version_numbers(folder: DataFolder, spec: DatasetSpec) -> dict[int, int]:
+    """Numbers that a spec's own versions have, for those of a folder: the newest becomes the spec's default or newest.
+
+    So a default version, and tables that live from one version to another, mean on the sandbox what they mean in
+    production. A spec without versions leaves the folder's numbers as they are.
+    """
+    declared = {entry.version: entry.status == "expired" for entry in spec.versions}
+    if isinstance(spec.default_version, int):
+        declared.setdefault(spec.default_version, False)
+        declared = {number: gone for number, gone in declared.items() if number <= int(spec.default_version)}
+    numbers: dict[int, int] = {}
+    below = max(declared, default=0) + 1
+    for row in reversed(folder.versions) if declared else ():
+        fitting = [
+            number for number, gone in declared.items() if number < below and gone != bool(row["valid"])
+        ]
+        below = max(fitting, default=below - 1)
+        if below < 1:
+            return {}
+        numbers[int(row["version"])] = below
+    return numbers
 
 
 def own_names(folder: DataFolder) -> Names:
@@ -61,17 +89,22 @@ class RenamedExports:
 
     _PARTS = re.compile(r"^(?P<table>.+?)(?P<rest>(?:_merged)?(?:_header)?\.csv(?:\.gz)?)$")
 
+    _FOLDER = re.compile(r"^v(?P<number>\d+)")
+
     def __init__(self, folder: DataFolder, names: Names) -> None:
         exports = folder.file("exports")
         self.path: str | None = f"file://{exports.resolve()}" if exports.is_dir() else None
         self._links: tempfile.TemporaryDirectory[str] | None = None
-        if self.path is None or not names.tables:
+        if self.path is None or not (names.tables or names.versions):
             return
         self._links = tempfile.TemporaryDirectory(prefix="cortexclient-exports-")
         for file in exports.rglob("*"):
             match = self._PARTS.match(file.name)
             if file.is_file():
-                link = Path(self._links.name) / file.parent.relative_to(exports)
+                link = Path(self._links.name) / self._FOLDER.sub(
+                    lambda found: f"v{names.public_version(int(found['number']))}",
+                    str(file.parent.relative_to(exports)),
+                )
                 link.mkdir(parents=True, exist_ok=True)
                 name = names.public(match["table"]) + match["rest"] if match else file.name
                 (link / name).symlink_to(file.resolve())

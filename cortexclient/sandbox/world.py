@@ -35,16 +35,27 @@ class Names:
         Names that the server answers to.
     tables : mapping of str to str
         Name in the folder -> name on the wire, for tables and views alike; one that is not listed keeps its name.
+    versions : mapping of int to int
+        Number of a version in the folder -> number on the wire; one that is not listed keeps its number.
     """
 
     datastack: str
     aligned_volume: str
     pcg_table: str
     tables: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[int, int] = field(default_factory=dict)
 
     def public(self, table: str) -> str:
         """Name on the wire of a table or view of the folder."""
         return self.tables.get(table, table)
+
+    def public_version(self, version: int) -> int:
+        """Number on the wire of a version of the folder."""
+        return self.versions.get(version, version)
+
+    def own_version(self, version: int) -> int:
+        """Number in the folder of a version on the wire."""
+        return next((own for own, public in self.versions.items() if public == version), version)
 
 
 @dataclass

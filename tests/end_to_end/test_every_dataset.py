@@ -37,6 +37,12 @@ transform:
     - translation: [0, -300000, 0]
     - scaling: 0.001
 skeleton_version: 4
+versions:
+  - {version: 12, status: expired}
+  - {version: 40, status: available}
+  - {version: 41, status: available}
+  - {version: 57, status: available}
+default_version: 41
 tables:
   cell_types: {name: types_by_hand, kind: table}
 """
@@ -79,7 +85,10 @@ def cell(client: Any, sandbox: Sandbox) -> tuple[int, int]:
 def test_served_under_its_own_names(client: Any) -> None:
     spec = client.spec
     names = set(client.tables) | set(client.views)
-    declared = {spec.synapse_table, *(table.name for table in spec.tables.values())}
+    version = (
+        client.version if spec.versions else None
+    )  # a spec that lists none says nothing of the sandbox's numbers
+    declared = {spec.synapse_table, *(spec.table_for(role, version).name for role in spec.tables)}
     if spec.cell_ids:
         declared |= {spec.cell_ids.lookup_view, spec.cell_ids.main_table, *spec.cell_ids.alternative_tables}
     assert declared - {None} <= names
@@ -175,6 +184,14 @@ def test_level_2_data(client: Any, cell: tuple[int, int]) -> None:
     assert {"rep_coord_nm_x", "rep_coord_nm_y", "rep_coord_nm_z", "size_nm3"} <= set(frame.columns)
     raw = client.get_l2data(l2_ids[:3], as_dataframe=False)
     assert {int(key) for key in raw} == {int(l2_id) for l2_id in l2_ids[:3]}
+
+
+def test_versions_are_the_specs_own(client: Any) -> None:
+    declared = {entry.version for entry in client.spec.versions if entry.status != "expired"}
+    if declared and client.spec.default_version == "latest":
+        assert client.version == max(declared)
+    if isinstance(client.spec.default_version, int):
+        assert client.version == client.spec.default_version
 
 
 def test_one_moment(client: Any) -> None:

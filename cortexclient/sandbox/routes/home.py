@@ -111,7 +111,7 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
 def _versions(world: World) -> str:
     rows = [
         [str(row["version"]), escape(str(row["time_stamp"])), escape(str(row.get("status", "")))]
-        for row in world.folder.versions
+        for row in world.tables.versions(expired=True)
     ]
     return _table("Versions", ["version", "timestamp (UTC)", "status"], rows)
 

@@ -51,10 +51,17 @@ class TableStore:
         for row in stored.get("segmentation_tables") or []:
             self._take_segmentation(dict(row))
         self._versions: list[Row] = [
-            {**row, "datastack": world.names.datastack} for row in world.folder.versions
+            {
+                **row,
+                "datastack": world.names.datastack,
+                "version": world.names.public_version(int(row["version"])),
+            }
+            for row in world.folder.versions
         ]
         self._counts: dict[int, dict[str, int]] = {
-            int(version): {world.names.public(table): int(count) for table, count in counts.items()}
+            world.names.public_version(int(version)): {
+                world.names.public(table): int(count) for table, count in counts.items()
+            }
             for version, counts in (stored.get("frozen") or {}).items()
         }
         self._analysis: dict[tuple[int, str], int] = {}
@@ -261,9 +268,7 @@ class TableStore:
         if self.row_count(table, version) is None:
             raise KeyError(table)
         name = _frozen_name(table, version)
-        schema = self.engine.ensure(
-            name, lambda: self._file(f"{self._own.get(table, table)}.v{version}.parquet")
-        )
+        schema = self.engine.ensure(name, lambda: self._frozen_file(self._own.get(table, table), version))
         columns = {key: column for key, column in source_columns(schema).items() if key not in _FROZEN_DROPS}
         return Source(table, quoted(name), columns, self.resolution(table))
 
@@ -325,11 +330,15 @@ class TableStore:
         # versions made while the sandbox runs have the views of the live database
         if version == 0 or (self.version(version) is not None and str(version) not in self._stored_versions):
             return by_version.get("0")
-        return by_version.get(str(version))
+        return by_version.get(str(self.world.names.own_version(version)))
 
     @cached_property
     def _stored_versions(self) -> frozenset[str]:
-        return frozenset(str(row["version"]) for row in self.world.folder.versions)
+        names = self.world.names
+        return frozenset(str(names.public_version(int(row["version"]))) for row in self.world.folder.versions)
+
+    def _frozen_file(self, own: str, version: int) -> pa.Table:
+        return self._file(f"{own}.v{self.world.names.own_version(version)}.parquet")
 
     def view(self, view: str, version: int) -> Source:
         """A view of a version; version 0 is the live database.
@@ -347,7 +356,7 @@ class TableStore:
             schema = self.engine.ensure(name, lambda: self._view_rows(view))
         else:
             name = _frozen_name(view, version)
-            schema = self.engine.ensure(name, lambda: self._file(f"{self._own[view]}.v{version}.parquet"))
+            schema = self.engine.ensure(name, lambda: self._frozen_file(self._own[view], version))
         resolution = tuple(float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
         return Source(view, quoted(name), source_columns(schema), resolution, reflected=True)  # type: ignore[arg-type]
 
