@@ -87,6 +87,8 @@ def _sum_up(frames: list[pd.DataFrame], *, counted: bool, size: str) -> pd.DataF
     pair = ["pre_pt_root_id", "post_pt_root_id"]
     filled = [frame for frame in frames if len(frame)] or frames[:1]
     joined = pd.concat(filled, ignore_index=True)
+    # 0 stands for no segment: such a synapse has no partner
+    joined = joined[(joined[pair] > 0).all(axis=1)]
     if counted:
         result = joined.drop_duplicates(pair)
     else:

@@ -234,7 +234,7 @@ class SynapsesService:
         Returns
         -------
         pandas.DataFrame
-            Ordered by the two ids.
+            Ordered by the two ids. Synapses whose other side lies on no segment are left out.
 
             ================  =======  ==========================================================
             column            dtype    content

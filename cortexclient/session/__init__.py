@@ -15,14 +15,14 @@
     session.at(version=...) / session.at(timestamp=...)    a copy elsewhere in time that shares connections
     session.cave              CAVEclientFull at this moment (made once, locked, pooled, with timeouts)
     session.info()            body of the info service (asked once)
-    session.table_info(name) / session.view_info(name)     metadata at this moment
+    session.table_info(name, kind=None)     metadata of a table or view at this moment
     session.versions()        {number: VersionRecord(version, timestamp, valid, expires)}, expired ones included
     session.guard("service")  context manager: every failure becomes one of cortexclient.errors
     session.map(function, items, progress=False, description="")   ordered results of a bounded pool
     session.query(table_or_view, ...)      a complete frame, see `Session.query`
-    session.count(table_or_view, ...)      rows that a query would have, or None where the server cannot count
+    session.count(table_or_view, ...)      rows that a query would have
     session.segmentation_info() / .segmentation_cloudvolume() / .image_cloudvolume()     remembered
-    session.http              requests over the shared pool: get_json(service, url), post_json(...), post_arrow(...)
+    session.http              requests over the shared pool: get_json(service, url), post_json(...), send(...)
 
 The session is the only place that builds a CAVEclient. Creating one makes no request and imports nothing heavy.
 A service takes the session as its one argument and asks ``session.moment`` at each call, so that a session which is

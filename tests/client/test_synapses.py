@@ -138,3 +138,20 @@ def test_connectivity(request, files, server, version):
     none = SynapsesService(session).connectivity([])
     assert none.dtypes.to_dict() == frame.dtypes.to_dict()
     assert len(none) == 0
+
+
+def test_a_table_of_connections_says_the_same_as_the_synapses():
+    from cortexclient.sandbox import Sandbox
+
+    with Sandbox(size="tiny") as sandbox:
+        client = sandbox.load()
+        assert client.spec.table_for("edges").name == "connections_with_nuclei"
+        rows = pd.read_parquet(sandbox.folder.path / "tables" / f"synapses.v{client.version}.parquet")
+        roots = rows["pre_pt_root_id"].value_counts().index[:4].tolist()
+        before = len(sandbox.requests)
+        read = client.connectivity(roots)
+        assert [entry for entry in list(sandbox.requests)[before:] if "connections_with_nuclei" in entry.path]
+        pd.testing.assert_frame_equal(
+            read, client.connectivity(roots, synapse_table=client.session.synapse_table)
+        )
+        assert len(read) > 10
