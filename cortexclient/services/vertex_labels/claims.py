@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["Claimants", "claim_by_elimination", "claim_by_enclosure", "claim_by_point", "claim_by_proximity"]
 
 # pieces within this many times the distance of the nearest one, and this many nm more, are about as near
-_ABOUT_AS_NEAR = 1.5
-_ABOUT_AS_NEAR_NM = 50.0
+_ABOUT_AS_NEAR = 2.0
+_ABOUT_AS_NEAR_NM = 100.0
 # a point inside a wide trunk sees little of its surface, most is cut away at the chunk faces: 0.1 is already inside
 _INSIDE = 0.1
 # what a second point must have to be let into a piece that another one owns
 _SURELY_INSIDE = 0.3
-# a point this near to a surface is taken for one of the object's, though the piece does not wind around it
-_TOUCHING_NM = 64.0
+# how far outside the box of a piece a point may be, and still be inside the piece that simplification shrank
+_BOX_SLACK_NM = 64.0
 # a piece around which another winds this often lies within it: the wall of a hole
 _ENCLOSED = 0.5
 # smaller pieces are crumbs of a surface that simplification broke off, not holes
@@ -100,7 +100,7 @@ def claim_by_point(
     lost[first] = False
     moved = _second_choice(vertices, faces, pieces, claimants, table, owner, claimant[lost], nm[lost])
     labels = pieces.spread(np.where(owner >= 0, claimants.label[owner], -1).astype(np.int32))
-    sharing = lost & ~moved[claimant] & ((inside[pick] > _SURELY_INSIDE) | (nm <= _TOUCHING_NM))
+    sharing = lost & ~moved[claimant] & (inside[pick] > _SURELY_INSIDE)
     _share(pieces, claimants, labels, owner, claimant[sharing], piece[sharing])
     return labels
 
@@ -117,7 +117,7 @@ def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) ->
     first = _first_of_each(table.claimant, (table.piece, table.nm))
     point = (points[table.claimant[first]] - pieces.origin).astype(np.float32)
     low, high = pieces.low[table.piece[first]], pieces.high[table.piece[first]]
-    outside = ((point < low - _TOUCHING_NM) | (point > high + _TOUCHING_NM)).any(axis=1)
+    outside = ((point < low - _BOX_SLACK_NM) | (point > high + _BOX_SLACK_NM)).any(axis=1)
     astray = np.zeros(len(nearest), dtype=bool)
     astray[table.claimant[first[outside]]] = True
     return np.flatnonzero(doubtful | astray[table.claimant])
