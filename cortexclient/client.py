@@ -16,6 +16,7 @@ from cortexclient.services.level2 import Level2Service
 from cortexclient.services.links import LinksService
 from cortexclient.services.roots import RootsService
 from cortexclient.services.skeletons import SkeletonsService
+from cortexclient.services.snapshots import SnapshotsService
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 from cortexclient.session import Session
@@ -366,6 +367,8 @@ class DatasetClient:
     upload_state_json = _of(DatastackService, DatastackService.upload_state_json)
     stage_annotations = _of(AnnotationsService, AnnotationsService.stage_annotations)
     upload_staged_annotations = _of(AnnotationsService, AnnotationsService.upload_staged_annotations)
+
+    save_snapshot = _of(SnapshotsService, SnapshotsService.save_snapshot)
 
     # -- how it shows
 

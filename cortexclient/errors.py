@@ -11,6 +11,7 @@
     │   ├── AuthenticationError (PermissionError)  no token, a bad one, or one without the right
     │   │   └── TermsOfServiceError                the terms of service are not accepted yet
     │   ├── ServiceUnavailableError (ConnectionError)
+    │   │   └── OfflineError                       working offline, and the cache does not have it
     │   ├── ServiceTimeoutError (TimeoutError)
     │   ├── ProtocolError                          an answer that cannot be read
     │   ├── InvalidQueryError (ValueError)         the server refused the question itself
@@ -41,6 +42,7 @@ __all__ = [
     "MissingDataError",
     "MissingExtraError",
     "NotConfiguredError",
+    "OfflineError",
     "ProtocolError",
     "ServiceError",
     "ServiceTimeoutError",
@@ -128,6 +130,10 @@ class TermsOfServiceError(AuthenticationError):
 
 class ServiceUnavailableError(ServiceError, ConnectionError):
     """The service could not be reached, or kept answering 429 or 502-504."""
+
+
+class OfflineError(ServiceUnavailableError):
+    """The client works offline, and the cache does not hold the answer; the message names it."""
 
 
 class ServiceTimeoutError(ServiceError, TimeoutError):

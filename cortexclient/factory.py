@@ -32,7 +32,7 @@ def load(
     ----------
     name_or_path_or_spec : str, pathlib.Path or DatasetSpec
         A registered name or alias (``"v1dd"``), a name with a version (``"minnie_public@1300"``), the path of a YAML
-        file, or a spec.
+        file, a spec, or the path of a snapshot that :meth:`DatasetClient.save_snapshot` wrote.
     version : int, optional
         Materialization version that every service of the client answers at. Default: the spec's ``default_version``.
     timestamp : datetime.datetime or str, optional
@@ -42,7 +42,8 @@ def load(
     auth_token : str, optional
         Use this token instead of the one stored for the server. It is kept in memory only.
     **options
-        Further options of :class:`cortexclient.session.Session`, such as ``cache`` or ``max_workers``.
+        Further options of :class:`cortexclient.session.Session`: ``cache=True`` (or a folder) keeps answers that can
+        never change, ``offline=True`` answers from them alone; ``max_workers``, ``timeout``, ...
 
     Returns
     -------
@@ -66,7 +67,17 @@ def load(
     SandboxClient(dataset='sandbox', datastack='sandbox', version=3)
     """
     from cortexclient import registry
+    from cortexclient.session.cache.snapshot import is_snapshot
 
+    if is_snapshot(name_or_path_or_spec):
+        return _load_snapshot(
+            str(name_or_path_or_spec),
+            version=version,
+            timestamp=timestamp,
+            server_address=server_address,
+            auth_token=auth_token,
+            **options,
+        )
     spec, named_version = registry.resolve(name_or_path_or_spec)
     if named_version is not None:
         if version is not None and version != named_version:
@@ -81,6 +92,44 @@ def load(
         timestamp=timestamp,
         server_address=server_address,
         auth_token=auth_token,
+        **options,
+    )
+
+
+def _load_snapshot(
+    path: str,
+    *,
+    version: int | None,
+    timestamp: Timestamp | None,
+    **options: Any,
+) -> DatasetClient:
+    """Build the client of a snapshot: at its moment unless another is asked for, and never with a network."""
+    from pathlib import Path
+
+    from cortexclient.session.cache.snapshot import read_manifest
+    from cortexclient.spec import DatasetSpec
+
+    for name in ("server_address", "auth_token", "cache"):
+        if options.pop(name, None) is not None:
+            raise ValueError(
+                f"a snapshot is answered from its file alone, so {name}= has no meaning for {path}"
+            )
+    if options.pop("offline", True) is False:
+        raise ValueError(
+            f"{path} is a snapshot, which has no server; load the dataset by its name to go online"
+        )
+    file = Path(path).expanduser()
+    manifest = read_manifest(file)
+    if version is None and timestamp is None:
+        version, timestamp = manifest["moment"]["version"], manifest["moment"]["timestamp"]
+    spec = DatasetSpec(**manifest["spec"])
+    return client_class(spec)(
+        spec,
+        version=version,
+        timestamp=timestamp,
+        server_address=manifest["server"],
+        cache=file,
+        offline=True,
         **options,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -25,10 +24,6 @@ def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("login", rich_help_panel="Access")(login)
     app.command("doctor", rich_help_panel="Access")(doctor)
-    kept = typer.Typer(help="Answers kept on this machine: info, clear, verify.", no_args_is_help=True)
-    for command in (info, clear, verify):
-        kept.command(command.__name__)(command)
-    app.add_typer(kept, name="cache", rich_help_panel="Access")
 
 
 def login(
@@ -87,38 +82,6 @@ def _try(session: Session) -> str | None:
             raise
         return f"The token is good. {error}"
     return None
-
-
-Folder = Annotated[
-    Path | None, typer.Option("--path", help="Another folder than the usual one.", show_default=False)
-]
-
-
-def info(path: Folder = None) -> None:
-    """Say where the cache is and how much it holds."""
-    from cortexclient.session.answers import AnswerCache
-
-    cache = AnswerCache(path)
-    answers, size = cache.size()
-    typer.echo(f"{cache.folder}: {answers} answers, {size / 1e6:.1f} MB of at most {cache.limit / 1e9:g} GB")
-
-
-def clear(path: Folder = None) -> None:
-    """Remove all kept answers."""
-    from cortexclient.session.answers import AnswerCache
-
-    typer.echo(f"removed {AnswerCache(path).clear()} answers")
-
-
-def verify(path: Folder = None) -> None:
-    """Check all kept answers, and remove damaged ones."""
-    from cortexclient.session.answers import AnswerCache
-
-    cache = AnswerCache(path)
-    bad = cache.verify()
-    typer.echo(f"{cache.size()[0]} answers are sound, {len(bad)} were damaged and are removed")
-    if bad:
-        raise typer.Exit(1)
 
 
 class Finding(NamedTuple):

@@ -12,7 +12,7 @@ from cortexclient import __version__
 __all__ = ["build_app"]
 
 # in the order in which `cortexclient --help` shows them
-MODULES = ("demo", "registry", "tables", "cells", "morphology", "pictures", "sandbox", "account")
+MODULES = ("demo", "registry", "tables", "cells", "morphology", "pictures", "sandbox", "account", "cache")
 
 
 def build_app() -> typer.Typer:

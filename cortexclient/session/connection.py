@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient import credentials
@@ -13,28 +11,16 @@ from cortexclient.session.failures import Context
 from cortexclient.session.once import Once
 
 if TYPE_CHECKING:
-    from cortexclient.session.answers import AnswerCache
+    from cortexclient.session.cache import CacheChoice, Memory
     from cortexclient.session.http import Http
     from cortexclient.session.policy import Policy
     from cortexclient.session.transport import Wire
     from cortexclient.spec import DatasetSpec
 
-__all__ = ["LOOPBACK_TOKEN", "Connection", "open_cache"]
+__all__ = ["LOOPBACK_TOKEN", "Connection"]
 
 LOOPBACK_TOKEN = "0" * 32
 """Stands in for a token on this machine: cloud-volume refuses to start without one that looks like hex."""
-
-
-def open_cache(cache: bool | str | Path | None, *, offline: bool) -> AnswerCache | None:
-    """Open the cache that a user asked for, or that the environment asks for; None for none."""
-    if cache is None:
-        said = os.environ.get("CORTEXCLIENT_CACHE", "")
-        cache = {"": False, "0": False, "false": False, "1": True, "true": True}.get(said.lower(), said)
-    if cache is False and not offline:
-        return None
-    from cortexclient.session.answers import AnswerCache
-
-    return AnswerCache(None if cache is True or cache is False else Path(cache).expanduser())
 
 
 class Connection:
@@ -52,11 +38,8 @@ class Connection:
         A server that is known already; overrides the address.
     policy : Policy
         Timeouts and retries.
-    cache : bool or path, optional
-        Keep answers that can never change: True in the user's cache folder, a path there, None as
-        ``$CORTEXCLIENT_CACHE`` says (not at all, if it says nothing).
-    offline : bool
-        Answer from the cache alone.
+    choice : CacheChoice, optional
+        Where answers are kept, and whether anything else may answer; None keeps nothing.
     """
 
     def __init__(
@@ -67,18 +50,30 @@ class Connection:
         auth_token: str | None,
         endpoint: Endpoint | None,
         policy: Policy,
-        cache: bool | str | Path | None = None,
-        offline: bool = False,
+        choice: CacheChoice | None = None,
     ) -> None:
         self.spec = spec
         self.address_asked = (server_address or spec.server_address).rstrip("/")
         self.policy = policy
-        self.cache = open_cache(cache, offline=offline)
-        self.offline = offline
         self.memory = Once()
         self._token_given = auth_token
         self._endpoint_given = endpoint
         self._lock = threading.RLock()
+        self._choice = choice
+        self.offline = choice is not None and choice.offline
+        self.cache: Memory | None = None if choice is None else self._open_cache(choice)
+
+    def _open_cache(self, choice: CacheChoice) -> Memory:
+        from cortexclient.session.cache import Memory
+        from cortexclient.session.cache.asked import Realm
+
+        given = self._endpoint_given
+        server = self.address_asked if given is None else given.address.rstrip("/")
+        return Memory(choice, Realm(server, self.spec.datastack), self._frozen_at)
+
+    def _frozen_at(self, version: int) -> str | None:
+        record = (self.memory.peek("versions") or {}).get(version)
+        return None if record is None else record.timestamp.isoformat()
 
     @property
     def endpoint(self) -> Endpoint:
@@ -87,10 +82,34 @@ class Connection:
         def find() -> Endpoint:
             given = self._endpoint_given
             if given is None:
-                return resolve(self.address_asked)
+                return resolve(self.address_asked) if self.cache is None else self._remembered(self.cache)
             return Endpoint(given.address.rstrip("/"), given.token, given.exports_path, given.viewer_site)
 
         return self.memory.get("endpoint", find)
+
+    def _remembered(self, cache: Memory) -> Endpoint:
+        """Resolve the address; offline, nothing is started, and it is where it was when the answers were kept."""
+        if self.address_asked.startswith(("http://", "https://")):
+            return resolve(self.address_asked)
+        if not cache.offline:
+            found = resolve(self.address_asked)
+            cache.note("endpoint", [found.address, found.exports_path, found.viewer_site])
+            return found
+        known = cache.recall("endpoint")
+        if known is None:
+            raise cache.offline_error(f"anything of {self.spec.name} at {self.address_asked}")
+        return Endpoint(known[0], None, known[1], known[2])
+
+    def require_network(self, what: str) -> None:
+        """Say that something is never kept, where only the cache may answer.
+
+        Raises
+        ------
+        OfflineError
+            If the client works offline.
+        """
+        if self.cache is not None and self.cache.offline:
+            raise self.cache.offline_error(what, live=True)
 
     @property
     def address(self) -> str:
@@ -121,14 +140,10 @@ class Connection:
         def make() -> Wire:
             from cortexclient.session.transport import Wire
 
-            return Wire(
-                self.policy,
-                home=self.address,
-                token=self.token,
-                context=self.context(),
-                cache=self.cache,
-                offline=self.offline,
-            )
+            context = self.context()
+            if self.cache is not None:
+                self.cache.home, self.cache.tokens = self.address, context.tokens
+            return Wire(self.policy, home=self.address, token=self.token, context=context, cache=self.cache)
 
         return self.memory.get("wire", make)
 
@@ -207,6 +222,5 @@ class Connection:
             if given is None
             else Endpoint(given.address, None, given.exports_path, given.viewer_site),
             "policy": self.policy,
-            "cache": None if self.cache is None else str(self.cache.folder),
-            "offline": self.offline,
+            "choice": self._choice,
         }

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cortexclient.errors import NotConfiguredError, UnknownVersionError
+from cortexclient.session.cache import CacheChoice
 from cortexclient.session.connection import Connection
 from cortexclient.session.moments import Moment
 from cortexclient.session.once import Once
@@ -16,14 +17,13 @@ from cortexclient.session.workers import default_workers, map_in_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from cortexclient.session.cave import SessionCAVEclient
     from cortexclient.session.endpoints import Endpoint
     from cortexclient.session.http import Http
     from cortexclient.session.query.metadata import TableInfo
     from cortexclient.spec import DatasetSpec
-    from cortexclient.types import Timestamp
+    from cortexclient.types import PathLike, Timestamp
 
 __all__ = ["Session"]
 
@@ -57,10 +57,9 @@ class Session:
     version_fallback : bool
         Answer for an expired version by queries at its timestamp (and say so in ``df.attrs``) instead of raising.
     cache : bool or path, optional
-        Keep on disk what can never change: True in the user's cache folder, or a folder. Default:
-        ``$CORTEXCLIENT_CACHE``, else nothing is kept.
-    offline : bool
-        Answer from the cache alone; what is not there raises and is named.
+        Keep on disk what can never change: in the user's cache folder, or this one. Default: ``$CORTEXCLIENT_CACHE``.
+    offline : bool, optional
+        Answer from the cache alone; what is not there raises and is named. Default: ``$CORTEXCLIENT_OFFLINE``.
 
     Notes
     -----
@@ -81,8 +80,8 @@ class Session:
         timeout: float | tuple[float, float] | None = None,
         retries: int | None = None,
         version_fallback: bool = False,
-        cache: bool | str | Path | None = None,
-        offline: bool = False,
+        cache: bool | PathLike | None = None,
+        offline: bool | None = None,
     ) -> None:
         self.max_workers = default_workers() if max_workers is None else max(1, int(max_workers))
         self.version_fallback = version_fallback
@@ -92,8 +91,7 @@ class Session:
             auth_token=auth_token,
             endpoint=endpoint,
             policy=Policy.from_settings(timeout=timeout, retries=retries, workers=self.max_workers),
-            cache=cache,
-            offline=offline,
+            choice=CacheChoice.of(cache, offline),
         )
         self._opened_at = Moment.of(version, timestamp)
         self.moment = self._opened_at
@@ -336,6 +334,7 @@ class Session:
         """Give the segmentation as a CloudVolume (opened once)."""
 
         def make() -> Any:
+            self.connection.require_network("voxels of the segmentation")
             with self.guard("chunkedgraph"):
                 return self.cave.info.segmentation_cloudvolume(progress=False)
 
@@ -345,6 +344,7 @@ class Session:
         """Give the images as a CloudVolume (opened once)."""
 
         def make() -> Any:
+            self.connection.require_network("voxels of the images")
             with self.guard("info"):
                 return self.cave.info.image_cloudvolume(progress=False)
 

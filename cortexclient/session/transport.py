@@ -19,10 +19,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from cortexclient import errors
 from cortexclient.credentials import host_of, may_carry_token
 from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer
-from cortexclient.session.lasting import HEADERS, describe, is_whole, kind_of, normal_url
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
 from cortexclient.session.workers import current_stop, pause
 
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
     from requests import PreparedRequest, Response
 
-    from cortexclient.session.answers import AnswerCache, Entry
+    from cortexclient.session.cache import Memory
 
 __all__ = ["Wire", "adopt", "new_http_session", "watch_caps"]
 
@@ -95,10 +93,8 @@ class Wire(HTTPAdapter):
         The token; sent to ``home`` and to the hosts that `trust` adds, and nowhere else.
     context : Context
         What error messages may mention.
-    cache : AnswerCache, optional
-        Where lasting answers are kept.
-    offline : bool
-        Answer from the cache alone.
+    cache : Memory, optional
+        What is asked first, and told what came.
     """
 
     def __init__(
@@ -108,11 +104,9 @@ class Wire(HTTPAdapter):
         home: str,
         token: str | None,
         context: Context,
-        cache: AnswerCache | None = None,
-        offline: bool = False,
+        cache: Memory | None = None,
     ) -> None:
         self.cache = cache
-        self.offline = offline
         self.policy = policy
         self.token = token
         self.context = context
@@ -136,45 +130,14 @@ class Wire(HTTPAdapter):
         proxies: Any = None,
     ) -> Response:
         """Answer from the cache where that is right; else send, again where that helps and does no harm."""
-        kept = self._kept(request)
-        if kept is not None:
-            return self._accept(kept)
-        response = self._send(
-            request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
-        )
-        self._keep(request, response, stream=stream)
-        return response
 
-    def _kept(self, request: PreparedRequest) -> Response | None:
-        """Give the kept answer, if there is one that may be used.
+        def ask(asked: PreparedRequest) -> Response:
+            return self._send(asked, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
 
-        Raises
-        ------
-        ServiceUnavailableError
-            If there is none and the client works offline.
-        """
-        kind = kind_of(request) if self.cache is not None else None
-        if self.cache is not None and kind is not None and (kind == "fixed" or self.offline):
-            entry = self.cache.get(_key(request))
-            # what a service did not have yet, it may have by now: such an answer only serves without a connection
-            if entry is not None and (self.offline or entry.about.get("whole")):
-                return _response(request, entry)
-        if self.offline:
-            raise errors.ServiceUnavailableError(
-                f"offline, and the cache has no answer to: {describe(request)}. Run this once with a connection and "
-                "cache=True; answers about the present (live queries, latest roots) are never kept",
-                service=self.context.service,
-                url=clean_url(request.url),
-            )
-        return None
-
-    def _keep(self, request: PreparedRequest, response: Response, *, stream: bool) -> None:
-        if self.cache is None or stream or response.status_code != 200 or kind_of(request) is None:
-            return
-        headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
-        about: dict[str, Any] = {"method": request.method, "url": normal_url(request), "headers": headers}
-        about["whole"] = is_whole(request, response)
-        self.cache.put(_key(request), about, response.content)
+        if self.cache is None:
+            return ask(request)
+        response, kept = self.cache.answer(request, ask)
+        return self._accept(response) if kept else response
 
     def _send(
         self, request: PreparedRequest, *, stream: bool, timeout: Any, verify: Any, cert: Any, proxies: Any
@@ -275,28 +238,6 @@ def _make_object(response: Response) -> None:
         return
     if not isinstance(body, dict):
         response._content = json.dumps({"message": str(body)}).encode()
-
-
-def _key(request: PreparedRequest) -> str:
-    from cortexclient.session.answers import AnswerCache
-
-    body = request.body or b""
-    return AnswerCache.key(
-        request.method or "", normal_url(request), body if isinstance(body, bytes) else body.encode()
-    )
-
-
-def _response(request: PreparedRequest, entry: Entry) -> Response:
-    """Make the answer that came once look as if it came now."""
-    response = requests.Response()
-    response.status_code = 200
-    response.reason = "OK"
-    response.url = request.url or ""
-    response.request = request
-    response.headers.update(entry.about.get("headers", {}))
-    response.encoding = requests.utils.get_encoding_from_headers(response.headers)
-    response._content = entry.body
-    return response
 
 
 def new_http_session(wire: Wire) -> requests.Session:

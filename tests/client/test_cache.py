@@ -18,8 +18,6 @@ from cortexclient.services.roots import RootsService
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService, ViewsService
 from cortexclient.session import Endpoint, Session
-from cortexclient.session.answers import AnswerCache
-from cortexclient.session.lasting import kind_of, normal_url
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -81,7 +79,7 @@ def test_live_answers_and_errors_are_not_kept(toy_server, cached, tmp_path):
     RootsService(session).is_latest_roots([1])
     with pytest.raises(errors.InvalidQueryError):
         TablesService(session).tags_toy(nope=1).query()
-    kept = [path.read_bytes() for path in (tmp_path / "kept").glob("??/*")]
+    kept = [path.read_bytes() for path in (tmp_path / "kept" / "answers").glob("??/*")]
     assert kept
     assert not [content for content in kept if b"/toy/query" in content or b"is_latest" in content]
     assert not [content for content in kept if b"traceback" in content]
@@ -100,102 +98,20 @@ def test_private_and_without_the_token(toy_server, cached, tmp_path):
     session = cached(version=2, auth_token=TOKEN)
     TablesService(session).tags_toy().query()
     session.cave.schema.get_schemas()
-    paths = list((tmp_path / "kept").glob("??/*"))
+    paths = list((tmp_path / "kept" / "answers").glob("??/*"))
     assert paths
     for path in paths:
         assert path.stat().st_mode & 0o077 == 0
         assert TOKEN.encode() not in path.read_bytes()
-    assert (tmp_path / "kept" / paths[0].parent.name).stat().st_mode & 0o077 == 0
+    assert (tmp_path / "kept" / "answers" / paths[0].parent.name).stat().st_mode & 0o077 == 0
     assert TOKEN.encode() not in pickle.dumps(session)
-    assert pickle.loads(pickle.dumps(session)).connection.cache.folder == tmp_path / "kept"
-
-
-def test_damage_is_noticed(tmp_path):
-    cache = AnswerCache(tmp_path)
-    keys = [cache.key("GET", f"https://x.org/{n}", b"") for n in range(3)]
-    for key in keys:
-        cache.put(key, {"url": "u"}, b"body" * 100)
-    path = cache._path(keys[0])
-    path.write_bytes(path.read_bytes()[:-5])
-    cache._path(keys[1]).write_bytes(b"something else")
-    assert cache.get(keys[0]) is None
-    assert not path.exists()
-    assert cache.verify() == [cache._path(keys[1])]
-    assert cache.get(keys[2]).body == b"body" * 100
-    assert cache.size()[0] == 1
-    assert cache.clear() == 1
-
-
-def test_the_least_used_go_first(tmp_path):
-    cache = AnswerCache(tmp_path, limit=5000)
-    keys = [cache.key("GET", str(n), b"") for n in range(10)]
-    for age, key in enumerate(keys):
-        cache.put(key, {}, b"x" * 1000)
-        os.utime(cache._path(key), (age, age))
-    cache.get(keys[0])  # used just now
-    assert cache.evict() > 0
-    assert cache.get(keys[0]) is not None
-    assert cache.get(keys[1]) is None
-    assert cache.get(keys[9]) is not None
-    assert cache.size()[1] <= 5000
-
-
-def test_many_writers(tmp_path):
-    def write(number):
-        cache = AnswerCache(tmp_path)
-        key = cache.key("GET", str(number % 5), b"")
-        cache.put(key, {}, str(number % 5).encode() * 5000)
-        entry = cache.get(key)
-        return entry is None or entry.body == str(number % 5).encode() * 5000
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(write, range(200)))
-    assert not [path for path in tmp_path.glob("??/*") if path.name.startswith(".")]
-
-
-def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path):
-    (tmp_path / "file").write_text("")
-    cache = AnswerCache(tmp_path / "file" / "below")
-    cache.put("ab12", {}, b"x")
-    assert cache.get("ab12") is None
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "kind"),
-    [
-        ("POST", "/materialize/api/v3/datastack/d/version/3/table/t/query", "fixed"),
-        ("POST", "/materialize/api/v3/datastack/d/version/3/table/t/query?random_sample=5", None),
-        ("POST", "/materialize/api/v3/datastack/d/query", None),
-        ("GET", "/materialize/api/v3/datastack/d/metadata?expired=True", "recorded"),
-        ("GET", "/info/api/v2/datastack/full/d", "recorded"),
-        ("POST", "/segmentation/api/v1/table/t/roots_binary?timestamp=1700000000.0", "fixed"),
-        ("POST", "/segmentation/api/v1/table/t/roots_binary?timestamp=99999999999.0", None),
-        ("POST", "/segmentation/api/v1/table/t/is_latest_roots", None),
-        ("POST", "/segmentation/api/v1/table/t/root_timestamps?latest=True&timestamp=1700000000.0", None),
-        ("POST", "/segmentation/api/v1/table/t/root_timestamps?latest=False&timestamp=1700000000.0", "fixed"),
-        ("GET", "/segmentation/api/v1/table/t/node/5/leaves?stop_layer=2", "fixed"),
-        ("POST", "/annotation/api/v2/aligned_volume/v/table/t/annotations", None),
-        ("POST", "/nglstate/api/v1/post", None),
-        ("POST", "/skeletoncache/api/v1/d/bulk/get_skeleton_token/4", None),
-        ("DELETE", "/info/x", None),
-    ],
-)
-def test_what_lasts(method, path, kind):
-    assert kind_of(requests.Request(method, f"https://x.org{path}").prepare()) == kind
-
-
-def test_the_same_question_has_the_same_name():
-    def name(url):
-        return normal_url(requests.Request("GET", url).prepare())
-
-    assert name("https://x.org/a?b=1&a=2") == name("https://x.org/a?a=2&b=1")
-    assert TOKEN not in name(f"https://x.org/a?middle_auth_token={TOKEN}")
+    assert pickle.loads(pickle.dumps(session)).connection.cache.choice.place == tmp_path / "kept"
 
 
 def test_the_environment_turns_it_on(toy_session, tmp_path, monkeypatch):
     assert toy_session().connection.cache is None
     monkeypatch.setenv("CORTEXCLIENT_CACHE", str(tmp_path / "there"))
-    assert toy_session().connection.cache.folder == tmp_path / "there"
+    assert toy_session().connection.cache.choice.place == tmp_path / "there"
     assert toy_session(cache=False).connection.cache is None
     monkeypatch.setenv("CORTEXCLIENT_CACHE", "0")
     assert toy_session().connection.cache is None
