@@ -23,7 +23,8 @@ LINK = re.compile(r"\[[^\]]+\]\((?!https?://|#|mailto:)(?P<target>[^)#\s]+)(?:#[
 
 
 def pages() -> list[Path]:
-    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
+    found = sorted((REPOSITORY / "docs").glob("**/*.md"))
+    return [REPOSITORY / "README.md", *(page for page in found if page.parent.name != "datasets")]
 
 
 def blocks(page: Path) -> list[tuple[int, str]]:
@@ -80,7 +81,9 @@ def test_every_page_is_reached_from_the_index() -> None:
             for found in LINK.finditer(page.read_text(encoding="utf-8"))
             if found["target"].endswith(".md")
         ]
-    lost = sorted(str(page.relative_to(folder)) for page in set(folder.glob("**/*.md")) - reached)
+    # docs/datasets/ is written by docs/generate.py and not kept
+    written = {page for page in folder.glob("**/*.md") if page.parent.name != "datasets"}
+    lost = sorted(str(page.relative_to(folder)) for page in written - reached)
     assert not lost
 
 
