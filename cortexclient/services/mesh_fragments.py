@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.services.vertex_labels.grid import ChunkGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -104,7 +105,35 @@ def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> dict[
 
 
 def _download(session: Session, names: Sequence[str]) -> dict[str, bytes | None]:
-    """Content of each fragment; None where there is none."""
+    """Content of each fragment; None where there is none. Kept as one piece, if it is whole and anything is kept."""
+    cache = session.connection.cache
+    if cache is None:
+        return _from_bucket(session, names)
+    name = "\n".join([str(session.segmentation_info().get("mesh")), *names])
+    kept = cache.read_bytes("mesh fragments", name)
+    if kept is not None:
+        return dict(_parts(kept))
+    if cache.offline:
+        raise cache.offline_error(
+            f"the mesh of fragment {names[0]!r} and {len(names) - 1} others", service="meshing"
+        )
+    contents = _from_bucket(session, names)
+    whole = {name: content for name in names if (content := contents.get(name)) is not None}
+    if len(whole) == len(names):
+        sizes = json.dumps({name: len(content) for name, content in whole.items()})
+        cache.keep_bytes("mesh fragments", name, b"\n".join([sizes.encode(), b"".join(whole.values())]))
+    return contents
+
+
+def _parts(kept: bytes) -> Iterator[tuple[str, bytes]]:
+    sizes, _, rest = kept.partition(b"\n")
+    start = 0
+    for name, size in json.loads(sizes).items():
+        yield name, rest[start : start + size]
+        start += size
+
+
+def _from_bucket(session: Session, names: Sequence[str]) -> dict[str, bytes | None]:
     source = session.segmentation_cloudvolume().mesh
     folder = source.meta.join(source.meta.cloudpath, source.meta.mesh_path)
     sharded = hasattr(source, "readers")

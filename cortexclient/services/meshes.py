@@ -152,8 +152,8 @@ class MeshClient:
         if options.get("fuse"):
             raise ValueError("fuse=True would make one mesh of all; join the meshes of get_meshes yourself")
         options.pop("fuse", None)
-        if ids:
-            self.cv  # noqa: B018 - opened once, before the workers need it
+        if ids and self._session.connection.cache is None:
+            self.cv  # noqa: B018 - opened once, before the workers need it; kept meshes may not need it at all
 
         def one(root: int) -> Any:
             try:
@@ -204,10 +204,17 @@ class MeshClient:
 
     def _mesh_mip(self) -> int | None:
         """Mip at which the meshes were made, as the info of the mesh folder says."""
-        info = getattr(self.cv.mesh.meta, "info", None) or {}
-        mip = info.get("mip")
-        # legacy infos carry a mip that nobody filled in; the vertices themselves tell better
-        return int(mip) if mip and "sharding" in info else None
+        cache = self._session.connection.cache
+        name = f"mesh mip of {self._session.segmentation_info().get('mesh')}"
+        known = None if cache is None else cache.recall(name)
+        if known is None:
+            info = getattr(self.cv.mesh.meta, "info", None) or {}
+            mip = info.get("mip")
+            # legacy infos carry a mip that nobody filled in; the vertices themselves tell better
+            known = int(mip) if mip and "sharding" in info else 0
+            if cache is not None:
+                cache.note(name, known)
+        return int(known) or None
 
     # -- level-2 ids of vertices -------------------------------------------------------------------------------
 

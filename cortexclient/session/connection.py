@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from cortexclient import credentials
+from cortexclient.errors import OfflineError
 from cortexclient.session.endpoints import Endpoint, resolve
 from cortexclient.session.failures import Context
 from cortexclient.session.once import Once
@@ -109,7 +110,7 @@ class Connection:
             If the client works offline.
         """
         if self.cache is not None and self.cache.offline:
-            raise self.cache.offline_error(what, live=True)
+            raise OfflineError(f"working offline, and {what} are never kept; load without offline=True to have them")
 
     @property
     def address(self) -> str:

@@ -106,14 +106,11 @@ class Lifetimes:
     created, last : numpy.ndarray of int64
         Microseconds since 1970: when each root came into being, and the last time it was valid (the time of asking
         for a current one). Both -1 for an id that is no root.
-    asked : int
-        Time of asking, in microseconds.
     """
 
-    def __init__(self, created: NDArray[np.int64], last: NDArray[np.int64], asked: int) -> None:
+    def __init__(self, created: NDArray[np.int64], last: NDArray[np.int64]) -> None:
         self.created = created
         self.last = last
-        self.asked = asked
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -124,32 +121,51 @@ class Lifetimes:
 def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], object]] = ()) -> Lifetimes:
     """Look up from when until when each root was valid.
 
-    All questions are asked at once, together with those in ``also``, which the caller will need next.
+    All questions are asked at once, together with those in ``also``, which the caller will need next. Where answers
+    are kept, a pinned session asks until when roots were valid up to its own moment: unlike the present, that is final.
     """
     import numpy as np
 
     now = datetime.now(UTC)
+    fixed = session.connection.cache is not None and session.pinned
     created: NDArray[np.int64] = np.full(len(ids), -1, dtype=np.int64)
     ended: NDArray[np.int64] = np.full(len(ids), -1, dtype=np.int64)
+    asked: NDArray[np.int64] = np.full(len(ids), _microseconds(now), dtype=np.int64)
 
-    def ask(target: NDArray[np.int64], where: slice, *, latest: bool) -> None:
-        target[where] = _timestamps(session, ids[where], latest=latest, at=now)
+    def ask(target: NDArray[np.int64], which: NDArray[np.intp], *, latest: bool, at: datetime = now) -> None:
+        target[which] = _timestamps(session, ids[which], latest=latest, at=at)
 
     jobs: list[Callable[[], object]] = [lambda: require_latest(session), *also]
-    for where in _chunks(len(ids)):
-        jobs += [partial(ask, created, where, latest=False), partial(ask, ended, where, latest=True)]
+    everything = np.arange(len(ids))
+    for part in _chunks(everything):
+        jobs.append(partial(ask, created, part, latest=False))
+        if not fixed:
+            jobs.append(partial(ask, ended, part, latest=True))
     session.info()  # every job needs it
     session.map(lambda job: job(), jobs)
-    asked = int(now.timestamp() * 1e6)
+    if fixed:
+        moment = session.timestamp or now
+        # the graph fails when asked about a time before a root was made
+        before = (created >= 0) & (created <= _microseconds(moment))
+        asked[before] = _microseconds(moment)
+        later = [partial(ask, ended, part, latest=True, at=moment) for part in _chunks(everything[before])]
+        later += [
+            partial(ask, ended, part, latest=True) for part in _chunks(everything[(created >= 0) & ~before])
+        ]
+        session.map(lambda job: job(), later)
     # the graph keeps milliseconds: one less than the end is the last time that certainly counts as before it. A root
     # that lived for less than that was valid at the moment it was made
     last = np.where(ended >= asked - 1, asked, np.maximum(ended - 1000, created))
     last[created < 0] = -1
-    return Lifetimes(created, last, asked)
+    return Lifetimes(created, last)
 
 
-def _chunks(count: int) -> list[slice]:
-    return [slice(start, min(start + 10_000, count)) for start in range(0, count, 10_000)]
+def _microseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1e6)
+
+
+def _chunks(which: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    return [which[start : start + 10_000] for start in range(0, len(which), 10_000)]
 
 
 def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -> NDArray[np.int64]:

@@ -176,12 +176,7 @@ class Memory:
     def keep_bytes(self, kind: str, name: str, content: bytes) -> None:
         """Keep bytes that never change."""
         if not self.offline:
-            self._write(
-                self.realm.key(kind, name),
-                {"what": f"{kind} {name.rsplit('/', 1)[-1]}"},
-                Keep.FOREVER,
-                content,
-            )
+            self._write(self.realm.key(kind, name), {"what": kind}, Keep.FOREVER, content)
 
     def missing(self, asked: Asked, rule: Rule | None, *, live: bool = False) -> OfflineError:
         """Say what the cache does not have."""
