@@ -29,6 +29,10 @@ class Assembly:
     problems : list of Problem
     files : list of pathlib.Path
         Every file that took part, the dataset's own first.
+    absent : list of pathlib.Path
+        Files that would have taken part if they existed.
+    lasting : bool
+        Whether the same files give the same spec in another session, where other datasets are registered.
     variables : dict
         Environment variables that it asked for, and what they held.
     """
@@ -37,6 +41,8 @@ class Assembly:
     spec: DatasetSpec | None = None
     problems: list[Problem] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    absent: list[Path] = field(default_factory=list)
+    lasting: bool = True
     variables: dict[str, str | None] = field(default_factory=dict)
 
 

@@ -65,7 +65,7 @@ def _parent(chain: list[_Level], result: Assembly) -> _Level | None:
         )
         return None
     own = name == _name_at(child, "name")
-    files = _files_of(name, here)
+    files = _files_of(name, here, result)
     visited = {level.path.resolve() for level in chain if level.path is not None}
     fresh = [path for path in files if path.resolve() not in visited]
     # a file may extend the one of its own name that it hides; under any other name, meeting a file again is a circle
@@ -84,11 +84,15 @@ def _parent(chain: list[_Level], result: Assembly) -> _Level | None:
     return None
 
 
-def _files_of(name: str, here: Path | None) -> list[Path]:
+def _files_of(name: str, here: Path | None, result: Assembly) -> list[Path]:
     """Files that a dataset's name may mean: the neighbour first, then those of the layers."""
     beside = [here.parent / f"{name}.yaml"] if here is not None else []
     found = [path for path in beside if path.is_file()]
-    return found + [candidate.path for candidate in candidates(name) if candidate.path is not None]
+    found += [candidate.path for candidate in candidates(name) if candidate.path is not None]
+    places = [*beside, *(layer.file(name) for layer in layers())]
+    result.absent += [path for path in places if path not in found]
+    result.lasting &= bool(found) and name not in registered()
+    return found
 
 
 def _why_no_parent(name: str, loops: bool) -> tuple[str, str]:
@@ -111,6 +115,7 @@ def _over_volume(level: _Level, result: Assembly) -> MappingNode:
     folders += [layer.folder for layer in reversed(layers())]
     files = [folder / "volumes" / f"{name}.yaml" for folder in folders]
     path = next((file for file in files if file.is_file()), None)
+    result.absent += files if path is None else files[: files.index(path)]
     if path is None:
         known = {file.stem for folder in folders for file in (folder / "volumes").glob("*.yaml")}
         guesses = close_names(name, known)

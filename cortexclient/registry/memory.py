@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cortexclient.registry.index import Stamp, stamp
 from cortexclient.registry.notices import SpecWarning
 
 if TYPE_CHECKING:
@@ -19,18 +20,16 @@ __all__ = ["forget", "remembered"]
 
 MOST_SPECS = 256
 
-Stamp = tuple[int, int, int]
-
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
     spec: DatasetSpec
-    stamps: dict[Path, Stamp]
+    stamps: dict[Path, Stamp | None]
     variables: dict[str, str | None]
 
     def holds(self) -> bool:
         """Whether neither a file nor an environment variable has changed."""
-        return all(_stamp(file) == stamp for file, stamp in self.stamps.items()) and all(
+        return all(stamp(file) == then for file, then in self.stamps.items()) and all(
             os.environ.get(name) == value for name, value in self.variables.items()
         )
 
@@ -61,7 +60,9 @@ def remembered(path: Path, layer: str | None) -> DatasetSpec:
         warnings.warn(str(problem), SpecWarning, stacklevel=6)
     if result.spec is None:
         raise TypeError("a spec without problems is a spec")
-    stamps = {file: stamp for file in result.files if (stamp := _stamp(file)) is not None}
+    if not result.lasting:
+        return result.spec
+    stamps = {file: stamp(file) for file in (*result.files, *result.absent)}
     with _lock:
         _memories[path, layer] = _Memory(result.spec, stamps, result.variables)
         while len(_memories) > MOST_SPECS:
@@ -73,11 +74,3 @@ def forget() -> None:
     """Read every file anew at the next question."""
     with _lock:
         _memories.clear()
-
-
-def _stamp(file: Path) -> Stamp | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -13,7 +13,7 @@ from cortexclient.registry.notices import SpecWarning
 if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
 
-__all__ = ["heed_deprecation", "stage"]
+__all__ = ["heed_deprecation", "stage", "stage_on"]
 
 Stage = Literal["current", "deprecated", "refused", "removed"]
 
@@ -23,12 +23,16 @@ def stage(spec: DatasetSpec, today: date | None = None) -> Stage:
     plan = spec.deprecation
     if plan is None:
         return "current"
-    day = today or datetime.now(UTC).date()
-    if plan.removed_from is not None and day >= plan.removed_from:
+    return stage_on(today or datetime.now(UTC).date(), plan.since, plan.refused_from, plan.removed_from)
+
+
+def stage_on(day: date, since: date | None, refused_from: date | None, removed_from: date | None) -> Stage:
+    """How far a retirement with these dates has come on a day."""
+    if removed_from is not None and day >= removed_from:
         return "removed"
-    if plan.refused_from is not None and day >= plan.refused_from:
+    if refused_from is not None and day >= refused_from:
         return "refused"
-    return "deprecated" if plan.since is None or day >= plan.since else "current"
+    return "deprecated" if since is None or day >= since else "current"
 
 
 def heed_deprecation(spec: DatasetSpec) -> None:

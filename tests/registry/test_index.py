@@ -1,0 +1,142 @@
+"""What the list keeps between processes: never anything that is no longer so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cortexclient.registry import index as index_module
+from cortexclient.registry import list_datasets, register
+from cortexclient.registry.listing import DatasetInfo
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CORTEXCLIENT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_module, "WORTH_KEEPING", 1)
+    return tmp_path / "cache" / "registry"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were read in full."""
+    from cortexclient.registry import assembly
+
+    names: list[str] = []
+    real = assembly.assemble
+    monkeypatch.setattr(
+        assembly, "assemble", lambda path, **options: names.append(path.stem) or real(path, **options)
+    )
+    return names
+
+
+def listed(name: str) -> DatasetInfo:
+    return next(info for info in list_datasets(details=True) if info.name == name)
+
+
+def test_files_that_have_not_changed_are_not_read_again(
+    write: Callable[..., Path], read: list[str], folder: Path
+) -> None:
+    write(
+        "mine",
+        "aliases: [nick]\naccess: {level: group, note: Ask.}\ndeprecation: {removed_from: 2020-01-01}\n",
+    )
+    (folder / "broken.yaml").write_text("name: [broken\n")
+    first = list_datasets(details=True)
+    assert {"mine", "broken", "v1dd"} <= set(read)
+    read.clear()
+    assert list_datasets(details=True) == first
+    assert read == []
+    info = listed("mine")
+    assert (info.title, info.access, info.aliases, info.stage) == ("My brain", "group", ("nick",), "removed")
+    assert "CX103" in (listed("broken").problem or "")
+
+
+def test_a_change_of_any_file_that_took_part_is_seen(
+    write: Callable[..., Path], folder: Path, read: list[str], tmp_path: Path
+) -> None:
+    (folder / "volumes").mkdir()
+    volume = folder / "volumes" / "brain.yaml"
+    volume.write_text("species: Mus musculus\n")
+    parents = tmp_path / "config" / "datasets"
+    parent = write("base", "access: {level: public}\n", into=parents)
+    write("child", "name: child\nextends: base\nvolume: brain\n")
+    write("other")
+    assert (listed("child").access, listed("child").problem) == ("public", None)
+    parent.write_text(parent.read_text().replace("public", "login"))
+    os.utime(parent, ns=(1, 1))
+    read.clear()
+    assert listed("child").access == "login"
+    assert sorted(read) == ["base", "child"]
+    volume.write_text("specie: Mus musculus\n")
+    assert "CX201" in (listed("child").problem or "")
+    volume.unlink()
+    assert "CX307" in (listed("child").problem or "")
+    volume.write_text("species: Mus musculus\n")
+    assert listed("child").problem is None
+    # a nearer parent takes over as soon as it is there
+    write("base", "access: {level: group, note: Ask.}\n")
+    assert listed("child").access == "group"
+
+
+def test_what_depends_on_the_session_or_the_environment_is_not_kept(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    write("filled", "name: filled\ntitle: a\nserver_address: https://a.b\ndatastack: '${env:LAB_STACK}'\n")
+    write("child", "name: child\nextends: made\n")
+    assert "CX404" in (listed("filled").problem or "")
+    assert "CX306" in (listed("child").problem or "")
+    monkeypatch.setenv("LAB_STACK", "a_private_name")
+    register({"name": "made", "title": "Made", "server_address": "https://a.b", "datastack": "c"})
+    assert listed("filled").problem is None
+    assert listed("child").title == "Made"
+    kept = "".join(path.read_text() for path in cache.iterdir())
+    assert "v1dd.yaml" in kept
+    assert not {"filled.yaml", "child.yaml", "a_private_name"} & {
+        word for word in ("filled.yaml", "child.yaml", "a_private_name") if word in kept
+    }
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"built-in:x": 3}', "\x00"])
+def test_a_damaged_index_is_written_anew(content: str, write: Callable[..., Path], cache: Path) -> None:
+    write("mine")
+    before = list_datasets(details=True)
+    (path,) = cache.iterdir()
+    path.write_text(content)
+    assert list_datasets(details=True) == before
+    entries = json.loads(path.read_text())
+    for key in entries:
+        entries[key] = ["not", "what", "is", "written"]
+    path.write_text(json.dumps(entries))
+    assert list_datasets(details=True) == before
+
+
+def test_a_few_files_leave_nothing_behind(
+    write: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "WORTH_KEEPING", 200)
+    write("mine")
+    list_datasets(details=True)
+    list_datasets()
+    assert not cache.exists()
+
+
+def test_old_indexes_go(write: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("mine")
+    for number in range(index_module.MOST_INDEXES + 3):
+        monkeypatch.setenv("CORTEXCLIENT_PATH", os.pathsep.join([str(path.parent), f"/none/{number}"]))
+        list_datasets(details=True)
+    assert len(list(cache.iterdir())) == index_module.MOST_INDEXES
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_file").write_text("")
+    monkeypatch.setenv("CORTEXCLIENT_CACHE_DIR", str(tmp_path / "a_file"))
+    write("mine")
+    assert listed("mine").title == "My brain"
