@@ -252,6 +252,40 @@ def test_level2_id_without_a_point() -> None:
     assert set(alone) == {first}
 
 
+def test_objects_joined_by_nothing_but_a_chunk_face_are_told_apart() -> None:
+    info, lower_long, lower_short = one_chunk()
+    upper_long, upper_short = synthetic.l2_id((1, 0, 0), 1), synthetic.l2_id((1, 0, 0), 2)
+    long = box((19025, 1000, 1000), (26025, 2000, 2000), step=50)
+    short = box((19025, 2000, 1000), (21025, 3000, 2000), step=50)
+    vertices, faces = scene(long, short)
+    # where fragments are joined, the vertices that both have on the face become one
+    on_face = np.flatnonzero((vertices[:, 0] == 20000) & (vertices[:, 1] == 2000))
+    _, first, which = np.unique(vertices[on_face], axis=0, return_index=True, return_inverse=True)
+    assert len(first) < len(on_face)
+    number = np.arange(len(vertices))
+    number[on_face] = on_face[first][which.reshape(-1)]
+    points = [[19500, 1500, 1500], [19500, 2500, 1500], [25500, 1500, 1500], [20500, 2500, 1500]]
+    ids = [lower_long, lower_short, upper_long, upper_short]
+    labels = label_vertices(vertices, number[faces], ids, points, info=info)
+    upper = vertices[:, 0] > 20000
+    # most of the long one's near end is closer to the short one's point than to its own
+    assert set(labels[: len(long[0])][upper[: len(long[0])]]) == {upper_long}
+    assert set(labels[len(long[0]) :][upper[len(long[0]) :]]) == {upper_short}
+
+
+def test_every_object_at_the_surface_has_a_vertex() -> None:
+    info, first, second = one_chunk()
+    vertices, faces = box((1000, 1000, 1000), (3000, 2000, 2000))
+    # the second object is a crumb on the side of the first, and has no piece of the mesh of its own
+    labels = label_vertices(
+        vertices, faces, [first, second], [[1500, 1500, 1500], [3060, 1500, 1500]], info=info, explain=True
+    )
+    mine = labels.l2_ids == second
+    assert 0 < mine.sum() < 40
+    assert (vertices[mine, 0] > 2900).all()
+    assert set(labels.decisions[mine]) <= {Decision.PROXIMITY, Decision.COMPONENT}
+
+
 def test_vertex_on_a_face_is_in_one_chunk_only() -> None:
     info, first, _ = one_chunk()
     upper = synthetic.l2_id((1, 0, 0), 1)

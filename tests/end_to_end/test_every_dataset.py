@@ -164,6 +164,7 @@ def test_mesh_and_the_level_2_id_of_each_vertex(client: Any, sandbox: Sandbox, c
     assert interior.mean() > 0.8
     expected = np.array([by_place[tuple(point)] for point in mesh.vertices[interior]])
     assert (labels[interior] == expected).mean() >= 0.995
+    assert set(expected) <= set(labels)  # no meshed level-2 id is left without a vertex
     assert set(client.mesh.get_meshes([root], progress=False)) == {root}
 
 

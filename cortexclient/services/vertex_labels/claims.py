@@ -50,6 +50,10 @@ class Claimants:
     chunk: NDArray[np.int32]
     point: NDArray[np.float64]
 
+    def select(self, keep: NDArray[np.bool_]) -> Claimants:
+        """Some of the claimants, by a mask of shape (R,)."""
+        return Claimants(self.label[keep], self.chunk[keep], self.point[keep])
+
     @property
     def has_point(self) -> NDArray[np.bool_]:
         """Which of them have a representative point."""
@@ -67,7 +71,7 @@ class _Distances:
 
 def claim_by_point(
     vertices: NDArray[Any], faces: NDArray[Any], pieces: Pieces, claimants: Claimants
-) -> NDArray[np.int32]:
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Give each piece to the representative point that it encloses.
 
     A point inside an object meets the object's own surface first, whichever way it goes, so its nearest vertex is
@@ -78,13 +82,15 @@ def claim_by_point(
 
     Returns
     -------
-    ndarray of int32, shape (V,)
+    labels : ndarray of int32, shape (V,)
         Label of each row of ``pieces.vertex``, -1 for none.
+    shared : ndarray of int64
+        The pieces that several points lie in, ascending.
     """
     table = _distances(pieces, claimants)
     owner = np.full(len(pieces), -1, dtype=np.int64)
     if not len(table.nm):
-        return np.full(len(pieces.vertex), -1, dtype=np.int32)
+        return np.full(len(pieces.vertex), -1, dtype=np.int32), np.empty(0, dtype=np.int64)
     inside = np.zeros(len(table.nm))
     doubtful = _doubtful(pieces, claimants.point, table)
     inside[doubtful] = winding_numbers(
@@ -102,7 +108,7 @@ def claim_by_point(
     labels = pieces.spread(np.where(owner >= 0, claimants.label[owner], -1).astype(np.int32))
     sharing = lost & ~moved[claimant] & (inside[pick] > _SURELY_INSIDE)
     _share(pieces, claimants, labels, owner, claimant[sharing], piece[sharing])
-    return labels
+    return labels, np.unique(piece[sharing])
 
 
 def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) -> NDArray[np.int64]:

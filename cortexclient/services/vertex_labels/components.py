@@ -52,6 +52,20 @@ class Pieces:
         """Vertices in each piece."""
         return np.diff(self.start)
 
+    def select(self, keep: NDArray[np.bool_]) -> Pieces:
+        """Some of the pieces, by a mask of shape (P,)."""
+        rows = np.repeat(keep, self.size)
+        start = np.concatenate([[0], np.cumsum(self.size[keep])])
+        return Pieces(
+            self.vertex[rows],
+            start,
+            self.chunk[keep],
+            self.points[rows],
+            self.origin,
+            self.low[keep],
+            self.high[keep],
+        )
+
     def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """Repeat one value for each piece over the rows of ``vertex``."""
         return np.repeat(values, self.size)

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.claims import (
-    Claimants,
-    claim_by_elimination,
-    claim_by_enclosure,
-    claim_by_point,
-    claim_by_proximity,
-)
-from cortexclient.services.vertex_labels.components import Pieces, cut_into_pieces, find_loose, ragged
-from cortexclient.services.vertex_labels.grid import ChunkGrid, Located
-from cortexclient.services.vertex_labels.lookup import claim_by_lookup
-from cortexclient.services.vertex_labels.spread import spread_labels
+from cortexclient.services.vertex_labels.grid import ChunkGrid
+from cortexclient.services.vertex_labels.work import Decision, Work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,28 +18,6 @@ if TYPE_CHECKING:
     from cortexclient.services.vertex_labels.lookup import Lookup
 
 __all__ = ["Decision", "Labels", "label_mesh", "label_vertices"]
-
-# how far, in times the distance of its nearest vertex, an object without a vertex gathers the vertices around it
-CRUMB_REACH = 1.5
-
-
-class Decision(IntEnum):
-    """How a vertex got its level-2 id, from the surest to the least sure."""
-
-    NONE = 0
-    """No level-2 id was found."""
-    OWN_CHUNK = 1
-    """The vertex's chunk holds a single level-2 id of this root."""
-    COMPONENT = 2
-    """The vertex's piece of the mesh encloses the representative point of that id."""
-    ELIMINATION = 3
-    """The piece encloses no point, and the id has none: it was the only one left for the piece."""
-    PROXIMITY = 4
-    """The piece encloses no point; a piece of that id is clearly the nearest one in the chunk."""
-    PROPAGATION = 5
-    """The label came along the edges of the mesh."""
-    LOOKUP = 6
-    """Voxels inside the piece were looked up in the segmentation (only with ``cloudvolume_fallback``)."""
 
 
 @dataclass(frozen=True)
@@ -211,108 +179,13 @@ def label_mesh(
     triangles = _check_faces(faces, len(points))
     ids, representatives = _check_ids(l2_ids, l2_points)
     grid = ChunkGrid.from_info(info, mesh_mip=mesh_mip)
-    work = _Work(points, triangles, ids, representatives, grid)
+    work = Work(points, triangles, ids, representatives, grid)
     work.own_chunks()
     work.several(max_distance, ratio_better, lookup)
     work.propagate(hop_limit)
     work.crumbs(max_distance)
     found = np.append(ids, 0)[work.labels]  # label -1 reads the appended 0
     return Labels(found, work.decisions, work.piece)
-
-
-class _Work:
-    """The arrays that the steps hand on to each other."""
-
-    def __init__(
-        self,
-        vertices: NDArray[Any],
-        faces: NDArray[Any],
-        ids: NDArray[np.int64],
-        points: NDArray[np.float64],
-        grid: ChunkGrid,
-    ) -> None:
-        self.vertices, self.faces, self.ids, self.points = vertices, faces, ids, points
-        self.labels = np.full(len(vertices), -1, dtype=np.int32)
-        self.decisions = np.zeros(len(vertices), dtype=np.uint8)
-        self.piece = np.full(len(vertices), -1, dtype=np.int32)
-        positions, chunk_of_id = np.unique(grid.positions(ids), axis=0, return_inverse=True)
-        self.chunk_of_id = chunk_of_id.reshape(-1).astype(np.int32)
-        self.ids_in_chunk = np.bincount(self.chunk_of_id, minlength=len(positions))
-        self.where: Located = grid.locate(vertices, faces, positions)
-        self.loose = find_loose(faces, self.where.chunk, self.where.on_face)
-
-    def own_chunks(self) -> None:
-        """Label the vertices of chunks with one id."""
-        only = np.full(len(self.ids_in_chunk) + 1, -1, dtype=np.int32)  # the last entry answers chunk -1
-        only[self.chunk_of_id] = np.arange(len(self.chunk_of_id), dtype=np.int32)
-        only[:-1][self.ids_in_chunk != 1] = -1
-        self.labels[:] = only[self.where.chunk]
-        self.labels[self.loose] = -1
-        self.decisions[self.labels >= 0] = Decision.OWN_CHUNK
-
-    def several(self, max_distance: float, ratio_better: float, lookup: Lookup | None) -> None:
-        """Label the pieces of chunks with several ids."""
-        many = np.append(self.ids_in_chunk > 1, False)  # the last entry answers chunk -1
-        wanted = many[self.where.chunk] & ~self.loose
-        if not wanted.any():
-            return
-        pieces = cut_into_pieces(self.vertices, self.faces, self.where.chunk, wanted)
-        order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
-        order = order[many[self.chunk_of_id[order]]]
-        claimants = Claimants(order, self.chunk_of_id[order], self.points[order])
-        labels = claim_by_point(self.vertices, self.faces, pieces, claimants)
-        decisions = np.where(labels >= 0, Decision.COMPONENT, Decision.NONE).astype(np.uint8)
-        _mark(pieces, decisions, claim_by_elimination(pieces, claimants, labels), Decision.ELIMINATION)
-        within = claim_by_enclosure(self.vertices, self.faces, pieces, labels)
-        _mark(pieces, decisions, within, Decision.COMPONENT)
-        near = claim_by_proximity(pieces, labels, max_distance=max_distance, ratio_better=ratio_better)
-        _mark(pieces, decisions, near, Decision.PROXIMITY)
-        if lookup is not None:
-            asked = claim_by_lookup(self.vertices, self.faces, pieces, claimants, self.ids, labels, lookup)
-            _mark(pieces, decisions, asked, Decision.LOOKUP)
-        self.labels[pieces.vertex] = labels
-        self.decisions[pieces.vertex] = decisions
-        self.piece[pieces.vertex] = pieces.spread(np.arange(len(pieces), dtype=np.int32))
-
-    def propagate(self, hop_limit: int | None) -> None:
-        """Label what is left along the mesh."""
-        reached = spread_labels(self.vertices, self.faces, self.labels, self.where.on_face, hop_limit)
-        self.decisions[reached] = Decision.PROPAGATION
-
-    def crumbs(self, max_distance: float) -> None:
-        """Give the ids that have no vertex yet those that no other id of their chunk has a surer claim to.
-
-        An object that just reaches over a chunk face has nothing but vertices on that face.
-        """
-        found = np.zeros(len(self.points) + 1, dtype=bool)
-        found[self.labels] = True
-        empty = np.flatnonzero(~found[:-1] & np.isfinite(self.points).all(axis=1))
-        unsure = (self.decisions == Decision.PROPAGATION) | (self.decisions == Decision.NONE)
-        waiting = np.append(
-            np.bincount(self.chunk_of_id[empty], minlength=len(self.ids_in_chunk)) > 0, [False]
-        )
-        vertex = np.flatnonzero(unsure & waiting[self.where.chunk])
-        if not len(empty) or not len(vertex):
-            return
-        order = np.argsort(self.where.chunk[vertex], kind="stable")
-        vertex = vertex[order]
-        chunk = self.where.chunk[vertex]
-        first = np.searchsorted(chunk, self.chunk_of_id[empty], "left")
-        count = np.searchsorted(chunk, self.chunk_of_id[empty], "right") - first
-        rows, ids = ragged(first, count), np.repeat(empty, count)
-        nm = np.sqrt(((self.vertices[vertex[rows]].astype(np.float64) - self.points[ids]) ** 2).sum(axis=1))
-        reach = np.full(len(self.points), np.inf)
-        np.minimum.at(reach, ids, nm)
-        near = (nm <= max_distance) & (nm <= CRUMB_REACH * reach[ids])
-        rows, ids, nm = rows[near], ids[near], nm[near]
-        order = np.lexsort((ids, nm, rows))
-        nearest = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
-        self.labels[vertex[rows[nearest]]] = ids[nearest]
-        self.decisions[vertex[rows[nearest]]] = Decision.PROXIMITY
-
-
-def _mark(pieces: Pieces, decisions: NDArray[np.uint8], which: NDArray[np.int64], as_: Decision) -> None:
-    decisions[ragged(pieces.start[which], pieces.size[which])] = as_
 
 
 def _check_points(vertices: ArrayLike) -> NDArray[Any]:

@@ -18,6 +18,9 @@ def spread_labels(
     labels: NDArray[np.int32],
     on_face: NDArray[np.bool_],
     hop_limit: int | None,
+    *,
+    only: NDArray[np.bool_] | None = None,
+    chunk: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int64]:
     """One breadth-first search from all labelled vertices at once; fills ``labels``.
 
@@ -35,6 +38,10 @@ def spread_labels(
         Vertices on chunk faces.
     hop_limit : int or None
         How many edges a label may travel; None for as many as there are.
+    only : ndarray of bool, shape (N,), optional
+        The vertices to label; default all that have no label.
+    chunk : ndarray of int32, shape (N,), optional
+        Chunk of each vertex; where it is given, labels stay inside their chunk.
 
     Returns
     -------
@@ -42,6 +49,8 @@ def spread_labels(
         The vertices that were reached.
     """
     blank = labels < 0
+    if only is not None:
+        blank &= only
     if hop_limit == 0 or not blank.any() or blank.all():
         return np.empty(0, dtype=np.int64)
     touching = faces[blank[faces[:, 0]] | blank[faces[:, 1]] | blank[faces[:, 2]]].astype(np.int64)
@@ -49,6 +58,8 @@ def spread_labels(
     near = np.concatenate([corners[a] for a, _ in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
     far = np.concatenate([corners[b] for _, b in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
     keep = blank[near] & (near != far)
+    if chunk is not None:
+        keep &= chunk[near] == chunk[far]
     near, far = near[keep], far[keep]
     length = ((vertices[near].astype(np.float64) - vertices[far]) ** 2).sum(axis=1)
     reached: list[NDArray[np.int64]] = []

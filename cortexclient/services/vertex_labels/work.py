@@ -1,0 +1,205 @@
+"""The steps of labelling a mesh, and the arrays that they hand on to each other."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cortexclient.services.vertex_labels.claims import (
+    Claimants,
+    claim_by_elimination,
+    claim_by_enclosure,
+    claim_by_point,
+    claim_by_proximity,
+)
+from cortexclient.services.vertex_labels.components import Pieces, cut_into_pieces, find_loose, ragged
+from cortexclient.services.vertex_labels.lookup import claim_by_lookup
+from cortexclient.services.vertex_labels.spread import spread_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cortexclient.services.vertex_labels.grid import ChunkGrid, Located
+    from cortexclient.services.vertex_labels.lookup import Lookup
+
+__all__ = ["Decision", "Work"]
+
+# how far, in times the distance of its nearest vertex, an object without a vertex gathers the vertices around it
+CRUMB_REACH = 1.5
+# an object with a vertex nearer to its point than this is at the surface, so it has some of the surface
+CRUMB_NM = 150.0
+
+
+class Decision(IntEnum):
+    """How a vertex got its level-2 id, from the surest to the least sure."""
+
+    NONE = 0
+    """No level-2 id was found."""
+    OWN_CHUNK = 1
+    """The vertex's chunk holds a single level-2 id of this root."""
+    COMPONENT = 2
+    """The vertex's piece of the mesh encloses the representative point of that id."""
+    ELIMINATION = 3
+    """The piece encloses no point, and the id has none: it was the only one left for the piece."""
+    PROXIMITY = 4
+    """The piece encloses no point; a piece of that id is clearly the nearest one in the chunk."""
+    PROPAGATION = 5
+    """The label came along the edges of the mesh."""
+    LOOKUP = 6
+    """Voxels inside the piece were looked up in the segmentation (only with ``cloudvolume_fallback``)."""
+
+
+class Work:
+    """The arrays that the steps hand on to each other."""
+
+    def __init__(
+        self,
+        vertices: NDArray[Any],
+        faces: NDArray[Any],
+        ids: NDArray[np.int64],
+        points: NDArray[np.float64],
+        grid: ChunkGrid,
+    ) -> None:
+        self.vertices, self.faces, self.ids, self.points = vertices, faces, ids, points
+        self.labels = np.full(len(vertices), -1, dtype=np.int32)
+        self.decisions = np.zeros(len(vertices), dtype=np.uint8)
+        self.piece = np.full(len(vertices), -1, dtype=np.int32)
+        positions, chunk_of_id = np.unique(grid.positions(ids), axis=0, return_inverse=True)
+        self.chunk_of_id = chunk_of_id.reshape(-1).astype(np.int32)
+        self.ids_in_chunk = np.bincount(self.chunk_of_id, minlength=len(positions))
+        self.where: Located = grid.locate(vertices, faces, positions)
+        self.loose = find_loose(faces, self.where.chunk, self.where.on_face)
+
+    def own_chunks(self) -> None:
+        """Label the vertices of chunks with one id."""
+        only = np.full(len(self.ids_in_chunk) + 1, -1, dtype=np.int32)  # the last entry answers chunk -1
+        only[self.chunk_of_id] = np.arange(len(self.chunk_of_id), dtype=np.int32)
+        only[:-1][self.ids_in_chunk != 1] = -1
+        self.labels[:] = only[self.where.chunk]
+        self.labels[self.loose] = -1
+        self.decisions[self.labels >= 0] = Decision.OWN_CHUNK
+
+    def several(self, max_distance: float, ratio_better: float, lookup: Lookup | None) -> None:
+        """Label the pieces of chunks with several ids."""
+        many = np.append(self.ids_in_chunk > 1, False)  # the last entry answers chunk -1
+        wanted = many[self.where.chunk] & ~self.loose
+        if not wanted.any():
+            return
+        pieces = cut_into_pieces(self.vertices, self.faces, self.where.chunk, wanted)
+        order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
+        order = order[many[self.chunk_of_id[order]]]
+        claimants = Claimants(order, self.chunk_of_id[order], self.points[order])
+        labels, shared = claim_by_point(self.vertices, self.faces, pieces, claimants)
+        settle = partial(self._settle, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup)
+        if not len(shared):
+            settle(pieces, claimants, labels, self.faces)
+            return
+        # objects that touch are often joined by nothing but vertices on a chunk face: cut there, and ask again
+        contested = np.unique(pieces.chunk[shared])
+        seam = self._seam(pieces, shared)
+        again, ask_again = np.isin(pieces.chunk, contested), np.isin(claimants.chunk, contested)
+        rest = pieces.select(~again)
+        settle(rest, claimants.select(~ask_again), labels[pieces.spread(~again)], self.faces)
+        wanted = np.zeros_like(seam)
+        wanted[pieces.vertex[pieces.spread(again)]] = True
+        faces = self.faces[wanted[self.faces[:, 0]] | wanted[self.faces[:, 1]] | wanted[self.faces[:, 2]]]
+        wanted &= ~seam
+        pieces = cut_into_pieces(self.vertices, faces, self.where.chunk, wanted)
+        claimants = claimants.select(ask_again)
+        labels, _ = claim_by_point(self.vertices, faces, pieces, claimants)
+        settle(pieces, claimants, labels, faces, first=len(rest))
+        sewn = spread_labels(
+            self.vertices,
+            faces,
+            self.labels,
+            self.where.on_face,
+            None,
+            only=seam,
+            chunk=self.where.chunk,
+        )
+        self.decisions[sewn] = Decision.COMPONENT
+
+    def _settle(
+        self,
+        pieces: Pieces,
+        claimants: Claimants,
+        labels: NDArray[np.int32],
+        faces: NDArray[Any],
+        *,
+        max_distance: float,
+        ratio_better: float,
+        lookup: Lookup | None,
+        first: int = 0,
+    ) -> None:
+        """Label the pieces that no point claimed, and write down all; pieces are numbered from ``first``."""
+        decisions = np.where(labels >= 0, Decision.COMPONENT, Decision.NONE).astype(np.uint8)
+        _mark(pieces, decisions, claim_by_elimination(pieces, claimants, labels), Decision.ELIMINATION)
+        within = claim_by_enclosure(self.vertices, faces, pieces, labels)
+        _mark(pieces, decisions, within, Decision.COMPONENT)
+        near = claim_by_proximity(pieces, labels, max_distance=max_distance, ratio_better=ratio_better)
+        _mark(pieces, decisions, near, Decision.PROXIMITY)
+        if lookup is not None:
+            asked = claim_by_lookup(self.vertices, faces, pieces, claimants, self.ids, labels, lookup)
+            _mark(pieces, decisions, asked, Decision.LOOKUP)
+        self.labels[pieces.vertex] = labels
+        self.decisions[pieces.vertex] = decisions
+        self.piece[pieces.vertex] = pieces.spread(np.arange(first, first + len(pieces), dtype=np.int32))
+
+    def _seam(self, pieces: Pieces, which: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Vertices of some pieces that lie on chunk faces."""
+        seam = np.zeros(len(self.vertices), dtype=bool)
+        seam[pieces.vertex[ragged(pieces.start[which], pieces.size[which])]] = True
+        return np.asarray(seam & self.where.on_face)
+
+    def propagate(self, hop_limit: int | None) -> None:
+        """Label what is left along the mesh."""
+        reached = spread_labels(self.vertices, self.faces, self.labels, self.where.on_face, hop_limit)
+        self.decisions[reached] = Decision.PROPAGATION
+
+    def crumbs(self, max_distance: float) -> None:
+        """Give the ids that have no vertex yet the vertices next to their points, where no other id's claim is surer.
+
+        An object that just reaches over a chunk face has nothing but vertices on that face, which may lie in the piece
+        of another. A vertex that was decided already goes only to a point that is closer than its own id's.
+        """
+        found = np.zeros(len(self.points) + 1, dtype=bool)
+        found[self.labels] = True
+        empty = np.flatnonzero(~found[:-1] & np.isfinite(self.points).all(axis=1))
+        waiting = np.append(
+            np.bincount(self.chunk_of_id[empty], minlength=len(self.ids_in_chunk)) > 0, [False]
+        )
+        vertex = np.flatnonzero(waiting[self.where.chunk])
+        if not len(empty) or not len(vertex):
+            return
+        order = np.argsort(self.where.chunk[vertex], kind="stable")
+        vertex = vertex[order]
+        chunk = self.where.chunk[vertex]
+        first = np.searchsorted(chunk, self.chunk_of_id[empty], "left")
+        count = np.searchsorted(chunk, self.chunk_of_id[empty], "right") - first
+        rows, ids = ragged(first, count), np.repeat(empty, count)
+        nm = self._distance(vertex[rows], ids)
+        reach = np.full(len(self.points), np.inf)
+        np.minimum.at(reach, ids, nm)
+        near = nm <= CRUMB_REACH * reach[ids]
+        decided = self.decisions[vertex[rows]]
+        unsure = (decided == Decision.PROPAGATION) | (decided == Decision.NONE)
+        own = self._distance(vertex[rows], self.labels[vertex[rows]])
+        near &= (unsure & (nm <= max_distance)) | (~unsure & (nm < own) & (reach[ids] <= CRUMB_NM))
+        rows, ids, nm = rows[near], ids[near], nm[near]
+        order = np.lexsort((ids, nm, rows))
+        nearest = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
+        self.labels[vertex[rows[nearest]]] = ids[nearest]
+        self.decisions[vertex[rows[nearest]]] = Decision.PROXIMITY
+
+    def _distance(self, vertex: NDArray[np.int64], label: NDArray[Any]) -> NDArray[np.float64]:
+        """Distance of vertices to the points of ids in nm; infinite where there is no id or no point."""
+        offset = self.vertices[vertex].astype(np.float64) - self.points[label]
+        nm = np.sqrt((offset**2).sum(axis=1))
+        return np.where((label < 0) | np.isnan(nm), np.inf, nm)
+
+
+def _mark(pieces: Pieces, decisions: NDArray[np.uint8], which: NDArray[np.int64], as_: Decision) -> None:
+    decisions[ragged(pieces.start[which], pieces.size[which])] = as_
