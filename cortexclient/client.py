@@ -372,6 +372,10 @@ class DatasetClient:
 
     # -- how it shows
 
+    def cite(self) -> str:
+        """Say what to cite and under which licence the dataset stands, as text for people."""
+        return self.spec.cite()
+
     def __repr__(self) -> str:
         moment = self._session.moment
         if moment.timestamp is not None:
