@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cortexclient.client import DatasetClient
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import PathLike, Timestamp
 
-__all__ = ["client_class", "client_class_name", "load"]
+__all__ = ["client_class", "load"]
 
-_classes: dict[str, tuple[DatasetSpec, type[DatasetClient]]] = {}
+_classes: WeakValueDictionary[str, type[DatasetClient]] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
@@ -24,6 +26,7 @@ def load(
     timestamp: Timestamp | None = None,
     server_address: str | None = None,
     auth_token: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DatasetClient:
     """Build the client of a dataset. Makes no request: the first one is made when an answer is needed.
@@ -41,6 +44,9 @@ def load(
         Ask this global server instead of the spec's.
     auth_token : str, optional
         Use this token instead of the one stored for the server. It is kept in memory only.
+    overrides : mapping, optional
+        Other values of the spec, nested like the YAML and checked like a file: maps merge by key, lists replace, None
+        clears (``{"cell_ids": {"lookup_view": "my_view"}}``). They win over every place that specs come from.
     **options
         Further options of :class:`cortexclient.session.Session`: ``cache=True`` (or a folder) keeps answers that can
         never change, ``offline=True`` answers from them alone; ``max_workers``, ``timeout``, ...
@@ -76,9 +82,12 @@ def load(
             timestamp=timestamp,
             server_address=server_address,
             auth_token=auth_token,
+            overrides=overrides,
             **options,
         )
     spec, named_version = registry.resolve(name_or_path_or_spec)
+    if overrides:
+        spec = registry.resolve(spec.with_overrides(overrides))[0]
     if named_version is not None:
         if version is not None and version != named_version:
             raise ValueError(
@@ -109,7 +118,7 @@ def _load_snapshot(
     from cortexclient.session.cache.snapshot import read_manifest
     from cortexclient.spec import DatasetSpec
 
-    for name in ("server_address", "auth_token", "cache"):
+    for name in ("server_address", "auth_token", "overrides", "cache"):
         if options.pop(name, None) is not None:
             raise ValueError(
                 f"a snapshot is answered from its file alone, so {name}= has no meaning for {path}"
@@ -134,13 +143,6 @@ def _load_snapshot(
     )
 
 
-def client_class_name(spec: DatasetSpec) -> str:
-    """Name of a dataset's client class: the spec's ``class_name``, or the dataset's name in CapWords + ``Client``."""
-    if spec.class_name:
-        return spec.class_name
-    return "".join(part.capitalize() for part in re.split(r"[^0-9a-zA-Z]+", spec.name)) + "Client"
-
-
 def client_class(spec: DatasetSpec) -> type[DatasetClient]:
     """Class of a dataset's clients: a subclass of :class:`DatasetClient` that knows its spec and adds nothing else.
 
@@ -149,12 +151,11 @@ def client_class(spec: DatasetSpec) -> type[DatasetClient]:
     from cortexclient.client import DatasetClient
 
     with _lock:
-        known = _classes.get(spec.name)
-        if known is not None and known[0] == spec:
-            return known[1]
-        name = client_class_name(spec)
+        known = _classes.get(spec.fingerprint)
+        if known is not None:
+            return known
         cls = type(
-            name,
+            spec.class_name_or_default,
             (DatasetClient,),
             {
                 "default_spec": spec,
@@ -162,5 +163,5 @@ def client_class(spec: DatasetSpec) -> type[DatasetClient]:
                 "__module__": f"cortexclient.datasets.{spec.name}",
             },
         )
-        _classes[spec.name] = (spec, cls)
+        _classes[spec.fingerprint] = cls
         return cls

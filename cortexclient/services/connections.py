@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
+from cortexclient.session.provenance import provenance
 from cortexclient.session.query import Request, gather
 from cortexclient.session.query.results import present
 
@@ -27,11 +28,12 @@ def count_connections(
     sides: Sequence[str],
     edges: Any,
     table: str | None,
-    batches: list[list[int]],
+    roots: list[int],
+    batch: int,
     moment: Moment,
     progress: bool,
-) -> pd.DataFrame:
-    """Give (pre, post, n_syn, sum_size), ordered by the two ids, each pair once."""
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Give (pre, post, n_syn, sum_size), ordered by the two ids, each pair once; and where they are from."""
     name = edges.name if edges is not None else str(table)
     size = _size_column(session)
     frames = []
@@ -39,21 +41,25 @@ def count_connections(
         Request(
             name,
             kind=edges.kind if edges is not None else "table",
-            filters={"in": {name: {f"{side}_pt_root_id": batch}}},
+            filters={"in": {name: {f"{side}_pt_root_id": roots}}},
             merge_reference=False,
             resolution=None,
             split_positions=True,
             select=None if edges is not None else _columns(size),
             moment=moment,
+            batch=batch,
             progress=progress,
         )
         for side in sides
-        for batch in batches
     ]
-    for answer in gather(session, requests, description="connections"):
+    answers = gather(session, requests, description="connections")
+    for answer in answers:
         frame = present(answer.table, None)
         frames.append(_as_edges(frame, name, size) if edges is not None else frame)
-    return _sum_up(frames, counted=edges is not None, size=size)
+    attrs = {
+        key: answers[0].attrs[key] for key in (*provenance(session), "table_name", "table_kind", "complete")
+    }
+    return _sum_up(frames, counted=edges is not None, size=size), attrs
 
 
 def _size_column(session: Session) -> str:

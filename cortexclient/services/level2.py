@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import InvalidQueryError, MissingDataError
 from cortexclient.ids import as_id, as_ids
 from cortexclient.session.graph import leaves
+from cortexclient.session.provenance import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +123,9 @@ class Level2Service:
         found = self._ask(ids, None if attributes is None else wanted)
         if not as_dataframe:
             return found
-        return _frame(ids, found, wanted, split=split_columns)
+        frame = _frame(ids, found, wanted, split=split_columns)
+        frame.attrs.update(provenance(self._session, self._session.moment))
+        return frame
 
     def _ask(self, ids: Any, attributes: list[str] | None) -> dict[str, dict[str, Any]]:
         import numpy as np

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import StaleRootError
 from cortexclient.ids import as_id, as_ids
-from cortexclient.session import as_utc
+from cortexclient.session import Moment, as_utc
 from cortexclient.session.graph import graph_url, is_latest, lifetimes, overlaps, roots_of
+from cortexclient.session.provenance import provenance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,7 +252,9 @@ class RootsService:
             where = ids == root
             latest[where] = found[0] if len(found) else -1
             overlap[where] = share[0] if len(found) else 0.0
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {"latest_root_id": latest, "is_latest": current, "overlap": overlap},
             index=pd.Index(ids, name="root_id"),
         )
+        frame.attrs.update(provenance(self._session, Moment(timestamp=at)))
+        return frame

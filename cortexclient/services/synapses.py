@@ -135,20 +135,20 @@ class SynapsesService:
         moment = self._moment(live=live, timestamp=timestamp)
         sides = [side for side, wanted in (("pre", pre), ("post", post)) if wanted]
         references = find_references(session, table, reference_tables, suffixes)
-        batches = _batches(ids, batch_size, session.max_workers, len(sides))
+        size = batch_size or _batch(len(set(ids.tolist())), session.max_workers, len(sides))
         requests = [
             Request(
                 table,
                 kind="table",
-                filters={"in": {table: {f"{side}_pt_root_id": batch}}},
+                filters={"in": {table: {f"{side}_pt_root_id": ids.tolist()}}},
                 merge_reference=False,
                 resolution=resolution,
                 split_positions=True,
                 moment=moment,
+                batch=size,
                 progress=progress,
             )
             for side in sides
-            for batch in batches
         ]
         answers = gather(session, requests, description="synapses")
         attrs = {**answers[0].attrs, "filters": {"root_ids": len(ids), "sides": sides}}
@@ -263,12 +263,13 @@ class SynapsesService:
             post = False
         edges = None if synapse_table or moment.timestamp is not None else self._edges_role()
         sides = [side for side, wanted in (("pre", pre or within), ("post", post)) if wanted]
-        frame = count_connections(
+        frame, attrs = count_connections(
             session,
             sides=sides,
             edges=edges,
             table=None if edges else session.require_synapse_table(synapse_table),
-            batches=_batches(ids, None, session.max_workers, len(sides)),
+            roots=ids.tolist(),
+            batch=_batch(len(set(ids.tolist())), session.max_workers, len(sides)),
             moment=moment,
             progress=progress,
         )
@@ -276,7 +277,9 @@ class SynapsesService:
             frame = frame[frame["post_pt_root_id"].isin(ids)]
         if omit_self_synapse:
             frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
-        return frame.reset_index(drop=True)
+        frame = frame.reset_index(drop=True)
+        frame.attrs.update(attrs)
+        return frame
 
     def _edges_role(self) -> Any:
         try:
@@ -285,14 +288,9 @@ class SynapsesService:
             return None
 
 
-def _batches(ids: IdArray, size: int | None, workers: int, sides: int) -> list[list[int]]:
-    """Cut ids into lists for one request each; at least one list, be it empty."""
-    distinct = list(dict.fromkeys(ids.tolist()))
-    if size is None:
-        # as many requests as can run at once, none of them large enough to be cut short as a matter of course
-        size = min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(len(distinct) * sides / workers)))
-    size = max(1, int(size))
-    return [distinct[start : start + size] for start in range(0, len(distinct), size)] or [[]]
+def _batch(number: int, workers: int, sides: int) -> int:
+    """Neurons in one request: as many requests as can run at once, none so large that it is cut as a rule."""
+    return min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(number * sides / workers)))
 
 
 def _together(answers: list[Answer], *, omit_self: bool) -> pd.DataFrame:

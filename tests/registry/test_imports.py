@@ -17,6 +17,7 @@ import pytest
 
 import cortexclient.datasets
 from cortexclient import list_datasets, register
+from cortexclient.errors import SpecError
 from cortexclient.registry import get_spec
 
 GOOD = {
@@ -195,3 +196,41 @@ def test_somebody_elses_datasets_package_is_left_alone(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)},
     )
     assert done.stdout.split() == ["minnie65_public", "False"]
+
+
+def test_values_given_to_load_win_and_are_checked(write) -> None:
+    import cortexclient
+
+    write("my_brain", "cell_ids: {lookup_view: a_view, main_table: a_table}\n")
+    plain = cortexclient.load("my_brain")
+    changed = cortexclient.load(
+        "my_brain@7", overrides={"cell_ids": {"lookup_view": "mine"}, "title": "Mine"}
+    )
+    assert (changed.spec.cell_ids.lookup_view, changed.spec.cell_ids.main_table) == ("mine", "a_table")
+    assert "version=7" in repr(changed)
+    assert plain.spec.cell_ids.lookup_view == "a_view"
+    # the dataset's own class is not disturbed by a variant of it
+    assert type(cortexclient.load("my_brain")) is type(plain)
+    assert type(changed) is not type(plain)
+    with pytest.raises(SpecError, match=r"<overrides of my_brain> CX201 cel_ids: .*did you mean cell_ids"):
+        cortexclient.load("my_brain", overrides={"cel_ids": {}})
+    with pytest.raises(SpecError, match="CX401"):
+        cortexclient.load("my_brain", overrides={"x-note": "0123456789abcdef0123456789abcdef"})
+
+
+def test_overrides_follow_the_environment(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cortexclient
+
+    write("my_brain")
+    monkeypatch.setenv("LAB_STACK", "brain_v9")
+    assert (
+        cortexclient.load("my_brain", overrides={"datastack": "${env:LAB_STACK}"}).datastack_name
+        == "brain_v9"
+    )
+
+
+def test_a_client_says_what_to_cite(write) -> None:
+    import cortexclient
+
+    write("my_brain", "citation: {doi: 10.1234/my-brain}\nlicense: {name: CC-BY-4.0}\n")
+    assert "https://doi.org/10.1234/my-brain" in cortexclient.load("my_brain").cite()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import AmbiguousCellError, NotConfiguredError
 from cortexclient.ids import as_ids
 from cortexclient.services.cells.lookup import from_cells, from_roots
+from cortexclient.session.provenance import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +91,9 @@ class CellsService:
         self._require()
         ids = as_ids(root_ids, "root_ids")
         hits = from_roots(self._session, ids, version=version, timestamp=timestamp, progress=progress)
-        return _frame(hits, "root_id", "cell_id", filter_empty=filter_empty, status=status, strict=strict)
+        frame = _frame(hits, "root_id", "cell_id", filter_empty=filter_empty, status=status, strict=strict)
+        frame.attrs.update(provenance(self._session, hits.moment))
+        return frame
 
     def cell_id_to_root_id(
         self,
@@ -156,7 +159,7 @@ class CellsService:
             timestamp=timestamp,
             progress=progress,
         )
-        return _frame(
+        frame = _frame(
             hits,
             "cell_id",
             "root_id",
@@ -165,6 +168,8 @@ class CellsService:
             strict=strict,
             first_of_many=not omit_multiple,
         )
+        frame.attrs.update(provenance(self._session, hits.moment))
+        return frame
 
     def _require(self) -> None:
         cells = self._session.spec.cell_ids

@@ -9,6 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cortexclient.session import Moment
     from cortexclient.types import IdArray
 
 __all__ = ["Hits", "intervals_to_points", "versions_for"]
@@ -23,11 +24,17 @@ class Hits:
         Shape (n,), int64: the ids asked, in order, duplicates kept.
     unknown : numpy.ndarray of bool, optional
         Which of them are not of the kind that was asked for.
+
+    Attributes
+    ----------
+    moment : Moment or None
+        When all of them were looked up; None where each id has a time of its own.
     """
 
     def __init__(self, ids: IdArray, unknown: NDArray[np.bool_] | None = None) -> None:
         self.ids = ids
         self.unknown = np.zeros(len(ids), dtype=bool) if unknown is None else unknown
+        self.moment: Moment | None = None
         self._asked: list[IdArray] = []
         self._found: list[IdArray] = []
         self._rank: list[IdArray] = []

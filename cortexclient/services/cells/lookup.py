@@ -124,7 +124,7 @@ def from_cells(
     distinct = np.unique(cells[cells > 0])
     if not len(distinct):
         return hits
-    moment = _when(session, version, timestamp)
+    moment = hits.moment = _when(session, version, timestamp)
     exact = None if moment.timestamp is None else session.frozen_version(moment.timestamp)
     at = moment.timestamp if exact is None else None
     if moment.version is not None and session.version_fallback:
@@ -134,6 +134,7 @@ def from_cells(
         _by_supervoxel(session, hits, distinct, at, progress=progress)
         return hits
     number = exact or moment.version or session.version
+    hits.moment = Moment(version=number)
     sources = _sources(session, number, for_cells=True)
     frames = _rows(
         session, sources, [("cell", distinct)] * len(sources), Moment(version=number), progress=progress
@@ -209,11 +210,13 @@ def from_roots(
         exact = session.frozen_version(asked.timestamp)
     if exact is not None and session.version_record(exact).valid:
         hits = Hits(roots, unknown=roots <= 0)
+        hits.moment = Moment(version=exact)
         _at_versions(session, hits, {exact: distinct}, progress=progress)
         return hits
     life = lifetimes(session, distinct, also=[session.versions])
     known = life.known
     hits = Hits(roots, unknown=~np.isin(roots, distinct[known]))
+    hits.moment = None if asked.floating else asked
     first, last = life.created, life.last
     if not asked.floating:
         at = asked.timestamp or session.version_record(int(asked.version or 0)).timestamp

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError, MissingExtraError
+from cortexclient.session.moments import Moment
+from cortexclient.session.provenance import provenance
 from cortexclient.session.query.frames import combine, join_positions, scale_positions, to_pandas, triples
 from cortexclient.session.query.metadata import TableInfo, column_kinds
 
@@ -199,22 +201,13 @@ def _provenance(
     notes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Say where an answer is from. Plain values only, and few: pandas copies them at every step."""
-    timestamp = question.timestamp
-    if timestamp is None and question.version is not None:
-        records = session.connection.memory.peek("versions") or {}
-        record = records.get(question.version)
-        timestamp = record.timestamp if record else None
     return {
-        "dataset": session.spec.name,
-        "datastack_name": session.datastack,
-        "server_address": session.server_address,
+        **provenance(session, Moment(version=question.version, timestamp=question.timestamp)),
         "table_name": info.name,
         "table_kind": info.kind,
         "reference_table": info.reference_table,
         "table_voxel_resolution": list(info.unit),
         "dataframe_resolution": list(request.resolution or info.unit),
-        "materialization_version": question.version,
-        "timestamp": None if timestamp is None else timestamp.isoformat(),
         "live_query": question.live,
         "filters": _short(request.filters),
         "select_columns": None if request.select is None else list(request.select),
