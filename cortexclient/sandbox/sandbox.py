@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from cortexclient.sandbox.choosing import find_folder, plain_spec, resolve_spec
 from cortexclient.sandbox.faults import Fault, FaultPlan
-from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.middleware import RequestLog
 from cortexclient.sandbox.naming import RenamedExports, names_for
 from cortexclient.sandbox.server import LoopbackServer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from cortexclient.client import DatasetClient
+    from cortexclient.sandbox.layout import DataFolder
     from cortexclient.sandbox.stores.graph_edits import Edit
     from cortexclient.sandbox.truth import Truth
     from cortexclient.spec import DatasetSpec
@@ -101,7 +102,7 @@ class Sandbox:
         if tokens is not None:
             options.tokens = dict(tokens)
         self._made_of = (data, size, seed)
-        self._start(_resolve(spec, data), options, port, RequestLog(), FaultPlan.of(faults))
+        self._start(resolve_spec(spec, data), options, port, RequestLog(), FaultPlan.of(faults))
 
     def _start(
         self,
@@ -113,7 +114,7 @@ class Sandbox:
         graph: Any = None,
     ) -> None:
         self.spec = spec
-        self.folder = _folder(spec, *self._made_of)
+        self.folder = find_folder(spec, *self._made_of)
         self.requests = log
         self._faults = faults
         self._siblings: dict[str, Sandbox] = {}
@@ -194,7 +195,8 @@ class Sandbox:
         ----------
         name : str, pathlib.Path or DatasetSpec, optional
             Dataset to load. Default: the one that is served. For another one, the same data are served under that
-            dataset's names by a second server, which closes with this one.
+            dataset's names by a second server, which closes with this one. Edits and versions made here show there,
+            too, unless the other dataset's transform or voxels need a cortex of their own: then start a sandbox for it.
         **options
             Options of :func:`cortexclient.load`, such as ``version``.
 
@@ -209,9 +211,9 @@ class Sandbox:
         """
         from cortexclient.factory import load
 
-        spec = self.spec if name is None else _resolve(name, None)
+        spec = self.spec if name is None else resolve_spec(name, None)
         if spec is None:
-            spec = _plain_spec(self)
+            spec = plain_spec(self)
         server = self if self.spec is None or spec == self.spec else self._sibling(spec)
         options.setdefault("server_address", f"sandbox://127.0.0.1:{server.port}")
         return load(spec, **options)
@@ -221,10 +223,12 @@ class Sandbox:
             if spec.name not in self._siblings or self._siblings[spec.name].spec != spec:
                 sibling = object.__new__(Sandbox)
                 sibling._made_of = self._made_of
-                # recorded data are the same for every spec and share their edits; a cortex lies in its spec's own frame
-                graph = self.world.graph if self._made_of[0] is not None else None
+                # the same folder under other names has the same history; a cortex in another frame is another one
+                same = find_folder(spec, *self._made_of).path == self.folder.path
+                graph = self.world.graph if same else None
                 sibling._start(spec, self.world.options, 0, self.requests, self._faults, graph)
                 self._siblings[spec.name] = sibling
+                self._tell_siblings()
             return self._siblings[spec.name]
 
     def inject(self, fault: Fault | str, **options: Any) -> Fault:
@@ -313,7 +317,10 @@ class Sandbox:
         ValueError
             There is such a version already.
         """
-        return self.world.tables.materialize(version)
+        with self._lock:
+            number = self.world.tables.materialize(version)
+            self._tell_siblings()
+        return number
 
     def expire(self, version: int) -> None:
         """Let a version run out: its metadata stay, its tables are gone.
@@ -323,7 +330,14 @@ class Sandbox:
         KeyError
             There is no such version.
         """
-        self.world.tables.expire(version)
+        with self._lock:
+            self.world.tables.expire(version)
+            self._tell_siblings()
+
+    def _tell_siblings(self) -> None:
+        for sibling in self._siblings.values():
+            if sibling.folder.path == self.folder.path:
+                sibling.world.tables.repeat_versions(self.world.tables)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -353,44 +367,3 @@ class Sandbox:
     def __repr__(self) -> str:
         state = "closed" if self._closed else self.url
         return f"<Sandbox of datastack {self.datastack!r}, {state}>"
-
-
-def _resolve(spec: str | Path | DatasetSpec | None, data: object) -> DatasetSpec | None:
-    if spec is None:
-        if data is not None:
-            return None
-        spec = "sandbox"
-    from cortexclient import registry
-
-    resolved, _ = registry.resolve(spec)
-    return resolved
-
-
-def _folder(
-    spec: DatasetSpec | None, data: str | Path | DataFolder | None, size: str, seed: int | None
-) -> DataFolder:
-    if isinstance(data, DataFolder):
-        return data
-    if data is not None:
-        return DataFolder.open(data)
-    from cortexclient.sandbox.build import DEFAULT_SEED, SIZES, build_cortex
-
-    for known in SIZES:
-        if known == size:
-            return build_cortex(spec, size=known, seed=DEFAULT_SEED if seed is None else seed)
-    raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
-
-
-def _plain_spec(sandbox: Sandbox) -> DatasetSpec:
-    """Spec with the least in it, for a folder that was served under its own names."""
-    from cortexclient.spec import DatasetSpec
-
-    name = "".join(letter if letter.isalnum() else "_" for letter in sandbox.datastack.lower())
-    return DatasetSpec.model_validate(
-        {
-            "name": name,
-            "title": f"Data folder {sandbox.folder.path.name}",
-            "server_address": sandbox.url,
-            "datastack": sandbox.datastack,
-        }
-    )

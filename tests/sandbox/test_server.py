@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -102,6 +104,23 @@ def test_start_page_and_viewer(least: Sandbox) -> None:
     assert requests.get(f"{least.viewer_site}//version.json").json()["site"] == "sandbox"
 
 
+def test_every_link_of_the_start_page_is_answered(sandbox_factory: Callable[..., Sandbox]) -> None:
+    """Under a spec's own version numbers, after a version was made and one ran out."""
+    sandbox = sandbox_factory("v1dd")
+    made = sandbox.materialize()
+    old = min(row["version"] for row in sandbox.world.tables.versions())
+    sandbox.expire(old)
+    page = requests.get(sandbox.url).text
+    shown = page.split("<h2>Versions</h2>")[1].split("</table>")[0]
+    assert f"<td>{made}</td>" in shown
+    assert "EXPIRED" in shown.split(f"<td>{old}</td>")[1].split("</tr>")[0]
+    links = [link for link in re.findall(r'href="(/[^"]*)"', page) if link != "/"]
+    assert any(f"/version/{made}/table/" in link for link in links)
+    assert {
+        link: code for link in links if (code := requests.get(sandbox.url + link).status_code) != 200
+    } == {}
+
+
 def test_close_leaves_no_thread_and_no_listener(folder: Path) -> None:
     before = set(threading.enumerate())
     sandbox = Sandbox(data=folder)
@@ -145,7 +164,9 @@ def test_sixty_four_threads_of_one_client(sandbox: Sandbox) -> None:
     def ask(number: int) -> tuple[int, int, bool]:
         root = int(roots[number % len(roots)])
         barrier.wait(timeout=30)
-        rows = client.materialize.query_table(table, limit=7, materialization_version=version, log_warning=False)
+        rows = client.materialize.query_table(
+            table, limit=7, materialization_version=version, log_warning=False
+        )
         leaves = client.chunkedgraph.get_leaves(root)
         back = client.chunkedgraph.get_roots(leaves[:50])
         return len(rows), len(leaves), bool((back == root).all())
@@ -237,7 +258,9 @@ def test_a_signal_while_the_cortex_is_built_leaves_nothing(tmp_path: Path) -> No
     code = "import sys; from cortexclient.cli import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "CORTEXCLIENT_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", code, "sandbox", "serve", "--size", "small"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob("sandbox/*.part")):
             assert time.monotonic() < deadline

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -117,15 +117,14 @@ def _versions(world: World) -> str:
 
 
 def _tables(world: World) -> str:
-    stored: list[dict[str, Any]] = world.folder.tables["annotation_tables"] or []
-    frozen: dict[str, dict[str, int]] = world.folder.tables["frozen"]
-    newest = max(frozen, key=int, default=None)
+    tables = world.tables
+    newest = max((row["version"] for row in tables.versions()), default=None)
     base = f"/materialize/api/v3/datastack/{world.names.datastack}/version/{newest}/table"
     rows = []
-    for row in stored:
-        name = escape(world.names.public(row["table_name"]))
-        count = None if newest is None else frozen[newest].get(row["table_name"])
-        shown = name if newest is None else f'<a href="{base}/{name}/metadata">{name}</a>'
+    for table, row in tables.annotation_rows.items():
+        name = escape(table)
+        count = None if newest is None else tables.row_count(table, newest)
+        shown = name if count is None else f'<a href="{base}/{name}/metadata">{name}</a>'
         number = "" if count is None else f"{count:,}"
         rows.append([shown, escape(row["schema_type"]), number, escape(str(row.get("description") or ""))])
     return _table("Tables", ["table", "schema", "rows", "description"], rows)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from cortexclient.sandbox.stores.tables_engine import Engine
 from cortexclient.sandbox.stores.tables_model import Column, Source, quoted, source_columns
-from cortexclient.sandbox.stores.tables_versions import freeze, looked_up_again, version_row
+from cortexclient.sandbox.stores.tables_versions import freeze, looked_up_again, repeat_versions, version_row
 from cortexclient.sandbox.stores.tables_write import AnnotationWriter
 
 if TYPE_CHECKING:
@@ -171,6 +171,10 @@ class TableStore:
                 {**row, "valid": False, "status": "EXPIRED"} if row["version"] == version else row
                 for row in self._versions
             ]
+
+    def repeat_versions(self, source: TableStore) -> None:
+        """Make and expire the versions that another store over the same folder made and expired."""
+        repeat_versions(source, self)
 
     def forget(self, table: str, version: int) -> None:
         """Take a table out of one version, as when its freezing had failed."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph_state import Ids
     from cortexclient.sandbox.stores.tables import TableStore
 
-__all__ = ["TIME_FORMAT", "freeze", "looked_up_again", "naive", "version_row"]
+__all__ = ["TIME_FORMAT", "freeze", "looked_up_again", "naive", "repeat_versions", "version_row"]
 
 # what the client parses: six digits of a second and no zone
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%f"
@@ -108,3 +108,20 @@ def _heirs(graph: ChunkedGraph, roots: Ids, moment: datetime | None) -> Ids:
     order = np.argsort(counts, kind="stable")
     heirs[stale[pairs[0, order]]] = pairs[1, order]
     return heirs
+
+
+def repeat_versions(source: TableStore, target: TableStore) -> None:
+    """Make and expire the versions that another store over the same folder made and expired.
+
+    Two specs may number versions differently; the moment that was frozen tells which are the same.
+    """
+    same_numbers = source.world.names.versions == target.world.names.versions
+    for row in source.versions(expired=True):
+        moment = row["time_stamp"]
+        twin = next((known for known in target.versions(expired=True) if known["time_stamp"] == moment), None)
+        if twin is None:
+            number = row["version"] if same_numbers else None
+            at = datetime.strptime(moment, TIME_FORMAT).replace(tzinfo=UTC)
+            twin = target.version(target.materialize(number, at))
+        if twin is not None and twin["valid"] and not row["valid"]:
+            target.expire(twin["version"])
