@@ -99,24 +99,23 @@ def attach(
     # mostly one row for a synapse: a batch just below what the server gives at once is never cut short
     cap = session.connection.memory.peek("cap")
     size = max(1, int(batch_size) if cap is None else min(int(batch_size), int(0.9 * cap)))
-    batches = [ids[start : start + size] for start in range(0, len(ids), size)] or [[]]
     requests = [
         Request(
             reference.name,
-            filters={"in": {reference.name: {reference.key: batch}}},
+            filters={"in": {reference.name: {reference.key: ids}}},
             merge_reference=False,
             resolution=resolution,
             split_positions=True,
             moment=moment,
+            batch=size,
             progress=progress,
         )
         for reference in references
-        for batch in batches
     ]
     answers = gather(session, requests, description="reference tables")
     frames = {
-        reference.name: _one_frame(answers[number * len(batches) : (number + 1) * len(batches)], reference)
-        for number, reference in enumerate(references)
+        reference.name: _one_frame(answer, reference)
+        for reference, answer in zip(references, answers, strict=True)
     }
     renamed = _told_apart(synapses, frames, references)
     several: dict[str, int] = {}
@@ -131,11 +130,8 @@ def attach(
     }
 
 
-def _one_frame(answers: list[Answer], reference: Reference) -> pd.DataFrame:
-    from cortexclient.session.query.frames import combine
-
-    table = combine([answer.table for answer in answers]) if len(answers) > 1 else answers[0].table
-    frame = present(table, answers[0].factor)
+def _one_frame(answer: Answer, reference: Reference) -> pd.DataFrame:
+    frame = present(answer.table, answer.factor)
     if reference.key not in frame.columns:
         raise InvalidQueryError(
             f"{reference.name!r} has no column {reference.key!r} that could refer to synapses; it has "

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from cortexclient import errors
 from cortexclient.session.once import Once
-from cortexclient.session.query import complete
-from cortexclient.session.query.complete import Range, cut_list, cut_range, fetch_all, plan_cuts
+from cortexclient.session.query import complete, divide
+from cortexclient.session.query.complete import fetch_all
+from cortexclient.session.query.cuts import Range, blind_cuts, cut_list, cut_range, plan_cuts
 from cortexclient.session.query.question import Question
 from cortexclient.session.query.wire import Reply
 
@@ -59,12 +60,7 @@ class Server:
 
 
 def session(workers=4):
-    from cortexclient.session.workers import map_in_order
-
-    return SimpleNamespace(
-        map=lambda function, items: map_in_order(function, items, workers=workers),
-        connection=SimpleNamespace(memory=Once()),
-    )
+    return SimpleNamespace(max_workers=workers, connection=SimpleNamespace(memory=Once()))
 
 
 def ids_of(harvest):
@@ -75,7 +71,7 @@ def ids_of(harvest):
 def on(monkeypatch):
     def use(server):
         monkeypatch.setattr(complete, "ask", server.ask)
-        monkeypatch.setattr(complete, "ask_count", server.count)
+        monkeypatch.setattr(divide, "ask_count", server.count)
         return server
 
     return use
@@ -98,7 +94,7 @@ def test_every_row_once(ids, cap, order, counts, data):
     question = Question(kind="table", name="t", filters=filters, version=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(complete, "ask", server.ask)
-        patch.setattr(complete, "ask_count", server.count)
+        patch.setattr(divide, "ask_count", server.count)
         (harvest,) = fetch_all(session(1), [question])
     expected = server.rows[server.matching(question)].tolist()
     assert sorted(ids_of(harvest)) == sorted(expected)

@@ -68,6 +68,8 @@ class Request:
         Another moment than the session's.
     allow_missing_lookups, allow_invalid_root_ids : bool
         For live queries, as caveclient has them.
+    batch : int, optional
+        Most values of a list filter in one request.
     progress : bool
         Show a bar.
     return_as : {"pandas", "arrow", "polars"}
@@ -88,6 +90,7 @@ class Request:
     moment: Moment | None = None
     allow_missing_lookups: bool = False
     allow_invalid_root_ids: bool = False
+    batch: int | None = None
     progress: bool = False
     return_as: Literal["pandas", "arrow", "polars"] = "pandas"
 
@@ -200,7 +203,7 @@ def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[
     version, timestamp, notes = resolve_moment(session, request)
     if request.bare and version is not None:
         info = TableInfo(request.name, request.kind or "table", "", NM, None, None, {})
-        return info, _question(session, request, info, None, version, None), notes
+        return info, _question(session, request, info, None, version, None, None), notes
     metadata_version = version if version is not None else session.at(timestamp=timestamp).version
     info = find(session, request.name, kind=request.kind, version=metadata_version)
     if info.kind == "view" and version is None:
@@ -210,7 +213,8 @@ def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[
             service="materialize",
         )
     base = info.reference_table if info.kind == "table" and request.merge_reference else None
-    return info, _question(session, request, info, base, version, timestamp), notes
+    near = None if version is not None else metadata_version
+    return info, _question(session, request, info, base, version, timestamp, near), notes
 
 
 def _question(
@@ -220,6 +224,7 @@ def _question(
     base: str | None,
     version: int | None,
     timestamp: datetime | None,
+    near: int | None,
 ) -> Question:
     suffixes = request.suffixes or ({info.name: "_ref", base: ""} if base else {})
     return Question(
@@ -239,6 +244,8 @@ def _question(
         timestamp=timestamp if version is None else None,
         allow_missing_lookups=request.allow_missing_lookups,
         allow_invalid_root_ids=request.allow_invalid_root_ids,
+        near=near,
+        batch=request.batch,
     )
 
 

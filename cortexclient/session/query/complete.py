@@ -2,21 +2,22 @@
 
 A server returns at most so many rows (200,000 or 500,000, or whatever a deployment says) and mentions it in a header
 of an HTTP 200. There is no order, so paging by offset repeats and loses rows. What is safe: cut the question into
-parts that cannot overlap, first along the longest list of ids, then along ranges of the table's id, until no part is
-cut; then check the number of rows against a count, where the service can count.
+parts that cannot overlap, along a list of ids or along ranges of the table's id, until no part is cut; then check the
+number of rows against a count, where the service can count.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import IncompleteResultError, ServiceTimeoutError, ServiceUnavailableError
-from cortexclient.session.query.wire import Reply, ask, ask_count
-from cortexclient.session.workers import ProgressBar, at_once, progress_bar
+from cortexclient.session.query.cuts import cut_list
+from cortexclient.session.query.divide import Ledger, Outcome, Part, divide, gave_up
+from cortexclient.session.query.wire import Reply, ask
+from cortexclient.session.workers import map_in_order, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,77 +25,14 @@ if TYPE_CHECKING:
     from cortexclient.session.core import Session
     from cortexclient.session.query.question import Question
 
-__all__ = ["Harvest", "Range", "cut_list", "cut_range", "fetch_all", "plan_cuts"]
+__all__ = ["LIST_SIZE", "Harvest", "fetch_all"]
 
 LIST_SIZE = 5000
 """Most values of a list filter in one request: larger ones make slow plans and bodies of many megabytes."""
 
-FILL = 0.8
-"""How full a part should be of what the server returns at most, so that uneven parts still fit."""
-
-MOST_PARTS = 64
-MOST_WAVES = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Half-open range of key values; None is no bound."""
-
-    low: int | None = None
-    high: int | None = None
-
-    def cut(self, bounds: Sequence[int]) -> list[Range]:
-        """Cut at the given values, which fall inside or are left out."""
-        inner = sorted({value for value in bounds if self._inside(value)})
-        edges = [self.low, *inner, self.high]
-        return [Range(low, high) for low, high in itertools.pairwise(edges)]
-
-    def _inside(self, value: int) -> bool:
-        return (self.low is None or value > self.low) and (self.high is None or value < self.high)
-
-    @property
-    def single(self) -> bool:
-        """Whether only one value fits."""
-        return self.low is not None and self.high is not None and self.high - self.low <= 1
-
-
-@dataclass(slots=True)
-class Ledger:
-    """A number of rows that the service promised, and how many of them have come."""
-
-    name: str
-    expected: int
-    got: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A question that is a part of one of those that were asked."""
-
-    number: int
-    question: Question
-    span: Range = Range()
-    key: tuple[str, str] | None = None
-    ledgers: tuple[Ledger, ...] = ()
-    cap: int = 1
-
-    @property
-    def key_column(self) -> tuple[str, str]:
-        """Table and column along which the part may be cut."""
-        return self.key or self.question.key
-
-    def asked(self) -> Question:
-        """Give the question with the part's range written into its filters."""
-        question = self.question
-        table, column = self.key_column
-        for kind, bound, tighter in (("greater_equal", self.span.low, max), ("less", self.span.high, min)):
-            if bound is not None:
-                # the user may have set the same kind of bound on the same column
-                theirs = question.filters.get(kind, {}).get(table, {}).get(column)
-                question = question.where(
-                    kind, table, column, bound if theirs is None else tighter(bound, theirs)
-                )
-        return question
+MOST_WAVES = 60
+_LIGHTER = 3
+_PATIENCE = 3
 
 
 @dataclass(slots=True)
@@ -108,70 +46,6 @@ class Harvest:
     def rows(self) -> int:
         """Number of rows of all parts."""
         return sum(reply.table.num_rows for reply in self.replies)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of asking one part: its rows, or the smaller parts to ask instead."""
-
-    part: Part
-    reply: Reply | None
-    parts: list[Part]
-    requests: int
-
-
-def cut_list(question: Question, pieces: int) -> list[Question]:
-    """Cut the longest list filter of a question into about equal pieces; the question itself where there is none."""
-    longest = question.longest_list()
-    if longest is None:
-        return [question]
-    table, column, values = longest
-    distinct = list(dict.fromkeys(values))
-    size = max(1, math.ceil(len(distinct) / max(1, pieces)))
-    return [
-        question.where("in", table, column, distinct[start : start + size])
-        for start in range(0, len(distinct), size)
-    ]
-
-
-def plan_cuts(seen: Sequence[int], cap: int, total: int | None, above: int | None) -> list[int]:
-    """Choose where to cut a range of keys, from the keys of an answer that was cut short.
-
-    Parameters
-    ----------
-    seen : sequence of int
-        Sorted keys of the rows that came.
-    cap : int
-        Most rows of one answer.
-    total, above : int or None
-        Number of rows in the whole range and beyond the largest key seen; None where it is not known.
-
-    Returns
-    -------
-    list of int
-        Values to cut at. Inside the keys seen they are quantiles; beyond them they are steps as dense as what was
-        seen, or doubling ones where nothing can be counted.
-    """
-    low, high = seen[0], seen[-1]
-    room = max(1, int(cap * FILL))
-    if total is None or above is None:
-        width = max(1, high - low)
-        doubling = [high + 1 + width * (2**step - 1) for step in range(1, 7)]
-        return sorted({seen[len(seen) // 2], high + 1, *doubling})
-    inside = total - above
-    pieces = min(MOST_PARTS, max(1, math.ceil(inside / room)))
-    cuts = [seen[(len(seen) * step) // pieces] for step in range(1, pieces)]
-    beyond = min(MOST_PARTS, math.ceil(above / room))
-    step = max(1, math.ceil((high - low + 1) / max(1, inside) * room))
-    return sorted({*cuts, high + 1, *(high + 1 + step * number for number in range(1, beyond + 1))})
-
-
-def cut_range(span: Range, cuts: Sequence[int]) -> list[Range]:
-    """Cut a range so that progress is certain: if no cut falls inside, it is halved."""
-    parts = span.cut(cuts)
-    if len(parts) == 1 and span.low is not None and span.high is not None and not span.single:
-        parts = span.cut([(span.low + span.high) // 2])
-    return parts
 
 
 def fetch_all(
@@ -201,19 +75,32 @@ def fetch_all(
         If the service cuts an answer that cannot be cut any finer, or the rows do not add up to its count.
     """
     waiting = [
-        Part(number, piece)
-        for number, question in enumerate(questions)
-        for piece in cut_list(question, _pieces(question))
+        part for number, question in enumerate(questions) for part in _first(session, number, question)
     ]
     done: list[list[Outcome]] = [[] for _ in questions]
     requests = [0] * len(questions)
     ledgers: dict[int, Ledger] = {}
+    workers = session.max_workers
     with progress_bar(len(waiting), description, show=progress) as bar:
+
+        def step(part: Part) -> Outcome:
+            try:
+                return _ask_part(session, part)
+            finally:
+                bar.step()
+
         for _ in range(MOST_WAVES):
             if not waiting:
                 break
             now, later = _next_wave(waiting, questions, done)
-            outcomes = session.map(lambda part: _ask_part(session, part, bar), now)
+            asked = map_in_order(step, now, workers=workers)
+            if any(outcome.refused for outcome in asked):
+                workers = max(1, workers // 2)
+            outcomes = [outcome for outcome in asked if not outcome.cut]
+            for divided in map_in_order(
+                lambda group: divide(session, group), _groups(asked), workers=workers
+            ):
+                outcomes.extend(divided)
             bar.grow(sum(len(outcome.parts) for outcome in outcomes))
             waiting = []
             for outcome in outcomes:
@@ -229,9 +116,56 @@ def fetch_all(
                 part for part in (*waiting, *later) if not _enough(questions[part.number], done[part.number])
             ]
     if waiting:
-        raise IncompleteResultError(_gave_up(waiting[0].question))
+        raise IncompleteResultError(gave_up(waiting[0].question))
     _check(questions, done, list(ledgers.values()))
+    _learn(session, questions, done)
     return [Harvest(_in_order(outcomes), count) for outcomes, count in zip(done, requests, strict=True)]
+
+
+def _first(session: Session, number: int, question: Question) -> list[Part]:
+    """Give the parts to begin with: lists in pieces of the size asked for, smaller where the cap is known to be near."""
+    longest = question.longest_list()
+    if longest is None:
+        return [Part(number, question)]
+    table, column, values = longest
+    size = min(LIST_SIZE, question.batch or LIST_SIZE)
+    cap, weight = _known(session, question, column)
+    if cap and weight and not question.live and question.limit is None:
+        # as full as is safe, where values differ in weight
+        size = min(size, max(1, int(0.6 * cap / weight)))
+    return [
+        Part(number, piece, listed=(table, column))
+        for piece in cut_list(question, math.ceil(len(values) / size))
+    ]
+
+
+def _known(session: Session, question: Question, column: str) -> tuple[int | None, float | None]:
+    memory = session.connection.memory
+    return memory.peek("cap"), memory.peek(("rows per value", question.name, column))
+
+
+def _learn(session: Session, questions: Sequence[Question], done: list[list[Outcome]]) -> None:
+    """Remember how many rows a value of a list brings, so that the next lists are cut well at once."""
+    memory = session.connection.memory
+    if memory.peek("cap") is None:
+        return
+    for question, outcomes in zip(questions, done, strict=True):
+        longest = question.longest_list()
+        if longest is None or question.limit is not None:
+            continue
+        rows = sum(outcome.reply.table.num_rows for outcome in outcomes if outcome.reply is not None)
+        memory.put(("rows per value", question.name, longest[1]), rows / len(longest[2]))
+
+
+def _groups(asked: list[Outcome]) -> list[list[Outcome]]:
+    """Put answers together that were cut short and come from pieces of one list: they are counted and cut as one."""
+    groups: dict[Any, list[Outcome]] = {}
+    for place, outcome in enumerate(asked):
+        if outcome.cut:
+            part = outcome.part
+            together = part.listed is not None and part.question.limit is None
+            groups.setdefault((part.number, part.listed) if together else place, []).append(outcome)
+    return list(groups.values())
 
 
 def _next_wave(
@@ -255,11 +189,6 @@ def _next_wave(
     return now, later
 
 
-def _pieces(question: Question) -> int:
-    longest = question.longest_list()
-    return 1 if longest is None else math.ceil(len(longest[2]) / LIST_SIZE)
-
-
 def _in_order(outcomes: list[Outcome]) -> list[Reply]:
     order = sorted(range(len(outcomes)), key=lambda n: (outcomes[n].part.span.low or -(2**63), n))
     return [reply for n in order if (reply := outcomes[n].reply) is not None]
@@ -281,24 +210,6 @@ def _check(questions: Sequence[Question], done: list[list[Outcome]], ledgers: li
             )
 
 
-def _ask_part(session: Session, part: Part, bar: ProgressBar) -> Outcome:
-    question = part.question
-    try:
-        reply = ask(session, part.asked())
-    except (ServiceTimeoutError, ServiceUnavailableError) as error:
-        heavy = isinstance(error, ServiceTimeoutError) or error.status in {502, 504}
-        if not heavy or question.longest_list() is None:
-            raise
-        # too heavy for the server: the same in smaller pieces
-        pieces = [dataclasses.replace(part, question=piece) for piece in cut_list(question, 4)]
-        return Outcome(part, None, pieces, 1)
-    finally:
-        bar.step()
-    if reply.cap is None or (question.limit is not None and reply.cap >= question.limit):
-        return Outcome(part, reply, [], 1)
-    return _divide(session, part, reply)
-
-
 def _enough(question: Question, done: list[Outcome]) -> bool:
     if question.limit is None:
         return False
@@ -306,75 +217,30 @@ def _enough(question: Question, done: list[Outcome]) -> bool:
     return bool(rows >= question.limit)
 
 
-def _divide(session: Session, part: Part, reply: Reply) -> Outcome:
-    """Divide a part that was cut short, unless it turns out to be whole."""
-    question = dataclasses.replace(part.question, limit=None)
-    cap = max(1, reply.cap or reply.table.num_rows)
-    session.connection.memory.put("cap", cap)
-    counter = dataclasses.replace(part, question=question)
-    seen = _seen(part, reply)
-    span = Range(part.span.low if seen is None else seen[1][-1] + 1, part.span.high)
-    farther = dataclasses.replace(counter, span=span)
-    total, above = at_once(
-        [
-            lambda: ask_count(session, counter.asked()),
-            lambda: None if seen is None else ask_count(session, farther.asked()),
+def _ask_part(session: Session, part: Part) -> Outcome:
+    question = part.question
+    try:
+        reply = ask(session, part.asked())
+    except (ServiceTimeoutError, ServiceUnavailableError) as error:
+        if error.status == 429 and part.refusals < _PATIENCE:
+            # the transport has waited and tried again already: the same once more, with fewer at a time
+            again = dataclasses.replace(part, refusals=part.refusals + 1)
+            return Outcome(part, None, [again], 1, refused=True)
+        heavy = isinstance(error, ServiceTimeoutError) or error.status in {502, 503, 504}
+        if not heavy or question.longest_list() is None or part.lighter >= _LIGHTER:
+            raise
+        # too heavy for the server: the same in smaller pieces, but not for ever, as it may just be down
+        pieces = [
+            dataclasses.replace(part, question=piece, lighter=part.lighter + 1)
+            for piece in cut_list(question, 4)
         ]
+        return Outcome(part, None, pieces, 1)
+    limit = question.limit
+    # a live answer is filtered once more after it was cut, and so may hold less than its limit
+    satisfied = (
+        limit is not None
+        and reply.cap is not None
+        and reply.cap >= limit
+        and (not question.live or reply.table.num_rows >= limit)
     )
-    requests = 1 if total is None else 2 if seen is None else 3
-    if total is not None:
-        if total <= reply.table.num_rows:
-            # exactly as many rows as the server returns at most: it warns, but there is nothing more
-            return Outcome(part, reply, [], requests)
-        part = dataclasses.replace(part, ledgers=(*part.ledgers, Ledger(question.name, total)))
-    part = dataclasses.replace(part, cap=cap)
-    longest = question.longest_list()
-    pieces = 4 if total is None else max(2, math.ceil(total / (cap * FILL)))
-    # a long list falls into pieces of about equal weight; of a short one some values may weigh more than all others
-    if longest is not None and (total is None or seen is None or len(longest[2]) >= 4 * pieces):
-        parts = [dataclasses.replace(part, question=piece) for piece in cut_list(part.question, pieces)]
-        return Outcome(part, None, parts, requests)
-    if seen is None:
-        if part.span.single and part.key is None and question.kind == "table" and reply.table.num_rows <= 1:
-            return Outcome(part, reply, [], requests)  # one id, one row: there is no other
-        raise IncompleteResultError(_gave_up(question))
-    part = dataclasses.replace(part, key=seen[0])
-    cuts = plan_cuts(seen[1], cap, total, above)
-    if total is not None and above is not None and total - above == reply.table.num_rows:
-        # the server took the rows of smallest ids: they are whole up to the last one, only the rest is asked
-        spans = cut_range(span, cuts)
-        return Outcome(part, reply, [dataclasses.replace(part, span=rest) for rest in spans], requests)
-    spans = cut_range(part.span, cuts)
-    return Outcome(part, None, [dataclasses.replace(part, span=piece) for piece in spans], requests)
-
-
-def _seen(part: Part, reply: Reply) -> tuple[tuple[str, str] | None, list[int]] | None:
-    """Choose the column to cut along, and give its values in an answer; None where there is none to cut along."""
-    import pyarrow as pa
-
-    table = reply.table
-    if part.span.single:
-        return None
-    if part.key is not None or part.question.key_name in table.column_names:
-        names = [part.question.key_name if part.key is None else part.key[1]]
-    else:
-        # a view without an id: any whole number that differs between rows will do, one of many values does best
-        whole = [field.name for field in table.schema if pa.types.is_integer(field.type)]
-        whole = [
-            name
-            for name in whole
-            if table.column(name).null_count == 0 and not name.endswith(("_x", "_y", "_z"))
-        ]
-        names = sorted(whole, key=lambda name: -len(table.column(name).unique()))
-    for name in names:
-        values = sorted(value for value in table.column(name).unique().to_pylist() if value is not None)
-        if values and (len(values) > 1 or name == part.question.key_name):
-            return (part.key if name == part.question.key_name else (part.question.name, name)), values
-    return None
-
-
-def _gave_up(question: Question) -> str:
-    return (
-        f"the server cuts its answer about {question.name!r} and it cannot be completed: there is nothing left to "
-        "split it by. Ask for less at a time (filters, or ids in pieces), or pass limit= if a part is enough"
-    )
+    return Outcome(part, reply, [], 1, cut=reply.cap is not None and not satisfied)

@@ -69,6 +69,10 @@ class Question:
         Materialized version; None for a live query.
     timestamp : datetime.datetime or None
         Time of a live query.
+    near : int or None
+        For a live query, a version whose rows are about as many.
+    batch : int or None
+        Most values of a list filter to send at once.
     """
 
     kind: Literal["table", "view"]
@@ -84,11 +88,36 @@ class Question:
     timestamp: datetime | None = None
     allow_missing_lookups: bool = False
     allow_invalid_root_ids: bool = False
+    near: int | None = None
+    batch: int | None = None
 
     @property
     def live(self) -> bool:
         """Whether this is a live query."""
         return self.version is None
+
+    @property
+    def countable(self) -> bool:
+        """Whether the service can say how many rows the answer has."""
+        return not self.live and self.base is None
+
+    def nearly(self) -> Question | None:
+        """Give a question that can be counted, and has about as many rows; None where there is none."""
+        if self.live and (self.near is None or self._about_roots()):
+            return None
+        filters = {
+            kind: {self.name: columns[self.name]}
+            for kind, columns in self.filters.items()
+            if self.name in columns
+        }
+        version = self.near if self.live else self.version
+        return dataclasses.replace(
+            self, base=None, suffixes=(), filters=filters, version=version, timestamp=None
+        )
+
+    def _about_roots(self) -> bool:
+        columns = (name for tables in self.filters.values() for found in tables.values() for name in found)
+        return any(name.endswith("root_id") for name in columns)
 
     @property
     def key(self) -> tuple[str, str]:
