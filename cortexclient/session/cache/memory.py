@@ -196,6 +196,13 @@ class Memory:
                 service=service,
                 url=url,
             )
+        if not isinstance(self.store, FolderStore):
+            return OfflineError(
+                f"the snapshot {self.choice.place} does not hold {what}: the analysis before it did not ask for it. "
+                "Load the dataset by its name, with cache=True, run this too, and save the snapshot again",
+                service=service,
+                url=url,
+            )
         return OfflineError(
             f"working offline, and {what} is not in the cache ({self.choice.place}). Run the same once with a "
             "connection and this cache (load(..., cache=True) or cache=FOLDER); if that was done, there was no answer "

@@ -9,6 +9,7 @@ import re
 import secrets
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(archive.read(_MANIFEST))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise CortexError(f"{path} is not a snapshot that can be read ({error}); save it again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CortexError(f"{path} was saved by a newer version of cortexclient; update it to read this file")
@@ -92,7 +93,7 @@ class SnapshotStore:
             body = self._read(f"answers/{key}.body")
         except KeyError:
             return None
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise CortexError(
                 f"the snapshot {self.path} is damaged ({error}); get another copy of it"
             ) from error
@@ -102,8 +103,8 @@ class SnapshotStore:
             )
         return Entry(head, body)
 
-    def keys(self) -> Iterator[str]:
-        """List the entries."""
+    def names(self) -> Iterator[str]:
+        """List the keys of its entries."""
         with zipfile.ZipFile(self.path) as archive:
             for name in archive.namelist():
                 found = _MEMBER.match(name)

@@ -156,13 +156,9 @@ class FolderStore:
                 yield Listed(path.parent.name + path.name, path, found.st_size, found.st_mtime)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        try:
-            folders = [entry for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            return
-        for folder in folders:
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(folder.path):
+        for folder in _entries(self.folder):
+            if folder.is_dir(follow_symlinks=False):
+                for entry in _entries(folder):
                     with contextlib.suppress(OSError):  # another process may have removed it
                         if entry.is_file(follow_symlinks=False):
                             yield Path(entry.path), entry.stat(follow_symlinks=False)
@@ -222,3 +218,11 @@ class FolderStore:
                     path.unlink()
                     removed += not path.name.endswith(".part")
         return removed
+
+
+def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []

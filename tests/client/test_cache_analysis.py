@@ -1,0 +1,351 @@
+"""An analysis that ran once runs again: without asking for data, and without a network at all, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cortexclient
+from cortexclient import errors
+from cortexclient.sandbox import Sandbox
+from cortexclient.services.skeletons import SkeletonsService
+from cortexclient.session import Endpoint, Session
+
+TOKEN = "c0ffee00c0ffee00c0ffee00c0ffee00"
+RECORDS = (
+    "/info/",
+    "/tables/metadata",
+    "/metadata",
+    "/views",
+    "/schemas",
+    "/version",
+    "/versions",
+    "/schema/",
+    "/info",
+)
+"""Ends and beginnings of paths at which servers tell about themselves; everything else is data."""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Sandbox(size="tiny") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "kept"
+
+
+def roots_of(client) -> list[int]:
+    cells = client.tables.nucleus_detection().query()["id"].head(6).tolist()
+    found = client.cell_id_to_root_id(cells)
+    return [int(root) for root in found["root_id"].tolist() if root > 0][:2]
+
+
+def skeletons(client, roots, **options):
+    return SkeletonsService(client.session).get_skeletons(roots, progress=False, **options)
+
+
+def analysis(client) -> dict[str, object]:
+    """A bit of everything that can be done at a version."""
+    roots = roots_of(client)
+    level2 = client.get_l2_ids(roots[0])
+    neuron = client.get_skeleton(roots[0], restore_graph=True)
+    return {
+        "cells": client.cell_id_to_root_id([1, 2, 3]),
+        "back": client.root_id_to_cell_id(roots),
+        "synapses": client.query_synapses(roots, pre=True, post=True, progress=False),
+        "level2": level2,
+        "attributes": client.get_l2data(level2),
+        "until": client.latest_valid_timestamp(roots),
+        "latest": client.latest_roots(roots),
+        "vertices": np.asarray(neuron.skeleton.vertices),
+        "on it": neuron.anno.pre_syn.df,
+        "many": [neuron.skeleton.path_length() for _, neuron in skeletons(client, roots)],
+        "mesh": client.mesh.get_mesh(roots[0]).vertices,
+        "labels": client.mesh.compute_vertex_to_l2_mapping(roots[0]),
+        "views": sorted(client.views),
+        "link": client.neuroglancer_url(),
+    }
+
+
+def same(one: dict[str, object], other: dict[str, object]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(value, other[name])
+            assert value.attrs == other[name].attrs
+        else:
+            np.testing.assert_array_equal(np.asarray(value), np.asarray(other[name]), err_msg=name)
+
+
+def data_requests(server, before: int) -> list[str]:
+    return [
+        f"{record.method} {record.path}"
+        for record in server.requests[before:]
+        if not (
+            record.path.startswith(RECORDS[0])
+            or record.path.endswith(RECORDS[1:])
+            or "/schema/" in record.path
+        )
+    ]
+
+
+def kept_bytes(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in (folder / "answers").glob("??/*")]
+
+
+def test_a_second_run_asks_for_no_data_and_an_offline_one_for_nothing(server, folder):
+    first = analysis(server.load(version=3, cache=folder))
+    before = len(server.requests)
+    second = analysis(server.load(version=3, cache=folder))
+    assert data_requests(server, before) == []
+    same(first, second)
+    before = len(server.requests)
+    again = analysis(server.load(version=3, cache=folder, offline=True))
+    assert len(server.requests) == before
+    same(first, again)
+
+
+def test_the_cache_changes_no_answer(server, folder):
+    same(analysis(server.load(version=2)), analysis(server.load(version=2, cache=folder)))
+
+
+def test_a_snapshot_is_the_whole_analysis(server, folder, tmp_path):
+    client = server.load(version=3, cache=folder)
+    first = analysis(client)
+    file = client.save_snapshot(tmp_path / "figure.zip")
+    assert file.stat().st_mode & 0o777 == 0o600
+    before = len(server.requests)
+    loaded = cortexclient.load(file)
+    same(first, analysis(loaded))
+    assert loaded.version == 3
+    same(first, analysis(pickle.loads(pickle.dumps(cortexclient.load(str(file))))))
+    assert len(server.requests) == before
+    with pytest.raises(errors.OfflineError, match=r"snapshot .* does not hold pieces of 12345"):
+        loaded.get_l2_ids(12345)
+
+
+def test_a_snapshot_is_saved_after_a_second_run_too(server, folder, tmp_path):
+    first = analysis(server.load(version=3, cache=folder))
+    client = server.load(version=3, cache=folder)
+    analysis(client)
+    client.save_snapshot(tmp_path / "again.zip")
+    same(first, analysis(cortexclient.load(tmp_path / "again.zip")))
+
+
+def test_snapshots_say_what_is_wrong(server, folder, tmp_path):
+    with pytest.raises(ValueError, match="cache=True"):
+        server.load(version=3).save_snapshot(tmp_path / "none.zip")
+    client = server.load(version=3, cache=folder)
+    client.tables.nucleus_detection().query()
+    with pytest.raises(ValueError, match=r"ends in \.zip"):
+        client.save_snapshot(tmp_path / "figure")
+    file = client.save_snapshot(tmp_path / "figure.zip")
+    with pytest.raises(ValueError, match="auth_token= has no meaning"):
+        cortexclient.load(file, auth_token=TOKEN)
+    with pytest.raises(ValueError, match="has no server"):
+        cortexclient.load(file, offline=False)
+    content = file.read_bytes()
+    place = content.index(b".body") + 60
+    file.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+    store = cortexclient.load(file).session.connection.cache.store
+    with pytest.raises(errors.CortexError, match="damaged"):
+        [store.read(key) for key in store.names()]
+    client.session.connection.cache.store.clear()
+    with pytest.raises(errors.IncompleteResultError, match="CORTEXCLIENT_CACHE_GB"):
+        client.save_snapshot(tmp_path / "other.zip")
+    assert not list(tmp_path.glob("*other*"))
+
+
+@pytest.mark.parametrize("name", cortexclient.list_datasets())
+def test_a_snapshot_holds_every_spec(name):
+    from cortexclient.spec import DatasetSpec
+
+    spec = cortexclient.get_spec(name)
+    text = json.dumps(spec.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    assert DatasetSpec(**json.loads(text)) == spec
+
+
+def test_offline_names_what_is_missing(server, folder):
+    client = server.load(version=3, cache=folder)
+    client.tables.nucleus_detection(id=[1]).query()
+    offline = server.load(version=3, cache=folder, offline=True)
+    before = len(server.requests)
+    with pytest.raises(errors.OfflineError, match="rows of nucleus_detection at version 3") as caught:
+        offline.tables.nucleus_detection(id=[2]).query()
+    assert str(folder) in str(caught.value)
+    assert isinstance(caught.value, ConnectionError)
+    with pytest.raises(errors.OfflineError, match=r"live answer.*client\.at"):
+        offline.at().is_latest_roots([1])
+    with pytest.raises(errors.OfflineError, match="voxels"):
+        offline.segmentation_cloudvolume()
+    assert len(server.requests) == before
+
+
+def test_offline_starts_no_server(folder):
+    from cortexclient.sandbox import shared
+
+    running = set(shared._shared)
+    client = cortexclient.load("sandbox", server_address="sandbox://large", cache=folder, offline=True)
+    with pytest.raises(errors.OfflineError, match="sandbox://large"):
+        client.tables.nucleus_detection().query()
+    assert set(shared._shared) == running
+
+
+def _child(address: str, folder: Path, queue) -> None:
+    client = cortexclient.load("sandbox", server_address=address, version=3, cache=folder)
+    frame = client.query_synapses(roots_of(client), pre=True, progress=False)
+    queue.put(frame.to_json())
+
+
+def test_two_processes_share_a_cache(server, folder):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    address = f"sandbox://127.0.0.1:{server.port}"
+    children = [context.Process(target=_child, args=(address, folder, queue)) for _ in range(2)]
+    for child in children:
+        child.start()
+    found = {queue.get(timeout=45) for _ in children}
+    for child in children:
+        child.join()
+    assert len(found) == 1
+    before = len(server.requests)
+    client = server.load(version=3, cache=folder)
+    assert client.query_synapses(roots_of(client), pre=True, progress=False).to_json() in found
+    assert data_requests(server, before) == []
+
+
+def test_damage_is_asked_again(server, folder):
+    first = server.load(version=3, cache=folder).tables.nucleus_detection().query()
+    for number, path in enumerate((folder / "answers").glob("??/*")):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if number % 2 else content[:-1] + b"?")
+    before = len(server.requests)
+    again = server.load(version=3, cache=folder).tables.nucleus_detection().query()
+    pd.testing.assert_frame_equal(first, again)
+    assert len(data_requests(server, before)) == 1
+    offline = server.load(version=3, cache=folder, offline=True).tables.nucleus_detection().query()
+    pd.testing.assert_frame_equal(first, offline)
+
+
+def test_live_answers_and_errors_are_never_kept(server, folder):
+    client = server.load(cache=folder)
+    roots = roots_of(client)
+    before = set(kept_bytes(folder))
+    client.is_latest_roots(roots)
+    client.latest_valid_timestamp(roots)
+    client.get_roots(client.get_l2_ids(roots[0])[:2])
+    with pytest.raises(errors.InvalidQueryError):
+        client.tables.nucleus_detection(nope=1).query()
+    with pytest.raises(errors.MissingDataError):
+        client.get_l2_ids(12345)
+    server.inject("503", route="/query$", count=1)
+    client.tables.nucleus_detection(id=[3]).query()
+    heads = [json.loads(content.split(b"\n", 2)[1]) for content in kept_bytes(folder)]
+    assert before
+    assert {head.get("status", 200) for head in heads} == {200}
+    kinds = {head["what"] for head in heads}
+    assert not [
+        what for what in kinds if "which roots are valid" in what or what.startswith("roots of supervoxels")
+    ]
+    # when roots were made may be kept, until when they are valid may not
+    assert [head["url"] for head in heads if "lifetimes" in head["what"]] == [
+        head["url"] for head in heads if "lifetimes" in head["what"] and head["keep"] == "forever"
+    ]
+
+
+def test_missing_level2_entries_are_asked_again_and_they_alone(toy_server, toy_session, tmp_path, files):
+    from cortexclient.services.level2 import Level2Service
+
+    there = files.l2cache[files.l2cache["in_cache"]]["l2_id"].tolist()[:3]
+    missing = files.l2cache[~files.l2cache["in_cache"]]["l2_id"].tolist()[:2]
+
+    def ask(**options):
+        session = toy_session(version=2, cache=tmp_path / "kept", **options)
+        return Level2Service(session).get_l2data([*missing, *there], ["size_nm3"])
+
+    first = ask()
+    assert first["size_nm3"].isna().sum() == 2
+    before = len(toy_server.requests)
+    pd.testing.assert_frame_equal(ask(), first)
+    asked = [record for record in toy_server.requests[before:] if record.path.endswith("/attributes")]
+    assert len(asked) == 1
+    assert asked[0].received < 80  # two ids, not five
+    before = len(toy_server.requests)
+    pd.testing.assert_frame_equal(ask(offline=True), first)
+    assert len(toy_server.requests) == before
+
+
+def test_skeletons_asked_together_and_alone_are_the_same(server, folder):
+    client = server.load(version=3, cache=folder)
+    roots = roots_of(client)
+    client.get_skeleton(roots[0], synapses=False)
+    before = len(server.requests)
+    dict(skeletons(client, roots, output="dict"))
+    asked = [record.path for record in server.requests[before:] if "skeleton" in record.path]
+    assert asked
+    before = len(server.requests)
+    found = dict(skeletons(server.load(version=3, cache=folder), roots, output="dict"))
+    assert set(found) == set(roots)
+    assert not [record for record in server.requests[before:] if "/skeletoncache/" in record.path]
+
+
+def test_no_token_anywhere(tmp_path, folder):
+    with Sandbox(size="tiny", auth=True, tokens={TOKEN: ("view", "edit")}) as sandbox:
+        client = sandbox.load(version=3, cache=folder)
+        analysis(client)
+        client.cave.schema.get_schemas()
+        file = client.save_snapshot(tmp_path / "figure.zip")
+        assert kept_bytes(folder)
+        for content in [*kept_bytes(folder), file.read_bytes(), pickle.dumps(client)]:
+            assert TOKEN.encode() not in content
+        import zipfile
+
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                assert TOKEN.encode() not in archive.read(name)
+
+
+def test_a_version_made_anew_is_another_one(toy_session, toy_server, tmp_path):
+    """The same number on a server that was set up again must not give the old rows."""
+    from cortexclient.services.tables import TablesService
+
+    session = toy_session(version=2, cache=tmp_path / "kept")
+    session.versions()
+    TablesService(session).tags_toy().query()
+    for path in (tmp_path / "kept" / "answers").glob("??/*"):
+        from cortexclient.session.cache.entry import Entry, pack, unpack
+
+        entry = unpack(path.read_bytes())
+        if "frozen_at" in entry.head:
+            path.write_bytes(
+                pack(Entry({**entry.head, "frozen_at": "1999-01-01T00:00:00+00:00"}, entry.body))
+            )
+    again = toy_session(version=2, cache=tmp_path / "kept")
+    again.versions()
+    before = len(toy_server.requests)
+    TablesService(again).tags_toy().query()
+    assert [record for record in toy_server.requests[before:] if record.path.endswith("/query")]
+
+
+def test_a_session_without_a_cache_writes_nothing(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("CORTEXCLIENT_CACHE_DIR", str(tmp_path / "user"))
+    server.load(version=3).tables.nucleus_detection().query()
+    assert not (tmp_path / "user" / "answers").exists()
+    server.load(version=3, cache=True).tables.nucleus_detection().query()
+    assert list((tmp_path / "user" / "answers").glob("??/*"))
+
+
+def test_loading_touches_nothing(tmp_path):
+    Session(
+        cortexclient.get_spec("sandbox"), cache=tmp_path / "kept", endpoint=Endpoint("http://127.0.0.1:9")
+    )
+    assert not (tmp_path / "kept").exists()
