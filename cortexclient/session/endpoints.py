@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from cortexclient.credentials import may_carry_token
 from cortexclient.errors import SpecError
 
 __all__ = ["LAUNCHERS", "Endpoint", "resolve"]
@@ -48,10 +49,14 @@ def resolve(address: str) -> Endpoint:
     Raises
     ------
     SpecError
-        If nothing answers for the scheme.
+        If nothing answers for the scheme, or it is plain http to another machine.
     """
     scheme = urlsplit(address).scheme
     if scheme in {"http", "https"}:
+        if not may_carry_token(address):
+            raise SpecError(
+                f"{address} is not encrypted: plain http is for servers on this machine only; use its https address"
+            )
         return Endpoint(address.rstrip("/"))
     from importlib.metadata import entry_points
 

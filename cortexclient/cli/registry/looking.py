@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cortexclient.cli.output import console
+from cortexclient.cli.registry.text import print_table
 
 if TYPE_CHECKING:
     from cortexclient.registry import DatasetInfo
@@ -45,7 +46,7 @@ def list_command(as_json: AsJson = False) -> None:
         origin = info.layer + (f" [dim](hides {', '.join(info.shadows)})[/]" if info.shadows else "")
         access = _ACCESS.get(info.access, "[dim]unknown[/]")
         table.add_row(f"[bold]{info.name}[/]", title, access, origin, f"[dim]{', '.join(info.aliases)}[/]")
-    console().print(table)
+    print_table(table)
 
 
 def _plain(info: DatasetInfo) -> dict[str, Any]:
@@ -112,8 +113,8 @@ def _print_resolved(assembly: Assembly) -> None:
             continue
         value = node.text if isinstance(node, ScalarNode) else "empty"
         place = f"{_nearby(mark.file)}:{mark.line}"
-        table.add_row(escape(dotted(path)), escape(value.strip()), f"[dim]{escape(place)}[/]")
-    console().print(table)
+        table.add_row(escape(dotted(path)), escape(" ".join(value.split())), f"[dim]{escape(place)}[/]")
+    print_table(table)
 
 
 def _nearby(file: str) -> str:

@@ -1,10 +1,23 @@
-"""Writing a spec as YAML with comments, as a person would."""
+"""What the registry's commands write: specs as YAML with comments, as a person would; and tables."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["SpecText"]
+from cortexclient.cli.output import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["SpecText", "print_table"]
+
+_WIDE = 500
+
+
+def print_table(table: Table) -> None:
+    """Print a table, folded to the terminal; into a pipe every row stays one line, for grep and the like."""
+    console().print(table, width=None if sys.stdout.isatty() else _WIDE)
 
 
 class SpecText:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cortexclient.cli.output import console, error_console
+from cortexclient.cli.output import error_console
+from cortexclient.cli.registry.text import print_table
 
 __all__ = ["check", "diff", "import_cave_diver", "new"]
 
@@ -45,6 +46,10 @@ def new(
         raise typer.BadParameter(f"{out} exists already; give another --out or remove it")
     out.write_text(text, encoding="utf-8")
     error_console().print(f"wrote {out}; look through it, then: cortexclient validate {out}")
+    if not (schema := out.parent / "dataset.schema.json").exists():
+        error_console().print(
+            f"for completion and hover texts in an editor: cortexclient schema --out {schema}"
+        )
 
 
 def check(name: Name, server: Server = None, token: Token = None) -> None:
@@ -63,7 +68,7 @@ def check(name: Name, server: Server = None, token: Token = None) -> None:
     marks = {"pass": "[green]ok[/]", "fail": "[red]FAIL[/]", "skip": "[dim]-[/]"}
     for point in points:
         table.add_row(marks[point.state], point.name, escape(point.found), escape(point.advice))
-    console().print(table)
+    print_table(table)
     failures = sum(point.state == "fail" for point in points)
     error_console().print(f"{spec.name}: {len(points)} points, {failures} to change")
     raise typer.Exit(1 if failures else 0)
@@ -90,7 +95,7 @@ def diff(
     for key, ours, theirs in found:
         table.add_row(escape(key), f"[red]{escape(ours)}[/]", f"[green]{escape(theirs)}[/]")
     if found:
-        console().print(table)
+        print_table(table)
     error_console().print(f"{len(found)} difference(s)")
     raise typer.Exit(1 if found else 0)
 
