@@ -1,9 +1,10 @@
 """Skeletons with synapses and properties, many at a time, against the peer's loop in the same run.
 
-    python benchmarks/bench_skeletons.py --peer-python PEER/bin/python [--latency 0.05] [--count 200]
+    python benchmarks/bench_skeletons.py --peer-python PEER/bin/python [--latency 0.05] [--count 200] [--size large]
 
-Serves the sandbox's synthetic cortex with a delay on every request. Where it has fewer neurons than asked for, roots
-of its edit history fill up; the peer reads `--peer-count` of them, and its time is scaled to the same number.
+Serves the sandbox's synthetic cortex with a delay on every request; each client is a process of its own. Where the
+cortex has fewer neurons than asked for, roots of its edit history fill up. The peer reads `--peer-count` of them, and
+its time is scaled to the same number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import time
+import sys
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,30 @@ begin = time.perf_counter()
 for root in roots:
     ossify.load_cell_from_client(root, cave, synapses=True, restore_properties=True, skeleton_version=4)
 print(json.dumps((time.perf_counter() - begin) / len(roots)))
+"""
+
+
+OURS = """
+import json, resource, sys, time
+url, datastack, token, roots = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+from cortexclient.services.skeletons import SkeletonsService
+from cortexclient.session import Endpoint, Session
+from cortexclient.spec import DatasetSpec
+spec = DatasetSpec(name="bench", title="Benchmark", server_address=url, datastack=datastack)
+service = SkeletonsService(Session(spec, endpoint=Endpoint(url, token)))
+service.get_skeleton(roots[0])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+begin, processor, rows = time.perf_counter(), time.process_time(), 0
+batches = service.get_skeletons(roots, batch_size=int(sys.argv[5]), progress=False)
+for root, neuron in batches:
+    rows += len(neuron.anno.pre_syn) + len(neuron.anno.post_syn)
+assert not batches.failures, batches.failures
+print(json.dumps({
+    "seconds": (time.perf_counter() - begin) / len(roots),
+    "processor": (time.process_time() - processor) / len(roots),
+    "synapses": rows,
+    "grown": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+}))
 """
 
 
@@ -49,41 +75,38 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--peer-count", type=int, default=10)
     parser.add_argument("--size", default="small")
+    parser.add_argument("--batch", type=int, nargs="+", default=[25, 100])
     options = parser.parse_args()
     with Sandbox(size=options.size) as plain:
         roots = roots_of(plain, options.count)
     with Sandbox(size=options.size, latency=options.latency) as sandbox:
-        client = sandbox.load()
-        client.get_skeleton(roots[0])
-        before, begin = len(sandbox.requests), time.perf_counter()
-        found = _read(client, roots)
-        seconds = (time.perf_counter() - begin) / len(roots)
-        requests = (len(sandbox.requests) - before) / len(roots)
-        print(f"{found} neurons, {options.latency * 1000:.0f} ms latency")
-        print(f"ours  {seconds * 1000:8.1f} ms and {requests:5.2f} requests for each neuron")
+        where = [sandbox.url, sandbox.datastack, sandbox.token]
+        print(f"{len(roots)} neurons, {options.latency * 1000:.0f} ms latency")
+        for size in options.batch:
+            before = len(sandbox.requests)
+            ours = _run(sys.executable, OURS, *where, json.dumps(roots), str(size))
+            requests = (len(sandbox.requests) - before) / (len(roots) + 1)
+            print(
+                f"ours  {ours['seconds'] * 1000:8.1f} ms ({ours['processor'] * 1000:.1f} ms of processor) and "
+                f"{requests:5.2f} requests for each neuron; {ours['synapses']} synapses; batches of {size} took "
+                f"{ours['grown']:.0f} MB"
+            )
         if options.peer_python:
             some = roots[: options.peer_count]
-            arguments = [sandbox.url, sandbox.datastack, sandbox.token, json.dumps(some)]
             before = len(sandbox.requests)
-            done = subprocess.run(
-                [options.peer_python, "-W", "ignore", "-c", PEER, *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise SystemExit(done.stderr[-3000:])
-            peer = json.loads(done.stdout.strip().splitlines()[-1])
+            peer = _run(options.peer_python, PEER, *where, json.dumps(some))
             each = (len(sandbox.requests) - before) / (len(some) + 1)
             print(f"peer  {peer * 1000:8.1f} ms and {each:5.2f} requests for each neuron")
-            print(f"ratio {peer / seconds:.1f}x")
+            print(f"ratio {peer / ours['seconds']:.1f}x")
 
 
-def _read(client: object, roots: list[int]) -> int:
-    from cortexclient.services.skeletons import SkeletonsService
-
-    batches = SkeletonsService(client.session).get_skeletons(roots, batch_size=100, progress=False)
-    return sum(1 for _ in batches)
+def _run(python: str, program: str, *arguments: str) -> Any:
+    done = subprocess.run(
+        [python, "-W", "ignore", "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 if __name__ == "__main__":

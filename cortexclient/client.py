@@ -17,6 +17,7 @@ from cortexclient.services.links import LinksService
 from cortexclient.services.roots import RootsService
 from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.snapshots import SnapshotsService
+from cortexclient.services.space import Space
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 from cortexclient.session import Session
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from cortexclient.services.exports import TableExportClient
     from cortexclient.services.meshes import MeshClient
-    from cortexclient.services.space import Space
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import PathLike, Timestamp
 
@@ -292,7 +292,10 @@ class DatasetClient:
         return self._service(MeshClient)
 
     get_skeleton = _of(SkeletonsService, SkeletonsService.get_skeleton)
+    get_skeletons = _of(SkeletonsService, SkeletonsService.get_skeletons)
     skeletons_exist = _of(SkeletonsService, SkeletonsService.skeletons_exist)
+    save_swc = _of(SkeletonsService, SkeletonsService.save_swc)
+    depth = _of(Space, Space.depth)
 
     @property
     def space(self) -> Space:
@@ -303,15 +306,9 @@ class DatasetClient:
         NotConfiguredError
             The spec has no ``transform``.
         """
-        from cortexclient.services.space import Space
-
         return self._service(Space)
 
-    @property
-    def dataset_transform(self) -> Space:
-        """The same as `space`."""
-        return self.space
-
+    dataset_transform = space  # its older name
     # -- links
 
     neuroglancer_url = _of(LinksService, LinksService.neuroglancer_url)
@@ -339,7 +336,8 @@ class DatasetClient:
         with self._lock:
             known = self._services.get(TableExportClient)
             if known is None or known.cloudpath != path:
-                known = self._services[TableExportClient] = TableExportClient(path)
+                known = TableExportClient(path, default_version=lambda: self._session.version)
+                self._services[TableExportClient] = known
             return cast("TableExportClient", known)
 
     def set_export_cloudpath(self, cloudpath: PathLike) -> None:

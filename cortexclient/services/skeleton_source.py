@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError, MissingDataError, ProtocolError, ServiceError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from cortexclient.session import Session
 
-__all__ = ["fetch_skeleton", "fetch_skeletons", "parse_skeleton", "stored_skeletons"]
+__all__ = ["base_url", "fetch_skeleton", "parse_skeleton", "stored", "stored_skeletons"]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ _INTEGERS = ("edges", "mesh_to_skel_map", "lvl2_ids", "compartment")
 _FLOATS = ("vertices", "radius")
 
 
-def _base(session: Session) -> str:
+def base_url(session: Session) -> str:
+    """Address of the datastack at the skeleton service."""
     return f"{session.local_server}/skeletoncache/api/v1/{session.datastack}"
 
 
@@ -46,14 +48,15 @@ def fetch_skeleton(session: Session, root: int, version: int) -> dict[str, Any]:
     ServiceError
         For every other failure.
     """
-    url = f"{_base(session)}/async/get_skeleton/{version}/{root}/flatdict"
+    url = f"{base_url(session)}/async/get_skeleton/{version}/{root}/flatdict"
     try:
         response = session.http.send("skeleton", "GET", url, params={"verbose_level": "0"})
     except ServiceError as error:
         _check_version(session, version)
         if error.status in {400, 404}:
             raise MissingDataError(
-                f"the skeleton service of {session.datastack} has no skeleton of {root}: {error}",
+                f"the skeleton service of {session.datastack} has no skeleton of {root}: {error}; "
+                "fallback='compute' makes one from the level-2 graph",
                 service="skeleton",
                 status=error.status,
                 url=error.url,
@@ -62,50 +65,18 @@ def fetch_skeleton(session: Session, root: int, version: int) -> dict[str, Any]:
     return parse_skeleton(response.content, root)
 
 
-def fetch_skeletons(
-    session: Session, roots: Sequence[int], version: int, *, generate: bool = True
-) -> dict[int, dict[str, Any] | CortexError]:
-    """Read many skeletons: those that the service has in a few requests, the others one by one.
-
-    Parameters
-    ----------
-    generate : bool
-        Ask for skeletons that do not exist yet, and wait for them.
-
-    Returns
-    -------
-    dict
-        Root -> skeleton, or the error that says why there is none.
-    """
+def stored(session: Session, roots: Sequence[int], version: int) -> dict[int, dict[str, Any] | CortexError]:
+    """Read those skeletons that the service has in store, 500 in each request; the others are left out."""
     wanted = list(dict.fromkeys(roots))
     batches = [wanted[start : start + MOST_IN_ONE] for start in range(0, len(wanted), MOST_IN_ONE)]
     found: dict[int, dict[str, Any] | CortexError] = {}
     for part in session.map(lambda batch: _stored(session, batch, version), batches):
         found |= part
-    missing = [root for root in wanted if root not in found]
-    if not generate:
-        return found | {root: _absent(session, root) for root in missing}
-
-    def one(root: int) -> dict[str, Any] | CortexError:
-        try:
-            return fetch_skeleton(session, root, version)
-        except CortexError as error:
-            return error
-
-    return found | dict(zip(missing, session.map(one, missing), strict=True))
+    return found
 
 
-def _absent(session: Session, root: int) -> MissingDataError:
-    return MissingDataError(
-        f"the skeleton service of {session.datastack} has no skeleton of {root} yet; generate=True has it made",
-        service="skeleton",
-    )
-
-
-def _stored(session: Session, roots: Sequence[int], version: int) -> dict[int, dict[str, Any]]:
-    if len(roots) < 2:
-        return {}  # one is asked for directly, which makes it at once if need be
-    url = f"{_base(session)}/bulk/get_cached_skeletons/{version}/flatdict"
+def _stored(session: Session, roots: Sequence[int], version: int) -> dict[int, dict[str, Any] | CortexError]:
+    url = f"{base_url(session)}/bulk/get_cached_skeletons/{version}/flatdict"
     body = {"root_ids": list(roots), "generate_missing": False, "verbose_level": 0}
     try:
         answer = session.http.post_json("skeleton", url, body)
@@ -115,10 +86,13 @@ def _stored(session: Session, roots: Sequence[int], version: int) -> dict[int, d
             raise
         log.info("the skeleton service does not give many at once (%s); asking one by one", error)
         return {}
-    found = {}
+    found: dict[int, dict[str, Any] | CortexError] = {}
     for name, text in answer.items():
         if isinstance(text, str) and text and text not in {"async", "invalid_rid", "invalid_layer_rid"}:
-            found[int(name)] = parse_skeleton(bytes.fromhex(text), int(name))
+            try:
+                found[int(name)] = parse_skeleton(bytes.fromhex(text), int(name))
+            except CortexError as error:  # one that is damaged is no reason to lose the others
+                found[int(name)] = error
     return found
 
 
@@ -166,7 +140,7 @@ def parse_skeleton(content: bytes, root: int) -> dict[str, Any]:
         data["vertices"] = data["vertices"].reshape(-1, 3)
         data["edges"] = data["edges"].reshape(-1, 2)
         data["root"] = int(data["root"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise ProtocolError(
             f"the skeleton of {root} cannot be read ({type(error).__name__}: {error}); try again",
             service="skeleton",

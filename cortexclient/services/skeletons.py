@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
+import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import CortexError
 from cortexclient.ids import as_id, as_ids
-from cortexclient.services.skeleton_source import fetch_skeletons, stored_skeletons
-from cortexclient.services.skeleton_synapses import RootMoment, moments_of, synapses_of
-from cortexclient.session.graph import graph_url
+from cortexclient.services.skeleton_load import SkeletonLoader, Wanted
+from cortexclient.services.skeleton_source import stored_skeletons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from cortexclient.services.skeleton_batch import SkeletonBatches
+    from cortexclient.services.skeleton_load import Output
     from cortexclient.services.space import Space
     from cortexclient.session import Session
-    from cortexclient.types import IdArray, Ids, TransformName
+    from cortexclient.types import Ids, PathLike, TransformName
 
 __all__ = ["SkeletonsService"]
 
 _TRANSFORMS = ("rigid", "streamline", None)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a skeleton is asked for with."""
-
-    version: int
-    synapses: bool = True
-    restore_graph: bool = False
-    restore_properties: bool = True
-    references: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    transform: TransformName | None = None
-    generate: bool = True
+_OUTPUTS = ("meshwork", "cell", "dict", "swc")
 
 
 class SkeletonsService:
@@ -60,6 +47,9 @@ class SkeletonsService:
         synapse_reference_tables: Mapping[str, str | Sequence[str]] | None = None,
         skeleton_version: int | None = None,
         transform: TransformName | None = None,
+        *,
+        output: Output = "meshwork",
+        fallback: Literal["compute"] | None = None,
     ) -> Any:
         """Get a neuron: its skeleton, with compartments, synapses and the properties of its level-2 ids.
 
@@ -82,10 +72,17 @@ class SkeletonsService:
             Move the neuron into cortical space (um, pia at y = 0): skeleton, mesh and every synapse position alike.
             ``streamline`` measures from the root and straightens the course of neurites. ``radius`` and the properties
             stay in nm.
+        output : {"meshwork", "cell", "dict", "swc"}
+            A Meshwork; an ossify Cell (needs the extra ``ossify``); the service's skeleton as a dict of arrays; or a
+            text in SWC (um). The last two carry neither synapses nor properties.
+        fallback : {"compute"}, optional
+            Where the service has no skeleton or refuses to make one, compute it here by ``pcg_skel`` from the level-2
+            graph. Such a skeleton says so in ``skeleton.meta.skeleton_type`` (of a dict: in ``meta``), and has neither
+            compartments nor radii.
 
         Returns
         -------
-        meshparty.meshwork.Meshwork
+        meshparty.meshwork.Meshwork or another output
             ``skeleton`` in nm (um if transformed), ``anno.lvl2_ids``, ``anno.compartment`` (1 soma, 2 axon, 3 dendrite)
             and ``anno.is_axon`` where the service knows compartments. Ids are int64.
 
@@ -98,6 +95,8 @@ class SkeletonsService:
             of an older root at the last time it was valid.
         MissingDataError
             If the service refuses to make a skeleton of this root.
+        MissingExtraError
+            If ``output="cell"`` and ossify is not installed.
         IncompleteResultError
             If synapses are cut short by the server and cannot be completed.
 
@@ -114,8 +113,10 @@ class SkeletonsService:
             synapse_reference_tables=synapse_reference_tables,
             skeleton_version=skeleton_version,
             transform=transform,
+            output=output,
+            fallback=fallback,
         )
-        found = self._load([root], wanted)[root]
+        found = self._loader(wanted).load([root])[root]
         if isinstance(found, CortexError):
             raise found
         return found
@@ -130,8 +131,10 @@ class SkeletonsService:
         synapse_reference_tables: Mapping[str, str | Sequence[str]] | None = None,
         skeleton_version: int | None = None,
         transform: TransformName | None = None,
-        output: Literal["meshwork", "dict", "swc"] = "meshwork",
+        output: Output = "meshwork",
         generate: bool = True,
+        deadline: float = 600.0,
+        fallback: Literal["compute"] | None = None,
         errors: Literal["raise", "collect"] = "collect",
         batch_size: int = 50,
         progress: bool = True,
@@ -142,13 +145,15 @@ class SkeletonsService:
         ----------
         root_ids : int or sequence of int
             Duplicates are read once.
-        synapses, restore_graph, restore_properties, synapse_reference_tables, skeleton_version, transform
+        synapses, restore_graph, restore_properties, synapse_reference_tables, skeleton_version, transform, output
             As for `get_skeleton`.
-        output : {"meshwork", "dict", "swc"}
-            Meshworks; or the service's skeletons as dicts of arrays; or texts in SWC (um). The last two carry neither
-            synapses nor properties, and may be transformed.
         generate : bool
-            Wait for skeletons that the service has not made yet; without it they are failures.
+            Have skeletons made that the service has not made yet, and wait for them; without it they are failures.
+        deadline : float
+            Seconds to wait for those of one batch; what is not made by then is a failure. The service goes on making
+            it, so that it can be had later. It is looked at between requests.
+        fallback : {"compute"}, optional
+            As for `get_skeleton`; also of what was not made in time.
         errors : {"raise", "collect"}
             Raise the first failure, or go on and keep failures in ``.failures``.
         batch_size : int
@@ -171,24 +176,59 @@ class SkeletonsService:
 
         if errors not in {"raise", "collect"}:
             raise ValueError(f"errors must be 'raise' or 'collect', not {errors!r}")
-        if output not in {"meshwork", "dict", "swc"}:
-            raise ValueError(f"output must be 'meshwork', 'dict' or 'swc', not {output!r}")
-        plain = output != "meshwork"
         wanted = self._wanted(
-            synapses=synapses and not plain,
-            restore_graph=restore_graph and not plain,
-            restore_properties=restore_properties and not plain,
+            synapses=synapses,
+            restore_graph=restore_graph,
+            restore_properties=restore_properties,
             synapse_reference_tables=synapse_reference_tables,
             skeleton_version=skeleton_version,
             transform=transform,
+            output=output,
+            fallback=fallback,
             generate=generate,
+            deadline=float(deadline),
+            progress=progress,
         )
-        load = partial(self._load_plain, output=output) if plain else self._load
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
         size = max(1, min(int(batch_size), 500))
         return SkeletonBatches(
-            ids, partial(_swap, load, wanted), size, collect=errors == "collect", progress=progress
+            ids, self._loader(wanted).load, size, collect=errors == "collect", progress=progress
         )
+
+    def save_swc(self, neuron: Any, path: PathLike, *, transform: TransformName | None = None) -> None:
+        """Save a neuron's skeleton as an SWC file in um.
+
+        Parameters
+        ----------
+        neuron : int, Meshwork or mapping
+            A root id, whose skeleton is fetched; or a neuron from `get_skeleton`, as it is.
+        path : str or pathlib.Path
+            File to write.
+        transform : {"rigid", "streamline"}, optional
+            For a root id: move the skeleton into cortical space.
+
+        Raises
+        ------
+        ValueError
+            If a transform is given for a neuron that was fetched already.
+
+        Examples
+        --------
+        >>> client.save_swc(root_id, "neuron.swc", transform="rigid")   # doctest: +SKIP
+        """
+        from pathlib import Path
+
+        from cortexclient.services.skeleton_swc import save_swc
+
+        if hasattr(neuron, "skeleton") or hasattr(neuron, "keys"):
+            if transform is not None:
+                raise ValueError(
+                    "transform is for root ids; give it to get_skeleton for a neuron that is there"
+                )
+            save_swc(neuron, path)
+            return
+        text = self.get_skeleton(neuron, transform=transform, output="swc")
+        Path(path).expanduser().write_text(text, encoding="utf-8")
 
     def skeletons_exist(
         self,
@@ -215,7 +255,7 @@ class SkeletonsService:
         """
         one = isinstance(root_ids, str) or not hasattr(root_ids, "__len__")
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
-        version = skeleton_version or self._session.spec.skeleton_version or 4
+        version = skeleton_version or self._default_version()
         found = stored_skeletons(
             self._session, ids, version, log_warning=log_warning, verbose_level=verbose_level
         )
@@ -229,22 +269,43 @@ class SkeletonsService:
         synapse_reference_tables: Mapping[str, str | Sequence[str]] | None,
         skeleton_version: int | None,
         transform: TransformName | None,
+        output: Output,
+        fallback: str | None,
         **options: Any,
     ) -> Wanted:
         if transform not in _TRANSFORMS:
             raise ValueError(f"transform must be 'rigid', 'streamline' or None, not {transform!r}")
+        if output not in _OUTPUTS:
+            raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, not {output!r}")
+        if fallback not in {"compute", None}:
+            raise ValueError(f"fallback must be 'compute' or None, not {fallback!r}")
+        if output == "cell":
+            from cortexclient.services.skeleton_cell import require_ossify
+
+            require_ossify()  # told before anything is asked
         given = dict(synapse_reference_tables or {})
         if set(given) - {"pre", "post"}:
             raise ValueError(f"synapse_reference_tables has the keys 'pre' and 'post', not {sorted(given)}")
         references = {
             side: [names] if isinstance(names, str) else list(names) for side, names in given.items()
         }
-        version = (
-            skeleton_version if skeleton_version is not None else self._session.spec.skeleton_version or 4
-        )
+        version = skeleton_version if skeleton_version is not None else self._default_version()
         if transform is not None:
             self._in_space()  # a dataset without a transform is told before anything is asked
-        return Wanted(version=int(version), references=references, transform=transform, **options)
+        wanted = Wanted(
+            version=int(version),
+            references=references,
+            transform=transform,
+            output=output,
+            compute=fallback is not None,
+        )
+        return dataclasses.replace(wanted, **options)
+
+    def _default_version(self) -> int:
+        return self._session.spec.skeleton_version or 4
+
+    def _loader(self, wanted: Wanted) -> SkeletonLoader:
+        return SkeletonLoader(self._session, wanted, None if wanted.transform is None else self._in_space())
 
     def _in_space(self) -> Space:
         from cortexclient.services.space import Space
@@ -252,115 +313,3 @@ class SkeletonsService:
         if self._space is None:
             self._space = Space(self._session)
         return self._space
-
-    # -- asking ------------------------------------------------------------------------------------------------
-
-    def _load(self, roots: list[int], wanted: Wanted) -> dict[int, Any]:
-        """Meshwork or error of each root; shapes and synapses are asked for side by side."""
-        session = self._session
-        session.info()  # every job needs it
-        jobs: list[Callable[[], Any]] = [
-            partial(self._shapes, roots, wanted),
-            partial(self._synapses, roots, wanted),
-        ]
-        (skeletons, attributes, graphs), (moments, synapses) = session.map(_run, jobs)
-        result: dict[int, Any] = {}
-        for root in roots:
-            when, data = moments[root], skeletons[root]
-            failure = when if isinstance(when, CortexError) else data
-            if isinstance(failure, CortexError):
-                result[root] = failure
-                continue
-            try:
-                result[root] = self._build(
-                    root, data, wanted, attributes, graphs.get(root), synapses.get(root, {})
-                )
-            except CortexError as error:
-                result[root] = error
-        return result
-
-    def _shapes(self, roots: list[int], wanted: Wanted) -> tuple[Any, Any, Any]:
-        session = self._session
-        jobs: list[Callable[[], Any]] = [
-            partial(fetch_skeletons, session, roots, wanted.version, generate=wanted.generate)
-        ]
-        if wanted.restore_graph:
-            jobs.append(lambda: dict(zip(roots, session.map(self._graph, roots), strict=True)))
-        found = session.map(_run, jobs)
-        graphs = found[1] if wanted.restore_graph else {}
-        return found[0], self._attributes(found[0], wanted), graphs
-
-    def _graph(self, root: int) -> IdArray | CortexError:
-        import numpy as np
-
-        try:
-            url = graph_url(self._session, f"node/{root}/lvl2_graph")
-            answer = self._session.http.get_json("chunkedgraph", url)
-        except CortexError as error:
-            return error
-        return np.asarray(answer["edge_graph"], dtype=np.int64).reshape(-1, 2)
-
-    def _attributes(self, skeletons: Mapping[int, Any], wanted: Wanted) -> Mapping[str, Any]:
-        import numpy as np
-
-        from cortexclient.services.level2 import Level2Service
-        from cortexclient.services.skeleton_build import PROPERTIES
-
-        names = [*(PROPERTIES if wanted.restore_properties else ())]
-        names += ["rep_coord_nm"] if wanted.restore_graph else []
-        lists = [
-            data["lvl2_ids"]
-            for data in skeletons.values()
-            if not isinstance(data, CortexError) and data.get("lvl2_ids") is not None
-        ]
-        if not names or not lists:
-            return {}
-        found: Any = Level2Service(self._session).get_l2data(np.concatenate(lists), names, as_dataframe=False)
-        return dict(found)
-
-    def _synapses(self, roots: list[int], wanted: Wanted) -> tuple[Any, Any]:
-        moments = moments_of(self._session, roots)
-        if not wanted.synapses:
-            return moments, {}
-        valid = {root: when for root, when in moments.items() if isinstance(when, RootMoment)}
-        return moments, synapses_of(self._session, valid, references=wanted.references) if valid else {}
-
-    def _build(
-        self, root: int, data: Mapping[str, Any], wanted: Wanted, attributes: Any, graph: Any, synapses: Any
-    ) -> Any:
-        from cortexclient.services import skeleton_build as build
-
-        if isinstance(graph, CortexError):
-            raise graph
-        neuron = build.make_meshwork(root, data, edges=graph, points=attributes)
-        build.add_synapses(neuron, data["lvl2_ids"], synapses)
-        if wanted.restore_properties:
-            build.add_properties(neuron, data["lvl2_ids"], attributes)
-        if wanted.transform is not None:
-            anchor = data["vertices"][data["root"]]
-            build.move_meshwork(neuron, self._in_space().mover(wanted.transform, anchor=anchor))
-        return neuron
-
-    def _load_plain(self, roots: list[int], wanted: Wanted, *, output: str) -> dict[int, Any]:
-        from cortexclient.services.skeleton_swc import to_swc
-
-        found: dict[int, Any] = {}
-        for root, data in fetch_skeletons(
-            self._session, roots, wanted.version, generate=wanted.generate
-        ).items():
-            if not isinstance(data, CortexError) and wanted.transform is not None:
-                anchor = data["vertices"][data["root"]]
-                data["vertices"] = self._in_space().mover(wanted.transform, anchor=anchor)(data["vertices"])
-            if isinstance(data, CortexError) or output == "dict":
-                found[root] = data
-            else:
-                found[root] = to_swc(data, in_um=wanted.transform is not None)
-        return found
-
-
-def _run(job: Callable[[], Any]) -> Any:
-    return job()
-
-
-def _swap(load: Callable[..., dict[int, Any]], wanted: Wanted, roots: list[int]) -> dict[int, Any]:
-    return load(roots, wanted)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cortexclient.errors import MissingDataError, NotConfiguredError, StaleRootError
+from cortexclient.errors import (
+    MissingDataError,
+    MissingExtraError,
+    NotConfiguredError,
+    ServiceTimeoutError,
+    StaleRootError,
+)
 from cortexclient.sandbox import Sandbox
 from cortexclient.services.skeleton_build import add_properties, add_synapses, make_meshwork
 from cortexclient.services.skeleton_source import parse_skeleton
@@ -314,9 +321,149 @@ def test_other_kinds_of_output(
     moved = service.get_skeleton(roots[0], transform="rigid", synapses=False)
     save_swc(moved, tmp_path / "two.swc")
     assert np.loadtxt(tmp_path / "two.swc")[0, 3] == pytest.approx(moved.skeleton.root_position[1], abs=1e-5)
-    for wrong in ({"output": "cell"}, {"errors": "ignore"}):
+    for wrong in ({"output": "cel"}, {"errors": "ignore"}, {"fallback": "guess"}):
         with pytest.raises(ValueError, match="must be"):
             service.get_skeletons(roots, **wrong)
+
+
+def test_root_ids_are_saved_as_swc(
+    server: Sandbox, service: SkeletonsService, roots: list[int], tmp_path: Path
+) -> None:
+    client = server.load()
+    client.save_swc(roots[0], tmp_path / "one.swc")
+    client.save_swc(client.get_skeleton(roots[0], synapses=False), tmp_path / "same.swc")
+    assert (tmp_path / "one.swc").read_text() == (tmp_path / "same.swc").read_text()
+    client.save_swc(roots[0], tmp_path / "moved.swc", transform="rigid")
+    moved = client.get_skeleton(roots[0], transform="rigid", synapses=False, restore_properties=False)
+    assert np.loadtxt(tmp_path / "moved.swc")[0, 3] == pytest.approx(
+        moved.skeleton.root_position[1], abs=1e-5
+    )
+    with pytest.raises(ValueError, match="get_skeleton"):
+        client.save_swc(moved, tmp_path / "no.swc", transform="rigid")
+
+
+def test_live_synapses_are_complete_although_the_server_cuts_answers(
+    server: Sandbox, roots: list[int]
+) -> None:
+    with Sandbox(size="tiny", row_limit=20) as capped:
+        neuron = capped.load().get_skeleton(roots[0], restore_properties=False)
+        expected = capped.truth.synapses.set_index("id")
+        for side in ("pre", "post"):
+            ids = capped.truth.synapses_of(roots[0], side)
+            own = {i for i in ids if expected.loc[i, "pre_piece"] == expected.loc[i, "post_piece"]}
+            assert set(neuron.anno[f"{side}_syn"].df["id"]) == set(ids) - own
+
+
+# -- an ossify Cell --------------------------------------------------------------------------------------------------
+
+
+def same_columns(one: pd.DataFrame, other: pd.DataFrame, columns: list[str]) -> None:
+    one, other = one.sort_index(), other.sort_index()
+    assert one.index.tolist() == other.index.tolist()
+    for name in columns:
+        np.testing.assert_array_equal(one[name].to_numpy(float), other[name].to_numpy(float), err_msg=name)
+
+
+def test_cell_is_ossifys_own(server: Sandbox, service: SkeletonsService, roots: list[int]) -> None:
+    ossify = pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
+    from caveclient import CAVEclient
+
+    clear_client_caches()
+    cave = CAVEclient(
+        server.datastack, server_address=server.url, auth_token=server.token, write_server_cache=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = ossify.load_cell_from_client(roots[0], cave, synapses=True, restore_graph=True)
+    clear_client_caches()
+    ours = service.get_skeleton(roots[0], output="cell", restore_graph=True)
+    assert theirs.skeleton.nodes.equals(ours.skeleton.nodes)
+    assert (ours.graph.n_vertices, len(ours.graph.edges)) == (
+        theirs.graph.n_vertices,
+        len(theirs.graph.edges),
+    )
+    same_columns(ours.graph.nodes, theirs.graph.nodes, list(theirs.graph.nodes.columns))
+    for side in ("pre_syn", "post_syn"):
+        rows = theirs.annotations[side].nodes
+        same_columns(ours.annotations[side].nodes, rows, [name for name in rows.columns if name != "valid"])
+
+
+def test_cells_move_like_meshworks(service: SkeletonsService, roots: list[int]) -> None:
+    pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
+    cell = service.get_skeletons(roots[:2], output="cell", transform="rigid", progress=False).to_dict()[
+        roots[0]
+    ]
+    neuron = service.get_skeleton(roots[0], transform="rigid")
+    np.testing.assert_allclose(cell.skeleton.vertices, neuron.skeleton.vertices)
+    rows = cell.annotations["pre_syn"].nodes
+    points = dict(zip(neuron.anno.pre_syn.df["id"], neuron.anno.pre_syn.df["ctr_pt_position"], strict=True))
+    names = [f"ctr_pt_position_{axis}" for axis in "xyz"]
+    np.testing.assert_allclose(rows[names].to_numpy(), np.stack([points[number] for number in rows.index]))
+
+
+def test_without_ossify_the_error_names_the_command(
+    service: SkeletonsService, roots: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ossify", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "cortexclient\[ossify\]"'):
+        service.get_skeleton(roots[0], output="cell")
+
+
+# -- skeletons that the service does not have --------------------------------------------------------------------------
+
+
+def test_refused_roots_are_computed_when_asked(server: Sandbox, roots: list[int]) -> None:
+    refused = server.world.skeletons.refused
+    client = server.load()
+    whole = client.get_skeleton(roots[0])
+    refused[roots[0]] = None
+    try:
+        with pytest.raises(MissingDataError, match="fallback='compute'"):
+            client.get_skeleton(roots[0])
+        neuron = client.get_skeleton(roots[0], fallback="compute")
+        assert "computed" in neuron.skeleton.meta.skeleton_type
+        assert "computed" not in str(whole.skeleton.meta)
+        assert neuron.anno.post_syn.df["id"].tolist() == whole.anno.post_syn.df["id"].tolist()
+        assert neuron.skeleton.path_length() == pytest.approx(whole.skeleton.path_length(), rel=0.1)
+        # it begins in the cell body, which the service has at its root
+        assert np.linalg.norm(neuron.skeleton.root_position - whole.skeleton.root_position) < 7500
+        ids = set(neuron.anno.lvl2_ids.df["lvl2_id"])
+        assert ids == set(client.get_l2_ids(roots[0]))
+        batches = client.get_skeletons(roots[:2], fallback="compute", output="dict", progress=False)
+        found = batches.to_dict()
+        assert (found[roots[0]]["meta"]["skeleton_type"], batches.failures) == (
+            "computed from the level-2 graph",
+            {},
+        )
+    finally:
+        refused.clear()
+
+
+def test_missing_skeletons_are_made_or_reported() -> None:
+    with Sandbox(size="tiny", cold_skeletons=True, skeleton_delay=0.01) as cold:
+        client = cold.load()
+        found = np.unique(cold.truth.root_of_cell(cold.truth.cells["cell_id"].to_numpy()))
+        older = cold.truth.history["root_id"].tolist()
+        roots = list(dict.fromkeys([*found[found > 0].tolist(), *older]))[:14]
+        assert len(roots) > client.session.max_workers
+        refused = roots[1]
+        cold.world.skeletons.refused[refused] = None
+        options: dict[str, Any] = {"output": "dict", "progress": False}
+        none = client.get_skeletons(roots, generate=False, **options)
+        assert none.to_dict() == {}
+        assert set(none.failures) == set(roots)
+        late = client.get_skeletons(roots, deadline=0, **options)
+        assert late.to_dict() == {}
+        assert isinstance(late.failures[roots[0]], ServiceTimeoutError)
+        assert "refus" in str(late.failures[refused])
+        made = client.get_skeletons(roots, deadline=60, **options)
+        assert set(made.to_dict()) | set(made.failures) == set(roots)
+        # what cannot be made says so at once, instead of at the deadline
+        assert refused in made.failures
+        assert not any(isinstance(error, ServiceTimeoutError) for error in made.failures.values())
+        assert len(list(made)) >= 6
+        paths = [request.path for request in cold.requests]
+        assert any(path.endswith("gen_skeletons") for path in paths)
 
 
 def test_which_exist(service: SkeletonsService, roots: list[int]) -> None:

@@ -1,0 +1,123 @@
+"""Skeletons made here from the level-2 graph, for neurons of which the skeleton service has none."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import MissingDataError
+from cortexclient.services.level2 import Level2Service
+from cortexclient.session.graph import graph_url
+
+if TYPE_CHECKING:
+    from cortexclient.session import Session
+    from cortexclient.types import IdArray
+
+__all__ = ["COMPUTED", "compute_skeleton", "level2_graph"]
+
+COMPUTED = "computed from the level-2 graph"
+"""What ``meta`` of such a skeleton says under ``skeleton_type``."""
+
+
+def level2_graph(session: Session, root: int) -> IdArray:
+    """Ask for the pairs of level-2 ids of a neuron that touch, int64, shape (E, 2)."""
+    import numpy as np
+
+    answer = session.http.get_json("chunkedgraph", graph_url(session, f"node/{root}/lvl2_graph"))
+    return np.asarray(answer["edge_graph"], dtype=np.int64).reshape(-1, 2)
+
+
+def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
+    """Skeletonize a neuron by ``pcg_skel`` on its level-2 graph.
+
+    Its root is the thickest place, which is the cell body where there is one; unlike in the service's skeletons the
+    cell body is not made one vertex. There are neither radii nor compartments.
+
+    Returns
+    -------
+    dict
+        As :func:`parse_skeleton` gives it; ``meta["skeleton_type"]`` says that it was computed.
+
+    Raises
+    ------
+    MissingDataError
+        If the neuron has a single level-2 id, or no representative points are known.
+    """
+    import numpy as np
+
+    edges = level2_graph(session, root)
+    ids = np.unique(edges)
+    if len(ids) < 2:
+        raise MissingDataError(
+            f"{root} lies in one chunk: a single level-2 id has no shape to skeletonize",
+            service="chunkedgraph",
+        )
+    known: Any = Level2Service(session).get_l2data(ids, ["rep_coord_nm", "max_dt_nm"], as_dataframe=False)
+    rows = [known.get(str(number)) or {} for number in ids.tolist()]
+    placed = [row.get("rep_coord_nm") is not None for row in rows]
+    if not any(placed):
+        raise MissingDataError(
+            f"the level-2 cache knows no representative points of {root}, which a skeleton needs",
+            service="l2cache",
+        )
+    width = np.array(
+        [row.get("max_dt_nm") or 0.0 if there else -1.0 for row, there in zip(rows, placed, strict=True)]
+    )
+    thickest = int(width.argmax())
+    skeleton = _skeletonize(
+        session,
+        root,
+        edges,
+        known,
+        rows[thickest]["rep_coord_nm"],
+    )
+    return _as_answer(session, root, skeleton, ids)
+
+
+def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: Any) -> Any:
+    import numpy as np
+    from pcg_skel import pcg_skeleton
+
+    answers = SimpleNamespace(  # lets pcg_skel find the answers where it would ask for them
+        datastack_name=f"{session.datastack}@{session.local_server}",
+        l2cache=SimpleNamespace(
+            has_cache=lambda: True,
+            get_l2data=lambda ids, **_: {str(number): known.get(str(number)) or {} for number in ids},
+        ),
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the library's use of its own dependencies
+            skeleton = pcg_skeleton(
+                root,
+                client=answers,
+                level2_graph=edges,
+            )
+            # given a root point, the library fails on numpy 2.4
+            away = np.linalg.norm(np.asarray(skeleton.vertices) - np.asarray(at), axis=1)
+            skeleton.reroot(int(away.argmin()))
+            return skeleton
+    except Exception as error:  # what skeletonizing fails with is the library's business
+        raise MissingDataError(
+            f"no skeleton of {root} can be computed from its level-2 graph: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _as_answer(session: Session, root: int, skeleton: Any, ids: IdArray) -> dict[str, Any]:
+    import numpy as np
+
+    return {
+        "vertices": np.asarray(skeleton.vertices, dtype=np.float64),
+        "edges": np.asarray(skeleton.edges, dtype=np.int64),
+        "root": int(skeleton.root),
+        "mesh_to_skel_map": np.asarray(skeleton.mesh_to_skel_map, dtype=np.int64),
+        "lvl2_ids": ids,
+        "radius": None,
+        "compartment": None,
+        "meta": {
+            "root_id": root,
+            "skeleton_type": COMPUTED,
+            "meta": {"space": "l2cache", "datastack": session.datastack, "source": COMPUTED},
+        },
+    }

@@ -1,0 +1,221 @@
+"""Neurons of a batch of roots: what is asked for, side by side, and how it is put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from cortexclient.errors import AuthenticationError, CortexError, MissingDataError, ServiceError
+from cortexclient.services.skeleton_compute import compute_skeleton, level2_graph
+from cortexclient.services.skeleton_generate import generate_skeletons
+from cortexclient.services.skeleton_source import stored
+from cortexclient.services.skeleton_synapses import RootMoment, moments_of, synapses_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cortexclient.services.space import Space
+    from cortexclient.session import Session
+    from cortexclient.types import TransformName
+
+__all__ = ["Output", "SkeletonLoader", "Wanted"]
+
+Output: TypeAlias = Literal["meshwork", "cell", "dict", "swc"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What skeletons are asked for with."""
+
+    version: int
+    synapses: bool = True
+    restore_graph: bool = False
+    restore_properties: bool = True
+    references: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    transform: TransformName | None = None
+    output: Output = "meshwork"
+    generate: bool = True
+    deadline: float = 600.0
+    compute: bool = False
+    progress: bool = False
+
+
+class SkeletonLoader:
+    """Loads neurons.
+
+    Parameters
+    ----------
+    session : Session
+    wanted : Wanted
+    space : Space or None
+        Needed for a transform.
+    """
+
+    def __init__(self, session: Session, wanted: Wanted, space: Space | None = None) -> None:
+        self._session = session
+        self._wanted = wanted
+        self._space = space
+
+    def load(self, roots: list[int]) -> dict[int, Any]:
+        """Neuron or error of each root; shapes and synapses are asked for side by side."""
+        if self._wanted.output in {"dict", "swc"}:
+            skeletons = self._skeletons(roots)
+            return {root: self._caught(self._plain, skeletons[root]) for root in roots}
+        session = self._session
+        session.info()  # every job needs it
+        jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
+        (skeletons, attributes, graphs), (moments, synapses) = session.map(_run, jobs)
+        build = self._cell if self._wanted.output == "cell" else self._meshwork
+        return {
+            root: self._caught(
+                partial(build, root, moments[root]),
+                skeletons[root],
+                attributes,
+                graphs.get(root),
+                synapses.get(root, {}),
+            )
+            for root in roots
+        }
+
+    def _caught(self, build: Callable[..., Any], data: Any, *parts: Any) -> Any:
+        """Build one neuron; the error of what it needs, or its own, in its place."""
+        failure = next(
+            (part for part in (*getattr(build, "args", ()), data, *parts) if isinstance(part, CortexError)),
+            None,
+        )
+        if failure is not None:
+            return failure
+        try:
+            return build(data, *parts)
+        except CortexError as error:
+            return error
+
+    # -- asking ------------------------------------------------------------------------------------------------
+
+    def _skeletons(self, roots: list[int]) -> dict[int, dict[str, Any] | CortexError]:
+        session, wanted = self._session, self._wanted
+        # a single one is asked for directly, which makes it at once if need be
+        found = stored(session, roots, wanted.version) if len(roots) > 1 or not wanted.generate else {}
+        missing = [root for root in roots if root not in found]
+        if wanted.generate and missing:
+            found |= generate_skeletons(
+                session, missing, wanted.version, deadline=wanted.deadline, progress=wanted.progress
+            )
+        else:
+            found |= {root: _absent(session, root) for root in missing}
+        if wanted.compute:
+            lacking = [root for root in roots if _may_be_computed(found[root])]
+            found |= dict(zip(lacking, session.map(self._computed, lacking), strict=True))
+        return found
+
+    def _computed(self, root: int) -> dict[str, Any] | CortexError:
+        try:
+            return compute_skeleton(self._session, root)
+        except CortexError as error:
+            return error
+
+    def _shapes(self, roots: list[int]) -> tuple[Any, Any, Any]:
+        session = self._session
+        jobs: list[Callable[[], Any]] = [partial(self._skeletons, roots)]
+        if self._wanted.restore_graph:
+            jobs.append(lambda: dict(zip(roots, session.map(self._graph, roots), strict=True)))
+        found = session.map(_run, jobs)
+        graphs = found[1] if self._wanted.restore_graph else {}
+        return found[0], self._attributes(found[0]), graphs
+
+    def _graph(self, root: int) -> Any:
+        try:
+            return level2_graph(self._session, root)
+        except CortexError as error:
+            return error
+
+    def _attributes(self, skeletons: Mapping[int, Any]) -> Any:
+        """Attributes of all level-2 ids: a frame for cells, else what the cache answered."""
+        import numpy as np
+
+        from cortexclient.services.level2 import Level2Service
+        from cortexclient.services.skeleton_build import PROPERTIES
+
+        wanted = self._wanted
+        cells = wanted.output == "cell"
+        names = [*(PROPERTIES if wanted.restore_properties else ())]
+        names += ["rep_coord_nm"] if wanted.restore_graph or cells else []
+        lists = [
+            data["lvl2_ids"]
+            for data in skeletons.values()
+            if not isinstance(data, CortexError) and data.get("lvl2_ids") is not None
+        ]
+        if not names or not lists:
+            return {}
+        ids = np.unique(np.concatenate(lists))
+        everything = cells and wanted.restore_properties
+        return Level2Service(self._session).get_l2data(ids, None if everything else names, as_dataframe=cells)
+
+    def _synapses(self, roots: list[int]) -> tuple[Any, Any]:
+        wanted = self._wanted
+        moments = moments_of(self._session, roots)
+        if not wanted.synapses:
+            return moments, {}
+        valid = {root: when for root, when in moments.items() if isinstance(when, RootMoment)}
+        return moments, synapses_of(self._session, valid, references=wanted.references) if valid else {}
+
+    # -- putting together --------------------------------------------------------------------------------------
+
+    def _mover(self, data: Mapping[str, Any]) -> Any:
+        if self._wanted.transform is None or self._space is None:
+            return None
+        return self._space.mover(self._wanted.transform, anchor=data["vertices"][data["root"]])
+
+    def _meshwork(
+        self, root: int, _: RootMoment, data: Mapping[str, Any], attributes: Any, graph: Any, synapses: Any
+    ) -> Any:
+        from cortexclient.services import skeleton_build as build
+
+        neuron = build.make_meshwork(root, data, edges=graph, points=attributes)
+        build.add_synapses(neuron, data["lvl2_ids"], synapses)
+        if self._wanted.restore_properties:
+            build.add_properties(neuron, data["lvl2_ids"], attributes)
+        move = self._mover(data)
+        if move is not None:
+            build.move_meshwork(neuron, move)
+        return neuron
+
+    def _cell(
+        self, root: int, when: RootMoment, data: Mapping[str, Any], attributes: Any, graph: Any, synapses: Any
+    ) -> Any:
+        from cortexclient.services.skeleton_cell import make_cell
+
+        return make_cell(
+            self._session,
+            root,
+            data,
+            at=when.at,
+            attributes=attributes,
+            edges=graph,
+            synapses=synapses,
+            move=self._mover(data),
+        )
+
+    def _plain(self, data: dict[str, Any]) -> Any:
+        from cortexclient.services.skeleton_swc import to_swc
+
+        move = self._mover(data)
+        if move is not None:
+            data["vertices"] = move(data["vertices"])
+        return data if self._wanted.output == "dict" else to_swc(data, in_um=move is not None)
+
+
+def _may_be_computed(found: Any) -> bool:
+    return isinstance(found, ServiceError) and not isinstance(found, AuthenticationError)
+
+
+def _absent(session: Session, root: int) -> MissingDataError:
+    return MissingDataError(
+        f"the skeleton service of {session.datastack} has no skeleton of {root} yet; generate=True has it made",
+        service="skeleton",
+    )
+
+
+def _run(job: Callable[[], Any]) -> Any:
+    return job()
