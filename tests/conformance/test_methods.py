@@ -102,6 +102,6 @@ def test_nglui(subject: Subject) -> None:
 
 
 def test_ossify(subject: Subject) -> None:
-    ossify = pytest.importorskip("ossify", reason="ossify is not installed; it is no dependency")
+    ossify = pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
     cell = ossify.load_cell_from_client(subject.root, subject.cave)
     assert cell.skeleton.n_vertices > 10

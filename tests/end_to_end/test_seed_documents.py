@@ -1,0 +1,440 @@
+"""Every name, parameter and example that users were promised, on the sandbox.
+
+The reference that this client grew from promised the names and parameters below: code written for it keeps running.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient import (
+    CloudFileViewExport,
+    DatasetClient,
+    MeshClient,
+    TableExportClient,
+    VertexAssigner,
+)
+from cortexclient.sandbox import Sandbox
+from cortexclient.testing import clear_client_caches
+
+PROMISED = {
+    DatasetClient: """
+        fix_mat_timestamp(version=None)
+        get_l2_ids(root_id, bounds=None)
+        get_l2data(l2_ids, attributes=None, as_dataframe=True, split_columns=True)
+        get_skeleton(root_id, synapses=True, restore_graph=False, restore_properties=True,
+            synapse_reference_tables=None, skeleton_version=None, transform=None)
+        latest_valid_timestamp(root_ids)
+        neuroglancer_url(target_url=None, clipboard=False, shorten=False, root_ids=None)
+        now()
+        query_synapses(root_ids, pre=False, post=False, reference_tables=None, synapse_table=None,
+            omit_self_synapse=True, resolution=[1, 1, 1], split_positions=True, live=False,
+            timestamp=None, suffixes=None, batch_size=10, ref_batch_size=5000, progress=True)
+        set_export_cloudpath(cloudpath)
+        unfix_mat_timestamp()
+        version_timestamp(version=None)
+    """,
+    MeshClient: """
+        compute_vertex_to_l2_mapping(root_id, vertices=None, faces=None, lvl2_ids=None,
+            lvl2_pts=None, max_distance=500, ratio_better=0.5, hop_limit=None,
+            cloudvolume_fallback=False, n_jobs=-1, return_assigner=False, mesh_kwargs=None)
+        get_mesh(root_id, *, progress=False, **kwargs)
+        get_meshes(root_ids, *, progress=True, **kwargs)
+    """,
+    TableExportClient: """
+        available_data_df()
+        available_versions(table_name)
+        get_table(table_name, version)
+        reset_available_files()
+    """,
+    CloudFileViewExport: """
+        get_dataframe(version, verbose=True)
+    """,
+}
+PROPERTIES = {
+    DatasetClient: [
+        "cave",
+        "dataset_transform",
+        "datastack_name",
+        "mesh",
+        "server_address",
+        "space",
+        "version",
+    ],
+    MeshClient: ["mesh_l2_mappings"],
+    TableExportClient: ["available_files", "available_tables"],
+    CloudFileViewExport: ["datapath", "headerpath"],
+}
+# default values that differ, and why
+OWN_DEFAULTS = {
+    "query_synapses": {
+        "batch_size",
+        "resolution",
+    },  # as many as one answer holds; a tuple, which calls cannot change
+    "get_dataframe": {"verbose"},  # nothing is shown unless it is asked for
+}
+SIGNATURE = re.compile(r"^([a-z]\w*)\((.*)\)$")
+
+
+def listed() -> list[tuple[type, str, str]]:
+    """Class, name and arguments of each promised method."""
+    return [
+        (cls, name, " ".join(arguments.split()))
+        for cls, text in PROMISED.items()
+        for name, arguments in re.findall(r"(\w+)\(([^()]*)\)", text)
+    ]
+
+
+def test_the_list_is_that_of_the_document(shared_data: Path) -> None:
+    document = shared_data.parent / "seeds" / "api-reference.txt"
+    if not document.is_file():
+        pytest.skip(f"the reference that the list was taken from is not here: {document}")
+    lines = document.read_text(encoding="utf-8").splitlines()
+    signatures = {line for line in lines if SIGNATURE.match(line)}
+    names = {line.split()[0] for line in lines if re.match(r"^[a-z]\w* property( writable)?$", line)}
+    ours = {f"{name}({arguments})" for _, name, arguments in listed()}
+    assert {line for line in signatures if not line.startswith("now(")} <= ours
+    assert names == {name for group in PROPERTIES.values() for name in group}
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "arguments"), listed(), ids=lambda value: getattr(value, "__name__", value)
+)
+def test_parameters_by_name_order_and_default(cls: type, name: str, arguments: str) -> None:
+    theirs = ast.parse(f"def f({arguments}): pass").body[0]
+    assert isinstance(theirs, ast.FunctionDef)
+    ours = inspect.signature(getattr(cls, name)).parameters
+    wanted = [argument.arg for argument in theirs.args.args]
+    positional = [
+        key for key, value in ours.items() if value.kind is value.POSITIONAL_OR_KEYWORD and key != "self"
+    ]
+    assert positional[: len(wanted)] == wanted  # a call by position means the same
+    assert {argument.arg for argument in theirs.args.kwonlyargs} <= set(ours)
+    defaults = dict(
+        zip(wanted[::-1], [ast.literal_eval(value) for value in theirs.args.defaults][::-1], strict=False)
+    )
+    for argument, value in zip(theirs.args.kwonlyargs, theirs.args.kw_defaults, strict=True):
+        assert value is not None
+        defaults[argument.arg] = ast.literal_eval(value)
+    for key, value in defaults.items():
+        assert (ours[key].default == value) == (key not in OWN_DEFAULTS.get(name, ())), key
+    for key in wanted:
+        if key not in defaults:
+            assert ours[key].default in (inspect.Parameter.empty, None), (
+                key
+            )  # may be left out in ours, never more
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), [(cls, name) for cls, group in PROPERTIES.items() for name in group]
+)
+def test_properties_are_properties(cls: type, name: str) -> None:
+    kind = inspect.getattr_static(cls, name)
+    assert isinstance(kind, property)
+    assert kind.__doc__
+    if name == "version":
+        assert kind.fset is not None
+
+
+def test_classes_of_the_documented_datasets() -> None:
+    from cortexclient.datasets.minnie_prod import MicronsProdClient
+    from cortexclient.datasets.minnie_public import MinniePublicClient
+    from cortexclient.datasets.v1dd import client as v1dd
+    from cortexclient.datasets.v1dd_public import V1ddPublicClient
+
+    for cls in (MicronsProdClient, MinniePublicClient, V1ddPublicClient, type(v1dd)):
+        assert issubclass(cls, DatasetClient)
+
+
+# -- each name is called, on a sandbox that has the names of the examples' dataset ---------------------------------
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    clear_client_caches()
+    with Sandbox("minnie_public", size="tiny") as running:
+        yield running
+    clear_client_caches()
+
+
+@pytest.fixture
+def client(sandbox: Sandbox) -> Any:
+    return sandbox.load()
+
+
+@pytest.fixture(scope="module")
+def cells(sandbox: Sandbox) -> pd.DataFrame:
+    """Cells alone in roots that are those of the newest version and of now; the first has most outgoing synapses."""
+    found = sandbox.truth.cells
+    found = found[found["point_on_segmentation"]]
+    roots = sandbox.world.graph.roots(found["soma_supervoxel_id"].to_numpy())
+    _, place, count = np.unique(roots, return_inverse=True, return_counts=True)
+    newest = datetime.fromisoformat(sandbox.world.tables.versions()[-1]["time_stamp"]).replace(tzinfo=UTC)
+    frozen = sandbox.world.graph.roots(found["soma_supervoxel_id"].to_numpy(), newest)
+    alone = (count[place] == 1) & (roots == frozen)  # there are merge errors, too: such a root has no cell id
+    found, roots = found[alone], roots[alone]
+    counts = sandbox.truth.synapses.groupby("pre_cell_id").size()
+    order = found["cell_id"].map(counts).fillna(0).to_numpy().argsort()[::-1]
+    return found.assign(root_id=roots).iloc[order].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def root(cells: pd.DataFrame) -> int:
+    return int(cells["root_id"].iloc[0])
+
+
+def test_who_and_where(client: Any, sandbox: Sandbox) -> None:
+    from caveclient.frameworkclient import CAVEclientFull
+
+    assert isinstance(client.cave, CAVEclientFull)
+    assert client.datastack_name == "minnie65_public"
+    assert client.server_address == sandbox.url
+    assert client.space is client.dataset_transform
+    assert isinstance(client.mesh, MeshClient)
+    assert isinstance(client.exports, TableExportClient)
+
+
+def test_moments(client: Any) -> None:
+    newest, older = sorted(client.cave.materialize.get_versions())[::-1][:2]
+    assert client.version == newest
+    client.version = older
+    assert client.cave.materialize.version == older
+    assert (
+        client.version_timestamp()
+        == client.version_timestamp(older)
+        < client.version_timestamp(version=newest)
+    )
+    client.fix_mat_timestamp(newest)
+    assert client.cave.timestamp == client.version_timestamp(newest)
+    client.unfix_mat_timestamp()
+    assert client.timestamp is None
+    client.fix_mat_timestamp()
+    assert client.timestamp == client.version_timestamp(newest)
+    assert abs(client.now() - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+def test_level_2(client: Any, root: int) -> None:
+    ids = client.get_l2_ids(root)
+    assert len(ids) == len(set(map(int, ids))) > 10
+    split = client.get_l2data(
+        ids, attributes=["rep_coord_nm", "size_nm3"], as_dataframe=True, split_columns=True
+    )
+    assert set(split.columns) == {"rep_coord_nm_x", "rep_coord_nm_y", "rep_coord_nm_z", "size_nm3"}
+    assert split.index.name == "l2_id"
+    whole = client.get_l2data(ids, ["rep_coord_nm"], split_columns=False)
+    assert len(whole["rep_coord_nm"].iloc[0]) == 3
+    every = client.get_l2data(ids[:2])
+    assert {"area_nm2", "max_dt_nm", "mean_dt_nm", "size_nm3", "pca_val_0"} <= set(every.columns)
+    assert len(client.get_l2data(ids[:2], as_dataframe=False)) == 2
+    low = split[["rep_coord_nm_x", "rep_coord_nm_y", "rep_coord_nm_z"]].to_numpy().min(axis=0) / (8, 8, 40)
+    part = client.get_l2_ids(root, bounds=np.array([low - 64, low + 256]).T.astype(int))
+    assert set(map(int, part)) < set(map(int, ids))
+
+
+def test_latest_valid_timestamp(client: Any, root: int, sandbox: Sandbox) -> None:
+    graph = sandbox.world.graph
+    old = next(
+        int(node)
+        for entry in graph.operations
+        for node in entry["old_roots"]
+        if not graph.is_latest(np.array([node]))[0]
+    )
+    now, then = client.latest_valid_timestamp([root, old])
+    assert client.is_latest_roots([root], timestamp=now).all()
+    assert client.is_latest_roots([old], timestamp=then).all()
+    assert not client.is_latest_roots([old]).any()
+
+
+def test_skeleton_in_every_way(client: Any, root: int) -> None:
+    plain = client.get_skeleton(root_id=root, synapses=False, skeleton_version=4)
+    assert len(plain.skeleton.vertices) > 10
+    assert "pre_syn" not in plain.anno.table_names
+    full = client.get_skeleton(
+        root,
+        synapses=True,
+        restore_graph=True,
+        restore_properties=True,
+        synapse_reference_tables={"pre_syn": "synapse_target_structure"}
+        if "synapse_target_structure" in set(client.tables)
+        else None,
+        transform="streamline",
+    )
+    assert len(full.anno.pre_syn) > 0
+    assert len(full.mesh.graph_edges) > 0
+
+
+def test_synapses_with_every_argument(client: Any, root: int, sandbox: Sandbox) -> None:
+    frame = client.query_synapses(
+        [root],
+        pre=True,
+        post=True,
+        reference_tables=None,
+        synapse_table=client.spec.synapse_table,
+        omit_self_synapse=True,
+        resolution=[4, 4, 40],
+        split_positions=False,
+        live=False,
+        timestamp=None,
+        suffixes=None,
+        batch_size=1,
+        ref_batch_size=10,
+        progress=False,
+    )
+    nm = client.query_synapses(root, pre=True, post=True, progress=False)
+    assert frame["id"].is_unique
+    assert sorted(frame["id"]) == sorted(nm["id"])
+    voxels = np.stack(frame.set_index("id").loc[nm["id"], "ctr_pt_position"].to_list())
+    np.testing.assert_allclose(
+        voxels * (4, 4, 40), nm[[f"ctr_pt_position_{axis}" for axis in "xyz"]].to_numpy(), atol=1e-6
+    )
+    when = client.now()
+    live = client.query_synapses(
+        root, pre=True, live=True, timestamp=when, omit_self_synapse=False, progress=False
+    )
+    assert sorted(live["id"]) == sorted(sandbox.truth.synapses_of(root, "pre", when))
+
+
+def test_links(client: Any, root: int, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyperclip
+
+    copied: list[str] = []
+    monkeypatch.setattr(pyperclip, "copy", copied.append)
+    url = client.neuroglancer_url(root_ids=[root])
+    assert str(root) in url
+    assert client.neuroglancer_url(target_url="https://viewer.example.org").startswith(
+        "https://viewer.example.org"
+    )
+    short = client.neuroglancer_url(shorten=True, root_ids=[root])
+    assert len(short) < len(url)
+    client.neuroglancer_url(clipboard=True, root_ids=[root])
+    assert copied == [url]
+    assert sandbox.url in client._repr_html_()
+
+
+def test_meshes_and_their_level_2_ids(client: Any, root: int) -> None:
+    mesh = client.mesh.get_mesh(root)
+    assert mesh.vertices.shape[1] == 3
+    assert set(client.mesh.get_meshes([root], progress=False)) == {root}
+    ids = client.get_l2_ids(root)
+    points = client.get_l2data(ids, ["rep_coord_nm"])[[f"rep_coord_nm_{axis}" for axis in "xyz"]].to_numpy()
+    labels, assigner = client.mesh.compute_vertex_to_l2_mapping(
+        root,
+        vertices=mesh.vertices,
+        faces=mesh.faces,
+        lvl2_ids=np.asarray(ids),
+        lvl2_pts=points,
+        max_distance=500,
+        ratio_better=0.5,
+        hop_limit=None,
+        cloudvolume_fallback=False,
+        n_jobs=1,
+        return_assigner=True,
+        mesh_kwargs=None,
+    )
+    assert isinstance(assigner, VertexAssigner)
+    assert assigner.vertices.shape == mesh.vertices.shape
+    assert len(assigner.faces) == len(mesh.faces)
+    assert (assigner.mesh_label == labels).all()
+    assert (client.mesh.mesh_l2_mappings[root] == labels).all()
+
+
+def test_exports(client: Any, sandbox: Sandbox) -> None:
+    client.set_export_cloudpath(sandbox.exports_path)
+    exports = client.exports
+    listed = exports.available_data_df()
+    assert {"name", "version"} <= set(listed.columns)
+    name = exports.available_tables[0]
+    version = exports.available_versions(name)[0]
+    frame = exports.get_table(name, version)
+    (file,) = [one for one in exports.available_files if (one.name, one.version) == (name, version)]
+    assert isinstance(file, CloudFileViewExport)
+    assert file.datapath.endswith(".csv.gz")
+    assert file.headerpath.endswith("_header.csv")
+    pd.testing.assert_frame_equal(file.get_dataframe(version, verbose=False), frame)
+    exports.reset_available_files()
+    assert exports.available_tables[0] == name
+
+
+def test_the_examples_in_their_own_words(client: Any, cells: pd.DataFrame) -> None:
+    proof = client.tables.proofreading_status_and_strategy().query()
+    assert len(proof) > 0
+    proof_df = client.tables.proofreading_status_and_strategy(status_axon=True).query(
+        desired_resolution=[1, 1, 1], split_positions=True
+    )
+    assert proof_df["status_axon"].all()
+    assert len(proof_df) == (proof["status_axon"] == True).sum()  # noqa: E712 - strings and truths both occur there
+    depth = client.space.transform_nm.apply_dataframe("pt_position", proof_df, projection="y")
+    assert len(depth) == len(proof_df)
+    root_ids = cells["root_id"].head(3)
+    cell_id_df = client.root_id_to_cell_id(root_ids)
+    assert list(cell_id_df.index) == list(root_ids)
+    assert list(cell_id_df["cell_id"]) == list(cells["cell_id"].head(3))
+    root_id_df = client.cell_id_to_root_id(list(cells["cell_id"].head(3)))
+    assert list(root_id_df["root_id"]) == list(root_ids)
+    nrn = client.get_skeleton(int(root_ids.iloc[0]), synapses=True)
+    assert len(nrn.anno.pre_syn.df) > 0
+    assert len(nrn.anno.post_syn.df) > 0
+    for transform in ("rigid", "streamline"):
+        assert (
+            client.get_skeleton(int(root_ids.iloc[0]), transform=transform).skeleton.vertices[:, 1].max()
+            < 2000
+        )
+    assert "proofreading_status_and_strategy" in repr(
+        client.tables
+    ) or "proofreading_status_and_strategy" in dir(client.tables)
+
+
+# -- what the latest release of the peer added -----------------------------------------------------------------------
+
+
+def test_roots_of_the_peer(client: Any, cells: pd.DataFrame, sandbox: Sandbox, root: int) -> None:
+    supervoxels = cells["soma_supervoxel_id"].to_numpy()
+    assert list(client.get_roots(supervoxels)) == list(cells["root_id"])
+    assert client.is_latest_roots(cells["root_id"]).all()
+    assert list(map(int, client.get_latest_roots(root))) == [root]
+    assert int(client.suggest_latest_roots(root)) == root
+
+
+def test_the_datastack_of_the_peer(client: Any, sandbox: Sandbox, root: int) -> None:
+    assert client.most_recent_materialization_version() == client.version
+    assert client.get_datastack_info()["synapse_table"] == client.spec.synapse_table
+    assert sandbox.url in client.image_source()
+    assert sandbox.url in client.segmentation_source()
+    assert len(client.viewer_resolution()) == 3
+    assert client.image_cloudvolume().shape[3] == 1
+    assert "graph" in client.segmentation_cloudvolume().info
+    state = {"layers": [], "navigation": {"zoom": 3}}
+    number = client.upload_state_json(state)
+    assert client.get_state_json(number) == state
+    assert client.skeletons_exist(root_ids=[root]) == {root: True}
+
+
+def test_the_viewer_of_the_peer(client: Any, root: int) -> None:
+    viewer = client.neuroglancer_viewer(root_ids=[root])
+    assert str(root) in viewer.to_json_string()
+    assert "seg_prop" in inspect.signature(client.neuroglancer_viewer).parameters
+
+
+def test_annotations_of_the_peer(sandbox: Sandbox) -> None:
+    with Sandbox("minnie_public", size="tiny") as own:  # of its own, because it writes
+        client = own.load()
+        table = "marks_of_a_test"
+        client.cave.annotation.create_table(
+            table, "bound_tag", "marks of a test", voxel_resolution=[4, 4, 40]
+        )
+        stage = client.stage_annotations(table)
+        nuclei = client.tables.nucleus_detection_v0().query(desired_resolution=[4, 4, 40])
+        point = [int(value) for value in nuclei["pt_position"].iloc[0]]
+        stage.add(pt_position=point, tag="here")
+        ids = client.upload_staged_annotations(stage)
+        assert len(ids) == 1
