@@ -85,6 +85,7 @@ class DatastackService:
         if image_mirror is None and not kwargs:
             return self._session.image_cloudvolume()
         options = {} if image_mirror is None else {"image_mirror": image_mirror}
+        self._session.connection.require_network("voxels of the images")
         with self._session.guard("info"):
             return self._session.cave.info.image_cloudvolume(**options, **kwargs)
 
@@ -92,6 +93,7 @@ class DatastackService:
         """Open the segmentation as a CloudVolume; without options the same object each time."""
         if use_client_secret and not kwargs:
             return self._session.segmentation_cloudvolume()
+        self._session.connection.require_network("voxels of the segmentation")
         with self._session.guard("chunkedgraph"):
             return self._session.cave.info.segmentation_cloudvolume(
                 use_client_secret=use_client_secret, **kwargs

@@ -206,12 +206,10 @@ class MeshClient:
         """Mip at which the meshes were made, as the info of the mesh folder says."""
         cache = self._session.connection.cache
         name = f"mesh mip of {self._session.segmentation_info().get('mesh')}"
-        known = None if cache is None else cache.recall(name)
-        if known is None:
+        if (known := None if cache is None else cache.recall(name)) is None:
             info = getattr(self.cv.mesh.meta, "info", None) or {}
-            mip = info.get("mip")
             # legacy infos carry a mip that nobody filled in; the vertices themselves tell better
-            known = int(mip) if mip and "sharding" in info else 0
+            known = int(info.get("mip") or 0) if "sharding" in info else 0
             if cache is not None:
                 cache.note(name, known)
         return int(known) or None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
-import requests
 
 from cortexclient import errors
 from cortexclient.sandbox import Sandbox

@@ -187,6 +187,10 @@ def test_offline_names_what_is_missing(server, folder):
         offline.at().is_latest_roots([1])
     with pytest.raises(errors.OfflineError, match="voxels"):
         offline.segmentation_cloudvolume()
+    with pytest.raises(errors.OfflineError, match="voxels"):
+        offline.image_cloudvolume(mip=1)
+    blind = server.load(cache=folder, offline=True, auth_token=TOKEN)
+    assert blind.session.token != TOKEN  # a token is not even looked at
     assert len(server.requests) == before
 
 
