@@ -87,12 +87,14 @@ def test_every_page_is_reached_from_the_index() -> None:
     assert not lost
 
 
-def test_readme_lists_the_datasets() -> None:
+def test_readme_lists_datasets_that_exist() -> None:
+    # not all of them: adding a dataset touches its YAML file and nothing else; `cortexclient list` has the rest
     import cortexclient
 
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([a-z0-9_]+)` \|", readme, re.MULTILINE))
-    assert listed == set(cortexclient.list_datasets())
+    assert {"minnie_public", "minnie_prod", "v1dd", "v1dd_public"} <= listed
+    assert listed <= set(cortexclient.list_datasets())
 
 
 def test_every_command_is_documented() -> None:

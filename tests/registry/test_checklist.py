@@ -1,0 +1,113 @@
+"""The checklist of a pull request that adds a dataset: ``tox -e datasets``, or ``-k NAME`` for one alone.
+
+Each item is asked of each file of ``datasets/``. The last one, the whole job on a sandbox that serves the file's own
+names, is `tests/end_to_end/test_every_dataset.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from cortexclient.registry import list_datasets, resolve
+from cortexclient.registry.layers import builtin_folder
+from cortexclient.registry.validation import validate
+from cortexclient.spec import DatasetSpec
+from cortexclient.spec.pages import dataset_page
+from cortexclient.spec.schema import dataset_schema
+
+FOLDER = builtin_folder()
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def file(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+@pytest.fixture
+def spec(file: Path) -> DatasetSpec:
+    return resolve(file.stem)[0]
+
+
+def test_the_schema(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=./dataset.schema.json\n")
+    errors = jsonschema.Draft7Validator(dataset_schema()).iter_errors(yaml.safe_load(text))
+    assert [f"{'.'.join(map(str, error.path))}: {error.message}" for error in errors] == []
+
+
+def test_references_secrets_and_order(file: Path) -> None:
+    (checked,) = validate([file])
+    assert [str(problem) for problem in checked.problems] == []
+
+
+def test_the_name_is_free_and_no_alias_is_taken(file: Path, spec: DatasetSpec) -> None:
+    assert spec.name == file.stem
+    others = {other.stem: resolve(other.stem)[0] for other in FILES if other != file}
+    taken = {*others, *(alias for other in others.values() for alias in other.aliases)}
+    assert not {spec.name, *spec.aliases} & taken
+    assert spec.class_name_or_default not in {other.class_name_or_default for other in others.values()}
+    for alias in spec.aliases:
+        assert resolve(alias)[0] == spec
+
+
+def test_timestamps_grow_and_are_past(spec: DatasetSpec) -> None:
+    times = [
+        item.timestamp for item in sorted(spec.versions, key=lambda item: item.version) if item.timestamp
+    ]
+    assert times == sorted(set(times))
+    assert all(time < datetime.now(UTC) + timedelta(days=1) for time in times)
+
+
+def test_it_is_honest(spec: DatasetSpec) -> None:
+    assert spec.access is not None
+    assert spec.citation is not None
+    assert spec.license is not None
+    if spec.server_address.startswith("https://"):
+        assert spec.sources, "say where the facts are from: sources"
+    for path, fact in spec.sources.items():
+        assert fact.source or fact.note, f"sources.{path} says neither where from nor what is uncertain"
+
+
+def test_roles_have_tables_at_every_known_version(spec: DatasetSpec) -> None:
+    for role in spec.tables:
+        assert spec.table_for(role).name
+    if isinstance(spec.default_version, int):
+        assert spec.version_info(spec.default_version) is not None
+
+
+def test_it_loads_and_imports_without_a_request(file: Path) -> None:
+    assert file.stem in list_datasets()
+    code = (
+        "import socket, sys\n"
+        "def refuse(*args, **kwargs): raise AssertionError('a connection was opened')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "import cortexclient, importlib\n"
+        f"name = {file.stem!r}\n"
+        "client = importlib.import_module(f'cortexclient.datasets.{name}').client\n"
+        "assert type(client) is type(cortexclient.load(name))\n"
+        "print(client)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"dataset={file.stem!r}" in done.stdout
+
+
+def test_it_has_a_page(spec: DatasetSpec) -> None:
+    page = dataset_page(spec)
+    assert page.startswith(f"# {spec.title}\n")
+    assert re.search(r"^## How to cite$", page, re.MULTILINE)
+    assert spec.datastack in page
+    for path, fact in spec.sources.items():
+        assert fact.verified or f"`{path}`" in page, f"the page does not say that {path} is unverified"
