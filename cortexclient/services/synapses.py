@@ -27,7 +27,7 @@ __all__ = ["SynapsesService"]
 
 log = logging.getLogger(__name__)
 
-_MOST_ROOTS = 50
+_MOST_ROOTS = 25
 _FEWEST_ROOTS = 10
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -162,6 +165,107 @@ def test_too_heavy_questions_are_made_lighter(on):
     question = Question(kind="table", name="t", version=1, filters={"in": {"t": {"group": list(range(100))}}})
     (harvest,) = fetch_all(session(), [question])
     assert sorted(ids_of(harvest)) == list(range(100))
+
+
+class LiveServer(Server):
+    """A server that cuts first and filters by roots afterwards, and cannot count."""
+
+    def ask(self, session, question):
+        wanted = question.filters.get("in", {}).get("t", {}).pop("group", None)
+        reply = super().ask(session, question)
+        if wanted is not None:
+            question.filters["in"]["t"]["group"] = wanted
+            reply.table = reply.table.filter(pa.compute.is_in(reply.table["group"], pa.array(wanted)))
+        return reply
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3 * 10**7), st.integers(2, 30), st.sampled_from(["sorted", "shuffled"]))
+def test_live_answers_that_show_no_row_are_completed(first, cap, order):
+    ids = range(first, first + 150)
+    server = LiveServer(ids, [number // 140 for number in range(150)], cap, order=order, counts=False)
+    question = Question(
+        kind="table",
+        name="t",
+        filters={"in": {"t": {"group": [1]}}},
+        timestamp=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(complete, "ask", server.ask)
+        patch.setattr(divide, "ask_count", server.count)
+        (harvest,) = fetch_all(session(1), [question])
+    assert sorted(ids_of(harvest)) == list(ids)[140:]
+    assert server.asked < 600
+
+
+def test_lists_learn_how_many_rows_a_value_brings(on):
+    server = on(Server(range(4000), [number % 40 for number in range(4000)], 500))
+    ours = session()
+
+    def ask(values):
+        server.asked = 0
+        question = Question(kind="table", name="t", version=1, filters={"in": {"t": {"group": values}}})
+        (harvest,) = fetch_all(ours, [question])
+        assert harvest.rows == 100 * len(values)
+        return server.asked
+
+    first, second = ask(list(range(20))), ask(list(range(20, 40)))
+    # the second time the list is cut to fit at once: nothing is cut short and nothing counted
+    assert second < first
+    assert second == 7
+
+
+@pytest.mark.parametrize("status", [429, 504])
+def test_a_server_that_is_down_is_left_alone(on, status):
+    server = on(Server(range(100), list(range(100)), 1000))
+    asked = []
+
+    def down(_session, question):
+        asked.append(question)
+        raise errors.ServiceUnavailableError("no", status=status)
+
+    server.ask = down
+    on(server)
+    question = Question(
+        kind="table", name="t", version=1, filters={"in": {"t": {"group": list(range(4000))}}}
+    )
+    with pytest.raises(errors.ServiceUnavailableError):
+        fetch_all(session(), [question])
+    assert len(asked) <= 1 + 4 + 16 + 64
+
+
+def test_a_server_that_is_asked_too_often_is_asked_less(on):
+    server = on(Server(range(100), list(range(100)), 1000))
+    original, together, most = server.ask, [], []
+
+    def busy(_session, question):
+        together.append(question)
+        most.append(len(together))
+        time.sleep(0.002)
+        try:
+            if len(most) < 9:
+                raise errors.ServiceUnavailableError("slow down", status=429)
+            return original(_session, question)
+        finally:
+            together.pop()
+
+    server.ask = busy
+    on(server)
+    question = Question(
+        kind="table", name="t", version=1, batch=10, filters={"in": {"t": {"group": list(range(100))}}}
+    )
+    (harvest,) = fetch_all(session(8), [question])
+    assert sorted(ids_of(harvest)) == list(range(100))
+    assert max(most[-5:]) <= 4
+
+
+@given(st.integers(0, 2**40) | st.none(), st.integers(1, 2**40) | st.none())
+def test_blind_cuts_make_progress(low, width):
+    span = Range(low, None if width is None else (low or 0) + width)
+    parts = cut_range(span, blind_cuts(span))
+    assert parts[0].low == span.low
+    assert parts[-1].high == span.high
+    assert len(parts) > 1 or span.single or span.low is None
 
 
 @given(st.lists(st.integers(-100, 100)), st.integers(-120, 120), st.integers(1, 240))

@@ -17,7 +17,7 @@ __all__ = ["FILL", "Range", "blind_cuts", "cut_list", "cut_range", "plan_cuts"]
 FILL = 0.85
 """How full a part should be of what the server returns at most, so that uneven parts still fit."""
 
-MOST_PARTS = 256
+MOST_PARTS = 4096
 _BLIND = 8
 
 
