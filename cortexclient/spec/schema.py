@@ -69,6 +69,8 @@ def _draft_07(model: type[BaseModel]) -> dict[str, Any]:
     for section in [schema, *definitions.values()]:
         if section.get("type") == "object":
             _open_for_editors(section)
+        # what follows is for readers of the code
+        section["description"] = str(section.get("description", "")).partition("\n\n")[0]
     schema["definitions"] = definitions
     rewritten = _rewritten(schema)
     return {"$schema": DRAFT, **rewritten}

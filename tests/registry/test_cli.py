@@ -235,6 +235,29 @@ def test_check_says_what_to_change(run, server, tmp_path: Path) -> None:
     assert "synapses_v1d " in out
 
 
+def test_a_mistyped_datastack_is_answered_with_those_that_exist(run, server, tmp_path: Path) -> None:
+    status, _, err = run("new", "my_brain", "--server", server.url, "--datastack", "v1d")
+    assert status == 1
+    assert f"has no datastack 'v1d'; did you mean {server.datastack}?" in " ".join(err.split())
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(MINIMAL.replace("my_brain_v1", "something_else"))
+    status, out, _ = run("check", path, "--server", server.url)
+    assert status == 1
+    assert re.search(rf"FAIL +datastack +.*it has {server.datastack}", out)
+
+
+def test_rows_stay_whole_in_a_pipe(run, write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    write("my_brain", f"aliases: [{', '.join(f'alias_number_{n}' for n in range(10))}]\n")
+    line = next(line for line in run("list")[1].splitlines() if line.startswith("my_brain"))
+    assert "alias_number_0" in line
+    assert "alias_number_9" in line
+    lines = run("show", "my_brain", "--resolved")[1].splitlines()
+    assert any(
+        "aliases[9]" in line and "alias_number_9" in line and "my_brain.yaml:5" in line for line in lines
+    )
+
+
 def test_check_of_a_server_that_is_not_there(run, tmp_path: Path) -> None:
     path = tmp_path / "my_brain.yaml"
     path.write_text("name: my_brain\ntitle: a\nserver_address: http://127.0.0.1:9\ndatastack: b\n")
@@ -339,12 +362,14 @@ def test_every_yaml_of_the_guides_is_right(repository: Path, tmp_path: Path) -> 
 
 
 def test_a_dataset_by_file_alone(run, write, tmp_path: Path) -> None:
-    """A new dataset, with no Python: it is validated, listed, shown, cited, imported and loaded."""
-    path = write("fresh_brain", "aliases: [fresh]\ncitation: {doi: 10.1234/fresh}\n")
+    """A new dataset, with no Python: validated, listed, shown, documented, cited, imported, loaded, and run."""
+    path = write("fresh_brain", FRESH)
     assert run("validate", path)[0] == 0
     assert "fresh_brain" in run("list")[1]
     assert "my_brain_v1" in run("show", "fresh")[1]
     assert "10.1234/fresh" in run("cite", "fresh_brain")[1]
+    page = run("show", "fresh_brain", "--markdown")[1]
+    assert "| cell_types | `types_by_hand` | table | every version |" in page
     code = (
         "import cortexclient\n"
         "from cortexclient.datasets.fresh import client, FreshBrainClient\n"
@@ -355,3 +380,43 @@ def test_a_dataset_by_file_alone(run, write, tmp_path: Path) -> None:
     ).replace("PATH", repr(str(path)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "loaded\n"
+    _run_end_to_end(run, path)
+
+
+FRESH = """\
+aliases: [fresh]
+voxel_resolution: [8, 8, 33]
+synapse_table: contacts
+cell_ids: {lookup_view: somata_lookup, main_table: somata}
+tables:
+  cell_types: {name: types_by_hand, kind: table}
+versions:
+  - {version: 41, status: available}
+  - {version: 57, status: available}
+transform: {steps: [{rotation: {axis: z, degrees: 5}}, {scaling: 0.001}]}
+citation: {doi: 10.1234/fresh}
+"""
+
+
+def _run_end_to_end(run, path: Path) -> None:
+    """The commands of a day's work, on a server that has nothing but the names in the file."""
+    from cortexclient.sandbox import Sandbox
+
+    with Sandbox(path, size="tiny") as sandbox:
+        server = ("--server", sandbox.url)
+        status, out, err = run("check", "fresh_brain", *server)
+        assert (status, "0 to change" in err) == (0, True), out
+        tables = run("tables", "fresh_brain", *server)[1]
+        assert all(name in tables for name in ("contacts", "somata", "somata_lookup", "types_by_hand"))
+        assert {"41", "57"} <= set(re.findall(r"\d+", run("versions", "fresh_brain", *server)[1]))
+        cells = sandbox.truth.cells
+        findable = cells.loc[cells["point_on_segmentation"], "cell_id"]
+        made_by = sandbox.truth.synapses["pre_cell_id"]
+        cell = int(made_by[made_by.isin(findable)].mode().iloc[0])
+        status, out, _ = run("cell-id-to-root-id", "fresh_brain", str(cell), *server)
+        root = out.split()[-1].split(",")[-1]
+        assert (status, int(root) > 0) == (0, True)
+        status, out, _ = run("synapses", "fresh_brain", root, "--pre", *server)
+        assert status == 0
+        assert out.splitlines()[0].startswith("id,")
+        assert len(out.splitlines()) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cortexclient.cli.registry.live import datastack_info
 from cortexclient.cli.registry.text import SpecText
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
         label="<command line>",
     )
     session = Session(spec, auth_token=token)
-    info = session.info()
+    info = datastack_info(session)
     versions = session.versions()
     latest = max((number for number, record in versions.items() if record.valid), default=None)
     with session.guard("materialize"):

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import AuthenticationError, CortexError
+from cortexclient.errors import AuthenticationError, CortexError, MissingDataError, UnknownDatasetError
 
 if TYPE_CHECKING:
     from cortexclient.session import Session
     from cortexclient.spec import DatasetSpec, TableSpec
 
-__all__ = ["Point", "check_live", "differences"]
+__all__ = ["Point", "check_live", "datastack_info", "differences"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | Non
             points.append(Point("authorised", "fail", _first(error), "make a token, or join the group"))
             return points
         except CortexError as error:
-            points.append(Point(step.__name__.strip("_"), "fail", _first(error), "see the message"))
+            name = "datastack" if isinstance(error, UnknownDatasetError) else step.__name__.strip("_")
+            points.append(Point(name, "fail", _first(error), "see the message"))
             if step is _info:
                 return points
     return points
@@ -83,7 +84,7 @@ def _same(name: str, ours: Any, theirs: Any) -> Point:
 
 
 def _info(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
-    info = live.session.info()
+    info = datastack_info(live.session)
     yield Point("server_address", "pass", live.session.server_address)
     yield Point("datastack", "pass", live.session.datastack)
     for name, ours, theirs in _facts(spec, info):
@@ -92,6 +93,28 @@ def _info(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
             if theirs is not None
             else Point(name, "skip", "the server does not say")
         )
+
+
+def datastack_info(session: Session) -> dict[str, Any]:
+    """Ask what the server knows about the datastack; a mistyped name is answered with those that exist.
+
+    Raises
+    ------
+    UnknownDatasetError
+        If the server has no such datastack.
+    """
+    from cortexclient.spec.problems import close_names
+
+    try:
+        return session.info()
+    except MissingDataError as error:
+        url = f"{session.server_address}/info/api/v2/datastacks"
+        names = sorted(map(str, session.http.get_json("info", url)))
+        near = close_names(session.datastack, names)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names[:30]) or 'none'}"
+        raise UnknownDatasetError(
+            f"{session.server_address} has no datastack {session.datastack!r}; {hint}"
+        ) from error
 
 
 def _facts(spec: DatasetSpec, info: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -291,7 +314,7 @@ def differences(
     from cortexclient.session import Session
 
     session = Session(spec, server_address=server, auth_token=token)
-    info = session.info()
+    info = datastack_info(session)
     found = [
         (name, str(ours), str(theirs))
         for name, ours, theirs in _facts(spec, info)

@@ -17,7 +17,10 @@ _WIDE = 500
 
 def print_table(table: Table) -> None:
     """Print a table, folded to the terminal; into a pipe every row stays one line, for grep and the like."""
-    console().print(table, width=None if sys.stdout.isatty() else _WIDE)
+    out = console()
+    if not sys.stdout.isatty():
+        out.width = _WIDE
+    out.print(table)
 
 
 class SpecText:
