@@ -16,7 +16,16 @@ from typing import Any
 from cortexclient.sandbox import Sandbox
 
 # what describes a version rather than its rows; asked again online because it may change
-METADATA = ("/info/", "/metadata", "/versions", "/views", "/version", "/types_all", "/table_mapping")
+METADATA = (
+    "/info/",
+    "/segmentation/table/",
+    "/metadata",
+    "/versions",
+    "/views",
+    "/version",
+    "/types_all",
+    "/table_mapping",
+)
 
 
 def analysis(client: Any, cell_ids: list[int]) -> float:
