@@ -131,6 +131,7 @@ class Level2Service:
         import numpy as np
 
         session = self._session
+        session.spec.require_capability("l2cache", feature="level-2 data")
         url = (
             f"{session.local_server}/l2cache/api/v1/table/{session.connection.segmentation_table}/attributes"
         )

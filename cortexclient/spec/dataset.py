@@ -217,6 +217,20 @@ class DatasetSpec(VolumeSpec):
                 )
         return value
 
+    def require_capability(self, name: str, *, feature: str) -> None:
+        """Say that the servers of this dataset do not offer something, where the spec declares so.
+
+        Raises
+        ------
+        NotConfiguredError
+            If ``capabilities.<name>`` is false; left out means unknown, so it is tried.
+        """
+        if self.capabilities is not None and getattr(self.capabilities, name) is False:
+            raise NotConfiguredError(
+                f"{feature} is not offered by the servers of {self.name}: its spec says `capabilities.{name}: false`; "
+                "if that is no longer so, remove it from the YAML file"
+            )
+
     def table_for(self, role: str, version: int | None = None) -> TableSpec:
         """Return the table or view that plays a role at a version.
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cortexclient.errors import NotConfiguredError
 from cortexclient.sandbox import Sandbox
 
 
@@ -67,6 +68,15 @@ def test_a_changed_spec_has_another_hash_and_a_pinned_transform_is_named(sandbox
     assert attrs["spec_hash"] != plain["spec_hash"]
     open_ended = sandbox.load(overrides={"transform": {"dataset": "v1dd", "steps": None}})
     assert open_ended.tables[table]().query(limit=1).attrs["transform_version"].startswith("newest of")
+
+
+def test_a_service_that_the_spec_rules_out_is_not_asked(sandbox: Sandbox, root: int) -> None:
+    without = sandbox.load(overrides={"capabilities": {"l2cache": False}})
+    ids = without.get_l2_ids(root)[:2]
+    before = len(sandbox.requests)
+    with pytest.raises(NotConfiguredError, match=r"capabilities\.l2cache: false"):
+        without.get_l2data(ids)
+    assert len(sandbox.requests) == before
 
 
 def test_rows_of_different_times_have_no_common_one(sandbox: Sandbox, root: int) -> None:
