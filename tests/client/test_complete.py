@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -236,18 +237,21 @@ def test_a_server_that_is_down_is_left_alone(on, status):
 
 def test_a_server_that_is_asked_too_often_is_asked_less(on):
     server = on(Server(range(100), list(range(100)), 1000))
-    original, together, most = server.ask, [], []
+    original, together, most, lock = server.ask, [], [], threading.Lock()
 
     def busy(_session, question):
-        together.append(question)
-        most.append(len(together))
+        with lock:
+            together.append(question)
+            most.append(len(together))
+            mine = len(most)
         time.sleep(0.002)
         try:
-            if len(most) < 9:
+            if mine < 9:
                 raise errors.ServiceUnavailableError("slow down", status=429)
             return original(_session, question)
         finally:
-            together.pop()
+            with lock:
+                together.pop()
 
     server.ask = busy
     on(server)

@@ -372,6 +372,36 @@ def test_no_token_in_repr_pickle_or_messages(toy_server, toy_session):
     assert len(TablesService(copy).nucleus_toy().query()) == 40
 
 
+def test_no_token_in_logs_or_caches(toy_folder, toy_session, tmp_path, caplog):
+    from cortexclient.sandbox import Sandbox
+
+    with Sandbox(data=toy_folder, auth=True) as server, caplog.at_level("DEBUG"):
+        token = server.token
+        kept = tmp_path / "kept"
+        session = Session(
+            toy_session().spec,
+            endpoint=Endpoint(server.url, token),
+            version=2,
+            cache=kept,
+            retries=0,
+        )
+        assert len(TablesService(session).nucleus_toy().query()) == 40
+        assert session.cave.materialize.get_tables(version=2)
+        refused = Session(
+            session.spec, endpoint=Endpoint(server.url, "deadbeefdeadbeefdeadbeefdeadbeef"), retries=0
+        )
+        with pytest.raises(errors.AuthenticationError) as caught:
+            refused.info()
+        session.close()
+    assert "deadbeef" not in str(caught.value)
+    assert "deadbeef" not in caplog.text
+    assert token not in caplog.text
+    files = [path for path in kept.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if token.encode() in path.read_bytes()]
+    assert not [path for path in files if path.stat().st_mode & 0o077]
+
+
 def test_a_session_works_in_another_process(toy, tmp_path):
     path = tmp_path / "session.pickle"
     path.write_bytes(pickle.dumps(toy.at(version=1)))

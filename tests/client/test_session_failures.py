@@ -11,9 +11,11 @@ import pytest
 import requests
 
 from cortexclient import errors
-from cortexclient.sandbox.faults import Fault
+from cortexclient.sandbox import Sandbox
+from cortexclient.sandbox.faults import KINDS, Fault
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.tables import QueriesService, TablesService
+from cortexclient.session import Endpoint, Session
 from cortexclient.session.failures import (
     Answer,
     Context,
@@ -199,6 +201,27 @@ def test_every_fault_becomes_an_error(toy_server, toy_session, monkeypatch, kind
     assert toy_server.token not in str(caught.value)
     assert opened == []
     assert len(handle.query()) == 40
+
+
+HARMLESS = ("refused", "drip", "version-appears")
+
+
+def test_no_fault_is_forgotten():
+    assert {kind for kind, _ in FAULTS} | set(HARMLESS) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_faults_that_are_waited_out(toy_folder, toy_session, kind):
+    with Sandbox(data=toy_folder) as server:
+        spec = toy_session().spec
+        session = Session(spec, endpoint=Endpoint(server.url, server.token), retries=5, timeout=20)
+        tables = TablesService(session)
+        version = session.version
+        server.inject(Fault(kind, route="/query$", count=1, seconds=0.3))
+        frame = tables.synapses_toy().query()
+        assert len(frame) == 303
+        # a version that comes while we work does not change what one client sees
+        assert frame.attrs["materialization_version"] == session.version == version
 
 
 @pytest.mark.parametrize(

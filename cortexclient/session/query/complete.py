@@ -123,7 +123,7 @@ def fetch_all(
 
 
 def _first(session: Session, number: int, question: Question) -> list[Part]:
-    """Give the parts to begin with: lists in pieces of the size asked for, smaller where the cap is known to be near."""
+    """Give the parts to begin with: lists in pieces as asked for, smaller ones where the cap is near."""
     longest = question.longest_list()
     if longest is None:
         return [Part(number, question)]

@@ -25,6 +25,9 @@ _PIECES = 8
 """Pieces where nothing is known about the number of rows."""
 
 
+EVERYTHING = Range()
+
+
 @dataclass(slots=True)
 class Ledger:
     """A number of rows that the service promised, and how many of them have come."""
@@ -62,7 +65,7 @@ class Part:
 
     number: int
     question: Question
-    span: Range = Range()
+    span: Range = EVERYTHING
     key: tuple[str, str] | None = None
     ledgers: tuple[Ledger, ...] = ()
     cap: int = 1

@@ -117,7 +117,9 @@ def as_asked(frame: pd.DataFrame, request: Request) -> Any:
     try:
         import polars as pl  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise MissingExtraError("return_as='polars' needs polars: python -m pip install 'cortexclient[polars]'") from None
+        raise MissingExtraError(
+            "return_as='polars' needs polars: python -m pip install 'cortexclient[polars]'"
+        ) from None
     return pl.from_arrow(table)
 
 
