@@ -64,7 +64,20 @@ def _quiet(debug: bool) -> None:
     # some dependencies give the root logger a handler when they are imported, unless it has one already
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
     if not debug:
+        from cortexclient.registry import SpecWarning
+
         warnings.simplefilter("ignore")
+        # ours are meant for the user: a dataset that is deprecated, old, or hides another
+        warnings.simplefilter("always", SpecWarning)
+        warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_where: Any, **_also: Any) -> None:
+    from rich.markup import escape
+
+    from cortexclient.cli.output import error_console
+
+    error_console().print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
 
 
 def _usage_error() -> Any:

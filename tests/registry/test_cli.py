@@ -235,6 +235,16 @@ def test_check_says_what_to_change(run, server, tmp_path: Path) -> None:
     assert "synapses_v1d " in out
 
 
+def test_what_the_user_should_know_about_a_spec_is_said(run, write) -> None:
+    write("old", "deprecation: {since: 2020-01-01, replaced_by: v1dd}\n")
+    write("v1dd")
+    status, out, err = run("cite", "old")
+    assert status == 0
+    assert "My brain" in out
+    assert err.strip() == "warning: the dataset old is deprecated; use v1dd instead"
+    assert "hides the built-in dataset of that name" in run("cite", "v1dd")[2]
+
+
 def test_a_mistyped_datastack_is_answered_with_those_that_exist(run, server, tmp_path: Path) -> None:
     status, _, err = run("new", "my_brain", "--server", server.url, "--datastack", "v1d")
     assert status == 1
