@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 PROPERTIES = ("area_nm2", "size_nm3", "mean_dt_nm", "max_dt_nm")
 """Attributes of level-2 ids that ``restore_properties`` adds."""
 
+_AXON = 2
+
 
 def make_meshwork(
     root_id: int,
@@ -61,7 +63,7 @@ def make_meshwork(
         # meshparty's own use of its dependencies is none of the user's business
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        return rebuild_meshwork(
+        neuron = rebuild_meshwork(
             root_id=root_id,
             sk_verts=data["vertices"],
             sk_edges=data["edges"],
@@ -73,7 +75,20 @@ def make_meshwork(
             compartments=data.get("compartment"),
             client=source,
             restore_graph=source is not None,
+            is_axon=False,  # the library looks for it by a query in text, which takes longer than all the rest
         )
+        neuron.anno.add_annotations("is_axon", _on_axon(data), mask=True)
+        return neuron
+
+
+def _on_axon(data: Mapping[str, Any]) -> Any:
+    """Rows of level-2 ids on the axon; none where the service knows no compartments."""
+    import numpy as np
+
+    kind = data.get("compartment")
+    if kind is None or _AXON not in kind:
+        return []
+    return np.flatnonzero(np.asarray(kind)[data["mesh_to_skel_map"]] == _AXON)
 
 
 def _prefetched(root_id: int, data: Mapping[str, Any], edges: IdArray, points: Any) -> Any:
@@ -147,9 +162,9 @@ def add_properties(neuron: Any, lvl2_ids: IdArray, attributes: Mapping[str, Mapp
     from cortexclient.services.skeleton_properties import segment_properties
 
     columns: dict[str, Any] = {"mesh_ind": np.arange(len(lvl2_ids))}
-    keys = [str(l2_id) for l2_id in lvl2_ids.tolist()]
+    rows = [attributes.get(key) or {} for key in map(str, lvl2_ids.tolist())]
     for name in PROPERTIES:
-        values = [attributes.get(key, {}).get(name) for key in keys]
+        values = [row.get(name) for row in rows]
         try:
             columns[name] = _numbers(values, whole=name != "mean_dt_nm")
         except (TypeError, ValueError) as error:
@@ -167,7 +182,7 @@ def add_properties(neuron: Any, lvl2_ids: IdArray, attributes: Mapping[str, Mapp
 def _numbers(values: list[Any], *, whole: bool) -> NDArray[Any]:
     import numpy as np
 
-    numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    numbers = np.array(values, dtype=np.float64)  # None becomes NaN
     return numbers.astype(np.int64) if whole and np.isfinite(numbers).all() else numbers
 
 

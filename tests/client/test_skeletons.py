@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import sys
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -297,6 +299,16 @@ def test_one_batch_costs_few_requests(server: Sandbox, roots: list[int]) -> None
     found = service.get_skeletons(roots, progress=False).to_dict()
     assert len(found) == len(roots)
     assert len(server.requests) - before <= 16
+
+
+def test_memory_is_bounded_by_the_batch(service: SkeletonsService, roots: list[int]) -> None:
+    handed_out = []
+    for _, neuron in service.get_skeletons(roots[:6], batch_size=2, progress=False):
+        handed_out.append(weakref.ref(neuron))
+        gc.collect()
+        alive = sum(reference() is not None for reference in handed_out)
+        assert alive <= 2  # that one, and the one before that the loop variable held
+    assert len(handed_out) == 6
 
 
 def test_other_kinds_of_output(
