@@ -16,6 +16,8 @@ from cortexclient.services.exports import CloudFileViewExport, TableExportClient
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cortexclient.client import DatasetClient
+
 HEADER = """id,bigint
 created,timestamp without time zone
 valid,boolean
@@ -114,6 +116,16 @@ def test_version_left_out(folder: Path) -> None:
     assert len(TableExportClient(str(folder), default_version=lambda: 1).get_table("nucleus")) == 1
     with pytest.raises(ExportError, match=r"not exported at version 3; there are versions \[1, 2\]"):
         TableExportClient(str(folder), default_version=lambda: 3).get_table("nucleus")
+
+
+def test_clients_take_the_exports_of_their_own_version(folder: Path, sandbox_client: DatasetClient) -> None:
+    sandbox_client.set_export_cloudpath(folder)
+    for version in (1, 2):
+        client = sandbox_client.at(version=version)
+        expected = TableExportClient(str(folder)).get_table("nucleus", version)
+        pd.testing.assert_frame_equal(client.exports.get_table("nucleus"), expected)
+    with pytest.raises(ExportError, match="version 3; there are versions"):
+        sandbox_client.at(version=3).exports.get_table("nucleus")
 
 
 def test_version_of_a_file_is_checked(folder: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import cortexclient
 from cortexclient.errors import CortexError, ServiceError
 
 if TYPE_CHECKING:
@@ -169,3 +170,24 @@ def test_clipboard_that_is_missing_says_so(
 def test_failing_state_service_is_our_error(sandbox: Sandbox, sandbox_client: DatasetClient) -> None:
     with pytest.raises(ServiceError):
         sandbox_client.get_state_json(999_999_999)
+
+
+def test_every_built_in_viewer_takes_the_state(sandbox: Sandbox, sandbox_client: DatasetClient) -> None:
+    synapses = sandbox_client.query_synapses(
+        [int(sandbox.truth.root_of_cell([int(sandbox.truth.cells["cell_id"].iloc[0])])[0])],
+        pre=True,
+        progress=False,
+    )
+    written = {cortexclient.get_spec(name).viewer_site for name in cortexclient.list_datasets()}
+    # what the info services of the others say: a mainline Neuroglancer and an older one
+    sites = {*written, "https://neuroglancer-demo.appspot.com", "https://ngl.cave-explorer.org"} - {None}
+    assert len(sites) > len(written) - 1 > 0
+    states = []
+    for site in sorted(sites):
+        url = sandbox_client.neuroglancer_url(target_url=site, annotations=synapses, position=[4e5, 4e5, 8e5])
+        assert url.startswith(site)
+        states.append(state_of(url))
+    names = [{layer["name"] for layer in state["layers"]} for state in states]
+    assert all(found == names[0] for found in names)
+    assert all(state["dimensions"] == states[0]["dimensions"] for state in states)
+    assert all(len(layer_of(state, "segmentation")["source"]) > 0 for state in states)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cortexclient.client import DatasetClient
 from cortexclient.errors import (
     MissingDataError,
     MissingExtraError,
@@ -254,6 +255,40 @@ def test_everything_moves_alike(
             before, after = (np.stack(n.anno[side].df[column]) for n in (plain, moved))
             np.testing.assert_allclose(after, expected(before), err_msg=f"{side}.{column}")
         np.testing.assert_allclose(moved.anno[side].points, np.stack(moved.anno[side].df["ctr_pt_position"]))
+
+
+def test_declared_transform_moves_neurons(server: Sandbox, roots: list[int]) -> None:
+    spec = DatasetSpec(
+        name="declared",
+        title="A brain of its own",
+        server_address="https://x.invalid",
+        datastack=server.datastack,
+        transform={
+            "steps": [
+                {"rotation": {"axis": "z", "degrees": 90}},
+                {"translation": [0, -100_000, 0]},
+                {"scaling": 0.001},
+            ],
+            "streamline_points": [[0, 0, 0], [0, 400, 0], [0, 800, 0]],
+        },
+    )
+    client = DatasetClient(spec, endpoint=Endpoint(server.url, server.token))
+    plain = client.get_skeleton(roots[0])
+    moved = client.get_skeleton(roots[0], transform="rigid")
+
+    def expected(points: np.ndarray) -> np.ndarray:
+        x, y, z = np.asarray(points, dtype=float).T
+        return np.stack([-y, x - 100_000, z], axis=1) / 1000
+
+    np.testing.assert_allclose(moved.skeleton.vertices, expected(plain.skeleton.vertices))
+    np.testing.assert_allclose(moved.mesh.vertices, expected(plain.mesh.vertices))
+    before, after = (np.stack(neuron.anno.post_syn.df["post_pt_position"]) for neuron in (plain, moved))
+    np.testing.assert_allclose(after, expected(before))
+    np.testing.assert_allclose(client.depth(plain.skeleton.vertices), moved.skeleton.vertices[:, 1])
+    # a straight streamline leaves depths alone, and measures from the root
+    straight = client.get_skeleton(roots[0], transform="streamline")
+    np.testing.assert_allclose(straight.skeleton.vertices[:, 1], moved.skeleton.vertices[:, 1], atol=1e-3)
+    assert np.abs(straight.skeleton.root_position[[0, 2]]).max() < 1e-3
 
 
 def test_reference_tables(server: Sandbox, service: SkeletonsService, roots: list[int]) -> None:
