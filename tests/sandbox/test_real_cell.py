@@ -234,7 +234,9 @@ def test_skeleton_service_recording(shared_data: Path, tmp_path: Path) -> None:
 
 def test_our_own_client(cell: Sandbox, recording: Recording) -> None:
     client = cell.load()
-    expected = {side: recording.frame(f"annotations/{side}_syn/nodes.feather").index for side in ("pre", "post")}
+    expected = {
+        side: recording.frame(f"annotations/{side}_syn/nodes.feather").index for side in ("pre", "post")
+    }
     for side, ids in expected.items():
         rows = client.query_synapses(ROOT, progress=False, **{side: True})
         assert sorted(rows["id"].tolist()) == sorted(ids.tolist())
