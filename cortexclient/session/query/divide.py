@@ -161,9 +161,22 @@ def divide(session: Session, cut: list[Outcome]) -> list[Outcome]:
         ]
     if seen is None:
         return [_without_rows(part, rows, replies[0], requests)]
-    part = dataclasses.replace(part, key=seen[0])
-    key, values, last = seen
-    del key
+    if part.question.live and part.question.allow_invalid_root_ids:
+        # such a query takes every filter for one of root ids, those of id ranges too
+        raise IncompleteResultError(gave_up(part.question))
+    return _by_range(dataclasses.replace(part, key=seen[0]), seen, numbers, replies, requests)
+
+
+def _by_range(
+    part: Part,
+    seen: tuple[tuple[str, str] | None, list[int], int],
+    numbers: _Numbers,
+    replies: list[Reply],
+    requests: int,
+) -> list[Outcome]:
+    """Cut a part along its key, and keep of its answers what is known to be whole."""
+    values, last = seen[1], seen[2]
+    cap = part.cap
     known = [value for value in values if value <= last]
     cuts = plan_cuts(known, cap, numbers.total, numbers.above)
     if numbers.exact and numbers.total is not None and numbers.above is not None:
