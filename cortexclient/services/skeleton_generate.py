@@ -88,15 +88,16 @@ def _queue(session: Session, roots: Sequence[int], version: int) -> bool:
     """Ask for skeletons to be made; False where the service cannot be asked for many."""
     url = f"{base_url(session)}/bulk/gen_skeletons"
     for start in range(0, len(roots), MOST_QUEUED):
-        body = {"root_ids": list(roots[start : start + MOST_QUEUED]), "skeleton_version": version}
+        batch = list(roots[start : start + MOST_QUEUED])
+        body = {"root_ids": batch, "skeleton_version": version, "verbose_level": 0}
         try:
-            seconds = session.http.post_json("skeleton", url, {**body, "verbose_level": 0})
+            seconds = session.http.post_json("skeleton", url, body)
         except ServiceError as error:
             if error.status not in {404, 405, 500, 501}:
                 raise
             log.info("the skeleton service queues nothing (%s); asking one by one", error)
             return False
-        log.info("%d skeletons are queued; the service expects %s s", len(body["root_ids"]), seconds)
+        log.info("%d skeletons are queued; the service expects %s s", len(batch), seconds)
     return True
 
 

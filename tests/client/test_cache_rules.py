@@ -119,8 +119,8 @@ def test_every_row_is_tried():
     ("text", "past"),
     [
         (PAST, True),
-        (NOW, False),
-        (f"{time.time() - 60:.6f}", False),
+        pytest.param(NOW, False, id="now"),
+        pytest.param(f"{time.time() - 60:.6f}", False, id="a minute ago"),
         ("2024-01-01T00:00:00+00:00", True),
         ("2024-01-01T00:00:00", False),
         ("2100-01-01T00:00:00+00:00", False),
