@@ -99,6 +99,7 @@ NEVER = [
         for how, routes in ((Keep.FOREVER, FINAL), (Keep.AS_OF, AS_OF), (Keep.NEVER, NEVER))
         for route in routes
     ],
+    ids=lambda value: value.replace(NOW, "now") if isinstance(value, str) else None,
 )
 def test_what_lasts(how, method, path):
     assert keep(method, path) is how
