@@ -132,7 +132,9 @@ class Wire(HTTPAdapter):
         """Answer from the cache where that is right; else send, again where that helps and does no harm."""
 
         def ask(asked: PreparedRequest) -> Response:
-            return self._send(asked, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
+            return self._send(
+                asked, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
+            )
 
         if self.cache is None:
             return ask(request)
