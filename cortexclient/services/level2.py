@@ -56,7 +56,8 @@ class Level2Service:
         root_id : int
             A root of any age.
         bounds : array of shape (3, 2), optional
-            Box (x, y, z) by (from, to), in voxels of the chunkedgraph (its ``cv_mip``), as caveclient takes it.
+            Box (x, y, z) by (from, to) in nm. Level-2 ids of all chunks that it touches are given. (caveclient takes
+            voxels of the chunkedgraph here.)
 
         Returns
         -------
@@ -66,12 +67,12 @@ class Level2Service:
         Raises
         ------
         ValueError
-            If the bounds have another shape.
+            If the bounds have another shape, or end before they begin.
         MissingDataError
             If the id has no level-2 ids, because it is no root.
         """
         root = as_id(root_id, "root_id")
-        text = None if bounds is None else _bounds_text(bounds)
+        text = None if bounds is None else _bounds_text(bounds, _voxel_nm(self._session.segmentation_info()))
         found = leaves(self._session, root, stop_layer=2, bounds=text)
         if not len(found) and bounds is None:
             raise MissingDataError(
@@ -150,15 +151,24 @@ class Level2Service:
         return found
 
 
-def _bounds_text(bounds: Any) -> str:
+def _voxel_nm(info: dict[str, Any]) -> list[float]:
+    """Size in nm of the voxels that the chunkedgraph counts in."""
+    scale = info["scales"][int(info["graph"].get("cv_mip", 0))]
+    return [float(size) for size in scale["resolution"]]
+
+
+def _bounds_text(bounds: Any, voxel_nm: Sequence[float]) -> str:
+    """Bounds as the chunkedgraph takes them: voxels, rounded outward."""
     import numpy as np
 
-    box = np.asarray(bounds)
+    box = np.asarray(bounds, dtype=np.float64)
     if box.shape != (3, 2):
-        raise ValueError(
-            f"bounds must have the shape (3, 2): (x, y, z) by (from, to), in voxels of the graph, not {box.shape}"
-        )
-    return "_".join(f"{int(low)}-{int(high)}" for low, high in box)
+        raise ValueError(f"bounds must have the shape (3, 2): (x, y, z) by (from, to) in nm, not {box.shape}")
+    if not (box[:, 0] <= box[:, 1]).all():
+        raise ValueError(f"bounds must begin before they end on every axis, in nm: {box.tolist()}")
+    low = np.maximum(np.floor(box[:, 0] / voxel_nm), 0).astype(np.int64)
+    high = np.maximum(np.ceil(box[:, 1] / voxel_nm), 0).astype(np.int64)
+    return "_".join(f"{start}-{stop}" for start, stop in zip(low.tolist(), high.tolist(), strict=True))
 
 
 def _frame(ids: Any, found: dict[str, dict[str, Any]], attributes: list[str], *, split: bool) -> pd.DataFrame:

@@ -114,8 +114,15 @@ def test_level_2_ids(toy, files):
         service.get_l2_ids(5)
     with pytest.raises(ValueError, match="shape"):
         service.get_l2_ids(root, bounds=[[0, 1]])
-    some = service.get_l2_ids(root, bounds=[[0, 64], [0, 64], [0, 32]])
-    assert set(some) <= set(found)
+    with pytest.raises(ValueError, match="begin before"):
+        service.get_l2_ids(root, bounds=[[1, 0], [0, 1], [0, 1]])
+    # chunks are 64 x 64 x 32 voxels of 8 x 8 x 40 nm; the box lies in the first two along x
+    nodes = pd.read_parquet(files.folder / "chunkedgraph" / "nodes.parquet").set_index("node_id")
+    for root in files.current_roots():
+        ids = service.get_l2_ids(root)
+        inside = nodes.loc[ids].query("chunk_x < 2 and chunk_y == 0 and chunk_z == 0").index
+        some = service.get_l2_ids(root, bounds=[[0, 1000], [0, 500], [0, 1000]])
+        assert some == sorted(inside)
 
 
 def test_level_2_attributes(toy, files):
