@@ -318,13 +318,7 @@ class DatasetClient:
 
     @property
     def exports(self) -> TableExportClient:
-        """Static table exports in a bucket or folder.
-
-        Raises
-        ------
-        NotConfiguredError
-            The spec has no ``exports`` and `set_export_cloudpath` was not called.
-        """
+        """Static table exports in a bucket or folder; NotConfiguredError where the spec and the user name none."""
         from cortexclient.services.exports import TableExportClient
 
         path = self._exports_path or self._session.exports_path
@@ -336,7 +330,10 @@ class DatasetClient:
         with self._lock:
             known = self._services.get(TableExportClient)
             if known is None or known.cloudpath != path:
-                known = TableExportClient(path, default_version=lambda: self._session.version)
+                mirrors = (
+                    self.spec.exports.mirrors if self.spec.exports and path == self.spec.exports.path else ()
+                )
+                known = TableExportClient(path, default_version=lambda: self.version, mirrors=mirrors)
                 self._services[TableExportClient] = known
             return cast("TableExportClient", known)
 

@@ -186,6 +186,8 @@ class TableExportClient:
         columns, is many times faster.
     default_version : callable, optional
         Gives the version that :meth:`get_table` reads when none is named.
+    mirrors : sequence of str
+        Other paths with the same files, tried in this order when the first cannot be listed.
 
     Notes
     -----
@@ -198,8 +200,10 @@ class TableExportClient:
         *,
         cache: bool | str | Path = False,
         default_version: Callable[[], int] | None = None,
+        mirrors: Sequence[str] = (),
     ) -> None:
         self.cloudpath = str(cloudpath)
+        self.mirrors = tuple(mirrors)
         self._storage = open_storage(self.cloudpath)
         self._cache = _cache_folder(cache, self.cloudpath)
         self._default_version = default_version
@@ -226,15 +230,25 @@ class TableExportClient:
             self._available_files = self._list()
         return self._available_files
 
+    def _listing(self) -> dict[str, int | None]:
+        """Files of the first path that can be listed, which is the one that tables are then read from."""
+        failures = []
+        for path in (self.cloudpath, *self.mirrors):
+            storage = open_storage(path)
+            try:
+                listed = storage.listing()
+            except Exception as error:  # noqa: BLE001 - backends of cloud-files raise anything; all of it is told below
+                failures.append((path, error))
+                continue
+            self._storage = storage
+            return listed
+        if len(failures) == 1 and isinstance(failures[0][1], CortexError):
+            raise failures[0][1]
+        text = "; ".join(f"{path}: {type(error).__name__}: {error}" for path, error in failures)
+        raise ExportError(f"could not list {text}; try again, or check the path") from failures[0][1]
+
     def _list(self) -> list[CloudFileViewExport]:
-        try:
-            listed = self._storage.listing()
-        except CortexError:
-            raise
-        except Exception as error:  # cloud-files raises whatever its backends do
-            raise ExportError(
-                f"could not list {self.cloudpath}: {type(error).__name__}: {error}; try again, or check the path"
-            ) from error
+        listed = self._listing()
         files = []
         for path, size in listed.items():
             match = _DATA_FILE.match(path)

@@ -284,3 +284,18 @@ def test_nothing_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == ""
+
+
+def test_mirrors_stand_in_for_a_folder_that_is_gone(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gone = tmp_path_factory.mktemp("gone")
+    there = TableExportClient(str(folder))
+    client = TableExportClient(str(gone / "first"), mirrors=[str(gone / "second"), str(folder)])
+    assert client.available_tables == there.available_tables
+    name = there.available_tables[0]
+    version = there.available_versions(name)[0]
+    assert client.get_table(name, version).equals(there.get_table(name, version))
+    nowhere = TableExportClient(str(gone / "first"), mirrors=[str(gone / "second")])
+    with pytest.raises(ExportError, match=r"first.*second"):
+        nowhere.available_files  # noqa: B018 - the property asks
