@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -24,6 +25,9 @@ else:
     os.environ["CORTEXCLIENT_CACHE_DIR"] = str(Path(_HOME) / "cache")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# spawned processes import the test module that their function is from; last, so that the installed package stays the one
+# that is tested
+sys.path.append(str(REPOSITORY))
 
 
 @pytest.fixture(scope="session")

@@ -354,6 +354,7 @@ class Sandbox:
         forget(self)
         self.world.closing.set()
         self._server.close()
+        self.world.close()
         self._renamed.close()
 
     def __enter__(self) -> Self:

@@ -159,6 +159,12 @@ class World:
         store: TableStore = self._store("tables", lambda: TableStore(self))
         return store
 
+    def close(self) -> None:
+        """Let go of what has threads of its own; no route may be asked afterwards."""
+        tables = self._stores.get("tables")
+        if tables is not None:
+            tables.engine.close()
+
     @property
     def l2cache(self) -> L2Cache:
         """Attributes of level-2 ids."""

@@ -29,6 +29,7 @@ class Engine:
         self._base.execute("SET python_enable_replacements = false")
         self._lock = threading.RLock()
         self._local = threading.local()
+        self._cursors: list[duckdb.DuckDBPyConnection] = []
         self._schemas: dict[str, pa.Schema] = {}
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
@@ -36,6 +37,7 @@ class Engine:
         if cursor is None:
             with self._lock:
                 cursor = self._base.cursor()
+                self._cursors.append(cursor)
             self._local.cursor = cursor
         return cursor
 
@@ -98,8 +100,12 @@ class Engine:
             self.write(f"DROP TABLE IF EXISTS {quoted(name)}")
 
     def close(self) -> None:
-        """Free the database."""
+        """Free the database and end its threads, which may not outlive the interpreter that their tables belong to."""
         with self._lock:
+            for cursor in self._cursors:
+                cursor.close()
+            self._cursors.clear()
+            self._schemas.clear()
             self._base.close()
 
 
