@@ -25,8 +25,8 @@ else:
     os.environ["CORTEXCLIENT_CACHE_DIR"] = str(Path(_HOME) / "cache")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# spawned processes import the test module that their function is from; last, so that the installed package stays the one
-# that is tested
+# spawned processes import the test module that their function is from; last, so that the tested package stays the
+# installed one
 sys.path.append(str(REPOSITORY))
 
 
