@@ -8,6 +8,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# machines are shared: how long an example takes says nothing about the code
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # caveclient and cloud-volume read the home folder when they are imported, so it must move before any test module is
 _HOME = tempfile.mkdtemp(prefix="cortexclient-home-")

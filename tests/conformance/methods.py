@@ -319,8 +319,8 @@ def _call(subject: Subject, name: str, call: Call) -> Outcome:
         call(subject)
     except Exception as error:
         outcome.error = f"{type(error).__name__}: {error}"
-    asked = [f"{record.method} {record.route}" for record in subject.sandbox.requests]
-    outcome.routes = list(dict.fromkeys(asked))
+    # sorted: caveclient asks some of them from two threads at once
+    outcome.routes = sorted({f"{record.method} {record.route}" for record in subject.sandbox.requests})
     return outcome
 
 
