@@ -142,7 +142,8 @@ class SynapsesSpec(Sourced):
     """How the rows of the synapse table are to be read."""
 
     position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] = "ctr_pt"
-    """Point that stands for the synapse: ``ctr_pt`` means columns ``ctr_pt_position``."""
+    """Point that stands for the synapse in annotations, depths and figures: ``ctr_pt`` means columns
+    ``ctr_pt_position``."""
     size_column: TableName | None = None
     """Column with the size of the synapse, in the table's own unit."""
     score_column: TableName | None = None
@@ -246,15 +247,17 @@ class CapabilitiesSpec(Sourced):
     """What the servers of this dataset offer; left out: unknown, so it is tried."""
 
     live: Bool | None = None
-    """Queries at any moment, not only at versions."""
+    """Queries of tables at any moment. false: at versions only; another moment raises, and a client without one looks
+    at each neuron's synapses in the newest version that has it. `version_fallback=True` is honoured all the same."""
     versions: Bool | None = None
-    """Materialized versions."""
+    """Materialized versions. false: no tables, views, synapses and cells; roots, level-2 ids, meshes and skeletons
+    without synapses work."""
     l2cache: Bool | None = None
-    """Attributes of level-2 ids."""
+    """Attributes of level-2 ids. false: neither they nor what is made of them (properties of skeletons)."""
     skeletons: Bool | None = None
-    """The skeleton service."""
+    """The skeleton service. false: skeletons only where they are computed here (`fallback="compute"`)."""
     exports: Bool | None = None
-    """Static dumps of tables."""
+    """Static dumps of tables. false: none, unless a place for them is given to the client."""
 
 
 class AccessSpec(Section):
