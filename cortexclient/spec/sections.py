@@ -63,14 +63,17 @@ class Section(BaseModel):
         frozen=True, extra="forbid", str_strip_whitespace=True, use_attribute_docstrings=True
     )
 
-    _private: FrozenDict[str, Any] = PrivateAttr(default_factory=FrozenDict)
+    _private: FrozenDict[str, Any] | None = PrivateAttr(default=None)
 
     @model_validator(mode="wrap")
     @classmethod
     def _set_private_keys_and_nulls_apart(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(data, Mapping) or not any(
-            value is None or str(key).startswith("x-") for key, value in data.items()
-        ):
+        if not isinstance(data, Mapping):
+            return handler(data)
+        for key, value in data.items():
+            if value is None or str(key).startswith("x-"):
+                break
+        else:  # nearly always
             return handler(data)
         private = {key: value for key, value in data.items() if isinstance(key, str) and key.startswith("x-")}
         # null clears what was inherited, so a known key with null is one that was not written; unknown keys stay
@@ -90,7 +93,7 @@ class Section(BaseModel):
     @property
     def private(self) -> Mapping[str, Any]:
         """The private keys (``x-...``) of this section, as they were written."""
-        return self._private
+        return self._private or FrozenDict()
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that was set, private keys included, as plain JSON-like values (ids as strings)."""

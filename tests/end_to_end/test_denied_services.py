@@ -68,7 +68,7 @@ def refused(what: str, call: Any, *, advice: str = "") -> None:
     assert f'"{what}": True' in str(caught.value), "how to say otherwise without editing the file"
 
 
-# ---------------------------------------------------------------------------------------------------------- live queries
+# -------------------------------------------------------------------------------------------------- live queries
 def test_live_queries_are_refused_with_the_nearest_version(sandbox: Sandbox, root: int) -> None:
     client = denying(sandbox, "live")
     newest = max(number for number, record in client.session.versions().items() if record.valid)
@@ -145,7 +145,7 @@ def test_an_expired_version_may_still_be_asked_for_by_its_time(sandbox: Sandbox,
     assert frame.attrs["live_query"] is True
 
 
-# ---------------------------------------------------------------------------------------------------- no materialization
+# --------------------------------------------------------------------------------------------------- no versions
 def test_without_versions_roots_meshes_and_skeletons_work(sandbox: Sandbox, root: int) -> None:
     sandbox.inject("404", route="^/materialize/", count=None)
     client = denying(sandbox, "versions")
@@ -163,7 +163,9 @@ def test_without_versions_roots_meshes_and_skeletons_work(sandbox: Sandbox, root
     assert repr(client)
     table = client.spec.cell_ids.main_table
     refused("versions", lambda: client.get_skeleton(root), advice="synapses=False")
-    refused("versions", lambda: client.query_synapses(root, pre=True, progress=False), advice="roots, level-2")
+    refused(
+        "versions", lambda: client.query_synapses(root, pre=True, progress=False), advice="roots, level-2"
+    )
     refused("versions", lambda: client.query(table))
     refused("versions", lambda: client.tables[table])
     refused("versions", lambda: client.views.table_names)
@@ -264,7 +266,9 @@ def at_its_own_address(sandbox: Sandbox, **changes: Any) -> Any:
         ("seunglab", "https://viewer.example.org/?json_url=", None),
     ],
 )
-def test_the_viewer_s_dialect(sandbox: Sandbox, root: int, target: str, stored: str, tags: str | None) -> None:
+def test_the_viewer_s_dialect(
+    sandbox: Sandbox, root: int, target: str, stored: str, tags: str | None
+) -> None:
     client = at_its_own_address(sandbox, viewer_site="https://viewer.example.org/", viewer_target=target)
     assert client.neuroglancer_url(root_ids=[root]).startswith("https://viewer.example.org/")
     assert client.neuroglancer_url(root_ids=[root], shorten=True).startswith(stored)
@@ -273,13 +277,19 @@ def test_the_viewer_s_dialect(sandbox: Sandbox, root: int, target: str, stored: 
     viewer = client.neuroglancer_viewer()
     viewer.add_annotation_layer(name="tagged", tags=["axon"])
     (layer,) = [layer for layer in viewer.to_dict()["layers"] if layer["name"] == "tagged"]
-    kinds = {prop.get("type") for prop in layer["annotationProperties"] if prop.get("tag") or prop["type"] == "bool"}
+    kinds = {
+        prop.get("type")
+        for prop in layer["annotationProperties"]
+        if prop.get("tag") or prop["type"] == "bool"
+    }
     assert kinds == {"uint8" if tags == "tag" else "bool"}
 
 
 def test_the_dialect_is_not_that_of_a_viewer_that_stands_in(sandbox: Sandbox, root: int) -> None:
     client = client_of(sandbox, viewer_site="https://viewer.example.org/", viewer_target="seunglab")
-    assert client.neuroglancer_url(root_ids=[root], shorten=True).startswith(f"{sandbox.viewer_site.rstrip('/')}/#!")
+    assert client.neuroglancer_url(root_ids=[root], shorten=True).startswith(
+        f"{sandbox.viewer_site.rstrip('/')}/#!"
+    )
     own = at_its_own_address(sandbox, viewer_site="https://viewer.example.org/", viewer_target="seunglab")
     given = own.neuroglancer_url("https://other.example.org/", root_ids=[root], shorten=True)
     assert given.startswith("https://other.example.org/#!")
