@@ -321,7 +321,11 @@ class DatasetClient:
         """Static table exports in a bucket or folder; NotConfiguredError where the spec and the user name none."""
         from cortexclient.services.exports import TableExportClient
 
-        path = self._exports_path or self._session.exports_path
+        path = self._exports_path
+        if path is None:
+            instead = "client.set_export_cloudpath(path) names a place for them"
+            self.spec.require_capability("exports", feature="static exports", instead=instead)
+            path = self._session.exports_path
         if path is None:
             raise NotConfiguredError(
                 f"dataset {self.spec.name!r} has no static exports: add `exports: {{path: ...}}` to its YAML file, "

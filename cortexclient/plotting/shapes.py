@@ -96,11 +96,16 @@ def synapse_positions(neuron: Any, table: str) -> NDArray[np.float64] | None:
     anno = getattr(neuron, "anno", None)
     if anno is None or table not in anno.table_names:
         return None
-    return positions(anno[table].df)
+    return positions(anno[table].df, column=anno[table].point_column)
 
 
-def positions(points: Any) -> NDArray[np.float64]:
+def positions(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
     """Read positions out of an array of shape (n, 3) or a table with a column of positions, whole or split in x, y, z.
+
+    Parameters
+    ----------
+    column : str, optional
+        Column of a table. Default: the one that its query names (``attrs["position_column"]``), else a usual name.
 
     Raises
     ------
@@ -114,10 +119,11 @@ def positions(points: Any) -> NDArray[np.float64]:
         if array.ndim != 2 or array.shape[1] != 3:
             raise ValueError(f"positions have the shape {array.shape}; expected (n, 3)")
         return array
-    for column in POSITION_COLUMNS:
-        if column in points.columns:
-            return np.array(points[column].tolist(), dtype=np.float64).reshape(-1, 3)
-        split = [f"{column}_{axis}" for axis in "xyz"]
+    stated = (column, points.attrs.get("position_column"))
+    for name in (*(each for each in stated if each), *POSITION_COLUMNS):
+        if name in points.columns:
+            return np.array(points[name].tolist(), dtype=np.float64).reshape(-1, 3)
+        split = [f"{name}_{axis}" for axis in "xyz"]
         if set(split) <= set(points.columns):
             return np.asarray(points[split].to_numpy(dtype=np.float64))
     raise ValueError(

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from cortexclient.spec.dataset import DatasetSpec
     from cortexclient.spec.nodes import MappingNode
     from cortexclient.spec.problems import Problem
 
-__all__ = ["Assembly", "assemble", "finished", "read"]
+__all__ = ["Assembly", "assemble", "finished", "read", "skim"]
 
 
 @dataclass(slots=True)
@@ -109,6 +110,19 @@ def assemble(
     result = Assembly(root=root, problems=problems, files=[path])
     if root is not None:
         _complete(result, name=path.stem if layer is not None or must_match else None, strict=strict)
+    return result
+
+
+def skim(path: Path, *, layer: str, only: AbstractSet[str]) -> Assembly:
+    """Put some values of a dataset together, with what it takes over for them; nothing is validated."""
+    from cortexclient.registry.inheritance import build_up
+    from cortexclient.spec.reading import skim_nodes
+
+    root, problems = skim_nodes(path, {*only, "name", "schema_version", "extends"})
+    result = Assembly(root=root, problems=problems, files=[path])
+    if root is not None:
+        result.problems += _name_problems(root, path.stem) if layer else []
+        result.root = build_up(root, result)
     return result
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import UnknownDatasetError
-from cortexclient.registry.layers import BUILT_IN, NAME, REGISTERED, Layer, layers
+from cortexclient.registry.layers import BUILT_IN, NAME, REGISTERED, layers
 from cortexclient.registry.notices import SpecWarning
 
 if TYPE_CHECKING:
@@ -101,14 +101,14 @@ def registered() -> dict[str, Candidate]:
 
 
 # ------------------------------------------------------------------------------------------------------------- finding
-def candidates(name: str, folders: list[Layer] | None = None) -> list[Candidate]:
+def candidates(name: str) -> list[Candidate]:
     """Every place that has a dataset of exactly this name, the one that wins first."""
     found: list[Candidate] = []
     with _lock:
         if name in _registered:
             found.append(_registered[name])
     if NAME.fullmatch(name):
-        for layer in reversed(layers() if folders is None else folders):
+        for layer in reversed(layers()):
             path = layer.file(name)
             if path.is_file():
                 found.append(Candidate(name, layer.name, path))

@@ -22,9 +22,7 @@ from cortexclient.settings import cache_dir
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cortexclient.registry.assembly import Assembly
-
-__all__ = ["Index", "Line", "Stamp", "stamp"]
+__all__ = ["Index", "Line", "Read", "Stamp", "stamp"]
 
 WORTH_KEEPING = 200
 """Files that have to be read anew before the index is written: a few are read faster than they are looked up."""
@@ -45,6 +43,8 @@ class Line:
         Days from which loading warns, raises, and finds nothing; None for a dataset that stays.
     problem : str or None
         Why it cannot be loaded.
+    checked : bool
+        Whether the file was read in full; if not, there may be a problem.
     """
 
     title: str = ""
@@ -52,6 +52,7 @@ class Line:
     aliases: tuple[str, ...] = ()
     retirement: tuple[str | None, str | None, str | None] | None = None
     problem: str | None = None
+    checked: bool = True
 
 
 def stamp(file: Path | str) -> Stamp | None:
@@ -61,6 +62,46 @@ def stamp(file: Path | str) -> Stamp | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A line, and what it was made of.
+
+    Attributes
+    ----------
+    line : Line
+    stamps : dict or None
+        Stamps of all files that took part, by name; None for a line that depends on more than files.
+    lasting : bool
+        Whether another process would say the same.
+    """
+
+    line: Line
+    stamps: dict[str, Stamp | None] | None = None
+    lasting: bool = True
+
+    @classmethod
+    def of(cls, entry: Any) -> Read:
+        """Make one of what `entry` wrote, as JSON gives it back.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it was written by something else.
+        """
+        stamps, title, access, aliases, retirement, problem, checked = entry
+        plan = (retirement[0], retirement[1], retirement[2]) if retirement else None
+        then = None if stamps is None else {name: tuple(of) if of else None for name, of in stamps.items()}
+        return cls(Line(title, access, tuple(aliases), plan, problem, checked), then)
+
+    def entry(self) -> tuple[Any, ...]:
+        """Write it as JSON can hold it."""
+        line = self.line
+        return (
+            *(self.stamps, line.title, line.access, line.aliases, line.retirement),
+            *(line.problem, line.checked),
+        )
 
 
 @dataclass(slots=True)
@@ -84,28 +125,18 @@ class Index:
     def get(self, file: Path, layer: str) -> Line | None:
         """Line of a file, if nothing that it was made of has changed."""
         try:
-            stamps, title, access, aliases, retirement, problem = self.entries[f"{layer}:{file}"]
-            if any(self._stamp(name) != (tuple(then) if then else None) for name, then in stamps.items()):
+            read = Read.of(self.entries[f"{layer}:{file}"])
+            if read.stamps is None or any(self._stamp(name) != then for name, then in read.stamps.items()):
                 return None
-            plan = (retirement[0], retirement[1], retirement[2]) if retirement else None
-            return Line(title, access, tuple(aliases), plan, problem)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             return None  # not there, or written by something else
+        return read.line
 
-    def put(self, file: Path, layer: str, line: Line, made_of: Assembly) -> None:
+    def put(self, file: Path, layer: str, read: Read) -> None:
         """Keep a line, unless it depends on more than files."""
-        if made_of.variables or not made_of.lasting:
-            return
-        stamps = {str(name): stamp(name) for name in (*made_of.files, *made_of.absent)}
-        self.entries[f"{layer}:{file}"] = (
-            stamps,
-            line.title,
-            line.access,
-            line.aliases,
-            line.retirement,
-            line.problem,
-        )
-        self.added += 1
+        if read.stamps is not None and read.lasting:
+            self.entries[f"{layer}:{file}"] = read.entry()
+            self.added += 1
 
     def keep(self, files: Iterable[tuple[Path, str]]) -> None:
         """Write the index if enough of it is new, leaving out files that are not among the given ones."""

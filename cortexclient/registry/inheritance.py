@@ -10,8 +10,6 @@ from cortexclient.registry.shared import shared_nodes
 from cortexclient.spec.merge import inherit, merge
 from cortexclient.spec.nodes import MappingNode, ScalarNode, from_plain
 from cortexclient.spec.problems import Problem, close_names
-from cortexclient.spec.reading import validate_nodes
-from cortexclient.spec.volume import VolumeSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,12 +124,11 @@ def _over_volume(level: _Level, result: Assembly) -> MappingNode:
         )
         _complain(result, root, "volume", "CX307", f"there is no volume {name!r}", advice)
         return root
-    shared, problems = shared_nodes(path)
+    shared, problems = shared_nodes(path, volume=True)
     result.problems += problems
     result.files.append(path)
     if shared is None:
         return root
-    result.problems += validate_nodes(shared, VolumeSpec)[1]
     kept = {key: entry for key, entry in shared.entries.items() if key != "title"}
     merged = merge(MappingNode(kept, shared.mark), root)
     return merged if isinstance(merged, MappingNode) else root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cortexclient.settings import config_dir
@@ -47,6 +48,7 @@ class Layer:
         return sorted(stem for stem in stems if NAME.fullmatch(stem))
 
 
+@cache
 def builtin_folder() -> Path:
     """Folder of the specs that come with cortexclient.
 

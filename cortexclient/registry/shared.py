@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from cortexclient.spec.reading import load_nodes
+from cortexclient.spec.reading import load_nodes, validate_nodes
+from cortexclient.spec.volume import VolumeSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["shared_nodes"]
 
 
-def shared_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
-    """Read a file that others build on, unless it was read before and has not changed.
+def shared_nodes(path: Path, *, volume: bool = False) -> tuple[MappingNode | None, list[Problem]]:
+    """Read a file that others build on, unless it was read before and has not changed; a volume is validated, too.
 
     Returns
     -------
@@ -26,11 +27,15 @@ def shared_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
     problems : list of Problem
     """
     status = path.stat()
-    root, problems = _read(path, status.st_mtime_ns, status.st_size, status.st_ino)
+    root, problems = _read(path, volume, status.st_mtime_ns, status.st_size, status.st_ino)
     return root, list(problems)
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, _time: int, _size: int, _inode: int) -> tuple[MappingNode | None, tuple[Problem, ...]]:
+def _read(
+    path: Path, volume: bool, _time: int, _size: int, _inode: int
+) -> tuple[MappingNode | None, tuple[Problem, ...]]:
     root, problems = load_nodes(path)
+    if volume and root is not None:
+        problems += validate_nodes(root, VolumeSpec)[1]
     return root, tuple(problems)

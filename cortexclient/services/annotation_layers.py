@@ -59,6 +59,7 @@ def annotation_layers(
     *,
     root_ids: Iterable[int] = (),
     resolution: Sequence[float] | None = None,
+    prefer: str | None = None,
 ) -> list[Layer]:
     """Sort tables of points into layers.
 
@@ -71,6 +72,9 @@ def annotation_layers(
     resolution : three floats, optional
         Size in nm of one unit of the positions. Default: what the table says of itself
         (``attrs["dataframe_resolution"]``, written by queries), else nm.
+    prefer : str, optional
+        Column of positions that is shown if a table has it. What a table says of itself (``attrs["position_column"]``,
+        written by queries) comes first, the usual names last.
 
     Returns
     -------
@@ -85,12 +89,18 @@ def annotation_layers(
         return [
             layer if layer.name == name else replace(layer, name=f"{name} ({layer.name})")
             for name, part in annotations.items()
-            for layer in _layers(part, str(name), root_ids, resolution)
+            for layer in _layers(part, str(name), root_ids, resolution, prefer)
         ]
-    return _layers(annotations, "annotations", root_ids, resolution)
+    return _layers(annotations, "annotations", root_ids, resolution, prefer)
 
 
-def _layers(data: Any, name: str, root_ids: Iterable[int], resolution: Sequence[float] | None) -> list[Layer]:
+def _layers(
+    data: Any,
+    name: str,
+    root_ids: Iterable[int],
+    resolution: Sequence[float] | None,
+    prefer: str | None,
+) -> list[Layer]:
     if not hasattr(data, "columns"):
         return [Layer(name, _points(np.asarray(data)), _triple(resolution or (1, 1, 1)))]
     seen_from = np.fromiter((int(root) for root in root_ids), dtype=np.int64)
@@ -99,13 +109,17 @@ def _layers(data: Any, name: str, root_ids: Iterable[int], resolution: Sequence[
             PRESYNAPTIC: data["pre_pt_root_id"].isin(seen_from),
             POSTSYNAPTIC: data["post_pt_root_id"].isin(seen_from),
         }
-        layers = [_table_layer(data[rows], side, resolution) for side, rows in sides.items() if rows.any()]
+        layers = [
+            _table_layer(data[rows], side, resolution, prefer) for side, rows in sides.items() if rows.any()
+        ]
         rest = data[~(sides[PRESYNAPTIC] | sides[POSTSYNAPTIC])]
-        return layers + ([_table_layer(rest, "other synapses", resolution)] if len(rest) else [])
-    return [_table_layer(data, name, resolution)]
+        return layers + ([_table_layer(rest, "other synapses", resolution, prefer)] if len(rest) else [])
+    return [_table_layer(data, name, resolution, prefer)]
 
 
-def _table_layer(table: pd.DataFrame, name: str, resolution: Sequence[float] | None) -> Layer:
+def _table_layer(
+    table: pd.DataFrame, name: str, resolution: Sequence[float] | None, prefer: str | None
+) -> Layer:
     columns = [column for column in SEGMENT_COLUMNS if column in table.columns]
     # column by column: one frame-wide array would turn ids into floats if any column were one
     ids = [[int(value) for value in table[column].array] for column in columns]
@@ -115,7 +129,7 @@ def _table_layer(table: pd.DataFrame, name: str, resolution: Sequence[float] | N
         descriptions = [f"id {value}" for value in table["id"].array]
     return Layer(
         name,
-        _positions(table),
+        _positions(table, prefer),
         _triple(resolution) if resolution is not None else frame_resolution(table),
         segments or [[]] * len(table),
         descriptions or [None] * len(table),
@@ -123,8 +137,9 @@ def _table_layer(table: pd.DataFrame, name: str, resolution: Sequence[float] | N
     )
 
 
-def _positions(table: pd.DataFrame) -> NDArray[np.float64]:
-    for column in POSITION_COLUMNS:
+def _positions(table: pd.DataFrame, prefer: str | None) -> NDArray[np.float64]:
+    stated = (table.attrs.get("position_column"), prefer)
+    for column in (*(name for name in stated if name), *POSITION_COLUMNS):
         split = [f"{column}_{axis}" for axis in "xyz"]
         if column in table.columns:
             return _points(np.array(table[column].tolist(), dtype=np.float64).reshape(-1, 3))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import UnknownVersionError
 from cortexclient.ids import as_id
-from cortexclient.session.versions import newest
+from cortexclient.session.versions import newest, require_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,6 +164,7 @@ class DatastackService:
         UnknownVersionError
             If there is none.
         """
+        require_versions(self._session.spec, "the newest version")
         found = newest(self._session.versions(refresh=True).values())
         if found is None:
             raise UnknownVersionError(

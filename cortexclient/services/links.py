@@ -29,6 +29,13 @@ log = logging.getLogger(__name__)
 SEGMENTATION = "segmentation"
 # Chrome refuses addresses of more than 2 MB; nglui draws the line here too
 LONGEST_URL = 1_750_000
+# dialect of the spec's viewer_target -> its well-known site, and how nglui calls what it can show
+DIALECTS: dict[str, tuple[str | None, str | None]] = {
+    "spelunker": ("https://spelunker.cave-explorer.org/", "spelunker"),
+    "cave-explorer": ("https://spelunker.cave-explorer.org/", "spelunker"),
+    "mainline": ("https://neuroglancer-demo.appspot.com/", "main"),
+    "seunglab": (None, None),
+}
 # the 3d view's zoom in nglui's own default suits a cubic millimetre; a small volume would be a dot in it
 LARGEST_ZOOM = 50_000.0
 
@@ -99,16 +106,23 @@ class LinksService:
         layers = (
             []
             if annotations is None
-            else annotation_layers(annotations, root_ids=roots, resolution=resolution)
+            else annotation_layers(
+                annotations,
+                root_ids=roots,
+                resolution=resolution,
+                prefer=self._session.spec.synapse_position_column,
+            )
         )
         session = self._session
+        dialect = None if target_url else self._dialect()
         with session.guard("info"):
             viewer = _viewer_class()(
                 target_url=target_url or self._viewer_site(),
                 client=session.cave,
                 infer_coordinates=False,
-                capabilities=None,
+                capabilities=None if dialect is None else DIALECTS[dialect][1],
             )
+            viewer.stored_as = dialect
             viewer.add_layers_from_client(imagery="imagery", segmentation=SEGMENTATION)
         segmentation = viewer.layers[SEGMENTATION]
         timestamp = session.timestamp
@@ -186,7 +200,7 @@ class LinksService:
         return url
 
     def _viewer_site(self) -> str | None:
-        """Site of the viewer: the launched server's own, else the spec's, else the info service's.
+        """Site of the viewer: the launched server's own, else the spec's, the info service's, its dialect's usual one.
 
         A server that stands in for the spec's own (the sandbox, a test deployment) is asked before the spec, so that
         no link leads from it to the internet.
@@ -195,10 +209,21 @@ class LinksService:
         endpoint = session.endpoint
         if endpoint is not None and endpoint.viewer_site:
             return str(endpoint.viewer_site)
-        written = session.spec.viewer_site
-        if written and session.server_address.rstrip("/") == session.spec.server_address.rstrip("/"):
+        written, dialect = session.spec.viewer_site, self._dialect()
+        if written and self._on_own_server():
             return str(written)
-        return session.info().get("viewer_site") or written
+        known = None if dialect is None else DIALECTS[dialect][0]
+        return session.info().get("viewer_site") or written or known
+
+    def _on_own_server(self) -> bool:
+        session = self._session
+        return session.server_address.rstrip("/") == session.spec.server_address.rstrip("/")
+
+    def _dialect(self) -> str | None:
+        """Dialect of the spec's viewer; None where the spec names none, or another server's viewer stands in for it."""
+        endpoint = self._session.endpoint
+        stands_in = (endpoint is not None and endpoint.viewer_site) or not self._on_own_server()
+        return None if stands_in else self._session.spec.viewer_target
 
     def _volume_nm(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower corner and size of the segmentation in nm."""
@@ -311,6 +336,8 @@ def _viewer_class() -> Any:
     class LinkState(ViewerState):  # type: ignore[misc] # nglui ships no types
         """A viewer state whose links also work on plain http, and are never shortened by way of the internet."""
 
+        stored_as: str | None = None
+
         def to_neuroglancer_state(self) -> Any:
             viewer = super().to_neuroglancer_state()
             with viewer.txn() as state:
@@ -329,7 +356,9 @@ def _viewer_class() -> Any:
             number = client.state.upload_state_json(self._state_for_target(site).to_json())
             log.info("the viewer state is stored as number %s", number)
             return plain_http(
-                client.state.build_neuroglancer_url(number, site, target_site=target_site or "spelunker")
+                client.state.build_neuroglancer_url(
+                    number, site, target_site=target_site or self.stored_as or "spelunker"
+                )
             )
 
     return LinkState

@@ -26,8 +26,16 @@ def stated_resolution(points: Any) -> Any:
     return "nm" if size.shape != (3,) or (size == 1).all() else size
 
 
-def positions(points: Any, column: str | None) -> NDArray[np.float64]:
+def positions(points: Any, column: str | None, *, prefer: str | None = None) -> NDArray[np.float64]:
     """Read positions from an array, a Series or a frame; NaN where a coordinate is missing.
+
+    Parameters
+    ----------
+    column : str or None
+        Column of a frame; None for the one that the frame says (``attrs["position_column"]``), else `prefer`, else one
+        of the usual names.
+    prefer : str or None
+        Column that is taken if the frame has it and says no other.
 
     Returns
     -------
@@ -39,7 +47,7 @@ def positions(points: Any, column: str | None) -> NDArray[np.float64]:
         If there is no such column, several could be meant, or the points do not have three coordinates.
     """
     if hasattr(points, "columns"):
-        return _frame_positions(points, column)
+        return _frame_positions(points, column, prefer)
     if column is not None:
         raise ValueError("column= names a column of a DataFrame; these points are no DataFrame")
     if hasattr(points, "to_list"):
@@ -52,11 +60,12 @@ def positions(points: Any, column: str | None) -> NDArray[np.float64]:
     return found
 
 
-def _frame_positions(df: pd.DataFrame, column: str | None) -> NDArray[np.float64]:
+def _frame_positions(df: pd.DataFrame, column: str | None, prefer: str | None) -> NDArray[np.float64]:
     names = [str(name) for name in df.columns]
     if column is None:
         candidates = _position_columns(names)
-        usual = [name for name in _USUAL_COLUMNS if name in candidates]
+        wanted = (df.attrs.get("position_column"), prefer, *_USUAL_COLUMNS)
+        usual = [name for name in wanted if name in candidates]
         if not usual and len(candidates) != 1:
             raise ValueError(
                 f"which position? name one with column=; there are {candidates or 'none'} among {names}"

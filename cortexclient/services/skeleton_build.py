@@ -114,8 +114,10 @@ def _prefetched(root_id: int, data: Mapping[str, Any], edges: IdArray, points: A
     )
 
 
-def add_synapses(neuron: Any, lvl2_ids: IdArray, synapses: Mapping[str, pd.DataFrame]) -> None:
-    """Add the tables ``pre_syn`` and ``post_syn``, each synapse on the row of its level-2 id.
+def add_synapses(
+    neuron: Any, lvl2_ids: IdArray, synapses: Mapping[str, pd.DataFrame], *, position: str = "ctr_pt_position"
+) -> None:
+    """Add the tables ``pre_syn`` and ``post_syn``, each synapse on the row of its level-2 id and at its ``position``.
 
     A synapse on a level-2 id that the skeleton does not know is put on the nearest one that it does know.
     """
@@ -136,13 +138,13 @@ def add_synapses(neuron: Any, lvl2_ids: IdArray, synapses: Mapping[str, pd.DataF
                 side,
                 neuron.seg_id,
             )
-            at[lost] = _nearest(neuron, np.stack(frame["ctr_pt_position"].iloc[lost].tolist()))
+            at[lost] = _nearest(neuron, np.stack(frame[position].iloc[lost].tolist()))
         frame[f"{side}_pt_mesh_ind"] = at
         neuron.anno.add_annotations(
             f"{side}_syn",
             frame,
             index_column=f"{side}_pt_mesh_ind",
-            point_column="ctr_pt_position",
+            point_column=position,
             voxel_resolution=[1, 1, 1],
         )
 

@@ -97,6 +97,7 @@ def make_cell(
         root,
         source,
         synapses=bool(synapses),
+        synapse_spatial_point=session.spec.synapse_position_column or "ctr_pt_position",
         pre_syn_df=_rows(synapses["pre"], "pre", move) if synapses else None,
         post_syn_df=_rows(synapses["post"], "post", move) if synapses else None,
         l2_df=_level2(data, attributes, move),

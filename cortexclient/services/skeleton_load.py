@@ -95,6 +95,8 @@ class SkeletonLoader:
 
     def _skeletons(self, roots: list[int]) -> dict[int, dict[str, Any] | CortexError]:
         session, wanted = self._session, self._wanted
+        if session.spec.denies("skeletons"):
+            return dict(zip(roots, session.map(self._computed, roots), strict=True))
         # a single one is asked for directly, which makes it at once if need be
         found = stored(session, roots, wanted.version) if len(roots) > 1 or not wanted.generate else {}
         missing = [root for root in roots if root not in found]
@@ -154,7 +156,7 @@ class SkeletonLoader:
 
     def _synapses(self, roots: list[int]) -> tuple[Any, Any]:
         wanted = self._wanted
-        moments = moments_of(self._session, roots)
+        moments = moments_of(self._session, roots, tables=wanted.synapses)
         if not wanted.synapses:
             return moments, {}
         valid = {root: when for root, when in moments.items() if isinstance(when, RootMoment)}
@@ -173,7 +175,8 @@ class SkeletonLoader:
         from cortexclient.services import skeleton_build as build
 
         neuron = build.make_meshwork(root, data, edges=graph, points=attributes)
-        build.add_synapses(neuron, data["lvl2_ids"], synapses)
+        position = self._session.spec.synapse_position_column or "ctr_pt_position"
+        build.add_synapses(neuron, data["lvl2_ids"], synapses, position=position)
         if self._wanted.restore_properties:
             build.add_properties(neuron, data["lvl2_ids"], attributes)
         move = self._mover(data)

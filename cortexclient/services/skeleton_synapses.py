@@ -47,11 +47,14 @@ class RootMoment:
     at: datetime
 
 
-def moments_of(session: Session, roots: Sequence[int]) -> dict[int, RootMoment | StaleRootError]:
-    """Find the moment at which each neuron is looked at.
+def moments_of(
+    session: Session, roots: Sequence[int], *, tables: bool = True
+) -> dict[int, RootMoment | StaleRootError]:
+    """Find the moment at which each neuron is looked at, in tables too or in the graph alone.
 
     A pinned session looks at its own moment, and the root must have been valid then. A floating one looks at each root
-    at the last time it was valid, as pcg_skel does.
+    at the last time it was valid, as pcg_skel does; where the spec denies live queries, in the newest version that has
+    it.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -59,6 +62,7 @@ def moments_of(session: Session, roots: Sequence[int]) -> dict[int, RootMoment |
 
     life = lifetimes(session, np.asarray(roots, dtype=np.int64))
     pinned = session.timestamp
+    frozen = _frozen(session) if tables and pinned is None and session.spec.denies("live") else None
     result: dict[int, RootMoment | StaleRootError] = {}
     for root, known, created, last in zip(
         roots, life.known.tolist(), life.created.tolist(), life.last.tolist(), strict=True
@@ -67,6 +71,8 @@ def moments_of(session: Session, roots: Sequence[int]) -> dict[int, RootMoment |
             result[root] = StaleRootError(
                 f"{root} is not a root id of {session.datastack}; supervoxels, level-2 ids and cell ids are not either"
             )
+        elif frozen is not None:
+            result[root] = _newest_with(session, root, frozen, created, last)
         elif pinned is None:
             at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=last)
             result[root] = RootMoment(Moment(timestamp=at), at)
@@ -79,6 +85,25 @@ def moments_of(session: Session, roots: Sequence[int]) -> dict[int, RootMoment |
                 "its successor there, client.at() a client that looks at the root's own time"
             )
     return result
+
+
+def _frozen(session: Session) -> list[RootMoment]:
+    """All versions that answer, the newest first."""
+    records = [record for record in session.versions().values() if record.valid]
+    return [RootMoment(Moment(version=record.version), record.timestamp) for record in reversed(records)]
+
+
+def _newest_with(
+    session: Session, root: int, frozen: Sequence[RootMoment], created: int, last: int
+) -> RootMoment | StaleRootError:
+    """Give the newest version that has a root, whose first and last moment are given in us since 1970."""
+    for when in frozen:
+        if created <= when.at.timestamp() * 1e6 <= last + 1000:
+            return when
+    return StaleRootError(
+        f"no version of {session.datastack} has root {root}, and its tables are asked at versions only "
+        "(`capabilities.live: false` in its spec); ask with synapses=False, or for the root that latest_roots() gives"
+    )
 
 
 def synapses_of(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["SkeletonsService"]
 
 _TRANSFORMS = ("rigid", "streamline", None)
+_COMPUTE = "fallback='compute' makes one here from the level-2 graph"
 _OUTPUTS = ("meshwork", "cell", "dict", "swc")
 
 
@@ -95,6 +96,8 @@ class SkeletonsService:
             of an older root at the last time it was valid.
         MissingDataError
             If the service refuses to make a skeleton of this root.
+        NotConfiguredError
+            If the spec denies a service that is needed (``capabilities``), or has no ``transform`` for one.
         MissingExtraError
             If ``output="cell"`` and ossify is not installed.
         IncompleteResultError
@@ -253,6 +256,7 @@ class SkeletonsService:
         bool or dict
             For a single id True or False, else id -> bool for each distinct id.
         """
+        self._session.spec.require_capability("skeletons", feature="stored skeletons")
         one = isinstance(root_ids, str) or not hasattr(root_ids, "__len__")
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
         version = skeleton_version or self._default_version()
@@ -279,6 +283,7 @@ class SkeletonsService:
             raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, not {output!r}")
         if fallback not in {"compute", None}:
             raise ValueError(f"fallback must be 'compute' or None, not {fallback!r}")
+        self._require_services(fallback=fallback, output=output, **options)
         if output == "cell":
             from cortexclient.services.skeleton_cell import require_ossify
 
@@ -300,6 +305,22 @@ class SkeletonsService:
             compute=fallback is not None,
         )
         return dataclasses.replace(wanted, **options)
+
+    def _require_services(
+        self, *, fallback: str | None, output: Output, synapses: bool, restore_properties: bool, **_: Any
+    ) -> None:
+        """Say which service that is needed the spec denies, before anything is asked."""
+        spec = self._session.spec
+        if fallback is None:
+            spec.require_capability("skeletons", feature="skeletons", instead=_COMPUTE)
+        if output in {"dict", "swc"}:  # which carry neither synapses nor properties
+            return
+        if synapses:
+            feature = "the synapses of a skeleton"
+            spec.require_capability("versions", feature=feature, instead="ask with synapses=False")
+        if restore_properties:
+            feature = "the properties of a skeleton"
+            spec.require_capability("l2cache", feature=feature, instead="ask with restore_properties=False")
 
     def _default_version(self) -> int:
         return self._session.spec.skeleton_version or 4

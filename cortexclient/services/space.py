@@ -182,8 +182,8 @@ class Space:
         points : array_like of shape (N, 3) or (3,), DataFrame or Series
             Positions; of a DataFrame a position column or its split form is taken.
         column : str or None
-            Position column of a DataFrame, without ``_x``; None for ``pt_position``, ``ctr_pt_position`` or the only
-            one.
+            Position column of a DataFrame, without ``_x``; None for the one that its query or the spec
+            (``synapses.position_prefix``) names, else ``pt_position``, ``ctr_pt_position`` or the only one.
         resolution : str, array_like or None
             ``"nm"``, ``"vx"`` or the size of a voxel in nm. None for nm, or for a DataFrame that says otherwise in
             ``attrs["dataframe_resolution"]`` what it says.
@@ -202,7 +202,7 @@ class Space:
         """
         if resolution is None:
             resolution = stated_resolution(points)
-        found = positions(points, column)
+        found = positions(points, column, prefer=self._spec.synapse_position_column)
         flat = found.reshape(-1, 3)
         known = np.isfinite(flat).all(axis=1)
         depths = np.full(len(flat), np.nan)

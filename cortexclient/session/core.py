@@ -11,7 +11,7 @@ from cortexclient.session.connection import Connection
 from cortexclient.session.moments import Moment
 from cortexclient.session.once import Once
 from cortexclient.session.policy import Policy
-from cortexclient.session.versions import VersionRecord, nearest, newest, parse_versions
+from cortexclient.session.versions import VersionRecord, nearest, newest, parse_versions, require_versions
 from cortexclient.session.workers import default_workers, map_in_order
 
 if TYPE_CHECKING:
@@ -127,9 +127,8 @@ class Session:
         """Cloud path of the static exports: the launched server's own, else the spec's; None where there is neither."""
         asked = self.connection.address_asked
         if not asked.startswith(("http://", "https://")):
-            return (
-                self.endpoint.exports_path
-            )  # a server on this machine never sends its client to a real bucket
+            # a server on this machine never sends its client to a real bucket
+            return self.endpoint.exports_path
         return self.spec.exports.path if self.spec.exports is not None else None
 
     @property
@@ -174,6 +173,8 @@ class Session:
 
     def versions(self, *, refresh: bool = False) -> dict[int, VersionRecord]:
         """All versions by number, oldest first, expired ones included (asked once unless refreshed)."""
+        if self.spec.denies("versions"):
+            return {}
         memory = self.connection.memory
         if refresh:
             memory.forget("versions")
@@ -190,7 +191,10 @@ class Session:
         ------
         UnknownVersionError
             If there is no such version; the message lists those that exist.
+        NotConfiguredError
+            If the spec says that the datastack has no versions.
         """
+        require_versions(self.spec, f"version {version}")
         records = self.versions()
         if version not in records:
             # one may have been added since the list was read
@@ -212,9 +216,12 @@ class Session:
         ------
         UnknownVersionError
             If the datastack has no version to use.
+        NotConfiguredError
+            If the spec says that it has none.
         """
         if self.moment.version is not None:
             return self.moment.version
+        require_versions(self.spec, "tables, views, synapses and cells")
         default = self.spec.default_version
         if self.moment.floating and default is not None and default != "latest":
             return int(default)
@@ -255,9 +262,7 @@ class Session:
         """
         moment = Moment.of(version, timestamp)
         if moment.floating:
-            raise ValueError(
-                "give a version or a timestamp to move to; unpin() returns to the moment of load()"
-            )
+            raise ValueError("give a version or a timestamp to move to; unpin() returns to that of load()")
         if moment.version is not None:
             self.version_record(moment.version)
         self.moment = moment
@@ -325,30 +330,25 @@ class Session:
 
         def ask() -> dict[str, Any]:
             url = f"{self.local_server}/segmentation/table/{connection.segmentation_table}/info"
-            body: dict[str, Any] = self.http.get_json("chunkedgraph", url)
-            return body
+            return dict(self.http.get_json("chunkedgraph", url))
 
         return connection.memory.get("segmentation info", ask)
 
     def segmentation_cloudvolume(self) -> Any:
         """Give the segmentation as a CloudVolume (opened once)."""
-
-        def make() -> Any:
-            self.connection.require_network("voxels of the segmentation")
-            with self.guard("chunkedgraph"):
-                return self.cave.info.segmentation_cloudvolume(progress=False)
-
-        return self.connection.memory.get("segmentation volume", make)
+        return self._volume("segmentation", "chunkedgraph")
 
     def image_cloudvolume(self) -> Any:
         """Give the images as a CloudVolume (opened once)."""
+        return self._volume("image", "info")
 
+    def _volume(self, kind: str, service: str) -> Any:
         def make() -> Any:
-            self.connection.require_network("voxels of the images")
-            with self.guard("info"):
-                return self.cave.info.image_cloudvolume(progress=False)
+            self.connection.require_network(f"voxels of the {kind}")
+            with self.guard(service):
+                return getattr(self.cave.info, f"{kind}_cloudvolume")(progress=False)
 
-        return self.connection.memory.get("image volume", make)
+        return self.connection.memory.get(f"{kind} volume", make)
 
     def query(self, table_or_view: str, **options: Any) -> Any:
         """Give the complete answer of a table or view; options are fields of `cortexclient.session.query.Request`."""

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-__all__ = ["VersionRecord", "nearest", "newest", "parse_versions"]
+    from cortexclient.spec import DatasetSpec
+
+__all__ = ["VersionRecord", "nearest", "newest", "parse_versions", "require_versions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,18 @@ def parse_versions(body: Any) -> dict[int, VersionRecord]:
         record.version: record
         for record in sorted(records, key=lambda record: (record.timestamp, record.version))
     }
+
+
+def require_versions(spec: DatasetSpec, feature: str) -> None:
+    """Say that a datastack has no versions, where its spec declares so.
+
+    Raises
+    ------
+    NotConfiguredError
+        If ``capabilities.versions`` is false.
+    """
+    instead = "roots, level-2 ids, meshes and skeletons without synapses need none"
+    spec.require_capability("versions", feature=feature, instead=instead)
 
 
 def newest(records: Iterable[VersionRecord], at: datetime | None = None) -> VersionRecord | None:

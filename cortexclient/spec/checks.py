@@ -116,10 +116,30 @@ def fits_together(spec: DatasetSpec, current_schema: int) -> Iterator[Finding]:
     if spec.deprecation and spec.deprecation.replaced_by == spec.name:
         place = ("deprecation", "replaced_by")
         yield Finding(place, "CX311", "a dataset cannot replace itself", "name its successor")
+    yield from _contradictions(spec)
     for path in spec.sources:
         if not _exists(spec, path):
             advice = "name a value of this file by its dotted path"
             yield Finding(("sources", path), "CX309", f"there is no value at {path[:80]!r}", advice)
+
+
+def _contradictions(spec: DatasetSpec) -> Iterator[Finding]:
+    """Values that say how a service is used which the capabilities say is not there."""
+    used = {
+        "exports": [("exports", spec.exports is not None)],
+        "skeletons": [("skeleton_version", spec.skeleton_version is not None)],
+        "versions": [
+            ("versions", bool(spec.versions)),
+            ("default_version", spec.default_version != "latest"),
+        ],
+    }
+    for capability, keys in used.items():
+        given = [key for key, present in keys if present]
+        if given and spec.denies(capability):
+            what = f"the capability is false, but {' and '.join(given)} {'are' if len(given) > 1 else 'is'} given"
+            cleared = ", ".join(f"{key}: null" for key in given)
+            advice = f"remove one of them; what a parent gave is cleared by {cleared}"
+            yield Finding(("capabilities", capability), "CX312", what, advice)
 
 
 def _exists(value: Any, path: str) -> bool:

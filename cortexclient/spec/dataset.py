@@ -23,7 +23,7 @@ from cortexclient.spec.fields import (
     refuse,
     without_nulls,
 )
-from cortexclient.spec.lifetimes import table_at
+from cortexclient.spec.lifetimes import lives, table_at
 from cortexclient.spec.migrate import CURRENT_SCHEMA
 from cortexclient.spec.sections import (
     AccessSpec,
@@ -100,8 +100,9 @@ class DatasetSpec(VolumeSpec):
     """The server's name for the dataset."""
     viewer_site: Url | None = None
     """Neuroglancer site for links; left out: what the info service says."""
-    viewer_target: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9-]*$")] | None = None
-    """Dialect of that site, as nglui calls it: spelunker, cave-explorer, seunglab, ..."""
+    viewer_target: Literal["spelunker", "cave-explorer", "mainline", "seunglab"] | None = None
+    """Dialect of that site: how stored states are linked and annotation tags written. Where nothing
+    names a site, it also chooses one: spelunker and cave-explorer are Spelunker, mainline is Google's demo."""
     synapse_table: TableName | None = None
     """Table of synapses; left out: what the info service says."""
     synapses: SynapsesSpec | None = None
@@ -217,19 +218,57 @@ class DatasetSpec(VolumeSpec):
                 )
         return value
 
-    def require_capability(self, name: str, *, feature: str) -> None:
+    def denies(self, capability: str) -> bool:
+        """Whether ``capabilities.<capability>`` is false; left out means unknown, so it is tried."""
+        return self.capabilities is not None and getattr(self.capabilities, capability) is False
+
+    def require_capability(self, name: str, *, feature: str, instead: str = "") -> None:
         """Say that the servers of this dataset do not offer something, where the spec declares so.
+
+        Parameters
+        ----------
+        name : str
+            Field of `CapabilitiesSpec`.
+        feature : str
+            What needs it, for the message.
+        instead : str
+            What can be done without it, for the message.
 
         Raises
         ------
         NotConfiguredError
-            If ``capabilities.<name>`` is false; left out means unknown, so it is tried.
+            If ``capabilities.<name>`` is false.
         """
-        if self.capabilities is not None and getattr(self.capabilities, name) is False:
+        if self.denies(name):
+            other = f"; {instead}" if instead else ""
             raise NotConfiguredError(
-                f"{feature} is not offered by the servers of {self.name}: its spec says `capabilities.{name}: false`; "
-                "if that is no longer so, remove it from the YAML file"
+                f"{feature}: not offered by the servers of {self.name}, as its spec says (`capabilities.{name}: false`)"
+                f"{other}. If they do offer it, correct the YAML file, or "
+                f'load(..., overrides={{"capabilities": {{"{name}": True}}}})'
             )
+
+    @property
+    def synapse_position_column(self) -> str | None:
+        """Column that says where a synapse is (``ctr_pt_position``); None where the spec is silent on synapses."""
+        return None if self.synapses is None else f"{self.synapses.position_prefix}_position"
+
+    def position_prefix_of(self, table: str, *, synapse_table: str | None = None) -> str | None:
+        """Point that stands for a row of a table (``pt`` for columns ``pt_position``), or None where nothing says so.
+
+        Parameters
+        ----------
+        table : str
+            Name on the server: the synapse table, or one that plays a role.
+        synapse_table : str, optional
+            The synapse table, where only the server names it.
+        """
+        if self.synapses is not None and table == (synapse_table or self.synapse_table):
+            return self.synapses.position_prefix
+        for entry in self.tables.values():
+            for life in lives(entry):
+                if life.name == table and life.position_prefix is not None:
+                    return life.position_prefix
+        return None
 
     def table_for(self, role: str, version: int | None = None) -> TableSpec:
         """Return the table or view that plays a role at a version.

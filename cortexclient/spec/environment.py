@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cortexclient.spec.nodes import Entry, MappingNode, Node, ScalarNode, SequenceNode
@@ -92,7 +91,7 @@ class _Filler:
             return value
 
         text = _PLACEHOLDER.sub(value_of, node.value)
-        return replace(node, value=text, text=text)
+        return ScalarNode(text, node.mark, text)
 
 
 def _any_placeholder(node: Node) -> bool:

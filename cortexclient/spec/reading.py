@@ -17,11 +17,20 @@ from cortexclient.spec.translate import problems_from
 from cortexclient.spec.yaml_reader import read_bytes, read_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from cortexclient.spec.volume import VolumeSpec
 
-__all__ = ["load_nodes", "read_spec", "spec_from_mapping", "validate_nodes"]
+__all__ = ["load_nodes", "read_spec", "skim_nodes", "spec_from_mapping", "validate_nodes"]
+
+
+def skim_nodes(path: Path, only: Container[str]) -> tuple[MappingNode | None, list[Problem]]:
+    """Read some keys of a file into nodes of the current schema, for what must be quick; nothing else is looked at."""
+    content, problems = read_bytes(path, str(path))
+    if problems:
+        return None, problems
+    root, problems = read_nodes(content, str(path), only=only)
+    return (None, problems) if root is None else (migrate(root)[0], problems)
 
 
 def load_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
@@ -40,7 +49,7 @@ def load_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
     if root is not None:
         root, more = migrate(root)
         problems += more
-    if not may_hold_secrets(content.decode("utf-8", "replace")):
+    if not may_hold_secrets(content):
         return root, problems
     if root is not None:
         problems += [problem for _, problem in find_secrets(root)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any
 
 from cortexclient.spec.nodes import Lookalike
@@ -28,15 +29,22 @@ _WORDS = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _YES_NO = {form for word in ("yes", "no", "on", "off") for form in (word, word.title(), word.upper())}
 _MOST_DIGITS = 30
+_SHORT = 40
 
 
 def resolve(text: str) -> Any:
     """Value of an unquoted scalar.
 
+    The same words and numbers stand in every spec, so short ones are looked up rather than parsed.
+
     Returns
     -------
     None, bool, int, float, datetime.date, datetime.datetime, Lookalike or str
     """
+    return _remembered(text) if len(text) <= _SHORT else _resolve(text)
+
+
+def _resolve(text: str) -> Any:
     if text in _WORDS:
         return None
     if text in _TRUTH:
@@ -51,6 +59,9 @@ def resolve(text: str) -> Any:
     if _FLOAT.fullmatch(text):
         return float(text)
     return _date_or_text(text)
+
+
+_remembered = lru_cache(maxsize=4096)(_resolve)
 
 
 def _date_or_text(text: str) -> Any:

@@ -33,14 +33,17 @@ _SHAPES = re.compile(
     r"|bearer\s+[A-Za-z0-9._~+/-]{16,}",
     re.IGNORECASE,
 )
-# a backslash may spell any of them in another way
+# a backslash may spell any of them in another way, and so do the two letters that fold to k and s
 _HINTS = (
-    *("\\", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "akia", "aiza"),
-    *("ya29.", "xox", "sk-", "eyj", "-----begin", "bearer"),
+    *(b"\xe2\x84\xaa", b"\xc5\xbf"),
+    *(b"\\", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_", b"glpat-", b"akia", b"aiza"),
+    *(b"ya29.", b"xox", b"sk-", b"eyj", b"-----begin", b"bearer"),
 )
-_LONG_HEX = re.compile(r"[0-9a-f]{32}")
-_WORDS = ("token", "passw", "pwd", "passphrase", "secret", "credential", "key")
-_ANNOUNCED = re.compile(rf"(?:{'|'.join(_WORDS)})[\w-]*['\"]?\s*[:=]")
+# every hexadecimal digit as 0, everything else as a dot: finding a row of zeros is faster than any pattern
+_HEX_OR_NOT = bytes(ord("0") if chr(code) in "0123456789abcdefABCDEF" else ord(".") for code in range(256))
+_LONG_HEX = b"0" * 32
+_WORDS = (b"token", b"passw", b"pwd", b"passphrase", b"secret", b"credential", b"key")
+_ANNOUNCED = re.compile(rb"(?:" + b"|".join(_WORDS) + rb")[^\n:=]*\s*[:=]")
 _ADVICE = "remove it and revoke it if it was published; tokens are stored for a server, never in a spec"
 
 
@@ -54,13 +57,13 @@ def names_a_secret(key: str) -> bool:
     return _NAMES.search(key) is not None
 
 
-def may_hold_secrets(text: str) -> bool:
+def may_hold_secrets(content: bytes) -> bool:
     """Whether a file is worth searching: if this is False, nothing in it can be what `find_secrets` looks for.
 
     Plain substrings are found a hundred times faster than the patterns above, and nearly no spec has one.
     """
-    folded = text.lower()
-    if any(hint in folded for hint in _HINTS) or _LONG_HEX.search(folded):
+    folded = content.lower()
+    if any(hint in folded for hint in _HINTS) or _LONG_HEX in content.translate(_HEX_OR_NOT):
         return True
     return any(word in folded for word in _WORDS) and _ANNOUNCED.search(folded) is not None
 

@@ -63,14 +63,17 @@ class Section(BaseModel):
         frozen=True, extra="forbid", str_strip_whitespace=True, use_attribute_docstrings=True
     )
 
-    _private: FrozenDict[str, Any] = PrivateAttr(default_factory=FrozenDict)
+    _private: FrozenDict[str, Any] | None = PrivateAttr(default=None)
 
     @model_validator(mode="wrap")
     @classmethod
     def _set_private_keys_and_nulls_apart(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(data, Mapping) or not any(
-            value is None or str(key).startswith("x-") for key, value in data.items()
-        ):
+        if not isinstance(data, Mapping):
+            return handler(data)
+        for key, value in data.items():
+            if value is None or str(key).startswith("x-"):
+                break
+        else:  # nearly always
             return handler(data)
         private = {key: value for key, value in data.items() if isinstance(key, str) and key.startswith("x-")}
         # null clears what was inherited, so a known key with null is one that was not written; unknown keys stay
@@ -90,7 +93,7 @@ class Section(BaseModel):
     @property
     def private(self) -> Mapping[str, Any]:
         """The private keys (``x-...``) of this section, as they were written."""
-        return self._private
+        return self._private or FrozenDict()
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that was set, private keys included, as plain JSON-like values (ids as strings)."""
@@ -142,7 +145,8 @@ class SynapsesSpec(Sourced):
     """How the rows of the synapse table are to be read."""
 
     position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] = "ctr_pt"
-    """Point that stands for the synapse: ``ctr_pt`` means columns ``ctr_pt_position``."""
+    """Point that stands for the synapse in annotations, depths and figures: ``ctr_pt`` means columns
+    ``ctr_pt_position``."""
     size_column: TableName | None = None
     """Column with the size of the synapse, in the table's own unit."""
     score_column: TableName | None = None
@@ -246,15 +250,17 @@ class CapabilitiesSpec(Sourced):
     """What the servers of this dataset offer; left out: unknown, so it is tried."""
 
     live: Bool | None = None
-    """Queries at any moment, not only at versions."""
+    """Queries of tables at any moment. false: at versions only; another moment raises, and a client without one looks
+    at each neuron's synapses in the newest version that has it. `version_fallback=True` is honoured all the same."""
     versions: Bool | None = None
-    """Materialized versions."""
+    """Materialized versions. false: no tables, views, synapses and cells; roots, level-2 ids, meshes and skeletons
+    without synapses work."""
     l2cache: Bool | None = None
-    """Attributes of level-2 ids."""
+    """Attributes of level-2 ids. false: neither they nor what is made of them (properties of skeletons)."""
     skeletons: Bool | None = None
-    """The skeleton service."""
+    """The skeleton service. false: skeletons only where they are computed here (`fallback="compute"`)."""
     exports: Bool | None = None
-    """Static dumps of tables."""
+    """Static dumps of tables. false: none, unless a place for them is given to the client."""
 
 
 class AccessSpec(Section):

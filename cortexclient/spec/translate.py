@@ -116,7 +116,6 @@ _PATTERNS = {
     "^[a-z][a-z0-9_]{0,62}$": _LOWER,
     "^[a-z][a-z0-9_]*$": _LOWER,
     "^[A-Z][A-Za-z0-9]{0,62}$": "use letters and digits, beginning with a capital, as in MyBrainClient",
-    "^[a-z][a-z0-9-]*$": "use a name that nglui knows, as in spelunker",
     "^[A-Za-z][A-Za-z0-9_]*$": "use a name that standard_transform knows, as in minnie65",
     r"^[0-9]+(\.[0-9]+)*$": _NUMBERED,
 }

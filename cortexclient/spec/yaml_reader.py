@@ -17,7 +17,7 @@ from cortexclient.spec.problems import Problem, dotted
 from cortexclient.spec.scalars import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
     from pathlib import Path
 
 __all__ = ["MAX_ALIASES", "MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "read_bytes", "read_nodes"]
@@ -81,20 +81,16 @@ class _Composer:
                 parts.append(level.key)
         return dotted(parts)
 
-    def mark(self, event: Any) -> Mark:
-        start = event.start_mark
-        return Mark(self.file, start.line + 1, start.column + 1)
-
     def feed(self, event: Any) -> None:
-        # most events are scalars and ends of collections: ask for those first
-        if isinstance(event, yaml.ScalarEvent):
-            self.scalar(event, self.mark(event))
-            return
-        if isinstance(event, yaml.CollectionEndEvent):
+        kind = type(event)
+        if kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
             self.close()
             return
-        mark = self.mark(event)
-        if isinstance(event, yaml.DocumentStartEvent):
+        start = event.start_mark
+        mark = Mark(self.file, start.line + 1, start.column + 1)
+        if kind is yaml.ScalarEvent:  # nine of ten
+            self.scalar(event, mark)
+        elif kind is yaml.DocumentStartEvent:
             if self.root is not None:
                 self.stop(
                     mark,
@@ -102,9 +98,9 @@ class _Composer:
                     "a second document begins here",
                     "one file holds one dataset: split the file at ---",
                 )
-        elif isinstance(event, yaml.AliasEvent):
+        elif kind is yaml.AliasEvent:
             self.alias(event, mark)
-        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+        elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
             self.open(event, mark)
 
     def refuse_tag(self, tag: str | None, mark: Mark) -> None:
@@ -150,8 +146,9 @@ class _Composer:
         if self.wants_key():
             self.key(event, mark)
             return
-        value = resolve(event.value) if event.implicit[0] and not event.style else event.value
-        self.place(ScalarNode(value, mark, event.value), 1, 0, event.anchor)
+        text = event.value
+        value = resolve(text) if not event.style and event.implicit[0] else text
+        self.place(ScalarNode(value, mark, text), 1, 0, event.anchor)
 
     def wants_key(self) -> bool:
         if not self.stack:
@@ -184,6 +181,26 @@ class _Composer:
                 mark, "CX104", f"the key {text!r} stood already in line {first.line}", "keep one of them"
             )
             level.skip = True
+
+    def awaits_unwanted(self, only: Container[str]) -> bool:
+        """Whether the value of an outermost key is next that nobody asked for."""
+        if len(self.stack) != 1:
+            return False
+        level = self.stack[0]
+        return level.key_mark is not None and level.key not in only
+
+    def pass_over(self, events: Iterator[Any]) -> None:
+        """Leave out the value that is next, however large."""
+        depth = 0
+        for event in events:
+            kind = type(event)
+            if kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                depth += 1
+            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+                depth -= 1
+            if depth == 0:
+                break
+        self.stack[0].key = self.stack[0].key_mark = None
 
     def alias(self, event: Any, mark: Mark) -> None:
         self.aliases += 1
@@ -221,7 +238,8 @@ class _Composer:
             return
         level = self.stack[-1]
         level.weight += weight
-        level.height = max(level.height, height + 1)
+        if height >= level.height:
+            level.height = height + 1
         if level.mapping is None:
             level.items.append(node)
             return
@@ -260,7 +278,9 @@ def read_bytes(path: Path, file: str) -> tuple[bytes, list[Problem]]:
     return content, []
 
 
-def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Problem]]:
+def read_nodes(
+    content: bytes, file: str, *, only: Container[str] | None = None
+) -> tuple[MappingNode | None, list[Problem]]:
     """Parse the content of a spec file.
 
     Parameters
@@ -269,6 +289,8 @@ def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Prob
         UTF-8, with or without a byte-order mark.
     file : str
         Name for messages.
+    only : container of str, optional
+        Keys of the outermost map that are wanted; what stands under others is passed over, and not looked at.
 
     Returns
     -------
@@ -285,8 +307,11 @@ def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Prob
         return None, [Problem(file, line, column, "CX101", "", message, "save the file as UTF-8")]
     composer = _Composer(file)
     try:
-        for event in _events(text, composer):
+        events = _events(text, composer)
+        for event in events:
             composer.feed(event)
+            if only is not None and composer.awaits_unwanted(only):
+                composer.pass_over(events)
     except _Stop:
         return None, composer.problems
     root = composer.root
@@ -307,7 +332,12 @@ def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Prob
 
 def _events(text: str, composer: _Composer) -> Iterator[Any]:
     try:
-        yield from yaml.parse(text, Loader=_Loader)
+        loader = _Loader(text)
+        try:
+            while (event := loader.get_event()) is not None:
+                yield event
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         # what is never closed is reported where it was opened: the end of the file helps nobody
         opened = "flow" in str(error.context) or "end of stream" in str(error.problem)

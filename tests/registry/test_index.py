@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cortexclient.registry import index as index_module
-from cortexclient.registry import list_datasets, register
+from cortexclient.registry import list_datasets, listing, register
 from cortexclient.registry.listing import DatasetInfo
 
 
@@ -140,3 +140,79 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     monkeypatch.setenv("CORTEXCLIENT_CACHE_DIR", str(tmp_path / "a_file"))
     write("mine")
     assert listed("mine").title == "My brain"
+
+
+@pytest.fixture
+def skimming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat a handful of files like thousands."""
+    monkeypatch.setattr(listing, "MOST_READ_IN_FULL", 0)
+
+
+@pytest.mark.usefixtures("skimming")
+def test_many_files_are_read_as_far_as_the_list_needs(
+    write: Callable[..., Path], read: list[str], folder: Path
+) -> None:
+    more = "aliases: [nick, {}]\naccess: {{level: group, note: Ask.}}\ndeprecation: {{removed_from: 2020-01-01}}\n"
+    write("mine", more.format("nock"))
+    write("child", "name: child\nextends: mine\ntitle: A child\n")
+    write("later", "synapse_tabel: a\nversions: [{version: 1}, {version: 1}]\n")
+    skimmed = {info.name: info for info in list_datasets(details=True)}
+    assert read == []
+    mine, child, later = (skimmed[name] for name in ("mine", "child", "later"))
+    assert (mine.title, mine.access, mine.aliases) == ("My brain", "group", ("nick", "nock"))
+    assert (mine.stage, mine.checked) == ("removed", False)
+    assert (child.title, child.access, child.aliases, child.stage) == ("A child", "group", (), "current")
+    # problems are looked for where they are asked for, and only there
+    assert "CX201" in (later.problem or "")
+    assert "CX303" in (later.problem or "")
+    assert mine.problem is None
+    assert sorted(read) == ["later", "mine"]
+    # read in full, the list says the same
+    full = {info.name: info for info in list_datasets(details=True, check=True)}
+    assert all(info.checked for info in full.values())
+    for name, info in full.items():
+        if info.problem is None:
+            seen = skimmed[name]
+            assert (info.title, info.access, info.aliases, info.stage) == (
+                *(seen.title, seen.access, seen.aliases, seen.stage),
+            )
+    read.clear()
+    assert list_datasets(details=True, check=True) == list(full.values())
+    assert read == []
+
+
+@pytest.mark.usefixtures("skimming")
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("title: [a, list]\n", "CX203"),
+        ("name: mine\n", "CX202"),
+        ("name: other\ntitle: a\n", "CX301"),
+        ("name: mine\ntitle: a\naccess: {level: secret}\n", "CX206"),
+        ("name: mine\ntitle: a\nextends: mine\n", "CX306"),
+        ("name: mine\ntitle: a\naliases: [one, one]\n", "CX302"),
+        ("name: mine\ntitle: a\ntitle: b\n", "CX104"),
+        ("name: mine\ntitle: !!python/name:os.system a\n", "CX105"),
+        ("name: mine\ntitle: a\ntables: {a: [}\n", "CX103"),
+        ("name: mine\ntitle: a\n---\nname: b\n", "CX108"),
+        ("", "CX108"),
+    ],
+)
+def test_what_is_wrong_with_what_is_listed_is_said_at_once(text: str, code: str, folder: Path) -> None:
+    (folder / "mine.yaml").write_text(text)
+    info = listed("mine")
+    assert info.checked
+    assert code in (info.problem or "")
+
+
+@pytest.mark.usefixtures("skimming")
+def test_what_is_passed_over_may_be_anything(write: Callable[..., Path]) -> None:
+    write(
+        "mine",
+        "x-notes: &all\n  - {title: not this, aliases: [nor, these]}\n  - *all\ndescription: *all\n"
+        "tables: !!set {title: x}\naccess: {level: public}\n",
+    )
+    info = listed("mine")
+    assert (info.title, info.aliases, info.access, info.checked) == ("My brain", (), "public", False)
+    assert "CX107" in (info.problem or "")
+    assert "CX105" in (info.problem or "")

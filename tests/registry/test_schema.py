@@ -31,6 +31,7 @@ BEYOND_A_SCHEMA = {
         "CX308",
         "CX309",
         "CX310",
+        "CX312",  # a parent may have given the other value
         "CX311",
     ),
     *("CX401", "CX402", "CX403", "CX404", "CX405", "CX406", "CX501", "CX502", "CX503", "CX504"),

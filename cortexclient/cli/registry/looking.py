@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cortexclient.cli.output import console
+from cortexclient.cli.output import console, error_console
 from cortexclient.cli.registry.text import print_table
 
 if TYPE_CHECKING:
@@ -23,11 +23,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 _ACCESS = {"public": "[green]public[/]", "login": "[cyan]login[/]", "group": "[yellow]group[/]"}
 
 
-def list_command(as_json: AsJson = False) -> None:
+def list_command(
+    as_json: AsJson = False,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="Read every file in full and say which cannot be loaded; left out: unless there are very many.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """List the datasets that can be loaded by name."""
     from cortexclient.registry import list_datasets
 
-    infos = list_datasets(details=True)
+    infos = list_datasets(details=True, check=check)
     if as_json:
         typer.echo(json.dumps([_plain(info) for info in infos], indent=2))
         return
@@ -39,7 +49,7 @@ def list_command(as_json: AsJson = False) -> None:
         table.add_column(column, overflow="fold")
     for info in infos:
         title = escape(info.title)
-        if info.problem is not None:
+        if info.checked and info.problem is not None:
             title = f"[red]cannot be loaded:[/] {escape(info.problem.splitlines()[0])}"
         elif info.stage != "current":
             title += f" [yellow]({info.stage})[/]"
@@ -47,12 +57,18 @@ def list_command(as_json: AsJson = False) -> None:
         access = _ACCESS.get(info.access, "[dim]unknown[/]")
         table.add_row(f"[bold]{info.name}[/]", title, access, origin, f"[dim]{', '.join(info.aliases)}[/]")
     print_table(table)
+    skimmed = sum(not info.checked for info in infos)
+    if skimmed:
+        hint = "`cortexclient list --check` says which cannot be loaded"
+        error_console().print(f"[dim]{skimmed:,} file(s) were read only as far as this list needs; {hint}[/]")
 
 
 def _plain(info: DatasetInfo) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(info), "path": str(info.path) if info.path else None}
+    values = {key: value for key, value in asdict(info).items() if not key.startswith("_")}
+    values["problem"] = info.problem if info.checked else None
+    return {**values, "path": str(info.path) if info.path else None}
 
 
 def show(

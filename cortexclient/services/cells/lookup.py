@@ -18,7 +18,7 @@ from cortexclient.services.cells.hits import Hits, intervals_to_points, versions
 from cortexclient.session import Moment
 from cortexclient.session.graph import graph_url, lifetimes, roots_of
 from cortexclient.session.query import Request, run_many
-from cortexclient.session.versions import nearest
+from cortexclient.session.versions import nearest, require_versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,6 +120,7 @@ def from_cells(
     session: Session, cells: IdArray, *, version: Any, timestamp: Timestamp | None, progress: bool
 ) -> Hits:
     """Look up the roots of cells at a moment."""
+    require_versions(session.spec, "cells")
     hits = Hits(cells)
     distinct = np.unique(cells[cells > 0])
     if not len(distinct):
@@ -201,6 +202,7 @@ def from_roots(
     session: Session, roots: IdArray, *, version: Any, timestamp: Timestamp | None, progress: bool
 ) -> Hits:
     """Look up the cells of roots of any age."""
+    require_versions(session.spec, "cells")
     distinct = np.unique(roots[roots > 0])
     asked = Moment.of(version, timestamp)
     if not len(distinct):

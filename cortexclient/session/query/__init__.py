@@ -256,6 +256,7 @@ def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any,
         frozen = session.frozen_version(moment.timestamp)
         if frozen is not None:
             return frozen, moment.timestamp, {}
+        _require_live(session, moment.timestamp)
         return None, moment.timestamp, {}
     version = moment.version if moment.version is not None else session.version
     if session.version_fallback and moment.version is not None:
@@ -264,6 +265,18 @@ def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any,
             note = f"version {version} has expired; answered by a live query at its timestamp"
             return None, record.timestamp, {"version_fallback": note}
     return version, None, {}
+
+
+def _require_live(session: Session, at: datetime) -> None:
+    """Say that tables are asked at versions only, where the spec declares so, and which version is the nearest."""
+    if not session.spec.denies("live"):
+        return
+    near = nearest(session.versions(), at)
+    instead = ""
+    if near is not None:
+        froze = f"{near.timestamp:%Y-%m-%d %H:%M} UTC"
+        instead = f"ask at a version, client.at(version={near.version}) is the nearest (of {froze})"
+    session.spec.require_capability("live", feature=f"a query at {at.isoformat()}", instead=instead)
 
 
 def _in_voxels(session: Session, filters: Filters, version: int | None) -> Filters:

@@ -203,11 +203,13 @@ def _provenance(
     notes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Say where an answer is from. Plain values only, and few: pandas copies them at every step."""
+    prefix = session.spec.position_prefix_of(info.name, synapse_table=session.synapse_table)
     return {
         **provenance(session, Moment(version=question.version, timestamp=question.timestamp)),
         "table_name": info.name,
         "table_kind": info.kind,
         "reference_table": info.reference_table,
+        "position_column": None if prefix is None else f"{prefix}_position",
         "table_voxel_resolution": list(info.unit),
         "dataframe_resolution": list(request.resolution or info.unit),
         "live_query": question.live,
