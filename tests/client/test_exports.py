@@ -109,6 +109,8 @@ def test_chosen_columns(folder: Path) -> None:
     assert list(client.get_table("empty", 2, columns=["tag"]).columns) == ["tag"]
     with pytest.raises(ValueError, match="no columns \\['nope'\\]"):
         client.get_table("nucleus", 2, columns=["id", "nope"])
+    with pytest.raises(ValueError, match="columns is empty"):
+        client.get_table("nucleus", 2, columns=[])
 
 
 def test_version_left_out(folder: Path) -> None:
@@ -116,6 +118,8 @@ def test_version_left_out(folder: Path) -> None:
     assert len(TableExportClient(str(folder), default_version=lambda: 1).get_table("nucleus")) == 1
     with pytest.raises(ExportError, match=r"not exported at version 3; there are versions \[1, 2\]"):
         TableExportClient(str(folder), default_version=lambda: 3).get_table("nucleus")
+    with pytest.raises(TypeError, match="version holds the float"):
+        TableExportClient(str(folder)).get_table("nucleus", 1.5)  # type: ignore[arg-type]
 
 
 def test_clients_take_the_exports_of_their_own_version(folder: Path, sandbox_client: DatasetClient) -> None:
