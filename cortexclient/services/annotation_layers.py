@@ -140,7 +140,7 @@ def _table_layer(table: pd.DataFrame, name: str, resolution: Sequence[float] | N
 
 def _placed(layer: Layer) -> Layer:
     """Leave out what has no position."""
-    there = np.isfinite(layer.points).all(axis=1)
+    there: NDArray[np.bool_] = np.asarray(np.isfinite(layer.points).all(axis=1))
     if there.all():
         return layer
     log.warning(
