@@ -31,11 +31,10 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 {setup}
 start = peak()
-begin = time.perf_counter()
+begin, busy = time.perf_counter(), time.process_time()
 df = {read}
-seconds = time.perf_counter() - begin
-print(json.dumps({{"seconds": seconds, "rows": len(df),
-    "peak_mb": peak() - start}}))
+seconds, busy = time.perf_counter() - begin, time.process_time() - busy
+print(json.dumps({{"seconds": seconds, "processor": busy, "rows": len(df), "peak_mb": peak() - start}}))
 """
 
 OURS = """
@@ -111,7 +110,8 @@ def main() -> None:
         for label, result in results.items():
             ratio = f"  {results['peer']['seconds'] / result['seconds']:5.1f}x" if "peer" in results else ""
             print(
-                f"{label:26s} {result['seconds']:7.3f} s  {result['peak_mb']:7.0f} MB  {result['rows']:>9,} rows{ratio}"
+                f"{label:26s} {result['seconds']:7.3f} s ({result['processor']:.2f} s of processor) "
+                f"{result['peak_mb']:7.0f} MB  {result['rows']:>9,} rows{ratio}"
             )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+from cortexclient.ids import as_ids
+from cortexclient.services.positions import positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +18,9 @@ if TYPE_CHECKING:
 
     Annotations: TypeAlias = pd.DataFrame | NDArray[Any] | Sequence[Sequence[float]] | Mapping[str, Any]
 
-__all__ = ["COLORS", "Layer", "annotation_layers", "frame_resolution"]
+__all__ = ["COLORS", "Layer", "annotation_layers", "frame_resolution", "voxel_size"]
+
+log = logging.getLogger(__name__)
 
 # where a synapse or a nucleus is said to be; the first one that a table has is shown
 POSITION_COLUMNS = ("ctr_pt_position", "pt_position", "position", "post_pt_position", "pre_pt_position")
@@ -83,7 +89,13 @@ def annotation_layers(
     Raises
     ------
     ValueError
-        If a table has no column of positions, or positions are not three numbers each.
+        If a table has no column of positions, positions are not three numbers each, or the resolution is not.
+    TypeError
+        If a table has root ids as floats.
+
+    Notes
+    -----
+    Rows without a position are left out, and counted in the log: a viewer cannot open a state with them.
     """
     if isinstance(annotations, Mapping):
         return [
@@ -102,7 +114,8 @@ def _layers(
     prefer: str | None,
 ) -> list[Layer]:
     if not hasattr(data, "columns"):
-        return [Layer(name, _points(np.asarray(data)), _triple(resolution or (1, 1, 1)))]
+        size = voxel_size(resolution if resolution is not None else (1, 1, 1))
+        return [_placed(Layer(name, _points(np.asarray(data)), size))]
     seen_from = np.fromiter((int(root) for root in root_ids), dtype=np.int64)
     if {"pre_pt_root_id", "post_pt_root_id"} <= set(data.columns) and len(seen_from):
         sides = {
@@ -122,31 +135,48 @@ def _table_layer(
 ) -> Layer:
     columns = [column for column in SEGMENT_COLUMNS if column in table.columns]
     # column by column: one frame-wide array would turn ids into floats if any column were one
-    ids = [[int(value) for value in table[column].array] for column in columns]
+    ids = [as_ids(table[column].where(table[column].notna(), 0), column).tolist() for column in columns]
     segments = [[root for root in row if root > 0] for row in zip(*ids, strict=True)] if ids else []
     descriptions: list[str | None] = []
     if "id" in table.columns:
         descriptions = [f"id {value}" for value in table["id"].array]
-    return Layer(
-        name,
-        _positions(table, prefer),
-        _triple(resolution) if resolution is not None else frame_resolution(table),
-        segments or [[]] * len(table),
-        descriptions or [None] * len(table),
-        COLORS.get(name, DEFAULT_COLOR),
+    return _placed(
+        Layer(
+            name,
+            _positions(table, prefer),
+            voxel_size(resolution) if resolution is not None else frame_resolution(table),
+            segments or [[]] * len(table),
+            descriptions or [None] * len(table),
+            COLORS.get(name, DEFAULT_COLOR),
+        )
+    )
+
+
+def _placed(layer: Layer) -> Layer:
+    """Leave out what has no position."""
+    there: NDArray[np.bool_] = np.asarray(np.isfinite(layer.points).all(axis=1))
+    if there.all():
+        return layer
+    log.warning(
+        "%d of %d points of %r have no position and are not shown", (~there).sum(), len(there), layer.name
+    )
+    kept = np.flatnonzero(there).tolist()
+    return replace(
+        layer,
+        points=layer.points[there],
+        segments=[layer.segments[row] for row in kept] if layer.segments else [],
+        descriptions=[layer.descriptions[row] for row in kept] if layer.descriptions else [],
     )
 
 
 def _positions(table: pd.DataFrame, prefer: str | None) -> NDArray[np.float64]:
     stated = (table.attrs.get("position_column"), prefer)
     for column in (*(name for name in stated if name), *POSITION_COLUMNS):
-        split = [f"{column}_{axis}" for axis in "xyz"]
-        if column in table.columns:
-            return _points(np.array(table[column].tolist(), dtype=np.float64).reshape(-1, 3))
-        if set(split) <= set(table.columns):
-            return _points(table[split].to_numpy(dtype=np.float64))
+        split = {f"{column}_{axis}" for axis in "xyz"}
+        if column in table.columns or split <= set(table.columns):
+            return positions(table, column)
     if {"x", "y", "z"} <= set(table.columns):
-        return _points(table[["x", "y", "z"]].to_numpy(dtype=np.float64))
+        return _points(table[["x", "y", "z"]].to_numpy(dtype=np.float64, na_value=np.nan))
     raise ValueError(
         f"no column of positions among {list(table.columns)}; expected one of {list(POSITION_COLUMNS)}, "
         "whole or split into _x, _y, _z, or the columns x, y, z"
@@ -169,9 +199,19 @@ def frame_resolution(table: pd.DataFrame) -> tuple[float, float, float]:
     known = table.attrs.get("dataframe_resolution")
     if known is None or isinstance(known, str):
         return (1.0, 1.0, 1.0)
-    return _triple(known)
+    return voxel_size(known)
 
 
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    x, y, z = (float(value) for value in values)
+def voxel_size(values: Sequence[float]) -> tuple[float, float, float]:
+    """Give a resolution as three numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is not three positive numbers.
+    """
+    size = np.asarray(values, dtype=np.float64)
+    if size.shape != (3,) or not (np.isfinite(size) & (size > 0)).all():
+        raise ValueError(f"resolution must be three sizes in nm, such as (4, 4, 40), not {values!r}")
+    x, y, z = size.tolist()
     return (x, y, z)

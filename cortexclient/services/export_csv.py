@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import ExportError
+from cortexclient.services.export_gzip import opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,7 +143,6 @@ def read_rows(
 def _read_csv(
     content: bytes, columns: Sequence[Column], wanted: Sequence[str] | None, types: dict[str, Any]
 ) -> pa.Table:
-    import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     convert = arrow_csv.ConvertOptions(
@@ -157,10 +157,9 @@ def _read_csv(
     # texts may hold line ends, but looking for them keeps the rows from being cut up in parallel
     parse = arrow_csv.ParseOptions(newlines_in_values=any(column.is_text for column in columns))
     read = arrow_csv.ReadOptions(column_names=[column.name for column in columns], block_size=1 << 23)
-    source: Any = pa.BufferReader(content)
-    if content[:2] == b"\x1f\x8b":
-        source = pa.CompressedInputStream(source, "gzip")
-    return arrow_csv.read_csv(source, read_options=read, parse_options=parse, convert_options=convert)
+    return arrow_csv.read_csv(
+        opened(content), read_options=read, parse_options=parse, convert_options=convert
+    )
 
 
 def _other_zone(kind: Any) -> Any:
@@ -191,17 +190,20 @@ def to_frame(table: pa.Table, columns: Sequence[Column]) -> pd.DataFrame:
 
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     geometry = {column.name for column in columns if column.is_geometry}
-    series: dict[str, Any] = {}
+    special: dict[str, dict[str, Any]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if name in geometry:
-            series.update(_points(name, column))
+            special[name] = _points(name, column)
         elif column.null_count and column.type in nullable:
-            series[name] = column.to_pandas(types_mapper=nullable.get)
+            special[name] = {name: column.to_pandas(types_mapper=nullable.get)}
         elif not len(column) and pa.types.is_boolean(column.type):
-            series[name] = pd.Series([], dtype=bool)
-        else:
-            series[name] = column.to_pandas()
-    return pd.DataFrame(series)
+            special[name] = {name: pd.Series([], dtype=bool)}
+    # all the others at once: pandas would copy them one by one
+    plain = table.drop_columns(list(special)).to_pandas() if special else table.to_pandas()
+    if not special:
+        return plain
+    parts = {name: special.get(name) or {name: plain[name]} for name in table.column_names}
+    return pd.DataFrame({name: values for part in parts.values() for name, values in part.items()})
 
 
 def _points(name: str, column: pa.ChunkedArray) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient import settings
 from cortexclient.errors import CortexError, ExportError
+from cortexclient.ids import as_id
 from cortexclient.services.export_csv import Column, parse_header, read_rows, to_frame
 from cortexclient.services.export_storage import open_storage
 
@@ -105,7 +106,7 @@ class CloudFileViewExport:
         ValueError
             If another version or a column that does not exist is asked for.
         """
-        if version is not None and int(version) != self.version:
+        if version is not None and as_id(version, "version") != self.version:
             raise ValueError(f"this file holds version {self.version} of {self.name}, not {version}")
         known = self.columns()
         wanted = _choose(known, columns, self._path(self.datapath))
@@ -167,6 +168,10 @@ def _choose(known: list[Column], columns: Sequence[str] | None, where: str) -> l
     if columns is None:
         return None
     wanted = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
+    if not wanted:
+        raise ValueError(
+            f"columns is empty; leave it out for all, or choose from {[column.name for column in known]}"
+        )
     missing = [name for name in wanted if name not in {column.name for column in known}]
     if missing:
         raise ValueError(f"{where} has no columns {missing}; it has {[column.name for column in known]}")
@@ -354,7 +359,8 @@ class TableExportClient:
             )
         if version is None:
             version = self._default_version() if self._default_version is not None else versions[-1]
-        fitting = [f for f in self.available_files if _is_named(f, table_name) and f.version == int(version)]
+        number = as_id(version, "version")
+        fitting = [f for f in self.available_files if _is_named(f, table_name) and f.version == number]
         if not fitting:
             raise ExportError(
                 f"{table_name!r} was not exported at version {version}; there are versions {versions}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from cortexclient.errors import CortexError
 from cortexclient.ids import as_ids
-from cortexclient.services.annotation_layers import annotation_layers
+from cortexclient.services.annotation_layers import annotation_layers, voxel_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ class LinksService:
             (column ``pt_root_id`` or ``root_id``). They are uploaded to the state service.
         annotations : pandas.DataFrame, array of shape (n, 3), or dict of them, optional
             Points to show. A table of synapses is divided into pre- and postsynaptic sites of ``root_ids``; a dict
-            names the layers.
+            names the layers. Rows without a position are left out, and counted in the log.
         position : sequence of three floats, optional
             Centre of the view. Default: the middle of the annotations, else of the volume.
         resolution : sequence of three floats, optional
@@ -91,7 +91,8 @@ class LinksService:
         Raises
         ------
         ValueError
-            If annotations or position are not points.
+            If annotations or position are not points, a root id stands for no root, segment properties lack ids or
+            numbers, or the site is no address.
         ServiceError
             If the info or the state service refuses.
 
@@ -103,6 +104,7 @@ class LinksService:
         ['imagery', 'segmentation']
         """
         roots = _root_list(root_ids)
+        site = _checked_site(target_url)
         layers = (
             []
             if annotations is None
@@ -117,7 +119,7 @@ class LinksService:
         dialect = None if target_url else self._dialect()
         with session.guard("info"):
             viewer = _viewer_class()(
-                target_url=target_url or self._viewer_site(),
+                target_url=site or self._viewer_site(),
                 client=session.cave,
                 infer_coordinates=False,
                 capabilities=None if dialect is None else DIALECTS[dialect][1],
@@ -173,6 +175,8 @@ class LinksService:
 
         Raises
         ------
+        ValueError
+            As for `neuroglancer_viewer`, or if ``shorten`` is something else.
         CortexError
             If this machine has no clipboard and one is asked for.
         ServiceError
@@ -185,6 +189,8 @@ class LinksService:
         >>> client.neuroglancer_url().partition("#!")[1]
         '#!'
         """
+        if shorten not in {True, False, "if_long"}:
+            raise ValueError(f"shorten must be True, False or 'if_long', not {shorten!r}")
         viewer = self.neuroglancer_viewer(
             root_ids,
             seg_prop,
@@ -245,9 +251,9 @@ class LinksService:
             centre = np.asarray(position, dtype=np.float64)
             if centre.shape != (3,):
                 raise ValueError(f"position has the shape {centre.shape}; expected three numbers")
-            centre = centre * np.asarray(
-                resolution if resolution is not None else (1, 1, 1), dtype=np.float64
-            )
+            if not np.isfinite(centre).all():
+                raise ValueError(f"position is {centre.tolist()}; expected three numbers, none missing")
+            centre = centre * np.asarray(voxel_size(resolution if resolution is not None else (1, 1, 1)))
         elif points:
             centre = np.median(np.concatenate(points), axis=0)
         else:
@@ -258,21 +264,9 @@ class LinksService:
     def _upload_properties(self, properties: Mapping[str, Any] | pd.DataFrame) -> str:
         """Store segment properties in the state service; their address as a Neuroglancer source."""
         if not isinstance(properties, Mapping):
-            from nglui.segmentprops import SegmentProperties
+            from cortexclient.services.link_properties import segment_properties_of
 
-            column = next((name for name in ("pt_root_id", "root_id") if name in properties.columns), None)
-            if column is None:
-                raise ValueError(
-                    f"segment properties need a column pt_root_id or root_id; the table has {list(properties.columns)}"
-                )
-            rest = [name for name in properties.columns if name != column]
-            numbers = [name for name in rest if properties[name].dtype.kind in "fiu"]
-            properties = SegmentProperties.from_dataframe(
-                properties,
-                id_col=column,
-                number_cols=numbers,
-                string_cols=[name for name in rest if name not in numbers],
-            ).to_dict()
+            properties = segment_properties_of(properties)
         state = self._session.cave.state
         with self._session.guard("state"):
             number = state.upload_property_json(dict(properties))
@@ -291,7 +285,21 @@ def _root_list(root_ids: Ids | None) -> list[int]:
     """Root ids as Python integers, in order, each once."""
     if root_ids is None:
         return []
-    return list(dict.fromkeys(int(root) for root in as_ids(root_ids, "root_ids")))
+    roots = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
+    none = [root for root in roots if root <= 0]
+    if none:
+        raise ValueError(
+            f"root_ids holds {none[0]}, which stands for no root; leave it out, as in root_ids[root_ids > 0]"
+        )
+    return roots
+
+
+def _checked_site(target_url: str | None) -> str | None:
+    if target_url is not None and not target_url.startswith(("http://", "https://")):
+        raise ValueError(
+            f"target_url must be the address of a Neuroglancer site, https://..., not {target_url!r}"
+        )
+    return target_url
 
 
 def _add_layer(viewer: Any, layer: Layer) -> None:

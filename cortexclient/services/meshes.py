@@ -13,6 +13,7 @@ from cortexclient.services.mesh_cache import MeshCache
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
 from cortexclient.services.vertex_assigner import VertexAssigner
 from cortexclient.session.graph import leaves
+from cortexclient.session.workers import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -285,7 +286,7 @@ class MeshClient:
             lambda: self._mesh_arrays(root, vertices, faces, mesh_kwargs or {}),
             lambda: self._level2(root, lvl2_ids, lvl2_pts),
         ]
-        mesh, level2 = self._session.map(_run, jobs)
+        mesh, level2 = side_by_side(jobs, workers=self._session.max_workers)
         assigner = VertexAssigner(
             root,
             *mesh,
@@ -381,10 +382,6 @@ class MeshClient:
         return values_on_vertices(as_ids(l2_mapping, "l2_mapping"), values, missing)
 
 
-def _run(job: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
-    return job()
-
-
 def _bounds(box: Any) -> Any:
     import numpy as np
 
@@ -397,4 +394,6 @@ def _bounds(box: Any) -> Any:
         raise ValueError(
             f"bounding_box must be two corners of three voxel coordinates, not shape {corners.shape}"
         )
-    return corners
+    if not (corners[0] < corners[1]).all():
+        raise ValueError(f"bounding_box must begin before it ends on every axis: {corners.tolist()}")
+    return np.maximum(corners, 0)  # the service reads a minus as the end of a range

@@ -22,7 +22,7 @@ __all__ = ["PROPERTIES", "add_properties", "add_synapses", "make_meshwork", "mov
 
 log = logging.getLogger(__name__)
 
-PROPERTIES = ("area_nm2", "size_nm3", "mean_dt_nm", "max_dt_nm")
+PROPERTIES = ("area_nm2", "max_dt_nm", "mean_dt_nm", "size_nm3")
 """Attributes of level-2 ids that ``restore_properties`` adds."""
 
 _AXON = 2

@@ -19,6 +19,9 @@ __all__ = ["COMPUTED", "compute_skeleton", "level2_graph"]
 COMPUTED = "computed from the level-2 graph"
 """What ``meta`` of such a skeleton says under ``skeleton_type``."""
 
+_CELL_BODY_NM = 2500.0
+"""Thickness (largest distance to the surface) that only a cell body reaches: dendrites stay below 2 um."""
+
 
 def level2_graph(session: Session, root: int) -> IdArray:
     """Ask for the pairs of level-2 ids of a neuron that touch, int64, shape (E, 2)."""
@@ -31,8 +34,8 @@ def level2_graph(session: Session, root: int) -> IdArray:
 def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
     """Skeletonize a neuron by ``pcg_skel`` on its level-2 graph.
 
-    Its root is the thickest place, which is the cell body where there is one; unlike in the service's skeletons the
-    cell body is not made one vertex. There are neither radii nor compartments.
+    Its root is the thickest place. Where that is a cell body, everything within 7.5 um that belongs to it becomes one
+    vertex, as in the service's skeletons. There are neither radii nor compartments.
 
     Returns
     -------
@@ -71,11 +74,12 @@ def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
         edges,
         known,
         rows[thickest]["rep_coord_nm"],
+        body=bool(width[thickest] >= _CELL_BODY_NM),
     )
     return _as_answer(session, root, skeleton, ids)
 
 
-def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: Any) -> Any:
+def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: Any, *, body: bool) -> Any:
     import numpy as np
     from pcg_skel import pcg_skeleton
 
@@ -89,12 +93,17 @@ def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: An
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the library's use of its own dependencies
-            skeleton = pcg_skeleton(
-                root,
-                client=answers,
-                level2_graph=edges,
-            )
-            # given a root point, the library fails on numpy 2.4
+            if body:
+                return pcg_skeleton(
+                    root,
+                    client=answers,
+                    level2_graph=edges,
+                    root_point=at,
+                    root_point_resolution=(1, 1, 1),
+                    collapse_soma=True,
+                )
+            skeleton = pcg_skeleton(root, client=answers, level2_graph=edges)
+            # given a root point without a cell body, the library fails on numpy 2.4
             away = np.linalg.norm(np.asarray(skeleton.vertices) - np.asarray(at), axis=1)
             skeleton.reroot(int(away.argmin()))
             return skeleton

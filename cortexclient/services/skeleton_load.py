@@ -10,7 +10,8 @@ from cortexclient.errors import AuthenticationError, CortexError, MissingDataErr
 from cortexclient.services.skeleton_compute import compute_skeleton, level2_graph
 from cortexclient.services.skeleton_generate import generate_skeletons
 from cortexclient.services.skeleton_source import stored
-from cortexclient.services.skeleton_synapses import RootMoment, moments_of, synapses_of
+from cortexclient.services.skeleton_synapses import RootMoment, moments_of, no_root, synapses_of
+from cortexclient.session.workers import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,13 +60,18 @@ class SkeletonLoader:
 
     def load(self, roots: list[int]) -> dict[int, Any]:
         """Neuron or error of each root; shapes and synapses are asked for side by side."""
+        # what stands for no root, as in the answers of cell_id_to_root_id, makes the services fail for all of them
+        found = self._load([root for root in roots if root > 0]) if max(roots) > 0 else {}
+        return {root: found[root] if root > 0 else no_root(self._session, root) for root in roots}
+
+    def _load(self, roots: list[int]) -> dict[int, Any]:
         if self._wanted.output in {"dict", "swc"}:
             skeletons = self._skeletons(roots)
             return {root: self._caught(self._plain, skeletons[root]) for root in roots}
         session = self._session
         session.info()  # every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
-        (skeletons, attributes, graphs), (moments, synapses) = session.map(_run, jobs)
+        (skeletons, attributes, graphs), (moments, synapses) = side_by_side(jobs, workers=session.max_workers)
         build = self._cell if self._wanted.output == "cell" else self._meshwork
         return {
             root: self._caught(
@@ -122,7 +128,7 @@ class SkeletonLoader:
         jobs: list[Callable[[], Any]] = [partial(self._skeletons, roots)]
         if self._wanted.restore_graph:
             jobs.append(lambda: dict(zip(roots, session.map(self._graph, roots), strict=True)))
-        found = session.map(_run, jobs)
+        found = side_by_side(jobs, workers=session.max_workers)
         graphs = found[1] if self._wanted.restore_graph else {}
         return found[0], self._attributes(found[0]), graphs
 
@@ -218,7 +224,3 @@ def _absent(session: Session, root: int) -> MissingDataError:
         f"the skeleton service of {session.datastack} has no skeleton of {root} yet; generate=True has it made",
         service="skeleton",
     )
-
-
-def _run(job: Callable[[], Any]) -> Any:
-    return job()

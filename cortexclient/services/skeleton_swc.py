@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 
 __all__ = ["save_swc", "to_swc"]
 
+_LONGEST_STEP_UM = 30.0
+
 # the service's compartments are SWC's own: 1 soma, 2 axon, 3 basal dendrite; 0 is undefined
 
 
 def to_swc(data: Mapping[str, Any], *, in_um: bool = False) -> str:
     """Write a skeleton as SWC: ``id type x y z radius parent``, parents before children, in um.
+
+    Pieces that do not hang together with the root follow it, each with a beginning of its own (parent -1).
 
     Parameters
     ----------
@@ -37,6 +41,11 @@ def to_swc(data: Mapping[str, Any], *, in_um: bool = False) -> str:
     kind = np.zeros(count, dtype=int) if kind is None else np.asarray(kind, dtype=int)
     graph = csr_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
     order, before = breadth_first_order(graph, int(data["root"]), directed=False)
+    while len(order) < count:
+        rest = np.setdiff1d(np.arange(count), order)
+        further, their = breadth_first_order(graph, rest[0], directed=False)
+        before[further] = their[further]
+        order = np.concatenate([order, further])
     number = np.full(count, -1)
     number[order] = np.arange(1, len(order) + 1)
     lines = []
@@ -57,7 +66,7 @@ def save_swc(neuron: Any, path: PathLike, *, in_um: bool | None = None) -> None:
     path : path
         File to write.
     in_um : bool or None
-        Whether the neuron is in um, because it was transformed; None judges by its extent.
+        Whether the neuron is in um, because it was transformed; None judges by the lengths of its edges.
     """
     from pathlib import Path
 
@@ -65,8 +74,12 @@ def save_swc(neuron: Any, path: PathLike, *, in_um: bool | None = None) -> None:
 
     data = neuron if hasattr(neuron, "keys") else _as_data(neuron)
     if in_um is None:
-        # no neuron is larger than 20 mm, and none with a skeleton smaller than 20 um
-        in_um = bool(np.ptp(np.asarray(data["vertices"]), axis=0).max(initial=0) < 20_000)
+        points = np.asarray(data["vertices"], dtype=np.float64)
+        ends = points[np.asarray(data["edges"], dtype=np.int64).reshape(-1, 2)]
+        steps = np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1)
+        steps = steps[steps > 0]
+        # a step goes from chunk to chunk, which is about a micrometre
+        in_um = bool(len(steps)) and bool(np.median(steps) < _LONGEST_STEP_UM)
     Path(path).expanduser().write_text(to_swc(data, in_um=in_um))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import StaleRootError
@@ -13,6 +14,7 @@ from cortexclient.session.graph import lifetimes, roots_of
 from cortexclient.session.query import NM, Request, gather
 from cortexclient.session.query.frames import combine, join_positions
 from cortexclient.session.query.results import present
+from cortexclient.session.workers import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from cortexclient.session import Session
 
-__all__ = ["SIDES", "RootMoment", "moments_of", "synapses_of"]
+__all__ = ["SIDES", "RootMoment", "moments_of", "no_root", "synapses_of"]
 
 SIDES = ("pre", "post")
 _ROOTS_IN_ONE = 25
@@ -68,9 +70,7 @@ def moments_of(
         roots, life.known.tolist(), life.created.tolist(), life.last.tolist(), strict=True
     ):
         if not known:
-            result[root] = StaleRootError(
-                f"{root} is not a root id of {session.datastack}; supervoxels, level-2 ids and cell ids are not either"
-            )
+            result[root] = no_root(session, root)
         elif frozen is not None:
             result[root] = _newest_with(session, root, frozen, created, last)
         elif pinned is None:
@@ -103,6 +103,13 @@ def _newest_with(
     return StaleRootError(
         f"no version of {session.datastack} has root {root}, and its tables are asked at versions only "
         "(`capabilities.live: false` in its spec); ask with synapses=False, or for the root that latest_roots() gives"
+    )
+
+
+def no_root(session: Session, number: int) -> StaleRootError:
+    """Say that an id is no root."""
+    return StaleRootError(
+        f"{number} is not a root id of {session.datastack}; supervoxels, level-2 ids and cell ids are not either"
     )
 
 
@@ -151,10 +158,10 @@ def synapses_of(
     for (side, when, _), answer in zip(asked, answers, strict=True):
         parts[side, when].append(answer)
     jobs = [
-        (side, when, groups[when], kept, list(references.get(side, ())))
+        partial(_one_side, session, table, side, when, groups[when], kept, list(references.get(side, ())))
         for (side, when), kept in parts.items()
     ]
-    for side, by_root in session.map(lambda job: _one_side(session, table, *job), jobs):
+    for side, by_root in side_by_side(jobs, workers=session.max_workers):
         for root, rows in by_root.items():
             found[root][side] = rows
     return found
@@ -191,9 +198,9 @@ def _one_side(
         )
         frame = frame.drop(columns=[name for name in frame.columns if name in _reference_crud(tables)])
     supervoxels = frame[f"{side}_pt_supervoxel_id"].to_numpy(dtype="int64")
-    frame[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
     own = frame[f"{side}_pt_root_id"]
     joined = join_positions(frame)
+    joined[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
     return side, {root: joined[own == root].reset_index(drop=True) for root in roots}
 
 

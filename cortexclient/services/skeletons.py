@@ -90,7 +90,8 @@ class SkeletonsService:
         Raises
         ------
         ValueError
-            If the transform, the version or a key of the reference tables is unknown.
+            If the transform, the version or a key of the reference tables is unknown, or reference tables are given
+            where no synapses come.
         StaleRootError
             If the id is no root, or was not valid at a pinned client's moment. A floating client looks at the synapses
             of an older root at the last time it was valid.
@@ -153,8 +154,8 @@ class SkeletonsService:
         generate : bool
             Have skeletons made that the service has not made yet, and wait for them; without it they are failures.
         deadline : float
-            Seconds to wait for those of one batch; what is not made by then is a failure. The service goes on making
-            it, so that it can be had later. It is looked at between requests.
+            Seconds to wait for those of one batch, 0 or more; what is not made by then is a failure. The service goes
+            on making it, so that it can be had later. It is looked at between requests.
         fallback : {"compute"}, optional
             As for `get_skeleton`; also of what was not made in time.
         errors : {"raise", "collect"}
@@ -170,6 +171,11 @@ class SkeletonsService:
             Iterates over ``(root_id, neuron)`` in the order given; ``.failures`` is a dict root -> error that fills as
             the iteration goes; ``.to_dict()`` reads all. Nothing is asked before the first step.
 
+        Raises
+        ------
+        ValueError
+            As for `get_skeleton`, or if the batch size or the deadline is no number that can be kept.
+
         Examples
         --------
         >>> for root_id, neuron in client.get_skeletons(root_ids):   # doctest: +SKIP
@@ -179,6 +185,11 @@ class SkeletonsService:
 
         if errors not in {"raise", "collect"}:
             raise ValueError(f"errors must be 'raise' or 'collect', not {errors!r}")
+        size = as_id(batch_size, "batch_size")
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {size}")
+        if not isinstance(deadline, int | float) or not deadline >= 0:
+            raise ValueError(f"deadline must be a number of seconds, 0 or more, not {deadline!r}")
         wanted = self._wanted(
             synapses=synapses,
             restore_graph=restore_graph,
@@ -193,9 +204,8 @@ class SkeletonsService:
             progress=progress,
         )
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
-        size = max(1, min(int(batch_size), 500))
         return SkeletonBatches(
-            ids, self._loader(wanted).load, size, collect=errors == "collect", progress=progress
+            ids, self._loader(wanted).load, min(size, 500), collect=errors == "collect", progress=progress
         )
 
     def save_swc(self, neuron: Any, path: PathLike, *, transform: TransformName | None = None) -> None:
@@ -288,17 +298,17 @@ class SkeletonsService:
             from cortexclient.services.skeleton_cell import require_ossify
 
             require_ossify()  # told before anything is asked
-        given = dict(synapse_reference_tables or {})
-        if set(given) - {"pre", "post"}:
-            raise ValueError(f"synapse_reference_tables has the keys 'pre' and 'post', not {sorted(given)}")
-        references = {
-            side: [names] if isinstance(names, str) else list(names) for side, names in given.items()
-        }
+        references = _references(synapse_reference_tables)
+        if references and (output in {"dict", "swc"} or not options.get("synapses", True)):
+            raise ValueError(
+                "synapse_reference_tables add columns to synapses, and none are asked for: ask for synapses=True and "
+                "output='meshwork' or 'cell'"
+            )
         version = skeleton_version if skeleton_version is not None else self._default_version()
         if transform is not None:
             self._in_space()  # a dataset without a transform is told before anything is asked
         wanted = Wanted(
-            version=int(version),
+            version=as_id(version, "skeleton_version"),
             references=references,
             transform=transform,
             output=output,
@@ -334,3 +344,19 @@ class SkeletonsService:
         if self._space is None:
             self._space = Space(self._session)
         return self._space
+
+
+def _references(given: Any) -> dict[str, list[str]]:
+    """Give the reference tables of each side as lists."""
+    if given is None:
+        return {}
+    if not hasattr(given, "items") or set(given) - {"pre", "post"}:
+        found = sorted(map(str, given)) if hasattr(given, "items") else repr(given)
+        raise ValueError(
+            f"synapse_reference_tables is a dict with the keys 'pre' and 'post' and names of tables, not {found}"
+        )
+    return {
+        side: [names] if isinstance(names, str) else list(names)
+        for side, names in given.items()
+        if names is not None
+    }

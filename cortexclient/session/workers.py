@@ -24,10 +24,14 @@ __all__ = [
     "map_in_order",
     "pause",
     "progress_bar",
+    "side_by_side",
 ]
 
 _GRACE = 1.0
 """Seconds that a worker gets to notice that it is no longer wanted."""
+
+_COORDINATORS = 4
+"""Most jobs with pools of their own that are done at a time."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,7 +43,20 @@ class Stop(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self._connections: set[Any] = set()
+        self._below: set[Stop] = set()
         self._guard = threading.Lock()
+
+    def adopt(self, below: Stop) -> None:
+        """Give up the work of a pool within this one, too, once this one is given up."""
+        with self._guard:
+            self._below.add(below)
+        if self.is_set():
+            below.abort()
+
+    def release(self, below: Stop) -> None:
+        """Forget a pool that is done."""
+        with self._guard:
+            self._below.discard(below)
 
     def enter(self, connection: Any) -> None:
         """Note a connection that a worker uses now."""
@@ -60,9 +77,14 @@ class Stop(threading.Event):
                 if line is not None:
                     with contextlib.suppress(OSError):
                         line.shutdown(socket.SHUT_RDWR)
+            below = list(self._below)
+        for stop in below:
+            stop.abort()
 
 
 _stop: ContextVar[Stop | None] = ContextVar("cortexclient_stop", default=None)
+_lanes: ContextVar[threading.Semaphore | None] = ContextVar("cortexclient_lanes", default=None)
+"""In a job of `side_by_side`: what its pools share with those of the other jobs."""
 
 
 def current_stop() -> Stop | None:
@@ -117,6 +139,16 @@ class _Board:
             self.done += 1
             self.news.notify()
 
+    def outcome(self) -> list[Any]:
+        """Give the results, or raise what went wrong."""
+        if self.failures:
+            real = [entry for entry in self.failures if not isinstance(entry[1], Cancelled)]
+            # the first that happened: later ones may only tell that the rest was given up
+            raise (real or self.failures)[0][1]
+        if self.done < len(self.results):
+            raise Cancelled
+        return self.results
+
 
 def map_in_order(
     function: Callable[[Item], Result],
@@ -154,13 +186,47 @@ def map_in_order(
     work = list(items)
     bar = _bar(len(work), description) if progress and work else None
     try:
-        if len(work) <= 1 or workers <= 1 or _stop.get() is not None:
-            # inside a worker there is no second pool: nested pools multiply, and one level is all that is needed
+        if len(work) <= 1 or workers <= 1 or _within_worker():
+            # inside a worker there is no second pool: nested pools multiply
             return _serial(function, work, bar)
         return _parallel(function, work, min(workers, len(work)), bar)
     finally:
         if bar is not None:
             bar.close()
+
+
+def side_by_side(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any]:
+    """Do a few jobs at once that use pools themselves; all their pools together are as large as one.
+
+    Parameters
+    ----------
+    jobs : sequence of callable
+        At most four are done at a time. Inside of a worker they are done one after the other.
+    workers : int
+        Largest number of threads that work for all of them.
+
+    Returns
+    -------
+    list
+        Results in the order of the jobs.
+
+    Raises
+    ------
+    BaseException
+        The first failure, as in `map_in_order`.
+    """
+    if len(jobs) <= 1 or workers <= 1 or _within_worker():
+        return _serial(_call, list(jobs), None)
+    lanes = _lanes.get() or threading.Semaphore(workers)
+    return _parallel(_call, list(jobs), min(_COORDINATORS, len(jobs)), None, lanes)
+
+
+def _call(job: Callable[[], Result]) -> Result:
+    return job()
+
+
+def _within_worker() -> bool:
+    return _stop.get() is not None and _lanes.get() is None
 
 
 def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> list[Result]:
@@ -175,16 +241,31 @@ def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> l
     return results
 
 
-def _parallel(function: Callable[[Item], Result], work: list[Item], workers: int, bar: Any) -> list[Result]:
+def _parallel(
+    function: Callable[[Item], Result],
+    work: list[Item],
+    workers: int,
+    bar: Any,
+    lanes: threading.Semaphore | None = None,
+) -> list[Result]:
     board = _Board(len(work))
+    above = _stop.get()
+    if above is not None:
+        above.adopt(board.stop)
+    # who only waits for pools of his own takes no lane, so that these always find one
+    lane: Any = contextlib.nullcontext() if lanes is not None else _lanes.get() or contextlib.nullcontext()
 
     def run() -> None:
         _stop.set(board.stop)
-        while (index := board.take(len(work))) is not None:
-            try:
-                board.finish(index, function(work[index]), None)
-            except BaseException as failure:  # noqa: BLE001 - handed to the caller, whatever it is
-                board.finish(index, None, failure)
+        _lanes.set(lanes)
+        while True:
+            with lane:
+                if (index := board.take(len(work))) is None:
+                    return
+                try:
+                    board.finish(index, function(work[index]), None)
+                except BaseException as failure:  # noqa: BLE001 - handed to the caller, whatever it is
+                    board.finish(index, None, failure)
 
     threads = [
         # daemons, so that an interrupted program does not wait for answers that nobody will read
@@ -202,17 +283,15 @@ def _parallel(function: Callable[[Item], Result], work: list[Item], workers: int
             board.stop.abort()
         for thread in threads:
             thread.join(timeout=_GRACE)
-    if board.failures:
-        real = [entry for entry in board.failures if not isinstance(entry[1], Cancelled)]
-        # the first that happened: later ones may only tell that the rest was given up
-        raise (real or board.failures)[0][1]
-    return board.results
+        if above is not None:
+            above.release(board.stop)
+    return board.outcome()
 
 
 def _wait(board: _Board, count: int, bar: Any) -> None:
     shown = 0
     with board.news:
-        while board.done < count and not board.failures:
+        while board.done < count and not board.failures and not board.stop.is_set():
             # a wait without limit cannot be interrupted on every platform
             board.news.wait(timeout=0.5)
             if bar is not None and board.done > shown:

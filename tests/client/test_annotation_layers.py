@@ -81,3 +81,30 @@ def test_what_is_no_point_is_refused() -> None:
         annotation_layers([[1, 2, 3, 4]])
     with pytest.raises(ValueError, match="no column of positions"):
         annotation_layers(pd.DataFrame({"a": [1]}))
+
+
+def test_rows_without_a_position_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    frame = synapses()
+    frame.loc[1, "ctr_pt_position_y"] = np.nan
+    layer = annotation_layers(frame)[0]
+    assert layer.points.tolist() == [[100, 101, 102], [300, 301, 302]]
+    assert layer.descriptions == ["id 1", "id 3"]
+    assert layer.segments == [[ROOT, ROOT + 2], [9, 8]]
+    assert "1 of 3 points" in caplog.text
+    whole = pd.DataFrame(
+        {"pt_position": [None, [4, 5, 6]], "pt_root_id": pd.array([None, ROOT], dtype="Int64")}
+    )
+    (layer,) = annotation_layers(whole)
+    assert (layer.points.tolist(), layer.segments) == ([[4, 5, 6]], [[ROOT]])
+    assert annotation_layers([[np.nan, 1, 2]])[0].points.shape == (0, 3)
+
+
+def test_ids_that_lost_digits_are_refused() -> None:
+    with pytest.raises(TypeError, match="pt_root_id holds the float"):
+        annotation_layers(pd.DataFrame({"pt_position": [[1, 2, 3]], "pt_root_id": [float(ROOT)]}))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (0, 4, 40), (4, 4, np.nan), 4])
+def test_resolution_is_three_sizes(size: object) -> None:
+    with pytest.raises(ValueError, match="resolution must be three sizes"):
+        annotation_layers([[1, 2, 3]], resolution=size)  # type: ignore[arg-type]

@@ -109,6 +109,8 @@ def test_chosen_columns(folder: Path) -> None:
     assert list(client.get_table("empty", 2, columns=["tag"]).columns) == ["tag"]
     with pytest.raises(ValueError, match="no columns \\['nope'\\]"):
         client.get_table("nucleus", 2, columns=["id", "nope"])
+    with pytest.raises(ValueError, match="columns is empty"):
+        client.get_table("nucleus", 2, columns=[])
 
 
 def test_version_left_out(folder: Path) -> None:
@@ -116,6 +118,8 @@ def test_version_left_out(folder: Path) -> None:
     assert len(TableExportClient(str(folder), default_version=lambda: 1).get_table("nucleus")) == 1
     with pytest.raises(ExportError, match=r"not exported at version 3; there are versions \[1, 2\]"):
         TableExportClient(str(folder), default_version=lambda: 3).get_table("nucleus")
+    with pytest.raises(TypeError, match="version holds the float"):
+        TableExportClient(str(folder)).get_table("nucleus", 1.5)  # type: ignore[arg-type]
 
 
 def test_clients_take_the_exports_of_their_own_version(folder: Path, sandbox_client: DatasetClient) -> None:
@@ -199,6 +203,26 @@ def test_ragged_and_damaged_files(tmp_path: Path) -> None:
     for table in ("ragged", "cut"):
         with pytest.raises(ExportError, match=table):
             client.get_table(table, 1)
+
+
+@pytest.mark.parametrize("cut", [2500, 5000])
+def test_files_of_several_gzip_members_are_read_whole(tmp_path: Path, cut: int) -> None:
+    # parts of equal length are the trap: the last one's length, which the file ends with, fits the first one, too
+    rows = [f"{1_000_000 + number},{number % 7}\n" for number in range(5000)]
+    path = write(tmp_path, "v1/parts", [], "id,bigint\nn,bigint\n")
+    parts = ["".join(rows[:cut]), "".join(rows[cut:])]
+    path.write_bytes(b"".join(gzip.compress(part.encode()) for part in parts if part))
+    df = TableExportClient(str(tmp_path)).get_table("parts", 1)
+    assert df["id"].tolist() == [1_000_000 + number for number in range(5000)]
+
+
+def test_damage_inside_of_a_file_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path, "v1/t", ["1,2", "3,4"] * 5000, "id,bigint\nn,bigint\n")
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # of the check sum
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"v1/t\.csv\.gz is cut or damaged"):
+        TableExportClient(str(tmp_path)).get_table("t", 1)
 
 
 def test_points_become_three_columns(tmp_path: Path) -> None:

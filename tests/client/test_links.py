@@ -145,6 +145,67 @@ def test_segment_properties_are_uploaded_and_attached(
         sandbox_client.neuroglancer_url(seg_prop=pd.DataFrame({"id": [1]}))
 
 
+def test_segment_properties_keep_what_they_are_given(sandbox_client: DatasetClient) -> None:
+    table = pd.DataFrame(
+        {
+            "root_id": [864691135336055529, 8],
+            "partner": [864691135336055531, 2**40],
+            "count": pd.array([1, -2], dtype="Int64"),
+            "depth": [0.5, 2.25],
+            "type": ["a", None],
+            "proofread": [True, False],
+        },
+        index=[5, 5],
+    )
+    state = state_of(sandbox_client.neuroglancer_url(seg_prop=table))
+    source = layer_of(state, "segmentation")["source"][-1]["url"]
+    stored = sandbox_client.cave.state.get_property_json(int(source.rpartition("/")[2]))
+    found = {each["id"]: (each["type"], each["values"]) for each in stored["inline"]["properties"]}
+    assert found == {
+        # more than 32 bits are a number to no viewer, and would be cut
+        "partner": ("string", ["864691135336055531", str(2**40)]),
+        "count": ("number", [1, -2]),
+        "depth": ("number", [0.5, 2.25]),
+        "type": ("string", ["a", ""]),
+        "proofread": ("string", ["True", "False"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        ({"root_id": [1.0], "a": ["x"]}, TypeError, "float"),
+        ({"root_id": [7, 7], "a": ["x", "y"]}, ValueError, "7 twice"),
+        ({"root_id": [7, 0], "a": ["x", "y"]}, ValueError, "0 which is none"),
+        ({"root_id": [7, 8], "a": [1.5, np.nan]}, ValueError, "'a' lacks 1 numbers"),
+        ({"root_id": pd.array([7, None], dtype="Int64"), "a": [1, 2]}, ValueError, "missing"),
+    ],
+)
+def test_segment_properties_that_cannot_be_said_are_refused(
+    sandbox_client: DatasetClient, table: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        sandbox_client.neuroglancer_url(seg_prop=pd.DataFrame(table))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root_ids": [7, -1]}, "root_ids holds -1"),
+        ({"root_ids": 0}, "stands for no root"),
+        ({"position": [1, 2, np.nan]}, "none missing"),
+        ({"position": [1, 2, 3], "resolution": (4, 4)}, "three sizes"),
+        ({"target_url": "spelunker"}, "address of a Neuroglancer site"),
+        ({"shorten": "yes"}, "shorten must be"),
+    ],
+)
+def test_what_no_viewer_can_open_is_refused(
+    sandbox_client: DatasetClient, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        sandbox_client.neuroglancer_url(**options)
+
+
 def test_viewer_can_be_added_to_and_another_site_chosen(
     sandbox: Sandbox, sandbox_client: DatasetClient
 ) -> None:

@@ -133,6 +133,10 @@ def test_options_reach_their_goal(meshes: MeshClient, roots: list[int], capsys: 
     middle = np.floor(np.median(whole.vertices, axis=0) / [192, 192, 240]).astype(int)
     part = meshes.get_mesh(roots[0], bounding_box=[middle - 40, middle + 40])
     assert 0 < len(part.vertices) < len(whole.vertices)
+    beyond = meshes.get_mesh(roots[0], bounding_box=[[-9, -9, -9], [10**6] * 3])
+    assert len(beyond.vertices) == len(whole.vertices)
+    with pytest.raises(ValueError, match="begin before it ends"):
+        meshes.get_mesh(roots[0], bounding_box=[middle, middle])
     fewer = meshes.get_mesh(roots[0], remove_duplicate_vertices=True)
     assert len(np.unique(fewer.vertices, axis=0)) == len(fewer.vertices)
     other = meshes.get_mesh(roots[0], use_byte_offsets=False, deduplicate_chunk_boundaries=False)

@@ -28,7 +28,7 @@ from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService, ViewsService
 from cortexclient.session import Endpoint, Moment, Session, as_utc
 from cortexclient.session.policy import Policy, may_repeat
-from cortexclient.session.workers import map_in_order
+from cortexclient.session.workers import map_in_order, side_by_side
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -485,6 +485,51 @@ def test_the_first_failure_stops_the_rest():
     with pytest.raises(ValueError, match="three"):
         map_in_order(work, range(1000), workers=4)
     assert len(begun) < 50
+    assert threading.active_count() == threads
+
+
+def test_jobs_with_pools_of_their_own_share_one_pool():
+    pairs = [threading.Barrier(2, timeout=30) for _ in range(2)]
+    lock, running, most = threading.Lock(), [], []
+
+    def wait(job, number):
+        with lock:
+            running.append(number)
+            most.append(len(running))
+        pairs[job].wait()  # two of one job's own items must be on their way at once
+        time.sleep(0.01)
+        with lock:
+            running.pop()
+        return 10 * job + number
+
+    jobs = [lambda job=job: map_in_order(lambda n: wait(job, n), range(6), workers=4) for job in range(2)]
+    assert side_by_side(jobs, workers=4) == [list(range(6)), list(range(10, 16))]
+    assert max(most) <= 4
+
+
+def test_side_by_side_inside_of_a_worker_is_one_after_the_other():
+    threads = map_in_order(
+        lambda _: side_by_side([threading.current_thread] * 2, workers=4), range(2), workers=2
+    )
+    assert all(first is second for first, second in threads)
+    assert side_by_side([], workers=4) == []
+    assert side_by_side([lambda: 7], workers=4) == [7]
+
+
+def test_a_failing_job_gives_up_the_pools_of_the_others():
+    begun, threads = [], threading.active_count()
+
+    def step(number):
+        begun.append(number)
+        time.sleep(0.01)
+
+    def fail():
+        time.sleep(0.05)
+        raise ValueError("this one")
+
+    with pytest.raises(ValueError, match="this one"):
+        side_by_side([lambda: map_in_order(step, range(2000), workers=4), fail], workers=4)
+    assert len(begun) < 1000
     assert threading.active_count() == threads
 
 

@@ -216,6 +216,9 @@ def test_what_is_no_root(service: SkeletonsService, roots: list[int]) -> None:
     [
         ({"transform": "rigd"}, "rigd"),
         ({"synapse_reference_tables": {"per": "tags"}}, "'pre' and 'post'"),
+        ({"synapse_reference_tables": "tags"}, "'pre' and 'post'"),
+        ({"synapse_reference_tables": {"pre": "tags"}, "synapses": False}, "none are asked for"),
+        ({"synapse_reference_tables": {"pre": "tags"}, "output": "swc"}, "none are asked for"),
         ({"skeleton_version": 77}, "77 does not exist"),
     ],
 )
@@ -327,6 +330,26 @@ def test_many_are_read_in_batches(server: Sandbox, roots: list[int]) -> None:
     assert service.get_skeletons([], progress=False).to_dict() == {}
 
 
+def test_ids_that_stand_for_no_root_fail_alone(service: SkeletonsService, roots: list[int]) -> None:
+    # what cell_id_to_root_id says of a cell without a root
+    batches = service.get_skeletons([-1, roots[0], 0], restore_properties=False, progress=False)
+    assert list(batches.to_dict()) == [roots[0]]
+    assert {root: type(error) for root, error in batches.failures.items()} == dict.fromkeys(
+        [-1, 0], StaleRootError
+    )
+    for output in ("meshwork", "dict"):
+        with pytest.raises(StaleRootError, match="-1 is not a root"):
+            service.get_skeleton(-1, output=output)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"deadline": -1}, {"deadline": None}, {"deadline": float("nan")}]
+)
+def test_numbers_that_cannot_be_kept_are_refused(service: SkeletonsService, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        service.get_skeletons([1], **options)
+
+
 def test_one_batch_costs_few_requests(server: Sandbox, roots: list[int]) -> None:
     service = SkeletonsService(server.load().session)
     service.get_skeleton(roots[0])
@@ -401,6 +424,19 @@ def test_live_synapses_are_complete_although_the_server_cuts_answers(
             assert set(neuron.anno[f"{side}_syn"].df["id"]) == set(ids) - own
 
 
+def test_swc_has_every_piece_of_a_skeleton_that_falls_apart(tmp_path: Path) -> None:
+    skeleton = {
+        "vertices": np.array([[0, 0, 0], [900, 0, 0], [5000, 0, 0], [5000, 800, 0], [9000, 0, 0]]),
+        "edges": np.array([[1, 0], [2, 3]]),
+        "root": 1,
+    }
+    save_swc(skeleton, tmp_path / "pieces.swc")
+    rows = np.loadtxt(tmp_path / "pieces.swc")
+    # nm, although all of it is smaller than many a neuron is in um
+    np.testing.assert_allclose(rows[:, 2:5], np.array(skeleton["vertices"])[[1, 0, 2, 3, 4]] / 1000)
+    assert rows[:, 6].tolist() == [-1, 1, -1, 3, -1]
+
+
 # -- an ossify Cell --------------------------------------------------------------------------------------------------
 
 
@@ -472,8 +508,10 @@ def test_refused_roots_are_computed_when_asked(server: Sandbox, roots: list[int]
         assert "computed" not in str(whole.skeleton.meta)
         assert neuron.anno.post_syn.df["id"].tolist() == whole.anno.post_syn.df["id"].tolist()
         assert neuron.skeleton.path_length() == pytest.approx(whole.skeleton.path_length(), rel=0.1)
-        # it begins in the cell body, which the service has at its root
+        # it begins in the cell body, which the service has at its root, and which is one vertex
         assert np.linalg.norm(neuron.skeleton.root_position - whole.skeleton.root_position) < 7500
+        away = np.linalg.norm(neuron.skeleton.vertices - neuron.skeleton.root_position, axis=1)
+        assert (away < 4000).sum() == 1
         ids = set(neuron.anno.lvl2_ids.df["lvl2_id"])
         assert ids == set(client.get_l2_ids(roots[0]))
         batches = client.get_skeletons(roots[:2], fallback="compute", output="dict", progress=False)
