@@ -49,20 +49,18 @@ class User:
     accepted_terms: frozenset[int] = frozenset()
     created: str = field(default=CREATED)
 
-    def card(self) -> dict[str, Any]:
-        """Body of ``user/me``."""
-        return {
-            "admin": self.admin,
-            "admin_datasets": [],
+    def card(self, *, full: bool = True) -> dict[str, Any]:
+        """Body of ``user/me``; without `full` only what anyone may know."""
+        known = {
             "affiliations": [[]],
             "created": self.created,
-            "email": self.email,
-            "gdpr_consent": True,
             "id": self.id,
             "name": self.name,
             "pi": "pi",
             "service_account": False,
         }
+        private = {"admin": self.admin, "admin_datasets": [], "email": self.email, "gdpr_consent": True}
+        return known | private if full else known
 
 
 class Access:
@@ -140,6 +138,14 @@ class Access:
     def dataset_of(self, datastack: str) -> AuthDataset | None:
         """Dataset that a datastack belongs to."""
         return next((known for known in self.datasets if datastack in known.datastacks), None)
+
+    def dataset_of_resource(self, namespace: str, name: str) -> AuthDataset | None:
+        """Dataset that a datastack, an aligned volume or a chunkedgraph belongs to."""
+        if namespace == "datastack":
+            return self.dataset_of(name)
+        names = self._world.names
+        served = {"pychunkedgraph": names.pcg_table, "aligned_volume": names.aligned_volume}.get(namespace)
+        return self.home() if name == served else None
 
     def home(self) -> AuthDataset:
         """Dataset of the datastack that is served."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.responses import Response
 
+from cortexclient.sandbox.authorize import Authorize
 from cortexclient.sandbox.faults import FaultPlan, InjectFaults
 from cortexclient.sandbox.middleware import (
     AllowOrigins,
@@ -20,7 +21,6 @@ from cortexclient.sandbox.middleware import (
     failure,
 )
 from cortexclient.sandbox.responses import json_response
-from cortexclient.sandbox.routes.auth import Authorize
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -74,7 +74,7 @@ def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
     starlette = Starlette(routes=routes, exception_handlers=handlers)
     starlette.router.redirect_slashes = False  # caveclient takes any redirect for a login page
     app: ASGIApp = CatchErrors(starlette)
-    app = Authorize(app, world)
+    app = Authorize(app, world, routes)
     app = Latency(app, world.options)
     app = InjectFaults(app, faults, world)
     app = AllowOrigins(app)

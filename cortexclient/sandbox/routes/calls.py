@@ -20,8 +20,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.routes.auth import USER
-from cortexclient.sandbox.routes.pages import unserved
+from cortexclient.sandbox.authorize import USER
+from cortexclient.sandbox.routes.pages import unserved, wrong_method_page
 from cortexclient.sandbox.stores.graph_state import moment
 
 if TYPE_CHECKING:
@@ -31,15 +31,24 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph_state import Ids
     from cortexclient.sandbox.world import World
 
-__all__ = ["ApiError", "Call", "Handler", "anything_else", "binary", "jsonify", "route", "text"]
+__all__ = [
+    "ApiError",
+    "Call",
+    "Handler",
+    "anything_else",
+    "binary",
+    "index_routes",
+    "jsonify",
+    "route",
+    "service_time",
+    "text",
+    "unsigned",
+]
 
 logger = logging.getLogger(__name__)
 
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
-_WRONG_METHOD = (
-    "<!doctype html>\n<html lang=en>\n<title>405 Method Not Allowed</title>\n<h1>Method Not Allowed</h1>\n"
-    "<p>The method is not allowed for the requested URL.</p>\n"
-)
+_WRAP = 1 << 64
 
 
 class ApiError(Exception):
@@ -92,7 +101,26 @@ class Call:
         """Ids from the body, int64: little-endian integers (`raw`), or a JSON list under a key."""
         if raw:
             return np.frombuffer(self.body, dtype="<u8").astype(np.int64)
-        return np.array(self.json()[key], dtype=np.uint64).reshape(-1).astype(np.int64)
+        given = self.json()[key]
+        if isinstance(given, list):
+            # the services' numpy takes a negative number for the unsigned one of the same bits
+            given = [one % _WRAP if isinstance(one, int) and -_WRAP < 2 * one < 0 else one for one in given]
+        ids = np.array(given, dtype=np.uint64)
+        if ids.ndim != 1:
+            raise TypeError(f"{key} is no list of ids, but has {ids.ndim} dimensions")
+        return ids.astype(np.int64)
+
+    def node(self, name: str = "node") -> int:
+        """Id that is a part of the path, as a signed number of 64 bits."""
+        number = int(self[name])
+        if not -_WRAP <= 2 * number < 2 * _WRAP:
+            raise OverflowError("Python int too large to convert to C long")
+        return number - _WRAP if 2 * number >= _WRAP else number
+
+    def number(self, name: str, default: int) -> int:
+        """Whole number given as a query parameter."""
+        value = self.arg(name)
+        return default if value is None else int(value)
 
     def moment(
         self, name: str, default: float | datetime | None, *, optional: bool = False
@@ -120,7 +148,10 @@ class Call:
         given = self.arg("bounds")
         if given is None:
             return None
-        return np.array([axis.split("-") for axis in given.split("_")], dtype=int).T
+        bounds = np.array([axis.split("-") for axis in given.split("_")], dtype=int).T
+        if bounds.shape[1] != len("xyz"):
+            raise IndexError(f"bounds of {bounds.shape[1]} axes")
+        return bounds
 
 
 Handler = Callable[[Call], Response]
@@ -163,7 +194,12 @@ def jsonify(value: Any, call: Call | None = None, *, status: int = 200, **option
 
 def binary(ids: Any) -> Response:
     """Answer raw little-endian 64-bit integers; the type is what Flask calls any bytes."""
-    return Response(np.ascontiguousarray(ids, dtype="<i8").tobytes(), media_type="text/html")
+    return Response(np.ascontiguousarray(ids).astype("<i8").tobytes(), media_type="text/html")
+
+
+def unsigned(ids: Any) -> Any:
+    """Ids as the services know them, for answers that repeat what was asked: without a sign."""
+    return np.asarray(ids, dtype=np.int64).view(np.uint64)
 
 
 def text(body: str | bytes) -> Response:
@@ -177,10 +213,29 @@ def route(world: World, path: str, handler: Handler, methods: tuple[str, ...] = 
     async def endpoint(request: Request) -> Response:
         body = await request.body()
         if request.method not in methods:
-            return Response(_WRONG_METHOD, status_code=405, media_type="text/html")
+            return wrong_method_page()
         return await run_in_threadpool(_answer, world, handler, request, body)
 
     return Route(path, endpoint, methods=["GET", "POST", "PUT", "DELETE"])
+
+
+def index_routes(world: World, prefix: str, handler: Handler) -> list[Route]:
+    """Routes of a service's page that names it; without the slash at its end one is sent there."""
+
+    async def with_slash(request: Request) -> Response:
+        target = str(request.url.replace(path=f"{prefix}/"))
+        page = (
+            "<!doctype html>\n<html lang=en>\n<title>Redirecting...</title>\n<h1>Redirecting...</h1>\n"
+            f'<p>You should be redirected automatically to the target URL: <a href="{target}">{target}</a>. '
+            "If not, click the link.\n"
+        )
+        return Response(page, status_code=308, headers={"location": target}, media_type="text/html")
+
+    return [
+        route(world, f"{prefix}/", handler),
+        route(world, f"{prefix}/index", handler),
+        Route(prefix, with_slash),
+    ]
 
 
 def anything_else(service: str) -> Route:

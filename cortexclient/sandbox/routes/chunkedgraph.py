@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.sandbox.routes import chunkedgraph_edits, chunkedgraph_history
+from cortexclient.sandbox.routes import chunkedgraph_edits, chunkedgraph_history, chunkedgraph_legacy
 from cortexclient.sandbox.routes.calls import (
     ApiError,
     Call,
     anything_else,
     binary,
+    index_routes,
     jsonify,
     route,
     service_time,
     text,
+    unsigned,
 )
 from cortexclient.sandbox.stores import graph_edges, graph_space
 from cortexclient.sandbox.stores.graph_state import to_micros
@@ -39,11 +41,8 @@ def routes(world: World) -> list[BaseRoute]:
     """Routes of the chunkedgraph service."""
     service = _Nodes(world)
     paths: list[tuple[str, Any, tuple[str, ...]]] = [
-        ("/segmentation/", service.index, ("GET",)),
-        ("/segmentation/index", service.index, ("GET",)),
         ("/segmentation/api/versions", service.api_versions, ("GET",)),
         ("/segmentation/api/version", service.version, ("GET",)),
-        ("/segmentation/api/v1/", service.index, ("GET",)),
         ("/segmentation/table/{table}/info", service.info, ("GET",)),
         (f"{_TABLE}/roots_binary", service.roots_binary, ("POST",)),
         (f"{_TABLE}/roots", service.roots, ("POST",)),
@@ -64,8 +63,11 @@ def routes(world: World) -> list[BaseRoute]:
         (f"{_TABLE}/supervoxel_lookup", service.supervoxel_lookup, ("POST",)),
     ]
     own = [route(world, path, handler, methods) for path, handler, methods in paths]
+    prefixes = ("/segmentation", "/segmentation/api/v1", "/segmentation/1.0")
+    pages = [page for prefix in prefixes for page in index_routes(world, prefix, service.index)]
     more = [*chunkedgraph_history.routes(world), *chunkedgraph_edits.routes(world)]
-    return [*own, *more, anything_else("segmentation")]
+    legacy = chunkedgraph_legacy.routes(world, service.info, service.root_of)
+    return [*own, *pages, *more, *legacy, anything_else("segmentation")]
 
 
 class _Nodes:
@@ -99,29 +101,44 @@ class _Nodes:
     def _climb(self, call: Call, ids: Ids) -> Ids:
         graph = self.world.graph
         at = to_micros(call.at())
-        stop_layer = int(call.arg("stop_layer") or graph.n_layers) or graph.n_layers
+        stop_layer = call.number("stop_layer", graph.n_layers)
+        roots_meant = stop_layer == graph.n_layers
+        stop_layer = stop_layer or graph.n_layers
         assert stop_layer <= graph.n_layers
-        return graph.climb(ids, at // 1000 * 1000, stop_layer)
+        # any text at all says yes to these two
+        found = graph.climb(ids, at // 1000 * 1000, stop_layer, complete=call.arg("fail_to_zero") == "")
+        if call.arg("assert_roots") and roots_meant:
+            assert not (graph.layout.layers(found) < graph.n_layers).any(), "roots not found for some IDs"
+        return found
 
     def roots_binary(self, call: Call) -> Response:
         return binary(self._climb(call, call.ids(raw=True)))
 
     def roots(self, call: Call) -> Response:
         found = self._climb(call, call.ids())
-        return binary(found) if call.arg("as_binary") == "root_ids" else jsonify({"root_ids": found}, call)
+        return (
+            binary(found)
+            if call.arg("as_binary") == "root_ids"
+            else jsonify({"root_ids": unsigned(found)}, call)
+        )
 
     def root(self, call: Call) -> Response:
+        return jsonify({"root_id": self.root_of(call, call.node())}, call)
+
+    def root_of(self, call: Call, node: int) -> np.uint64:
+        """Root of one node, or the ancestor at the layer that is asked for."""
         graph = self.world.graph
         at = to_micros(call.at()) // 1000 * 1000
-        node = int(call["node"])
         try:
-            stop_layer = int(call.arg("stop_layer") or 0) or graph.n_layers
+            stop_layer = call.number("stop_layer", 0) or graph.n_layers
         except ValueError as error:
             raise ApiError(400, f"stop_layer is not an integer {error}") from error
-        found = graph.climb(np.array([node], dtype=np.int64), at, stop_layer)
-        if graph.layout.layers(found)[0] < stop_layer:
+        one = np.array([node], dtype=np.int64)
+        # an id without a sign may be above all layers
+        found = one if node < 0 else graph.climb(one, at, stop_layer)
+        if 0 <= graph.layout.layers(found)[0] < stop_layer:
             raise LookupError(f"Cannot find root id {node}, {stop_layer}, {service_time(at)}")
-        return jsonify({"root_id": found[0]}, call)
+        return np.uint64(unsigned(found)[0])
 
     def roots_from_coords(self, _: Call) -> Response:
         # the route is there, but what it calls is not
@@ -131,19 +148,22 @@ class _Nodes:
     # -- downwards -------------------------------------------------------------------------------------------------
 
     def leaves(self, call: Call) -> Response:
-        stop_layer = int(call.arg("stop_layer") or 1)
-        found = graph_space.leaves(self.world.graph, int(call["node"]), stop_layer, call.bounds())
+        stop_layer = call.number("stop_layer", 1)
+        found = graph_space.leaves(self.world.graph, call.node(), stop_layer, call.bounds())
         return jsonify({"leaf_ids": found}, call)
 
     def leaves_many(self, call: Call) -> Response:
         bounds = call.bounds()
-        nodes = np.unique(call.ids())
-        stop_layer = int(call.arg("stop_layer") or 1)
+        nodes = call.ids()
+        if len(np.unique(nodes)) < len(nodes):
+            # the service puts the pieces of a node together once each time that it is named
+            raise ValueError("zero-dimensional arrays cannot be concatenated")
+        stop_layer = call.number("stop_layer", 1)
         found = graph_space.nodes_within(self.world.graph, nodes, stop_layer, bounds)
         return jsonify({str(node): ids for node, ids in zip(nodes.tolist(), found, strict=True)}, call)
 
     def children(self, call: Call) -> Response:
-        return jsonify({"children_ids": self.world.graph.children(int(call["node"]))}, call)
+        return jsonify({"children_ids": self.world.graph.children(call.node())}, call)
 
     def covering_nodes(self, call: Call) -> Response:
         ids = call.ids(raw=call.flag("is_binary"))
@@ -177,13 +197,13 @@ class _Nodes:
     # -- graphs ----------------------------------------------------------------------------------------------------
 
     def l2_graph(self, call: Call) -> Response:
-        edges = graph_space.l2_graph(self.world.graph, int(call["node"]), call.bounds())
+        edges = graph_space.l2_graph(self.world.graph, call.node(), call.bounds())
         used = "True" if call.arg("bounds") is not None else "False"
         return jsonify({"edge_graph": edges}, call, headers={"Used-Bounds": used})
 
     def subgraph(self, call: Call) -> Response:
         internal = call.flag("only_internal_edges", default=True)
-        edges = graph_edges.subgraph(self.world.graph, int(call["node"]), call.bounds(), internal=internal)
+        edges = graph_edges.subgraph(self.world.graph, call.node(), call.bounds(), internal=internal)
         body = {"nodes": edges.pairs, "affinities": edges.affinities, "areas": edges.areas}
         return jsonify(body, call)
 

@@ -90,7 +90,7 @@ class _History:
 
     def lineage_one(self, call: Call) -> Response:
         past, future = call.at("timestamp_past", 0), self._future(call)
-        root = int(call["root"])
+        root = call.node("root")
         history.check_roots(self.world.graph, [root])
         return jsonify(history.lineage(self.world.graph, [root], past, future).node_link(), call)
 
@@ -109,12 +109,12 @@ class _History:
         oldest = self.world.graph.oldest()
         if oldest is None:
             raise AttributeError("'NoneType' object has no attribute 'isoformat'")
-        return jsonify({"iso": oldest.isoformat(call.arg("delimiter") or " ")}, call)
+        return jsonify({"iso": oldest.isoformat(call.arg("delimiter", " ") or "")}, call)
 
     # -- logs ------------------------------------------------------------------------------------------------------
 
     def last_edit(self, call: Call) -> Response:
-        root = int(call["root"])
+        root = call.node("root")
         history.check_roots(self.world.graph, [root])
         history.lineage(self.world.graph, [root])
         if self.world.options.strict:
@@ -125,13 +125,13 @@ class _History:
 
     def change_log(self, call: Call) -> Response:
         past = call.at("timestamp", 0)
-        root = int(call["root"])
+        root = call.node("root")
         return jsonify(
             graph_log.change_log(self.world.graph, root, filtered=call.flag("filtered"), past=past), call
         )
 
     def merge_log(self, call: Call) -> Response:
-        return jsonify(graph_log.merge_log(self.world.graph, int(call["root"])), call)
+        return jsonify(graph_log.merge_log(self.world.graph, call.node("root")), call)
 
     def _tabular(self, roots: list[int], *, filtered: bool) -> dict[int, pd.DataFrame]:
         graph = self.world.graph
@@ -156,7 +156,7 @@ class _History:
                 frame[column] = [known.get(str(user), {}).get(key, "unknown") for user in frame["user_id"]]
 
     def tabular_one(self, call: Call) -> Response:
-        root = int(call["root"])
+        root = call.node("root")
         frame = self._tabular([root], filtered=call.flag("filtered", default=True))[root]
         return text(frame.to_html() if call.flag("disp") else frame.to_json())
 
@@ -196,10 +196,8 @@ class _History:
         return answer
 
     def operation_details(self, call: Call) -> Response:
-        wanted = {int(number) for number in json.loads(call.arg("operation_ids") or "[]")}
-        entries = [entry for entry in self.world.graph.operations if int(entry["operation_id"]) in wanted]
-        body = {str(entry["operation_id"]): graph_log.operation_record(entry) for entry in entries}
-        return jsonify(body, call)
+        numbers = json.loads(call.arg("operation_ids", "[]") or "")
+        return jsonify(graph_log.operation_details(self.world.graph, numbers), call)
 
     def user_operations(self, call: Call) -> Response:
         import pandas as pd
@@ -208,8 +206,10 @@ class _History:
         if call.arg("end_time") is None:
             # the service's own default does not pass its check
             raise ApiError(400, "Timestamp parameter end_time is not a valid unix timestamp")
-        entries = graph_log.operations_between(self.world.graph, start, call.at("end_time"))
-        own = [entry for entry in entries if str(entry["user"]) == call.arg("user_id")]
+        undone = call.flag("include_undone")
+        own = graph_log.operations_of(
+            self.world.graph, call.arg("user_id"), start, call.at("end_time"), undone=undone
+        )
         columns = {
             "operation_id": [int(entry["operation_id"]) for entry in own],
             "timestamp": [operation_time(entry) for entry in own],

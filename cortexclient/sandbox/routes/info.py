@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
+from cortexclient.sandbox.authorize import USER
 from cortexclient.sandbox.responses import json_response, message_error
-from cortexclient.sandbox.routes.auth import USER
 
 if TYPE_CHECKING:
     from starlette.requests import Request

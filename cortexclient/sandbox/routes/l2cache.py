@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cortexclient.sandbox.routes.calls import Call, anything_else, jsonify, route, text
+from cortexclient.sandbox.routes.calls import Call, anything_else, index_routes, jsonify, route, text
 from cortexclient.sandbox.stores.l2cache import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def routes(world: World) -> list[BaseRoute]:
         return text("PCGL2Cache v1.3.1")
 
     return [
-        route(world, "/l2cache/", index),
+        *index_routes(world, "/l2cache", index),
+        *index_routes(world, prefix, index),
         route(world, f"{prefix}/table_mapping", table_mapping),
         route(world, f"{prefix}/attribute_metadata", attribute_metadata),
         route(world, f"{prefix}/table/{{name}}/attributes", attributes, ("POST",)),

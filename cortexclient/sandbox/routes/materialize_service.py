@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
+from cortexclient.sandbox.authorize import USER
 from cortexclient.sandbox.responses import json_response
-from cortexclient.sandbox.routes.auth import USER
 from cortexclient.sandbox.routes.info import unknown_datastack
 from cortexclient.sandbox.routes.materialize_body import RefusedError
 from cortexclient.sandbox.routes.pages import not_found_page

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from starlette.responses import Response
 
-from cortexclient.sandbox.routes.calls import Call, anything_else, binary, jsonify, route, text
+from cortexclient.sandbox.routes.calls import Call, anything_else, binary, index_routes, jsonify, route, text
 from cortexclient.sandbox.routes.chunkedgraph import PCG_VERSION
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["routes"]
 
-_PREFIX = "/meshing/api/v1"
+_PREFIX, _OLD_PREFIX = "/meshing/api/v1", "/meshing/1.0"
 _TRUE = ("True", "true", "1")
 
 
@@ -32,19 +32,22 @@ def routes(world: World) -> list[BaseRoute]:
 
     def valid_fragments(call: Call) -> Response:
         _need_meshes(world)
-        nodes, _ = world.graph.meshes.fragments(int(call["node"]), start_layer=world.graph.n_layers)
+        nodes, _ = world.graph.meshes.fragments(call.node(), start_layer=world.graph.n_layers)
         return binary(nodes)
 
     def remesh(call: Call) -> Response:
         # fragments of new ids come from those of the ids they replace, so there is nothing to be queued
         _ = call.json()["new_lvl2_ids"]
-        return Response(status_code=202)
+        return Response(status_code=202, media_type="text/html")
 
     return [
-        route(world, f"{_PREFIX}/", index),
+        *index_routes(world, _PREFIX, index),
         route(world, f"{_PREFIX}/table/{{table}}/manifest/{{node}}:0", manifest),
         route(world, f"{_PREFIX}/table/{{table}}/node/{{node}}/validfragments", valid_fragments),
         route(world, f"{_PREFIX}/table/{{table}}/remeshing", remesh, ("POST",)),
+        *index_routes(world, _OLD_PREFIX, index),
+        route(world, f"{_OLD_PREFIX}/{{table}}/manifest/{{node}}:0", manifest),
+        route(world, f"{_OLD_PREFIX}/{{table}}/{{node}}/validfragments", valid_fragments, ("GET", "POST")),
         anything_else("meshing"),
     ]
 
@@ -57,10 +60,11 @@ def _need_meshes(world: World) -> None:
 def _manifest(world: World, call: Call) -> Response:
     graph = world.graph
     given: dict[str, Any] = call.json() if call.body else {}
-    node, bounds = int(call["node"]), call.bounds()
+    node, bounds = call.node(), call.bounds()
     _need_meshes(world)
     meta = graph.info.get("mesh_metadata", {})
-    start_layer = int(given.get("start_layer", call.arg("start_layer") or meta.get("max_meshed_layer", 2)))
+    asked_layer = call.number("start_layer", int(meta.get("max_meshed_layer", 2)))
+    start_layer = int(given.get("start_layer", asked_layer))
     nodes, fragments = world.graph.meshes.fragments(node, start_layer=start_layer, bounds=bounds)
     if call.arg("prepend_seg_ids") in _TRUE:
         fragments = [f"~{owner}:{name}" for owner, name in zip(nodes.tolist(), fragments, strict=True)]

@@ -10,11 +10,20 @@ from starlette.responses import Response
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["not_found_page", "unserved"]
+__all__ = ["crash_page", "not_found_page", "unserved", "wrong_method_page"]
 
 logger = logging.getLogger(__name__)
 _reported: set[str] = set()
 
+_CRASH = (
+    "<!doctype html>\n<html lang=en>\n<title>500 Internal Server Error</title>\n<h1>Internal Server Error</h1>\n<p>The "
+    "server encountered an internal error and was unable to complete your request. Either the server is overloaded or "
+    "there is an error in the application.</p>\n"
+)
+_WRONG_METHOD = (
+    "<!doctype html>\n<html lang=en>\n<title>405 Method Not Allowed</title>\n<h1>Method Not Allowed</h1>\n"
+    "<p>The method is not allowed for the requested URL.</p>\n"
+)
 _NOT_FOUND = (
     "<!doctype html>\n<html lang=en>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n<p>The requested URL was not "
     "found on the server. If you entered the URL manually please check your spelling and try again.</p>\n"
@@ -24,6 +33,16 @@ _NOT_FOUND = (
 def not_found_page() -> Response:
     """Answer for a path that a service does not know."""
     return Response(_NOT_FOUND, status_code=404, media_type="text/html")
+
+
+def wrong_method_page() -> Response:
+    """Answer for a path that a service knows, asked with a method that it does not."""
+    return Response(_WRONG_METHOD, status_code=405, media_type="text/html")
+
+
+def crash_page() -> Response:
+    """Answer of a service whose own code failed and says nothing about it."""
+    return Response(_CRASH, status_code=500, media_type="text/html")
 
 
 async def unserved(request: Request) -> Response:

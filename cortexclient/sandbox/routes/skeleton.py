@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.responses import json_response, message_error
+from cortexclient.sandbox.routes.pages import crash_page, not_found_page, unserved
 from cortexclient.sandbox.stores.skeleton_formats import (
+    BULK_FORMATS,
     FORMATS,
-    LATEST,
     VERSIONS,
     encode,
+    packed_hex,
     precomputed_info,
-    real_version,
-    to_swc,
 )
 from cortexclient.sandbox.stores.skeletons import SkeletonError, SkeletonStore
 
@@ -30,50 +33,135 @@ if TYPE_CHECKING:
 
 __all__ = ["routes"]
 
+logger = logging.getLogger(__name__)
+
 VERSION = "0.23.11"
+# the version in which skeletons are kept, and the one that Neuroglancer gets where none is named
+LATEST, NEUROGLANCER = 4, 2
 MAX_BULK = 10
 MAX_CACHED = 500
-# seconds that the service expects one skeleton to take, divided over its workers
-SECONDS_EACH, WORKERS = 60.0, 10
-CRASH = (
-    "<!doctype html>\n<html lang=en>\n<title>500 Internal Server Error</title>\n<h1>Internal Server Error</h1>\n<p>The "
-    "server encountered an internal error and was unable to complete your request. Either the server is overloaded or "
-    "there is an error in the application.</p>\n"
-)
+# seconds that the service expects one skeleton to take, and how many it takes to be made at once
+SECONDS_EACH, WORKERS = 60, 15
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+# formats that the service knows but cannot send
+_UNSENDABLE = ("h5", "meshwork", "meshwork_none")
+
+
+class _Call:
+    """One request, its body read."""
+
+    def __init__(self, request: Request, body: bytes) -> None:
+        self.path = request.path_params
+        self.query = request.query_params
+        self._typed = "json" in request.headers.get("content-type", "")
+        self._body = body
+
+    @property
+    def datastack(self) -> str:
+        return str(self.path["datastack"])
+
+    @property
+    def version(self) -> int:
+        """Version asked for; Neuroglancer's where the path names none."""
+        return int(self.path.get("version", NEUROGLANCER))
+
+    @property
+    def root(self) -> int:
+        return int(self.path["root"])
+
+    def json(self) -> dict[str, Any]:
+        """The body; what is no JSON is refused."""
+        if not self._typed:
+            raise _RefusedError(415, "Did not attempt to load JSON data: the Content-Type is no JSON.")
+        try:
+            body: dict[str, Any] = json.loads(self._body)
+        except ValueError as error:
+            raise _RefusedError(400, f"Failed to decode JSON object: {error}") from None
+        return body
+
+
+class _RefusedError(Exception):
+    """A request that the framework refuses before the service sees it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the skeleton service."""
     service = _Service(world)
     base = "/skeletoncache/api/v1/{datastack}"
-    stored = f"{base}/precomputed/skeleton"
+    stored, one, bulk = f"{base}/precomputed/skeleton", f"{base}/async/get_skeleton", f"{base}/bulk"
+    paths: list[tuple[str, Callable[[_Call], Response], str]] = [
+        (f"{base}/precomputed", service.named, "GET"),
+        (f"{stored}/info", service.info, "GET"),
+        (f"{stored}/{{version}}/info", service.info, "GET"),
+        (f"{bulk}/skeleton/info", service.bulk_info, "GET"),
+        (f"{stored}/get_refusal_list", service.refusal_list, "GET"),
+        (f"{stored}/exists", service.exists, "POST"),
+        # older ways to ask; the service takes the text of the path for a list and stumbles
+        (f"{stored}/exists/{{roots}}", service.stumbles, "GET"),
+        (f"{stored}/exists/{{version}}/{{roots}}", service.stumbles, "GET"),
+        (f"{bulk}/gen_skeletons/{{roots}}", service.stumbles, "GET"),
+        (f"{bulk}/gen_skeletons/{{version}}/{{roots}}", service.stumbles, "GET"),
+        (f"{stored}/query_cache/{{prefixes}}/{{limit:int}}", service.query_cache, "GET"),
+        (f"{stored}/query_cache/{{version}}/{{prefixes}}/{{limit:int}}", service.query_cache, "GET"),
+        (f"{stored}/{{version}}/{{root:int}}/{{form}}", service.one, "GET"),
+        (f"{stored}/{{version}}/{{root:int}}", service.one, "GET"),
+        (f"{stored}/{{root:int}}", service.one, "GET"),
+        (f"{one}/{{version}}/{{root:int}}/{{form}}", service.one, "GET"),
+        (f"{one}/{{version}}/{{root:int}}", service.one, "GET"),
+        (f"{one}/{{root:int}}", service.one, "GET"),
+        (f"{bulk}/get_skeletons/{{form}}/{{make}}/{{roots}}", service.bulk, "GET"),
+        (f"{bulk}/get_skeletons/{{version}}/{{form}}/{{make}}/{{roots}}", service.bulk, "GET"),
+        (f"{bulk}/get_cached_skeletons/{{version}}/{{form}}", service.cached, "POST"),
+        (f"{bulk}/gen_skeletons", service.generate, "POST"),
+        # tokens for a bucket, which a sandbox does not have
+        (f"{bulk}/get_skeleton_token/{{version}}", service.stumbles, "POST"),
+    ]
     return [
+        Route("/skeletoncache/health", lambda _: json_response("healthy")),
         Route("/skeletoncache/api/version", lambda _: json_response(VERSION)),
         Route("/skeletoncache/api/versions", lambda _: json_response(list(VERSIONS))),
-        Route(f"{stored}/info", service.info),
-        Route(f"{stored}/get_refusal_list", service.refusal_list),
-        Route(f"{stored}/exists", service.exists, methods=["POST"]),
-        Route(f"{stored}/exists/{{version}}/{{roots}}", lambda _: _crash()),
-        Route(f"{stored}/query_cache/{{version}}/{{prefixes}}/{{limit}}", service.query_cache),
-        Route(f"{stored}/{{version:int}}/info", service.info),
-        Route(f"{stored}/{{version}}/{{root:int}}/{{form}}", service.one),
-        Route(f"{stored}/{{version}}/{{root:int}}", service.one),
-        Route(f"{stored}/{{root:int}}", service.one),
-        Route(f"{base}/async/get_skeleton/{{version}}/{{root:int}}/{{form}}", service.one),
-        Route(f"{base}/async/get_skeleton/{{version}}/{{root:int}}", service.one),
-        Route(f"{base}/async/get_skeleton/{{root:int}}", service.one),
-        Route(f"{base}/bulk/get_skeletons/{{version}}/{{form}}/{{make}}/{{roots}}", service.bulk),
-        Route(f"{base}/bulk/get_cached_skeletons/{{version}}/{{form}}", service.cached, methods=["POST"]),
-        Route(f"{base}/bulk/gen_skeletons", service.generate, methods=["POST"]),
-        Route(f"{base}/bulk/get_skeleton_token/{{version}}", lambda _: _crash(), methods=["POST"]),
+        *(_route(path, handler, method) for path, handler, method in paths),
+        Route("/skeletoncache/{rest:path}", unserved, methods=_METHODS),
     ]
 
 
-def _crash() -> Response:
-    return Response(CRASH, 500, media_type="text/html")
+def _route(path: str, handler: Callable[[_Call], Response], method: str) -> Route:
+    async def endpoint(request: Request) -> Response:
+        body = await request.body()
+        version = request.path_params.get("version", "0")
+        if not version.removeprefix("-").isdecimal():
+            return not_found_page()
+        if request.method not in (method, "HEAD"):
+            return message_error(405, "The method is not allowed for the requested URL.")
+        return await run_in_threadpool(_answer, handler, request, body)
+
+    return Route(path, endpoint, methods=_METHODS)
+
+
+def _answer(handler: Callable[[_Call], Response], request: Request, body: bytes) -> Response:
+    """Answer of a handler; whatever it raises is an internal error, without a word about what it was."""
+    try:
+        int(request.query_params.get("verbose_level", 0))
+        return handler(_Call(request, body))
+    except _RefusedError as refusal:
+        return message_error(refusal.status, str(refusal))
+    except Exception as error:
+        logger.debug("%s failed", request.url.path, exc_info=error)
+        return crash_page()
+
+
+def _check_version(version: Any) -> None:
+    if version not in VERSIONS:
+        raise ValueError(f"Invalid skeleton version: v{version}. Valid versions: {list(VERSIONS)}")
 
 
 class _Service:
+    """Handlers; each answers one or more routes."""
+
     def __init__(self, world: World) -> None:
         self.world = world
 
@@ -81,146 +169,169 @@ class _Service:
     def store(self) -> SkeletonStore:
         return self.world.skeletons
 
-    def _stranger(self, request: Request) -> Response | None:
-        """Answer for a datastack that is not served: the service fails while it asks the info service."""
-        datastack = request.path_params["datastack"]
-        if datastack == self.world.names.datastack:
+    def _stranger(self, call: _Call) -> str | None:
+        """What the service hears from the info service about a datastack that is not served."""
+        if call.datastack == self.world.names.datastack:
             return None
-        url = f"{self.world.base_url}/info/api/v2/datastack/full/{datastack}"
-        return json_response({"Error": f"404 Client Error: NOT FOUND for url: {url} content: b'{{}}'"}, 500)
+        url = f"{self.world.base_url}/info/api/v2/datastack/full/{call.datastack}"
+        return f"404 Client Error: NOT FOUND for url: {url} content: b'{{}}'"
 
-    @staticmethod
-    def _version(request: Request) -> int | None:
-        """Version asked for; None where there is no such version."""
-        try:
-            version = int(request.path_params.get("version", 0))
-        except ValueError:
-            return None
-        return version if version in VERSIONS else None
+    def _limited(self) -> None:
+        """Do what a service without a rate limiter does: its stand-in takes no argument but the datastack."""
+        if not self.world.options.skeleton_limiter:
+            raise TypeError("<lambda>() got an unexpected keyword argument")
 
-    def info(self, request: Request) -> Response:
-        version = self._version(request)
-        return _crash() if version is None else json_response(precomputed_info(version))
+    def _is_kept(self, call: _Call, root: int) -> bool:
+        return call.datastack == self.world.names.datastack and self.store.exists(root)
 
-    def refusal_list(self, request: Request) -> Response:
+    # -- the service itself ----------------------------------------------------------------------------------------
+
+    def named(self, call: _Call) -> Response:
+        return json_response({"datastack_name": call.datastack})
+
+    def info(self, call: _Call) -> Response:
+        # the aliases -1 and 0 are not known here
+        if call.version not in range(1, LATEST + 1):
+            raise ValueError(f"Invalid skeleton version: v{call.version}. Valid versions: {list(VERSIONS)}")
+        return json_response(precomputed_info(call.version))
+
+    def bulk_info(self, _: _Call) -> Response:
+        text = "Use the bulk skeletons endpoint to get skeletons for multiple root ids at once."
+        return json_response({"bulk skeletons": text})
+
+    def stumbles(self, _: _Call) -> Response:
+        return crash_page()
+
+    def refusal_list(self, _: _Call) -> Response:
         if not self.world.options.skeleton_limiter:
             return json_response(True)
-        rows = "".join(f"{request.path_params['datastack']},{root}\n" for root in self.store.refused)
-        return Response(gzip.compress(rows.encode(), mtime=0), media_type="application/octet-stream")
+        rows = "".join(f"{self.world.names.datastack},{root}\n" for root in self.store.refused)
+        body = gzip.compress(f"DATASTACK_NAME,ROOT_ID\n{rows}".encode(), mtime=0)
+        headers = {"content-disposition": "attachment"}
+        return Response(body, media_type="application/octet-stream", headers=headers)
 
-    # -- one skeleton ------------------------------------------------------------------------------------------------
+    # -- one skeleton ----------------------------------------------------------------------------------------------
 
-    def one(self, request: Request) -> Response:
-        version, form = self._version(request), request.path_params.get("form", "precomputed")
-        if version is None:
-            return _crash()
-        stranger = self._stranger(request)
-        if stranger is not None:
-            return stranger
-        root = int(request.path_params["root"])
+    def one(self, call: _Call) -> Response:
+        form = str(call.path.get("form", "precomputed"))
+        if form == "none":  # meant to be made in the background; the service calls itself the wrong way
+            return crash_page()
+        _check_version(call.version)
         try:
-            if not self.store.exists(root) and self.world.closing.wait(self.world.options.skeleton_delay):
-                return _crash()
-            flat = self.store.get(root, real_version(version))
+            return self._one(call, form)
         except SkeletonError as error:
             return json_response({"Error": str(error)}, error.status)
-        if form not in FORMATS:
-            return _crash()
-        body, media = encode(flat, version, form, self.store.swc(root))
-        headers = {"content-disposition": "attachment"}
-        return Response(body, media_type=media, headers=headers)
 
-    # -- what is there -----------------------------------------------------------------------------------------------
+    def _one(self, call: _Call, form: str) -> Response:
+        stranger = self._stranger(call)
+        if stranger is not None:
+            raise SkeletonError(500, stranger)
+        problem = self.store.problem(call.root)
+        if problem is not None:
+            raise problem
+        if form not in FORMATS and form not in _UNSENDABLE:
+            raise SkeletonError(500, "")  # a bare assertion of the service
+        if not self.store.exists(call.root) and self.world.closing.wait(self.world.options.skeleton_delay):
+            return crash_page()
+        flat = self.store.get(call.root)
+        if form in _UNSENDABLE:
+            return crash_page()
+        body, media = encode(flat, call.version, form, self.store.swc(call.root))
+        return Response(body, media_type=media, headers={"content-disposition": "attachment"})
 
-    async def exists(self, request: Request) -> Response:
-        body = await _json(request)
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def exists(self, call: _Call) -> Response:
         if not self.world.options.skeleton_limiter:
             return json_response(True)
-        if body is None or "root_ids" not in body or "skeleton_version" not in body:
-            return _crash()
-        asked = body["root_ids"] if isinstance(body["root_ids"], list) else [body["root_ids"]]
-        found = await run_in_threadpool(lambda: {str(root): self.store.exists(int(root)) for root in asked})
-        return json_response(next(iter(found.values())) if len(asked) == 1 else found)
+        body = call.json()
+        asked, version = body["root_ids"], body["skeleton_version"]
+        _check_version(version)
+        alone = len(asked) == 1
+        found = {str(int(root)): self._is_kept(call, int(root)) for root in asked}
+        return json_response(next(iter(found.values())) if alone else found)
 
-    def query_cache(self, request: Request) -> Response:
-        version = self._version(request)
-        if version is None or not self.world.options.skeleton_limiter:
-            return _crash()
-        prefixes = tuple(request.path_params["prefixes"].split(","))
-        limit = int(request.path_params["limit"])
-        number = real_version(version)
-        datastack = request.path_params["datastack"]
+    def query_cache(self, call: _Call) -> Response:
+        self._limited()
+        _check_version(call.version)
+        prefixes = [str(int(text)) for text in call.path["prefixes"].split(",")]
+        limit = int(call.path["limit"])
+        # skeletons are kept in the newest version only, and the service looks for the number as it was given
+        kept = self.store.made() if call.version == LATEST else []
         files = [
-            f"skeleton__v{number}__rid-{root}__ds-{datastack}__res-1x1x1__cs-True__cr-7500.h5.gz"
-            for root in self.store.made(number)
-            if str(root).startswith(prefixes)
+            f"skeleton__v{LATEST}__rid-{root}__ds-{call.datastack}__res-1x1x1__cs-True__cr-7500.h5.gz"
+            for prefix in prefixes
+            for root in kept
+            if str(root).startswith(prefix) and self._stranger(call) is None
         ]
         return json_response({"num_found": len(files), "files": files[:limit] if limit else files})
 
-    # -- many skeletons ----------------------------------------------------------------------------------------------
+    # -- many skeletons --------------------------------------------------------------------------------------------
 
-    def bulk(self, request: Request) -> Response:
-        version, form = self._version(request), request.path_params["form"]
-        roots = [int(text) for text in request.path_params["roots"].split(",") if text][:MAX_BULK]
-        if version is None or form not in FORMATS or not self.world.options.skeleton_limiter:
-            return _crash()
+    def bulk(self, call: _Call) -> Response:
+        self._limited()
+        form, version = self._bulk_form(call), int(call.path.get("version", 0))
+        _check_version(version)
+        roots = [int(text) for text in call.path["roots"].split(",")][:MAX_BULK]
+        stranger = self._stranger(call)
+        if stranger is not None:
+            raise LookupError(stranger)
         answer: dict[str, str] = {}
         waiting = []
         for root in roots:
-            problem = self.store.problem(root)
-            if problem is not None:
-                answer[str(root)] = (
-                    "invalid_layer_rid" if root >> 56 != self.world.graph.n_layers else "invalid_rid"
-                )
+            if root in self.store.refused:
+                continue
+            if self.store.problem(root) is not None:
+                level = root >> 56 == self.world.graph.n_layers
+                answer[str(root)] = "invalid_rid" if level else "invalid_layer_rid"
             elif self.store.exists(root):
                 answer[str(root)] = self._hex(root, version, form)
             else:
                 answer[str(root)] = "async"
                 waiting.append(root)
-        if waiting and request.path_params["make"] == "True":
-            self.store.queue(waiting, real_version(version))
+        # whether to make missing ones is asked in the path, and not looked at
+        self.store.queue(waiting)
         return json_response(answer)
 
-    async def cached(self, request: Request) -> Response:
-        body, version, form = await _json(request), self._version(request), request.path_params["form"]
-        crashes = body is None or "root_ids" not in body or form not in {"flatdict", "swccompressed"}
-        if crashes or body is None or version is None or not self.world.options.skeleton_limiter:
-            return _crash()
-        roots = [int(root) for root in body["root_ids"]]
-        if len(roots) > MAX_CACHED:
-            text = f"Too many root IDs requested: {len(roots)}. Maximum allowed is {MAX_CACHED}."
-            return json_response({"Error": text}, 400)
-        return await run_in_threadpool(self._cached, roots, version, form, bool(body.get("generate_missing")))
+    def _bulk_form(self, call: _Call) -> str:
+        form = str(call.path["form"])
+        assert form in BULK_FORMATS
+        return form
 
-    def _cached(self, roots: list[int], version: int, form: str, make: bool) -> Response:
-        found = [root for root in roots if self.store.exists(root)]
-        answer = {str(root): self._hex(root, version, form) for root in found}
-        missing = [root for root in roots if root not in set(found) and self.store.problem(root) is None]
-        if make and missing:
-            self.store.queue(missing, real_version(version))
+    def cached(self, call: _Call) -> Response:
+        self._limited()
+        body = call.json()
+        given = body["root_ids"]
+        if len(given) > MAX_CACHED:
+            text = f"Too many root IDs requested: {len(given)}. Maximum allowed is {MAX_CACHED}."
+            return json_response({"Error": text}, 400)
+        form, roots = self._bulk_form(call), [int(root) for root in given]
+        int(body.get("verbose_level", 0))
+        _check_version(call.version)
+        found = [root for root in roots if root not in self.store.refused and self._is_kept(call, root)]
+        answer = {str(root): self._hex(root, call.version, form) for root in found}
+        missing = [root for root in roots if root not in found and self.store.problem(root) is None]
+        if body.get("generate_missing") and self._stranger(call) is None:
+            self.store.queue(missing)
         return json_response(answer)
 
     def _hex(self, root: int, version: int, form: str) -> str:
-        flat = self.store.get(root, real_version(version))
-        if form == "swccompressed":  # the client does not unpack these, so the service does not pack them
-            return (self.store.swc(root) or to_swc(flat)).encode().hex()
-        return encode(flat, version, form, self.store.swc(root))[0].hex()
+        return packed_hex(self.store.get(root), version, form, self.store.swc(root))
 
-    async def generate(self, request: Request) -> Response:
-        body = await _json(request)
-        if body is None or "root_ids" not in body:
-            return _crash()
-        version = int(body.get("skeleton_version", LATEST))
-        roots = [int(root) for root in body["root_ids"]]
-        fresh = [root for root in roots if self.store.problem(root) is None and not self.store.exists(root)]
-        if fresh:
-            self.store.queue(fresh, real_version(version))
-        return json_response(SECONDS_EACH * len(fresh) / WORKERS)
-
-
-async def _json(request: Request) -> dict[str, Any] | None:
-    try:
-        value = json.loads(await request.body())
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    def generate(self, call: _Call) -> Response:
+        if not self.world.options.skeleton_limiter:
+            return json_response(True)
+        body = call.json()
+        roots, version = list(dict.fromkeys(int(root) for root in body["root_ids"])), body["skeleton_version"]
+        _check_version(version)
+        stranger = self._stranger(call)
+        if stranger is not None:
+            raise LookupError(stranger)
+        top = self.world.graph.n_layers
+        fresh = [
+            root
+            for root in roots
+            if not self.store.exists(root) and root not in self.store.refused and root >> 56 == top
+        ]
+        self.store.queue(fresh)
+        return json_response(math.ceil(len(fresh) / WORKERS) * SECONDS_EACH)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.routes.auth import USER
+from cortexclient.sandbox.authorize import USER
+from cortexclient.sandbox.responses import json_response
 from cortexclient.sandbox.routes.calls import anything_else
+from cortexclient.sandbox.routes.pages import crash_page, wrong_method_page
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -23,12 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["STATE_VERSION", "routes"]
 
 STATE_VERSION = "0.7.2"
-_PREFIX = "/nglstate/api/v1"
-_FAILURE = (
-    "<!doctype html>\n<html lang=en>\n<title>500 Internal Server Error</title>\n<h1>Internal Server Error</h1>\n"
-    "<p>The server encountered an internal error and was unable to complete your request. Either the server is "
-    "overloaded or there is an error in the application.</p>\n"
-)
+# states alone are also served where they were before the service had versions
+_PREFIX, _OLD_PREFIX = "/nglstate/api/v1", "/nglstate"
 
 
 class _Shelf:
@@ -37,76 +35,106 @@ class _Shelf:
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
         self._documents: dict[tuple[str, int], Any] = {}
+        self._used: set[int] = set()
         self._lock = threading.Lock()
 
-    def put(self, kind: str, document: Any) -> int:
+    def put(self, kind: str, document: Any, number: int | None = None) -> int:
+        """Keep a document under a number of its own, or under a given one that is free.
+
+        Raises
+        ------
+        KeyError
+            For a number that is taken.
+        """
         with self._lock:
-            number = next(self._numbers)
+            if number is None:
+                number = next(free for free in self._numbers if free not in self._used)
+            if (kind, number) in self._documents:
+                raise KeyError(number)
+            self._used.add(number)
             self._documents[kind, number] = document
         return number
 
     def get(self, kind: str, number: str) -> Any:
+        """Document under a number; a KeyError or ValueError where there is none."""
         return self._documents[kind, int(number)]
+
+
+class _Service:
+    """Handlers; each answers one or more routes."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.shelf = _Shelf()
+
+    async def post(self, request: Request) -> Response:
+        form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+        given = request.path_params.get("number")
+        try:
+            # the real service's framework eats a form-encoded body before the service sees it
+            document = json.loads(b"" if form else await request.body())
+            kind = _kind(request)
+            number = self.shelf.put(kind, document, None if given is None else int(given))
+        except (KeyError, ValueError):
+            return crash_page()
+        above = request.url.path.rstrip("/").rpartition("/")[0]
+        return json_response(f"{self.world.base_url}{above}/{number}")
+
+    async def get(self, request: Request) -> Response:
+        try:
+            document = self.shelf.get(_kind(request), request.path_params["number"])
+        except (KeyError, ValueError):
+            return crash_page()
+        if "/raw/" in request.url.path:
+            # as sent, and as it is stored: compressed
+            return Response(zlib.compress(json.dumps(document).encode()), media_type="text/html")
+        return json_response(document)
+
+    async def post_only(self, _: Request) -> Response:
+        return wrong_method_page()
+
+    async def index(self, _: Request) -> Response:
+        return Response(f"NeuroglancerJsonServer - v{STATE_VERSION}", media_type="text/html")
+
+    async def version(self, _: Request) -> Response:
+        return json_response(STATE_VERSION)
+
+    async def table_info(self, request: Request) -> Response:
+        user = getattr(request.scope.get(USER), "id", 0)
+        # the project of the store, where one deployment has one datastack
+        name = self.world.names.datastack
+        return Response(f"User: {user} - project {name} - table {name}", media_type="text/html")
+
+
+def _kind(request: Request) -> str:
+    return "property" if "/property/" in request.url.path else "state"
 
 
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the state service."""
-    shelf = _Shelf()
-
-    async def post(request: Request) -> Response:
-        kind = "property" if "/property/" in request.url.path else "state"
-        form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
-        try:
-            # the real service's framework eats a form-encoded body before the service sees it
-            document = json.loads(b"" if form else await request.body())
-        except ValueError:
-            return _failure()
-        part = "property/" if kind == "property" else ""
-        return _json(f"{world.base_url}{_PREFIX}/{part}{shelf.put(kind, document)}")
-
-    async def get(request: Request) -> Response:
-        kind = "property" if "/property/" in request.url.path else "state"
-        raw = "/raw/" in request.url.path
-        try:
-            document = shelf.get(kind, request.path_params["number"])
-        except (KeyError, ValueError):
-            return _failure()
-        if raw:
-            # as sent, and as it is stored: compressed
-            return Response(zlib.compress(json.dumps(document).encode()), media_type="text/html")
-        return _json(document)
-
-    async def refuse(_: Request) -> Response:
-        # storing over an existing number takes rights that nobody has here
-        return _failure()
-
-    async def version(_: Request) -> Response:
-        return _json(STATE_VERSION)
-
-    async def table_info(request: Request) -> Response:
-        user = getattr(request.scope.get(USER), "id", 0)
-        # the project of the store, where one deployment has one datastack
-        name = world.names.datastack
-        return Response(f"User: {user} - project {name} - table {name}", media_type="text/html")
-
+    service = _Service(world)
+    both = [
+        route
+        for prefix in (_PREFIX, _OLD_PREFIX)
+        for route in (
+            Route(f"{prefix}/", service.index),
+            Route(f"{prefix}/index", service.index),
+            # asked for with GET, it is a document without a body
+            Route(f"{prefix}/post", service.post, methods=["GET", "POST"]),
+            Route(f"{prefix}/raw/{{number}}", service.get),
+        )
+    ]
     return [
-        Route(f"{_PREFIX}/post", post, methods=["POST"]),
-        Route(f"{_PREFIX}/property/post", post, methods=["POST"]),
-        Route(f"{_PREFIX}/post/{{number}}", refuse, methods=["POST"]),
-        Route(f"{_PREFIX}/property/post/{{number}}", refuse, methods=["POST"]),
-        Route(f"{_PREFIX}/version", version),
-        Route(f"{_PREFIX}/table_info", table_info),
-        Route(f"{_PREFIX}/raw/{{number}}", get),
-        Route(f"{_PREFIX}/property/{{number}}/info", get),
-        Route(f"{_PREFIX}/property/{{number}}", get),
-        Route(f"{_PREFIX}/{{number}}", get),
+        *both,
+        Route(f"{_PREFIX}/version", service.version),
+        Route(f"{_PREFIX}/table_info", service.table_info),
+        Route(f"{_PREFIX}/post/{{number}}", service.post, methods=["GET", "POST"]),
+        Route(f"{_PREFIX}/property/post", service.post, methods=["POST"]),
+        Route(f"{_PREFIX}/property/post", service.post_only),
+        Route(f"{_PREFIX}/property/post/{{number}}", service.post, methods=["GET", "POST"]),
+        Route(f"{_PREFIX}/property/raw/{{number}}", service.get),
+        Route(f"{_PREFIX}/property/{{number}}/info", service.get),
+        Route(f"{_PREFIX}/{{number}}", service.get),
+        Route(f"{_OLD_PREFIX}/{{number}}", service.get),
         anything_else("nglstate"),
     ]
-
-
-def _json(value: Any) -> Response:
-    return Response(json.dumps(value) + "\n", media_type="application/json")
-
-
-def _failure() -> Response:
-    return Response(_FAILURE, status_code=500, media_type="text/html")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.sandbox.routes.auth import USER
+from cortexclient.sandbox.authorize import USER
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
 
 if TYPE_CHECKING:

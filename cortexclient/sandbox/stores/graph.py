@@ -191,12 +191,17 @@ class ChunkedGraph:
         climbed[(self.layout.layers(climbed) < top) | ~self.exists(climbed)] = 0
         return climbed
 
-    def climb(self, ids: Ids, at: int, top: int) -> Ids:
+    def climb(self, ids: Ids, at: int, top: int, *, complete: bool = False) -> Ids:
         """Follow parents as the real service does.
 
         An id without a parent becomes 0 if any other of the ids has one, and stays itself if none has.
+
+        Raises
+        ------
+        KeyError
+            For an id without a parent among others that have one, where `complete`.
         """
-        if len(ids) > _MANY:
+        if len(ids) > _MANY and not complete:
             return self._climb_many(ids, at, top)
         state, layers = self.state, self.layout.layers
         nodes, inverse = np.unique(ids, return_inverse=True)
@@ -207,6 +212,8 @@ class ChunkedGraph:
             parents = state.parents_of(nodes[below], at)
             if not parents.any():
                 break
+            if complete and not parents.all():
+                raise KeyError(int(nodes[below][parents == 0][0]))
             nodes[below] = parents
             below = (layers(nodes) < top) & below
         return nodes[inverse.reshape(-1)]

@@ -186,17 +186,23 @@ def undo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetim
         If there is no such edit, or the graph changed so that it cannot be taken back.
     """
     with graph.lock:
-        entry = _entry(graph, operation_id)
-        more = {"undo_operation_id": operation_id}
-        if entry["kind"] == "merge":
-            edges = np.array(entry.get("activated_edges") or entry["added_edges"], dtype=np.int64)
-            root = _one_root(graph, np.unique(edges))
-            undone = {"kind": "split", "removed_edges": edges.tolist(), **more}
-            return _apply(graph, undone, np.array([root]), edges, join=False, user=user, at=at)
-        edges = np.unique(np.sort(np.array(entry["removed_edges"], dtype=np.int64), axis=1), axis=0)
-        redone = {"kind": "merge", "added_edges": edges.tolist(), "activated_edges": edges.tolist(), **more}
-        roots = np.unique(graph.roots(edges.reshape(-1)))
-        return _apply(graph, redone, roots, edges, join=True, user=user, at=at)
+        again = {"undo_operation_id": operation_id}
+        return _reverse(graph, _entry(graph, operation_id), again, user=user, at=at)
+
+
+def _reverse(
+    graph: ChunkedGraph, entry: dict[str, Any], again: dict[str, int], *, user: str, at: datetime | None
+) -> Edit:
+    """Do the opposite of an edit; `again` says in the log of which edit that is the undoing or redoing."""
+    if entry["kind"] == "merge":
+        edges = np.array(entry.get("activated_edges") or entry["added_edges"], dtype=np.int64)
+        root = _one_root(graph, np.unique(edges))
+        undone = {"kind": "split", "removed_edges": edges.tolist(), **again}
+        return _apply(graph, undone, np.array([root]), edges, join=False, user=user, at=at)
+    edges = np.unique(np.sort(np.array(entry["removed_edges"], dtype=np.int64), axis=1), axis=0)
+    redone = {"kind": "merge", "added_edges": edges.tolist(), "activated_edges": edges.tolist(), **again}
+    roots = np.unique(graph.roots(edges.reshape(-1)))
+    return _apply(graph, redone, roots, edges, join=True, user=user, at=at)
 
 
 def redo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetime | None = None) -> Edit:
@@ -216,7 +222,8 @@ def redo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetim
         _entry(graph, operation_id)
         if not undone:
             raise EditError(f"operation {operation_id} was not undone")
-        return undo(graph, undone[-1], user=user, at=at)
+        again = {"redo_operation_id": operation_id}
+        return _reverse(graph, _entry(graph, undone[-1]), again, user=user, at=at)
 
 
 def _entry(graph: ChunkedGraph, operation_id: int) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def lineage(
     Raises
     ------
     KeyError
-        For an id that never existed.
+        For an id that never existed, and for a supervoxel (the service takes the time of a node from its children).
     """
     log = EditLog(graph)
     result = Lineage()
@@ -182,8 +182,9 @@ def lineage(
 def _created(graph: ChunkedGraph, ids: list[int]) -> list[int]:
     state = graph.state
     rows = state.find(np.array(ids, dtype=np.int64))
-    if (rows < 0).any():
-        raise KeyError(ids[int(np.flatnonzero(rows < 0)[0])])
+    missing = (rows < 0) | (graph.layout.layers(ids) < 2)
+    if missing.any():
+        raise KeyError(ids[int(np.flatnonzero(missing)[0])])
     return [int(micros) for micros in state.created[rows]]
 
 

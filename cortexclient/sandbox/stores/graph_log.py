@@ -12,6 +12,7 @@ from cortexclient.sandbox.stores.graph_history import EditLog, check_roots, line
 from cortexclient.sandbox.stores.graph_state import NEVER, moment, to_micros
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     import pandas as pd
@@ -24,8 +25,10 @@ __all__ = [
     "change_log",
     "delta_roots",
     "merge_log",
+    "operation_details",
     "operation_record",
     "operations_between",
+    "operations_of",
     "tabular_change_log",
 ]
 
@@ -50,6 +53,8 @@ def operation_record(entry: dict[str, Any]) -> dict[str, Any]:
         "source_ids": "source_supervoxels",
         "sink_ids": "sink_supervoxels",
         "bb_offset": "bounding_box_offset_voxel",
+        "undo_operation_id": "undo_operation_id",
+        "redo_operation_id": "redo_operation_id",
     }
     record |= {name: entry[key] for name, key in optional.items() if entry.get(key) is not None}
     return record
@@ -65,10 +70,50 @@ def operations_between(
     return [entry for entry, at in zip(graph.operations, written, strict=True) if low <= at < high]
 
 
+def operation_details(graph: ChunkedGraph, numbers: Iterable[int]) -> dict[str, Any]:
+    """Records of some edits by number.
+
+    Raises
+    ------
+    KeyError
+        For a root that an edit made or ended: the service keeps the number of the edit with it, and no record.
+    """
+    log = EditLog(graph)
+    wanted = {int(number) for number in numbers}
+    strange = sorted(wanted & (log.made.keys() | log.ended.keys()))
+    if strange:
+        raise KeyError(strange[0])
+    return {str(number): operation_record(entry) for number, entry in log.entries.items() if number in wanted}
+
+
+def operations_of(
+    graph: ChunkedGraph, user: str | None, start: datetime, end: datetime, *, undone: bool
+) -> list[dict[str, Any]]:
+    """Edits of one user; without `undone` those that still hold, and no undoing or redoing itself."""
+    entries = operations_between(graph, start, end)
+    taken_back: set[int] = set()
+    for entry in entries:
+        if "undo_operation_id" in entry:
+            taken_back.add(int(entry["undo_operation_id"]))
+        taken_back.discard(int(entry.get("redo_operation_id", -1)))
+    own = [entry for entry in entries if str(entry["user"]) == user]
+    if undone:
+        return own
+    steps = ("undo_operation_id", "redo_operation_id")
+    return [
+        entry
+        for entry in own
+        if not any(step in entry for step in steps) and int(entry["operation_id"]) not in taken_back
+    ]
+
+
 def delta_roots(graph: ChunkedGraph, past: datetime, future: datetime) -> tuple[Ids, Ids]:
-    """Roots that edits within a window made an end of, and those they made; what came and went is in both."""
+    """Roots that edits within a window made an end of, and those they made; what came and went is in both.
+
+    An old root is there once for each root that was made of it.
+    """
     edits = operations_between(graph, past, future, inclusive=True)
-    old = [int(root) for entry in edits for root in entry["old_roots"]]
+    old = [int(root) for entry in edits for _ in entry["new_roots"] for root in entry["old_roots"]]
     new = [int(root) for entry in edits for root in entry["new_roots"]]
     return np.array(old, dtype=np.int64), np.array(new, dtype=np.int64)
 

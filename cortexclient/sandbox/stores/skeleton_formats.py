@@ -10,7 +10,17 @@ import numpy as np
 
 from cortexclient.sandbox.stores.skeleton_tree import Tree
 
-__all__ = ["FORMATS", "encode", "flat_of_version", "precomputed_info", "to_swc"]
+__all__ = [
+    "BULK_FORMATS",
+    "FORMATS",
+    "VERSIONS",
+    "encode",
+    "flat_of_version",
+    "packed_hex",
+    "precomputed_info",
+    "real_version",
+    "to_swc",
+]
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
@@ -27,6 +37,8 @@ FORMATS = (
     "swccompressed",
     "precomputed",
 )
+# formats in which many are answered at once; each is packed, whether its name says so or not
+BULK_FORMATS = ("flatdict", "json", "jsoncompressed", "swc", "swccompressed")
 
 
 def real_version(version: int) -> int:
@@ -35,15 +47,16 @@ def real_version(version: int) -> int:
 
 
 def precomputed_info(version: int) -> dict[str, Any]:
-    """Body of ``skeleton/VERSION/info``, as Neuroglancer reads it."""
-    kind = "float32" if real_version(version) == 2 else "uint8"
+    """Body of ``skeleton/VERSION/info``, as Neuroglancer reads it; version 1 had points and edges only."""
+    kind = "float32" if version == 2 else "uint8"
+    attributes = [
+        {"id": "radius", "data_type": "float32", "num_components": 1},
+        {"id": "compartment", "data_type": kind, "num_components": 1},
+    ]
     return {
         "@type": "neuroglancer_skeletons",
         "transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0],
-        "vertex_attributes": [
-            {"id": "radius", "data_type": "float32", "num_components": 1},
-            {"id": "compartment", "data_type": kind, "num_components": 1},
-        ],
+        "vertex_attributes": attributes if version > 1 else [],
     }
 
 
@@ -94,6 +107,21 @@ def encode(flat: dict[str, Any], version: int, form: str, swc: str | None = None
     raise ValueError(f"no skeleton format {form!r}")
 
 
+def packed_hex(flat: dict[str, Any], version: int, form: str, swc: str | None = None) -> str:
+    """One of many skeletons as hexadecimal digits inside of JSON.
+
+    Parameters
+    ----------
+    flat, version, swc
+        As for :func:`encode`.
+    form : str
+        One of :data:`BULK_FORMATS`.
+    """
+    if form.startswith("swc"):  # the client does not unpack these, so the service does not pack them
+        return encode(flat, version, "swc", swc)[0].hex()
+    return encode(flat, version, "jsoncompressed" if form == "json" else form, swc)[0].hex()
+
+
 def _maybe_packed(value: dict[str, Any], form: str) -> tuple[bytes, str]:
     body = json.dumps(value).encode()
     return (gzip.compress(body, mtime=0), BYTES) if form.endswith("compressed") else (body, JSON)
@@ -102,17 +130,13 @@ def _maybe_packed(value: dict[str, Any], form: str) -> tuple[bytes, str]:
 def _precomputed(flat: dict[str, Any], version: int) -> bytes:
     vertices = np.asarray(flat["vertices"], "<f4").reshape(-1, 3)
     edges = np.asarray(flat["edges"], "<u4").reshape(-1, 2)
-    label = "<f4" if real_version(version) == 2 else "u1"
-    return b"".join(
-        (
-            np.array([len(vertices), len(edges)], "<u4").tobytes(),
-            vertices.tobytes(),
-            edges.tobytes(),
-            np.asarray(flat["radius"], "<f4").tobytes(),
-            # twice, though the info names it once: so does the real service
-            2 * np.asarray(flat["compartment"]).astype(label).tobytes(),
-        )
-    )
+    parts = [np.array([len(vertices), len(edges)], "<u4"), vertices, edges]
+    version = real_version(version)
+    if version > 1:
+        # compartments twice, though the info names them once: so does the real service
+        labels = np.asarray(flat["compartment"]).astype("<f4" if version == 2 else "u1")
+        parts += [np.asarray(flat["radius"], "<f4"), labels, labels]
+    return b"".join(part.tobytes() for part in parts)
 
 
 def to_swc(flat: dict[str, Any]) -> str:

@@ -46,9 +46,8 @@ class SkeletonStore:
         self._lock = threading.RLock()
         self._flat: dict[int, dict[str, Any]] = {}
         self._swc: dict[int, str] = {}
-        self._made: dict[int, set[int]] = {}
-        if not world.options.cold_skeletons:
-            self._made = {root: {4} for root in self._stored_roots()}
+        # whatever version was asked for, the service keeps the newest and makes the others from it
+        self._made: set[int] = set() if world.options.cold_skeletons else set(self._stored_roots())
         refused = world.folder.json("skeletons", "refusal_list.json", default=[])
         self.refused: dict[int, None] = dict.fromkeys(int(root) for root in refused)
 
@@ -59,13 +58,13 @@ class SkeletonStore:
     # -- what is there -----------------------------------------------------------------------------------------------
 
     def exists(self, root: int) -> bool:
-        """Whether a skeleton was made, in whatever version."""
-        return bool(self._made.get(root))
+        """Whether a skeleton was made."""
+        return root in self._made
 
-    def made(self, version: int) -> list[int]:
-        """Roots whose skeletons were made in one version."""
+    def made(self) -> list[int]:
+        """Roots whose skeletons were made."""
         with self._lock:
-            return sorted(root for root, versions in self._made.items() if version in versions)
+            return sorted(self._made)
 
     def problem(self, root: int) -> SkeletonError | None:
         """Why a root cannot have a skeleton at all; None where it can."""
@@ -78,7 +77,7 @@ class SkeletonStore:
             return SkeletonError(400, UNKNOWN.format(root=root))
         return None
 
-    def get(self, root: int, version: int) -> dict[str, Any]:
+    def get(self, root: int) -> dict[str, Any]:
         """The newest ``flatdict`` of a root, made now if need be.
 
         Raises
@@ -92,14 +91,14 @@ class SkeletonStore:
         flat = self._flat.get(root) or self._read(root) or self._compute(root)
         with self._lock:
             self._flat[root] = flat
-            self._made.setdefault(root, set()).add(version)
+            self._made.add(root)
         return flat
 
     def swc(self, root: int) -> str | None:
         """SWC text of a root as it was recorded, where it was."""
         return self._swc.get(root)
 
-    def queue(self, roots: list[int], version: int) -> None:
+    def queue(self, roots: list[int]) -> None:
         """Make skeletons in the background."""
 
         def work() -> None:
@@ -107,7 +106,7 @@ class SkeletonStore:
                 if self._world.closing.wait(self._world.options.skeleton_delay):
                     return
                 try:
-                    self.get(root, version)
+                    self.get(root)
                 except SkeletonError:
                     continue  # the real service drops it as silently
 
