@@ -50,10 +50,6 @@ class Claimants:
     chunk: NDArray[np.int32]
     point: NDArray[np.float64]
 
-    def select(self, keep: NDArray[np.bool_]) -> Claimants:
-        """Some of the claimants, by a mask of shape (R,)."""
-        return Claimants(self.label[keep], self.chunk[keep], self.point[keep])
-
     @property
     def has_point(self) -> NDArray[np.bool_]:
         """Which of them have a representative point."""
@@ -70,8 +66,8 @@ class _Distances:
 
 
 def claim_by_point(
-    vertices: NDArray[Any], faces: NDArray[Any], pieces: Pieces, claimants: Claimants
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    pieces: Pieces, claimants: Claimants
+) -> NDArray[np.int32]:
     """Give each piece to the representative point that it encloses.
 
     A point inside an object meets the object's own surface first, whichever way it goes, so its nearest vertex is
@@ -82,19 +78,17 @@ def claim_by_point(
 
     Returns
     -------
-    labels : ndarray of int32, shape (V,)
+    ndarray of int32, shape (V,)
         Label of each row of ``pieces.vertex``, -1 for none.
-    shared : ndarray of int64
-        The pieces that several points lie in, ascending.
     """
     table = _distances(pieces, claimants)
     owner = np.full(len(pieces), -1, dtype=np.int64)
     if not len(table.nm):
-        return np.full(len(pieces.vertex), -1, dtype=np.int32), np.empty(0, dtype=np.int64)
+        return np.full(len(pieces.vertex), -1, dtype=np.int32)
     inside = np.zeros(len(table.nm))
     doubtful = _doubtful(pieces, claimants.point, table)
     inside[doubtful] = winding_numbers(
-        vertices, faces, pieces, table.piece[doubtful], claimants.point[table.claimant[doubtful]]
+        pieces, table.piece[doubtful], claimants.point[table.claimant[doubtful]]
     )
     # winding numbers below the limit say little, so there the distance decides; ties go to the smaller id
     rank = np.where(inside > _INSIDE, -inside, 0.0)
@@ -104,11 +98,11 @@ def claim_by_point(
     owner[piece[first]] = claimant[first]
     lost = np.ones(len(pick), dtype=bool)
     lost[first] = False
-    moved = _second_choice(vertices, faces, pieces, claimants, table, owner, claimant[lost], nm[lost])
+    moved = _second_choice(pieces, claimants, table, owner, claimant[lost], nm[lost])
     labels = pieces.spread(np.where(owner >= 0, claimants.label[owner], -1).astype(np.int32))
     sharing = lost & ~moved[claimant] & (inside[pick] > _SURELY_INSIDE)
     _share(pieces, claimants, labels, owner, claimant[sharing], piece[sharing])
-    return labels, np.unique(piece[sharing])
+    return labels
 
 
 def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) -> NDArray[np.int64]:
@@ -164,8 +158,6 @@ def _distances(pieces: Pieces, claimants: Claimants) -> _Distances:
 
 
 def _second_choice(
-    vertices: NDArray[Any],
-    faces: NDArray[Any],
     pieces: Pieces,
     claimants: Claimants,
     table: _Distances,
@@ -178,9 +170,7 @@ def _second_choice(
     reach = np.full(len(moved), -1.0)
     reach[losers] = _ABOUT_AS_NEAR * lost_at + _ABOUT_AS_NEAR_NM
     pairs = np.flatnonzero((reach[table.claimant] >= 0) & (owner[table.piece] < 0))
-    inside = winding_numbers(
-        vertices, faces, pieces, table.piece[pairs], claimants.point[table.claimant[pairs]]
-    )
+    inside = winding_numbers(pieces, table.piece[pairs], claimants.point[table.claimant[pairs]])
     fits = (inside > _INSIDE) | (table.nm[pairs] <= reach[table.claimant[pairs]])
     pairs, rank = pairs[fits], np.where(inside > _INSIDE, -inside, 0.0)[fits]
     for pair in pairs[np.lexsort((table.piece[pairs], table.claimant[pairs], table.nm[pairs], rank))]:
@@ -212,7 +202,7 @@ def _share(
 
 
 def claim_by_enclosure(
-    vertices: NDArray[Any], faces: NDArray[Any], pieces: Pieces, labels: NDArray[np.int32]
+    pieces: Pieces, labels: NDArray[np.int32]
 ) -> NDArray[np.int64]:
     """Give free pieces to the owned piece of their chunk that they lie within; fills ``labels``.
 
@@ -233,7 +223,7 @@ def claim_by_enclosure(
     if not len(one):
         return np.asarray(one)
     middle = np.stack([_middle_vertex(pieces, int(piece)) for piece in one]) + pieces.origin
-    winds = winding_numbers(vertices, faces, pieces, other, middle)
+    winds = winding_numbers(pieces, other, middle)
     one, other, winds = one[winds > _ENCLOSED], other[winds > _ENCLOSED], winds[winds > _ENCLOSED]
     pick = _first_of_each(one, (labels[pieces.start[other]], -winds))
     lengths = pieces.size[one[pick]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -20,22 +20,46 @@ _FLOAT_SLACK_NM = 0.12
 _SAMPLE = 200_000
 # a table from chunk position to chunk is made when it has at most this many cells
 _MAX_TABLE = 1 << 24
+_MAX_INT32 = 1 << 31
+# vertices that are worked on at once, so that what is in between stays in the processor's cache
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Located:
-    """The chunk of every vertex.
+    """The grid cell of every vertex, and which cells are the chunks that were asked for.
 
     Attributes
     ----------
-    chunk : ndarray of int32, shape (N,)
-        Row of the vertex's chunk in the chunks that were asked for; -1 for a vertex in none of them.
-    on_face : ndarray of bool, shape (N,)
-        The vertex lies on the lower face of its chunk, so the chunk below has a copy of it too.
+    cell : ndarray of int32 or int64, shape (N,)
+        Number of the cell that a vertex lies in. Cells are half open: a vertex on the plane between two is in the upper
+        one. All that lies further out than the chunks' neighbours is in the outermost cells.
+    planes : ndarray of uint8, shape (N,)
+        Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below may have it
+        too.
+    extent : tuple of int
+        Cells along each axis; ``cell`` counts z first, then y, then x.
+    row : callable
+        Gives the row of the chunk in the chunks asked for, -1 for none, of an array of cells.
     """
 
-    chunk: NDArray[np.int32]
-    on_face: NDArray[np.bool_]
+    cell: NDArray[Any]
+    planes: NDArray[np.uint8]
+    extent: tuple[int, int, int]
+    row: Callable[[NDArray[Any]], NDArray[np.int32]]
+
+    def below(self, corners: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
+        """Cell whose mesh a triangle belongs to: on each axis the lowest cell of its corners, given by their cells.
+
+        A corner on a plane is in the cell above it, also where the triangle hangs below.
+        """
+        rest = list(corners)
+        low = np.zeros_like(rest[0])
+        for stride in _strides(self.extent).tolist():
+            axis = [cell // stride for cell in rest]
+            low += np.minimum(np.minimum(axis[0], axis[1]), axis[2]) * stride
+            rest = [cell - along * stride for cell, along in zip(rest, axis, strict=True)]
+        return np.asarray(low)
 
 
 @dataclass(frozen=True)
@@ -130,9 +154,9 @@ class ChunkGrid:
         """How far below a face, in nm, a vertex still counts as lying on it."""
         return max(self.draco / 4, _FLOAT_SLACK_NM)
 
-    def faces(self, axis: int, count: int, offset: float) -> NDArray[np.float64]:
-        """Coordinates in nm of the lower faces of chunks 0..count-1 along an axis, as they appear in a mesh."""
-        planes = offset + np.arange(count) * self.size[axis]
+    def faces(self, axis: int, count: int, offset: float, *, first: int = 0) -> NDArray[np.float64]:
+        """Coordinates in nm of the lower faces of chunks along an axis from the first on, as they appear in a mesh."""
+        planes = offset + np.arange(first, first + count) * self.size[axis]
         if self.draco:
             # draco rounds to the nearest cell, halves upward, so the face itself moves to the nearest cell
             planes = np.floor(planes / self.draco + 0.5) * self.draco
@@ -167,9 +191,7 @@ class ChunkGrid:
         return int(((low < plane - self.slack) & (high > plane + self.slack)).sum())
 
     def locate(self, vertices: NDArray[Any], faces: NDArray[Any], positions: NDArray[np.int64]) -> Located:
-        """Find the chunk of every vertex among those at the given positions.
-
-        Boxes are half open: a vertex on the face between two chunks is in the upper one.
+        """Find the cell of every vertex on a grid that holds the chunks at the given positions.
 
         Parameters
         ----------
@@ -179,47 +201,48 @@ class ChunkGrid:
             Rows of ``vertices``.
         positions : ndarray of int64, shape (C, 3)
             Chunk positions, without repeats.
+
+        Raises
+        ------
+        ValueError
+            If a coordinate is not a number.
         """
-        count = len(vertices)
-        on_face = np.zeros(count, dtype=bool)
-        if not len(positions) or not count:
-            return Located(np.full(count, -1, dtype=np.int32), on_face)
-        low = positions.min(axis=0)
-        extent = positions.max(axis=0) - low + 1
-        key = np.zeros(count, dtype=np.int64)
-        outside = np.zeros(count, dtype=bool)
+        # one more cell on each side, for what lies outside and for what hangs below a plane
+        low = positions.min(axis=0) - 1 if len(positions) else np.zeros(3, dtype=np.int64)
+        extent = positions.max(axis=0) - low + 2 if len(positions) else np.ones(3, dtype=np.int64)
+        total = int(np.prod(extent, dtype=object))
+        cell = np.zeros(len(vertices), dtype=np.int32 if total < _MAX_INT32 else np.int64)
+        planes = np.zeros(len(vertices), dtype=np.uint8)
         offset = self.best_offset(vertices, faces)
         for axis in range(3):
-            cell = self._cells(vertices[:, axis], axis, float(offset[axis]), on_face)
-            cell -= int(low[axis])
-            outside |= (cell < 0) | (cell >= extent[axis])
-            key *= int(extent[axis])
-            key += cell
-        chunk = _rows_of(key, outside, ((positions - low) @ _strides(extent)), int(np.prod(extent)))
-        return Located(chunk, on_face)
+            lower = self.faces(axis, int(extent[axis]), float(offset[axis]), first=int(low[axis]))
+            for start in range(0, len(vertices), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                values = vertices[block, axis].astype(np.float64)
+                at = self._cells(values, lower, float(self.size[axis]))
+                cell[block] *= cell.dtype.type(extent[axis])
+                cell[block] += at
+                # the distance from the plane is left in ``values``
+                planes[block] |= (np.abs(values) <= self.slack).astype(np.uint8) << np.uint8(axis)
+        extents = (int(extent[0]), int(extent[1]), int(extent[2]))
+        return Located(cell, planes, extents, _rows(((positions - low) @ _strides(extent)), total))
 
     def _cells(
-        self, column: NDArray[Any], axis: int, offset: float, on_face: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
-        size = float(self.size[axis])
-        half = self.draco / 2
-        values = column.astype(np.float64)
-        if not np.isfinite(values).all():
+        self, values: NDArray[np.float64], lower: NDArray[np.float64], size: float
+    ) -> NDArray[np.int32]:
+        """Cell of each coordinate by the lower planes of all cells; coordinates become distances from the plane."""
+        # a plane moves by at most half a draco cell, so this is the right cell or the one after it
+        at = values - (lower[0] - self.draco - self.slack)
+        at /= size
+        if not np.isfinite(at).all():
             raise ValueError("vertices hold a coordinate that is not a number; drop those vertices first")
-        # a face moves by at most half a draco cell, so this is the right cell or the one after it
-        cell = np.floor((values - offset + half + self.slack) / size)
-        planes = cell * size + offset
-        if self.draco:
-            planes /= self.draco
-            planes += 0.5
-            np.floor(planes, out=planes)
-            planes *= self.draco
-        values -= planes
-        below = values < -self.slack
-        np.logical_or(on_face, np.abs(values) <= self.slack, out=on_face)
-        result = cell.astype(np.int64)
-        result -= below
-        return result
+        np.clip(at, 0, len(lower) - 1, out=at)
+        cell = at.astype(np.int32)
+        values -= lower[cell]
+        under = np.flatnonzero((values < -self.slack) & (cell > 0))
+        values[under] += lower[cell[under]] - lower[cell[under] - 1]
+        cell[under] -= 1
+        return cell
 
 
 def _corner(scale: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -239,16 +262,17 @@ def _strides(extent: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array([int(extent[1]) * int(extent[2]), int(extent[2]), 1], dtype=np.int64)
 
 
-def _rows_of(
-    key: NDArray[np.int64], outside: NDArray[np.bool_], wanted: NDArray[np.int64], cells: int
-) -> NDArray[np.int32]:
-    key[outside] = -1
-    if cells <= _MAX_TABLE:
-        table = np.full(cells + 1, -1, dtype=np.int32)  # the last cell answers key -1
+def _rows(wanted: NDArray[np.int64], total: int) -> Callable[[NDArray[Any]], NDArray[np.int32]]:
+    """Give a function from cells to rows of the wanted cells."""
+    if total <= _MAX_TABLE:
+        table = np.full(total, -1, dtype=np.int32)
         table[wanted] = np.arange(len(wanted), dtype=np.int32)
-        return table[key]
-    order = np.argsort(wanted)
-    place = np.searchsorted(wanted, key, sorter=order).clip(max=len(wanted) - 1)
-    rows = order[place].astype(np.int32)
-    rows[wanted[rows] != key] = -1
-    return np.asarray(rows)
+        return lambda cell: np.asarray(table[cell])
+    order = np.argsort(wanted).astype(np.int32)
+    ascending = wanted[order]
+
+    def search(cell: NDArray[Any]) -> NDArray[np.int32]:
+        place = np.searchsorted(ascending, cell).clip(max=len(ascending) - 1)
+        return np.where(ascending[place] == cell, order[place], np.int32(-1))
+
+    return search

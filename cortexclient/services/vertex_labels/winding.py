@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.components import Pieces, ragged
+from cortexclient.services.vertex_labels.components import Pieces, in_order, ragged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from cortexclient.services.vertex_labels.fragments import Three
 
 __all__ = ["winding_numbers"]
 
@@ -21,18 +23,14 @@ _ENOUGH = 50_000
 
 
 def winding_numbers(
-    vertices: NDArray[Any],
-    faces: NDArray[Any],
-    pieces: Pieces,
-    piece: NDArray[np.int64],
-    point: NDArray[np.float64],
+    pieces: Pieces, piece: NDArray[np.int64], point: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """How often a piece winds around a point: 1 inside a closed surface, 0 outside, in between near a cut.
 
     Outside, in front of the wall of a piece that is open behind, it is negative.
 
     The sum of the solid angles of the triangles, by A. van Oosterom and J. Strackee, IEEE Trans. Biomed. Eng. 30
-    (1983) 125, over 4 pi. Triangles that cross a chunk face count for the pieces on both sides.
+    (1983) 125, over 4 pi.
 
     Parameters
     ----------
@@ -46,12 +44,13 @@ def winding_numbers(
     ndarray of float64, shape (Q,)
         Positive inside, whichever way the triangles of the mesh are turned.
     """
-    wanted, place = np.unique(piece, return_inverse=True)
-    triangle, begin = _triangles(len(vertices), faces, pieces, wanted)
-    count = np.diff(begin)[place]
     total = np.zeros(len(piece))
-    corners = faces[triangle]
-    seen_from = point.astype(vertices.dtype)
+    if not len(piece):
+        return total
+    wanted, place = np.unique(piece, return_inverse=True)
+    corners, begin = _triangles(pieces, wanted)
+    count = np.diff(begin)[place]
+    seen_from = (point - pieces.origin).astype(np.float32)
     blocks = np.searchsorted(np.cumsum(count), np.arange(0, count.sum() + _BLOCK, _BLOCK))
     for low, high in itertools.pairwise(blocks):
         span = slice(int(low), int(high))
@@ -60,19 +59,18 @@ def winding_numbers(
             continue
         pair = np.repeat(np.arange(low, high), count[span])
         origin = seen_from[pair]
-        a, b, c = (vertices[corners[rows, k]] - origin for k in range(3))
+        a, b, c = (pieces.points[corner[rows]] - origin for corner in corners)
         total += np.bincount(pair, weights=_solid_angles(a, b, c), minlength=len(piece))
-    return total * (_turn(vertices, corners, begin) / (4 * np.pi))
+    return total * (_turn(pieces, corners, begin) / (4 * np.pi))
 
 
-def _turn(vertices: NDArray[Any], corners: NDArray[Any], begin: NDArray[np.int64]) -> float:
+def _turn(pieces: Pieces, corners: Three, begin: NDArray[np.int64]) -> float:
     """1 if triangles look outward as they are written, -1 if inward: most look away from the middle of their piece."""
     last = int(np.searchsorted(begin, _ENOUGH))
     begin = begin[: last + 1]
-    corners = corners[: begin[-1]]
-    if not len(corners):
+    if begin[-1] == 0:
         return 1.0
-    a, b, c = (vertices[corners[:, k]].astype(np.float64) for k in range(3))
+    a, b, c = (pieces.points[corner[: begin[-1]]].astype(np.float64) for corner in corners)
     middle = (a + b + c) / 3
     count = np.diff(begin)
     there = count > 0
@@ -98,22 +96,14 @@ def _solid_angles(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[
     return np.asarray(2 * np.arctan2(_triple(a, b, c), below))
 
 
-def _triangles(
-    count: int, faces: NDArray[Any], pieces: Pieces, wanted: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of ``faces`` with a corner in each wanted piece, and where each piece's rows begin."""
-    number = np.full(count, -1, dtype=np.int32)
-    size = pieces.size[wanted]
-    number[pieces.vertex[ragged(pieces.start[wanted], size)]] = np.repeat(
-        np.arange(len(wanted), dtype=np.int32), size
-    )
-    known = number >= 0
-    rows = np.flatnonzero(known[faces[:, 0]] | known[faces[:, 1]] | known[faces[:, 2]])
-    a, b, c = (number[faces[rows, k]] for k in range(3))
-    second, third = (b >= 0) & (b != a), (c >= 0) & (c != a) & (c != b)
-    first = a >= 0
-    owner = np.concatenate([a[first], b[second], c[third]])
-    rows = np.concatenate([rows[first], rows[second], rows[third]])
-    order = np.argsort(owner, kind="stable")
+def _triangles(pieces: Pieces, wanted: NDArray[np.int64]) -> tuple[Three, NDArray[np.int64]]:
+    """Corners of the triangles of each wanted piece, and where each piece's begin."""
+    number = np.full(len(pieces), -1, dtype=np.int32)
+    number[wanted] = np.arange(len(wanted), dtype=np.int32)
+    owner = pieces.spread(number)[pieces.corners[0]]
+    rows = np.flatnonzero(owner >= 0)
+    owner = owner[rows]
     begin = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(wanted)))])
-    return rows[order], begin
+    rows = rows[in_order(owner)]
+    a, b, c = (corner[rows] for corner in pieces.corners)
+    return (a, b, c), begin

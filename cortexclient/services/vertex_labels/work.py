@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from cortexclient.services.vertex_labels.claims import (
     claim_by_point,
     claim_by_proximity,
 )
-from cortexclient.services.vertex_labels.components import Pieces, cut_into_pieces, find_loose, ragged
+from cortexclient.services.vertex_labels.components import Pieces, cut_into_pieces, nearest_owner, ragged
+from cortexclient.services.vertex_labels.fragments import sort_into_chunks
 from cortexclient.services.vertex_labels.lookup import claim_by_lookup
 from cortexclient.services.vertex_labels.spread import spread_labels
 
@@ -67,97 +67,73 @@ class Work:
         self.labels = np.full(len(vertices), -1, dtype=np.int32)
         self.decisions = np.zeros(len(vertices), dtype=np.uint8)
         self.piece = np.full(len(vertices), -1, dtype=np.int32)
+        self.pieces: Pieces | None = None
         positions, chunk_of_id = np.unique(grid.positions(ids), axis=0, return_inverse=True)
         self.chunk_of_id = chunk_of_id.reshape(-1).astype(np.int32)
         self.ids_in_chunk = np.bincount(self.chunk_of_id, minlength=len(positions))
         self.where: Located = grid.locate(vertices, faces, positions)
-        self.loose = find_loose(faces, self.where.chunk, self.where.on_face)
+        self.fragments = sort_into_chunks(faces, self.where, self.ids_in_chunk > 1)
 
     def own_chunks(self) -> None:
         """Label the vertices of chunks with one id."""
         only = np.full(len(self.ids_in_chunk) + 1, -1, dtype=np.int32)  # the last entry answers chunk -1
         only[self.chunk_of_id] = np.arange(len(self.chunk_of_id), dtype=np.int32)
         only[:-1][self.ids_in_chunk != 1] = -1
-        self.labels[:] = only[self.where.chunk]
-        self.labels[self.loose] = -1
+        self.labels[:] = only[self.fragments.home]
         self.decisions[self.labels >= 0] = Decision.OWN_CHUNK
 
     def several(self, max_distance: float, ratio_better: float, lookup: Lookup | None) -> None:
         """Label the pieces of chunks with several ids."""
-        many = np.append(self.ids_in_chunk > 1, False)  # the last entry answers chunk -1
-        wanted = many[self.where.chunk] & ~self.loose
-        if not wanted.any():
+        if not len(self.fragments.vertex):
             return
-        pieces = cut_into_pieces(self.vertices, self.faces, self.where.chunk, wanted)
+        pieces = cut_into_pieces(self.vertices, self.fragments)
         order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
-        order = order[many[self.chunk_of_id[order]]]
+        order = order[(self.ids_in_chunk > 1)[self.chunk_of_id[order]]]
         claimants = Claimants(order, self.chunk_of_id[order], self.points[order])
-        labels, shared = claim_by_point(self.vertices, self.faces, pieces, claimants)
-        settle = partial(self._settle, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup)
-        if not len(shared):
-            settle(pieces, claimants, labels, self.faces)
-            return
-        # objects that touch are often joined by nothing but vertices on a chunk face: cut there, and ask again
-        contested = np.unique(pieces.chunk[shared])
-        seam = self._seam(pieces, shared)
-        again, ask_again = np.isin(pieces.chunk, contested), np.isin(claimants.chunk, contested)
-        rest = pieces.select(~again)
-        settle(rest, claimants.select(~ask_again), labels[pieces.spread(~again)], self.faces)
-        wanted = np.zeros_like(seam)
-        wanted[pieces.vertex[pieces.spread(again)]] = True
-        faces = self.faces[wanted[self.faces[:, 0]] | wanted[self.faces[:, 1]] | wanted[self.faces[:, 2]]]
-        wanted &= ~seam
-        pieces = cut_into_pieces(self.vertices, faces, self.where.chunk, wanted)
-        claimants = claimants.select(ask_again)
-        labels, _ = claim_by_point(self.vertices, faces, pieces, claimants)
-        settle(pieces, claimants, labels, faces, first=len(rest))
-        sewn = spread_labels(
-            self.vertices,
-            faces,
-            self.labels,
-            self.where.on_face,
-            None,
-            only=seam,
-            chunk=self.where.chunk,
-        )
-        self.decisions[sewn] = Decision.COMPONENT
-
-    def _settle(
-        self,
-        pieces: Pieces,
-        claimants: Claimants,
-        labels: NDArray[np.int32],
-        faces: NDArray[Any],
-        *,
-        max_distance: float,
-        ratio_better: float,
-        lookup: Lookup | None,
-        first: int = 0,
-    ) -> None:
-        """Label the pieces that no point claimed, and write down all; pieces are numbered from ``first``."""
+        labels = claim_by_point(pieces, claimants)
         decisions = np.where(labels >= 0, Decision.COMPONENT, Decision.NONE).astype(np.uint8)
         _mark(pieces, decisions, claim_by_elimination(pieces, claimants, labels), Decision.ELIMINATION)
-        within = claim_by_enclosure(self.vertices, faces, pieces, labels)
-        _mark(pieces, decisions, within, Decision.COMPONENT)
+        _mark(pieces, decisions, claim_by_enclosure(pieces, labels), Decision.COMPONENT)
         near = claim_by_proximity(pieces, labels, max_distance=max_distance, ratio_better=ratio_better)
         _mark(pieces, decisions, near, Decision.PROXIMITY)
         if lookup is not None:
-            asked = claim_by_lookup(self.vertices, faces, pieces, claimants, self.ids, labels, lookup)
+            asked = claim_by_lookup(self.vertices, self.faces, pieces, claimants, self.ids, labels, lookup)
             _mark(pieces, decisions, asked, Decision.LOOKUP)
         self.labels[pieces.vertex] = labels
         self.decisions[pieces.vertex] = decisions
-        self.piece[pieces.vertex] = pieces.spread(np.arange(first, first + len(pieces), dtype=np.int32))
+        self.piece[pieces.vertex] = pieces.spread(np.arange(len(pieces), dtype=np.int32))
+        self.pieces = pieces
+        self._label_rims()
 
-    def _seam(self, pieces: Pieces, which: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Vertices of some pieces that lie on chunk faces."""
-        seam = np.zeros(len(self.vertices), dtype=bool)
-        seam[pieces.vertex[ragged(pieces.start[which], pieces.size[which])]] = True
-        return np.asarray(seam & self.where.on_face)
+    def _label_rims(self) -> None:
+        """Label vertices on upper planes by the pieces whose triangles hang there."""
+        reached = self._spread(None, only=self.fragments.rim, chunk=self.fragments.home)
+        self.decisions[reached] = Decision.COMPONENT
+
+    def _spread(self, hop_limit: int | None, **within: Any) -> NDArray[np.int64]:
+        return spread_labels(
+            self.vertices, self.faces, self.labels, self.where.planes != 0, hop_limit, **within
+        )
 
     def propagate(self, hop_limit: int | None) -> None:
-        """Label what is left along the mesh."""
-        reached = spread_labels(self.vertices, self.faces, self.labels, self.where.on_face, hop_limit)
+        """Label what is left along the mesh.
+
+        A label that comes from another chunk says that a piece goes on there, but cannot be right for a chunk with ids
+        of its own: then it is the id of the nearest piece of that chunk.
+        """
+        reached = self._spread(hop_limit)
         self.decisions[reached] = Decision.PROPAGATION
+        reached = reached[self.piece[reached] >= 0]
+        if self.pieces is None or not len(reached):
+            return
+        free, which = np.unique(self.piece[reached], return_inverse=True)
+        owned = self.decisions[self.pieces.vertex[self.pieces.start[:-1]]]
+        at = nearest_owner(
+            self.pieces, free, (owned != Decision.NONE) & (owned != Decision.PROPAGATION)
+        )
+        label = np.where(at >= 0, self.labels[self.pieces.vertex[at]], -1)
+        known = label[which] >= 0
+        self.labels[reached[known]] = label[which[known]]
 
     def crumbs(self, max_distance: float) -> None:
         """Give the ids that have no vertex yet the vertices next to their points, where no other id's claim is surer.
@@ -171,12 +147,12 @@ class Work:
         waiting = np.append(
             np.bincount(self.chunk_of_id[empty], minlength=len(self.ids_in_chunk)) > 0, [False]
         )
-        vertex = np.flatnonzero(waiting[self.where.chunk])
+        vertex = np.flatnonzero(waiting[self.fragments.home])
         if not len(empty) or not len(vertex):
             return
-        order = np.argsort(self.where.chunk[vertex], kind="stable")
+        order = np.argsort(self.fragments.home[vertex], kind="stable")
         vertex = vertex[order]
-        chunk = self.where.chunk[vertex]
+        chunk = self.fragments.home[vertex]
         first = np.searchsorted(chunk, self.chunk_of_id[empty], "left")
         count = np.searchsorted(chunk, self.chunk_of_id[empty], "right") - first
         rows, ids = ragged(first, count), np.repeat(empty, count)
