@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
+    "GRACE",
     "Cancelled",
     "ProgressBar",
     "Stop",
+    "become_worker",
     "current_stop",
     "default_workers",
     "map_in_order",
@@ -26,7 +28,7 @@ __all__ = [
     "progress_bar",
 ]
 
-_GRACE = 1.0
+GRACE = 1.0
 """Seconds that a worker gets to notice that it is no longer wanted."""
 
 Item = TypeVar("Item")
@@ -68,6 +70,11 @@ _stop: ContextVar[Stop | None] = ContextVar("cortexclient_stop", default=None)
 def current_stop() -> Stop | None:
     """Give the stop of the work that this thread does, if it is a worker."""
     return _stop.get()
+
+
+def become_worker(stop: Stop) -> None:
+    """Make this thread a worker of a call that a stop belongs to."""
+    _stop.set(stop)
 
 
 class Cancelled(BaseException):
@@ -179,7 +186,7 @@ def _parallel(function: Callable[[Item], Result], work: list[Item], workers: int
     board = _Board(len(work))
 
     def run() -> None:
-        _stop.set(board.stop)
+        become_worker(board.stop)
         while (index := board.take(len(work))) is not None:
             try:
                 board.finish(index, function(work[index]), None)
@@ -201,7 +208,7 @@ def _parallel(function: Callable[[Item], Result], work: list[Item], workers: int
         if board.done < len(work):
             board.stop.abort()
         for thread in threads:
-            thread.join(timeout=_GRACE)
+            thread.join(timeout=GRACE)
     if board.failures:
         real = [entry for entry in board.failures if not isinstance(entry[1], Cancelled)]
         # the first that happened: later ones may only tell that the rest was given up
