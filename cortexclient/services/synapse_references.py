@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
-from cortexclient.session.query import Request, gather
+from cortexclient.session.query import Follow, Request
 from cortexclient.session.query.results import present
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
     from cortexclient.session import Moment, Session
     from cortexclient.session.query import Answer
+    from cortexclient.types import IdArray
 
-__all__ = ["Reference", "attach", "find_references"]
+__all__ = ["Reference", "attach", "find_references", "to_follow"]
 
 log = logging.getLogger(__name__)
 
@@ -75,16 +76,43 @@ def find_references(
     return found
 
 
-def attach(
-    session: Session,
-    synapses: pd.DataFrame,
+def to_follow(
     references: Sequence[Reference],
     *,
     moment: Moment,
     resolution: Sequence[float] | None,
     batch_size: int,
-    duplicates: str,
     progress: bool,
+    pick: Callable[[int, Any], IdArray],
+) -> list[Follow]:
+    """Give the queries of reference tables, which are asked about synapses as these come.
+
+    Parameters
+    ----------
+    pick : callable
+        Takes the number of a query of synapses and rows of its answer; gives the ids of synapses to ask about, each
+        once.
+    """
+    return [
+        Follow(
+            Request(
+                reference.name,
+                merge_reference=False,
+                resolution=resolution,
+                split_positions=True,
+                moment=moment,
+                progress=progress,
+            ),
+            column=reference.key,
+            size=max(1, int(batch_size)),
+            pick=pick,
+        )
+        for reference in references
+    ]
+
+
+def attach(
+    synapses: pd.DataFrame, references: Sequence[Reference], answers: Sequence[Answer], *, duplicates: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Add the columns of reference tables to synapses.
 
@@ -95,24 +123,6 @@ def attach(
     dict
         Notes for ``df.attrs``.
     """
-    ids = synapses["id"].tolist()
-    # mostly one row for a synapse: a batch just below what the server gives at once is never cut short
-    cap = session.connection.memory.peek("cap")
-    size = max(1, int(batch_size) if cap is None else min(int(batch_size), int(0.9 * cap)))
-    requests = [
-        Request(
-            reference.name,
-            filters={"in": {reference.name: {reference.key: ids}}},
-            merge_reference=False,
-            resolution=resolution,
-            split_positions=True,
-            moment=moment,
-            batch=size,
-            progress=progress,
-        )
-        for reference in references
-    ]
-    answers = gather(session, requests, description="reference tables")
     frames = {
         reference.name: _one_frame(answer, reference)
         for reference, answer in zip(references, answers, strict=True)

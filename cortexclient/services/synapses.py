@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import NotConfiguredError
 from cortexclient.ids import as_ids
-from cortexclient.services.synapse_references import attach, find_references
+from cortexclient.services.synapse_references import attach, find_references, to_follow
 from cortexclient.session import Moment
 from cortexclient.session.graph import is_latest
 from cortexclient.session.query import NM, Answer, Request, gather
 from cortexclient.session.query.results import as_asked, present
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
@@ -150,22 +150,22 @@ class SynapsesService:
             )
             for side in sides
         ]
-        answers = gather(session, requests, description="synapses")
+        following = to_follow(
+            references,
+            moment=moment,
+            resolution=resolution,
+            batch_size=ref_batch_size,
+            progress=progress,
+            pick=_new_ids(ids, both=len(sides) > 1, omit_self=omit_self_synapse),
+        )
+        found = gather(session, requests, following=following, description="synapses")
+        answers, about = found[: len(sides)], found[len(sides) :]
         attrs = {**answers[0].attrs, "filters": {"root_ids": len(ids), "sides": sides}}
-        attrs["requests"] = sum(answer.attrs["requests"] for answer in answers)
+        attrs["requests"] = sum(answer.attrs["requests"] for answer in found)
         frame = _together(answers, omit_self=omit_self_synapse)
         attrs |= self._stale(ids, frame, moment)
         if references:
-            frame, notes = attach(
-                session,
-                frame,
-                references,
-                moment=moment,
-                resolution=resolution,
-                batch_size=ref_batch_size,
-                duplicates=duplicates,
-                progress=progress,
-            )
+            frame, notes = attach(frame, references, about, duplicates=duplicates)
             attrs |= notes
         frame.attrs.update(attrs)
         return as_asked(frame, Request(table, split_positions=split_positions, return_as=return_as))
@@ -291,6 +291,27 @@ class SynapsesService:
 def _batch(number: int, workers: int, sides: int) -> int:
     """Neurons in one request: as many requests as can run at once, none so large that it is cut as a rule."""
     return min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(number * sides / workers)))
+
+
+def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, Any], IdArray]:
+    """Give a function that says which synapses of an answer are to be looked up: those that no other answer brings."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    asked = pa.array(roots)
+
+    def pick(number: int, rows: Any) -> IdArray:
+        pre, post = rows.column("pre_pt_root_id"), rows.column("post_pt_root_id")
+        if omit_self:
+            keep = pc.fill_null(pc.not_equal(pre, post), fill_value=True)
+            rows, pre = rows.filter(keep), pre.filter(keep)
+        if both and number == 1:
+            # between two of the neurons: it comes among the outputs, too
+            rows = rows.filter(pc.invert(pc.is_in(pre, value_set=asked)))
+        ids: IdArray = rows.column("id").to_numpy()
+        return ids
+
+    return pick
 
 
 def _together(answers: list[Answer], *, omit_self: bool) -> pd.DataFrame:

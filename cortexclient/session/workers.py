@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
+    "GRACE",
     "Cancelled",
     "ProgressBar",
     "Stop",
+    "become_worker",
+    "current_lane",
     "current_stop",
     "default_workers",
     "map_in_order",
     "pause",
     "progress_bar",
     "side_by_side",
+    "within_worker",
 ]
 
-_GRACE = 1.0
+GRACE = 1.0
 """Seconds that a worker gets to notice that it is no longer wanted."""
 
 _COORDINATORS = 4
@@ -90,6 +94,22 @@ _lanes: ContextVar[threading.Semaphore | None] = ContextVar("cortexclient_lanes"
 def current_stop() -> Stop | None:
     """Give the stop of the work that this thread does, if it is a worker."""
     return _stop.get()
+
+
+def become_worker(stop: Stop, lanes: threading.Semaphore | None = None) -> None:
+    """Make this thread a worker of a call that a stop belongs to; with lanes, one that may have pools of its own."""
+    _stop.set(stop)
+    _lanes.set(lanes)
+
+
+def within_worker() -> bool:
+    """Whether this thread is a worker that may have no pool of its own: nested pools multiply."""
+    return _stop.get() is not None and _lanes.get() is None
+
+
+def current_lane() -> contextlib.AbstractContextManager[Any]:
+    """Give what a worker of a new pool holds at work, so that pools side by side are together as large as one."""
+    return _lanes.get() or contextlib.nullcontext()
 
 
 class Cancelled(BaseException):
@@ -186,8 +206,7 @@ def map_in_order(
     work = list(items)
     bar = _bar(len(work), description) if progress and work else None
     try:
-        if len(work) <= 1 or workers <= 1 or _within_worker():
-            # inside a worker there is no second pool: nested pools multiply
+        if len(work) <= 1 or workers <= 1 or within_worker():
             return _serial(function, work, bar)
         return _parallel(function, work, min(workers, len(work)), bar)
     finally:
@@ -215,7 +234,7 @@ def side_by_side(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any
     BaseException
         The first failure, as in `map_in_order`.
     """
-    if len(jobs) <= 1 or workers <= 1 or _within_worker():
+    if len(jobs) <= 1 or workers <= 1 or within_worker():
         return _serial(_call, list(jobs), None)
     lanes = _lanes.get() or threading.Semaphore(workers)
     return _parallel(_call, list(jobs), min(_COORDINATORS, len(jobs)), None, lanes)
@@ -223,10 +242,6 @@ def side_by_side(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any
 
 def _call(job: Callable[[], Result]) -> Result:
     return job()
-
-
-def _within_worker() -> bool:
-    return _stop.get() is not None and _lanes.get() is None
 
 
 def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> list[Result]:
@@ -253,11 +268,10 @@ def _parallel(
     if above is not None:
         above.adopt(board.stop)
     # who only waits for pools of his own takes no lane, so that these always find one
-    lane: Any = contextlib.nullcontext() if lanes is not None else _lanes.get() or contextlib.nullcontext()
+    lane = contextlib.nullcontext() if lanes is not None else current_lane()
 
     def run() -> None:
-        _stop.set(board.stop)
-        _lanes.set(lanes)
+        become_worker(board.stop, lanes)
         while True:
             with lane:
                 if (index := board.take(len(work))) is None:
@@ -282,7 +296,7 @@ def _parallel(
         if board.done < len(work):
             board.stop.abort()
         for thread in threads:
-            thread.join(timeout=_GRACE)
+            thread.join(timeout=GRACE)
         if above is not None:
             above.release(board.stop)
     return board.outcome()

@@ -323,8 +323,8 @@ def test_exactly_a_versions_time_is_that_version(toy, files):
 
 
 def test_a_cut_answer_that_cannot_be_completed_raises(capped, monkeypatch):
-    from cortexclient.session.query import complete
+    from cortexclient.session.query import fetch
 
-    monkeypatch.setattr(complete, "MOST_WAVES", 1)
+    monkeypatch.setattr(fetch, "DEEPEST", 0)
     with pytest.raises(errors.IncompleteResultError):
         TablesService(capped).synapses_toy().query()

@@ -65,9 +65,7 @@ class _Distances:
     nm: NDArray[np.float32]
 
 
-def claim_by_point(
-    pieces: Pieces, claimants: Claimants
-) -> NDArray[np.int32]:
+def claim_by_point(pieces: Pieces, claimants: Claimants) -> NDArray[np.int32]:
     """Give each piece to the representative point that it encloses.
 
     A point inside an object meets the object's own surface first, whichever way it goes, so its nearest vertex is
@@ -201,9 +199,7 @@ def _share(
         labels[rows] = claimants.label[who[nearest]]
 
 
-def claim_by_enclosure(
-    pieces: Pieces, labels: NDArray[np.int32]
-) -> NDArray[np.int64]:
+def claim_by_enclosure(pieces: Pieces, labels: NDArray[np.int32]) -> NDArray[np.int64]:
     """Give free pieces to the owned piece of their chunk that they lie within; fills ``labels``.
 
     Such pieces are the walls of holes: their object is all around them, and may be far from every other surface.

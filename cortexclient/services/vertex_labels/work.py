@@ -128,9 +128,7 @@ class Work:
             return
         free, which = np.unique(self.piece[reached], return_inverse=True)
         owned = self.decisions[self.pieces.vertex[self.pieces.start[:-1]]]
-        at = nearest_owner(
-            self.pieces, free, (owned != Decision.NONE) & (owned != Decision.PROPAGATION)
-        )
+        at = nearest_owner(self.pieces, free, (owned != Decision.NONE) & (owned != Decision.PROPAGATION))
         label = np.where(at >= 0, self.labels[self.pieces.vertex[at]], -1)
         known = label[which] >= 0
         self.labels[reached[known]] = label[which[known]]

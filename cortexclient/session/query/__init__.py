@@ -17,7 +17,7 @@ from cortexclient.errors import (
     StaleRootError,
 )
 from cortexclient.session.graph import overlaps
-from cortexclient.session.query.complete import fetch_all
+from cortexclient.session.query.complete import Following, fetch_all
 from cortexclient.session.query.metadata import TableInfo, column_kinds, find
 from cortexclient.session.query.question import Filters, Question
 from cortexclient.session.query.results import Answer, assemble
@@ -25,13 +25,14 @@ from cortexclient.session.query.wire import ask_count
 from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from cortexclient.session.core import Session
     from cortexclient.session.moments import Moment
+    from cortexclient.types import IdArray
 
-__all__ = ["NM", "Answer", "Request", "count", "gather", "run", "run_many"]
+__all__ = ["NM", "Answer", "Follow", "Request", "count", "gather", "run", "run_many"]
 
 NM = (1.0, 1.0, 1.0)
 """Resolution of positions in nanometres."""
@@ -105,6 +106,29 @@ class Request:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """A query about the ids that the answers to others bring, asked while those are still coming.
+
+    Parameters
+    ----------
+    request : Request
+        The query, without the filter by those ids; of a table.
+    column : str
+        Column that holds the ids.
+    size : int
+        Most ids in one request.
+    pick : callable
+        Takes the number of a query and rows of its answer (`pyarrow.Table`, positions split); gives the ids of these
+        rows to ask about. Every id must be given once.
+    """
+
+    request: Request
+    column: str
+    size: int
+    pick: Callable[[int, Any], IdArray]
+
+
 def run(session: Session, request: Request) -> Any:
     """Answer a request with a complete frame.
 
@@ -132,14 +156,21 @@ def run_many(session: Session, requests: Sequence[Request], *, description: str 
     return [answer.present() for answer in gather(session, requests, description=description)]
 
 
-def gather(session: Session, requests: Sequence[Request], *, description: str = "") -> list[Answer]:
-    """Answer several requests at once, and leave the answers as Arrow."""
-    plans = session.map(lambda request: plan(session, request), requests)
+def gather(
+    session: Session, requests: Sequence[Request], *, following: Sequence[Follow] = (), description: str = ""
+) -> list[Answer]:
+    """Answer several requests at once, and those that follow from their answers; leave the answers as Arrow."""
+    every = [*requests, *(follow.request for follow in following)]
+    plans = session.map(lambda request: plan(session, request), every)
     try:
         harvests = fetch_all(
             session,
-            [question for _, question, _ in plans],
-            progress=any(request.progress for request in requests),
+            [question for _, question, _ in plans[: len(requests)]],
+            following=[
+                Following(question, info.name, follow.column, follow.size, follow.pick)
+                for follow, (info, question, _) in zip(following, plans[len(requests) :], strict=True)
+            ],
+            progress=any(request.progress for request in every),
             description=description or ", ".join(dict.fromkeys(request.name for request in requests)),
         )
     except (AuthenticationError, ServiceTimeoutError, ServiceUnavailableError):
@@ -149,7 +180,7 @@ def gather(session: Session, requests: Sequence[Request], *, description: str = 
         raise _expired(session, versions) or _stale(session, error, plans[0][1].timestamp) or error from None
     return [
         assemble(session, request, info, question, harvest, notes)
-        for request, (info, question, notes), harvest in zip(requests, plans, harvests, strict=True)
+        for request, (info, question, notes), harvest in zip(every, plans, harvests, strict=True)
     ]
 
 

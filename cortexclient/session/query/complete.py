@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import IncompleteResultError, ServiceTimeoutError, ServiceUnavailableError
+from cortexclient.session.flow import work_off
 from cortexclient.session.query.cuts import cut_list
-from cortexclient.session.query.divide import Ledger, Outcome, Part, divide, gave_up
+from cortexclient.session.query.divide import Outcome, Part
+from cortexclient.session.query.feed import Feed
+from cortexclient.session.query.fetch import LIST_SIZE, Fetch, State
 from cortexclient.session.query.wire import Reply, ask
-from cortexclient.session.workers import map_in_order, progress_bar
+from cortexclient.session.workers import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cortexclient.session.core import Session
     from cortexclient.session.query.question import Question
+    from cortexclient.types import IdArray
 
-__all__ = ["LIST_SIZE", "Harvest", "fetch_all"]
+__all__ = ["Following", "Harvest", "fetch_all"]
 
-LIST_SIZE = 5000
-"""Most values of a list filter in one request: larger ones make slow plans and bodies of many megabytes."""
-
-MOST_WAVES = 60
 _LIGHTER = 3
 _PATIENCE = 3
 
@@ -48,8 +48,37 @@ class Harvest:
         return sum(reply.table.num_rows for reply in self.replies)
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A question about ids that the answers to others bring; it is asked on as they come.
+
+    Parameters
+    ----------
+    question : Question
+        The question without its list, about a table that has ids.
+    table, column : str
+        The list filter that the ids go into.
+    size : int
+        Most ids in one request.
+    pick : callable
+        Takes the number of a question and rows of its answer, gives the ids to ask about: each once, whatever the
+        order in which rows come.
+    """
+
+    question: Question
+    table: str
+    column: str
+    size: int
+    pick: Callable[[int, Any], IdArray]
+
+
 def fetch_all(
-    session: Session, questions: Sequence[Question], *, progress: bool = False, description: str = ""
+    session: Session,
+    questions: Sequence[Question],
+    *,
+    following: Sequence[Following] = (),
+    progress: bool = False,
+    description: str = "",
 ) -> list[Harvest]:
     """Ask until every answer is whole.
 
@@ -59,6 +88,8 @@ def fetch_all(
         Where to ask.
     questions : sequence of Question
         What to ask. A question's ``limit`` is the user's own: an answer of that size is not cut short.
+    following : sequence of Following
+        What to ask about the rows that come.
     progress : bool
         Whether to show one bar for the whole.
     description : str
@@ -67,59 +98,26 @@ def fetch_all(
     Returns
     -------
     list of Harvest
-        In the order of the questions.
+        In the order of the questions, then of those that follow.
 
     Raises
     ------
     IncompleteResultError
         If the service cuts an answer that cannot be cut any finer, or the rows do not add up to its count.
     """
-    waiting = [
-        part for number, question in enumerate(questions) for part in _first(session, number, question)
-    ]
-    done: list[list[Outcome]] = [[] for _ in questions]
-    requests = [0] * len(questions)
-    ledgers: dict[int, Ledger] = {}
-    workers = session.max_workers
-    with progress_bar(len(waiting), description, show=progress) as bar:
-
-        def step(part: Part) -> Outcome:
-            try:
-                return _ask_part(session, part)
-            finally:
-                bar.step()
-
-        for _ in range(MOST_WAVES):
-            if not waiting:
-                break
-            now, later = _next_wave(waiting, questions, done)
-            asked = map_in_order(step, now, workers=workers)
-            if any(outcome.refused for outcome in asked):
-                workers = max(1, workers // 2)
-            outcomes = [outcome for outcome in asked if not outcome.cut]
-            for divided in map_in_order(
-                lambda group: divide(session, group), _groups(asked), workers=workers
-            ):
-                outcomes.extend(divided)
-            bar.grow(sum(len(outcome.parts) for outcome in outcomes))
-            waiting = []
-            for outcome in outcomes:
-                number = outcome.part.number
-                requests[number] += outcome.requests
-                if outcome.reply is not None:
-                    done[number].append(outcome)
-                for part in outcome.parts:
-                    ledgers |= {id(ledger): ledger for ledger in part.ledgers}
-                waiting.extend(outcome.parts)
-            # the smaller parts first: where only some rows are wanted, they are the ones that answer
-            waiting = [
-                part for part in (*waiting, *later) if not _enough(questions[part.number], done[part.number])
-            ]
-    if waiting:
-        raise IncompleteResultError(gave_up(waiting[0].question))
-    _check(questions, done, list(ledgers.values()))
-    _learn(session, questions, done)
-    return [Harvest(_in_order(outcomes), count) for outcomes, count in zip(done, requests, strict=True)]
+    parts = [_first(session, number, question) for number, question in enumerate(questions)]
+    with progress_bar(sum(map(len, parts)), description, show=progress) as bar:
+        fetch = Fetch(session, _ask_part, bar)
+        for question, first in zip(questions, parts, strict=True):
+            fetch.add(question, first)
+        for other in following:
+            feed = Feed(other.table, other.column, size=other.size, pick=other.pick)
+            fetch.add(other.question, [], feed=feed)
+        work_off(fetch.take, workers=session.max_workers)
+    for state in fetch.states:
+        _check(state)
+        _learn(session, state)
+    return [Harvest(_in_order(state.done), state.requests) for state in fetch.states]
 
 
 def _first(session: Session, number: int, question: Question) -> list[Part]:
@@ -144,77 +142,43 @@ def _known(session: Session, question: Question, column: str) -> tuple[int | Non
     return memory.peek("cap"), memory.peek(("rows per value", question.name, column))
 
 
-def _learn(session: Session, questions: Sequence[Question], done: list[list[Outcome]]) -> None:
+def _learn(session: Session, state: State) -> None:
     """Remember how many rows a value of a list brings, so that the next lists are cut well at once."""
     memory = session.connection.memory
-    if memory.peek("cap") is None:
+    longest = state.question.longest_list()
+    if memory.peek("cap") is None or longest is None or state.question.limit is not None:
         return
-    for question, outcomes in zip(questions, done, strict=True):
-        longest = question.longest_list()
-        if longest is None or question.limit is not None:
-            continue
-        rows = sum(outcome.reply.table.num_rows for outcome in outcomes if outcome.reply is not None)
-        memory.put(("rows per value", question.name, longest[1]), rows / len(longest[2]))
-
-
-def _groups(asked: list[Outcome]) -> list[list[Outcome]]:
-    """Put answers together that were cut short and come from pieces of one list: they are counted and cut as one."""
-    groups: dict[Any, list[Outcome]] = {}
-    for place, outcome in enumerate(asked):
-        if outcome.cut:
-            part = outcome.part
-            together = part.listed is not None and part.question.limit is None
-            groups.setdefault((part.number, part.listed) if together else place, []).append(outcome)
-    return list(groups.values())
-
-
-def _next_wave(
-    waiting: list[Part], questions: Sequence[Question], done: list[list[Outcome]]
-) -> tuple[list[Part], list[Part]]:
-    """Choose the parts to ask now: all, but of a question with a limit only as many as will fill it."""
-    room: dict[int, int] = {}
-    now: list[Part] = []
-    later: list[Part] = []
-    for part in waiting:
-        limit = questions[part.number].limit
-        if limit is None:
-            now.append(part)
-            continue
-        if part.number not in room:
-            rows = [o.reply.table.num_rows for o in done[part.number] if o.reply is not None]
-            size = max([1, part.cap, *rows])
-            room[part.number] = max(1, math.ceil((limit - sum(rows)) / size))
-        (now if room[part.number] > 0 else later).append(part)
-        room[part.number] -= 1
-    return now, later
+    memory.put(("rows per value", state.question.name, longest[1]), state.rows / len(longest[2]))
 
 
 def _in_order(outcomes: list[Outcome]) -> list[Reply]:
-    order = sorted(range(len(outcomes)), key=lambda n: (outcomes[n].part.span.low or -(2**63), n))
-    return [reply for n in order if (reply := outcomes[n].reply) is not None]
+    """Give answers in an order that does not depend on when they came."""
+
+    def place(outcome: Outcome) -> tuple[float, str]:
+        part = outcome.part
+        values = part.question.filters["in"][part.listed[0]][part.listed[1]] if part.listed else []
+        low = part.span.low
+        return -math.inf if low is None else low, repr(values[:1])
+
+    return [outcome.reply for outcome in sorted(outcomes, key=place) if outcome.reply is not None]
 
 
-def _check(questions: Sequence[Question], done: list[list[Outcome]], ledgers: list[Ledger]) -> None:
-    for number, outcomes in enumerate(done):
-        if _enough(questions[number], outcomes):
-            continue  # stopped early, because the user wanted no more
-        for outcome in outcomes:
-            for ledger in outcome.part.ledgers:
-                if outcome.reply is not None:
-                    ledger.got += outcome.reply.table.num_rows
-    for ledger in ledgers:
-        if ledger.got < ledger.expected and all(question.limit is None for question in questions):
+def _check(state: State) -> None:
+    if state.question.limit is not None:
+        return  # stopped early, because the user wanted no more
+    for outcome in state.done:
+        for ledger in outcome.part.ledgers:
+            if outcome.reply is not None:
+                ledger.got += outcome.reply.table.num_rows
+    found = [(ledger.got, ledger.expected) for ledger in state.ledgers.values()]
+    if state.promised is not None:
+        found.append((state.rows, state.promised))
+    for got, expected in found:
+        if got < expected:
             raise IncompleteResultError(
-                f"the server counts {ledger.expected} rows of {ledger.name!r} but {ledger.got} came; rows whose "
-                "splitting column is empty cannot be asked for in parts. Filter the query so that it has fewer rows"
+                f"the server counts {expected} rows of {state.question.name!r} but {got} came; rows whose splitting "
+                "column is empty cannot be asked for in parts. Filter the query so that it has fewer rows"
             )
-
-
-def _enough(question: Question, done: list[Outcome]) -> bool:
-    if question.limit is None:
-        return False
-    rows = sum(outcome.reply.table.num_rows for outcome in done if outcome.reply is not None)
-    return bool(rows >= question.limit)
 
 
 def _ask_part(session: Session, part: Part) -> Outcome:

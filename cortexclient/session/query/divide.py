@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cortexclient.session.core import Session
     from cortexclient.session.query.question import Question
 
-__all__ = ["Ledger", "Outcome", "Part", "divide", "gave_up"]
+__all__ = ["Ledger", "Outcome", "Part", "count_part", "divide", "gave_up"]
 
 _LIST_SHARE = 8
 """Values that a piece of a list must have, so that pieces are about equally heavy."""
@@ -61,6 +61,10 @@ class Part:
         Table and column of the list of which its question holds a piece.
     lighter, refusals : int
         How often it was made lighter for a weak server, and put off by one that is asked too often.
+    packed : int
+        Whether the values of its list were chosen to fit: 1, or 2 if a part that was chosen so has been halved.
+    depth : int
+        How often what was asked first was divided to get here.
     """
 
     number: int
@@ -73,6 +77,8 @@ class Part:
     listed: tuple[str, str] | None = None
     lighter: int = 0
     refusals: int = 0
+    packed: int = 0
+    depth: int = 0
 
     @property
     def key_column(self) -> tuple[str, str]:
@@ -212,6 +218,12 @@ class _Numbers:
     above: int | None
     exact: bool
     requests: int
+
+
+def count_part(session: Session, part: Part) -> tuple[int | None, int]:
+    """Count the rows of a part, or of one that has about as many; None where neither can be. And in how many requests."""
+    total = _ask_count(session, part)
+    return total, 1 if total is not None or part.question.countable else 0
 
 
 def _count(session: Session, part: Part, last: int | None) -> _Numbers:

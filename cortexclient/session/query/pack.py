@@ -1,0 +1,134 @@
+"""How to put the values of a list into requests that fill what a server gives at once, and no more.
+
+Values differ: one neuron has ten times the synapses of another. An answer that was cut short is a sample of the rows
+of its values, and so tells how they differ; a count tells how many rows there are in all.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Sample", "expected_rows", "pack"]
+
+_UNSEEN = 1 / 3
+"""Share of values without a row from which on an answer is no sample: the server gave one value after the other."""
+
+_PRIOR = 0.5
+"""Rows that every value counts for beside those seen, so that none is taken for empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What an answer that was cut short tells about the values that were asked.
+
+    Parameters
+    ----------
+    values : sequence
+        What was asked.
+    seen : mapping
+        Value -> rows of it that came.
+    cap : int
+        Rows at which the server stopped: the values have at least as many.
+    """
+
+    values: Sequence[Any]
+    seen: Mapping[Any, int]
+    cap: int
+
+
+def expected_rows(samples: Sequence[Sample], others: Sequence[Any], rows: float) -> dict[Any, float]:
+    """Estimate how many rows each value has.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        Answers that were cut short, about values that differ.
+    others : sequence
+        Values of which nothing is known.
+    rows : float
+        Number of rows that all of them have together.
+
+    Returns
+    -------
+    dict
+        Value -> expected rows.
+    """
+    number = len(others) + sum(len(sample.values) for sample in samples)
+    mean = max(0.0, rows) / max(1, number)
+    found: dict[Any, float] = dict.fromkeys(others, mean)
+    for sample in samples:
+        share = max(mean * len(sample.values), sample.cap)
+        counts = [sample.seen.get(value, 0) for value in sample.values]
+        if counts.count(0) > _UNSEEN * len(counts):
+            found |= dict.fromkeys(sample.values, share / len(counts))
+            continue
+        whole = sum(counts) + _PRIOR * len(counts)
+        found |= {
+            value: share * (count + _PRIOR) / whole
+            for value, count in zip(sample.values, counts, strict=True)
+        }
+    return found
+
+
+def pack(weights: Mapping[Any, float], room: float, *, most: int, pieces: int = 1) -> list[list[Any]]:
+    """Distribute values over as few groups as will do, about equally heavy ones.
+
+    Parameters
+    ----------
+    weights : mapping
+        Value -> expected rows.
+    room : float
+        Most rows of one group. A value that has more is a group of its own.
+    most : int
+        Most values of one group.
+    pieces : int
+        Fewest groups to make, where there are as many values.
+
+    Returns
+    -------
+    list of list
+        Every value once; groups and their values in the order of ``weights``.
+    """
+    place = {value: number for number, value in enumerate(weights)}
+    groups = [[value] for value, weight in weights.items() if weight >= room]
+    light = sorted(
+        (value for value, weight in weights.items() if weight < room), key=lambda v: (-weights[v], place[v])
+    )
+    number = max(
+        math.ceil(sum(weights[value] for value in light) / room), math.ceil(len(light) / max(1, most)), 1
+    )
+    number = min(max(number, pieces - len(groups)), len(light))
+    if light:
+        groups += _distributed(light, weights, number, room, max(1, most))
+    for group in groups:
+        group.sort(key=place.__getitem__)
+    return sorted(groups, key=lambda group: place[group[0]])
+
+
+def _distributed(
+    light: list[Any], weights: Mapping[Any, float], number: int, room: float, most: int
+) -> list[list[Any]]:
+    """Give each value, heaviest first, to the group that is lightest so far; a further group where none has room."""
+    heap: list[tuple[float, int]] = [(0.0, group) for group in range(number)]
+    groups: list[list[Any]] = [[] for _ in range(number)]
+    for value in light:
+        weight, group = heap[0]
+        if groups[group] and weight + weights[value] > room:
+            heapq.heappush(heap, (weights[value], len(groups)))
+            groups.append([value])
+            continue
+        groups[group].append(value)
+        if len(groups[group]) < most:
+            heapq.heapreplace(heap, (weight + weights[value], group))
+        else:
+            heapq.heappop(heap)
+            if not heap:
+                heapq.heappush(heap, (0.0, len(groups)))
+                groups.append([])
+    return [group for group in groups if group]
