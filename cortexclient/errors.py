@@ -80,6 +80,14 @@ class NotConfiguredError(CortexError, NotImplementedError):
 class MissingExtraError(CortexError, ImportError):
     """An optional dependency is not installed; the message is the pip command that installs it."""
 
+    @classmethod
+    def of(cls, purpose: str, package: str, extra: str) -> MissingExtraError:
+        """Say what needs which package, and the command that installs the extra it belongs to."""
+        return cls(
+            f"{purpose} the package {package!r}, which is not installed; "
+            f'run: python -m pip install "cortexclient[{extra}]"'
+        )
+
 
 class ServiceError(CortexError):
     """A CAVE service answered with an error, or did not answer.

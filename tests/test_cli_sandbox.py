@@ -77,14 +77,17 @@ def test_demo_of_a_root_that_does_not_exist_is_one_message(
     assert not (tmp_path / "demo.png").exists()
 
 
-def test_tables_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    run("tables", "sandbox")
-    listed = capsys.readouterr().out.split()
-    assert {"nucleus_detection", "cell_types", "nucleus_lookup"} <= set(listed)
-    run("versions", "sandbox")
-    states = [line.split("\t")[2] for line in capsys.readouterr().out.splitlines()]
-    assert states.count("current") == 1
-    assert "expired" in states
+def test_tables_and_versions(printed: Any) -> None:
+    listed = printed("tables", "sandbox").set_index("name")
+    assert listed.loc[["nucleus_detection", "cell_types", "nucleus_lookup"], "kind"].tolist() == [
+        "table",
+        "table",
+        "view",
+    ]
+    assert listed.loc["nucleus_detection", "description"]
+    versions = printed("versions", "sandbox").set_index("version")
+    assert versions["state"].to_dict() == {1: "expired", 2: "available", 3: "current"}
+    assert versions.loc[3, "timestamp"].startswith("2025-07-01T10:10:01.203215")
 
 
 def test_query_filters_and_writes(printed: Any, tmp_path: Path) -> None:
@@ -123,12 +126,10 @@ def test_level2_ids(printed: Any, root: str) -> None:
     assert len(attributes) == len(ids)
 
 
-def test_latest_roots(root: str, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    run("latest-roots", "sandbox", root)
-    old, new = capsys.readouterr().out.split()
-    assert old == root
-    assert int(new) > 0
+def test_latest_roots(printed: Any, root: str) -> None:
+    found = printed("latest-roots", "sandbox", root)
+    assert found["root_id"].tolist() == [int(root)]
+    assert found["latest_root_id"].iloc[0] > 0
 
 
 def test_skeleton_as_swc_is_a_tree_in_um(tmp_path: Path, root: str) -> None:

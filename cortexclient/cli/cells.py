@@ -58,12 +58,15 @@ def latest_roots(
     root_ids: RootIds,
     timestamp: Moment = None,
     server: Server = None,
+    out: Out = None,
 ) -> None:
     """Suggest for each root id the one that holds most of it at a moment, by default now."""
+    import pandas as pd
+
     ids = ids_from(root_ids)
     client = open_client(dataset, timestamp=timestamp, server=server)
-    for root in ids:
-        typer.echo(f"{root}\t{client.suggest_latest_roots(root)}")
+    found = client.suggest_latest_roots(ids) if ids else []
+    show_frame(pd.DataFrame({"root_id": ids, "latest_root_id": found}, dtype="int64"), out)
 
 
 def synapses(

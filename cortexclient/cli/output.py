@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,10 +14,21 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-__all__ = ["console", "error_console", "show_frame", "write_frame"]
+__all__ = ["console", "error_console", "show_frame", "speak_utf8", "write_frame"]
 
 SHOWN_ROWS = 20
 ENDINGS = (".csv", ".csv.gz", ".parquet", ".feather", ".json")
+
+
+def speak_utf8() -> None:
+    """Let no locale stop the output: pipes and files get UTF-8, a terminal its own encoding with ``?`` for the rest."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue  # replaced, by a test or a notebook
+        if stream.isatty():
+            stream.reconfigure(errors="replace")
+        else:
+            stream.reconfigure(encoding="utf-8")
 
 
 def console() -> Console:
@@ -33,8 +45,10 @@ def error_console() -> Console:
     return Console(file=sys.stderr, highlight=False)
 
 
-def show_frame(frame: pd.DataFrame, out: Path | None, *, index: bool = False) -> None:
-    """Write a table to a file, or print it: the first rows on a terminal, all of it as CSV into a pipe.
+def show_frame(
+    frame: pd.DataFrame, out: Path | None = None, *, index: bool = False, rows: int | None = SHOWN_ROWS
+) -> None:
+    """Write a table to a file, or print it: what fits on a terminal, all of it as CSV into a pipe.
 
     Parameters
     ----------
@@ -44,6 +58,8 @@ def show_frame(frame: pd.DataFrame, out: Path | None, *, index: bool = False) ->
         File to write; None prints.
     index : bool
         Whether the index is a column too.
+    rows : int or None
+        Most rows on a terminal; None shows all.
     """
     if out is not None:
         write_frame(frame, out, index=index)
@@ -54,11 +70,17 @@ def show_frame(frame: pd.DataFrame, out: Path | None, *, index: bool = False) ->
     if not sys.stdout.isatty():
         frame.to_csv(sys.stdout, index=False)
         return
-    console().print(_table(frame.head(SHOWN_ROWS)))
-    if len(frame) > SHOWN_ROWS:
-        error_console().print(
-            f"{SHOWN_ROWS} of {len(frame):,} rows; --out FILE writes all of them ({', '.join(ENDINGS)})"
-        )
+    from cortexclient.cli.screen import fitted
+
+    table, hidden = fitted(frame.head(rows), console().width)
+    console().print(table)
+    notes = []
+    if rows is not None and len(frame) > rows:
+        notes.append(f"{rows} of {len(frame):,} rows")
+    if hidden:
+        notes.append(f"no room for {', '.join(hidden)}")
+    if notes:
+        error_console().print(f"{'; '.join(notes)}. --out FILE writes everything ({', '.join(ENDINGS)})")
 
 
 def write_frame(frame: pd.DataFrame, out: Path, *, index: bool = False) -> None:
@@ -86,26 +108,3 @@ def write_frame(frame: pd.DataFrame, out: Path, *, index: bool = False) -> None:
         raise typer.BadParameter(
             f"do not know how to write {out.name}; end it in one of {', '.join(ENDINGS)}"
         )
-
-
-def _table(frame: pd.DataFrame) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for column in frame.columns:
-        numeric = frame[column].dtype.kind in "iuf"
-        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
-    # column by column: row-wise iteration over mixed columns would turn ids into floats
-    cells = [[_cell(value) for value in frame[column].array] for column in frame.columns]
-    for row in zip(*cells, strict=True):
-        table.add_row(*row)
-    return table
-
-
-def _cell(value: Any) -> str:
-    import numpy as np
-    from rich.markup import escape
-
-    if isinstance(value, float | np.floating):
-        return f"{value:.6g}"
-    return escape(str(value))

@@ -31,8 +31,9 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
     """
     import typer.main
 
-    from cortexclient.cli.output import error_console
+    from cortexclient.cli.output import error_console, speak_utf8
 
+    speak_utf8()
     _quiet(debug)
     command = typer.main.get_command(app)
     try:

@@ -22,7 +22,7 @@ def register_commands(app: typer.Typer) -> None:
     )
     commands.command("serve")(serve)
     commands.command("convert")(convert)
-    app.add_typer(commands, name="sandbox")
+    app.add_typer(commands, name="sandbox", rich_help_panel="Start here")
 
 
 def serve(
@@ -95,7 +95,7 @@ def convert(
         Path | None, typer.Option("--graph", help="A second .osy file to take the level-2 edges from.")
     ] = None,
 ) -> None:
-    """Make a data folder out of a recorded cell, for ``cortexclient sandbox serve --data``."""
+    """Make a data folder out of a recorded cell, for `cortexclient sandbox serve --data`."""
     from cortexclient.sandbox.convert import convert_cell
 
     folder = convert_cell(source, destination, info=info, graph=graph)

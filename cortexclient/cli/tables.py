@@ -29,12 +29,18 @@ def tables(
     version: Version = None,
     timestamp: Moment = None,
     server: Server = None,
+    out: Out = None,
 ) -> None:
-    """List the tables and views of a dataset."""
+    """List the tables and views of a dataset, with what they say about themselves."""
+    import pandas as pd
+
     client = open_client(dataset, version, timestamp, server)
-    for kind, names in (("table", list(client.tables)), ("view", list(client.views))):
-        for name in sorted(names):
-            typer.echo(f"{kind}\t{name}")
+    rows = [
+        (info.name, info.kind, info.description)
+        for names in (client.tables, client.views)
+        for info in (names[name].info for name in names)
+    ]
+    show_frame(pd.DataFrame(rows, columns=["name", "kind", "description"]), out, rows=None)
 
 
 def query(
@@ -66,19 +72,28 @@ def query(
     show_frame(frame, out)
 
 
-def versions(dataset: Dataset, server: Server = None) -> None:
+def versions(dataset: Dataset, server: Server = None, out: Out = None) -> None:
     """List the materialized versions of a dataset."""
+    import pandas as pd
+
     client = open_client(dataset, server=server)
     newest = client.most_recent_materialization_version()
-    for number, record in client.session.versions().items():
-        state = "current" if number == newest else "available" if record.valid else "expired"
-        typer.echo(f"{number}\t{record.timestamp.isoformat()}\t{state}")
+    rows = [
+        (
+            number,
+            record.timestamp.isoformat(),
+            "current" if number == newest else "available" if record.valid else "expired",
+        )
+        for number, record in client.session.versions().items()
+    ]
+    show_frame(pd.DataFrame(rows, columns=["version", "timestamp", "state"]), out, rows=None)
 
 
 def exports(dataset: Dataset, server: Server = None, out: Out = None) -> None:
     """List the static exports of a dataset: tables, versions, sizes."""
     client = open_client(dataset, server=server)
-    show_frame(client.exports.available_data_df(), out)
+    listed = client.exports.available_data_df().drop(columns="size")  # the same as `bytes`, in GiB
+    show_frame(listed, out, rows=None)
 
 
 def export(

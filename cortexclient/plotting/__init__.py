@@ -9,7 +9,8 @@
     connectivity_matrix(synapses)    the numbers behind the matrix
 
 Every function takes plain arrays, a MeshParty Meshwork or a DataFrame, draws into ``ax`` (a new figure if none is
-given) and returns the Axes. Matplotlib is imported when something is drawn: ``pip install "cortexclient[plot]"``.
+given) and returns the Axes. Matplotlib is imported when something is drawn; it comes with
+``python -m pip install "cortexclient[plot]"``.
 """
 
 from __future__ import annotations

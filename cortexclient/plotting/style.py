@@ -71,9 +71,7 @@ def pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise MissingExtraError(
-            'figures need matplotlib, which is not installed; run: pip install "cortexclient[plot]"'
-        ) from error
+        raise MissingExtraError.of("figures need", "matplotlib", "plot") from error
     return plt
 
 

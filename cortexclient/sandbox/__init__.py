@@ -38,12 +38,19 @@ def __getattr__(name: str) -> Any:
             raise
         from cortexclient.errors import MissingExtraError
 
-        raise MissingExtraError(
-            f"the sandbox needs the package {error.name!r}, which is not installed; "
-            'run: pip install "cortexclient[sandbox]"'
-        ) from error
+        raise MissingExtraError.of("the sandbox needs", error.name or "", "sandbox") from error
 
 
 _EXTRA = frozenset(
-    {"starlette", "uvicorn", "anyio", "duckdb", "skimage", "DracoPy", "neuroglancer", "matplotlib"}
+    {
+        "starlette",
+        "uvicorn",
+        "httptools",
+        "anyio",
+        "duckdb",
+        "skimage",
+        "DracoPy",
+        "neuroglancer",
+        "matplotlib",
+    }
 )

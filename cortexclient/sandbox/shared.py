@@ -76,8 +76,15 @@ def shared_endpoint(address: str) -> Endpoint:
 
 
 def shared_sandbox(size: str = "small", dataset: str = "sandbox") -> Sandbox:
-    """The one sandbox of a size and dataset that this process shares; it closes when the process ends."""
-    from cortexclient.sandbox.sandbox import Sandbox
+    """The one sandbox of a size and dataset that this process shares; it closes when the process ends.
+
+    Raises
+    ------
+    MissingExtraError
+        If the sandbox's own dependencies are not installed.
+    """
+    # of the package, which says what to install where something is missing
+    from cortexclient.sandbox import Sandbox
 
     # a forked child has its parent's dictionary but not its threads: it starts its own
     key = (os.getpid(), size, dataset)

@@ -32,9 +32,7 @@ def require_ossify() -> Any:
     try:
         import ossify
     except ImportError as error:
-        raise MissingExtraError(
-            "output='cell' needs ossify, which is not installed; run: pip install \"cortexclient[ossify]\""
-        ) from error
+        raise MissingExtraError.of("output='cell' needs", "ossify", "ossify") from error
     return ossify
 
 

@@ -92,7 +92,7 @@ def routes(world: World) -> list[BaseRoute]:
         if name == "version.json":
             return json_response({"site": "sandbox", "url": world.viewer_site})
         if folder is None:
-            text = 'Neuroglancer is not installed here; run: pip install "cortexclient[sandbox]"'
+            text = 'Neuroglancer is not installed here; run: python -m pip install "cortexclient[sandbox]"'
             return Response(text, 404, media_type="text/plain")
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()) or not path.is_file():

@@ -117,9 +117,7 @@ def as_asked(frame: pd.DataFrame, request: Request) -> Any:
     try:
         import polars as pl  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise MissingExtraError(
-            "return_as='polars' needs polars: python -m pip install 'cortexclient[polars]'"
-        ) from None
+        raise MissingExtraError.of("return_as='polars' needs", "polars", "polars") from None
     return pl.from_arrow(table)
 
 

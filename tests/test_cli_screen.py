@@ -1,0 +1,149 @@
+"""Tables on a terminal: nothing wider than it, no id broken in two, and what is left out is named."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+import termios
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from cortexclient.cli.screen import fitted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOT = 864691135336055529
+FRAME = pd.DataFrame(
+    {
+        "id": [264824, 1],
+        "valid": [True, True],
+        "pt_position_x": [799584.0, 1.5],
+        "pt_position_y": [453216.0, 2.0],
+        "pt_position_z": [98020.0, 3.0],
+        "pt_supervoxel_id": [88891049011371731, 0],
+        "pt_root_id": [ROOT, -1],
+        "bb_start_position_x": [np.nan, np.nan],
+        "cell_type": ["a type [with] brackets", "b"],
+    }
+)
+
+
+def rendered(frame: pd.DataFrame, width: int) -> tuple[list[str], list[str]]:
+    table, hidden = fitted(frame, width)
+    out = io.StringIO()
+    Console(file=out, width=width).print(table)
+    return out.getvalue().splitlines(), hidden
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
+def test_never_wider_than_the_terminal_and_no_id_is_broken(width: int) -> None:
+    lines, hidden = rendered(FRAME, width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for column, words in {
+        "pt_root_id": str(ROOT),
+        "pt_supervoxel_id": "88891049011371731",
+        "id": "264824",
+    }.items():
+        assert (words in text) == (column not in hidden)
+    shown = set(lines[0].split())
+    assert shown.isdisjoint(hidden)
+    assert shown | set(hidden) == {
+        "id",
+        "valid",
+        "pt_position",
+        "pt_supervoxel_id",
+        "pt_root_id",
+        "bb_start_position_x",
+        "cell_type",
+    }
+
+
+def test_the_telling_columns_stay_and_points_are_one_column() -> None:
+    lines, hidden = rendered(FRAME, 80)
+    assert {"bb_start_position_x", "pt_supervoxel_id"} <= set(hidden)
+    assert "pt_root_id" in lines[0]
+    assert "799584, 453216, 98020" in lines[2]
+    assert "a type [with] brackets" in lines[2]
+
+
+def test_wide_terminals_show_everything() -> None:
+    assert rendered(FRAME, 200)[1] == []
+
+
+def test_long_text_is_broken_into_lines() -> None:
+    frame = pd.DataFrame({"name": ["a"], "description": ["word " * 40]})
+    lines, hidden = rendered(frame, 60)
+    assert hidden == []
+    assert " ".join(" ".join(lines[2:]).split()) == " ".join(["a", *["word"] * 40])
+
+
+def on_a_terminal(code: str, columns: int, folder: Path, **environment: str) -> str:
+    """Run Python code on a pseudo terminal of some width; gives what it shows."""
+    main, side = pty.openpty()
+    termios.tcsetwinsize(side, (40, columns))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        cwd=folder,
+        env={**os.environ, "TERM": "xterm", **environment},
+    )
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            part = os.read(main, 65536)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(main)
+    assert process.wait(timeout=60) == 0, shown.decode(errors="replace")
+    return shown.decode("ascii" if "PYTHONIOENCODING" in environment else "utf-8")
+
+
+FITTING = """
+import pandas as pd
+from cortexclient.cli.output import show_frame, speak_utf8, console
+speak_utf8()
+show_frame(pd.DataFrame({f"column_{n:02d}": range(30) for n in range(20)}))
+console().print("200 \\u00b5m")
+"""
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    shown = on_a_terminal(FITTING, 80, tmp_path, NO_COLOR="1")
+    assert "20 of 30 rows; no room for column_07" in " ".join(shown.split())
+    assert "--out FILE" in shown
+    assert "µm" in shown
+
+
+def test_a_terminal_without_the_letter_gets_another_instead_of_a_crash(tmp_path: Path) -> None:
+    assert "200 ?m" in on_a_terminal(FITTING, 80, tmp_path, PYTHONIOENCODING="ascii")
+
+
+def test_a_pipe_gets_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    code = (
+        "import pandas as pd\nfrom cortexclient.cli.output import show_frame, speak_utf8\nspeak_utf8()\n"
+        "show_frame(pd.DataFrame({'note': ['200 \\u00b5m']}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        timeout=60,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.stdout.decode("utf-8").splitlines() == ["note", "200 µm"]
