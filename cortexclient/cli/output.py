@@ -42,7 +42,8 @@ def error_console() -> Console:
     """Where progress and errors go, so that results can be piped."""
     from rich.console import Console
 
-    return Console(file=sys.stderr, highlight=False)
+    # the terminal wraps long lines by itself; a command that was cut in two could not be copied
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 def show_frame(

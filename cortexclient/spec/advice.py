@@ -42,7 +42,9 @@ def warnings_for(spec: DatasetSpec, root: MappingNode, today: date | None = None
             message = f"standard_transform 2.0 has no version {transform.version} of {transform.dataset}"
             yield warn(("transform", "version"), "CX502", message, f"it has {known}")
     yield from _old_facts(root, today or datetime.now(UTC).date())
-    if spec.access is not None and spec.access.level != "public" and spec.access.note is None:
+    if spec.access is None:
+        yield warn((), "CX504", "nobody learns who may read it", "add access: level public, login or group")
+    elif spec.access.level != "public" and spec.access.note is None:
         yield warn(("access",), "CX504", "nobody learns how to get access", "add access.note: one sentence")
     if spec.citation is None:
         yield warn(

@@ -327,7 +327,9 @@ def _cloud_path(value: str) -> str:
         refuse(
             "CX207",
             f"{_short(value)} is not a path in a bucket",
-            "write it as gs://bucket/folder/, s3://..., https://... or file:///...",
+            f"a folder of this machine is written as file://{value[:200]}"
+            if value.startswith("/")
+            else "write it as gs://bucket/folder/, s3://..., https://... or file:///...",
         )
     if "@" in rest.split("/")[0]:
         refuse("CX405", "the path carries a user name or password", "remove everything before the @")

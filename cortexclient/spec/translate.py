@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -50,18 +51,23 @@ def problems_from(
             code, message, advice = kind, item["msg"], str(context.get("advice", ""))
         else:
             code, message, advice = _wrong_value(item, node)
+            if kind in _MAPS:
+                advice = _what_map(model, path, advice)
         if isinstance(node, ScalarNode) and kind != "extra_forbidden":
             mark = node.mark
             if isinstance(node.value, Lookalike):
                 code = "CX204"
                 message = f"unquoted, {_clipped(node.text)} is taken for {node.value.taken_for} by some readers of YAML"
-                quoted = f'"{_clipped(node.text)}"'
-                advice = (
-                    f"if text is meant, quote it: {quoted}; else write true or false, or a decimal number"
-                )
+                advice = _plainly(node.value.text, wants_truth=kind == "bool_type")
         shown = path if kind == "extra_forbidden" else followed
         problems.setdefault((shown, ""), Problem(*mark, code, dotted(shown), message, advice))
     return list(problems.values())
+
+
+def _plainly(text: str, *, wants_truth: bool) -> str:
+    if wants_truth and text.casefold() in {"yes", "on", "no", "off"}:
+        return f"write {'true' if text.casefold() in {'yes', 'on'} else 'false'}"
+    return f'if text is meant, quote it: "{_clipped(text)}"; else write true or false, or a decimal number'
 
 
 def _clipped(text: str) -> str:
@@ -148,6 +154,21 @@ _EXPECTED = {
 }
 
 
+_MAPS = {"dict_type", "mapping_type", "model_type", "model_attributes_type"}
+
+
+def _what_map(model: type[BaseModel], path: Path, advice: str) -> str:
+    """Say which keys a section has, where something else stands in its place."""
+    section = _model_at(model, path)
+    if section is model:
+        return advice
+    own = _keys(section)
+    keys = [name for name in own if section.model_fields[name].is_required()]
+    keys += [name for name in own if name not in keys][: 6 - len(keys)]
+    named = "a name, and below it " if isinstance(path[-1], str) and path[-1] in {"tables", "sources"} else ""
+    return f"it should be a map: {named}{', '.join(f'{key}:' for key in keys)}{' ...' if len(own) > len(keys) else ''}"
+
+
 def _bound(context: Mapping[str, Any]) -> str:
     return " ".join(str(value) for key, value in context.items() if key in {"ge", "gt", "le", "lt"})
 
@@ -163,15 +184,20 @@ def _described(value: Any) -> str:
         return f"the truth value {str(value).lower()}"
     if isinstance(value, int | float):
         return f"the number {_shown(value)}"
-    return _shown(value)
+    return f"the date {value.isoformat()}" if isinstance(value, date) else _shown(value)
 
 
 def _did_you_mean(guesses: list[str]) -> str:
     return f"did you mean {' or '.join(guesses)}?" if guesses else ""
 
 
+def _keys(section: type[BaseModel]) -> list[str]:
+    """Give the keys of a section; where its facts are from, which every section may say, comes last."""
+    return sorted(section.model_fields, key=lambda name: name in {"source", "checked"})
+
+
 def _unknown_key(model: type[BaseModel], path: Path, *, suggest: bool) -> tuple[str, str, str]:
-    known = list(_model_at(model, path[:-1]).model_fields)
+    known = _keys(_model_at(model, path[:-1]))
     guesses = close_names(str(path[-1]), known) if suggest else []
     where = dotted(path[:-1]) or "a spec"
     advice = _did_you_mean(guesses) or f"{where} knows: {', '.join(known)}; private keys begin with x-"

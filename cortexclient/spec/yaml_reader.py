@@ -330,6 +330,11 @@ def read_nodes(
     return None, composer.problems
 
 
+def _is_tab(text: str, at: Any) -> bool:
+    lines = text.split("\n", at.line + 1)
+    return bool(at.line < len(lines) and lines[at.line][at.column : at.column + 1] == "\t")
+
+
 def _events(text: str, composer: _Composer) -> Iterator[Any]:
     try:
         loader = _Loader(text)
@@ -345,6 +350,8 @@ def _events(text: str, composer: _Composer) -> Iterator[Any]:
         mark = Mark(composer.file, at.line + 1, at.column + 1) if at else Mark(composer.file, 1, 1)
         if "flow node" in str(error.context) and composer.stack:
             mark = composer.stack[-1].mark
+        if at is not None and _is_tab(text, at):
+            composer.stop(mark, "CX103", "a tab stands here", "indent with blanks: YAML knows no tabs")
         what = " ".join(part for part in (error.context, error.problem) if part) or "this is not YAML"
         composer.stop(
             mark,

@@ -192,8 +192,12 @@ def test_new_writes_a_valid_spec_that_works(run, server, tmp_path: Path) -> None
         server.token,
     )
     assert run(*words, "--out", path)[0] == 0
-    assert [str(p) for result in validate([path]) for p in result.problems] == []
+    # what no server knows is asked of the writer, and not made up
+    problems = [p for result in validate([path]) for p in result.problems]
+    assert {(p.code, p.severity) for p in problems} == {("CX504", "warning")}
+    assert sorted(p.message for p in problems) == ["nobody learns who may read it", "there is no citation"]
     text = path.read_text()
+    assert "&id" not in text
     assert server.token not in text
     assert text.count("# ") >= 5
     spec, v1dd = get_spec(path), get_spec("v1dd")
@@ -204,9 +208,20 @@ def test_new_writes_a_valid_spec_that_works(run, server, tmp_path: Path) -> None
     assert spec.tables["proofreading"].name == v1dd.tables["proofreading"].name
     assert len(spec.versions) == 3
     assert {version.status for version in spec.versions} >= {"expired"}
+    assert spec.synapses is not None
+    assert (spec.synapses.position_prefix, spec.synapses.size_column) == ("ctr_pt", "size")
+    assert spec.skeleton_version == 4
+    assert spec.capabilities.as_dict() == dict.fromkeys(("live", "versions", "l2cache", "skeletons"), True)
+    # what was guessed says so
+    guessed = {path for path, fact in spec.sources.items() if not fact.verified}
+    assert guessed == {"cell_ids", "tables", "voxel_resolution"}
+    cells = server.truth.cells.set_index("cell_id")
+    assert spec.example_ids.cell_id in cells.index
+    assert spec.example_ids.version == max(version.version for version in spec.versions)
     status, out, err = run("check", path, "--token", server.token)
     assert status == 0, out + err
     assert "FAIL" not in out
+    assert re.search(r"ok +example_ids\.root_id", out)
     assert run("diff", path, "--live", "--token", server.token)[0] == 0
     # it never writes over a file
     assert run(*words, "--out", path)[0] != 0
@@ -233,6 +248,44 @@ def test_check_says_what_to_change(run, server, tmp_path: Path) -> None:
     status, out, _ = run("diff", path, "--live", "--token", server.token)
     assert status == 1
     assert "synapses_v1d " in out
+
+
+def test_check_asks_whether_services_are_there(run, server, tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    head = f"name: my_brain\ntitle: a\nserver_address: {server.url}\ndatastack: {server.datastack}\n"
+    path.write_text(head + "capabilities: {live: false, versions: false, l2cache: true, skeletons: true}\n")
+    server.inject("404", route="^/skeletoncache/", count=None)
+    server.inject("503", route="^/l2cache/", count=None)
+    try:
+        status, out, err = run("check", path, "--token", server.token)
+    finally:
+        server.clear_faults()
+    assert status == 1, out + err
+    lines = {words[1]: line for line in out.splitlines() if len(words := line.split()) > 1}
+    for name, there in (("live", "true"), ("versions", "true"), ("skeletons", "false")):
+        line = lines[f"capabilities.{name}"]
+        assert line.startswith("FAIL")
+        assert f"write capabilities.{name}: {there}" in line
+    # a service that is down today may well exist
+    assert lines["capabilities.l2cache"].startswith("-")
+
+
+def test_a_datastack_without_versions(run, server, tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    server.inject("404", route="^/materialize/", count=None)
+    words = ("--server", server.url, "--datastack", server.datastack, "--token", server.token)
+    try:
+        status, _, err = run("new", "my_brain", *words, "--out", path)
+        assert status == 0, err
+        spec = get_spec(path)
+        assert spec.denies("versions")
+        assert spec.versions == ()
+        assert spec.tables == {}
+        status, out, err = run("check", path, "--token", server.token)
+        assert status == 0, out + err
+        assert re.search(r"ok +capabilities\.versions +false", out)
+    finally:
+        server.clear_faults()
 
 
 def test_what_the_user_should_know_about_a_spec_is_said(run, write) -> None:
@@ -317,7 +370,7 @@ def test_import_cave_diver(run, tmp_path: Path) -> None:
         "main_table": "nuclei",
         "alternative_tables": ["other_points"],
     }
-    assert spec.capabilities.live is False
+    assert spec.capabilities is None
     assert spec.transform.dataset == "minnie65"
     assert spec.depth_range_um == (0, 775)
     layers = [(layer.name, layer.top_um, layer.bottom_um) for layer in spec.layers]
@@ -325,6 +378,8 @@ def test_import_cave_diver(run, tmp_path: Path) -> None:
     text = out.read_text()
     assert "cell_types_v2" in text
     assert "cache_alias" in text
+    # to advise against something is not to deny it
+    assert "# capabilities: {live: false}" in text
 
 
 def test_import_of_a_broken_file_says_where(run, tmp_path: Path) -> None:

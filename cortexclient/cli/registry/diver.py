@@ -62,8 +62,13 @@ def convert(file: Path, *, name: str | None = None, server: str, volume: Path | 
     if synapse.get("position_prefix"):
         text.add("synapses", {"position_prefix": synapse["position_prefix"]})
     text.add("cell_ids", _cell_ids(values))
-    if isinstance(values.get("live_mode"), bool):
-        text.add("capabilities", {"live": values["live_mode"]})
+    if values.get("live_mode") is True:
+        text.add("capabilities", {"live": True})
+    elif values.get("live_mode") is False:
+        text.comment(
+            "cave-diver asks it at versions only (live_mode: false). If its server refuses other moments:"
+        )
+        text.comment("capabilities: {live: false}")
     warmed = _map(values, "decoration_warmup")
     tables = warmed.get("tables") or warmed.get("cell_type_tables") or []
     if tables:

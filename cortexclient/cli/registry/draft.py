@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.cli.registry.live import datastack_info
+from cortexclient.cli.registry.probes import offered, skeleton_versions, versions_of
 from cortexclient.cli.registry.text import SpecText
 
 if TYPE_CHECKING:
@@ -47,12 +49,13 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
     )
     session = Session(spec, auth_token=token)
     info = datastack_info(session)
-    versions = session.versions()
+    versions = versions_of(session)
     latest = max((number for number, record in versions.items() if record.valid), default=None)
     with session.guard("materialize"):
         tables = list(session.cave.materialize.get_tables(version=latest)) if latest is not None else []
         views = list(session.cave.materialize.get_views(version=latest)) if latest is not None else []
     text = SpecText(name)
+    sources: dict[str, Any] = {}
     text.add("title", str(info.get("description") or name)[:100], "One line for people.")
     text.comment("description: A few sentences for people.")
     text.blank()
@@ -62,20 +65,54 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
     sizes = [info.get(f"viewer_resolution_{axis}") for axis in "xyz"]
     known = None if None in sizes else [_number(size) for size in sizes]
     text.add("voxel_resolution", known, "In nm; this is the viewer's. Compare with the tables' own metadata.")
+    if known is not None:
+        sources["voxel_resolution"] = {"verified": False, "note": "The viewer's, as the info service says."}
     text.blank()
-    _write_tables(text, info, session, tables, views)
+    cells = _write_tables(text, info, session, tables, views, sources)
     text.blank()
     text.comment("transform: minnie65   # a dataset of standard_transform, or declared: {steps: [...]}")
-    text.comment("skeleton_version: 4")
     text.comment("exports: {path: gs://bucket/folder/, format: csv-gz}")
+    _write_services(text, session, cells.get("main_table") or next(iter(tables), None))
     text.blank()
     _write_versions(text, versions)
     text.add("default_version", "latest")
     text.blank()
-    text.add("access", {"level": "group", "note": "Say in one sentence how to get access."})
-    text.add("citation", {"note": "Say what to cite."})
-    text.add("license", {"name": "unverified"})
+    text.comment("access: {level: group, note: One sentence on how to get access., contact: ...}")
+    text.comment("citation: {doi: 10.1234/my-brain}   # or note: Nothing is published yet.")
+    text.add("license", {"name": "unverified"}, "An SPDX name such as CC-BY-4.0, once you know.")
+    if latest is not None:
+        text.add("example_ids", _example(session, cells, latest), "A cell of the newest version.")
+    text.blank()
+    record = f"{spec.server_address}/info, {datetime.now(UTC):%Y-%m-%d}"
+    text.add(
+        "sources",
+        {"datastack": {"source": record}, **sources},
+        "What is not verified shows in the documentation.",
+    )
     return str(text)
+
+
+def _write_services(text: SpecText, session: Session, table: str | None) -> None:
+    found = offered(session, table=table)
+    newest = max(skeleton_versions(session), default=None) if found["skeletons"] else None
+    text.add("skeleton_version", newest, "The newest that the service makes." if newest is not None else None)
+    known = {name: there for name, there in found.items() if there is not None}
+    text.add("capabilities", known or None, "As the services answered.")
+
+
+def _example(session: Session, cells: dict[str, Any], version: int) -> dict[str, Any] | None:
+    """Pick a cell that has a root, from the table that says so."""
+    name = cells.get("lookup_view") or cells.get("main_table")
+    if name is None:
+        return None
+    frame = session.at(version=version).query(name, limit=20)
+    if not {"id", "pt_root_id"} <= set(frame.columns):
+        return None
+    rows = frame[frame["pt_root_id"] > 0]
+    if rows.empty:
+        return None
+    ids = {"cell_id": str(rows["id"].iloc[0]), "root_id": str(rows["pt_root_id"].iloc[0])}
+    return {**ids, "version": version}
 
 
 def _number(size: Any) -> float | int:
@@ -83,11 +120,23 @@ def _number(size: Any) -> float | int:
 
 
 def _write_tables(
-    text: SpecText, info: dict[str, Any], session: Session, tables: list[str], views: list[str]
-) -> None:
+    text: SpecText,
+    info: dict[str, Any],
+    session: Session,
+    tables: list[str],
+    views: list[str],
+    sources: dict[str, Any],
+) -> dict[str, Any]:
+    """Write what the tables are called, and give the section of cell ids."""
+    guessed = {"verified": False, "note": "Guessed from the names of tables and views."}
     synapses = info.get("synapse_table")
     guess = _like(tables, "synapses", "synapse")
     text.add("synapse_table", synapses or guess, None if synapses else _guessed(tables, "synapse"))
+    if guess and not synapses:
+        sources["synapse_table"] = guessed
+    text.add(
+        "synapses", _synapse_columns(session, synapses or guess, tables), "From the columns of that table."
+    )
     main = info.get("soma_table") or _like(
         [t for t in tables if "alternative" not in t], "nucleus_detection", "nucleus", "soma"
     )
@@ -107,6 +156,24 @@ def _write_tables(
     used = {synapses or guess, main, *alternative, *(entry["name"] for entry in roles.values())}
     rest = ", ".join(sorted(set(tables) - used)) or "none"
     text.add("tables", roles or None, f"Guessed from names. Other tables: {rest}.")
+    sources |= {key: dict(guessed) for key, value in (("cell_ids", cell_ids), ("tables", roles)) if value}
+    return cell_ids
+
+
+def _synapse_columns(session: Session, table: str | None, tables: list[str]) -> dict[str, Any] | None:
+    """Columns of the synapse table by what they mean; None where it cannot be read."""
+    if table not in tables:
+        return None
+    columns = list(session.query(str(table), limit=1).columns)
+    points = [name.removesuffix("_position") for name in columns if str(name).endswith("_position")]
+    prefix = next((point for point in ("ctr_pt", "pt", "pre_pt") if point in points), None)
+    score = next((name for name in columns if str(name).endswith("score")), None)
+    found = {
+        "position_prefix": prefix,
+        "size_column": "size" if "size" in columns else None,
+        "score_column": score,
+    }
+    return {key: value for key, value in found.items() if value is not None} or None
 
 
 def _like(names: Iterable[str], *words: str) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from cortexclient.cli.registry.probes import offered, skeleton_versions, versions_of
 from cortexclient.errors import AuthenticationError, CortexError, MissingDataError, UnknownDatasetError
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | Non
     """
     from cortexclient.session import Session
 
-    live = _Live(Session(spec, server_address=server, auth_token=token))
+    live = _Live(Session(_undenied(spec), server_address=server, auth_token=token))
     points: list[Point] = []
-    for step in (_info, _versions, _tables, _roles, _columns, _transform, _exports, _examples):
+    steps = (_info, _versions, _tables, _roles, _columns, _capabilities, _transform, _exports, _examples)
+    for step in steps:
         try:
             points += list(step(spec, live))
         except AuthenticationError as error:
@@ -69,6 +71,11 @@ def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | Non
             if step is _info:
                 return points
     return points
+
+
+def _undenied(spec: DatasetSpec) -> DatasetSpec:
+    """Give the spec without what it says of services: whether that is true is to be asked."""
+    return spec.with_overrides({"capabilities": None, "sources": None})
 
 
 def _first(error: Exception) -> str:
@@ -128,11 +135,12 @@ def _facts(spec: DatasetSpec, info: dict[str, Any]) -> Iterator[tuple[str, Any, 
 
 
 def _versions(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
-    theirs = live.session.versions()
+    theirs = versions_of(live.session)
     usable = [number for number, record in theirs.items() if record.valid]
     live.version = max(usable, default=None)
-    state: Literal["pass", "fail"] = "pass" if usable else "fail"
-    advice = "" if usable else "set capabilities.versions: false and use live queries"
+    known = bool(usable) or spec.denies("versions")
+    state: Literal["pass", "fail"] = "pass" if known else "fail"
+    advice = "" if known else "write capabilities: {versions: false}"
     yield Point(
         "versions", state, f"{len(usable)} live: {', '.join(map(str, sorted(usable)[-5:])) or 'none'}", advice
     )
@@ -167,6 +175,9 @@ def _versions(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
 
 
 def _tables(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    if live.version is None:
+        yield Point("tables and views", "skip", "there are none without a version")
+        return
     with live.session.guard("materialize"):
         live.tables = list(live.session.cave.materialize.get_tables(version=live.version))
         live.views = list(live.session.cave.materialize.get_views(version=live.version))
@@ -201,7 +212,7 @@ def _present(key: str, name: str, names: list[str]) -> Point:
 
 
 def _roles(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
-    for role in spec.tables:
+    for role in spec.tables if live.version is not None else ():
         try:
             table: TableSpec = spec.table_for(role, live.version)
         except CortexError as error:
@@ -258,6 +269,27 @@ def _has_columns(name: str, live: _Live, table: str, wanted: list[str]) -> Itera
         yield Point(name, "pass", ", ".join(wanted))
 
 
+def _capabilities(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+    main = spec.cell_ids.main_table if spec.cell_ids is not None else None
+    found = offered(live.session, table=main if main in live.tables else next(iter(live.tables), None))
+    for name, there in found.items():
+        claim = getattr(spec.capabilities, name) if spec.capabilities is not None else None
+        key = f"capabilities.{name}"
+        if there is None:
+            yield Point(key, "skip", "it cannot be told")
+        else:
+            yield _same(key, _yaml(claim), _yaml(there))
+    if found["skeletons"] and spec.skeleton_version is not None:
+        made = skeleton_versions(live.session)
+        good = spec.skeleton_version in made
+        advice = "" if good else f"the service makes {', '.join(map(str, made))}"
+        yield Point("skeleton_version", "pass" if good else "fail", str(spec.skeleton_version), advice)
+
+
+def _yaml(value: bool | None) -> str | None:
+    return None if value is None else str(value).lower()
+
+
 def _transform(spec: DatasetSpec, _live: _Live) -> Iterator[Point]:
     transform = spec.transform
     if transform is None or transform.dataset is None:
@@ -278,7 +310,7 @@ def _exports(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
     from cortexclient.services.exports import TableExportClient
 
     path = live.session.endpoint.exports_path or (spec.exports.path if spec.exports else None)
-    if path is None:
+    if path is None or (spec.denies("exports") and spec.exports is None):
         return
     versions = {file.version for file in TableExportClient(path).available_files}
     state: Literal["pass", "fail"] = "pass" if versions else "fail"
@@ -313,7 +345,7 @@ def differences(
     """
     from cortexclient.session import Session
 
-    session = Session(spec, server_address=server, auth_token=token)
+    session = Session(_undenied(spec), server_address=server, auth_token=token)
     info = datastack_info(session)
     found = [
         (name, str(ours), str(theirs))
@@ -324,7 +356,7 @@ def differences(
     soma = info.get("soma_table") or None
     if main is not None and soma is not None and main != soma:
         found.append(("cell_ids.main_table", main, soma))
-    theirs = session.versions()
+    theirs = versions_of(session)
     for item in spec.versions:
         record = theirs.get(item.version)
         if record is not None and item.timestamp is not None and item.timestamp != record.timestamp:
