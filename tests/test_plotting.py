@@ -89,8 +89,8 @@ def test_neuron_shows_its_sites_and_counts_them() -> None:
         c.get_label(): c.get_offsets().tolist() for c in axes.collections if c.get_label().endswith(")")
     }
     assert offsets == {
-        "presynaptic site (2)": [[20.0, 300.0], [15.0, 280.0]],
-        "postsynaptic site (1)": [[5.0, 5.0]],
+        "presynaptic sites (2)": [[20.0, 300.0], [15.0, 280.0]],
+        "postsynaptic sites (1)": [[5.0, 5.0]],
     }
     assert not [
         c for c in plot_neuron(ANSWER, pre=pre, synapses=False).collections if c.get_label().endswith(")")
@@ -215,13 +215,61 @@ def test_mesh_is_drawn_in_um_with_a_colour_per_label() -> None:
     low, high = axes.get_ylim()
     assert low > high
     drawn(plot_mesh((corners, faces), values=np.arange(4.0), value_label="depth (µm)", view="zy"))
-    assert (
-        len(plot_mesh((corners, np.repeat(faces, 50, axis=0)), max_faces=10).collections[0].get_paths()) == 10
-    )
     with pytest.raises(ValueError, match="not both"):
         plot_mesh((corners, faces), labels=np.zeros(4, int), values=np.zeros(4))
     with pytest.raises(ValueError, match="3 labels for 4 vertices"):
         plot_mesh((corners, faces), labels=np.zeros(3, int))
+
+
+def sheet(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A square sheet of side x side vertices, 10 um wide, all faces wound alike."""
+    x, y = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    vertices = np.stack([x.ravel(), y.ravel(), np.zeros(side * side)], axis=1) * (10_000 / (side - 1))
+    corner = (x[:-1, :-1] * side + y[:-1, :-1]).ravel()
+    lower = np.stack([corner, corner + 1, corner + side], axis=1)
+    upper = np.stack([corner + 1, corner + side + 1, corner + side], axis=1)
+    return vertices, np.concatenate([lower, upper])
+
+
+def test_large_meshes_are_drawn_coarser_and_without_holes() -> None:
+    vertices, faces = sheet(101)
+    axes = plot_mesh((vertices, faces), max_faces=2000, labels=np.arange(len(vertices)) + 1)
+    paths = axes.collections[0].get_paths()
+    assert 1000 < len(paths) <= 2000
+    corners = np.array([path.vertices[:3] for path in paths])
+    edges = corners[:, 1:] - corners[:, :1]
+    areas = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]) / 2
+    # every face that is left covers what the faces around it did
+    assert 90 < areas.sum() <= 100.001
+    few = plot_mesh((vertices, faces[:50]), max_faces=50)
+    assert len(few.collections[0].get_paths()) == 50
+
+
+def test_values_may_be_missing_and_on_a_logarithmic_scale() -> None:
+    vertices, faces = sheet(3)
+    values = np.array([1.0, 10, 100, 1, 10, 100, 1, 10, np.nan])
+    axes = plot_mesh((vertices, faces), values=values, log=True, value_label="volume (µm³)")
+    drawn(axes)
+    bar = axes.figure.axes[-1]
+    assert bar.get_yscale() == "log"
+    assert bar.get_ylim() == pytest.approx((1, 100))
+    colors = axes.collections[0].get_facecolors()
+    assert len(np.unique(colors, axis=0)) > 2
+    plot_mesh((vertices, faces), values=np.full(9, np.nan))
+
+
+def test_names_of_groups_do_not_cover_each_other() -> None:
+    ids = list(range(1, 41))
+    synapses = pd.DataFrame({"pre_pt_root_id": ids, "post_pt_root_id": ids[::-1]})
+    groups = {number: "pyramidal" if number < 35 else f"type {number}" for number in ids}
+    axes = plot_connectivity(synapses, ids, groups=groups, labels={1: "my neuron"}, title="many")
+    drawn(axes)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 14
+    for number, one in enumerate(boxes):
+        assert not any(one.overlaps(other) for other in boxes[number + 1 :])
+    assert not any(axes.title.get_window_extent().overlaps(box) for box in boxes)
+    assert axes.get_yticklabels()[0].get_text() == "my neuron"
 
 
 def test_positions_of_unknown_form_are_refused() -> None:
@@ -266,4 +314,4 @@ def test_real_neuron(shared_data: Path) -> None:
     drawn(axes)
     assert "864691135101289504" in axes.get_title()
     names = axes.get_legend_handles_labels()[1]
-    assert {"axon", "dendrite", "soma", "postsynaptic site (12,424)"} == set(names)
+    assert {"axon", "dendrite", "soma", "postsynaptic sites (12,424)"} == set(names)

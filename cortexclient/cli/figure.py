@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["neuron_figure"]
 
+_HALF_WIDTH_UM = 40.0
+"""Half the width of the view onto the mesh: in a whole neuron the pieces are too small to be seen."""
+
 
 def neuron_figure(
     neuron: Any,
@@ -21,7 +24,7 @@ def neuron_figure(
     labels: NDArray[Any] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw a neuron in cortical depth beside its synapses over depth and, where given, its mesh.
+    """Draw a neuron in cortical depth beside its synapses over depth and, where given, its mesh around the root.
 
     Parameters
     ----------
@@ -29,8 +32,8 @@ def neuron_figure(
         A neuron in um with y = depth below the pia.
     layers : iterable, optional
         Cortical layers.
-    mesh : object, optional
-        The neuron's mesh in nm.
+    mesh : tuple of arrays, optional
+        Vertices, in um like the neuron, and faces of its mesh.
     labels : numpy.ndarray, optional
         Level-2 id of each vertex of the mesh.
     title : str, optional
@@ -40,11 +43,11 @@ def neuron_figure(
     -------
     matplotlib.figure.Figure
     """
-    from cortexclient.plotting import plot_mesh, plot_neuron, plot_synapse_depths
+    from cortexclient.plotting import plot_neuron, plot_synapse_depths
     from cortexclient.plotting.shapes import synapse_positions
     from cortexclient.plotting.style import pyplot
 
-    widths = [2.4, 1.3] if mesh is None else [2.4, 1.3, 2.1]
+    widths = [2.4, 1.3] if mesh is None else [2.4, 1.3, 2.3]
     plt = pyplot()
     figure, axes = plt.subplots(
         1, len(widths), figsize=(2.3 * sum(widths), 6.8), layout="constrained", width_ratios=widths
@@ -58,8 +61,31 @@ def neuron_figure(
         axes[1].set_ylabel("")
         axes[1].tick_params(labelleft=False)
     if mesh is not None:
-        name = "Mesh" if labels is None else "Mesh, one colour per level-2 id"
-        plot_mesh(mesh, labels=labels, title=name, ax=axes[2])
+        _mesh_panel(axes, mesh, labels, neuron.skeleton.vertices[int(neuron.skeleton.root)])
     if title:
         figure.suptitle(title)
     return figure  # type: ignore[no-any-return]
+
+
+def _mesh_panel(axes: Any, mesh: Any, labels: NDArray[Any] | None, middle: NDArray[Any]) -> None:
+    """Draw the mesh around a point into the last axes, and the frame of that view into the first."""
+    import numpy as np
+    from matplotlib.patches import Rectangle
+
+    from cortexclient.plotting import plot_mesh
+
+    vertices, faces = (np.asarray(part) for part in mesh)
+    near = (np.abs(vertices[:, :2] - middle[:2]) <= _HALF_WIDTH_UM).all(axis=1)
+    side = axes[-1]
+    plot_mesh((vertices, faces[near[faces].all(axis=1)]), labels=labels, scale=1, ax=side)
+    corner = middle[:2] - _HALF_WIDTH_UM
+    side.set_aspect("equal", adjustable="box")
+    side.set_xlim(corner[0], corner[0] + 2 * _HALF_WIDTH_UM)
+    side.set_ylim(corner[1] + 2 * _HALF_WIDTH_UM, corner[1])
+    side.set_xlabel(axes[0].get_xlabel())
+    side.set_ylabel(axes[0].get_ylabel())
+    side.set_title("Mesh in the frame" + ("" if labels is None else ", one colour per level-2 id"))
+    frame = Rectangle(
+        tuple(corner), 2 * _HALF_WIDTH_UM, 2 * _HALF_WIDTH_UM, fill=False, linewidth=0.8, zorder=6
+    )
+    axes[0].add_patch(frame)

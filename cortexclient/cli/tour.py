@@ -161,7 +161,13 @@ class Tour:
     def link(self) -> list[str]:
         """Make a Neuroglancer link that shows the neuron and its synapses."""
         url = self.client.neuroglancer_url(root_ids=self.root, annotations=self.sites, shorten=True)
-        return [f"[link={url}]{url}[/link]"]
+        lines = [f"[link={url}]{url}[/link]"]
+        if self.client.session.endpoint is not None:  # launched for this client, and stopped with it
+            lines.append(
+                "[dim]it opens as long as the server runs: start one with `cortexclient sandbox serve`, and the demo "
+                "with --server and its address[/]"
+            )
+        return lines
 
     def picture(self) -> list[str]:
         """Draw the neuron."""
@@ -169,10 +175,11 @@ class Tour:
 
         if self.neuron is None:
             raise NotConfiguredError("there is no skeleton to draw")
+        mesh = self.shape and (self.client.space.transform_nm.apply(self.shape.vertices), self.shape.faces)
         figure = neuron_figure(
             self.neuron,
             layers=self.client.spec.layers or None,
-            mesh=self.shape,
+            mesh=mesh,
             labels=self.labels,
             title=f"{self.client.spec.title}: neuron {self.root}",
         )

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["connectivity_matrix", "plot_connectivity"]
 
+_LETTER = 6.5
+"""Width of a letter of a group's name in points."""
+
 
 def connectivity_matrix(
     synapses: pd.DataFrame,
@@ -79,7 +82,7 @@ def plot_connectivity(
     columns: Sequence[int] | None = None,
     weight: str | None = None,
     groups: Mapping[int, str] | None = None,
-    labels: bool | None = None,
+    labels: bool | Mapping[int, str] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -93,8 +96,8 @@ def plot_connectivity(
         As in `connectivity_matrix`; for a matrix they must be left out.
     groups : mapping of int to str, optional
         Group of each root id, such as its cell type: neurons are sorted by it and the groups are divided by lines.
-    labels : bool, optional
-        Whether to write the root ids. Default: up to 40 of them.
+    labels : bool or mapping of int to str, optional
+        Whether to write the root ids, or names to write instead. Default: up to 40 root ids.
     title : str, optional
         Title of the axes.
     ax : matplotlib.axes.Axes, optional
@@ -136,11 +139,9 @@ def plot_connectivity(
     _ticks(ax, matrix, labels)
     ax.set_ylabel("Presynaptic neuron")
     ax.set_xlabel("Postsynaptic neuron")
-    if groups is not None:
-        _divide(ax, matrix, groups)
+    room = 0.0 if groups is None else _divide(ax, matrix, groups)
     if title:
-        # the names of the groups stand between the matrix and the title
-        ax.set_title(title, pad=6 if groups is None else 20)
+        ax.set_title(title, pad=6 + room)  # the names of the groups stand between the matrix and the title
     return ax
 
 
@@ -155,37 +156,49 @@ def _by_group(ids: pd.Index, groups: Mapping[int, str]) -> list[Any]:
     return sorted(ids, key=lambda root: (str(groups.get(root, "~")), root))
 
 
-def _ticks(ax: Any, matrix: pd.DataFrame, labels: bool | None) -> None:
+def _ticks(ax: Any, matrix: pd.DataFrame, labels: bool | Mapping[int, str] | None) -> None:
+    names: Mapping[int, str] = {} if labels is None or isinstance(labels, bool) else labels
     for axis, ids in ((ax.yaxis, matrix.index), (ax.xaxis, matrix.columns)):
         if labels or (labels is None and len(ids) <= 40):
-            axis.set_ticks(range(len(ids)), [str(root) for root in ids])
+            axis.set_ticks(range(len(ids)), [str(names.get(int(root), root)) for root in ids])
         else:
             axis.set_ticks([])
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(labelsize="x-small", length=2)
 
 
-def _divide(ax: Any, matrix: pd.DataFrame, groups: Mapping[int, str]) -> None:
+def _divide(ax: Any, matrix: pd.DataFrame, groups: Mapping[int, str]) -> float:
+    """Divide the groups by lines and name them to the right and on top; the room in points that the names need there.
+
+    Names on top stand upright where one is wider than its group.
+    """
+    wide = ax.get_window_extent().width / ax.figure.dpi * 72 / max(1, len(matrix.columns))
+    upright = any(
+        _LETTER * len(name) > wide * (end - start) for name, start, end in _runs(matrix.columns, groups)
+    )
     for ids, line, horizontal in ((matrix.index, ax.axhline, True), (matrix.columns, ax.axvline, False)):
-        names = np.array([str(groups.get(int(root), "unknown")) for root in ids])
-        starts = (
-            np.flatnonzero(np.r_[True, names[1:] != names[:-1]]) if len(names) else np.zeros(0, dtype=int)
-        )
-        for start, end in zip(starts, np.r_[starts[1:], len(names)], strict=True):
+        for name, start, end in _runs(ids, groups):
             if start:
                 line(start - 0.5, color=PALETTE["black"], linewidth=0.8)
             middle = (start + end - 1) / 2
-            place = {
-                "xy": (1.01, middle),
-                "xycoords": ax.get_yaxis_transform(),
-                "rotation": 270,
-                "va": "center",
-            }
+            place = {"xy": (1.01, middle), "xycoords": ax.get_yaxis_transform(), "va": "center"}
             if not horizontal:
                 place = {
                     "xy": (middle, 1.01),
                     "xycoords": ax.get_xaxis_transform(),
-                    "rotation": 0,
+                    "rotation": 90 if upright else 0,
                     "ha": "center",
+                    "va": "bottom",
                 }
-            ax.annotate(names[start], annotation_clip=False, fontsize="small", **place)
+            ax.annotate(name, annotation_clip=False, fontsize="small", **place)
+    longest = max((len(name) for name, *_ in _runs(matrix.columns, groups)), default=0)
+    return _LETTER * longest if upright else 2 * _LETTER
+
+
+def _runs(ids: pd.Index, groups: Mapping[int, str]) -> list[tuple[str, int, int]]:
+    """Name, first and last row (excluded) of each group."""
+    names = np.array([str(groups.get(int(root), "unknown")) for root in ids])
+    if not len(names):
+        return []
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    return list(zip(names[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(names)], strict=True))

@@ -27,6 +27,7 @@ def plot_mesh(
     view: Literal["xy", "zy", "xz"] = "xy",
     color: str = PALETTE["sky"],
     cmap: str = "viridis",
+    log: bool = False,
     value_label: str | None = None,
     unit: str = "µm",
     scale: float = 1e-3,
@@ -51,6 +52,8 @@ def plot_mesh(
         Colour where neither labels nor values are given.
     cmap : str
         Colour map for ``values``.
+    log : bool
+        Whether the colour scale is logarithmic; values must be positive then.
     value_label : str, optional
         What the values are, with their unit, beside the colour bar.
     unit : str
@@ -58,7 +61,7 @@ def plot_mesh(
     scale : float
         Factor from the mesh's unit to the axes' unit: meshes are in nm, the axes in um.
     max_faces : int
-        Larger meshes are drawn with every k-th face only.
+        Larger meshes are drawn coarser: vertices that lie together become one.
     title : str, optional
         Title of the axes.
     ax : matplotlib.axes.Axes, optional
@@ -84,14 +87,13 @@ def plot_mesh(
     for name, given in (("labels", labels), ("values", values)):
         if given is not None and len(given) != len(vertices):
             raise ValueError(f"{len(given)} {name} for {len(vertices)} vertices; give one per vertex")
-    if len(faces) > max_faces:
-        faces = faces[:: -(-len(faces) // max_faces)]
+    faces = coarser(vertices, faces, max_faces)
     ax = new_axes(ax, (5.2, 6.4))
     across, down, towards = VIEWS[view]
     corners = vertices[faces]
     order = np.argsort(-corners[:, :, towards].mean(axis=1), kind="stable")
     faces, corners = faces[order], corners[order]
-    colors, scale_of = _colors(faces, labels, values, color, cmap)
+    colors, scale_of = _colors(faces, labels, values, color, cmap, log=log)
     shade = _shade(corners, (across, down, towards))
     colors[:, :3] *= shade[:, None]
     _fill(ax, corners[:, :, [across, down]], colors)
@@ -110,6 +112,31 @@ def plot_mesh(
     if title:
         ax.set_title(title)
     return ax
+
+
+def coarser(vertices: NDArray[np.float64], faces: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Give at most ``most`` faces that look like the given ones: of the vertices in one cell of a grid one is kept.
+
+    Leaving out faces instead would leave holes. The grid is as fine as ``most`` allows (Rossignac and Borrel 1993,
+    "Multi-resolution 3D approximations for rendering complex scenes").
+    """
+    if len(faces) <= most:
+        return faces
+    low = vertices.min(axis=0)
+    extent = float((vertices.max(axis=0) - low).max()) or 1.0
+    cells = 1024.0
+    while True:
+        place = np.floor((vertices - low) * (cells / extent)).astype(np.int64)
+        _, first, cell = np.unique(place @ (1, 1 << 21, 1 << 42), return_index=True, return_inverse=True)
+        corners = np.sort(cell.reshape(-1)[faces], axis=1)
+        flat = (corners[:, 0] == corners[:, 1]) | (corners[:, 1] == corners[:, 2])
+        key = (corners[~flat, 0] * len(first) + corners[~flat, 1]) * len(first) + corners[~flat, 2]
+        _, once = np.unique(key, return_index=True)
+        if len(once) <= most or cells < 2:
+            chosen: NDArray[np.int64] = first[cell.reshape(-1)[faces[np.flatnonzero(~flat)[np.sort(once)]]]]
+            return chosen
+        # the number of faces goes with the area of a surface in units of the grid
+        cells *= min(0.9, (most / len(once)) ** 0.5)
 
 
 def _fill(ax: Any, polygons: NDArray[np.float64], colors: NDArray[np.float64]) -> None:
@@ -139,10 +166,12 @@ def _colors(
     values: NDArray[Any] | None,
     color: str,
     cmap: str,
+    *,
+    log: bool,
 ) -> tuple[NDArray[np.float64], Any]:
     import matplotlib as mpl
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize, to_rgba
+    from matplotlib.colors import LogNorm, Normalize, to_rgba
 
     if labels is not None:
         palette = np.array([to_rgba(code) for name, code in PALETTE.items() if name not in {"black", "grey"}])
@@ -154,7 +183,10 @@ def _colors(
         return chosen, None
     if values is not None:
         numbers = np.asarray(values, dtype=np.float64)
-        scale = Normalize(float(np.nanmin(numbers)), float(np.nanmax(numbers)))
-        mapped = ScalarMappable(scale, mpl.colormaps[cmap])
+        known = numbers[np.isfinite(numbers)]
+        ends = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        scale = LogNorm(*ends) if log else Normalize(*ends)
+        # faces without a value are grey
+        mapped = ScalarMappable(scale, mpl.colormaps[cmap].with_extremes(bad=PALETTE["grey"]))
         return np.array(mapped.to_rgba(numbers[faces].mean(axis=1)), dtype=np.float64), mapped
     return np.tile(np.array(to_rgba(color)), (len(faces), 1)), None

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_neuron"]
 
-AXES = {"x": (0, "Mediolateral position (µm)"), "z": (2, "Anteroposterior position (µm)")}
+# which of the body's axes these are depends on the dataset; that they run along the pia does not
+AXES = {"x": (0, "x, along the pia (µm)"), "z": (2, "z, along the pia (µm)")}
 
 
 def plot_neuron(
@@ -100,8 +101,8 @@ def plot_neuron(
     if synapses:
         before = synapse_positions(neuron, "pre_syn") if pre is None else positions(pre)
         after = synapse_positions(neuron, "post_syn") if post is None else positions(post)
-        _draw_sites(ax, after, column, site_size, color=POSTSYNAPTIC, marker="o", name="postsynaptic site")
-        _draw_sites(ax, before, column, site_size, color=PRESYNAPTIC, marker="^", name="presynaptic site")
+        _draw_sites(ax, before, column, site_size, color=PRESYNAPTIC, marker="^", name="presynaptic sites")
+        _draw_sites(ax, after, column, site_size, color=POSTSYNAPTIC, marker="o", name="postsynaptic sites")
     if shape.soma is not None:
         across_um, depth_um = shape.soma[[column, 1]]
         ax.scatter(
@@ -186,7 +187,11 @@ def _draw_sites(
 
 
 def _legend(ax: Any) -> None:
-    handles, names = ax.get_legend_handles_labels()
+    # neurites and soma in the first column, synapses in the second
+    handles, names = zip(
+        *sorted(zip(*ax.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1].endswith(")")),
+        strict=True,
+    )
     legend = ax.legend(
         handles,
         names,

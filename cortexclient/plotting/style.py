@@ -23,7 +23,7 @@ PALETTE: Mapping[str, str] = {
     "blue": "#0072b2",
     "vermillion": "#d55e00",
     "purple": "#cc79a7",
-    "grey": "#8a8a8a",
+    "grey": "#767676",
 }
 """Okabe and Ito's palette, told apart with every common kind of colour vision (https://jfly.uni-koeln.de/color/)."""
 
@@ -105,22 +105,31 @@ def draw_layers(ax: Any, layers: Iterable[Any], *, names: bool = True) -> None:
         Layers from the pia down, each with ``name``, ``top_um`` and ``bottom_um`` (as in a dataset's spec), or each a
         tuple of the three.
     names : bool
-        Whether to write the names at the right border.
+        Whether to write the names at the right border, with the pia above the first and the white matter (WM) below
+        the last.
     """
-    bounds = [_bounds(layer) for layer in layers]
+    bounds = sorted((_bounds(layer) for layer in layers), key=lambda layer: layer[1])
     edges = sorted({edge for _, top, bottom in bounds for edge in (top, bottom)})
     for edge in edges:
         ax.axhline(edge, color=PALETTE["grey"], linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
-    if names:
-        for name, top, bottom in bounds:
+    if names and bounds:
+        places = [
+            (name.removeprefix("layer ").removeprefix("Layer "), (top + bottom) / 2, "center")
+            for name, top, bottom in bounds
+        ]
+        if bounds[0][1] == 0:
+            places.append(("pia", 0.0, "bottom"))
+        if not bounds[-1][0].lower().startswith(("wm", "white")):
+            places.append(("WM", bounds[-1][2], "top"))
+        for name, depth, side in places:
             ax.annotate(
-                name.removeprefix("layer ").removeprefix("Layer "),
-                xy=(1.0, (top + bottom) / 2),
+                name,
+                xy=(1.0, depth),
                 xycoords=ax.get_yaxis_transform(),
                 xytext=(4, 0),
                 textcoords="offset points",
                 ha="left",
-                va="center",
+                va=side,
                 fontsize="small",
                 color=PALETTE["grey"],
                 annotation_clip=True,
