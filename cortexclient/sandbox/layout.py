@@ -18,6 +18,7 @@ _RECORDED_KEYS = {
     "annotation_tables": "stored: annotation_table_metadata",
     "segmentation_tables": "stored: segmentation_table_metadata",
     "frozen": "row counts recorded at freezing",
+    "frozen_metadata": "materialize: metadata of one table by version",
     "unique_string_values": "unique_string_values",
 }
 

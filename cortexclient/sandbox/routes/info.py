@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["did_you_mean", "routes", "unknown_datastack"]
+__all__ = ["did_you_mean", "knows_datastack", "routes", "unknown_datastack"]
 
 VERSION = "4.3.3"
 _BASE = "/info/api/v2"
@@ -51,6 +51,16 @@ def unknown_datastack(world: World, name: str) -> str:
     )
 
 
+def knows_datastack(world: World, name: str) -> bool:
+    """Whether the info service describes a datastack; a folder may describe more than the one that it serves."""
+    return name == world.names.datastack or name in _others(world)
+
+
+def _others(world: World) -> dict[str, dict[str, Any]]:
+    others: dict[str, dict[str, Any]] = world.folder.json("other_datastacks.json", default={})
+    return others
+
+
 class _Info:
     """Bodies of the service, with live addresses."""
 
@@ -63,9 +73,8 @@ class _Info:
         return {**stored, "name": self.world.names.aligned_volume, "image_source": self.world.image_source}
 
     def datastacks(self) -> dict[str, dict[str, Any]]:
-        """Bodies by datastack; a folder may describe more than the one that it serves."""
-        others: dict[str, dict[str, Any]] = self.world.folder.json("other_datastacks.json", default={})
-        bodies = {self.world.names.datastack: self.world.folder.info, **others}
+        """Bodies by datastack."""
+        bodies = {self.world.names.datastack: self.world.folder.info, **_others(self.world)}
         return {name: self.full(body) for name, body in bodies.items()}
 
     def visible(self, request: Request) -> list[str]:

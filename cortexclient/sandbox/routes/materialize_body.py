@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -23,6 +25,7 @@ __all__ = [
     "RefusedError",
     "boolean",
     "checked_body",
+    "flag",
     "integer",
     "list_of",
     "mapping",
@@ -53,6 +56,17 @@ class _InvalidError(ValueError):
 
 
 Check = Callable[[Any], Any]
+# what a body may write for true and false, in small letters, large ones or with a capital
+_TRUTHS: dict[Any, bool] = {
+    1: True,
+    0: False,
+    **{
+        form: truth
+        for truth, words in ((True, "t true on y yes 1"), (False, "f false off n no 0"))
+        for word in words.split()
+        for form in (word, word.title(), word.upper())
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -79,10 +93,14 @@ def text(value: Any) -> str:
 
 def integer(value: Any) -> int:
     """A field that is a whole number."""
+    if isinstance(value, bool):
+        raise _InvalidError(["Not a valid integer."])
     # 2.5 means 2 and "4" means 4
     try:
         return int(value)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:
+        raise _InvalidError(["Number too large."]) from None
+    except (TypeError, ValueError):
         raise _InvalidError(["Not a valid integer."]) from None
 
 
@@ -91,23 +109,49 @@ def number(value: Any) -> float:
     if isinstance(value, bool):
         raise _InvalidError(["Not a valid number."])
     try:
-        return float(value)
+        found = float(value)
+    except OverflowError:
+        raise _InvalidError(["Number too large."]) from None
     except (TypeError, ValueError):
         raise _InvalidError(["Not a valid number."]) from None
+    if not math.isfinite(found):
+        raise _InvalidError(["Special numeric values (nan or infinity) are not permitted."])
+    return found
+
+
+# date and hour must be there; a fraction is cut after six digits, and twelve are the most it may have
+_MOMENT = re.compile(
+    r"(\d{4})-(\d{1,2})-(\d{1,2})[T ](\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d{1,6})\d{0,6})?)?"
+    r"(Z|[+-]\d{2}(?::?\d{2})?)?"
+)
 
 
 def moment(value: Any) -> datetime:
     """A field that is a time; UTC where it names no zone."""
+    found = _MOMENT.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise _InvalidError(["Not a valid datetime."])
+    year, month, day, hour, minute, second, fraction, zone = found.groups()
     try:
-        at = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        start = datetime(
+            int(year), int(month), int(day), int(hour), int(minute), int(second or 0), tzinfo=UTC
+        )
+        return start + timedelta(microseconds=int((fraction or "").ljust(6, "0"))) - _offset(zone)
+    except (ValueError, OverflowError):
         raise _InvalidError(["Not a valid datetime."]) from None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _offset(zone: str | None) -> timedelta:
+    if zone is None or zone == "Z":
+        return timedelta()
+    digits = zone[1:].replace(":", "")
+    ahead = timedelta(hours=int(digits[:2]), minutes=int(digits[2:] or 0))
+    return -ahead if zone[0] == "-" else ahead
 
 
 def boolean(value: Any) -> bool:
     """A field that is true or false."""
-    truth = _WORDS.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
+    truth = _TRUTHS.get(value) if isinstance(value, Hashable) else None
     if truth is None:
         raise _InvalidError(["Not a valid boolean."])
     return truth
@@ -122,6 +166,8 @@ def list_of(item: Check, length: int | None = None) -> Check:
         found, problems = [], {}
         for index, entry in enumerate(value):
             try:
+                if entry is None:
+                    raise _InvalidError(["Field may not be null."])
                 found.append(item(entry))
             except _InvalidError as error:
                 problems[str(index)] = error.problem
@@ -237,7 +283,7 @@ _SAMPLE_HELP = (
     "How many samples to randomly get using tablesample on annotation tables, useful for visualization of large tables "
     "does not work as a random sample of query"
 )
-_WORDS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
+_FLAGS = {"true": True, "1": True, "on": True, "false": False, "0": False, "": False}
 
 
 def query_arguments(query: QueryParams) -> dict[str, Any]:
@@ -250,17 +296,27 @@ def query_arguments(query: QueryParams) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {}
     for name, (default, help_text) in _BOOLEANS.items():
-        given = query.get(name)
-        if given is None:
-            arguments[name] = default
-            continue
-        truth = _WORDS.get(given.lower())
-        if truth is None:
-            raise _bad_argument(name, f"{help_text} Invalid literal for boolean(): {given}")
-        arguments[name] = truth
-    sample = query.get("random_sample")
-    arguments["random_sample"] = None if sample is None else _sample(sample)
+        arguments[name] = flag(query, name, help_text, default=default)
+    sample = query.getlist("random_sample")
+    arguments["random_sample"] = _sample(sample[0]) if sample else None
     return arguments
+
+
+def flag(query: QueryParams, name: str, help_text: str, *, default: bool = False) -> bool:
+    """Argument that is true or false; the first counts where there are several, and an empty one is false.
+
+    Raises
+    ------
+    RefusedError
+        If it is neither.
+    """
+    given = query.getlist(name)
+    if not given:
+        return default
+    truth = _FLAGS.get(given[0].lower())
+    if truth is None:
+        raise _bad_argument(name, f"{help_text} Invalid literal for boolean(): {given[0].lower()}")
+    return truth
 
 
 def _sample(given: str) -> int:

@@ -21,6 +21,7 @@ __all__ = [
     "Found",
     "join_query",
     "joined_rows",
+    "notices",
     "require_database",
     "require_tables",
     "table_query",
@@ -57,22 +58,22 @@ class Found:
 
 def table_query(ask: Ask) -> Response:
     """``POST version/V/table/T/query``."""
-    arguments = query_arguments(ask.request.query_params)
     body = checked_body(parsed_body(ask.body), SIMPLE)
+    arguments = query_arguments(ask.request.query_params)
     return _answer(ask, table_rows(ask, ask.path("table"), body, arguments), arguments)
 
 
 def join_query(ask: Ask) -> Response:
     """``POST version/V/query``."""
-    arguments = query_arguments(ask.request.query_params)
     body = checked_body(parsed_body(ask.body), COMPLEX)
+    arguments = query_arguments(ask.request.query_params)
     return _answer(ask, joined_rows(ask, body, arguments), arguments)
 
 
 def view_query(ask: Ask) -> Response:
     """``POST version/V/views/NAME/query``; version 0 is the live database."""
-    arguments = query_arguments(ask.request.query_params)
     body = checked_body(parsed_body(ask.body), SIMPLE)
+    arguments = query_arguments(ask.request.query_params)
     return _answer(ask, view_rows(ask, ask.path("view"), body, arguments), arguments)
 
 
@@ -130,7 +131,8 @@ def _apply_filters(ask: Ask, query: TableQuery, body: dict[str, Any]) -> None:
         query.filter(body.get(EXCLUSION), "notin")
 
 
-def _notice(metadata: dict[str, Any], name: str) -> list[str]:
+def notices(metadata: dict[str, Any], name: str) -> list[str]:
+    """What the owner of a table wants its users to know, if anything."""
     text = metadata.get("notice_text")
     return [] if text is None else [f"Table Owner Notice on {name}: {text}"]
 
@@ -181,7 +183,7 @@ def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, 
         query.select_all(table)
     frame, names = _run(ask, query, resolution, arguments)
     warnings = [f'201 - "Limited query to {limit} rows'] if len(frame) == query.limit else []
-    warnings += _notice(metadata, table)
+    warnings += notices(metadata, table)
     return Found(frame, warnings + ([] if typed else [OLD_WAY]), resolution, names)
 
 
@@ -191,7 +193,7 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
     require_tables(ask, tables)
     for name in tables:
         check_reader(ask.world, ask.request, name)
-    warnings = [text for name in tables for text in _notice(ask.store.metadata(name) or {}, name)]
+    warnings = [text for name in tables for text in notices(ask.store.metadata(name) or {}, name)]
     limit = _limit(ask, body)
     suffixes = body.get("suffix_map")
     if body.get("suffixes") is not None:
@@ -283,4 +285,4 @@ def view_rows(ask: Ask, view: str, body: dict[str, Any], arguments: dict[str, An
     warnings = [] if typed else [OLD_WAY]
     if len(frame) == query.limit:
         warnings.append(f'201 - "Limited query to {limit} rows')
-    return Found(frame, warnings + _notice(metadata, view), resolution, names)
+    return Found(frame, warnings + notices(metadata, view), resolution, names)

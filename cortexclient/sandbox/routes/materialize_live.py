@@ -15,8 +15,8 @@ __all__ = ["live_query"]
 
 def live_query(ask: Ask) -> Response:
     """``POST query``: a table at any time."""
-    arguments = query_arguments(ask.request.query_params)
     body = checked_body(parsed_body(ask.body), LIVE)
+    arguments = query_arguments(ask.request.query_params)
     check_reader(ask.world, ask.request, body["table"])
     found = live_rows(ask.store, body, arguments)
     warnings = found.warnings + ([] if arguments["direct_sql_pandas"] else [OLD_WAY, OLD_WAY])

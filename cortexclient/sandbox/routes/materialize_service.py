@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from cortexclient.sandbox.authorize import USER
 from cortexclient.sandbox.responses import json_response
-from cortexclient.sandbox.routes.info import unknown_datastack
+from cortexclient.sandbox.routes.info import knows_datastack, unknown_datastack
 from cortexclient.sandbox.routes.materialize_body import RefusedError
 from cortexclient.sandbox.routes.pages import not_found_page
 from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
@@ -36,7 +36,7 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _STATUS = re.compile(r"^([45]\d\d) [A-Z]")
 _RATE = re.compile(r"^\s*(\d+)\s*(?:per|/)\s*(\d*)\s*(second|minute|hour|day)s?\s*$")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-_NUMBER = re.compile(r"^-?\d+$")
+_NUMBER, _WHOLE = re.compile(r"-?\d+"), re.compile(r"\d+")
 
 Answer = Callable[["Ask"], "Response"]
 
@@ -79,11 +79,18 @@ class Service:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._asked: dict[tuple[Any, str], list[float]] = {}
+        self._asked: dict[tuple[Any, str], tuple[float, int]] = {}
         self._lock = threading.Lock()
 
     def route(
-        self, path: str, answer: Answer, *, method: str = "GET", checked: bool = True, limited: bool = True
+        self,
+        path: str,
+        answer: Answer,
+        *,
+        method: str = "GET",
+        checked: bool = True,
+        limited: bool = True,
+        signed: bool = True,
     ) -> Route:
         """A route.
 
@@ -99,10 +106,15 @@ class Service:
             Refuse versions that were never made before anything else.
         limited : bool
             Count requests against the rate limit.
+        signed : bool
+            The version in the path may be negative.
         """
+        number = _NUMBER if signed else _WHOLE
 
         async def serve(request: Request) -> Response:
             body = await request.body()
+            if not number.fullmatch(request.path_params.get("version", "0")):
+                return not_found_page()
             return await run_in_threadpool(self._serve, request, body, answer, method, checked, limited)
 
         return Route(path, serve, methods=_METHODS)
@@ -116,8 +128,6 @@ class Service:
             text = "405 Method Not Allowed: The method is not allowed for the requested URL."
             return failure(text, strict=strict)
         version = request.path_params.get("version", "0")
-        if not _NUMBER.match(version):
-            return not_found_page()
         ask = Ask(
             request, body, self.world, self.world.tables, request.path_params["datastack"], int(version)
         )
@@ -146,15 +156,22 @@ class Service:
         key = (None if user is None else user.id, str(request.scope["route"].path))
         now = time.monotonic()
         with self._lock:
-            times = [at for at in self._asked.get(key, []) if now - at < span]
-            if len(times) >= most:
-                self._asked[key] = times
-                raise aborted(429, f"{most} per {found.group(2) or 1} {found.group(3)}")
-            self._asked[key] = [*times, now]
+            # a window begins with its first request, and those that are refused count too
+            began, asked = self._asked.get(key, (now, 0))
+            if now - began >= span:
+                began, asked = now, 0
+            self._asked[key] = began, asked + 1
+        if asked >= most:
+            raise aborted(429, f"{most} per {found.group(2) or 1} {found.group(3)}")
 
     def _check(self, ask: Ask, checked: bool) -> None:
         if ask.datastack != self.world.names.datastack:
-            raise QueryError(unknown_datastack(self.world, ask.datastack))
+            if not knows_datastack(self.world, ask.datastack):
+                raise QueryError(unknown_datastack(self.world, ask.datastack))
+            ask.store = ask.store.without_versions()
+            checked = checked and ask.version != -1
+            if checked:
+                raise aborted(404, f"version {ask.version or None} not found in {ask.datastack}")
         if checked and ask.version not in (0, -1) and ask.store.version(ask.version) is None:
             raise aborted(404, f"version {ask.version} not found in {ask.datastack}")
 

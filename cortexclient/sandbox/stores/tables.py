@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from datetime import datetime
 from functools import cached_property
@@ -66,7 +67,12 @@ class TableStore:
         }
         self._analysis: dict[tuple[int, str], int] = {}
         # (table, version) whose older metadata route was asked: the service mixes its answer into the newer one's
-        self.mixed: set[tuple[str, int]] = set()
+        self.mixed: set[tuple[str, int]] = {
+            (world.names.public(table), world.names.public_version(int(version)))
+            for version, rows in (stored.get("frozen_metadata") or {}).items()
+            for table, row in rows.items()
+            if "annotation_table" in row
+        }
         for version, counts in self._counts.items():
             for table in counts:
                 self._analysis[version, table] = len(self._analysis) + 1
@@ -172,6 +178,12 @@ class TableStore:
                 for row in self._versions
             ]
 
+    def without_versions(self) -> TableStore:
+        """The same live tables as another datastack over them sees them, of which no version was ever made."""
+        other = copy.copy(self)
+        other._versions, other._counts, other._analysis = [], {}, {}
+        return other
+
     def repeat_versions(self, source: TableStore) -> None:
         """Make and expire the versions that another store over the same folder made and expired."""
         repeat_versions(source, self)
@@ -209,29 +221,13 @@ class TableStore:
             return None
         row.pop("id")
         row.pop("deleted")
-        annotated = row.get("annotation_table")
-        row["table_name"] = annotated or row["table_name"]
-        if (table, version) not in self.mixed:
-            row.pop("annotation_table", None)
+        row["table_name"] = row.pop("annotation_table", row["table_name"])
         analysis = {
             "id": identity,
             "schema": row["schema_type"],
             "aligned_volume": self.world.names.aligned_volume,
         }
         return {**analysis, **row}
-
-    def unique_string_values(self, table: str) -> dict[str, list[str]]:
-        """Values of each text column of a table, over all rows ever written."""
-        source = self.live(table)
-        values: dict[str, list[str]] = {}
-        for column in source.columns.values():
-            if column.kind == "string":
-                name = quoted(column.name)
-                rows = self.engine.read(
-                    f"SELECT {name} FROM {source.relation} WHERE {name} IS NOT NULL GROUP BY 1 ORDER BY 1"
-                )
-                values[column.name] = rows.column(0).to_pylist()
-        return values
 
     def schema(self, schema_type: str) -> Row | None:
         """JSON schema of an annotation type; None where neither the folder nor the sandbox has it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-__all__ = ["ARGUMENT_NEEDS_EQUALITY", "DatabaseError", "QueryError", "aborted"]
+__all__ = ["ARGUMENT_NEEDS_EQUALITY", "DatabaseError", "QueryError", "UnwritableError", "aborted"]
 
 ARGUMENT_NEEDS_EQUALITY = (
     "Only '=', '!=', 'is_()', 'isnot()', 'is_distinct_from()', 'isnot_distinct_from()' "
@@ -18,6 +18,10 @@ class QueryError(Exception):
 
 class DatabaseError(QueryError):
     """What the database of the service says about a value; the statement is put around it when it is run."""
+
+
+class UnwritableError(QueryError):
+    """A value that the service cannot write into a statement, which it notices when all else is put together."""
 
 
 def aborted(status: int, text: str) -> QueryError:

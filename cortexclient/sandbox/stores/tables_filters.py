@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cortexclient.sandbox.stores.tables_errors import ARGUMENT_NEEDS_EQUALITY, DatabaseError, QueryError
+from cortexclient.sandbox.stores.tables_errors import (
+    ARGUMENT_NEEDS_EQUALITY,
+    DatabaseError,
+    QueryError,
+    UnwritableError,
+)
 from cortexclient.sandbox.stores.tables_model import Column, Source, quoted
 
 __all__ = ["BODY_FILTERS", "EXCLUSION", "find_column", "literal", "predicate", "value_list"]
@@ -78,7 +83,7 @@ def predicate(source: Source, name: str, comparison: str, value: Any) -> str:
     if comparison == "regex":
         return _regex(source, column, value)
     if column.kind == "point":
-        raise QueryError(f"Don't know how to literal-quote value {value!r}")
+        raise UnwritableError(f"Don't know how to literal-quote value {value!r}")
     field = _field(source, column)
     if comparison in ("in", "notin"):
         return _membership(field, column, value, negate=comparison == "notin")

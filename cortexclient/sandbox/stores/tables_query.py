@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cortexclient.sandbox.stores import tables_frames as frames
 from cortexclient.sandbox.stores.tables_engine import Engine
-from cortexclient.sandbox.stores.tables_errors import DatabaseError, QueryError
+from cortexclient.sandbox.stores.tables_errors import DatabaseError, QueryError, UnwritableError
 from cortexclient.sandbox.stores.tables_filters import find_column, predicate, value_list
 from cortexclient.sandbox.stores.tables_model import Column, Source, quoted
 
@@ -80,6 +80,9 @@ class TableQuery:
         self._conditions: list[str] = []
         self._where: list[str] = []
         self._lists: dict[str, pa.Table] = {}
+        # what only shows when the statement is written, and then when the database reads it
+        self._late: QueryError | None = None
+        self._database_refuses: QueryError | None = None
 
     # --- putting it together
 
@@ -95,9 +98,13 @@ class TableQuery:
         second_column = find_column(second, right_column)
         first_column = find_column(first, left_column)
         self._joined += [name for name in (left, right) if name not in self._joined]
-        self._conditions.append(
-            f"{quoted(left)}.{quoted(first_column.name)} = {quoted(right)}.{quoted(second_column.name)}"
-        )
+        if (first_column.kind == "point") != (second_column.kind == "point"):
+            self._refuse(f"{left}.{left_column} = {right}.{right_column}", "operator does not exist")
+            self._conditions.append("true")
+            return
+        pairs = zip(first_column.stored, second_column.stored, strict=True)
+        equal = [f"{quoted(left)}.{quoted(one)} = {quoted(right)}.{quoted(other)}" for one, other in pairs]
+        self._conditions.append(" AND ".join(equal))
 
     def filter(self, filters: Mapping[str, Mapping[str, Any]] | None, comparison: str) -> None:
         """Apply the filters of one kind: ``{table: {column: value}}``."""
@@ -115,9 +122,15 @@ class TableQuery:
                     continue
                 try:
                     self._where.append(predicate(self.source(table), column, comparison, value))
+                except UnwritableError as error:
+                    self._late = self._late or error
                 except DatabaseError as error:
-                    statement = f"SELECT ... FROM {table} WHERE {table}.{column} {comparison} {value!r}"
-                    raise QueryError(f"Execution failed on sql '{statement}': {error}") from error
+                    self._refuse(f"{table} WHERE {table}.{column} {comparison} {value!r}", str(error))
+
+    def _refuse(self, statement: str, problem: str) -> None:
+        self._database_refuses = self._database_refuses or QueryError(
+            f"Execution failed on sql 'SELECT ... FROM {statement}': {problem}"
+        )
 
     def where(self, condition: str) -> None:
         """Add a condition in SQL."""
@@ -169,6 +182,9 @@ class TableQuery:
         return make(rows, outputs), names
 
     def _run(self, sql: str) -> pa.Table:
+        refusal = self._late or self._database_refuses
+        if refusal is not None:
+            raise refusal
         try:
             if self.limit is not None and self.limit < 0:
                 raise DatabaseError("LIMIT must not be negative\n")
