@@ -289,6 +289,9 @@ def claim_by_proximity(
     one, other = one[one != other], other[one != other]
     # a second owner beyond this distance cannot fail the test of a first one within max_distance
     limit = max_distance / ratio_better
+    # a crumb that has found an owner does not decide a larger piece
+    grown = (labels[pieces.start[other]] >= 0) | (pieces.size[other] >= pieces.size[one])
+    one, other = one[grown], other[grown]
     nm, at = gaps(pieces, one, other, limit)
     near = np.isfinite(nm)
     one, other, nm, at = one[near], other[near], nm[near], at[near]

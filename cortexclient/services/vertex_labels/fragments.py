@@ -112,7 +112,7 @@ def _turned(corners: list[NDArray[np.int32]], count: int) -> list[NDArray[np.int
 
 @dataclass(frozen=True)
 class _Edge:
-    """Triangles with a corner on a plane, by their vertices; those that lie flat in a plane are left out."""
+    """Triangles with a corner on a plane, by their vertices."""
 
     corners: Three
     cell: NDArray[Any]
@@ -134,9 +134,8 @@ def _triangles(
         inner.append((a[inside], b[inside], c[inside]))
         rows = np.flatnonzero(at_plane)
         a, b, c = a[rows], b[rows], c[rows]
-        upright = np.flatnonzero((where.planes[a] & where.planes[b] & where.planes[c]) == 0)
-        a, b, c = a[upright], b[upright], c[upright]
         cell = where.below((where.cell[a], where.cell[b], where.cell[c]))
+        where.sink(cell, where.planes[a] & where.planes[b] & where.planes[c])
         edge.append((a, b, c, cell, where.row(cell)))
     if not inner:
         none = np.empty(0, dtype=np.int32)
