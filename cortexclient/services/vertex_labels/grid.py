@@ -36,7 +36,7 @@ class Located:
         one. All that lies further out than the chunks' neighbours is in the outermost cells.
     planes : ndarray of uint8, shape (N,)
         Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below may have it
-        too. Bit 3, 4, 5: and rounding moved that plane downward.
+        too. Bit 3, 4, 5: and rounding brings vertices into that plane from below.
     extent : tuple of int
         Cells along each axis; ``cell`` counts z first, then y, then x.
     row : callable
@@ -64,8 +64,8 @@ class Located:
     def sink(self, cell: NDArray[Any], shared: NDArray[np.uint8]) -> None:
         """Move triangles that lie flat in a plane to the cell below it where they come from there; fills ``cell``.
 
-        Rounding brings vertices into a plane from the side that the plane moved to. ``shared`` are the bits of
-        ``planes`` that all corners of a triangle have.
+        A plane that rounding moves downward is nearer to what lies below it, and nothing from above is rounded into it.
+        ``shared`` are the bits of ``planes`` that all corners of a triangle have.
         """
         flat = np.flatnonzero(shared)
         for axis, stride in enumerate(_strides(self.extent).tolist()):
@@ -228,7 +228,9 @@ class ChunkGrid:
         for axis in range(3):
             lower = self.faces(axis, int(extent[axis]), float(offset[axis]), first=int(low[axis]))
             exact = float(offset[axis]) + np.arange(low[axis], low[axis] + extent[axis]) * self.size[axis]
-            marks = np.where(lower < exact, np.uint8(9), np.uint8(1)) << np.uint8(axis)
+            # halves are rounded upward, so a plane that stays is reached from below too
+            from_below = lower <= exact if self.draco else np.zeros(len(lower), dtype=bool)
+            marks = np.where(from_below, np.uint8(9), np.uint8(1)) << np.uint8(axis)
             for start in range(0, len(vertices), _BLOCK):
                 block = slice(start, start + _BLOCK)
                 values = vertices[block, axis].astype(np.float64)
