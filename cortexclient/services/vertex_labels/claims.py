@@ -302,23 +302,25 @@ def claim_by_proximity(
     one, other = one[one != other], other[one != other]
     # a second owner beyond this distance cannot fail the test of a first one within max_distance
     limit = max_distance / ratio_better
-    # a crumb that has found an owner does not decide a larger piece
-    grown = (labels[pieces.start[other]] >= 0) | (pieces.size[other] >= pieces.size[one])
-    one, other = one[grown], other[grown]
     nm, at = gaps(pieces, one, other, limit)
     near = np.isfinite(nm)
     one, other, nm, at = one[near], other[near], nm[near], at[near]
+    # crumbs that have found an owner decide a larger piece only when nothing else does
+    grown = (labels[at] >= 0) | (pieces.size[other] >= pieces.size[one])
     found: list[NDArray[np.int64]] = []
     while len(one):
-        owned = labels[at] >= 0
+        owned = (labels[at] >= 0) & grown
         winners, label = _clear_winners(one[owned], labels[at[owned]], nm[owned], max_distance, ratio_better)
-        if not len(winners):
+        if not len(winners) and grown.all():
             break
+        if not len(winners):
+            grown[:] = True
+            continue
         lengths = pieces.size[winners]
         labels[ragged(pieces.start[winners], lengths)] = np.repeat(label, lengths)
         found.append(winners)
         still = ~np.isin(one, winners)
-        one, other, nm, at = one[still], other[still], nm[still], at[still]
+        one, nm, at, grown = one[still], nm[still], at[still], grown[still]
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 
