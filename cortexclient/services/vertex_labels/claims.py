@@ -50,6 +50,10 @@ class Claimants:
     chunk: NDArray[np.int32]
     point: NDArray[np.float64]
 
+    def select(self, keep: NDArray[np.bool_]) -> Claimants:
+        """Some of the claimants, by a mask of shape (R,)."""
+        return Claimants(self.label[keep], self.chunk[keep], self.point[keep])
+
     @property
     def has_point(self) -> NDArray[np.bool_]:
         """Which of them have a representative point."""
@@ -65,7 +69,9 @@ class _Distances:
     nm: NDArray[np.float32]
 
 
-def claim_by_point(pieces: Pieces, claimants: Claimants) -> NDArray[np.int32]:
+def claim_by_point(
+    pieces: Pieces, claimants: Claimants
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Give each piece to the representative point that it encloses.
 
     A point inside an object meets the object's own surface first, whichever way it goes, so its nearest vertex is
@@ -76,13 +82,15 @@ def claim_by_point(pieces: Pieces, claimants: Claimants) -> NDArray[np.int32]:
 
     Returns
     -------
-    ndarray of int32, shape (V,)
+    labels : ndarray of int32, shape (V,)
         Label of each row of ``pieces.vertex``, -1 for none.
+    shared : ndarray of int64
+        The pieces that several points lie in, ascending.
     """
     table = _distances(pieces, claimants)
     owner = np.full(len(pieces), -1, dtype=np.int64)
     if not len(table.nm):
-        return np.full(len(pieces.vertex), -1, dtype=np.int32)
+        return np.full(len(pieces.vertex), -1, dtype=np.int32), np.empty(0, dtype=np.int64)
     inside = np.zeros(len(table.nm))
     doubtful = _doubtful(pieces, claimants.point, table)
     inside[doubtful] = winding_numbers(
@@ -96,11 +104,15 @@ def claim_by_point(pieces: Pieces, claimants: Claimants) -> NDArray[np.int32]:
     owner[piece[first]] = claimant[first]
     lost = np.ones(len(pick), dtype=bool)
     lost[first] = False
-    moved = _second_choice(pieces, claimants, table, owner, claimant[lost], nm[lost])
+    # who surely is inside the piece that it lost does not go to one that is merely near
+    within = inside[pick][lost] > _SURELY_INSIDE
+    moved = _second_choice(
+        pieces, claimants, table, owner, claimant[lost], np.where(within, -1, nm[lost])
+    )
     labels = pieces.spread(np.where(owner >= 0, claimants.label[owner], -1).astype(np.int32))
     sharing = lost & ~moved[claimant] & (inside[pick] > _SURELY_INSIDE)
     _share(pieces, claimants, labels, owner, claimant[sharing], piece[sharing])
-    return labels
+    return labels, np.unique(piece[sharing])
 
 
 def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) -> NDArray[np.int64]:
@@ -163,10 +175,13 @@ def _second_choice(
     losers: NDArray[np.int64],
     lost_at: NDArray[np.float32],
 ) -> NDArray[np.bool_]:
-    """Let points that lost their nearest piece take a free one; fills ``owner``, tells who moved."""
+    """Let points that lost their nearest piece take a free one; fills ``owner``, tells who moved.
+
+    ``lost_at`` is the distance of the piece that each loser lost, negative if the loser goes only to what encloses it.
+    """
     moved = np.zeros(len(claimants.label), dtype=bool)
     reach = np.full(len(moved), -1.0)
-    reach[losers] = _ABOUT_AS_NEAR * lost_at + _ABOUT_AS_NEAR_NM
+    reach[losers] = np.where(lost_at < 0, 0, _ABOUT_AS_NEAR * lost_at + _ABOUT_AS_NEAR_NM)
     pairs = np.flatnonzero((reach[table.claimant] >= 0) & (owner[table.piece] < 0))
     inside = winding_numbers(pieces, table.piece[pairs], claimants.point[table.claimant[pairs]])
     fits = (inside > _INSIDE) | (table.nm[pairs] <= reach[table.claimant[pairs]])
@@ -199,7 +214,9 @@ def _share(
         labels[rows] = claimants.label[who[nearest]]
 
 
-def claim_by_enclosure(pieces: Pieces, labels: NDArray[np.int32]) -> NDArray[np.int64]:
+def claim_by_enclosure(
+    pieces: Pieces, labels: NDArray[np.int32]
+) -> NDArray[np.int64]:
     """Give free pieces to the owned piece of their chunk that they lie within; fills ``labels``.
 
     Such pieces are the walls of holes: their object is all around them, and may be far from every other surface.
@@ -288,17 +305,22 @@ def claim_by_proximity(
     nm, at = gaps(pieces, one, other, limit)
     near = np.isfinite(nm)
     one, other, nm, at = one[near], other[near], nm[near], at[near]
+    # crumbs that have found an owner decide a larger piece only when nothing else does
+    grown = (labels[at] >= 0) | (pieces.size[other] >= pieces.size[one])
     found: list[NDArray[np.int64]] = []
     while len(one):
-        owned = labels[at] >= 0
+        owned = (labels[at] >= 0) & grown
         winners, label = _clear_winners(one[owned], labels[at[owned]], nm[owned], max_distance, ratio_better)
-        if not len(winners):
+        if not len(winners) and grown.all():
             break
+        if not len(winners):
+            grown[:] = True
+            continue
         lengths = pieces.size[winners]
         labels[ragged(pieces.start[winners], lengths)] = np.repeat(label, lengths)
         found.append(winners)
         still = ~np.isin(one, winners)
-        one, other, nm, at = one[still], other[still], nm[still], at[still]
+        one, nm, at, grown = one[still], nm[still], at[still], grown[still]
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 

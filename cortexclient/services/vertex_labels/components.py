@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from cortexclient.services.vertex_labels.fragments import turned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.services.vertex_labels.fragments import Fragments, Three
 
-__all__ = ["Pieces", "cut_into_pieces", "gaps", "in_order", "nearest_owner", "ragged"]
+__all__ = ["Pieces", "cut_again", "cut_into_pieces", "gaps", "in_order", "nearest_owner", "ragged"]
 
 # how many vertex pairs are measured at once: bounds the memory, and still fills the vector units
 _BLOCK = 1 << 19
@@ -72,31 +74,93 @@ def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments) -> Pieces:
     fragments : Fragments
     """
     part = _components(fragments.count, *fragments.edges())
-    # parts of one chunk become neighbours
-    chunk = np.empty(int(part.max(initial=-1)) + 1, dtype=np.int32)
-    chunk[part] = fragments.home[fragments.vertex[: fragments.count]]
-    by_chunk = in_order(chunk)
-    place = np.empty(len(chunk), dtype=np.int32)
-    place[by_chunk] = np.arange(len(chunk), dtype=np.int32)
-    part = place[part]
-    order = in_order(part)
-    row = np.arange(len(fragments.vertex), dtype=np.int32)
-    row[order] = np.arange(len(order), dtype=np.int32)
-    vertex = fragments.vertex[np.append(order, np.arange(fragments.count, len(row)))]
-    start = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=len(chunk)))])
-    points = np.empty((len(vertex), 3), dtype=np.float32)
+    # guests are of no piece
+    part = np.append(part, np.full(len(fragments.vertex) - fragments.count, -1, dtype=np.int32))
+    points = np.empty((len(part), 3), dtype=np.float32)
     origin = np.zeros(3)
     for axis in range(3):
-        column = vertices[:, axis][vertex].astype(np.float64)
+        column = vertices[:, axis][fragments.vertex].astype(np.float64)
         origin[axis] = column.mean().round() if len(column) else 0
         points[:, axis] = column - origin[axis]
-    if len(chunk):
-        low = np.minimum.reduceat(points[: len(order)], start[:-1], axis=0)
-        high = np.maximum.reduceat(points[: len(order)], start[:-1], axis=0)
+    chunk = fragments.home[fragments.vertex]
+    return _arranged(part, chunk, fragments.vertex, points, origin, fragments.corners)
+
+
+def cut_again(pieces: Pieces, which: NDArray[np.int64], seam: NDArray[np.bool_]) -> tuple[Pieces, NDArray[np.int64]]:
+    """Cut some pieces along a seam, whose vertices are then of no piece.
+
+    Parameters
+    ----------
+    which : ndarray of int64
+        The pieces.
+    seam : ndarray of bool, shape (V,)
+        Rows of ``pieces.vertex``; those of other pieces do not matter.
+
+    Returns
+    -------
+    pieces : Pieces
+    row : ndarray of int64
+        Row of each vertex in the pieces given.
+    """
+    chosen = np.zeros(len(pieces), dtype=bool)
+    chosen[which] = True
+    count = len(pieces.vertex)
+    inside = np.append(pieces.spread(chosen), np.zeros(len(pieces.points) - count, dtype=bool))
+    cut = inside.copy()
+    cut[:count] &= seam
+    a, b, c = pieces.corners
+    free = inside & ~cut
+    joined = [(one, two, free[one] & free[two]) for one, two in ((a, b), (b, c), (c, a))]
+    tails = np.concatenate([one[both] for one, _, both in joined])
+    heads = np.concatenate([two[both] for _, two, both in joined])
+    apart = _components(len(inside), tails, heads)
+    whole = np.append(pieces.spread(np.arange(len(pieces), dtype=np.int32)), apart[count:])
+    part = np.where(inside, apart + np.int32(len(pieces)), whole)
+    part[cut] = -1
+    part[count:] = -1
+    kept = np.append(pieces.spread(pieces.chunk), np.full(len(inside) - count, -1, dtype=np.int32))
+    rows = np.arange(len(inside), dtype=np.int32)
+    guests = part < 0
+    place = np.empty_like(rows)
+    order = np.concatenate([np.flatnonzero(~guests), np.flatnonzero(guests)])
+    place[order] = rows
+    corners = turned([place[corner] for corner in pieces.corners], int((~guests).sum()))
+    again = _arranged(part[order], kept[order], rows[order], pieces.points[order], pieces.origin, corners)
+    row = again.vertex.astype(np.int64)
+    return replace(again, vertex=pieces.vertex[row]), row
+
+
+def _arranged(
+    part: NDArray[np.int32],
+    chunk: NDArray[np.int32],
+    vertex: NDArray[np.int32],
+    points: NDArray[np.float32],
+    origin: NDArray[np.float64],
+    corners: Three,
+) -> Pieces:
+    """Put nodes in the order of their parts, and parts in the order of their chunks; guests (part -1) come last."""
+    count = int((part >= 0).sum())
+    present = np.bincount(part[:count], minlength=1) > 0
+    part = (np.cumsum(present, dtype=np.int32) - 1)[part[:count]]
+    of = np.empty(int(part.max(initial=-1)) + 1, dtype=np.int32)
+    of[part] = chunk[:count]
+    by_chunk = in_order(of)
+    place = np.empty(len(of), dtype=np.int32)
+    place[by_chunk] = np.arange(len(of), dtype=np.int32)
+    part = place[part]
+    order = in_order(part)
+    row = np.arange(len(vertex), dtype=np.int32)
+    row[order] = np.arange(count, dtype=np.int32)
+    order = np.append(order, np.arange(count, len(vertex)))
+    start = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=len(of)))])
+    points = points[order]
+    if len(of):
+        low = np.minimum.reduceat(points[:count], start[:-1], axis=0)
+        high = np.maximum.reduceat(points[:count], start[:-1], axis=0)
     else:
         low = high = np.empty((0, 3), dtype=np.float32)
-    a, b, c = (row[corner] for corner in fragments.corners)
-    return Pieces(vertex[: len(order)], start, chunk[by_chunk], points, origin, low, high, (a, b, c))
+    a, b, c = (row[corner] for corner in corners)
+    return Pieces(vertex[order[:count]], start, of[by_chunk], points, origin, low, high, (a, b, c))
 
 
 def _components(count: int, tails: NDArray[np.int32], heads: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from cortexclient.services.vertex_labels.grid import Located
 
     Three: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 
-__all__ = ["Fragments", "sort_into_chunks"]
+__all__ = ["Fragments", "sort_into_chunks", "turned"]
 
 # triangles that are worked on at once, so that what is in between stays in the processor's cache
 _BLOCK = 1 << 16
@@ -92,7 +94,7 @@ def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.boo
     guest = np.flatnonzero(abroad).astype(np.int32)
     guest_node = np.full(len(home), -1, dtype=np.int32)
     guest_node[guest] = np.arange(len(vertex), len(vertex) + len(guest), dtype=np.int32)
-    outer = _turned(
+    outer = turned(
         [np.where(out, guest_node[corner], node[corner]) for corner, out in zip(corners, away, strict=True)],
         len(vertex),
     )
@@ -100,19 +102,20 @@ def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.boo
     return Fragments(home, rim, np.concatenate([vertex, guest]), len(vertex), (a, b, c), len(inner[0]))
 
 
-def _turned(corners: list[NDArray[np.int32]], count: int) -> list[NDArray[np.int32]]:
+def turned(corners: Sequence[NDArray[np.int32]], count: int) -> Three:
     """Turn triangles until their first corner is no guest; leave out those of guests only."""
     for _ in range(2):
         a, b, c = corners
         guest = a >= count
         corners = [np.where(guest, b, a), np.where(guest, c, b), np.where(guest, a, c)]
     keep = corners[0] < count
-    return [corner[keep] for corner in corners]
+    a, b, c = (corner[keep] for corner in corners)
+    return a, b, c
 
 
 @dataclass(frozen=True)
 class _Edge:
-    """Triangles with a corner on a plane, by their vertices; those that lie flat in a plane are left out."""
+    """Triangles with a corner on a plane, by their vertices."""
 
     corners: Three
     cell: NDArray[Any]
@@ -134,9 +137,8 @@ def _triangles(
         inner.append((a[inside], b[inside], c[inside]))
         rows = np.flatnonzero(at_plane)
         a, b, c = a[rows], b[rows], c[rows]
-        upright = np.flatnonzero((where.planes[a] & where.planes[b] & where.planes[c]) == 0)
-        a, b, c = a[upright], b[upright], c[upright]
         cell = where.below((where.cell[a], where.cell[b], where.cell[c]))
+        where.sink(cell, where.planes[a] & where.planes[b] & where.planes[c])
         edge.append((a, b, c, cell, where.row(cell)))
     if not inner:
         none = np.empty(0, dtype=np.int32)

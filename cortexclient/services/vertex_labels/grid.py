@@ -36,7 +36,7 @@ class Located:
         one. All that lies further out than the chunks' neighbours is in the outermost cells.
     planes : ndarray of uint8, shape (N,)
         Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below may have it
-        too.
+        too. Bit 3, 4, 5: and rounding brings vertices into that plane from below.
     extent : tuple of int
         Cells along each axis; ``cell`` counts z first, then y, then x.
     row : callable
@@ -60,6 +60,17 @@ class Located:
             low += np.minimum(np.minimum(axis[0], axis[1]), axis[2]) * stride
             rest = [cell - along * stride for cell, along in zip(rest, axis, strict=True)]
         return np.asarray(low)
+
+    def sink(self, cell: NDArray[Any], shared: NDArray[np.uint8]) -> None:
+        """Move triangles that lie flat in a plane to the cell below it where they come from there; fills ``cell``.
+
+        A plane that rounding moves downward is nearer to what lies below it, and nothing from above is rounded into it.
+        ``shared`` are the bits of ``planes`` that all corners of a triangle have.
+        """
+        flat = np.flatnonzero(shared)
+        for axis, stride in enumerate(_strides(self.extent).tolist()):
+            down = flat[(shared[flat] >> (3 + axis)) & (shared[flat] >> axis) & 1 != 0]
+            cell[down] -= stride
 
 
 @dataclass(frozen=True)
@@ -216,6 +227,10 @@ class ChunkGrid:
         offset = self.best_offset(vertices, faces)
         for axis in range(3):
             lower = self.faces(axis, int(extent[axis]), float(offset[axis]), first=int(low[axis]))
+            exact = float(offset[axis]) + np.arange(low[axis], low[axis] + extent[axis]) * self.size[axis]
+            # halves are rounded upward, so a plane that stays is reached from below too
+            from_below = lower <= exact if self.draco else np.zeros(len(lower), dtype=bool)
+            marks = np.where(from_below, np.uint8(9), np.uint8(1)) << np.uint8(axis)
             for start in range(0, len(vertices), _BLOCK):
                 block = slice(start, start + _BLOCK)
                 values = vertices[block, axis].astype(np.float64)
@@ -223,7 +238,7 @@ class ChunkGrid:
                 cell[block] *= cell.dtype.type(extent[axis])
                 cell[block] += at
                 # the distance from the plane is left in ``values``
-                planes[block] |= (np.abs(values) <= self.slack).astype(np.uint8) << np.uint8(axis)
+                planes[block] |= np.where(np.abs(values) <= self.slack, marks[at], np.uint8(0))
         extents = (int(extent[0]), int(extent[1]), int(extent[2]))
         return Located(cell, planes, extents, _rows(((positions - low) @ _strides(extent)), total))
 

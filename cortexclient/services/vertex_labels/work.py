@@ -14,7 +14,7 @@ from cortexclient.services.vertex_labels.claims import (
     claim_by_point,
     claim_by_proximity,
 )
-from cortexclient.services.vertex_labels.components import Pieces, cut_into_pieces, nearest_owner, ragged
+from cortexclient.services.vertex_labels.components import Pieces, cut_again, cut_into_pieces, nearest_owner, ragged
 from cortexclient.services.vertex_labels.fragments import sort_into_chunks
 from cortexclient.services.vertex_labels.lookup import claim_by_lookup
 from cortexclient.services.vertex_labels.spread import spread_labels
@@ -90,7 +90,9 @@ class Work:
         order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
         order = order[(self.ids_in_chunk > 1)[self.chunk_of_id[order]]]
         claimants = Claimants(order, self.chunk_of_id[order], self.points[order])
-        labels = claim_by_point(pieces, claimants)
+        labels, shared = claim_by_point(pieces, claimants)
+        if len(shared):
+            pieces, labels = self._unstitch(pieces, claimants, labels, shared)
         decisions = np.where(labels >= 0, Decision.COMPONENT, Decision.NONE).astype(np.uint8)
         _mark(pieces, decisions, claim_by_elimination(pieces, claimants, labels), Decision.ELIMINATION)
         _mark(pieces, decisions, claim_by_enclosure(pieces, labels), Decision.COMPONENT)
@@ -104,6 +106,19 @@ class Work:
         self.piece[pieces.vertex] = pieces.spread(np.arange(len(pieces), dtype=np.int32))
         self.pieces = pieces
         self._label_rims()
+
+    def _unstitch(
+        self, pieces: Pieces, claimants: Claimants, labels: NDArray[np.int32], shared: NDArray[np.int64]
+    ) -> tuple[Pieces, NDArray[np.int32]]:
+        """Take pieces with several points apart where nothing but vertices on planes joins them, and ask again."""
+        seam = self.where.planes[pieces.vertex] != 0
+        stitched = pieces.vertex[np.flatnonzero(seam & np.isin(pieces.spread(np.arange(len(pieces))), shared))]
+        self.fragments.rim[stitched] = True
+        again = np.zeros(len(self.ids_in_chunk), dtype=bool)
+        again[pieces.chunk[shared]] = True
+        apart, row = cut_again(pieces, shared, seam)
+        anew, _ = claim_by_point(apart, claimants.select(again[claimants.chunk]))
+        return apart, np.where(again[apart.spread(apart.chunk)], anew, labels[row])
 
     def _label_rims(self) -> None:
         """Label vertices on upper planes by the pieces whose triangles hang there."""
