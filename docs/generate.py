@@ -47,12 +47,28 @@ def write_datasets() -> None:
     (folder / "index.md").write_text(f"# Datasets\n\n{lines}", encoding="utf-8")
 
 
-def on_pre_build(config: Any) -> None:  # noqa: ARG001 - mkdocs passes it
-    """Run before each build of the documentation."""
+def write_all() -> None:
+    """All of it."""
     write_codes()
     write_fields()
     write_datasets()
 
 
+def on_config(config: Any) -> Any:
+    """Write the pages before mkdocs looks for them, and put them into the navigation under "Datasets"."""
+    write_all()
+    for section in config["nav"]:
+        if "Datasets" in section:
+            section["Datasets"][:0] = [f"datasets/{path}" for path in _index_first(DOCS / "datasets")]
+            section["Datasets"].append(
+                {"Codes of problems": [f"codes/{path}" for path in _index_first(DOCS / "codes")]}
+            )
+    return config
+
+
+def _index_first(folder: Path) -> list[str]:
+    return ["index.md", *sorted(path.name for path in folder.glob("*.md") if path.name != "index.md")]
+
+
 if __name__ == "__main__":
-    on_pre_build(None)
+    write_all()

@@ -79,8 +79,28 @@ def test_every_dependency_has_a_lower_bound(project: dict[str, Any]) -> None:
     assert not unbounded
 
 
+def test_lower_bounds_are_those_that_are_tested(project: dict[str, Any], repository: Path) -> None:
+    # tox -e lowest installs these versions to the letter and runs tests with them
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    from packaging.version import Version
+
+    lines = (repository / "tests" / "packaging" / "lowest.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    groups = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    declared = [*project["dependencies"], *groups["test"]]
+    declared += [text for extra in project["optional-dependencies"].values() for text in extra]
+    untested = {}
+    for text in declared:
+        requirement = Requirement(text)
+        (bound,) = requirement.specifier
+        pin = pins.get(canonicalize_name(requirement.name))
+        if bound.operator != ">=" or pin is None or Version(bound.version) != Version(pin):
+            untested[text] = pin
+    assert not untested, "change the bound, or make lowest.txt again with the command at its top"
+
+
 def test_installed_versions_meet_the_lower_bounds(project: dict[str, Any]) -> None:
-    # a bound that was typed and never tried would show here: the environment was solved from them
     from importlib import metadata
 
     from packaging.requirements import Requirement
