@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
 from cortexclient.session.query import Request, gather
+from cortexclient.session.query.arguments import as_number
 from cortexclient.session.query.results import present
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def attach(
     ids = synapses["id"].tolist()
     # mostly one row for a synapse: a batch just below what the server gives at once is never cut short
     cap = session.connection.memory.peek("cap")
-    size = max(1, int(batch_size) if cap is None else min(int(batch_size), int(0.9 * cap)))
+    largest = as_number(batch_size, "ref_batch_size", least=1) or 1
+    size = largest if cap is None else max(1, min(largest, int(0.9 * cap)))
     requests = [
         Request(
             reference.name,

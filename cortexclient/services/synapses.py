@@ -13,6 +13,7 @@ from cortexclient.services.synapse_references import attach, find_references
 from cortexclient.session import Moment
 from cortexclient.session.graph import is_latest
 from cortexclient.session.query import NM, Answer, Request, gather
+from cortexclient.session.query.arguments import as_choice
 from cortexclient.session.query.results import as_asked, present
 
 if TYPE_CHECKING:
@@ -129,13 +130,14 @@ class SynapsesService:
             raise ValueError(
                 "ask for pre=True (synapses that the neurons make), post=True (that they receive), or both"
             )
+        as_choice(duplicates, "duplicates", ("first", "all", "raise"))
         session = self._session
         table = session.require_synapse_table(synapse_table)
         ids = as_ids(root_ids, "root_ids")
         moment = self._moment(live=live, timestamp=timestamp)
         sides = [side for side, wanted in (("pre", pre), ("post", post)) if wanted]
         references = find_references(session, table, reference_tables, suffixes)
-        size = batch_size or _batch(len(set(ids.tolist())), session.max_workers, len(sides))
+        size = _batch(len(set(ids.tolist())), session.max_workers, len(sides))
         requests = [
             Request(
                 table,
@@ -145,7 +147,7 @@ class SynapsesService:
                 resolution=resolution,
                 split_positions=True,
                 moment=moment,
-                batch=size,
+                batch=size if batch_size is None else batch_size,
                 progress=progress,
             )
             for side in sides
