@@ -266,7 +266,13 @@ def _root_list(root_ids: Ids | None) -> list[int]:
     """Root ids as Python integers, in order, each once."""
     if root_ids is None:
         return []
-    return list(dict.fromkeys(int(root) for root in as_ids(root_ids, "root_ids")))
+    roots = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
+    if any(root <= 0 for root in roots):
+        raise ValueError(
+            f"root_ids holds {min(roots)}, which is no segment (0 lies outside all, -1 marks a lookup without "
+            "a result); leave it out"
+        )
+    return roots
 
 
 def _add_layer(viewer: Any, layer: Layer) -> None:

@@ -69,7 +69,7 @@ class SynapsesService:
         Parameters
         ----------
         root_ids : int or sequence of int
-            Neurons. Duplicates are asked once.
+            Neurons. Duplicates are asked once; 0 and -1 (no segment, no root found) are no neurons.
         pre, post : bool
             Synapses that the neurons make, and that they receive. One of them at least.
         reference_tables : str or sequence of str, optional
@@ -142,7 +142,7 @@ class SynapsesService:
             Request(
                 table,
                 kind="table",
-                filters={"in": {table: {f"{side}_pt_root_id": ids.tolist()}}},
+                filters={"in": {table: {f"{side}_pt_root_id": ids[ids > 0].tolist()}}},
                 merge_reference=False,
                 resolution=resolution,
                 split_positions=True,
@@ -185,7 +185,7 @@ class SynapsesService:
         import numpy as np
 
         seen = np.union1d(frame["pre_pt_root_id"].to_numpy(), frame["post_pt_root_id"].to_numpy())
-        silent = np.setdiff1d(ids, seen)
+        silent = np.setdiff1d(ids, seen[seen > 0])
         if not len(silent):
             return {"stale_root_ids": []}
         at = moment.timestamp
@@ -219,7 +219,7 @@ class SynapsesService:
         Parameters
         ----------
         root_ids : int or sequence of int
-            Neurons.
+            Neurons; 0 and -1 (no segment, no root found) are none.
         pre, post : bool
             Connections that they make, and that they receive.
         within : bool
@@ -260,6 +260,7 @@ class SynapsesService:
 
         session = self._session
         ids = as_ids(root_ids, "root_ids")
+        ids = ids[ids > 0]
         moment = self._moment(live=False, timestamp=timestamp)
         if within:
             post = False
