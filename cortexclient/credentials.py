@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILTIN_HOSTS",
     "Token",
+    "as_token",
     "default_token_applies",
     "find_token",
     "host_of",
@@ -156,7 +157,27 @@ def _read(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     value = content.get("token") if isinstance(content, dict) else None
-    return value if isinstance(value, str) and value else None
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def as_token(text: object) -> str:
+    """Give a token without the spaces around it.
+
+    Raises
+    ------
+    TypeError
+        If it is no text.
+    ValueError
+        If it is not one word, and so nothing that can be sent. The message does not repeat it.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a token is text, not {type(text).__name__}")
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(
+            "that is not a token: a token is one word of letters and digits, usually 32 of 0-9 and a-f"
+        )
+    return token
 
 
 def store_token(address: str, token: str) -> Path:
@@ -179,11 +200,7 @@ def store_token(address: str, token: str) -> Path:
     ValueError
         If the text cannot be a token, or the server is neither https nor on this machine.
     """
-    token = token.strip()
-    if not token or any(character.isspace() for character in token) or not token.isascii():
-        raise ValueError(
-            "that is not a token: a token is one word of letters and digits, usually 32 of 0-9 and a-f"
-        )
+    token = as_token(token)
     if not may_carry_token(address):
         raise ValueError(
             f"{address} is not encrypted, so a token must not be sent there; use its https address"

@@ -39,8 +39,10 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
     """
     import numpy as np
 
-    if isinstance(values, str) or not hasattr(values, "__len__"):
-        if hasattr(values, "__iter__") and not isinstance(values, str | np.generic | np.ndarray):
+    if isinstance(values, str | bytes | bytearray) or not hasattr(values, "__len__"):
+        if hasattr(values, "__iter__") and not isinstance(
+            values, str | bytes | bytearray | np.generic | np.ndarray
+        ):
             values = list(values)
         else:
             return np.array([as_id(values, name)], dtype=np.int64)
@@ -77,7 +79,7 @@ def as_id(value: Any, name: str = "id") -> int:
     """
     if isinstance(value, str):
         text = value.strip()
-        if not text.removeprefix("-").isdigit():
+        if not text.removeprefix("-").isdecimal():
             raise TypeError(f"{name} holds {value!r}, which is not an id; an id is a whole number")
         number = int(text)
     elif isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -92,7 +94,7 @@ def as_id(value: Any, name: str = "id") -> int:
 def _float_message(name: str, value: Any) -> str:
     if type(value).__name__.startswith("float"):
         return (
-            f"{name} holds the float {value!r}: floats lose the last digits of an id. Keep ids as integers "
+            f"{name} holds the float {float(value)}: floats lose the last digits of an id. Keep ids as integers "
             "(in pandas, dtype 'Int64' where values are missing)"
         )
     return f"{name} holds {value!r} ({type(value).__name__}), which is not an id; an id is a whole number"

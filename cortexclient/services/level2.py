@@ -139,13 +139,14 @@ class Level2Service:
         params = {"int64_as_str": "False"}
         if attributes is not None:
             params["attribute_names"] = ",".join(attributes)
-        distinct = np.unique(ids)
+        # 0 and -1 are no ids: the service would fail for all others with them
+        distinct = np.unique(ids[ids > 0])
         batches = [distinct[start : start + _BATCH] for start in range(0, len(distinct), _BATCH)]
         parts = session.map(
             lambda batch: session.http.post_json("l2cache", url, {"l2_ids": batch.tolist()}, params=params),
             batches,
         )
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = {str(number): {} for number in ids[ids <= 0].tolist()}
         for part in parts:
             found.update(part)
         return found

@@ -286,10 +286,10 @@ def _root_list(root_ids: Ids | None) -> list[int]:
     if root_ids is None:
         return []
     roots = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
-    none = [root for root in roots if root <= 0]
-    if none:
+    if any(root <= 0 for root in roots):
         raise ValueError(
-            f"root_ids holds {none[0]}, which stands for no root; leave it out, as in root_ids[root_ids > 0]"
+            f"root_ids holds {min(roots)}, which is no segment (0 lies outside all, -1 marks a lookup without "
+            "a result); leave it out, as in root_ids[root_ids > 0]"
         )
     return roots
 

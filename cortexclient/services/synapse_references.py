@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
 from cortexclient.session.query import Follow, Request
+from cortexclient.session.query.arguments import as_number
 from cortexclient.session.query.results import present
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def to_follow(
                 progress=progress,
             ),
             column=reference.key,
-            size=max(1, int(batch_size)),
+            size=as_number(batch_size, "ref_batch_size", least=1) or 1,
             pick=pick,
         )
         for reference in references

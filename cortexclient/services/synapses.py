@@ -13,6 +13,7 @@ from cortexclient.services.synapse_references import attach, find_references, to
 from cortexclient.session import Moment
 from cortexclient.session.graph import is_latest
 from cortexclient.session.query import NM, Answer, Request, gather
+from cortexclient.session.query.arguments import as_choice
 from cortexclient.session.query.results import as_asked, present
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class SynapsesService:
         Parameters
         ----------
         root_ids : int or sequence of int
-            Neurons. Duplicates are asked once.
+            Neurons. Duplicates are asked once; 0 and -1 (no segment, no root found) are no neurons.
         pre, post : bool
             Synapses that the neurons make, and that they receive. One of them at least.
         reference_tables : str or sequence of str, optional
@@ -129,23 +130,24 @@ class SynapsesService:
             raise ValueError(
                 "ask for pre=True (synapses that the neurons make), post=True (that they receive), or both"
             )
+        as_choice(duplicates, "duplicates", ("first", "all", "raise"))
         session = self._session
         table = session.require_synapse_table(synapse_table)
         ids = as_ids(root_ids, "root_ids")
         moment = self._moment(live=live, timestamp=timestamp)
         sides = [side for side, wanted in (("pre", pre), ("post", post)) if wanted]
         references = find_references(session, table, reference_tables, suffixes)
-        size = batch_size or _batch(len(set(ids.tolist())), session.max_workers, len(sides))
+        size = _batch(len(set(ids.tolist())), session.max_workers, len(sides))
         requests = [
             Request(
                 table,
                 kind="table",
-                filters={"in": {table: {f"{side}_pt_root_id": ids.tolist()}}},
+                filters={"in": {table: {f"{side}_pt_root_id": ids[ids > 0].tolist()}}},
                 merge_reference=False,
                 resolution=resolution,
                 split_positions=True,
                 moment=moment,
-                batch=size,
+                batch=size if batch_size is None else batch_size,
                 progress=progress,
             )
             for side in sides
@@ -183,7 +185,7 @@ class SynapsesService:
         import numpy as np
 
         seen = np.union1d(frame["pre_pt_root_id"].to_numpy(), frame["post_pt_root_id"].to_numpy())
-        silent = np.setdiff1d(ids, seen)
+        silent = np.setdiff1d(ids, seen[seen > 0])
         if not len(silent):
             return {"stale_root_ids": []}
         at = moment.timestamp
@@ -217,7 +219,7 @@ class SynapsesService:
         Parameters
         ----------
         root_ids : int or sequence of int
-            Neurons.
+            Neurons; 0 and -1 (no segment, no root found) are none.
         pre, post : bool
             Connections that they make, and that they receive.
         within : bool
@@ -258,6 +260,7 @@ class SynapsesService:
 
         session = self._session
         ids = as_ids(root_ids, "root_ids")
+        ids = ids[ids > 0]
         moment = self._moment(live=False, timestamp=timestamp)
         if within:
             post = False

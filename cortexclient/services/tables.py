@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from cortexclient.errors import CortexError, UnknownTableError
 from cortexclient.session.moments import Moment
 from cortexclient.session.query import NM, Request, count, run
-from cortexclient.session.query.filters import fields_of, from_dicts, from_keywords
+from cortexclient.session.query.filters import fields_of, from_dicts, from_keywords, put
 from cortexclient.session.query.metadata import TableInfo, find, table_infos, unknown, view_infos
+from cortexclient.session.query.results import as_asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ class TableQuery:
     def query(
         self,
         *,
-        select_columns: Sequence[str] | None = None,
+        select_columns: str | Sequence[str] | None = None,
         offset: int | None = None,
         limit: int | None = None,
         split_positions: bool = False,
@@ -58,8 +59,8 @@ class TableQuery:
 
         Parameters
         ----------
-        select_columns : sequence of str, optional
-            Columns wanted (a point's name stands for its three columns). Default: all.
+        select_columns : str or sequence of str, optional
+            Columns wanted (a point's name stands for its three columns); a single name will do. Default: all.
         offset : int, optional
             Rows to leave out at the beginning, in order of ids. Servers keep no order, so the whole answer is read.
         limit : int, optional
@@ -77,7 +78,7 @@ class TableQuery:
         get_counts : bool
             Give one row with the number of matching rows, column ``count``.
         random_sample : int, optional
-            Give a random sample of about that size.
+            Draw that many rows at random. Servers ignore such a wish, so the whole answer is read.
         allow_missing_lookups : bool
             In a live query, leave out rows whose segments are not looked up yet instead of raising.
         progress : bool
@@ -95,6 +96,8 @@ class TableQuery:
         ------
         InvalidQueryError
             If a filter or a column does not fit the table.
+        TypeError, ValueError
+            If a number of rows or a resolution is none, or ``return_as`` is unknown.
         IncompleteResultError
             If the server cuts the answer and it cannot be completed.
         ServiceError
@@ -109,7 +112,7 @@ class TableQuery:
             self._info.name,
             kind=self._info.kind,
             filters=self.filters,
-            select=None if select_columns is None else list(select_columns),
+            select=select_columns,
             resolution=desired_resolution,
             split_positions=split_positions,
             limit=limit,
@@ -121,7 +124,7 @@ class TableQuery:
             return_as=return_as,
         )
         if get_counts:
-            return _count_frame(count(self._session, request))
+            return _count_frame(count(self._session, request), request)
         frame = run(self._session, request)
         if not metadata and return_as == "pandas":
             frame.attrs.clear()
@@ -142,10 +145,10 @@ class TableQuery:
         return f"{self._info.kind} {self._info.name} where {shown or 'anything'}; .query() asks"
 
 
-def _count_frame(number: int) -> Any:
+def _count_frame(number: int, request: Request) -> Any:
     import pandas as pd
 
-    return pd.DataFrame({"count": [number]})
+    return as_asked(pd.DataFrame({"count": [number]}), request)
 
 
 class TableHandle:
@@ -232,7 +235,7 @@ class _Names:
     def __getitem__(self, name: str) -> TableHandle:
         info = self._infos().get(name)
         if info is None:
-            message = unknown(self._session, name, self._kind)
+            message = unknown(self._session, str(name), self._kind)
             raise _UnknownNameError(message, service="materialize", status=404)
         return TableHandle(self._session, info)
 
@@ -362,5 +365,6 @@ class QueriesService:
         )
         for kind, tables in from_keywords(self._session, info, keywords).items():
             for table, columns in tables.items():
-                filters.setdefault(kind, {}).setdefault(table, {}).update(columns)
+                for column, content in columns.items():
+                    put(filters, kind, table, column, content)
         return TableQuery(self._session, info, filters).query(**options)

@@ -27,6 +27,7 @@ from caveclient.tools import table_manager
 from packaging.version import Version
 
 from cortexclient.errors import ProtocolError
+from cortexclient.session.failures import service_of
 from cortexclient.session.transport import adopt
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class _Wired:
         url = endpoint.format_map(self.default_url_mapping)  # type: ignore[attr-defined]
 
         def ask() -> Version | None:
-            response = connection.http.send(_service_of(url), "GET", url, accept=(404,))
+            response = connection.http.send(service_of(url), "GET", url, accept=(404,))
             return None if response.status_code == 404 else Version(str(response.json()))
 
         version: Version | None = connection.memory.get(("server version", url), ask)
@@ -68,8 +69,10 @@ class _Wired:
         """Ignore what the constructor assigns: the version is asked when something depends on it."""
 
 
-def _service_of(url: str) -> str:
-    return url.split("/")[3] if url.count("/") > 3 else "service"
+class _Auth(auth.AuthClient):  # type: ignore[misc]
+    def __getstate__(self) -> dict[str, Any]:
+        # a pickle may go anywhere
+        return {**self.__dict__, "_token": None}
 
 
 class _Info(_Wired, infoservice.InfoServiceClient): ...  # type: ignore[misc]
@@ -168,7 +171,7 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
         """Caveclient's token holder, with the token of this session and no other."""
         with self._making:
             if self._auth is None:  # type: ignore[has-type]
-                made = auth.AuthClient(token="unused", server_address=self.server_address)  # noqa: S106
+                made = _Auth(token="unused", server_address=self.server_address)  # noqa: S106
                 # set afterwards: None would send it looking for any token on this machine
                 made._token = self.cortex_session.connection.token
                 self._auth = made

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient import credentials
 from cortexclient.errors import OfflineError
-from cortexclient.session.endpoints import Endpoint, resolve
+from cortexclient.session.endpoints import Endpoint, bare_address, resolve
 from cortexclient.session.failures import Context
 from cortexclient.session.once import Once
 
@@ -54,10 +54,10 @@ class Connection:
         choice: CacheChoice | None = None,
     ) -> None:
         self.spec = spec
-        self.address_asked = (server_address or spec.server_address).rstrip("/")
+        self.address_asked = bare_address(server_address or spec.server_address)
         self.policy = policy
         self.memory = Once()
-        self._token_given = auth_token
+        self._token_given = credentials.as_token(auth_token) if auth_token else None
         self._endpoint_given = endpoint
         self._lock = threading.RLock()
         self._choice = choice

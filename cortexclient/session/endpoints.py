@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from cortexclient.credentials import may_carry_token
 from cortexclient.errors import SpecError
 
-__all__ = ["LAUNCHERS", "Endpoint", "resolve"]
+__all__ = ["LAUNCHERS", "Endpoint", "bare_address", "resolve"]
 
 LAUNCHERS = "cortexclient.servers"
 """Group of entry points that start servers: the name is the scheme, the object takes the address."""
@@ -35,6 +35,27 @@ class Endpoint:
     token: str | None = field(default=None, repr=False)
     exports_path: str | None = None
     viewer_site: str | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # a pickle may go anywhere; whoever opens it looks up a token of their own
+        return Endpoint, (self.address, None, self.exports_path, self.viewer_site)
+
+
+def bare_address(address: str) -> str:
+    """Give the address of a server without a slash at its end.
+
+    Raises
+    ------
+    ValueError
+        If it carries a user, a password or a query, which may be secrets. The message does not repeat them.
+    """
+    parts = urlsplit(address)
+    if parts.scheme in {"http", "https"} and ("@" in parts.netloc or parts.query or parts.fragment):
+        raise ValueError(
+            f"the server address ({parts.scheme}://{parts.hostname}...) holds more than an address: a user, a "
+            "password or a query would show in messages. Give the address alone, and a token as auth_token="
+        )
+    return address.rstrip("/")
 
 
 def resolve(address: str) -> Endpoint:

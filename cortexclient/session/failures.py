@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from requests import Response
 
-__all__ = ["Answer", "Context", "clean_url", "error_for", "meant_status", "read_answer", "scrub"]
+__all__ = [
+    "Answer",
+    "Context",
+    "clean_url",
+    "error_for",
+    "meant_status",
+    "read_answer",
+    "scrub",
+    "service_of",
+]
 
 _STATUS_IN_TEXT = re.compile(r"^\[?(4\d\d|5\d\d)\]?\s*(?::|[A-Z][A-Za-z-]*(?: [A-Z][A-Za-z-]*)*:)")
 _SECRET = re.compile(
@@ -95,6 +104,11 @@ def clean_url(url: str | None) -> str | None:
         return None
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def service_of(url: str | None) -> str | None:
+    """Name of the service that an address belongs to: the first part of its path."""
+    return urlsplit(url or "").path.strip("/").partition("/")[0] or None
 
 
 def meant_status(status: int, text: str) -> int:

@@ -48,6 +48,24 @@ def _batches(ids: IdArray) -> list[IdArray]:
     return [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
 
 
+def _distinct(session: Session, ids: IdArray, ask: Callable[[IdArray], Any], nothing: Any) -> NDArray[Any]:
+    """Ask about distinct ids, which is all that the service spends time on, and about those only that can be ids.
+
+    0 (a place without a segment) and -1 (a lookup that found nothing) get ``nothing``: the service, whose ids are
+    unsigned, would fail for all others with them.
+    """
+    import numpy as np
+
+    distinct, where = np.unique(ids, return_inverse=True)
+    possible = distinct > 0
+    found = np.full(len(distinct), nothing)
+    for batch, part in zip(
+        _batches(np.flatnonzero(possible)), session.map(ask, _batches(distinct[possible])), strict=True
+    ):
+        found[batch] = part
+    return found[where]
+
+
 def roots_of(
     session: Session, ids: IdArray, *, at: datetime | None = None, stop_layer: int | None = None
 ) -> IdArray:
@@ -74,10 +92,7 @@ def roots_of(
             )
         return found.astype(np.int64)
 
-    # the service spends its time on distinct ids only
-    distinct, where = np.unique(ids, return_inverse=True)
-    parts = session.map(ask, _batches(distinct))
-    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])[where] if len(ids) else ids.astype(np.int64)
+    return _distinct(session, ids, ask, np.int64(0))
 
 
 def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> NDArray[np.bool_]:
@@ -91,11 +106,15 @@ def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> 
             {"node_ids": batch.tolist()},
             params=seconds(at),
         )
-        return np.array(body["is_latest"], dtype=bool)
+        answer = body.get("is_latest") if isinstance(body, dict) else None
+        if not isinstance(answer, list) or len(answer) != len(batch):
+            raise ProtocolError(
+                f"the chunkedgraph did not say of each of {len(batch)} roots whether it is the latest; try again",
+                service="chunkedgraph",
+            )
+        return np.array(answer, dtype=bool)
 
-    distinct, where = np.unique(ids, return_inverse=True)
-    parts = session.map(ask, _batches(distinct))
-    return np.concatenate([np.zeros(0, dtype=bool), *parts])[where]
+    return _distinct(session, ids, ask, np.bool_(False))
 
 
 class Lifetimes:
@@ -136,7 +155,7 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
         target[which] = _timestamps(session, ids[which], latest=latest, at=at)
 
     jobs: list[Callable[[], object]] = [lambda: require_latest(session), *also]
-    everything = np.arange(len(ids))
+    everything = np.flatnonzero(ids > 0)
     for part in _chunks(everything):
         jobs.append(partial(ask, created, part, latest=False))
         if not fixed:
@@ -148,9 +167,12 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
         # the graph fails when asked about a time before a root was made
         before = (created >= 0) & (created <= _microseconds(moment))
         asked[before] = _microseconds(moment)
-        later = [partial(ask, ended, part, latest=True, at=moment) for part in _chunks(everything[before])]
+        later = [
+            partial(ask, ended, part, latest=True, at=moment) for part in _chunks(np.flatnonzero(before))
+        ]
         later += [
-            partial(ask, ended, part, latest=True) for part in _chunks(everything[(created >= 0) & ~before])
+            partial(ask, ended, part, latest=True)
+            for part in _chunks(np.flatnonzero((created >= 0) & ~before))
         ]
         session.map(lambda job: job(), later)
     # the graph keeps milliseconds: one less than the end is the last time that certainly counts as before it. A root

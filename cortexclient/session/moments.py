@@ -41,6 +41,8 @@ def as_utc(value: Any, name: str = "timestamp") -> datetime:
     >>> as_utc("2024-06-05T10:10:01").isoformat()
     '2024-06-05T10:10:01+00:00'
     """
+    if type(value).__name__ == "NaTType":
+        raise TypeError(f"{name} is NaT, which is no time")
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -56,7 +58,10 @@ def as_utc(value: Any, name: str = "timestamp") -> datetime:
     if not isinstance(value, datetime):
         hint = "; a date needs a time of day" if isinstance(value, date) else ""
         raise TypeError(f"{name} must be a datetime or an ISO 8601 string, not {type(value).__name__}{hint}")
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{name}={value} lies outside the years 1 to 9999 in UTC") from None
 
 
 def as_version(value: Any, name: str = "version") -> int:

@@ -8,6 +8,7 @@ the row caps that servers mention only in a header.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import threading
@@ -20,7 +21,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from cortexclient.credentials import host_of, may_carry_token
-from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer
+from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer, service_of
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
 from cortexclient.session.workers import current_stop, pause
 
@@ -207,7 +208,7 @@ class Wire(HTTPAdapter):
             answer = read_answer(response)
             if isinstance(answer.body, dict) and answer.body.get("error") == "missing_tos":
                 # raised here because caveclient would open a browser before anyone could stop it
-                raise error_for(answer, self.context)
+                raise error_for(answer, self._context_of(response))
         if response.status_code >= 500:
             _make_object(response)
         cap = cap_in(response)
@@ -229,7 +230,10 @@ class Wire(HTTPAdapter):
             url=clean_url(response.url),
         )
         response.close()
-        raise error_for(answer, self.context)
+        raise error_for(answer, self._context_of(response))
+
+    def _context_of(self, response: Response) -> Context:
+        return dataclasses.replace(self.context, service=service_of(response.url))
 
 
 def _make_object(response: Response) -> None:

@@ -106,6 +106,28 @@ def test_every_row_once(ids, cap, order, counts, data):
     assert sorted(ids_of(harvest)) == sorted(expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(IDS, st.integers(1, 40), st.sampled_from(["random", "sorted", "shuffled"]), st.integers(1, 50))
+def test_a_wrong_estimate_costs_requests_and_no_rows(ids, cap, order, wrong):
+    # of a joined table only an estimate is to be had, and it may be far too small
+    class Joined(Server):
+        def count(self, session, question):
+            return super().count(session, question) // wrong
+
+        def ask(self, session, question):
+            reply = super().ask(session, question)
+            return Reply(reply.table.rename_columns(["id_ref", "group"]), reply.cap, None)
+
+    server = Joined(ids, [0] * len(ids), cap, order=order)
+    question = Question(kind="table", name="t", base="b", suffixes=(("t", "_ref"), ("b", "")), version=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(complete, "ask", server.ask)
+        patch.setattr(divide, "ask_count", server.count)
+        (harvest,) = fetch_all(session(1), [question])
+    found = [value for reply in harvest.replies for value in reply.table.column("id_ref").to_pylist()]
+    assert sorted(found) == sorted(ids)
+
+
 def test_few_requests_for_many_rows(on):
     for order in ("sorted", "shuffled"):
         server = on(Server(range(1, 20001), [0] * 20000, 500, order=order))

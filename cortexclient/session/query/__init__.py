@@ -17,6 +17,7 @@ from cortexclient.errors import (
     StaleRootError,
 )
 from cortexclient.session.graph import overlaps
+from cortexclient.session.query.arguments import FRAMES, as_choice, as_columns, as_number, as_resolution
 from cortexclient.session.query.complete import Following, fetch_all
 from cortexclient.session.query.metadata import TableInfo, column_kinds, find
 from cortexclient.session.query.question import Filters, Question
@@ -64,7 +65,7 @@ class Request:
     limit, offset : int, optional
         The user's own limit, and rows to leave out before it (in order of ids).
     random_sample : int, optional
-        Ask for a random sample of about that size.
+        Number of rows to draw at random from the whole answer.
     moment : Moment, optional
         Another moment than the session's.
     allow_missing_lookups, allow_invalid_root_ids : bool
@@ -94,6 +95,19 @@ class Request:
     batch: int | None = None
     progress: bool = False
     return_as: Literal["pandas", "arrow", "polars"] = "pandas"
+
+    def __post_init__(self) -> None:
+        checked = {
+            "select": as_columns(self.select),
+            "resolution": as_resolution(self.resolution),
+            "limit": as_number(self.limit, "limit"),
+            "offset": as_number(self.offset, "offset"),
+            "random_sample": as_number(self.random_sample, "random_sample", least=1),
+            "batch": as_number(self.batch, "batch_size", least=1),
+            "return_as": as_choice(self.return_as, "return_as", FRAMES),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def bare(self) -> bool:
@@ -265,12 +279,8 @@ def _question(
         filters=_nothing(session, info, _in_voxels(session, request.filters, version)),
         select=_columns_needed(request, info, base),
         suffixes=tuple(suffixes.items()) if base else (),
-        resolution=None
-        if request.resolution is None or info.units
-        else tuple(map(float, request.resolution)),
-        # rows after an offset are only defined in the order of ids, which no service keeps: the whole is asked for
-        limit=request.limit if request.offset is None else None,
-        random_sample=request.random_sample,
+        resolution=None if request.resolution is None or info.units else tuple(request.resolution),
+        limit=None if _needs_all(request) else request.limit,
         version=version,
         timestamp=timestamp if version is None else None,
         allow_missing_lookups=request.allow_missing_lookups,
@@ -278,6 +288,15 @@ def _question(
         near=near,
         batch=request.batch,
     )
+
+
+def _needs_all(request: Request) -> bool:
+    """Whether the whole answer is asked for although fewer rows are wanted.
+
+    Rows after an offset are only defined in the order of ids, which no service keeps; exclusions and samples are
+    accepted and ignored by the services, so both are made here.
+    """
+    return request.offset is not None or request.random_sample is not None or bool(request.filters.get("out"))
 
 
 def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any, dict[str, Any]]:

@@ -89,12 +89,21 @@ def plan_cuts(seen: Sequence[int], cap: int, total: int | None, above: int | Non
     return sorted({*cuts, high + 1, *(high + 1 + step * number for number in range(1, beyond + 1))})
 
 
-def cut_range(span: Range, cuts: Sequence[int]) -> list[Range]:
-    """Cut a range so that progress is certain: if no cut falls inside, it is halved."""
+def cut_range(span: Range, cuts: Sequence[int], seen: Sequence[int] = ()) -> list[Range]:
+    """Cut a range so that progress is certain: if no cut falls inside, it is halved.
+
+    A range without a bound has no half: it is cut in the middle of the sorted keys seen in it, where there are any.
+    """
     parts = span.cut(cuts)
-    if len(parts) == 1 and span.low is not None and span.high is not None and not span.single:
-        parts = span.cut([(span.low + span.high) // 2])
-    return parts
+    if len(parts) > 1 or span.single:
+        return parts
+    if span.low is not None and span.high is not None:
+        return span.cut([(span.low + span.high) // 2])
+    if not seen:
+        return parts
+    middle = seen[len(seen) // 2]
+    # a key at the lower bound is no cut, the value after it is
+    return span.cut([middle if middle != span.low else middle + 1])
 
 
 def blind_cuts(span: Range) -> list[int]:

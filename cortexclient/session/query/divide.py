@@ -139,15 +139,19 @@ def divide(session: Session, cut: list[Outcome]) -> list[Outcome]:
     cap = max(1, *(reply.cap or reply.table.num_rows for reply in replies))
     session.connection.memory.put("cap", cap)
     part = dataclasses.replace(_joined([outcome.part for outcome in cut]), cap=cap)
+    if part.span.single and part.key is not None:
+        # one value of a view's column has more rows than fit: from here on another column divides them
+        part = dataclasses.replace(part, question=part.asked(), span=EVERYTHING, key=None)
     rows = sum(reply.table.num_rows for reply in replies)
     seen = _seen(part, replies)
     if part.guessed and seen is not None:
         # its size was nearly right, so that halving it does, and counting would cost as much
-        spans = cut_range(part.span, [seen[1][len(seen[1]) // 2]] if part.span.high is None else [])
+        spans = cut_range(part.span, [], seen[1])
         return [
             Outcome(part, None, dataclasses.replace(part, key=seen[0]).spans(spans, guessed=False), len(cut))
         ]
-    numbers = _count(session, part, None if seen is None else seen[2])
+    keyed = part if seen is None else dataclasses.replace(part, key=seen[0])
+    numbers = _count(session, keyed, None if seen is None else seen[2])
     requests = len(cut) + numbers.requests
     if numbers.exact and numbers.total is not None:
         if numbers.total <= rows:
@@ -166,7 +170,8 @@ def divide(session: Session, cut: list[Outcome]) -> list[Outcome]:
             Outcome(part, None, [dataclasses.replace(part, question=piece) for piece in listed], requests)
         ]
     if seen is None:
-        return [_without_rows(part, rows, replies[0], requests)]
+        fullest = max(replies, key=lambda reply: reply.table.num_rows)
+        return [_without_rows(part, rows, fullest, requests)]
     if part.question.live and part.question.allow_invalid_root_ids:
         # such a query takes every filter for one of root ids, those of id ranges too
         raise IncompleteResultError(gave_up(part.question))
@@ -193,7 +198,7 @@ def _by_range(
             first = dataclasses.replace(part, span=Range(part.span.low, last + 1))
             kept = [Outcome(first, reply, [], 0) for reply in whole]
             return [Outcome(part, None, part.spans(rest, guessed=True), requests), *kept]
-    spans = cut_range(part.span, cuts)
+    spans = cut_range(part.span, cuts, values)
     return [Outcome(part, None, part.spans(spans, guessed=numbers.total is not None), requests)]
 
 
@@ -249,6 +254,10 @@ def _ask_count(session: Session, part: Part) -> int | None:
 def _without_rows(part: Part, rows: int, reply: Reply, requests: int) -> Outcome:
     """Go on where no row shows how to: a live answer is cut first and filtered afterwards, so none may be left."""
     question = part.question
+    if part.key is not None and reply.table.num_rows:
+        # all rows that came share one value of a view's column: it gets a part of its own
+        value = reply.table.column(part.key[1])[0].as_py()
+        return Outcome(part, None, part.spans(part.span.cut([value, value + 1]), guessed=False), requests)
     if part.span.single:
         if part.key is None and question.kind == "table" and rows <= 1:
             return Outcome(part, reply, [], requests)  # one id, one row: there is no other

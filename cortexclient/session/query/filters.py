@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
+import reprlib
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
-from cortexclient.ids import as_ids
+from cortexclient.ids import as_id
 from cortexclient.session.query.frames import is_id_column
 from cortexclient.session.query.metadata import TableInfo, find, schema_columns, view_schemas
 from cortexclient.session.query.question import FILTERS, Filters, as_plain
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from cortexclient.session.core import Session
 
-__all__ = ["OPERATORS", "columns_of", "fields_of", "from_dicts", "from_keywords", "locate"]
+__all__ = ["OPERATORS", "columns_of", "fields_of", "from_dicts", "from_keywords", "locate", "put"]
 
 OPERATORS = {
     "==": "equal",
@@ -124,7 +126,7 @@ def from_keywords(session: Session, info: TableInfo, keywords: Mapping[str, Any]
         table, column = locate(session, info, name)
         spatial = name.endswith("_bbox") or _is_box_of_view(session, info, column, value)
         for kind, content in _kinds(name, value, spatial=spatial):
-            filters.setdefault(kind, {}).setdefault(table, {})[column] = _checked(column, kind, content)
+            put(filters, kind, table, column, _checked(column, kind, content))
     return filters
 
 
@@ -142,10 +144,22 @@ def from_dicts(session: Session, info: TableInfo, **dicts: Mapping[str, Any] | N
         for name, value in (columns or {}).items():
             table, column = locate(session, info, name)
             kind = names[wire]
-            filters.setdefault(kind, {}).setdefault(table, {})[column] = _checked(
-                column, kind, as_plain(value)
-            )
+            put(filters, kind, table, column, _checked(column, kind, as_plain(value)))
     return filters
+
+
+def put(filters: Filters, kind: str, table: str, column: str, value: Any) -> None:
+    """Add one filter to others; exclusions of one column add up.
+
+    Raises
+    ------
+    InvalidQueryError
+        If the column has a filter of that kind already: one of the two would be lost.
+    """
+    columns = filters.setdefault(kind, {}).setdefault(table, {})
+    if column in columns and kind != "out":
+        raise _refused(column, value, f"is the second of its kind ({kind}) for that column; give one")
+    columns[column] = [*columns.get(column, []), *value] if kind == "out" else value
 
 
 def _is_box_of_view(session: Session, info: TableInfo, column: str, value: Any) -> bool:
@@ -172,12 +186,30 @@ def _kinds(name: str, value: Any, *, spatial: bool) -> list[tuple[str, Any]]:
 def _checked(column: str, kind: str, value: Any) -> Any:
     if kind == "spatial":
         return _box(column, value)
-    if kind in {"in", "out"} and not isinstance(value, list):
-        value = [value]
-    if is_id_column(column) and kind in {"in", "out", "equal"}:
-        ids = as_ids(value, column).tolist()
-        return ids if kind in {"in", "out"} else ids[0]
-    return value
+    if kind not in {"in", "out"}:
+        if isinstance(value, list):
+            raise _refused(column, value, "takes one value; to ask for one of several, give the list alone")
+        return _value(column, kind, value)
+    return [_value(column, kind, entry) for entry in (value if isinstance(value, list) else [value])]
+
+
+def _value(column: str, kind: str, value: Any) -> Any:
+    """Check one value of a filter; missing ones can only be excluded, which is done here and not on the server."""
+    if value is None or type(value).__name__ in {"NAType", "NaTType"} or value != value:
+        if kind == "out":
+            return None
+        raise _refused(column, value, "is a missing value, which no service finds; leave it out")
+    if isinstance(value, bytes | list | dict) or (isinstance(value, float) and math.isinf(value)):
+        raise _refused(column, value, "cannot be compared with a column")
+    if kind == "regex":
+        if not isinstance(value, str):
+            raise _refused(column, value, "is no regular expression")
+        return value
+    return as_id(value, column) if is_id_column(column) else value
+
+
+def _refused(column: str, value: Any, why: str) -> InvalidQueryError:
+    return InvalidQueryError(f"the filter {column}={reprlib.repr(value)} {why}", service="materialize")
 
 
 def _box(column: str, value: Any) -> list[list[float]]:
@@ -185,7 +217,8 @@ def _box(column: str, value: Any) -> list[list[float]]:
         low, high = ([float(number) for number in corner] for corner in value)
     except (TypeError, ValueError):
         low, high = [], []
-    if len(low) != 3 or len(high) != 3 or any(a >= b for a, b in zip(low, high, strict=True)):
+    ordered = len(low) == len(high) == 3 and all(a < b for a, b in zip(low, high, strict=True))
+    if not ordered or not all(map(math.isfinite, [*low, *high])):
         raise InvalidQueryError(
             f"the box for {column!r} must be [[x, y, z], [x, y, z]] in nm, the first corner below the second on every "
             f"axis, not {value!r}",

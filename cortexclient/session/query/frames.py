@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["ID_NAMES", "combine", "is_id_column", "join_positions", "scale_positions", "to_pandas", "triples"]
+__all__ = [
+    "ID_NAMES",
+    "combine",
+    "is_id_column",
+    "join_positions",
+    "join_positions_of",
+    "scale_positions",
+    "to_pandas",
+    "triples",
+]
 
 ID_NAMES = ("id", "target_id", "superceded_id", "superseded_id")
 
@@ -198,6 +207,24 @@ def scale_positions(frame: pd.DataFrame, factor: Sequence[float]) -> pd.DataFram
             whole = float(number).is_integer()
             frame[column] = frame[column] * (int(number) if whole else float(number))
     return frame
+
+
+def join_positions_of(table: Any) -> Any:
+    """Put split positions of an Arrow table together: one column of lists of three for each point, after the others."""
+    import numpy as np
+    import pyarrow as pa
+
+    for name, columns in triples(table.column_names).items():
+        parts = [table.column(column).combine_chunks() for column in columns]
+        kind = parts[0].type
+        for part in parts[1:]:
+            kind = _wider(kind, part.type)
+        rows = table.num_rows
+        by_row = np.arange(3 * rows).reshape(3, rows).T.ravel()
+        values = pa.concat_arrays([part.cast(kind) for part in parts]).take(pa.array(by_row))
+        ends = pa.array(np.arange(0, 3 * rows + 1, 3, dtype=np.int32))
+        table = table.drop_columns(columns).append_column(name, pa.ListArray.from_arrays(ends, values))
+    return table
 
 
 def join_positions(frame: pd.DataFrame) -> pd.DataFrame:

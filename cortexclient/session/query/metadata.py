@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import ServiceError, UnknownTableError
+from cortexclient.errors import ServiceError, UnknownTableError, UnknownVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,10 +97,14 @@ def table_infos(session: Session, version: int | None = None) -> dict[str, Table
 
     def ask() -> dict[str, TableInfo]:
         base = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}"
-        response = session.http.send("materialize", "GET", f"{base}/tables/metadata", accept=(404,))
+        try:
+            response = session.http.send("materialize", "GET", f"{base}/tables/metadata", accept=(404,))
+        except UnknownVersionError:
+            session.version_record(number)  # says which versions there are
+            raise
         body = response.json() if response.status_code == 200 else None
         if not body:
-            session.version_record(number)  # says which versions there are, if this is none
+            session.version_record(number)  # the same, where the service says no more than 404
             return {}
         found = {}
         for entry in body:

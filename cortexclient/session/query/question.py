@@ -31,12 +31,10 @@ Filters = dict[str, dict[str, dict[str, Any]]]
 
 
 def as_plain(value: Any) -> Any:
-    """Give a filter value as plain Python: NumPy scalars, arrays, Series and sets become numbers and lists."""
+    """Give a filter value as plain Python: a NumPy scalar becomes a number, whatever can be walked through a list."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, set | frozenset | tuple | range):
-        return [as_plain(entry) for entry in value]
-    if isinstance(value, list):
+    if hasattr(value, "__iter__") and not isinstance(value, str | bytes | dict):
         return [as_plain(entry) for entry in value]
     return value
 
@@ -63,8 +61,6 @@ class Question:
         Resolution of positions (nm); None for the table's own.
     limit : int or None
         Most rows that are wanted.
-    random_sample : int or None
-        Size of a random sample.
     version : int or None
         Materialized version; None for a live query.
     timestamp : datetime.datetime or None
@@ -83,7 +79,6 @@ class Question:
     suffixes: tuple[tuple[str, str], ...] = ()
     resolution: tuple[float, ...] | None = None
     limit: int | None = None
-    random_sample: int | None = None
     version: int | None = None
     timestamp: datetime | None = None
     allow_missing_lookups: bool = False
@@ -169,8 +164,6 @@ class Question:
             params["split_positions"] = "True"
         if count:
             params["count"] = "True"
-        if self.random_sample:
-            params["random_sample"] = str(self.random_sample)
         return params
 
     def body(self) -> dict[str, Any]:

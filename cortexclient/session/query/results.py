@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import InvalidQueryError, MissingExtraError
 from cortexclient.session.moments import Moment
 from cortexclient.session.provenance import provenance
-from cortexclient.session.query.frames import combine, join_positions, scale_positions, to_pandas, triples
+from cortexclient.session.query.frames import (
+    combine,
+    is_id_column,
+    join_positions,
+    join_positions_of,
+    scale_positions,
+    to_pandas,
+    triples,
+)
 from cortexclient.session.query.metadata import TableInfo, column_kinds
 
 if TYPE_CHECKING:
@@ -82,7 +90,7 @@ def assemble(
     del parts
     resolution = harvest.replies[0].resolution
     harvest.replies.clear()
-    table = _in_order(_exclude(table, question), question)
+    table = _in_order(_sample(_exclude(table, question), request.random_sample), question)
     start = request.offset or 0
     if start or request.limit is not None:
         table = table.slice(start, request.limit)
@@ -106,12 +114,9 @@ def as_asked(frame: pd.DataFrame, request: Request) -> Any:
         return frame if request.split_positions else join_positions(frame)
     import pyarrow as pa
 
-    if not request.split_positions:
-        frame = join_positions(frame)
-        for name in frame.columns:
-            if frame[name].dtype == object:
-                frame[name] = frame[name].map(lambda point: point.tolist())
     table = pa.Table.from_pandas(frame, preserve_index=False)
+    if not request.split_positions:
+        table = join_positions_of(table)
     if request.return_as == "arrow":
         return table
     try:
@@ -137,16 +142,37 @@ def _exclude(table: Any, question: Question) -> Any:
                     service="materialize",
                 )
             listed = values if isinstance(values, list) else [values]
-            unwanted = pa.array(listed).cast(table.column(name).type)
+            try:
+                unwanted = pa.array(listed).cast(table.column(name).type)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+                raise InvalidQueryError(
+                    f"column {column!r} of {question.name!r} holds {table.column(name).type}, so {values!r} cannot be "
+                    f"excluded from it: {error}",
+                    service="materialize",
+                ) from None
             table = table.filter(pc.invert(pc.is_in(table.column(name), value_set=unwanted)))
     return table
 
 
+def _sample(table: Any, number: int | None) -> Any:
+    """Draw rows at random: the services accept the wish for a sample, and give everything."""
+    if number is None or number >= table.num_rows:
+        return table
+    import numpy as np
+    import pyarrow as pa
+
+    return table.take(pa.array(np.random.default_rng().choice(table.num_rows, size=number, replace=False)))
+
+
 def _in_order(table: Any, question: Question) -> Any:
-    """Sort by id, so that the same question gives the same answer whatever order the parts came in."""
+    """Sort by id, so that the same question gives the same answer whatever order the parts came in.
+
+    A view without an id is sorted by its columns of ids, from left to right.
+    """
     import pyarrow.compute as pc
 
     keys = [name for name in ("id", question.key_name) if name in table.column_names]
+    keys = keys or [name for name in table.column_names if is_id_column(name)]
     if not keys or table.num_rows < 2:
         return table
     values = table.column(keys[0])

@@ -1,0 +1,248 @@
+"""Odd arguments of queries: each is honoured or refused by name before anything is sent, and none is misread."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from cortexclient import errors
+from cortexclient.ids import as_ids
+from cortexclient.services.synapses import SynapsesService
+from cortexclient.services.tables import QueriesService, TablesService, ViewsService
+
+WAYS = {
+    "a generator": lambda ids: (number for number in ids),
+    "the keys of a dict": lambda ids: dict.fromkeys(ids).keys(),
+    "a map": lambda ids: map(int, ids),
+    "a range": lambda ids: range(ids[0], ids[-1] + 1),
+    "a set": set,
+    "digits": lambda ids: [str(number) for number in ids],
+    "an array of unsigned ids": lambda ids: np.array(ids, dtype=np.uint64),
+    "an Index": pd.Index,
+    "a nullable Series": lambda ids: pd.Series(ids, dtype="Int64"),
+    "an Arrow array": pa.array,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_hold_ids_is_a_list_of_them(toy, way):
+    ids = [3, 4, 5]
+    frame = TablesService(toy).synapses_toy(id=WAYS[way](ids)).query()
+    assert frame["id"].tolist() == ids
+    assert sorted(as_ids(WAYS[way](ids)).tolist()) == ids
+
+
+@pytest.mark.parametrize("one", [[3, 4], [], (3,)])
+def test_equal_to_several_is_refused(toy, one):
+    # the first of them would have been asked alone
+    for ask in (
+        lambda: QueriesService(toy).query("synapses_toy", filter_equal_dict={"id": one}),
+        lambda: TablesService(toy).synapses_toy(id={"==": one}),
+        lambda: TablesService(toy).synapses_toy(size={">": one}),
+    ):
+        with pytest.raises(errors.InvalidQueryError, match="one value"):
+            ask()
+
+
+def test_two_filters_of_one_kind_on_one_column(toy, files):
+    # one of the two would have been lost
+    with pytest.raises(errors.InvalidQueryError, match="second of its kind"):
+        QueriesService(toy).query("synapses_toy", filter_in_dict={"id": [1]}, id=[2])
+    every = files.frozen("synapses_toy", 2)["id"].tolist()
+    frame = TablesService(toy.at(version=2)).synapses_toy(id={"!=": 1, "not in": [2, 3]}).query()
+    assert frame["id"].tolist() == [number for number in every if number not in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+@pytest.mark.parametrize("limit", [2, 49, 60])
+def test_a_limit_counts_the_rows_that_are_left_after_exclusions(request, files, server, limit):
+    every = files.frozen("synapses_toy", 2)["id"].tolist()
+    session = request.getfixturevalue(server).at(version=2)
+    frame = TablesService(session).synapses_toy(id={"not in": every[: -limit - 1]}).query(limit=limit)
+    assert frame["id"].tolist() == every[-limit - 1 : -1]
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_a_random_sample_is_one_although_servers_give_everything(request, files, server):
+    session = request.getfixturevalue(server)
+    every = set(files.frozen("synapses_toy", 2)["id"])
+    draws = [
+        TablesService(session.at(version=2)).synapses_toy().query(random_sample=20)["id"].tolist()
+        for _ in range(2)
+    ]
+    for ids in draws:
+        assert len(set(ids)) == 20
+        assert set(ids) <= every
+        assert ids == sorted(ids)
+    assert draws[0] != draws[1]  # by chance the same once in 10^31
+    live = TablesService(session.at(timestamp="2026-11-21T00:53:02.9")).synapses_toy()
+    assert len(live.query(random_sample=20)) == 20
+    whole = TablesService(session.at(version=2)).synapses_toy().query(random_sample=10**6)
+    assert set(whole["id"]) == every
+
+
+MISSING = [None, math.nan, np.float32("nan"), pd.NA, pd.NaT]
+
+
+@pytest.mark.parametrize("value", MISSING, ids=repr)
+def test_missing_values_cannot_be_asked_for(toy, value):
+    tables = TablesService(toy)
+    for filters in ({"size": [4000, value]}, {"size": {">": value}}):
+        with pytest.raises(errors.InvalidQueryError, match="missing value"):
+            tables.synapses_toy(**filters)
+    with pytest.raises((TypeError, errors.InvalidQueryError)):
+        tables.synapses_toy(id=[1, value])
+
+
+@pytest.mark.parametrize("value", MISSING, ids=repr)
+def test_missing_values_can_be_excluded(toy, files, value):
+    views = ViewsService(toy.at(version=2))
+    stored = pd.read_parquet(files.folder / "tables" / "nucleus_celltype_view.v2.parquet").sort_values("id")
+    assert stored["cell_type"].isna().any()
+    frame = views.nucleus_celltype_view(cell_type={"not in": [value, "BC"]}).query()
+    keep = stored["cell_type"].notna() & (stored["cell_type"] != "BC")
+    assert frame["id"].tolist() == stored["id"][keep].tolist()
+
+
+@pytest.mark.parametrize("value", [b"BC", math.inf, [["BC"]], {"a": 1}], ids=repr)
+def test_values_that_are_none(toy, value):
+    with pytest.raises(errors.InvalidQueryError, match=r"cannot be compared|operators"):
+        TablesService(toy).tags_toy(tag=value if isinstance(value, dict | list) else [value])
+
+
+def test_an_exclusion_of_another_type_says_so(toy):
+    with pytest.raises(errors.InvalidQueryError, match="cannot be excluded"):
+        TablesService(toy).synapses_toy(size={"!=": "large"}).query()
+
+
+@pytest.mark.parametrize("bound", [float(2**60), np.float64(3), True, "3.5"])
+@pytest.mark.parametrize("operator", [">", "<=", "==", "in", "!="])
+def test_an_id_is_never_a_float_whatever_the_comparison(toy, bound, operator):
+    with pytest.raises(TypeError, match=r"float|not an id"):
+        TablesService(toy).synapses_toy(pre_pt_root_id={operator: bound})
+
+
+@pytest.mark.parametrize("value", [b"12", "²", "1_0", "", "-", "864691135336055529.0"], ids=repr)
+def test_text_that_is_no_id(value):
+    for given in (value, [value]):
+        with pytest.raises(TypeError, match="not an id"):
+            as_ids(given)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [[0, 0, 0], [math.nan] * 3],
+        [[-math.inf] * 3, [math.inf] * 3],
+        [[5, 5, 5], [5, 6, 6]],
+        [[0, 0], [1, 1]],
+        "abc",
+        7,
+    ],
+    ids=repr,
+)
+def test_a_box_that_is_none(toy, box):
+    with pytest.raises(errors.InvalidQueryError, match="in nm"):
+        TablesService(toy).nucleus_toy(pt_position_bbox=box)
+
+
+@pytest.mark.parametrize("name", ["limit", "offset", "random_sample"])
+@pytest.mark.parametrize("value", [-1, 2.0, 2.5, "2", True, math.nan], ids=repr)
+def test_a_number_of_rows_that_is_none(toy, name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
+        TablesService(toy).synapses_toy().query(**{name: value})
+
+
+def test_numbers_of_rows_may_be_numpys(toy):
+    query = TablesService(toy).synapses_toy()
+    assert len(query.query(limit=np.int64(3), offset=np.uint8(1))) == 3
+    with pytest.raises(ValueError, match="at least 1"):
+        query.query(random_sample=0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[1, 1], [0, 1, 1], [-1, 1, 1], [math.nan] * 3, [math.inf, 1, 1], 4, "abc", [], ["x", 1, 1]],
+    ids=repr,
+)
+def test_a_resolution_that_is_none(toy, files, value):
+    with pytest.raises(ValueError, match="three sizes in nm"):
+        TablesService(toy).nucleus_toy().query(desired_resolution=value)
+    with pytest.raises(ValueError, match="three sizes in nm"):
+        SynapsesService(toy).query_synapses(1, pre=True, resolution=value, progress=False)
+
+
+def test_a_resolution_may_be_an_array(toy):
+    query = TablesService(toy).nucleus_toy()
+    listed = query.query(desired_resolution=[8, 8, 40], split_positions=True)
+    for value in (np.array([8, 8, 40]), (np.float32(8), np.int64(8), 40)):
+        pd.testing.assert_frame_equal(query.query(desired_resolution=value, split_positions=True), listed)
+
+
+def test_columns_to_select(toy):
+    query = TablesService(toy).synapses_toy(id=[1, 2])
+    assert list(query.query(select_columns="size").columns) == ["size"]
+    assert list(query.query(select_columns=("id", "size")).columns) == ["id", "size"]
+    with pytest.raises(errors.InvalidQueryError, match="no columns"):
+        query.query(select_columns=[])
+    with pytest.raises(errors.InvalidQueryError, match="select 'ctr_pt_position'"):
+        query.query(select_columns=["ctr_pt_position_x"])
+
+
+@pytest.mark.parametrize("kind", ["arrow", "polars"])
+@pytest.mark.parametrize("split", [True, False])
+def test_an_empty_frame_has_the_types_of_a_full_one(toy, kind, split):
+    if kind == "polars":
+        pytest.importorskip("polars")
+    tables = TablesService(toy)
+    for name in ("synapses_toy", "celltype_toy"):
+        full, empty = (
+            tables[name](**filters).query(return_as=kind, split_positions=split)
+            for filters in ({}, {"id": []})
+        )
+        assert len(full) > 0
+        assert len(empty) == 0
+        assert full.schema == empty.schema
+    roots = tables.synapses_toy.query()["pre_pt_root_id"].unique()[:2]
+    full, empty = (
+        SynapsesService(toy).query_synapses(
+            ids, pre=True, return_as=kind, split_positions=split, reference_tables="tags_toy", progress=False
+        )
+        for ids in (roots, [])
+    )
+    assert len(full) > 0
+    assert len(empty) == 0
+    assert full.schema == empty.schema
+
+
+def test_points_in_arrow_are_those_of_pandas(toy):
+    query = TablesService(toy).nucleus_toy()
+    ours = query.query(return_as="arrow").column("pt_position").to_pylist()
+    assert ours == [point.tolist() for point in query.query()["pt_position"]]
+
+
+def test_a_count_comes_as_the_frame_that_is_asked_for(toy):
+    answer = TablesService(toy).synapses_toy().query(get_counts=True, return_as="arrow")
+    assert isinstance(answer, pa.Table)
+    assert answer.to_pydict() == {"count": [303]}
+
+
+def test_choices_are_checked(toy):
+    with pytest.raises(ValueError, match="return_as must be one of 'pandas', 'arrow', 'polars'"):
+        TablesService(toy).synapses_toy().query(return_as="numpy")
+    ask = SynapsesService(toy).query_synapses
+    with pytest.raises(ValueError, match="duplicates must be one of"):
+        ask(1, pre=True, duplicates="frist", progress=False)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        ask(1, pre=True, batch_size=0, progress=False)
+    with pytest.raises(ValueError, match="ref_batch_size must be at least 1"):
+        ask(1, pre=True, reference_tables="tags_toy", ref_batch_size=0, progress=False)
+
+
+def test_a_name_that_is_no_text(toy):
+    with pytest.raises(errors.UnknownTableError, match="no table '5'"):
+        TablesService(toy)[5]
