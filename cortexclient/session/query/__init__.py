@@ -157,9 +157,17 @@ def run_many(session: Session, requests: Sequence[Request], *, description: str 
 
 
 def gather(
-    session: Session, requests: Sequence[Request], *, following: Sequence[Follow] = (), description: str = ""
+    session: Session,
+    requests: Sequence[Request],
+    *,
+    following: Sequence[Follow] = (),
+    description: str = "",
+    in_order: bool = True,
 ) -> list[Answer]:
-    """Answer several requests at once, and those that follow from their answers; leave the answers as Arrow."""
+    """Answer several requests at once, and those that follow from their answers; leave the answers as Arrow.
+
+    With ``in_order=False`` the rows of `requests` are left as they came, for a caller that will sort them itself.
+    """
     every = [*requests, *(follow.request for follow in following)]
     plans = session.map(lambda request: plan(session, request), every)
     try:
@@ -179,8 +187,12 @@ def gather(
         versions = {question.version for _, question, _ in plans}
         raise _expired(session, versions) or _stale(session, error, plans[0][1].timestamp) or error from None
     return [
-        assemble(session, request, info, question, harvest, notes)
-        for request, (info, question, notes), harvest in zip(every, plans, harvests, strict=True)
+        assemble(
+            session, request, info, question, harvest, notes, in_order=in_order or number >= len(requests)
+        )
+        for number, (request, (info, question, notes), harvest) in enumerate(
+            zip(every, plans, harvests, strict=True)
+        )
     ]
 
 

@@ -26,9 +26,7 @@ class Feed:
         must be given once.
     """
 
-    def __init__(
-        self, table: str, column: str, *, size: int, pick: Callable[[int, Any], IdArray]
-    ) -> None:
+    def __init__(self, table: str, column: str, *, size: int, pick: Callable[[int, Any], IdArray]) -> None:
         self.table = table
         self.column = column
         self.size = size
