@@ -173,7 +173,8 @@ def report(title: str, found: list[tuple[str, dict]], truth: tuple[int, int] | N
         whole = truth is None or (numbers["rows"], numbers["more"]) == truth
         rows = f"{numbers['rows']:8d} rows" + (f", {numbers['more']} tagged" if truth and truth[1] else "")
         print(
-            f"  {name:<34}{numbers['seconds']:8.3f} s {numbers['requests']:5d} requests {numbers['deep']:4d} deep {rows}"
+            f"  {name:<34}{numbers['seconds']:8.3f} s {numbers['requests']:5d} requests {numbers['deep']:4d} deep "
+            f"{rows}"
             + ("" if whole else "   !! rows are missing")
             + (f"   !! {numbers['error']}" if numbers["error"] else "")
             + (f"   ({numbers['note']})" if numbers.get("note") else "")

@@ -6,10 +6,13 @@ The neurons of the cortex itself are few, or take minutes to build. Here everyth
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TABLE, TAGS = "synapses", "synapse_tags"
 _FIRST_ROOT = 648518346342000000

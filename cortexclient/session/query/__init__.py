@@ -169,7 +169,7 @@ def gather(
     With ``in_order=False`` the rows of `requests` are left as they came, for a caller that will sort them itself.
     """
     every = [*requests, *(follow.request for follow in following)]
-    plans = session.map(lambda request: plan(session, request), every)
+    plans = _plans(session, every)
     try:
         harvests = fetch_all(
             session,
@@ -239,6 +239,16 @@ def _stale(session: Session, error: ServiceError, at: datetime | None) -> StaleR
         "with "
         "those (latest_roots() gives all), or at a time when the old ones were valid (latest_valid_timestamp())"
     )
+
+
+def _plans(session: Session, requests: Sequence[Request]) -> list[tuple[TableInfo, Question, dict[str, Any]]]:
+    """Plan all requests; what is known of a table after the first about it is not worth a thread."""
+    first: dict[Any, Request] = {}
+    for request in requests:
+        first.setdefault((request.name, request.moment), request)
+    made = session.map(lambda request: (request, plan(session, request)), first.values())
+    known = {id(request): planned for request, planned in made}
+    return [known.get(id(request)) or plan(session, request) for request in requests]
 
 
 def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[str, Any]]:
