@@ -8,10 +8,11 @@ Without ``--peer-python`` only our own numbers are printed. The peer runs in a p
 its own; what it asked is read from the sandbox's log, like what we asked. "deep" is the longest chain of requests of
 which each began after the one before had ended: the number of round trips that somebody far away waits for.
 
-The neurons of the synthetic cortex have thousands of synapses each, and moving them takes the server longer than the
-latency that is to be measured. So the synapse table is thinned (``--thin``) to about as many rows as the peer's batches
-of ten neurons need to be just above the row cap. The peer cannot query its reference tables by ids of nullable
-integers, which is what the services send; it is timed up to where it fails.
+The synapse table is made for the purpose (`made_synapses`), so that 200 neurons have as many rows as is wanted: few
+(``--rows``), where round trips are what takes time, and many (``--dense``). The peer cannot query its reference tables
+by ids of nullable integers, which is what the services send: it fails with a TypeError. So that there is something to
+compare with, its own loop is then done by hand, with plain ids, by the column that refers to synapses. Under a low cap
+it loses rows; it is timed a second time with batches so small that it does not.
 """
 
 from __future__ import annotations
@@ -19,37 +20,57 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pandas as pd
+from made_synapses import TABLE, TAGS, make
 
 from cortexclient.sandbox import Sandbox
 
 PEER = """
-import contextlib, io, json, sys, time, warnings
+import contextlib, io, json, math, sys, time, warnings
 warnings.simplefilter("ignore")
 job = json.loads(sys.argv[1])
+import numpy as np, pandas as pd
 from caveclient import CAVEclient
 from cortical_tools.common import DatasetClient
 def make():
     cave = CAVEclient(job["datastack"], server_address=job["url"], auth_token=job["token"], write_server_cache=False)
     return DatasetClient(caveclient=cave, cell_id_lookup_view=job["view"], root_id_lookup_main_table=job["main"],
                          root_id_lookup_alt_tables=job["alternative"])
+def tagged(frame):
+    # what its query_synapses does with a reference table, but with ids that can be sent, and by what rows refer to
+    ids = frame["id"].to_numpy(dtype="int64")
+    rows = [
+        client.cave.materialize.query_table(job["reference"], filter_in_dict={"target_id": batch},
+                                            merge_reference=False, log_warning=False)
+        for batch in np.array_split(ids, math.ceil(len(ids) / job["reference_batch"]))
+    ]
+    rows = pd.concat(rows, ignore_index=True).drop(columns=["id", "valid"])
+    return frame.merge(rows, left_on="id", right_on="target_id", how="left")
 if job["task"] != "cold":
     client = make()
     client.tables[job["main"]](id=[1]).query(log_warning=False)
+note = ""
+if job["reference"]:
+    client.cave.materialize.query_table(job["reference"], filter_in_dict={"target_id": [1]}, merge_reference=False)
+    try:
+        client.query_synapses(job["roots"][:1], pre=True, reference_tables=[job["reference"]], progress=False)
+    except TypeError as failure:
+        note = f"its own reference_tables fails ({failure}); done by hand"
 print("START", time.time())
 start = time.perf_counter()
 error = None
-rows = 0
+rows = more = 0
 try:
     if job["task"] == "synapses":
-        frame = client.query_synapses(job["roots"], pre=True, post=True, reference_tables=job["reference"],
-                                      progress=False)
+        frame = client.query_synapses(job["roots"], pre=True, post=True, batch_size=job["batch"], progress=False)
+        if job["reference"]:
+            frame = tagged(frame)
+            more = int(frame["tag"].notna().sum())
         rows = len(frame)
     elif job["task"] == "cells":
         # its lookups make clients of their own, unless they are given one
@@ -60,7 +81,8 @@ try:
         rows = len(client.tables[job["main"]]().query(log_warning=False))
 except Exception as failure:
     error = f"{type(failure).__name__}: {failure}"[:200]
-print("RESULT" + json.dumps({"seconds": time.perf_counter() - start, "rows": rows, "error": error}))
+seconds = time.perf_counter() - start
+print("RESULT" + json.dumps({"seconds": seconds, "rows": rows, "more": more, "error": error, "note": note}))
 """
 
 
@@ -77,14 +99,18 @@ if job["task"] != "cold":
     client.tables[job["main"]](id=[1]).query()
 print("START", time.time())
 start = time.perf_counter()
+more = 0
 if job["task"] == "synapses":
-    rows = len(client.query_synapses(job["roots"], pre=True, post=True, reference_tables=job["reference"] or None,
-                                     progress=False))
+    frame = client.query_synapses(job["roots"], pre=True, post=True, reference_tables=job["reference"], progress=False)
+    rows = len(frame)
+    if job["reference"]:
+        more = int(frame["tag"].notna().sum())
 elif job["task"] == "cells":
     rows = int((client.root_id_to_cell_id(job["roots"])["cell_id"] > -1).sum())
 else:
     rows = len(make().tables[job["main"]]().query())
-print("RESULT" + json.dumps({"seconds": time.perf_counter() - start, "rows": rows, "error": None}))
+seconds = time.perf_counter() - start
+print("RESULT" + json.dumps({"seconds": seconds, "rows": rows, "more": more, "error": None, "note": ""}))
 """
 
 
@@ -117,7 +143,14 @@ def measured(sandbox, python: str, code: str, job: dict) -> dict:
     lines = made.stdout.splitlines()
     results = [line for line in lines if line.startswith("RESULT")]
     if not results:
-        return {"seconds": float("nan"), "rows": 0, "requests": 0, "deep": 0, "error": made.stderr[-300:]}
+        return {
+            "seconds": float("nan"),
+            "rows": 0,
+            "more": 0,
+            "requests": 0,
+            "deep": 0,
+            "error": made.stderr[-300:],
+        }
     began = float(next(line for line in lines if line.startswith("START")).split()[1])
     entries = [entry for entry in list(sandbox.requests)[seen:] if entry.time.timestamp() >= began]
     return {
@@ -127,149 +160,118 @@ def measured(sandbox, python: str, code: str, job: dict) -> dict:
     }
 
 
-def report(title: str, ours: dict, theirs: dict | None, truth: int | None) -> None:
-    print(f"\n{title}" + (f" (there are {truth} rows)" if truth is not None else ""))
-    for name, numbers in (("cortexclient", ours), ("cortical-tools 1.1.0", theirs)):
-        if numbers is None:
-            continue
+def report(title: str, found: list[tuple[str, dict]], truth: tuple[int, int] | None) -> None:
+    """Print what each side needed and found; ratios are against the first, which is ours."""
+    known = (
+        ""
+        if truth is None
+        else f" (there are {truth[0]} rows" + (f", {truth[1]} tagged)" if truth[1] else ")")
+    )
+    print(f"\n{title}{known}")
+    ours = found[0][1]
+    for name, numbers in found:
+        whole = truth is None or (numbers["rows"], numbers["more"]) == truth
+        rows = f"{numbers['rows']:8d} rows" + (f", {numbers['more']} tagged" if truth and truth[1] else "")
         print(
-            f"  {name:<22}{numbers['seconds']:8.3f} s {numbers['requests']:5d} requests {numbers['deep']:4d} deep "
-            f"{numbers['rows']:8d} rows" + (f"   !! {numbers['error']}" if numbers["error"] else "")
+            f"  {name:<34}{numbers['seconds']:8.3f} s {numbers['requests']:5d} requests {numbers['deep']:4d} deep "
+            f"{rows}"
+            + ("" if whole else "   !! rows are missing")
+            + (f"   !! {numbers['error']}" if numbers["error"] else "")
+            + (f"   ({numbers['note']})" if numbers.get("note") else "")
         )
-    if theirs is not None and theirs["seconds"] == theirs["seconds"]:
-        print(f"  ratio                 {theirs['seconds'] / ours['seconds']:8.1f} x")
+    for name, numbers in found[1:]:
+        print(f"  {'ratio to ' + name:<34}{numbers['seconds'] / ours['seconds']:8.1f} x")
 
 
-def thinned(folder: Path, target: Path, every: int) -> None:
-    """Link a data folder, with only one synapse in so many."""
-    for source in folder.iterdir():
-        if source.name != "tables":
-            (target / source.name).symlink_to(source)
-    (target / "tables").mkdir()
-    for source in (folder / "tables").iterdir():
-        place = target / "tables" / source.name
-        if every > 1 and source.name.startswith("synapses.") and source.suffix == ".parquet":
-            rows = pd.read_parquet(source)
-            rows[rows["id"] % every == 0].to_parquet(place, index=False)
-        else:
-            place.symlink_to(source)
-
-
-def memory() -> None:
-    """Peak memory of a million rows, in a process of its own, against the size of the frame that it gives."""
-    code = """
-import json, resource, sys
-import numpy as np, pyarrow as pa
-from cortexclient.session.query.frames import combine, to_pandas
-rows = 1_000_000
-parts = []
-for start in range(0, rows, 100_000):
-    ids = np.arange(start, start + 100_000, dtype=np.int64)
-    columns = {"id": ids, "valid": np.ones(len(ids), dtype=bool)}
-    for point in ("pre_pt", "post_pt", "ctr_pt"):
-        for axis in "xyz":
-            columns[f"{point}_position_{axis}"] = ids.astype(np.int32)
-        if point != "ctr_pt":
-            columns[f"{point}_supervoxel_id"] = ids
-            columns[f"{point}_root_id"] = ids
-    columns["size"] = ids.astype(np.float32)
-    parts.append(pa.table(columns))
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-table = combine(parts)
-frame = to_pandas(table)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-size = int(frame.memory_usage(deep=True).sum())
-arrow = sum(part.nbytes for part in parts)
-print(json.dumps({"frame": size, "extra": peak - base + arrow}))
-"""
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    numbers = json.loads(made.stdout)
-    print(
-        f"\n1,000,000 synapse rows from 10 parts: frame {numbers['frame'] / 2**20:.0f} MiB, "
-        f"peak {numbers['extra'] / 2**20:.0f} MiB = {numbers['extra'] / numbers['frame']:.2f} x the frame"
-    )
-
-
-def prepare(sandbox, arguments) -> tuple[dict, int]:
-    """Choose neurons and roots; give the job and the number of rows that there are."""
-    folder = sandbox.folder.path
-    version = max(
-        int(path.name.split(".")[1][1:]) for path in (folder / "tables").glob("synapses.v*.parquet")
-    )
-    synapses = pd.read_parquet(folder / "tables" / f"synapses.v{version}.parquet")
-    synapses = synapses[synapses["valid"] & (synapses["pre_pt_root_id"] != synapses["post_pt_root_id"])]
-    cells = pd.read_parquet(folder / "tables" / f"nucleus_detection.v{version}.parquet")
-    owners = cells["pt_root_id"]
-    counts = synapses["pre_pt_root_id"].value_counts()
-    neurons = counts[counts.index.isin(owners) & (counts.index > 0)].index[: arguments.neurons].tolist()
-    mine = synapses["pre_pt_root_id"].isin(neurons) | synapses["post_pt_root_id"].isin(neurons)
+def roots_of_all_times(folder: Path, number: int) -> list[int]:
+    """Choose roots: first all that were retired, then those that are valid."""
     nodes = pd.read_parquet(folder / "chunkedgraph" / "nodes.parquet")
-    nodes = nodes[nodes["is_root"] & (nodes["layer"] == nodes["layer"].max())]
-    mixed = nodes.sort_values("created")["node_id"].drop_duplicates()
+    nodes = nodes[nodes["is_root"]]
     ended = nodes[nodes["superseded"].notna()]["node_id"]
-    picked = pd.concat([ended, mixed[~mixed.isin(ended)]]).iloc[: arguments.roots].tolist()
-    print(f"{len(neurons)} neurons, {len(picked)} roots of which {ended.isin(picked).sum()} are retired")
-    return {"neurons": neurons, "picked": picked}, int(mine.sum())
+    others = nodes.sort_values("created")["node_id"]
+    picked = pd.concat([ended, others[~others.isin(ended)]]).drop_duplicates().iloc[:number].tolist()
+    print(f"{len(picked)} roots of which {ended.isin(picked).sum()} are retired")
+    return picked
 
 
-def compare(data: Path, spec, row_limit: int | None, arguments, chosen: dict, truth: int) -> None:
-    """Do every task once on each side, on one server."""
+def job_for(sandbox, spec) -> dict:
+    """Give what both sides must know about a server."""
+    return {
+        "spec": spec.model_dump(mode="json", exclude_none=True)
+        | {"datastack": sandbox.datastack, "synapse_table": TABLE, "synapses": None},
+        "datastack": sandbox.datastack,
+        "url": sandbox.url,
+        "token": sandbox.token,
+        "view": spec.cell_ids.lookup_view,
+        "main": spec.cell_ids.main_table,
+        "alternative": list(spec.cell_ids.alternative_tables),
+        "batch": 10,
+        "reference": None,
+        "reference_batch": 5000,
+    }
+
+
+def compare(sandbox, job: dict, arguments, title: str, truth=None, careful: dict | None = None) -> None:
+    """Do one task on each side; where the peer would lose rows, also with batches so small that it does not."""
+    # the server loads tables and graph when first asked: nobody is timed doing that
+    measured(sandbox, sys.executable, OURS, job)
+    found = [("cortexclient", measured(sandbox, sys.executable, OURS, job))]
+    if arguments.peer_python:
+        found.append(("cortical-tools 1.1.0", measured(sandbox, arguments.peer_python, PEER, job)))
+        if careful:
+            name = f"the same, {careful['batch']} neurons at a time"
+            found.append((name, measured(sandbox, arguments.peer_python, PEER, job | careful)))
+    report(title, found, truth)
+
+
+def synapses(cortex, arguments, rows: int, row_limit: int | None) -> None:
+    """Synapses of the neurons, with and without a reference table."""
     options = {} if row_limit is None else {"row_limit": row_limit}
-    with Sandbox(data=data, latency=arguments.latency, **options) as sandbox:
-        job = {
-            "spec": spec.model_dump(mode="json", exclude_none=True)
-            | {"datastack": sandbox.datastack, "synapse_table": "synapses", "synapses": None},
-            "datastack": sandbox.datastack,
-            "url": sandbox.url,
-            "token": sandbox.token,
-            "view": spec.cell_ids.lookup_view,
-            "main": spec.cell_ids.main_table,
-            "alternative": list(spec.cell_ids.alternative_tables),
-        }
-        tasks = [
-            ("synapses of the neurons, both sides", "synapses", chosen["neurons"], [], truth),
-            ("the same with one reference table", "synapses", chosen["neurons"], ["synapse_tags"], truth),
-        ]
-        if row_limit is None:
-            tasks.append(("roots of mixed times to cell ids", "cells", chosen["picked"], [], None))
-            tasks.append(("cold load to first rows", "cold", [], [], None))
+    with tempfile.TemporaryDirectory() as scratch:
+        made = make(cortex.folder.path, Path(scratch), neurons=arguments.neurons, rows=rows)
+        truth = made.of_neurons()
+        tagged = int(truth["id"].isin(made.tags["target_id"]).sum())
         most = "the usual cap" if row_limit is None else f"at most {row_limit} rows an answer"
-        print(f"\n== {arguments.latency * 1000:.0f} ms latency, {most}")
-        for title, task, roots, reference, rows in tasks:
-            asked = {**job, "task": task, "roots": roots, "reference": reference}
-            # the server loads tables and graph when first asked: nobody is timed doing that
-            measured(sandbox, sys.executable, OURS, asked)
-            ours = measured(sandbox, sys.executable, OURS, asked)
-            python = arguments.peer_python
-            theirs = measured(sandbox, python, PEER, asked) if python else None
-            report(title, ours, theirs, rows)
+        print(f"\n== {len(made.neurons)} neurons with about {rows} synapses on each side, {most}")
+        careful = None
+        if row_limit is not None and (batch := made.safe_batch(row_limit)) < 10:
+            careful = {"batch": batch, "reference_batch": row_limit - 1} if batch else None
+        with Sandbox(data=Path(scratch), latency=arguments.latency, **options) as sandbox:
+            job = job_for(sandbox, cortex.spec) | {"task": "synapses", "roots": made.neurons}
+            compare(sandbox, job, arguments, "synapses, both sides", (len(truth), 0), careful)
+            job["reference"] = TAGS
+            compare(
+                sandbox, job, arguments, "the same with one reference table", (len(truth), tagged), careful
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python", help="interpreter of an environment with cortical-tools")
-    parser.add_argument("--size", default="large", help="size of the synthetic cortex")
+    parser.add_argument("--size", default="small", help="size of the synthetic cortex")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds added to each answer")
-    parser.add_argument(
-        "--row-limit", type=int, default=500, help="most rows of one answer, in the second half"
-    )
+    parser.add_argument("--row-limit", type=int, default=500, help="most rows of one answer, where it is low")
     parser.add_argument("--neurons", type=int, default=200)
-    parser.add_argument("--roots", type=int, default=100)
-    parser.add_argument("--thin", type=int, default=100, help="keep one synapse in so many")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch)
-        with Sandbox(size=arguments.size) as whole:
-            spec = whole.spec
-            thinned(whole.folder.path, target, arguments.thin)
-        with Sandbox(data=target) as sandbox:
-            chosen, truth = prepare(sandbox, arguments)
-        for row_limit in (None, arguments.row_limit):
-            compare(target, spec, row_limit, arguments, chosen, truth)
-    memory()
-    print(
-        f"\npeak of this process, sandbox included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+    parser.add_argument(
+        "--rows", type=int, default=50, help="synapses on each side of a neuron, on the average"
     )
+    parser.add_argument(
+        "--dense", type=int, default=1000, help="the same where rows weigh more than round trips"
+    )
+    parser.add_argument("--roots", type=int, default=100)
+    arguments = parser.parse_args()
+    print(f"{arguments.latency * 1000:.0f} ms latency")
+    with Sandbox(size=arguments.size, latency=arguments.latency) as cortex:
+        synapses(cortex, arguments, arguments.rows, None)
+        synapses(cortex, arguments, arguments.rows, arguments.row_limit)
+        synapses(cortex, arguments, arguments.dense, None)
+        print("\n== cells and cold starts")
+        job = job_for(cortex, cortex.spec)
+        roots = roots_of_all_times(cortex.folder.path, arguments.roots)
+        compare(
+            cortex, job | {"task": "cells", "roots": roots}, arguments, "roots of mixed times to cell ids"
+        )
+        compare(cortex, job | {"task": "cold", "roots": []}, arguments, "cold load to first rows")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import InvalidQueryError
 from cortexclient.session.provenance import provenance
 from cortexclient.session.query import Request, gather
-from cortexclient.session.query.results import present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +53,7 @@ def count_connections(
     ]
     answers = gather(session, requests, description="connections")
     for answer in answers:
-        frame = present(answer.table, None)
+        frame = answer.frame()
         frames.append(_as_edges(frame, name, size) if edges is not None else frame)
     attrs = {
         key: answers[0].attrs[key] for key in (*provenance(session), "table_name", "table_kind", "complete")

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import StaleRootError
-from cortexclient.services.synapse_references import attach, find_references
+from cortexclient.services.synapse_references import ask_about, attach, find_references
 from cortexclient.session import Moment
 from cortexclient.session.graph import lifetimes, roots_of
 from cortexclient.session.query import NM, Request, gather
-from cortexclient.session.query.frames import combine, join_positions
-from cortexclient.session.query.results import present
+from cortexclient.session.query.frames import join_positions
+from cortexclient.session.query.results import joined
 from cortexclient.session.workers import side_by_side
 
 if TYPE_CHECKING:
@@ -180,28 +180,27 @@ def _one_side(
     answers: list[Any],
     tables: list[str],
 ) -> tuple[str, dict[int, pd.DataFrame]]:
-    merged = combine([answer.table for answer in answers]) if len(answers) > 1 else answers[0].table
-    frame = present(merged, answers[0].factor)
+    frame = joined(answers).frame()
     frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
     frame = frame.drop(columns=[name for name in _CRUD if name in frame.columns])
     frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
     if tables:
-        frame, _ = attach(
+        references = find_references(session, table, tables, None)
+        answers = ask_about(
             session,
-            frame,
-            find_references(session, table, tables, None),
+            frame["id"].tolist(),
+            references,
             moment=when.moment,
             resolution=NM,
             batch_size=_REFERENCE_BATCH,
-            duplicates="first",
-            progress=False,
         )
+        frame, _ = attach(frame, references, answers, duplicates="first")
         frame = frame.drop(columns=[name for name in frame.columns if name in _reference_crud(tables)])
     supervoxels = frame[f"{side}_pt_supervoxel_id"].to_numpy(dtype="int64")
     own = frame[f"{side}_pt_root_id"]
-    joined = join_positions(frame)
-    joined[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
-    return side, {root: joined[own == root].reset_index(drop=True) for root in roots}
+    rows = join_positions(frame)
+    rows[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
+    return side, {root: rows[own == root].reset_index(drop=True) for root in roots}
 
 
 def _reference_crud(tables: Sequence[str]) -> set[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
-from cortexclient.session.query import Follow, Request
+from cortexclient.session.query import Follow, Request, gather
 from cortexclient.session.query.arguments import as_number
-from cortexclient.session.query.results import present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cortexclient.session.query import Answer
     from cortexclient.types import IdArray
 
-__all__ = ["Reference", "attach", "find_references", "to_follow"]
+__all__ = ["Reference", "ask_about", "attach", "find_references", "to_follow"]
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,29 @@ def find_references(
     return found
 
 
+def ask_about(
+    session: Session,
+    synapse_ids: list[int],
+    references: Sequence[Reference],
+    *,
+    moment: Moment,
+    resolution: Sequence[float] | None,
+    batch_size: int,
+) -> list[Answer]:
+    """Ask reference tables about synapses that are known already; one answer for each table."""
+    requests = [
+        dataclasses.replace(
+            follow.request,
+            filters={"in": {follow.request.name: {follow.column: synapse_ids}}},
+            batch=follow.size,
+        )
+        for follow in to_follow(
+            references, moment=moment, resolution=resolution, batch_size=batch_size, progress=False
+        )
+    ]
+    return gather(session, requests, description="reference tables")
+
+
 def to_follow(
     references: Sequence[Reference],
     *,
@@ -84,7 +107,7 @@ def to_follow(
     resolution: Sequence[float] | None,
     batch_size: int,
     progress: bool,
-    pick: Callable[[int, Any], IdArray],
+    pick: Callable[[int, Any], IdArray] | None = None,
 ) -> list[Follow]:
     """Give the queries of reference tables, which are asked about synapses as these come.
 
@@ -92,7 +115,7 @@ def to_follow(
     ----------
     pick : callable
         Takes the number of a query of synapses and rows of its answer; gives the ids of synapses to ask about, each
-        once.
+        once. Left out: all that come.
     """
     return [
         Follow(
@@ -106,7 +129,7 @@ def to_follow(
             ),
             column=reference.key,
             size=as_number(batch_size, "ref_batch_size", least=1) or 1,
-            pick=pick,
+            pick=pick or (lambda _, rows: rows.column("id").to_numpy()),
         )
         for reference in references
     ]
@@ -142,7 +165,7 @@ def attach(
 
 
 def _one_frame(answer: Answer, reference: Reference) -> pd.DataFrame:
-    frame = present(answer.table, answer.factor)
+    frame = answer.frame()
     if reference.key not in frame.columns:
         raise InvalidQueryError(
             f"{reference.name!r} has no column {reference.key!r} that could refer to synapses; it has "

@@ -14,7 +14,7 @@ from cortexclient.session import Moment
 from cortexclient.session.graph import is_latest
 from cortexclient.session.query import NM, Answer, Request, gather
 from cortexclient.session.query.arguments import as_choice
-from cortexclient.session.query.results import as_asked, present
+from cortexclient.session.query.results import as_asked, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -160,7 +160,8 @@ class SynapsesService:
             progress=progress,
             pick=_new_ids(ids, both=len(sides) > 1, omit_self=omit_self_synapse),
         )
-        found = gather(session, requests, following=following, description="synapses")
+        # put in order once, with those that come twice left out
+        found = gather(session, requests, following=following, description="synapses", in_order=False)
         answers, about = found[: len(sides)], found[len(sides) :]
         attrs = {**answers[0].attrs, "filters": {"root_ids": len(ids), "sides": sides}}
         attrs["requests"] = sum(answer.attrs["requests"] for answer in found)
@@ -184,7 +185,7 @@ class SynapsesService:
         """Say which neurons had no row because they did not exist then: a server answers them like silent ones."""
         import numpy as np
 
-        seen = np.union1d(frame["pre_pt_root_id"].to_numpy(), frame["post_pt_root_id"].to_numpy())
+        seen = np.union1d(frame["pre_pt_root_id"].unique(), frame["post_pt_root_id"].unique())
         silent = np.setdiff1d(ids, seen[seen > 0])
         if not len(silent):
             return {"stale_root_ids": []}
@@ -319,21 +320,24 @@ def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, A
 
 def _together(answers: list[Answer], *, omit_self: bool) -> pd.DataFrame:
     """Put the answers of all batches together: once each, ordered by id."""
+    answer = joined(answers)
+    keep = _once_each(answer.table, omit_self=omit_self)
+    if keep is not None:
+        answer.take(keep)
+    del keep
+    return answer.frame()
+
+
+def _once_each(rows: Any, *, omit_self: bool) -> Any:
+    """Say where each synapse stands for the first time, in the order of ids; None where the rows are that already."""
     import numpy as np
     import pyarrow as pa
 
-    from cortexclient.session.query.frames import combine
-
-    first = answers[0]
-    table = combine([answer.table for answer in answers]) if len(answers) > 1 else first.table
-    for answer in answers:
-        answer.table = None
-    ids = table.column("id").to_numpy()
+    ids = rows.column("id").to_numpy()
     keep = np.unique(ids, return_index=True)[1]
     if omit_self:
-        pre, post = (table.column(f"{side}_pt_root_id") for side in ("pre", "post"))
+        pre, post = (rows.column(f"{side}_pt_root_id") for side in ("pre", "post"))
         if pre.null_count == 0 and post.null_count == 0:
             keep = keep[pre.to_numpy()[keep] != post.to_numpy()[keep]]
-    if len(keep) != len(ids) or not bool((keep[1:] > keep[:-1]).all()):
-        table = table.take(pa.array(keep))
-    return present(table, first.factor)
+    as_it_is = len(keep) == len(ids) and bool((keep[1:] > keep[:-1]).all())
+    return None if as_it_is else pa.array(keep)

@@ -59,6 +59,9 @@ class _Crew:
     def __init__(self, ready: Iterable[Job], take: Callable[[], Job | None]) -> None:
         self._ready = deque(ready)
         self._take = take
+        self._threads: list[threading.Thread] = []
+        self._workers = 1
+        self._idle = 0
         self._busy = 0
         self._failure: BaseException | None = None
         self._stop = Stop()
@@ -68,20 +71,11 @@ class _Crew:
         self._over = threading.Event()
 
     def run(self, workers: int) -> None:
-        threads = [
-            # daemons, so that an interrupted program does not wait for answers that nobody will read
-            threading.Thread(
-                target=contextvars.copy_context().run,
-                args=(self._work,),
-                name=f"cortexclient-{n}",
-                daemon=True,
-            )
-            for n in range(workers)
-        ]
         if self._above is not None:
             self._above.adopt(self._stop)
-        for thread in threads:
-            thread.start()
+        self._workers = workers
+        with self._news:
+            self._hire()
         whole = False
         try:
             # a wait without limit cannot be interrupted on every platform
@@ -93,7 +87,7 @@ class _Crew:
                 self._stop.abort()
                 with self._news:
                     self._news.notify_all()
-            for thread in threads:
+            for thread in self._threads:
                 thread.join(timeout=GRACE)
             if self._above is not None:
                 self._above.release(self._stop)
@@ -101,6 +95,22 @@ class _Crew:
             raise self._failure
         if not whole:
             raise Cancelled
+
+    def _hire(self) -> None:
+        """Start one more thread, unless there are as many as there may be, or one has nothing to do."""
+        number = len(self._threads)
+        if self._idle or number >= self._workers or self._over.is_set():
+            return
+        thread = threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(self._work,),
+            name=f"cortexclient-{number}",
+            # so that an interrupted program does not wait for answers that nobody will read
+            daemon=True,
+        )
+        self._threads.append(thread)
+        self._idle += 1
+        thread.start()
 
     def _work(self) -> None:
         become_worker(self._stop)
@@ -113,6 +123,7 @@ class _Crew:
                 failure = error
             with self._news:
                 self._busy -= 1
+                self._idle += 1
                 if failure is not None:
                     self._fail(failure)
                 self._news.notify_all()
@@ -127,6 +138,8 @@ class _Crew:
                     return None
                 if job is not None:
                     self._busy += 1
+                    self._idle -= 1
+                    self._hire()
                     return job
                 if not self._busy:
                     self._over.set()

@@ -156,8 +156,9 @@ class Wire(HTTPAdapter):
                     request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
                 )
                 if not stream:
-                    # read here, so that a body that breaks off is asked for again like a refused connection
-                    _ = response.content
+                    # read here, so that a body that breaks off is asked for again like a refused connection; and in
+                    # one piece: requests' own ten kilobytes at a time take twice the memory and are not given back
+                    response._content = b"".join(response.iter_content(chunk_size=None))
                 wait = self._wait_after(response, attempt) if repeatable else None
                 if wait is None:
                     return self._accept(response)
@@ -246,11 +247,33 @@ def _make_object(response: Response) -> None:
         response._content = json.dumps({"message": str(body)}).encode()
 
 
+class _Session(requests.Session):
+    """Asks the environment about proxies and certificates once for each host: requests reads it twice a request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._settings: dict[str, Any] = {}
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        if proxies or verify is not None or cert is not None:
+            return super().merge_environment_settings(url, proxies, stream, verify, cert)
+        parts = urlsplit(str(url))
+        host = f"{parts.scheme}://{parts.netloc}"
+        if host not in self._settings:
+            self._settings[host] = super().merge_environment_settings(url, {}, None, None, None)
+        return {**self._settings[host], "stream": self.stream if stream is None else stream}
+
+
+def _as_it_is(request: PreparedRequest) -> PreparedRequest:
+    """Leave a request alone: the token is added where it is known which host it goes to."""
+    return request
+
+
 def new_http_session(wire: Wire) -> requests.Session:
     """Make an HTTP session over the shared pool that keeps no cookies."""
     from http.cookiejar import DefaultCookiePolicy
 
-    session = requests.Session()
+    session = _Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     adopt(session, wire)
     return session
@@ -260,5 +283,6 @@ def adopt(session: requests.Session, wire: Wire) -> None:
     """Put an existing HTTP session onto the shared pool."""
     session.mount("https://", wire)
     session.mount("http://", wire)
-    # .netrc entries would replace the token without a word
-    session.trust_env = session.trust_env and not session.auth
+    if session.auth is None:
+        # .netrc entries would replace the token without a word
+        session.auth = _as_it_is

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from cortexclient import errors
 from cortexclient.session.once import Once
 from cortexclient.session.query import complete, divide
-from cortexclient.session.query.complete import fetch_all
+from cortexclient.session.query.complete import Following, fetch_all
 from cortexclient.session.query.cuts import Range, blind_cuts, cut_list, cut_range, plan_cuts
+from cortexclient.session.query.pack import Sample, expected_rows, pack
 from cortexclient.session.query.question import Question
 from cortexclient.session.query.wire import Reply
 
@@ -328,3 +329,125 @@ def test_cuts_follow_what_was_seen():
     spread = plan_cuts(list(range(0, 5000, 10)), 500, 5000, 0)
     assert len(spread) >= 11
     assert plan_cuts(seen, 500, None, None)[-1] > 10000
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 50), max_size=60), st.floats(1, 40), st.integers(1, 20), st.integers(1, 5))
+def test_packing_loses_nothing_and_fills_up(weights, room, most, pieces):
+    weighed = dict(enumerate(weights))
+    groups = pack(weighed, room, most=most, pieces=pieces)
+    assert sorted(itertools.chain.from_iterable(groups)) == list(weighed)
+    assert all(0 < len(group) <= most for group in groups)
+    assert all(sum(weighed[v] for v in group) <= room * 1.000001 for group in groups if len(group) > 1)
+    assert len(groups) >= min(pieces, len(weights))
+    # two of the lightest groups would not fit into one, unless so many were asked for
+    light = sorted(sum(weighed[v] for v in group) for group in groups)[:2]
+    few = all(len(group) < most / 2 for group in groups)
+    assert not few or len(groups) <= pieces or sum(light) > room / 2
+
+
+def test_a_cut_answer_tells_which_values_are_heavy():
+    sample = Sample([1, 2, 3, 4], {1: 300, 2: 100, 3: 50, 4: 50}, 500)
+    found = expected_rows([sample], [5], 1250)
+    assert sum(found.values()) == pytest.approx(1250)
+    assert found[5] == pytest.approx(250)
+    assert found[1] == pytest.approx(600, rel=0.01)
+    # one that gives one value after the other tells nothing
+    found = expected_rows([Sample([1, 2, 3, 4], {1: 499, 2: 1}, 500)], [], 1000)
+    assert set(found.values()) == {250.0}
+
+
+def test_uneven_lists_are_whole_in_few_requests(on):
+    random = np.random.default_rng(5)
+    groups = np.repeat(np.arange(200), random.poisson(60 * random.lognormal(sigma=0.6, size=200)))
+    mixed = random.permutation(groups)
+    server = on(Server(range(len(mixed)), mixed, 500, order="shuffled"))
+    question = Question(
+        kind="table", name="t", version=1, batch=25, filters={"in": {"t": {"group": list(range(200))}}}
+    )
+    (harvest,) = fetch_all(session(8), [question])
+    assert sorted(ids_of(harvest)) == list(range(len(mixed)))
+    assert server.counted == 1
+    # eight were under way when the first came back cut short; the rest is packed to fit
+    assert server.asked < 1.4 * len(mixed) / (500 * 0.85) + 9
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_follows_is_asked_about_every_row_once(on, kept):
+    server = on(Server(range(1, 3001), [number % 60 for number in range(3000)], 200, order="shuffled"))
+    lists = []
+    original = server.ask
+
+    def ask(session, question):
+        if question.name == "notes":
+            lists.append(question.filters["in"]["notes"]["id"])
+        return original(session, question)
+
+    server.ask = ask
+    on(server)
+    question = Question(
+        kind="table", name="t", version=1, batch=10, filters={"in": {"t": {"group": list(range(60))}}}
+    )
+    notes = Following(
+        Question(kind="table", name="notes", version=1),
+        "notes",
+        "id",
+        150,
+        lambda _, rows: rows.column("id").to_numpy(),
+    )
+    ours = session(4)
+    ours.connection.cache = object() if kept else None
+    main, more = fetch_all(ours, [question], following=[notes])
+    assert sorted(ids_of(main)) == sorted(ids_of(more)) == list(range(1, 3001))
+    assert sorted(itertools.chain.from_iterable(lists)) == list(range(1, 3001))
+    assert max(map(len, lists)) <= 150
+
+
+def test_what_is_kept_is_asked_for_in_the_same_words_again(on):
+    """Were requests to depend on which answer came first, a run without a network would miss some."""
+    random = np.random.default_rng(1)
+
+    def asked():
+        server = Server(range(4000), random.permutation(np.arange(4000) % 80), 300, order="shuffled")
+        server.groups = np.arange(4000) * 7919 % 80
+        words, original = [], server.ask
+
+        def ask(session, question):
+            time.sleep(random.random() / 500)
+            words.append(repr((question.name, question.filters)))
+            return original(session, question)
+
+        server.ask = ask
+        on(server)
+        question = Question(
+            kind="table", name="t", version=1, batch=8, filters={"in": {"t": {"group": list(range(80))}}}
+        )
+        notes = Following(
+            Question(kind="table", name="notes", version=1),
+            "notes",
+            "id",
+            100,
+            lambda _, rows: rows.column("id").to_numpy(),
+        )
+        ours = session(8)
+        ours.connection.cache = object()
+        fetch_all(ours, [question], following=[notes])
+        return sorted(words)
+
+    assert asked() == asked()
+
+
+def test_no_rows_are_followed_by_one_question_for_the_columns(on):
+    server = on(Server(range(10), [0] * 10, 50))
+    server.matching = lambda question: np.arange(0)
+    question = Question(kind="table", name="t", version=1, filters={"in": {"t": {"group": [7, 8]}}})
+    notes = Following(
+        Question(kind="table", name="notes", version=1),
+        "notes",
+        "id",
+        5,
+        lambda _, rows: rows.column("id").to_numpy(),
+    )
+    main, more = fetch_all(session(), [question], following=[notes])
+    assert main.rows == more.rows == 0
+    assert len(more.replies) == 1

@@ -171,11 +171,19 @@ def run_many(session: Session, requests: Sequence[Request], *, description: str 
 
 
 def gather(
-    session: Session, requests: Sequence[Request], *, following: Sequence[Follow] = (), description: str = ""
+    session: Session,
+    requests: Sequence[Request],
+    *,
+    following: Sequence[Follow] = (),
+    description: str = "",
+    in_order: bool = True,
 ) -> list[Answer]:
-    """Answer several requests at once, and those that follow from their answers; leave the answers as Arrow."""
+    """Answer several requests at once, and those that follow from their answers; leave the answers as Arrow.
+
+    With ``in_order=False`` the rows of `requests` are left as they came, for a caller that will sort them itself.
+    """
     every = [*requests, *(follow.request for follow in following)]
-    plans = session.map(lambda request: plan(session, request), every)
+    plans = _plans(session, every)
     try:
         harvests = fetch_all(
             session,
@@ -193,8 +201,12 @@ def gather(
         versions = {question.version for _, question, _ in plans}
         raise _expired(session, versions) or _stale(session, error, plans[0][1].timestamp) or error from None
     return [
-        assemble(session, request, info, question, harvest, notes)
-        for request, (info, question, notes), harvest in zip(every, plans, harvests, strict=True)
+        assemble(
+            session, request, info, question, harvest, notes, in_order=in_order or number >= len(requests)
+        )
+        for number, (request, (info, question, notes), harvest) in enumerate(
+            zip(every, plans, harvests, strict=True)
+        )
     ]
 
 
@@ -241,6 +253,16 @@ def _stale(session: Session, error: ServiceError, at: datetime | None) -> StaleR
         "with "
         "those (latest_roots() gives all), or at a time when the old ones were valid (latest_valid_timestamp())"
     )
+
+
+def _plans(session: Session, requests: Sequence[Request]) -> list[tuple[TableInfo, Question, dict[str, Any]]]:
+    """Plan all requests; what is known of a table after the first about it is not worth a thread."""
+    first: dict[Any, Request] = {}
+    for request in requests:
+        first.setdefault((request.name, request.moment), request)
+    made = session.map(lambda request: (request, plan(session, request)), first.values())
+    known = {id(request): planned for request, planned in made}
+    return [known.get(id(request)) or plan(session, request) for request in requests]
 
 
 def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[str, Any]]:

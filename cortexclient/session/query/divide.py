@@ -226,7 +226,7 @@ class _Numbers:
 
 
 def count_part(session: Session, part: Part) -> tuple[int | None, int]:
-    """Count the rows of a part, or of one that has about as many; None where neither can be. And in how many requests."""
+    """Count the rows of a part, or of one that has about as many; give also the number of requests that it took."""
     total = _ask_count(session, part)
     return total, 1 if total is not None or part.question.countable else 0
 

@@ -14,19 +14,19 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cortexclient.errors import IncompleteResultError
 from cortexclient.session.query.cuts import FILL
 from cortexclient.session.query.divide import Ledger, Outcome, Part, count_part, divide, gave_up
-from cortexclient.session.query.feed import Feed
-from cortexclient.session.query.pack import Sample, expected_rows, pack
+from cortexclient.session.query.pack import cap_of, expected_rows, pack, part_of, sample_of, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cortexclient.session.core import Session
     from cortexclient.session.flow import Job
+    from cortexclient.session.query.feed import Feed
     from cortexclient.session.query.question import Question
     from cortexclient.session.workers import ProgressBar
 
@@ -250,7 +250,7 @@ class Fetch:
     def _decide(self, state: State) -> None:
         if not state.cut or state.counting:
             return
-        self._session.connection.memory.put("cap", max(1, *(_cap(outcome) for outcome in state.cut)))
+        self._session.connection.memory.put("cap", max(1, *(cap_of(outcome) for outcome in state.cut)))
         listed = [outcome for outcome in state.cut if _is_packable(state, outcome)]
         alone = [outcome for outcome in state.cut if not _is_packable(state, outcome)]
         state.cut = []
@@ -293,11 +293,13 @@ class Fetch:
             return
         first = cut[0].part if cut else waiting[0]
         cap = self._session.connection.memory.peek("cap")
-        mean = (state.total or 0) / max(1, len(_values(dataclasses.replace(first, question=state.question))))
-        if not cut and all(mean * len(_values(part)) <= FILL * cap for part in waiting):
+        mean = (state.total or 0) / max(
+            1, len(values_of(dataclasses.replace(first, question=state.question)))
+        )
+        if not cut and all(mean * len(values_of(part)) <= FILL * cap for part in waiting):
             return
-        others = [value for part in waiting for value in _values(part)]
-        samples = [_sample(outcome) for outcome in cut]
+        others = [value for part in waiting for value in values_of(part)]
+        samples = [sample_of(outcome) for outcome in cut]
         asked = sum(len(sample.values) for sample in samples)
         left = mean * (asked + len(others)) if state.packed else (state.total or 0) - state.rows
         weights = expected_rows(samples, others, left)
@@ -308,14 +310,14 @@ class Fetch:
             self._bar.grow(-len(waiting))
         state.packed = True
         depth = max([outcome.part.depth for outcome in cut], default=0) + 1
-        self._wait(state, [_part_of(first, group, cap, packed=1) for group in groups], depth)
+        self._wait(state, [part_of(first, group, cap, packed=1) for group in groups], depth)
 
     def _halve(self, state: State, outcome: Outcome) -> None:
         """Divide a part that was made to fit and is only a little too large: counting would cost as much."""
-        sample = _sample(outcome)
+        sample = sample_of(outcome)
         weights = expected_rows([sample], [], sample.cap)
         groups = pack(weights, math.inf, most=LIST_SIZE, pieces=2)
-        parts = [_part_of(outcome.part, group, sample.cap, packed=2) for group in groups]
+        parts = [part_of(outcome.part, group, sample.cap, packed=2) for group in groups]
         self._wait(state, parts, outcome.part.depth + 1)
 
     # -- what is passed on to other questions --------------------------------------------------------------------
@@ -326,7 +328,7 @@ class Fetch:
         cap = self._session.connection.memory.peek("cap")
         if cap is None:
             return size
-        asked = sum(len(_values(outcome.part)) for outcome in state.done)
+        asked = sum(len(values_of(outcome.part)) for outcome in state.done)
         ratio = max(0.2, state.rows / asked) if asked and state.rows else 1.0
         return max(1, min(size, int(0.9 * cap / ratio)))
 
@@ -351,19 +353,6 @@ class Fetch:
                     state.unsent.append(Part(state.number, nothing))
 
 
-def _values(part: Part) -> list[Any]:
-    if part.listed is None:
-        return []
-    table, column = part.listed
-    values: list[Any] = part.question.filters["in"][table][column]
-    return values
-
-
-def _cap(outcome: Outcome) -> int:
-    reply = outcome.reply
-    return 1 if reply is None else reply.cap or reply.table.num_rows
-
-
 def _is_packable(state: State, outcome: Outcome) -> bool:
     part = outcome.part
     return (
@@ -371,7 +360,7 @@ def _is_packable(state: State, outcome: Outcome) -> bool:
         and part.packed < 2
         and state.feed is None
         and state.question.limit is None
-        and len(_values(part)) > 1
+        and len(values_of(part)) > 1
     )
 
 
@@ -383,21 +372,3 @@ def _is_countable_list(state: State) -> bool:
         and state.question.limit is None
         and any(part.listed is not None for part in state.unsent)
     )
-
-
-def _sample(outcome: Outcome) -> Sample:
-    import pyarrow.compute as pc
-
-    table = None if outcome.reply is None else outcome.reply.table
-    column = outcome.part.listed[1] if outcome.part.listed else ""
-    values = _values(outcome.part)
-    if table is None or column not in table.column_names:
-        return Sample(values, {}, _cap(outcome))
-    found = pc.value_counts(table.column(column)).to_pylist()
-    return Sample(values, {entry["values"]: entry["counts"] for entry in found}, _cap(outcome))
-
-
-def _part_of(part: Part, values: list[Any], cap: int, *, packed: int) -> Part:
-    table, column = part.listed or ("", "")
-    question = part.question.where("in", table, column, values)
-    return dataclasses.replace(part, question=question, cap=cap, packed=packed)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ID_NAMES",
     "combine",
+    "give_back",
     "is_id_column",
     "join_positions",
     "join_positions_of",
@@ -32,6 +33,9 @@ ID_NAMES = ("id", "target_id", "superceded_id", "superseded_id")
 _ALWAYS_THERE = re.compile(
     r"^(id|target_id|valid)(_ref)?$|_(root_id|supervoxel_id|position_[xyz])(_ref)?$|_position_ref_[xyz]$"
 )
+
+
+_MANY = 100_000
 
 
 def is_id_column(name: str) -> bool:
@@ -142,27 +146,37 @@ def _cast(chunk: Any, target: Any) -> Any:
     return chunk.cast(target)
 
 
-def to_pandas(table: Any) -> pd.DataFrame:
-    """Give an Arrow table as a frame: plain NumPy types, nullable ones only where there are nulls, text as ``string``.
+def to_pandas(columns: dict[str, Any]) -> pd.DataFrame:
+    """Give Arrow columns as a frame: plain NumPy types, nullable ones only where there are nulls, text as ``string``.
 
     Parameters
     ----------
-    table : pyarrow.Table
-        From `combine`.
+    columns : dict
+        Name -> column (`pyarrow.ChunkedArray`). It is emptied: each column is let go when it has been converted, so
+        that a large answer is not there twice.
 
     Returns
     -------
     pandas.DataFrame
         ``id``, ``target_id``, root and supervoxel ids are int64, positions int32, ``valid`` bool (their nullable
         sisters only if a null comes, which servers avoid); other whole numbers and truth values are nullable always,
-        text is ``string``. No integer ever passes through a float.
+        text is ``string``. No integer ever passes through a float. Every value can be written to.
     """
     import pandas as pd
 
-    columns: dict[str, Any] = {}
-    for name in table.column_names:
-        columns[name] = _series(name, table.column(name))
-    return pd.DataFrame(columns, copy=False)
+    made = {}
+    for name in list(columns):
+        made[name] = _series(name, columns.pop(name))
+        give_back(len(made[name]))
+    return pd.DataFrame(made, copy=False)
+
+
+def give_back(rows: int) -> None:
+    """Give memory that Arrow has freed back to the system, where a column of so many rows makes a difference."""
+    import pyarrow as pa
+
+    if rows > _MANY:
+        pa.default_memory_pool().release_unused()
 
 
 def _series(name: str, column: Any) -> Any:
@@ -184,10 +198,15 @@ def _series(name: str, column: Any) -> Any:
             pa.bool_(): pd.BooleanDtype(),
         }
         dtype: Any = dtypes.get(kind, pd.Int64Dtype())
-        return dtype.__from_arrow__(column)
+        made = dtype.__from_arrow__(column)
+        return made if made._data.flags.writeable else made.copy()
     if pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp("ns", tz=kind.tz)).to_pandas()
-    return column.to_numpy() if pa.types.is_primitive(kind) else column.to_pandas()
+    if not pa.types.is_primitive(kind):
+        return column.to_pandas()
+    values = column.to_numpy()
+    # of a single piece Arrow gives a view, which nobody may write to
+    return values if values.flags.writeable else values.copy()
 
 
 def triples(names: Sequence[str]) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ of its values, and so tells how they differ; a count tells how many rows there a
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Sample", "expected_rows", "pack"]
+    from cortexclient.session.query.divide import Outcome, Part
+
+__all__ = ["Sample", "cap_of", "expected_rows", "pack", "part_of", "sample_of", "values_of"]
 
 _UNSEEN = 1 / 3
 """Share of values without a row from which on an answer is no sample: the server gave one value after the other."""
@@ -132,3 +135,38 @@ def _distributed(
                 heapq.heappush(heap, (0.0, len(groups)))
                 groups.append([])
     return [group for group in groups if group]
+
+
+def values_of(part: Part) -> list[Any]:
+    """Values of the list that a part holds a piece of; none where it does not."""
+    if part.listed is None:
+        return []
+    table, column = part.listed
+    values: list[Any] = part.question.filters["in"][table][column]
+    return values
+
+
+def cap_of(outcome: Outcome) -> int:
+    """Rows at which the server stopped."""
+    reply = outcome.reply
+    return 1 if reply is None else reply.cap or reply.table.num_rows
+
+
+def sample_of(outcome: Outcome) -> Sample:
+    """What an answer that was cut short tells about the values of its part."""
+    import pyarrow.compute as pc
+
+    table = None if outcome.reply is None else outcome.reply.table
+    column = outcome.part.listed[1] if outcome.part.listed else ""
+    values = values_of(outcome.part)
+    if table is None or column not in table.column_names:
+        return Sample(values, {}, cap_of(outcome))
+    found = pc.value_counts(table.column(column)).to_pylist()
+    return Sample(values, {entry["values"]: entry["counts"] for entry in found}, cap_of(outcome))
+
+
+def part_of(part: Part, values: list[Any], cap: int, *, packed: int) -> Part:
+    """Give a part that asks about other values of its list."""
+    table, column = part.listed or ("", "")
+    question = part.question.where("in", table, column, values)
+    return dataclasses.replace(part, question=question, cap=cap, packed=packed)

@@ -10,6 +10,7 @@ from cortexclient.session.moments import Moment
 from cortexclient.session.provenance import provenance
 from cortexclient.session.query.frames import (
     combine,
+    give_back,
     is_id_column,
     join_positions,
     join_positions_of,
@@ -20,7 +21,7 @@ from cortexclient.session.query.frames import (
 from cortexclient.session.query.metadata import TableInfo, column_kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from cortexclient.session.query.complete import Harvest
     from cortexclient.session.query.question import Question
 
-__all__ = ["Answer", "as_asked", "assemble", "present"]
+__all__ = ["Answer", "as_asked", "assemble", "joined"]
 
 _LONG = 20
 
@@ -58,20 +59,45 @@ class Answer:
     factor: tuple[float, ...] | None
     attrs: dict[str, Any]
 
+    def take(self, order: Any) -> None:
+        """Keep the rows of these places, in this order; one column at a time, so that nothing is there twice."""
+        import pyarrow as pa
+
+        columns = self._columns()
+        for name in columns:
+            columns[name] = columns[name].take(order)
+            give_back(len(order))
+        self.table = pa.table(columns)
+
+    def frame(self) -> pd.DataFrame:
+        """Give the rows as a frame with stable types, positions in the units asked for; the answer is used up."""
+        frame = to_pandas(self._columns())
+        return frame if self.factor is None else scale_positions(frame, self.factor)
+
+    def _columns(self) -> dict[str, Any]:
+        columns = dict(zip(self.table.column_names, self.table.columns, strict=True))
+        self.table = None
+        return columns
+
     def present(self) -> Any:
-        """Give the frame that the user asked for."""
-        request, table = self.request, self.table
+        """Give the frame that the user asked for; the answer is used up."""
+        request = self.request
         if request.return_as == "arrow" and self.factor is None and request.split_positions:
-            return table
-        frame = present(table, self.factor)
+            return self.table
+        frame = self.frame()
         frame.attrs.update(self.attrs)
         return as_asked(frame, request)
 
 
-def present(table: Any, factor: tuple[float, ...] | None) -> pd.DataFrame:
-    """Give an Arrow table as a frame with stable types and positions in the units asked for."""
-    frame = to_pandas(table)
-    return frame if factor is None else scale_positions(frame, factor)
+def joined(answers: Sequence[Answer]) -> Answer:
+    """Give answers about one table as one, the rows one after the other; the answers are used up."""
+    first = answers[0]
+    if len(answers) > 1:
+        tables = [answer.table for answer in answers]
+        for answer in answers:
+            answer.table = None
+        first.table = combine(tables)
+    return first
 
 
 def assemble(
@@ -81,6 +107,8 @@ def assemble(
     question: Question,
     harvest: Harvest,
     notes: Mapping[str, Any],
+    *,
+    in_order: bool = True,
 ) -> Answer:
     """Combine the parts of an answer, apply what servers ignore, and give it its order, types and provenance."""
     parts = [reply.table for reply in harvest.replies]
@@ -90,13 +118,19 @@ def assemble(
     del parts
     resolution = harvest.replies[0].resolution
     harvest.replies.clear()
-    table = _in_order(_sample(_exclude(table, question), request.random_sample), question)
+    rows = _sample(_exclude(table, question), request.random_sample)
+    answer = Answer(request, info, rows, _factor(request, info, resolution), {})
+    del table, rows
+    if in_order:
+        order = _order(answer.table, question)
+        if order is not None:
+            answer.take(order)
     start = request.offset or 0
     if start or request.limit is not None:
-        table = table.slice(start, request.limit)
-    table = _only_selected(table, request, question)
-    attrs = _provenance(session, request, info, question, harvest, notes)
-    return Answer(request, info, table, _factor(request, info, resolution), attrs)
+        answer.table = answer.table.slice(start, request.limit)
+    answer.table = _only_selected(answer.table, request, question)
+    answer.attrs = _provenance(session, request, info, question, harvest, notes)
+    return answer
 
 
 def _with_valid(table: Any) -> Any:
@@ -164,22 +198,21 @@ def _sample(table: Any, number: int | None) -> Any:
     return table.take(pa.array(np.random.default_rng().choice(table.num_rows, size=number, replace=False)))
 
 
-def _in_order(table: Any, question: Question) -> Any:
-    """Sort by id, so that the same question gives the same answer whatever order the parts came in.
+def _order(table: Any, question: Question) -> Any:
+    """Give the order by id, so that the same question gives the same answer whatever order the parts came in.
 
-    A view without an id is sorted by its columns of ids, from left to right.
+    None where the rows are in order. A view without an id is sorted by its columns of ids, from left to right.
     """
     import pyarrow.compute as pc
 
-    keys = [name for name in ("id", question.key_name) if name in table.column_names]
+    keys = [name for name in dict.fromkeys(("id", question.key_name)) if name in table.column_names]
     keys = keys or [name for name in table.column_names if is_id_column(name)]
     if not keys or table.num_rows < 2:
-        return table
+        return None
     values = table.column(keys[0])
-    if len(set(keys)) == 1 and pc.all(pc.less_equal(values[:-1], values[1:])).as_py():
-        return table
-    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in dict.fromkeys(keys)])
-    return table.take(order)
+    if len(keys) == 1 and pc.all(pc.less_equal(values[:-1], values[1:])).as_py():
+        return None
+    return pc.sort_indices(table.select(keys), sort_keys=[(name, "ascending") for name in keys])
 
 
 def _only_selected(table: Any, request: Request, question: Question) -> Any:
