@@ -17,7 +17,7 @@ __all__ = ["ChunkGrid", "Located"]
 # what a decoded coordinate may be off: float32 holds 0.06 nm at one millimetre
 _FLOAT_SLACK_NM = 0.12
 # how many triangles are looked at to find the mip whose offset the mesher used
-_SAMPLE = 200_000
+_SAMPLE = 60_000
 # a table from chunk position to chunk is made when it has at most this many cells
 _MAX_TABLE = 1 << 24
 _MAX_INT32 = 1 << 31
