@@ -244,7 +244,8 @@ def _small_gaps(
     size = pieces.size
     distance, nearest = np.empty(len(one)), np.empty(len(one), dtype=np.int64)
     blocks = np.searchsorted(
-        np.cumsum(size[one] * size[other]), np.arange(0, int((size[one] * size[other]).sum()) + _BLOCK, _BLOCK)
+        np.cumsum(size[one] * size[other]),
+        np.arange(0, int((size[one] * size[other]).sum()) + _BLOCK, _BLOCK),
     )
     for low, high in itertools.pairwise(blocks.tolist()):
         a, b = one[low:high], other[low:high]
@@ -266,9 +267,7 @@ def _small_gaps(
     return distance, nearest
 
 
-def nearest_owner(
-    pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.bool_]
-) -> NDArray[np.int64]:
+def nearest_owner(pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Give for each free piece the row of ``pieces.vertex`` where an owned piece of its chunk is nearest; -1 for none.
 
     Parameters
@@ -293,9 +292,7 @@ def nearest_owner(
     return found
 
 
-def _between_boxes(
-    pieces: Pieces, one: NDArray[np.int64], other: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _between_boxes(pieces: Pieces, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.float64]:
     """Distance of the bounding boxes of two pieces, which their vertices cannot come below."""
     apart = np.maximum(pieces.low[one] - pieces.high[other], pieces.low[other] - pieces.high[one])
     return np.asarray(np.linalg.norm(np.maximum(apart, 0), axis=1).astype(np.float64))

@@ -15,7 +15,13 @@ from cortexclient.services.vertex_labels.claims import (
     claim_by_point,
     claim_by_proximity,
 )
-from cortexclient.services.vertex_labels.components import Pieces, cut_again, cut_into_pieces, nearest_owner, ragged
+from cortexclient.services.vertex_labels.components import (
+    Pieces,
+    cut_again,
+    cut_into_pieces,
+    nearest_owner,
+    ragged,
+)
 from cortexclient.services.vertex_labels.fragments import sort_into_chunks
 from cortexclient.services.vertex_labels.lookup import claim_by_lookup
 from cortexclient.services.vertex_labels.spread import spread_labels
@@ -123,7 +129,7 @@ class Work:
         done: NDArray[np.bool_] | None = None,
     ) -> None:
         """Label the pieces that no point claimed, and write down all; chunks that are ``done`` are left alone."""
-        rows = slice(None)
+        rows = np.arange(len(pieces.vertex))
         if done is not None and done.any():
             # pieces with a label are neither free nor in anyone's way outside of their chunk
             left = pieces.spread(done[pieces.chunk])
@@ -171,7 +177,7 @@ class Work:
     ) -> None:
         """Give vertices of free pieces, which are numbered from ``first``, to the nearest piece with an owner."""
         free, which = np.unique(self.piece[vertex] - first, return_inverse=True)
-        at = nearest_owner(pieces, free, owned)
+        at = nearest_owner(pieces, free.astype(np.int64), owned)
         label = np.where(at >= 0, self.labels[pieces.vertex[at]], -1)
         known = label[which] >= 0
         self.labels[vertex[known]] = label[which[known]]
