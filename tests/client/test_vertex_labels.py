@@ -57,16 +57,61 @@ def test_agrees_with_the_truth(seed: int) -> None:
         {"draco": 0.0},
         {"draco": 8.0},
         {"draco": 40.0},
+        {"draco": 43.0},
         {"resolution": (30.0, 36.0, 45.0)},
         {"first": (700, 3, 900)},
         {"radius": (1.2, 2.0), "tubes": 40},
+        {"chunk": 56, "chunks": (2, 1, 1), "tubes": 30},
     ],
 )
 def test_any_grid(changes: dict[str, Any]) -> None:
     truth = synthetic.make_truth(11, **changes)
     labels = label(truth)
-    assert accuracy(truth, labels) >= 0.99
+    assert accuracy(truth, labels) >= 0.995
     assert not set(truth.meshed) - set(labels.l2_ids)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_inside_a_chunk_only_its_own_ids_count(seed: int) -> None:
+    # slivers that go on in the next chunk, and nothing in their own is clearly the nearest
+    truth = synthetic.make_truth(1000 + seed, radius=(1.0, 1.5), tubes=60)
+    labels = label(truth)
+    own = ChunkGrid.from_info(truth.info).positions(truth.owner)
+    got = ChunkGrid.from_info(truth.info).positions(np.where(labels.l2_ids > 0, labels.l2_ids, truth.owner))
+    astray = (own != got).any(axis=1) & truth.inside
+    assert astray.mean() < 0.002
+    assert accuracy(truth, labels) >= 0.97
+
+
+def test_ids_without_points() -> None:
+    truth = synthetic.make_truth(8, tubes=30)
+    truth.l2_points[::10] = np.nan
+    labels = label(truth)
+    assert accuracy(truth, labels) >= 0.97
+    with_point = truth.l2_ids[np.isfinite(truth.l2_points[:, 0])]
+    assert not (set(truth.meshed) & set(with_point)) - set(labels.l2_ids)
+
+
+@pytest.mark.parametrize("side", ["lower", "upper"])
+def test_cap_that_is_rounded_into_a_plane(side: str) -> None:
+    # the plane at 20000 nm lies at 19992 or 20006 once rounded; what is flat in it came from the side it moved to
+    info, below, _ = one_chunk()
+    above = synthetic.l2_id((1, 0, 0), 1)
+    draco = 21.0 if side == "lower" else 23.0
+    info["mesh_metadata"] = {"uniform_draco_grid_size": draco}
+    plane = ChunkGrid.from_info(info).faces(0, 2, 0.0)[1]
+    assert (plane < 20000) == (side == "lower")
+    own, cap = ((18000.0, 20000.0), plane) if side == "lower" else ((20000.0, 22000.0), plane)
+    low, high = own
+    vertices, faces = box((low + 1, 1000, 1000), (high - 1, 2000, 2000), step=100)
+    vertices = np.floor(vertices / draco + 0.5) * draco
+    ends = vertices[:, 0] == (vertices[:, 0].max() if side == "lower" else vertices[:, 0].min())
+    vertices[ends, 0] = cap
+    labels = label_vertices(
+        vertices, faces, [below, above], [[19000, 1500, 1500], [21000, 1500, 1500]], info=info
+    )
+    assert ends.sum() > 50
+    assert set(labels) == {below if side == "lower" else above}
 
 
 def test_grid_size_per_level() -> None:
@@ -400,15 +445,16 @@ def test_real_cell(shared_data: Path, tmp_path: Path) -> None:
     # the mesher worked at 32 nm, where the offset is 8 nm less than that of the segmentation
     assert grid.best_offset(vertices, faces).tolist() == [211072, 242464, 594000]
     positions = np.unique(grid.positions(graph.index.to_numpy()), axis=0)
-    on_face = grid.locate(vertices, faces, positions).on_face
+    on_face = grid.locate(vertices, faces, positions).planes != 0
     same = labels.l2_ids == recorded
-    # a vertex on a chunk face belongs to both sides; the recorded map took the side that it happened to visit last
+    # a vertex on a chunk face belongs to both sides; where both chunks have one id, the recorded map took the side that
+    # it happened to visit last
     both = (labels.l2_ids > 0) & (recorded > 0)
     other_side = np.zeros(len(same), dtype=bool)
     apart = grid.positions(labels.l2_ids[both]) != grid.positions(recorded[both])
     other_side[both] = apart.any(axis=1) & on_face[both]
     assert (same | other_side).mean() > 0.985
-    assert same[~on_face].mean() > 0.98
-    assert same.mean() > 0.955
+    assert same[~on_face].mean() > 0.985
+    assert same.mean() > 0.965
     without = len(np.setdiff1d(graph.index, labels.l2_ids))
     assert without <= len(np.setdiff1d(graph.index, recorded))

@@ -69,9 +69,7 @@ class _Distances:
     nm: NDArray[np.float32]
 
 
-def claim_by_point(
-    pieces: Pieces, claimants: Claimants
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def claim_by_point(pieces: Pieces, claimants: Claimants) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Give each piece to the representative point that it encloses.
 
     A point inside an object meets the object's own surface first, whichever way it goes, so its nearest vertex is
@@ -106,9 +104,7 @@ def claim_by_point(
     lost[first] = False
     # who surely is inside the piece that it lost does not go to one that is merely near
     within = inside[pick][lost] > _SURELY_INSIDE
-    moved = _second_choice(
-        pieces, claimants, table, owner, claimant[lost], np.where(within, -1, nm[lost])
-    )
+    moved = _second_choice(pieces, claimants, table, owner, claimant[lost], np.where(within, -1, nm[lost]))
     labels = pieces.spread(np.where(owner >= 0, claimants.label[owner], -1).astype(np.int32))
     sharing = lost & ~moved[claimant] & (inside[pick] > _SURELY_INSIDE)
     _share(pieces, claimants, labels, owner, claimant[sharing], piece[sharing])
@@ -214,9 +210,7 @@ def _share(
         labels[rows] = claimants.label[who[nearest]]
 
 
-def claim_by_enclosure(
-    pieces: Pieces, labels: NDArray[np.int32]
-) -> NDArray[np.int64]:
+def claim_by_enclosure(pieces: Pieces, labels: NDArray[np.int32]) -> NDArray[np.int64]:
     """Give free pieces to the owned piece of their chunk that they lie within; fills ``labels``.
 
     Such pieces are the walls of holes: their object is all around them, and may be far from every other surface.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ __all__ = ["Pieces", "cut_again", "cut_into_pieces", "gaps", "in_order", "neares
 
 # how many vertex pairs are measured at once: bounds the memory, and still fills the vector units
 _BLOCK = 1 << 19
+# pairs of pieces with at most this many pairs of vertices are measured together
+_SMALL = 4096
 
 
 @dataclass(frozen=True)
@@ -86,48 +89,37 @@ def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments) -> Pieces:
     return _arranged(part, chunk, fragments.vertex, points, origin, fragments.corners)
 
 
-def cut_again(pieces: Pieces, which: NDArray[np.int64], seam: NDArray[np.bool_]) -> tuple[Pieces, NDArray[np.int64]]:
-    """Cut some pieces along a seam, whose vertices are then of no piece.
+def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]) -> Pieces:
+    """Cut the pieces of some chunks along a seam, whose vertices are then of no piece.
 
     Parameters
     ----------
-    which : ndarray of int64
-        The pieces.
+    chunks : ndarray of bool, shape (C,)
+        The chunks; the pieces of others are left out.
     seam : ndarray of bool, shape (V,)
-        Rows of ``pieces.vertex``; those of other pieces do not matter.
-
-    Returns
-    -------
-    pieces : Pieces
-    row : ndarray of int64
-        Row of each vertex in the pieces given.
+        Rows of ``pieces.vertex``.
     """
-    chosen = np.zeros(len(pieces), dtype=bool)
-    chosen[which] = True
-    count = len(pieces.vertex)
-    inside = np.append(pieces.spread(chosen), np.zeros(len(pieces.points) - count, dtype=bool))
-    cut = inside.copy()
-    cut[:count] &= seam
-    a, b, c = pieces.corners
-    free = inside & ~cut
-    joined = [(one, two, free[one] & free[two]) for one, two in ((a, b), (b, c), (c, a))]
+    guests = np.zeros(len(pieces.points) - len(pieces.vertex), dtype=bool)
+    inside = np.append(pieces.spread(chunks[pieces.chunk]), guests)
+    rows = np.flatnonzero(inside[pieces.corners[0]])
+    corners = [corner[rows] for corner in pieces.corners]
+    free = inside
+    free[: len(seam)] &= ~seam
+    used = np.zeros_like(free)
+    for corner in corners:
+        used[corner] = True
+    order = np.concatenate([np.flatnonzero(free), np.flatnonzero(used & ~free)])
+    count = int(free.sum())
+    node = np.empty(len(free), dtype=np.int32)
+    node[order] = np.arange(len(order), dtype=np.int32)
+    a, b, c = turned([node[corner] for corner in corners], count)
+    joined = [(one, two, (one < count) & (two < count)) for one, two in ((a, b), (b, c), (c, a))]
     tails = np.concatenate([one[both] for one, _, both in joined])
     heads = np.concatenate([two[both] for _, two, both in joined])
-    apart = _components(len(inside), tails, heads)
-    whole = np.append(pieces.spread(np.arange(len(pieces), dtype=np.int32)), apart[count:])
-    part = np.where(inside, apart + np.int32(len(pieces)), whole)
-    part[cut] = -1
-    part[count:] = -1
-    kept = np.append(pieces.spread(pieces.chunk), np.full(len(inside) - count, -1, dtype=np.int32))
-    rows = np.arange(len(inside), dtype=np.int32)
-    guests = part < 0
-    place = np.empty_like(rows)
-    order = np.concatenate([np.flatnonzero(~guests), np.flatnonzero(guests)])
-    place[order] = rows
-    corners = turned([place[corner] for corner in pieces.corners], int((~guests).sum()))
-    again = _arranged(part[order], kept[order], rows[order], pieces.points[order], pieces.origin, corners)
-    row = again.vertex.astype(np.int64)
-    return replace(again, vertex=pieces.vertex[row]), row
+    part = np.append(_components(count, tails, heads), np.full(len(order) - count, -1, dtype=np.int32))
+    chunk = np.append(pieces.spread(pieces.chunk), np.full(len(guests), -1, dtype=np.int32))[order]
+    vertex = np.append(pieces.vertex, np.full(len(guests), -1, dtype=np.int32))[order]
+    return _arranged(part, chunk, vertex, pieces.points[order], pieces.origin, (a, b, c))
 
 
 def _arranged(
@@ -140,8 +132,7 @@ def _arranged(
 ) -> Pieces:
     """Put nodes in the order of their parts, and parts in the order of their chunks; guests (part -1) come last."""
     count = int((part >= 0).sum())
-    present = np.bincount(part[:count], minlength=1) > 0
-    part = (np.cumsum(present, dtype=np.int32) - 1)[part[:count]]
+    part = part[:count]
     of = np.empty(int(part.max(initial=-1)) + 1, dtype=np.int32)
     of[part] = chunk[:count]
     by_chunk = in_order(of)
@@ -234,10 +225,45 @@ def gaps(
     """
     distance = np.full(len(one), np.inf)
     nearest = pieces.start[other].copy()
-    for pair in np.flatnonzero(_between_boxes(pieces, one, other) <= limit):
+    near = _between_boxes(pieces, one, other) <= limit
+    small = pieces.size[one] * pieces.size[other] <= _SMALL
+    batch = np.flatnonzero(near & small)
+    distance[batch], nearest[batch] = _small_gaps(pieces, one[batch], other[batch])
+    for pair in np.flatnonzero(near & ~small):
         nm, row = _gap(pieces, int(one[pair]), int(other[pair]), limit)
         if nm <= limit:
             distance[pair], nearest[pair] = nm, row
+    distance[distance > limit] = np.inf
+    return distance, nearest
+
+
+def _small_gaps(
+    pieces: Pieces, one: NDArray[np.int64], other: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Gaps of many pairs of small pieces at once; the first of equally near vertices counts."""
+    size = pieces.size
+    distance, nearest = np.empty(len(one)), np.empty(len(one), dtype=np.int64)
+    blocks = np.searchsorted(
+        np.cumsum(size[one] * size[other]),
+        np.arange(0, int((size[one] * size[other]).sum()) + _BLOCK, _BLOCK),
+    )
+    for low, high in itertools.pairwise(blocks.tolist()):
+        a, b = one[low:high], other[low:high]
+        if not len(a):
+            continue
+        # every vertex of the other piece beside every vertex of the first
+        near = ragged(pieces.start[a], size[a])
+        count = np.repeat(size[b], size[a])
+        far = ragged(np.repeat(pieces.start[b], size[a]), count)
+        square = np.zeros(len(far), dtype=np.float32)
+        for axis in range(3):
+            difference = pieces.points[far, axis] - np.repeat(pieces.points[near, axis], count)
+            square += difference * difference
+        begin = np.concatenate([[0], np.cumsum(size[a] * size[b])])
+        least = np.minimum.reduceat(square, begin[:-1])
+        hits = np.flatnonzero(square == np.repeat(least, np.diff(begin)))
+        distance[low:high] = np.sqrt(least)
+        nearest[low:high] = far[hits[np.searchsorted(hits, begin[:-1])]]
     return distance, nearest
 
 

@@ -17,7 +17,7 @@ __all__ = ["ChunkGrid", "Located"]
 # what a decoded coordinate may be off: float32 holds 0.06 nm at one millimetre
 _FLOAT_SLACK_NM = 0.12
 # how many triangles are looked at to find the mip whose offset the mesher used
-_SAMPLE = 200_000
+_SAMPLE = 60_000
 # a table from chunk position to chunk is made when it has at most this many cells
 _MAX_TABLE = 1 << 24
 _MAX_INT32 = 1 << 31
@@ -35,8 +35,8 @@ class Located:
         Number of the cell that a vertex lies in. Cells are half open: a vertex on the plane between two is in the upper
         one. All that lies further out than the chunks' neighbours is in the outermost cells.
     planes : ndarray of uint8, shape (N,)
-        Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below may have it
-        too. Bit 3, 4, 5: and rounding brings vertices into that plane from below.
+        Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below may have
+        it too. Bit 3, 4, 5: and rounding brings vertices into that plane from below.
     extent : tuple of int
         Cells along each axis; ``cell`` counts z first, then y, then x.
     row : callable
@@ -222,7 +222,7 @@ class ChunkGrid:
         low = positions.min(axis=0) - 1 if len(positions) else np.zeros(3, dtype=np.int64)
         extent = positions.max(axis=0) - low + 2 if len(positions) else np.ones(3, dtype=np.int64)
         total = int(np.prod(extent, dtype=object))
-        cell = np.zeros(len(vertices), dtype=np.int32 if total < _MAX_INT32 else np.int64)
+        cell: NDArray[Any] = np.zeros(len(vertices), dtype=np.int32 if total < _MAX_INT32 else np.int64)
         planes = np.zeros(len(vertices), dtype=np.uint8)
         offset = self.best_offset(vertices, faces)
         for axis in range(3):
@@ -235,8 +235,7 @@ class ChunkGrid:
                 block = slice(start, start + _BLOCK)
                 values = vertices[block, axis].astype(np.float64)
                 at = self._cells(values, lower, float(self.size[axis]))
-                cell[block] *= cell.dtype.type(extent[axis])
-                cell[block] += at
+                cell[block] = cell[block] * cell.dtype.type(extent[axis]) + at
                 # the distance from the plane is left in ``values``
                 planes[block] |= np.where(np.abs(values) <= self.slack, marks[at], np.uint8(0))
         extents = (int(extent[0]), int(extent[1]), int(extent[2]))
@@ -252,7 +251,7 @@ class ChunkGrid:
         if not np.isfinite(at).all():
             raise ValueError("vertices hold a coordinate that is not a number; drop those vertices first")
         np.clip(at, 0, len(lower) - 1, out=at)
-        cell = at.astype(np.int32)
+        cell: NDArray[np.int32] = at.astype(np.int32)
         values -= lower[cell]
         under = np.flatnonzero((values < -self.slack) & (cell > 0))
         values[under] += lower[cell[under]] - lower[cell[under] - 1]

@@ -27,7 +27,8 @@ def winding_numbers(
 ) -> NDArray[np.float64]:
     """How often a piece winds around a point: 1 inside a closed surface, 0 outside, in between near a cut.
 
-    Outside, in front of the wall of a piece that is open behind, it is negative.
+    Outside, in front of the wall of a piece that is open behind, it is negative. Inside a large body it is positive
+    also far from the patch of its surface that lies in the chunk.
 
     The sum of the solid angles of the triangles, by A. van Oosterom and J. Strackee, IEEE Trans. Biomed. Eng. 30
     (1983) 125, over 4 pi.
@@ -47,10 +48,10 @@ def winding_numbers(
     total = np.zeros(len(piece))
     if not len(piece):
         return total
+    seen_from = (point - pieces.origin).astype(np.float32)
     wanted, place = np.unique(piece, return_inverse=True)
     corners, begin = _triangles(pieces, wanted)
     count = np.diff(begin)[place]
-    seen_from = (point - pieces.origin).astype(np.float32)
     blocks = np.searchsorted(np.cumsum(count), np.arange(0, count.sum() + _BLOCK, _BLOCK))
     for low, high in itertools.pairwise(blocks):
         span = slice(int(low), int(high))

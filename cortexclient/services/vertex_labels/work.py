@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,13 @@ from cortexclient.services.vertex_labels.claims import (
     claim_by_point,
     claim_by_proximity,
 )
-from cortexclient.services.vertex_labels.components import Pieces, cut_again, cut_into_pieces, nearest_owner, ragged
+from cortexclient.services.vertex_labels.components import (
+    Pieces,
+    cut_again,
+    cut_into_pieces,
+    nearest_owner,
+    ragged,
+)
 from cortexclient.services.vertex_labels.fragments import sort_into_chunks
 from cortexclient.services.vertex_labels.lookup import claim_by_lookup
 from cortexclient.services.vertex_labels.spread import spread_labels
@@ -67,7 +74,8 @@ class Work:
         self.labels = np.full(len(vertices), -1, dtype=np.int32)
         self.decisions = np.zeros(len(vertices), dtype=np.uint8)
         self.piece = np.full(len(vertices), -1, dtype=np.int32)
-        self.pieces: Pieces | None = None
+        # the pieces, and which of them have an owner
+        self.cut: list[tuple[Pieces, NDArray[np.bool_]]] = []
         positions, chunk_of_id = np.unique(grid.positions(ids), axis=0, return_inverse=True)
         self.chunk_of_id = chunk_of_id.reshape(-1).astype(np.int32)
         self.ids_in_chunk = np.bincount(self.chunk_of_id, minlength=len(positions))
@@ -86,13 +94,47 @@ class Work:
         """Label the pieces of chunks with several ids."""
         if not len(self.fragments.vertex):
             return
+        settle = partial(self._settle, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup)
         pieces = cut_into_pieces(self.vertices, self.fragments)
         order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
         order = order[(self.ids_in_chunk > 1)[self.chunk_of_id[order]]]
         claimants = Claimants(order, self.chunk_of_id[order], self.points[order])
         labels, shared = claim_by_point(pieces, claimants)
-        if len(shared):
-            pieces, labels = self._unstitch(pieces, claimants, labels, shared)
+        again = np.zeros(len(self.ids_in_chunk), dtype=bool)
+        again[pieces.chunk[shared]] = True
+        settle(pieces, claimants.select(~again[claimants.chunk]), labels, done=again)
+        if not len(shared):
+            return
+        # objects that touch are often joined by nothing but vertices on a plane: cut there, and ask again
+        stitched = np.zeros(len(pieces), dtype=bool)
+        stitched[shared] = True
+        seam = (self.where.planes[pieces.vertex] != 0) & pieces.spread(stitched)
+        self.labels[pieces.vertex[seam]] = -1
+        self.decisions[pieces.vertex[seam]] = Decision.NONE
+        self.fragments.rim[pieces.vertex[seam]] = True
+        pieces = cut_again(pieces, again, seam)
+        claimants = claimants.select(again[claimants.chunk])
+        labels, _ = claim_by_point(pieces, claimants)
+        settle(pieces, claimants, labels)
+
+    def _settle(
+        self,
+        pieces: Pieces,
+        claimants: Claimants,
+        labels: NDArray[np.int32],
+        *,
+        max_distance: float,
+        ratio_better: float,
+        lookup: Lookup | None,
+        done: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Label the pieces that no point claimed, and write down all; chunks that are ``done`` are left alone."""
+        rows = np.arange(len(pieces.vertex))
+        if done is not None and done.any():
+            # pieces with a label are neither free nor in anyone's way outside of their chunk
+            left = pieces.spread(done[pieces.chunk])
+            labels[left] = 0
+            rows = np.flatnonzero(~left)
         decisions = np.where(labels >= 0, Decision.COMPONENT, Decision.NONE).astype(np.uint8)
         _mark(pieces, decisions, claim_by_elimination(pieces, claimants, labels), Decision.ELIMINATION)
         _mark(pieces, decisions, claim_by_enclosure(pieces, labels), Decision.COMPONENT)
@@ -101,52 +143,44 @@ class Work:
         if lookup is not None:
             asked = claim_by_lookup(self.vertices, self.faces, pieces, claimants, self.ids, labels, lookup)
             _mark(pieces, decisions, asked, Decision.LOOKUP)
-        self.labels[pieces.vertex] = labels
-        self.decisions[pieces.vertex] = decisions
-        self.piece[pieces.vertex] = pieces.spread(np.arange(len(pieces), dtype=np.int32))
-        self.pieces = pieces
-        self._label_rims()
-
-    def _unstitch(
-        self, pieces: Pieces, claimants: Claimants, labels: NDArray[np.int32], shared: NDArray[np.int64]
-    ) -> tuple[Pieces, NDArray[np.int32]]:
-        """Take pieces with several points apart where nothing but vertices on planes joins them, and ask again."""
-        seam = self.where.planes[pieces.vertex] != 0
-        stitched = pieces.vertex[np.flatnonzero(seam & np.isin(pieces.spread(np.arange(len(pieces))), shared))]
-        self.fragments.rim[stitched] = True
-        again = np.zeros(len(self.ids_in_chunk), dtype=bool)
-        again[pieces.chunk[shared]] = True
-        apart, row = cut_again(pieces, shared, seam)
-        anew, _ = claim_by_point(apart, claimants.select(again[claimants.chunk]))
-        return apart, np.where(again[apart.spread(apart.chunk)], anew, labels[row])
-
-    def _label_rims(self) -> None:
-        """Label vertices on upper planes by the pieces whose triangles hang there."""
-        reached = self._spread(None, only=self.fragments.rim, chunk=self.fragments.home)
-        self.decisions[reached] = Decision.COMPONENT
-
-    def _spread(self, hop_limit: int | None, **within: Any) -> NDArray[np.int64]:
-        return spread_labels(
-            self.vertices, self.faces, self.labels, self.where.planes != 0, hop_limit, **within
-        )
+        vertex = pieces.vertex[rows]
+        first = sum(len(each) for each, _ in self.cut)
+        number = np.arange(first, first + len(pieces), dtype=np.int32)
+        self.labels[vertex] = labels[rows]
+        self.decisions[vertex] = decisions[rows]
+        self.piece[vertex] = pieces.spread(number)[rows]
+        self.cut.append((pieces, labels[pieces.start[:-1]] >= 0))
 
     def propagate(self, hop_limit: int | None) -> None:
         """Label what is left along the mesh.
 
-        A label that comes from another chunk says that a piece goes on there, but cannot be right for a chunk with ids
-        of its own: then it is the id of the nearest piece of that chunk.
+        First what lies on upper planes, by the pieces whose triangles hang there. A label that comes from another chunk
+        says that a piece goes on there, but cannot be right for a chunk with ids of its own: then it is the id of the
+        nearest piece of that chunk.
         """
-        reached = self._spread(hop_limit)
+        blank = self.labels < 0
+        faces = self.faces[blank[self.faces[:, 0]] | blank[self.faces[:, 1]] | blank[self.faces[:, 2]]]
+        spread = partial(spread_labels, self.vertices, faces, self.labels, self.where.planes != 0)
+        rims = spread(None, only=self.fragments.rim, chunk=self.fragments.home)
+        self.decisions[rims] = Decision.COMPONENT
+        reached = spread(hop_limit)
         self.decisions[reached] = Decision.PROPAGATION
         reached = reached[self.piece[reached] >= 0]
-        if self.pieces is None or not len(reached):
-            return
-        free, which = np.unique(self.piece[reached], return_inverse=True)
-        owned = self.decisions[self.pieces.vertex[self.pieces.start[:-1]]]
-        at = nearest_owner(self.pieces, free, (owned != Decision.NONE) & (owned != Decision.PROPAGATION))
-        label = np.where(at >= 0, self.labels[self.pieces.vertex[at]], -1)
+        first = 0
+        for pieces, owned in self.cut:
+            number = self.piece[reached] - first
+            self._stay_in_chunk(pieces, owned, reached[(number >= 0) & (number < len(pieces))], first)
+            first += len(pieces)
+
+    def _stay_in_chunk(
+        self, pieces: Pieces, owned: NDArray[np.bool_], vertex: NDArray[np.int64], first: int
+    ) -> None:
+        """Give vertices of free pieces, which are numbered from ``first``, to the nearest piece with an owner."""
+        free, which = np.unique(self.piece[vertex] - first, return_inverse=True)
+        at = nearest_owner(pieces, free.astype(np.int64), owned)
+        label = np.where(at >= 0, self.labels[pieces.vertex[at]], -1)
         known = label[which] >= 0
-        self.labels[reached[known]] = label[which[known]]
+        self.labels[vertex[known]] = label[which[known]]
 
     def crumbs(self, max_distance: float) -> None:
         """Give the ids that have no vertex yet the vertices next to their points, where no other id's claim is surer.
