@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import (
@@ -13,6 +14,8 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
+from cortexclient.session.ahead import Ahead
+from cortexclient.session.workers import within_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,19 +33,21 @@ _OF_SOME = (
 
 
 class SkeletonBatches:
-    """Iterates over ``(root_id, neuron)``, reading a batch of neurons whenever the last one is used up.
+    """Iterates over ``(root_id, neuron)``, reading a batch of neurons while the one before it is used up.
 
     Parameters
     ----------
     root_ids : list of int
     load : callable
-        Gives neuron or error for each of some roots.
+        Gives for each of some roots what makes its neuron or gives the error.
     batch_size : int
     collect : bool
         Keep failures instead of raising the first. A service that fails for a whole batch is asked for its halves, so
         that what is to blame fails alone; if two batches in a row fail as a whole, that is raised.
     progress : bool
         Show a progress bar.
+    workers : int
+        Largest number of threads that ask for the next batch; with 1 it is asked for when it is needed.
 
     Attributes
     ----------
@@ -53,11 +58,12 @@ class SkeletonBatches:
     def __init__(
         self,
         root_ids: list[int],
-        load: Callable[[list[int]], dict[int, Any]],
+        load: Callable[[list[int]], dict[int, Callable[[], Any]]],
         batch_size: int,
         *,
         collect: bool,
         progress: bool,
+        workers: int = 1,
     ) -> None:
         self.root_ids = root_ids
         self.failures: dict[int, CortexError] = {}
@@ -65,6 +71,7 @@ class SkeletonBatches:
         self._batch_size = batch_size
         self._collect = collect
         self._progress = progress
+        self._workers = workers
         self._lost = False
 
     def __len__(self) -> int:
@@ -77,38 +84,55 @@ class SkeletonBatches:
         from tqdm import tqdm
 
         self._lost = False
-        with tqdm(total=len(self), desc="skeletons", disable=not self._progress) as bar:
-            for start in range(0, len(self.root_ids), self._batch_size):
-                batch = self.root_ids[start : start + self._batch_size]
-                found = self._read(batch)
-                for root in batch:
-                    neuron = found.pop(root)  # nothing of a batch is kept once it was handed out
-                    bar.update()
-                    if not isinstance(neuron, CortexError):
-                        yield root, neuron
-                    elif self._collect:
-                        self.failures[root] = neuron
-                    else:
-                        raise neuron
+        size = self._batch_size
+        batches = [self.root_ids[start : start + size] for start in range(0, len(self.root_ids), size)]
+        following: Ahead[dict[int, Callable[[], Any]]] | None = None
+        try:
+            with tqdm(total=len(self), desc="skeletons", disable=not self._progress) as bar:
+                for number, batch in enumerate(batches):
+                    found = self._read(batch) if following is None else following.result()
+                    following = None
+                    for place, root in enumerate(batch):
+                        if (
+                            place == 1
+                            and number + 1 < len(batches)
+                            and self._workers > 1
+                            and not within_worker()
+                        ):
+                            # not with the first one: whoever only looks at that asks for nothing more
+                            following = Ahead(partial(self._read, batches[number + 1]), workers=self._workers)
+                        neuron = found.pop(root)()  # nothing of a batch is kept once it was handed out
+                        bar.update()
+                        if not isinstance(neuron, CortexError):
+                            yield root, neuron
+                        elif self._collect:
+                            self.failures[root] = neuron
+                        else:
+                            raise neuron
+        finally:
+            if following is not None:
+                following.give_up()
 
-    def _read(self, batch: list[int]) -> dict[int, Any]:
+    def _read(self, batch: list[int]) -> dict[int, Callable[[], Any]]:
         try:
             found = self._load(batch)
         except CortexError as error:
             if not self._collect or not _of_some(error):
                 raise
-            found = self._read_parts(batch, error)
-            lost = all(isinstance(neuron, CortexError) and _of_some(neuron) for neuron in found.values())
+            found, failed, failure = self._read_parts(batch, error)
+            lost = len(failed) == len(batch)
             if lost and self._lost and not isinstance(error, OfflineError):
                 raise
             self._lost = lost
-        else:
-            self._lost = False
+            return found | dict.fromkeys(failed, lambda: failure)
+        self._lost = False
         return found
 
-    def _read_parts(self, batch: list[int], failure: CortexError) -> dict[int, Any]:
-        """Read what can be read of a batch that failed; the failure in place of the others."""
-        found: dict[int, Any] = {}
+    def _read_parts(
+        self, batch: list[int], failure: CortexError
+    ) -> tuple[dict[int, Callable[[], Any]], list[int], CortexError]:
+        """Read what can be read of a batch that failed; give that, the rest, and why the rest failed."""
+        found: dict[int, Callable[[], Any]] = {}
         # what is kept costs nothing to look at one by one
         pieces = len(batch) if isinstance(failure, OfflineError) else 2
         while len(batch) > 1:
@@ -125,7 +149,7 @@ class SkeletonBatches:
             batch = [root for part in failed for root in part]
             if len(failed) != 1:  # none is left, or it is not one part that is to blame
                 break
-        return found | dict.fromkeys(batch, failure)
+        return found, batch, failure
 
     def to_dict(self) -> dict[int, Any]:
         """Read all: root id -> neuron, without the failures."""

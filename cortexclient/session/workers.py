@@ -19,12 +19,14 @@ __all__ = [
     "Cancelled",
     "ProgressBar",
     "Stop",
+    "coordinate",
     "current_stop",
     "default_workers",
     "map_in_order",
     "pause",
     "progress_bar",
     "side_by_side",
+    "within_worker",
 ]
 
 _GRACE = 1.0
@@ -186,7 +188,7 @@ def map_in_order(
     work = list(items)
     bar = _bar(len(work), description) if progress and work else None
     try:
-        if len(work) <= 1 or workers <= 1 or _within_worker():
+        if len(work) <= 1 or workers <= 1 or within_worker():
             # inside a worker there is no second pool: nested pools multiply
             return _serial(function, work, bar)
         return _parallel(function, work, min(workers, len(work)), bar)
@@ -215,7 +217,7 @@ def side_by_side(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any
     BaseException
         The first failure, as in `map_in_order`.
     """
-    if len(jobs) <= 1 or workers <= 1 or _within_worker():
+    if len(jobs) <= 1 or workers <= 1 or within_worker():
         return _serial(_call, list(jobs), None)
     lanes = _lanes.get() or threading.Semaphore(workers)
     return _parallel(_call, list(jobs), min(_COORDINATORS, len(jobs)), None, lanes)
@@ -225,7 +227,14 @@ def _call(job: Callable[[], Result]) -> Result:
     return job()
 
 
-def _within_worker() -> bool:
+def coordinate(stop: Stop, workers: int) -> None:
+    """Let the job of this thread use pools, which together are as large as one, until it is given up."""
+    _stop.set(stop)
+    _lanes.set(threading.Semaphore(workers))
+
+
+def within_worker() -> bool:
+    """Whether this thread is a worker of a pool, which has no pools of its own."""
     return _stop.get() is not None and _lanes.get() is None
 
 

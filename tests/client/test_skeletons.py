@@ -4,6 +4,7 @@ import gc
 import gzip
 import json
 import sys
+import threading
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from cortexclient.spec import DatasetSpec
 from cortexclient.testing import clear_client_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SERVICE_ROOT = 864691135101289504
@@ -365,13 +366,13 @@ def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int
 
     asked: list[list[int]] = []
 
-    def load(batch: list[int]) -> dict[int, Any]:
+    def load(batch: list[int]) -> dict[int, Callable[[], Any]]:
         asked.append(batch)
         if 7 in batch:
             raise ServiceUnavailableError("it broke", service="l2cache")
         if 50 in batch:
             raise UnknownTableError("no such table", service="materialize")
-        return {number: f"neuron {number}" for number in batch}
+        return {number: f"neuron {number}".title for number in batch}
 
     batches = SkeletonBatches(list(range(1, 33)), load, 16, collect=True, progress=False)
     assert [root for root, _ in batches] == [number for number in range(1, 33) if number != 7]
@@ -383,7 +384,7 @@ def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int
     with pytest.raises(UnknownTableError):  # no neuron is to blame for that
         SkeletonBatches([50], load, 16, collect=True, progress=False).to_dict()
 
-    def down(batch: list[int]) -> dict[int, Any]:
+    def down(batch: list[int]) -> dict[int, Callable[[], Any]]:
         asked.append(batch)
         raise ServiceUnavailableError("down", service="l2cache")
 
@@ -391,6 +392,31 @@ def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int
     with pytest.raises(ServiceUnavailableError, match="down"):  # not a try of each of a hundred batches
         SkeletonBatches(list(range(1, 1601)), down, 16, collect=True, progress=False).to_dict()
     assert len(asked) <= 6
+
+
+def test_the_next_batch_is_asked_for_while_this_one_is_used() -> None:
+    from cortexclient.services.skeleton_batch import SkeletonBatches
+
+    asked: list[list[int]] = []
+    second = threading.Event()
+
+    def load(batch: list[int]) -> dict[int, Callable[[], Any]]:
+        asked.append(batch)
+        if 4 in batch:
+            second.set()
+        if 7 in batch:
+            raise NotConfiguredError("later")
+        return {number: f"neuron {number}".title for number in batch}
+
+    steps = iter(SkeletonBatches(list(range(1, 10)), load, 3, collect=True, progress=False, workers=4))
+    assert next(steps) == (1, "Neuron 1")
+    assert asked == [[1, 2, 3]]  # whoever looks at the first one only asks for nothing more
+    assert next(steps) == (2, "Neuron 2")
+    assert second.wait(timeout=30)  # without a step beyond the second one
+    assert [root for root, _ in (next(steps) for _ in range(4))] == [3, 4, 5, 6]
+    with pytest.raises(NotConfiguredError, match="later"):
+        next(steps)
+    assert asked == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 def test_memory_is_bounded_by_the_batch(service: SkeletonsService, roots: list[int]) -> None:
