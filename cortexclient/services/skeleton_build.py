@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import MissingDataError, ProtocolError
+from cortexclient.services.skeleton_quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,10 +59,7 @@ def make_meshwork(
             service="skeleton",
         )
     source = _prefetched(root_id, data, edges, points) if edges is not None and len(edges) else None
-    with warnings.catch_warnings():
-        # meshparty's own use of its dependencies is none of the user's business
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    with quiet(DeprecationWarning, FutureWarning):
         neuron = rebuild_meshwork(
             root_id=root_id,
             sk_verts=data["vertices"],

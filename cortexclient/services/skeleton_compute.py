@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import MissingDataError
 from cortexclient.services.level2 import Level2Service
+from cortexclient.services.skeleton_quiet import quiet
 from cortexclient.session.graph import graph_url
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: An
         ),
     )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the library's use of its own dependencies
+        with quiet(Warning):
             if body:
                 return pcg_skeleton(
                     root,

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 MOST_QUEUED = 10_000
 """Most skeletons that the service queues in one request."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_FIRST_PAUSE, _STALLED = 0.2, 1.6
+"""Seconds between two looks at what has been made, doubled until so many pass without anything new."""
 
 
 def generate_skeletons(
@@ -32,8 +33,8 @@ def generate_skeletons(
 ) -> dict[int, dict[str, Any] | CortexError]:
     """Have skeletons made and read them.
 
-    Many are queued in one request and looked for until few are left; those are asked for one by one, because the
-    service says only then why it cannot make one.
+    Many are queued in one request and looked for until few are left, or no more come; those are asked for one by one,
+    because the service says only then why it cannot make one.
 
     Parameters
     ----------
@@ -55,15 +56,6 @@ def generate_skeletons(
     left = [root for root in roots if root not in found]
     with progress_bar(len(roots), "skeletons being made", show=progress and len(roots) > 1) as bar:
         _steps(bar, len(found))
-        wait = _FIRST_PAUSE
-        queued = len(left) > session.max_workers and _queue(session, left, version)
-        while queued and len(left) > session.max_workers and time.monotonic() < end:
-            pause(min(wait, max(0.0, end - time.monotonic())))
-            made = stored(session, left, version)
-            wait = _FIRST_PAUSE if made else min(2 * wait, _LONGEST_PAUSE)
-            found |= made
-            _steps(bar, len(made))
-            left = [root for root in left if root not in made]
 
         def one(root: int) -> dict[str, Any] | CortexError:
             if time.monotonic() >= end:
@@ -75,6 +67,20 @@ def generate_skeletons(
             finally:
                 bar.step()
 
+        wait = _FIRST_PAUSE
+        queued = len(left) > session.max_workers and _queue(session, left, version)
+        while queued and len(left) > session.max_workers and time.monotonic() < end:
+            pause(min(wait, max(0.0, end - time.monotonic())))
+            made = stored(session, left, version)
+            _steps(bar, len(made))
+            if made or wait < _STALLED:
+                wait = _FIRST_PAUSE if made else 2 * wait
+            else:
+                # the queue never says of a skeleton that it cannot be made; asked for it alone, the service does
+                some = left[: session.max_workers]
+                made = dict(zip(some, session.map(one, some), strict=True))
+            found |= made
+            left = [root for root in left if root not in made]
         found |= dict(zip(left, session.map(one, left), strict=True))
     return found
 

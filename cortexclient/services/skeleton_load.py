@@ -58,23 +58,24 @@ class SkeletonLoader:
         self._wanted = wanted
         self._space = space
 
-    def load(self, roots: list[int]) -> dict[int, Any]:
-        """Neuron or error of each root; shapes and synapses are asked for side by side."""
+    def load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
+        """Ask for shapes and synapses side by side; for each root, what makes its neuron or gives the error."""
         # what stands for no root, as in the answers of cell_id_to_root_id, makes the services fail for all of them
         found = self._load([root for root in roots if root > 0]) if max(roots) > 0 else {}
-        return {root: found[root] if root > 0 else no_root(self._session, root) for root in roots}
+        return {root: found[root] if root > 0 else partial(no_root, self._session, root) for root in roots}
 
-    def _load(self, roots: list[int]) -> dict[int, Any]:
+    def _load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
         if self._wanted.output in {"dict", "swc"}:
             skeletons = self._skeletons(roots)
-            return {root: self._caught(self._plain, skeletons[root]) for root in roots}
+            return {root: partial(self._caught, self._plain, skeletons[root]) for root in roots}
         session = self._session
         session.info()  # every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
         (skeletons, attributes, graphs), (moments, synapses) = side_by_side(jobs, workers=session.max_workers)
         build = self._cell if self._wanted.output == "cell" else self._meshwork
         return {
-            root: self._caught(
+            root: partial(
+                self._caught,
                 partial(build, root, moments[root]),
                 skeletons[root],
                 attributes,

@@ -120,7 +120,7 @@ class SkeletonsService:
             output=output,
             fallback=fallback,
         )
-        found = self._loader(wanted).load([root])[root]
+        found = self._loader(wanted).load([root])[root]()
         if isinstance(found, CortexError):
             raise found
         return found
@@ -145,6 +145,9 @@ class SkeletonsService:
     ) -> SkeletonBatches:
         """Get many neurons, a batch at a time, so that they need not all be in memory.
 
+        A neuron is put together when it is handed out. With the second one of a batch, the next batch is asked for in
+        the background, so that what you do with the neurons and waiting for the services go on at the same time.
+
         Parameters
         ----------
         root_ids : int or sequence of int
@@ -161,7 +164,7 @@ class SkeletonsService:
         errors : {"raise", "collect"}
             Raise the first failure, or go on and keep failures in ``.failures``.
         batch_size : int
-            Neurons asked for at a time; at most 500.
+            Neurons asked for at a time; at most 500. The answers of two batches are in memory at most.
         progress : bool
             Show a progress bar.
 
@@ -205,7 +208,12 @@ class SkeletonsService:
         )
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
         return SkeletonBatches(
-            ids, self._loader(wanted).load, min(size, 500), collect=errors == "collect", progress=progress
+            ids,
+            self._loader(wanted).load,
+            min(size, 500),
+            collect=errors == "collect",
+            progress=progress,
+            workers=self._session.max_workers,
         )
 
     def save_swc(self, neuron: Any, path: PathLike, *, transform: TransformName | None = None) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "ProgressBar",
     "Stop",
     "become_worker",
+    "coordinate",
     "current_lane",
     "current_stop",
     "default_workers",
@@ -242,6 +243,11 @@ def side_by_side(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any
 
 def _call(job: Callable[[], Result]) -> Result:
     return job()
+
+
+def coordinate(stop: Stop, workers: int) -> None:
+    """Let the job of this thread use pools, which together are as large as one, until it is given up."""
+    become_worker(stop, threading.Semaphore(workers))
 
 
 def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> list[Result]:

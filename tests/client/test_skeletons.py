@@ -4,6 +4,7 @@ import gc
 import gzip
 import json
 import sys
+import threading
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from cortexclient.spec import DatasetSpec
 from cortexclient.testing import clear_client_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SERVICE_ROOT = 864691135101289504
@@ -359,6 +360,65 @@ def test_one_batch_costs_few_requests(server: Sandbox, roots: list[int]) -> None
     assert len(server.requests) - before <= 16
 
 
+def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int]) -> None:
+    from cortexclient.errors import ServiceUnavailableError, UnknownTableError
+    from cortexclient.services.skeleton_batch import SkeletonBatches
+
+    asked: list[list[int]] = []
+
+    def load(batch: list[int]) -> dict[int, Callable[[], Any]]:
+        asked.append(batch)
+        if 7 in batch:
+            raise ServiceUnavailableError("it broke", service="l2cache")
+        if 50 in batch:
+            raise UnknownTableError("no such table", service="materialize")
+        return {number: f"neuron {number}".title for number in batch}
+
+    batches = SkeletonBatches(list(range(1, 33)), load, 16, collect=True, progress=False)
+    assert [root for root, _ in batches] == [number for number in range(1, 33) if number != 7]
+    assert list(batches.failures) == [7]
+    assert isinstance(batches.failures[7], ServiceUnavailableError)
+    assert len(asked) <= 2 + 2 * 4
+    with pytest.raises(ServiceUnavailableError):
+        SkeletonBatches(list(range(1, 33)), load, 16, collect=False, progress=False).to_dict()
+    with pytest.raises(UnknownTableError):  # no neuron is to blame for that
+        SkeletonBatches([50], load, 16, collect=True, progress=False).to_dict()
+
+    def down(batch: list[int]) -> dict[int, Callable[[], Any]]:
+        asked.append(batch)
+        raise ServiceUnavailableError("down", service="l2cache")
+
+    asked.clear()
+    with pytest.raises(ServiceUnavailableError, match="down"):  # not a try of each of a hundred batches
+        SkeletonBatches(list(range(1, 1601)), down, 16, collect=True, progress=False).to_dict()
+    assert len(asked) <= 6
+
+
+def test_the_next_batch_is_asked_for_while_this_one_is_used() -> None:
+    from cortexclient.services.skeleton_batch import SkeletonBatches
+
+    asked: list[list[int]] = []
+    second = threading.Event()
+
+    def load(batch: list[int]) -> dict[int, Callable[[], Any]]:
+        asked.append(batch)
+        if 4 in batch:
+            second.set()
+        if 7 in batch:
+            raise NotConfiguredError("later")
+        return {number: f"neuron {number}".title for number in batch}
+
+    steps = iter(SkeletonBatches(list(range(1, 10)), load, 3, collect=True, progress=False, workers=4))
+    assert next(steps) == (1, "Neuron 1")
+    assert asked == [[1, 2, 3]]  # whoever looks at the first one only asks for nothing more
+    assert next(steps) == (2, "Neuron 2")
+    assert second.wait(timeout=30)  # without a step beyond the second one
+    assert [root for root, _ in (next(steps) for _ in range(4))] == [3, 4, 5, 6]
+    with pytest.raises(NotConfiguredError, match="later"):
+        next(steps)
+    assert asked == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
 def test_memory_is_bounded_by_the_batch(service: SkeletonsService, roots: list[int]) -> None:
     handed_out = []
     for _, neuron in service.get_skeletons(roots[:6], batch_size=2, progress=False):
@@ -549,6 +609,30 @@ def test_missing_skeletons_are_made_or_reported() -> None:
         assert len(list(made)) >= 6
         paths = [request.path for request in cold.requests]
         assert any(path.endswith("gen_skeletons") for path in paths)
+
+
+def test_what_cannot_be_made_is_told_before_the_deadline(server: Sandbox) -> None:
+    client = server.load()
+    older = sorted(set(server.truth.history["root_id"].tolist()))
+    absent = [root for root, there in client.skeletons_exist(root_ids=older).items() if not there]
+    batches = client.get_skeletons(absent, output="dict", deadline=120, progress=False)
+    made = batches.to_dict()
+    hopeless = list(batches.failures)  # their level-2 data lack
+    assert set(made) | set(hopeless) == set(absent)
+    assert len(hopeless) > client.session.max_workers
+    assert not any(isinstance(error, ServiceTimeoutError) for error in batches.failures.values())
+    options: dict[str, Any] = {"fallback": "compute", "deadline": 0, "progress": False}
+    client.get_skeletons(
+        hopeless[:1], **options
+    ).to_dict()  # packages that are imported may add filters of their own
+    shown = list(warnings.filters)
+    computed = client.get_skeletons(hopeless, **options).to_dict()
+    assert list(computed) == hopeless
+    # many are computed at once, and what is shown of warnings belongs to the whole process
+    assert warnings.filters == shown
+    for root in hopeless:
+        ids = computed[root].anno.lvl2_ids.df["lvl2_id"].tolist()
+        assert sorted(ids) == client.get_l2_ids(root)
 
 
 def test_which_exist(service: SkeletonsService, roots: list[int]) -> None:
