@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 
 from cortexclient.sandbox import Sandbox, shared_endpoint
 from cortexclient.sandbox.layout import DataFolderError
+from cortexclient.sandbox.routes.home_drawings import BOX, MARGIN
+from cortexclient.sandbox.viewer_state import example_roots
 
 INFO = {
     "aligned_volume": {"id": 1, "name": "vol", "image_source": "x", "display_name": "v", "description": ""},
@@ -103,6 +106,26 @@ def test_start_page_and_viewer(least: Sandbox) -> None:
     script = client.text.split('src="')[1].split('"')[0]
     assert requests.get(f"{least.viewer_site}/{script}").headers["content-type"].startswith("text/javascript")
     assert requests.get(f"{least.viewer_site}//version.json").json()["site"] == "sandbox"
+
+
+def test_the_start_page_draws_its_neurons(sandbox: Sandbox) -> None:
+    page = requests.get(sandbox.url).text
+    for root in example_roots(sandbox.world):
+        card = page.split(f"/viewer/neuron/{root}.json")[1].split("</a>")[0]
+        path = card.split('<path d="')[1].split('"')[0]
+        ends = np.array(re.findall(r"(\d+) (\d+)", path), dtype=int)
+        # the whole box is used, along one way at least, and never left
+        assert 0 <= ends.min() <= ends.max() <= BOX
+        assert np.ptp(ends, axis=0).max() >= BOX - 2 * MARGIN - 1
+        points = [
+            row["rep_coord_nm"]
+            for row in sandbox.world.l2cache.get(sandbox.world.graph.l2_ids(root)).values()
+        ]
+        reach = np.ptp(np.array(points), axis=0)
+        told = np.array(re.findall(r"(\d+)(?: &times;| &micro;m)", card), dtype=int)
+        assert np.abs(told - reach / 1000).max() <= 0.5
+        drawn = np.ptp(ends, axis=0)
+        assert abs(drawn[0] / drawn[1] - reach[0] / reach[1]) < 0.1 * reach[0] / reach[1]
 
 
 def test_neuroglancer_is_mended_while_it_is_served(least: Sandbox) -> None:
