@@ -136,6 +136,107 @@ def test_history_has_the_same_parts(shared_data: Path, cave: Any, sandbox: Sandb
     ) == set(literals["TestChunkedgraph.test_past_ids.id_map"])
 
 
+def shape(value: Any) -> Any:
+    """What a JSON value is made of: kinds of its parts, not the parts; numbers as keys are all the same."""
+    if isinstance(value, dict) and all(key.isdigit() for key in value):
+        return ["number", *shape(list(value.values()))]
+    if isinstance(value, dict):
+        return {key: shape(part) for key, part in value.items()}
+    if isinstance(value, list):
+        kinds = {json.dumps(shape(part), sort_keys=True) for part in value}
+        return sorted(kinds)
+    return type(value).__name__
+
+
+@pytest.fixture(scope="module")
+def graph_answers(sandbox: Sandbox, cave: Any) -> dict[str, Any]:
+    """Answers of the sandbox to what was asked of minnie65, by the name of the record."""
+    graph, names = sandbox.world.graph, sandbox.world.names
+    merge = next(entry for entry in reversed(graph.operations) if entry["kind"] == "merge")
+    split = next(
+        entry for entry in graph.operations if entry["kind"] == "split" and len(entry["new_roots"]) > 1
+    )
+    root = int(merge["new_roots"][0])
+    whole = max(example_roots(sandbox.world, 5), key=lambda one: len(graph.l2_ids(one)))
+    table = f"{sandbox.url}/segmentation/api/v1/table/{names.pcg_table}"
+
+    def get(path: str, **params: Any) -> Any:
+        answer = requests.get(f"{table}/{path}", params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    chunk = graph.layout.chunks(graph.l2_ids(whole))[0] * np.array(graph.info["graph"]["chunk_size"])
+    low = chunk + np.array(graph.info["scales"][0]["voxel_offset"])
+    size = np.array(graph.info["graph"]["chunk_size"])
+    bounds = "_".join(f"{a}-{b}" for a, b in zip(low, low + 2 * size, strict=True))
+    delta = get("delta_roots", timestamp_past=0)
+    # the two supervoxels that a merge joined, which are still joined
+    joined = next(
+        entry
+        for entry in graph.operations
+        if entry["kind"] == "merge" and len(set(graph.roots(entry["added_edges"][0]).tolist())) == 1
+    )
+    resolution = np.array(graph.info["scales"][0]["resolution"])
+    places = [np.array(joined[f"{side}_coords_voxel"][0]) * resolution for side in ("source", "sink")]
+    marks = [[[node, *place.tolist()]] for node, place in zip(joined["added_edges"][0], places, strict=True)]
+    sides = {"sources": marks[0], "sinks": marks[1]}
+    return {
+        "test_merge_log.merge_log": get(f"root/{root}/merge_log"),
+        "test_delta_roots.old_ids": delta["old_roots"],
+        "test_delta_roots.new_ids": delta["new_roots"],
+        "test_get_subgraph.nodes_list": get(f"node/{whole}/subgraph", bounds=bounds)["nodes"],
+        "test_get_lvl2subgraph.lvl2_graph_list": get(f"node/{whole}/lvl2_graph")["edge_graph"],
+        "test_get_lvl2subgraph_bounds.lvl2_graph_list": get(f"node/{whole}/lvl2_graph", bounds=bounds)[
+            "edge_graph"
+        ],
+        "test_operatin_details.operation_details": get(
+            "operation_details", operation_ids=f"[{merge['operation_id']}, {split['operation_id']}]"
+        ),
+        "test_preview_split.response_data": requests.post(f"{table}/graph/split_preview", json=sides).json(),
+        "test_minimal_covering_nodes.covering_nodes": cave.chunkedgraph.get_minimal_covering_nodes(
+            graph.l2_ids(whole)[: len(graph.l2_ids(whole)) // 2]
+        ).tolist(),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_merge_log.merge_log",
+        "test_delta_roots.old_ids",
+        "test_delta_roots.new_ids",
+        "test_get_subgraph.nodes_list",
+        "test_get_lvl2subgraph.lvl2_graph_list",
+        "test_get_lvl2subgraph_bounds.lvl2_graph_list",
+        "test_operatin_details.operation_details",
+        "test_preview_split.response_data",
+        "test_minimal_covering_nodes.covering_nodes",
+    ],
+)
+def test_graph_answers_have_the_same_shape(
+    shared_data: Path, graph_answers: dict[str, Any], name: str
+) -> None:
+    real = recorded(shared_data, "test_chunkedgraph.literals")[f"TestChunkedgraph.{name}"]
+    ours = graph_answers[name]
+    assert ours
+    assert shape(ours) == shape(real)
+
+
+def test_schemas_are_those_of_the_real_service(shared_data: Path, sandbox: Sandbox) -> None:
+    real = recorded(shared_data, "test_materialization.literals")["TestMatclient.multischema_meta"]
+    assert set(real) == {"cell_type_reference", "nucleus_detection"}
+    for name, schema in real.items():
+        ours = requests.get(f"{sandbox.url}/schema/api/v2/type/{name}").json()
+        own, theirs = (one["definitions"][one["$ref"].rsplit("/", 1)[-1]] for one in (ours, schema))
+        assert set(own["properties"]) == set(theirs["properties"]), name
+        assert set(own["required"]) == set(theirs["required"]), name
+        for field, kind in theirs["properties"].items():
+            assert own["properties"][field].get("$ref") == kind.get("$ref"), (name, field)
+            # the record is older: what may be missing may by now be null, too
+            kinds = [set(np.atleast_1d(one.get("type"))) for one in (own["properties"][field], kind)]
+            assert kinds[1] <= kinds[0] <= kinds[1] | {"null"}, (name, field)
+
+
 def test_tables_and_skeletons_have_the_same_parts(shared_data: Path, cave: Any, sandbox: Sandbox) -> None:
     literals = recorded(shared_data, "test_materialization.literals")
     real = literals["TestMatclient.table_metadata"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,3 +77,36 @@ def test_live_tables_follow_any_history(toy: Sandbox, cave: Any, steps: list[tup
             root = int(edit.old_roots[0])
             assert synapses(cave, moment, "post_pt", root) == expected(toy, moment, "post_pt", root)
     assert synapses(cave, THEN, "pre_pt", old_root) == before
+
+
+@settings(max_examples=4, deadline=None)
+@given(steps=st.lists(STEP, min_size=2, max_size=4), expired=st.integers(0, 10))
+def test_versions_made_between_edits_hold_their_own_time(
+    toy: Sandbox, cave: Any, steps: list[tuple[bool, int, int]], expired: int
+) -> None:
+    """A frozen version answers the roots of its time, whatever is edited later, until it expires."""
+    graph = toy.world.graph
+    made: dict[int, datetime] = {}
+    for join, a, b in steps:
+        alive = graph.alive().tolist()
+        with contextlib.suppress(EditError):
+            toy.merge(alive[a % len(alive)], alive[b % len(alive)]) if join else toy.split(
+                alive[a % len(alive)]
+            )
+        version = toy.materialize()
+        made[version] = cave.materialize.get_timestamp(version)
+    for version, when in made.items():
+        rows = cave.materialize.query_table(
+            "synapses_toy", materialization_version=version, split_positions=True
+        )
+        for side in SIDES:
+            supervoxels = rows[f"{side}_supervoxel_id"].to_numpy(np.int64)
+            assert (rows[f"{side}_root_id"].to_numpy(np.int64) == graph.roots(supervoxels, when)).all()
+        root = int(rows["pre_pt_root_id"].iloc[0])
+        assert synapses(cave, when + timedelta(milliseconds=1), "pre_pt", root) == expected(
+            toy, when + timedelta(milliseconds=1), "pre_pt", root
+        )
+    gone = sorted(made)[expired % len(made)]
+    toy.expire(gone)
+    assert set(made) - set(cave.materialize.get_versions()) == {gone}
+    assert gone in cave.materialize.get_versions(expired=True)

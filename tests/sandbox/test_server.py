@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,15 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 
 from cortexclient.sandbox import Sandbox, shared_endpoint
 from cortexclient.sandbox.layout import DataFolderError
+from cortexclient.sandbox.routes.home_drawings import BOX, MARGIN
+from cortexclient.sandbox.viewer_state import example_roots
 
 INFO = {
     "aligned_volume": {"id": 1, "name": "vol", "image_source": "x", "display_name": "v", "description": ""},
@@ -102,6 +106,38 @@ def test_start_page_and_viewer(least: Sandbox) -> None:
     script = client.text.split('src="')[1].split('"')[0]
     assert requests.get(f"{least.viewer_site}/{script}").headers["content-type"].startswith("text/javascript")
     assert requests.get(f"{least.viewer_site}//version.json").json()["site"] == "sandbox"
+
+
+def test_the_start_page_draws_its_neurons(sandbox: Sandbox) -> None:
+    page = requests.get(sandbox.url).text
+    for root in example_roots(sandbox.world):
+        card = page.split(f"/viewer/neuron/{root}.json")[1].split("</a>")[0]
+        path = card.split('<path d="')[1].split('"')[0]
+        ends = np.array(re.findall(r"(\d+) (\d+)", path), dtype=int)
+        # the whole box is used, along one way at least, and never left
+        assert 0 <= ends.min() <= ends.max() <= BOX
+        assert np.ptp(ends, axis=0).max() >= BOX - 2 * MARGIN - 1
+        points = [
+            row["rep_coord_nm"]
+            for row in sandbox.world.l2cache.get(sandbox.world.graph.l2_ids(root)).values()
+        ]
+        reach = np.ptp(np.array(points), axis=0)
+        told = np.array(re.findall(r"(\d+)(?: &times;| &micro;m)", card), dtype=int)
+        assert np.abs(told - reach / 1000).max() <= 0.5
+        drawn = np.ptp(ends, axis=0)
+        assert abs(drawn[0] / drawn[1] - reach[0] / reach[1]) < 0.1 * reach[0] / reach[1]
+
+
+def test_neuroglancer_is_mended_while_it_is_served(least: Sandbox) -> None:
+    """Both faults of the client that stand in the way of a sandbox are found in the version that is installed."""
+    page = requests.get(least.viewer_site).text
+    scripts = [
+        requests.get(f"{least.viewer_site}/{name}").text for name in re.findall(r'src="([^"]+\.js)"', page)
+    ]
+    told = "".join(scripts)
+    assert told.count('of["https","http"]') == 1
+    assert len(re.findall(r'1===\w+\?\.length&&"segments"===', told)) == 1
+    assert not re.search(r'1===\w+\.length&&"segments"===', told)
 
 
 def test_every_link_of_the_start_page_is_answered(sandbox_factory: Callable[..., Sandbox]) -> None:
@@ -271,6 +307,63 @@ def test_a_signal_while_the_cortex_is_built_leaves_nothing(tmp_path: Path) -> No
         process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert [path.suffix for path in (tmp_path / "sandbox").iterdir()] == [".lock"]
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Whether a process stands in the queue for a file that another one has locked."""
+    waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
+    return any(str(pid) in parts for parts in waiting)
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who waits for a lock is told by Linux alone")
+def test_a_build_that_is_killed_leaves_nothing_that_is_served(tmp_path: Path) -> None:
+    """The process that waits for it goes on, sweeps the leftovers, and serves a whole cortex."""
+    code = "import sys; from cortexclient.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "CORTEXCLIENT_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code, "sandbox", "serve", "--size", "tiny"]
+
+    @contextlib.contextmanager
+    def started() -> Iterator[subprocess.Popen[str]]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def folders() -> list[str]:
+        return [path.suffix for path in (tmp_path / "sandbox").iterdir() if path.is_dir()]
+
+    def until(reached: Callable[[], object], process: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + 120
+        while not reached():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+
+    with started() as builder:
+        until(lambda: list(tmp_path.glob("sandbox/*.part/*")), builder)
+        with started() as waiting:
+            # the builder stands still while the other one comes to the lock
+            builder.send_signal(signal.SIGSTOP)
+            until(lambda: waits_for_a_lock(waiting.pid), waiting)
+            assert folders() == [".part"]
+            builder.kill()
+            builder.communicate(timeout=30)
+            assert waiting.stdout is not None
+            told = dict(waiting.stdout.readline().split(maxsplit=1) for _ in range(3))
+            assert folders() == [""]
+            base = f"{told['url'].strip()}/materialize/api/v2/datastack/sandbox"
+            base += f"/version/{max(requests.get(f'{base}/versions').json())}"
+            counts = [
+                requests.get(f"{base}/table/{table}/count").json()
+                for table in requests.get(f"{base}/tables").json()
+            ]
+            assert len(counts) > 3
+            assert min(counts) > 0
+            waiting.send_signal(signal.SIGTERM)
+            waiting.communicate(timeout=30)
+    assert (builder.returncode, waiting.returncode) == (-signal.SIGKILL, 0)
 
 
 def test_a_missing_extra_names_the_command() -> None:

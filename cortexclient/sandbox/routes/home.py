@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.routes.home_drawings import drawing, extent_um
 from cortexclient.sandbox.viewer_state import example_roots
 
 if TYPE_CHECKING:
@@ -20,16 +21,35 @@ if TYPE_CHECKING:
 __all__ = ["routes"]
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-p.lead { margin-top: .3rem; opacity: .8; }
-code, pre { font: .9rem/1.5 ui-monospace, monospace; background: var(--soft); border-radius: 4px; }
-code { padding: .1rem .3rem; } pre { padding: .8rem 1rem; overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
-td, th { border-bottom: 1px solid var(--line); vertical-align: top; }
-a.go { display: inline-block; padding: .4rem .8rem; border: 1px solid var(--line); border-radius: 6px; margin: .2rem; }
+:root { color-scheme: light dark; --ink: #1c2430; --paper: #fff; --card: #f5f7fa; --line: #d9dfe7; --dim: #5d6b7c;
+  --accent: #0f6cbd; --band: #101828; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf2; --paper: #0d1117; --card: #161d27; --line: #2a3442;
+  --dim: #93a1b3; --accent: #6cb6ff; --band: #060a12; } }
+* { box-sizing: border-box; }
+body { font: 16px/1.55 system-ui, sans-serif; margin: 0; color: var(--ink); background: var(--paper); }
+header { background: var(--band); color: #f2f6fb; padding: 2.2rem 1.5rem 1.8rem; }
+header > div, main { max-width: 66rem; margin: 0 auto; } main { max-width: 69rem; padding: 0 1.5rem 4rem; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .8rem; }
+header p { margin: .4rem 0 1.2rem; color: #b6c3d4; } header code { background: #ffffff1f; color: #fff; }
+ul.facts { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; list-style: none; margin: 0; padding: 0; }
+ul.facts b { display: block; font-size: 1.35rem; line-height: 1.2; } ul.facts span { color: #b6c3d4; font-size: .9rem; }
+a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
+code, pre { font: .875rem/1.55 ui-monospace, monospace; background: var(--card); border-radius: 6px; }
+code { padding: .1rem .35rem; } pre { padding: .9rem 1rem; margin: 0; overflow-x: auto; border: 1px solid var(--line); }
+.neurons, .ways { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)); }
+.ways { grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); }
+.ways h3 { font-size: .95rem; margin: 0 0 .4rem; }
+a.neuron { display: block; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: .7rem .8rem; } a.neuron:hover { border-color: var(--accent); text-decoration: none; }
+a.neuron svg { display: block; width: 100%; aspect-ratio: 1; } a.neuron path { fill: none; stroke: var(--hue);
+  stroke-width: 1.6; stroke-linecap: round; } a.neuron small { display: block; color: var(--dim); }
+a.neuron b { font: 600 .8rem ui-monospace, monospace; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .925rem; }
+th, td { text-align: left; padding: .45rem 1rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--dim); font-weight: 600; }
 """
+# of the drawings, in turn; seen well on either background
+_HUES = ("#d29922", "#2f9e8f", "#8e6bd8", "#d4548a", "#4a8fe0")
 
 
 def routes(world: World) -> list[BaseRoute]:
@@ -58,45 +78,69 @@ def routes(world: World) -> list[BaseRoute]:
 def _page(world: World) -> str:
     name = escape(world.names.datastack)
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>CAVE sandbox: {name}</title><style>{_STYLE}</style></head><body>
-<h1>CAVE sandbox</h1>
-<p class="lead">Datastack <code>{name}</code>, served from this machine. Nothing here leaves it.</p>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>CAVE sandbox: {name}</title><style>{_STYLE}</style></head><body>
+<header><div><h1>CAVE sandbox</h1>
+<p>Datastack <code>{name}</code>, served from this machine. Nothing here leaves it.</p>
+{_facts(world)}</div></header><main>
 {_neurons(world)}
 {_programs(world)}
 {_versions(world)}
 {_tables(world)}
 {_services(world)}
 {_datasets()}
-</body></html>
+</main></body></html>
 """
+
+
+def _facts(world: World) -> str:
+    """What there is, in numbers."""
+    facts = {
+        "tables": len(world.tables.annotation_rows),
+        "versions": len(world.tables.versions(expired=True)),
+    }
+    if world.graph.available:
+        facts = {"objects": len(world.graph.alive()), **facts, "edits": len(world.graph.operations)}
+    return f"<ul class=facts>{''.join(f'<li><b>{n:,}</b><span>{what}</span></li>' for what, n in facts.items())}</ul>"
 
 
 def _programs(world: World) -> str:
     name, url = world.names.datastack, world.base_url
     token = next(iter(world.options.tokens), "")
-    ours = ""
+    ways = {}
     if world.dataset is not None:
-        ours = (
-            "import cortexclient\n"
-            f'client = cortexclient.load("{world.dataset}", server_address="{url.replace("http:", "sandbox:")}")\n\n'
+        address = url.replace("http:", "sandbox:")
+        ways["cortexclient"] = (
+            f'import cortexclient\n\nclient = cortexclient.load(\n    "{world.dataset}",\n'
+            f'    server_address="{address}",\n)'
         )
-    theirs = (
-        "from caveclient import CAVEclient\n"
-        f'client = CAVEclient("{name}", server_address="{url}",\n'
-        f'                    auth_token="{token}", write_server_cache=False)'
+    ways["caveclient"] = (
+        f'from caveclient import CAVEclient\n\nclient = CAVEclient(\n    "{name}",\n    server_address="{url}",\n'
+        f'    auth_token="{token}",\n    write_server_cache=False,\n)'
     )
-    return f"<h2>Use it</h2><pre>{escape(ours + theirs, quote=False)}</pre>"
+    blocks = "".join(
+        f"<div><h3>{title}</h3><pre>{escape(code, quote=False)}</pre></div>" for title, code in ways.items()
+    )
+    return f"<h2>Use it</h2><div class=ways>{blocks}</div>"
 
 
 def _neurons(world: World) -> str:
-    roots = example_roots(world)
-    if not roots:
+    cards = []
+    for number, root in enumerate(example_roots(world)):
+        reach = extent_um(world, root)
+        size = (
+            ""
+            if reach is None
+            else f"<small>{' &times; '.join(str(length) for length in reach)} &micro;m</small>"
+        )
+        cards.append(
+            f'<a class="neuron" style="--hue: {_HUES[number % len(_HUES)]}" '
+            f'href="{world.viewer_site}#!{world.base_url}/viewer/neuron/{root}.json">'
+            f"{drawing(world, root)}<b>{root}</b>{size}</a>"
+        )
+    if not cards:
         return ""
-    links = "".join(
-        f'<a class="go" href="{world.viewer_site}#!{world.base_url}/viewer/neuron/{root}.json">{root}</a>'
-        for root in roots
-    )
-    return f"<h2>Look at a neuron in Neuroglancer</h2><p>{links}</p>"
+    return f"<h2>Look at a neuron in Neuroglancer</h2><div class=neurons>{''.join(cards)}</div>"
 
 
 def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
@@ -105,7 +149,7 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
         return ""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<h2>{title}</h2><table><tr>{top}</tr>{body}</table>"
+    return f"<h2>{title}</h2><div class=scroll><table><tr>{top}</tr>{body}</table></div>"
 
 
 def _versions(world: World) -> str:

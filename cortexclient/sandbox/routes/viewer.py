@@ -10,6 +10,7 @@ import asyncio
 import importlib.util
 import json
 import mimetypes
+import re
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -30,9 +31,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Viewer", "routes"]
 
-# the client knows how to get a token for https only; a sandbox is plain http
-_HTTPS_ONLY = b'for(let r of["https"])e.registerBaseKvStoreProvider'
-_HTTP_TOO = b'for(let r of["https","http"])e.registerBaseKvStoreProvider'
+# what is mended in the client while it is served: (pattern, replacement)
+_MENDED = (
+    # it knows how to get a token for https only; a sandbox is plain http
+    (
+        re.compile(rb'for\(let (\w+) of\["https"\]\)(\w+)\.registerBaseKvStoreProvider'),
+        rb'for(let \1 of["https","http"])\2.registerBaseKvStoreProvider',
+    ),
+    # it makes all layers before it fills any. When the machine is busy the state is read in between: an annotation
+    # layer that has no relations yet raises, and the layer that is being filled, whichever it is, is dropped for it
+    (
+        re.compile(rb'1===(\w+)\.length&&"segments"===\1\[0\]\?void 0:\1'),
+        rb'1===\1?.length&&"segments"===\1[0]?void 0:\1',
+    ),
+)
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm", ".html": "text/html"}
 POLL_SECONDS = 0.1
 
@@ -82,76 +94,97 @@ class Viewer:
         return None
 
 
+def client_file(folder: Path | None, token: str, name: str) -> Response:
+    """One file of the client, mended where it has to be.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Where the client lies.
+    token : str
+        Part of the page's address.
+    name : str
+        File.
+    """
+    if folder is None:
+        text = 'Neuroglancer is not installed here; run: python -m pip install "cortexclient[sandbox]"'
+        return Response(text, 404, media_type="text/plain")
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        return Response("Not Found", 404, media_type="text/plain")
+    body = path.read_bytes()
+    if name == "index.html":  # without a trailing slash the page's own files would be sought one level up
+        base = f'<base href="/v/{token}/">'.encode()
+        body = body.replace(b"<head>", b"<head>" + base, 1)
+    elif path.suffix == ".js":
+        for pattern, mended in _MENDED:
+            body = pattern.sub(mended, body)
+    media = _TYPES.get(path.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Response(body, media_type=media)
+
+
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the viewer."""
-    folder = client_folder()
-    viewer = world.viewer
+    service = _Service(world)
+    return [
+        Route("/v/{token}", service.page),
+        Route("/v/{token}/{name:path}", service.page),
+        Route("/events/{token}", service.events),
+        Route("/action/{token}", service.action, methods=["POST"]),
+        Route("/state/{token}", service.state, methods=["POST"]),
+        Route("/credentials/{token}", service.credentials, methods=["POST"]),
+        Route("/viewer/neuron/{root:int}.json", service.neuron),
+        Route("/version.json", service.version),
+    ]
 
-    def page(request: Request) -> Response:
+
+class _Service:
+    """Handlers; each answers one route."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.folder = client_folder()
+
+    def page(self, request: Request) -> Response:
         name = request.path_params.get("name") or "index.html"
         if name == "version.json":
-            return json_response({"site": "sandbox", "url": world.viewer_site})
-        if folder is None:
-            text = 'Neuroglancer is not installed here; run: python -m pip install "cortexclient[sandbox]"'
-            return Response(text, 404, media_type="text/plain")
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
-            return Response("Not Found", 404, media_type="text/plain")
-        body = path.read_bytes()
-        if name == "index.html":  # without a trailing slash the page's own files would be sought one level up
-            base = f'<base href="/v/{request.path_params["token"]}/">'.encode()
-            body = body.replace(b"<head>", b"<head>" + base, 1)
-        elif path.suffix == ".js":
-            body = body.replace(_HTTPS_ONLY, _HTTP_TOO)
-        media = _TYPES.get(path.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
-        return Response(body, media_type=media)
+            return self.version(request)
+        return client_file(self.folder, request.path_params["token"], name)
 
-    async def events(request: Request) -> Response:
+    async def events(self, request: Request) -> Response:
         async def stream() -> AsyncIterator[str]:
             yield ": ok\n\n"
             seen = 0
-            while not world.closing.is_set() and not await request.is_disconnected():
-                fresh = viewer.orders_after(seen)
+            while not self.world.closing.is_set() and not await request.is_disconnected():
+                fresh = self.world.viewer.orders_after(seen)
                 seen += len(fresh)
                 for message in fresh:
                     yield message
                 await asyncio.sleep(POLL_SECONDS)
 
-        return StreamingResponse(
-            stream(), media_type="text/event-stream", headers={"cache-control": "no-cache"}
-        )
+        headers = {"cache-control": "no-cache"}
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
 
-    async def action(request: Request) -> Response:
+    async def action(self, request: Request) -> Response:
         body = await request.body()
         try:
-            viewer.heard(json.loads(body))
+            self.world.viewer.heard(json.loads(body))
         except ValueError:
             return Response("Bad Request", 400, media_type="text/plain")
         return json_response({})
 
-    async def state(request: Request) -> Response:
+    async def state(self, request: Request) -> Response:
         await request.body()
         return json_response({})
 
-    async def credentials(request: Request) -> Response:
+    async def credentials(self, request: Request) -> Response:
         await request.body()
-        token = next(iter(world.options.tokens))
+        token = next(iter(self.world.options.tokens))
         return json_response({"generation": 1, "credentials": {"tokenType": "Bearer", "accessToken": token}})
 
-    async def neuron(request: Request) -> Response:
-        found = await run_in_threadpool(neuron_state, world, int(request.path_params["root"]))
+    async def neuron(self, request: Request) -> Response:
+        found = await run_in_threadpool(neuron_state, self.world, int(request.path_params["root"]))
         return json_response(found)
 
-    def version(_: Request) -> Response:
-        return json_response({"site": "sandbox", "url": world.viewer_site})
-
-    return [
-        Route("/v/{token}", page),
-        Route("/v/{token}/{name:path}", page),
-        Route("/events/{token}", events),
-        Route("/action/{token}", action, methods=["POST"]),
-        Route("/state/{token}", state, methods=["POST"]),
-        Route("/credentials/{token}", credentials, methods=["POST"]),
-        Route("/viewer/neuron/{root:int}.json", neuron),
-        Route("/version.json", version),
-    ]
+    def version(self, _: Request) -> Response:
+        return json_response({"site": "sandbox", "url": self.world.viewer_site})
