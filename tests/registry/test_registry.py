@@ -634,3 +634,19 @@ def test_folders_and_dead_links_are_no_datasets(folder: Path) -> None:
     (folder / "dead_link.yaml").symlink_to(folder / "nowhere.yaml")
     assert list_datasets() == BUILT_IN
     assert len(list_datasets(details=True)) == len(BUILT_IN)
+
+
+def test_what_is_cleared_takes_its_source_with_it(write, folder: Path) -> None:
+    facts = "exports: {path: gs://a/b}\ntransform: minnie65\nversions: [{version: 1}]\nsources:\n"
+    facts += "".join(
+        f"  {path}: {{note: seen}}\n" for path in ("exports.path", "transform.dataset", "versions", "title")
+    )
+    write("base", facts)
+    write("child", "name: child\nextends: base\nexports: null\n")
+    assert set(get_spec("child").sources) == {"transform.dataset", "versions", "title"}
+    cleared = get_spec("base").with_overrides({"exports": None, "transform": None, "versions": None})
+    assert set(cleared.sources) == {"title"}
+    # what a file says itself must be there
+    write("child", "name: child\nextends: base\nexports: null\nsources: {exports.path: {note: seen}}\n")
+    with pytest.raises(SpecError, match="CX309"):
+        get_spec("child")
