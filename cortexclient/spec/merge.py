@@ -29,7 +29,7 @@ def merge(below: Node, above: Node) -> Node:
 
 
 def overlay(below: MappingNode, above: MappingNode) -> MappingNode:
-    """Lay one spec over another; what was said below on the source of a value that above clears goes with it."""
+    """Lay one spec over another; what was said below on the source of a value that above clears or replaces is gone."""
     merged = merge(below, above)
     if not isinstance(merged, MappingNode):  # a map laid over a map is a map
         raise TypeError("specs are maps")
@@ -40,7 +40,7 @@ def overlay(below: MappingNode, above: MappingNode) -> MappingNode:
     kept = {
         path: entry
         for path, entry in sources.node.entries.items()
-        if path in stated or _is_there(merged, path)
+        if path in stated or (_is_there(merged, path) and not _is_replaced(above, path))
     }
     kept_node = MappingNode(kept, sources.node.mark)
     return MappingNode({**merged.entries, "sources": Entry(sources.key_mark, kept_node)}, merged.mark)
@@ -56,6 +56,17 @@ def _is_there(node: Node, path: str) -> bool:
             # a short form (`transform: minnie65`) may well hold it
             return isinstance(node, ScalarNode) and node.value is not None
     return not (isinstance(node, ScalarNode) and node.value is None)
+
+
+def _is_replaced(node: Node, path: str) -> bool:
+    """Whether a layer gives the value at a path, or a whole that holds it, anew; adding to a map replaces nothing."""
+    for part in re.findall(r"[^.\[\]]+", path):
+        if not isinstance(node, MappingNode):
+            return True
+        if part not in node.entries:
+            return False
+        node = node.entries[part].node
+    return not isinstance(node, MappingNode)
 
 
 def inherit(parent: MappingNode, child: MappingNode) -> MappingNode:
