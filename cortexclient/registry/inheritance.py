@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cortexclient.registry.finding import candidates, registered
 from cortexclient.registry.layers import NAME, layers
 from cortexclient.registry.shared import shared_nodes
-from cortexclient.spec.merge import inherit, merge
+from cortexclient.spec.merge import inherit, overlay
 from cortexclient.spec.nodes import MappingNode, ScalarNode, from_plain
 from cortexclient.spec.problems import Problem, close_names
 
@@ -130,5 +130,4 @@ def _over_volume(level: _Level, result: Assembly) -> MappingNode:
     if shared is None:
         return root
     kept = {key: entry for key, entry in shared.entries.items() if key != "title"}
-    merged = merge(MappingNode(kept, shared.mark), root)
-    return merged if isinstance(merged, MappingNode) else root
+    return overlay(MappingNode(kept, shared.mark), root)

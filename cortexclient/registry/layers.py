@@ -41,11 +41,18 @@ class Layer:
         try:
             with os.scandir(self.folder) as entries:
                 stems = [
-                    entry.name[:-5] for entry in entries if entry.name.endswith(".yaml") and entry.is_file()
+                    entry.name[:-5] for entry in entries if entry.name.endswith(".yaml") and _is_file(entry)
                 ]
         except OSError:
             return []
         return sorted(stem for stem in stems if NAME.fullmatch(stem))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads back to itself must not hide its neighbours
+        return False
 
 
 @cache

@@ -86,6 +86,7 @@ def _check(file: Path) -> list[Problem]:
     if assembly.spec is not None and assembly.root is not None:
         problems += list(warnings_for(assembly.spec, assembly.root))
         problems += _successor(assembly)
+        problems += _hidden_aliases(assembly)
     return problems
 
 
@@ -104,6 +105,27 @@ def _successor(assembly: Assembly) -> list[Problem]:
     node, _, _ = find(assembly.root, path)
     what = f"there is no dataset {plan.replaced_by!r}"
     return [Problem(*node.mark, "CX311", "deprecation.replaced_by", what, "name an existing one")]
+
+
+def _hidden_aliases(assembly: Assembly) -> Iterator[Problem]:
+    """Warn about aliases that never lead here, because a dataset of that very name goes first."""
+    from cortexclient.registry.finding import candidates
+    from cortexclient.spec.nodes import find
+    from cortexclient.spec.problems import Problem
+
+    if assembly.spec is None or assembly.root is None:
+        return
+    own = assembly.files[0].resolve().parent
+    for index, alias in enumerate(assembly.spec.aliases):
+        others = [
+            each for each in candidates(alias) if each.path is None or each.path.resolve().parent != own
+        ]
+        if others:  # in the same folder it is an error, which is reported apart
+            node, _, _ = find(assembly.root, ("aliases", index))
+            what = f"{alias!r} is the name of another dataset ({others[0].layer}), which goes first"
+            yield Problem(
+                *node.mark, "CX302", f"aliases[{index}]", what, "choose another alias", severity="warning"
+            )
 
 
 def _collisions(files: list[Path]) -> Iterator[tuple[Path, Problem]]:

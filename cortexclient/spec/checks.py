@@ -47,11 +47,13 @@ def raise_findings(findings: Iterable[Finding]) -> None:
 
 def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse a list in which something stands twice."""
-    raise_findings(
-        Finding((index,), "CX302", f"{value!r} stands here twice", "keep one of them")
-        for index, value in enumerate(values)
-        if value in values[:index]
-    )
+    seen: set[str] = set()
+    findings: list[Finding] = []
+    for index, value in enumerate(values):
+        if value in seen:
+            findings.append(Finding((index,), "CX302", f"{value!r} stands here twice", "keep one of them"))
+        seen.add(value)
+    raise_findings(findings)
     return values
 
 

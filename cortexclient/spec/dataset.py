@@ -10,15 +10,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJs
 
 from cortexclient.errors import NotConfiguredError
 from cortexclient.spec import checks
+from cortexclient.spec.addresses import ServerAddress, Url
 from cortexclient.spec.dump import fingerprint
 from cortexclient.spec.fields import (
     DatasetName,
     Datastack,
     FrozenDict,
-    ServerAddress,
     TableName,
     Text,
-    Url,
     frozen,
     refuse,
     without_nulls,
@@ -86,7 +85,7 @@ class DatasetSpec(VolumeSpec):
     """One line for people."""
     description: Text | None = None
     """A few sentences for people."""
-    aliases: Annotated[tuple[DatasetName, ...], AfterValidator(checks.distinct)] = ()
+    aliases: Annotated[tuple[DatasetName, ...], Field(max_length=100), AfterValidator(checks.distinct)] = ()
     """Other names to load it by."""
     class_name: ClassName | None = None
     """Name of its client class; left out: the name in CamelCase with Client behind."""

@@ -67,31 +67,33 @@ class _Filler:
             return node
 
         def value_of(match: re.Match[str]) -> str:
-            name, default = match.group(1), match.group(2)
-            if names_a_secret(name):
-                # a stranger's spec must not be able to read a secret from the environment into an address
-                refuse(
-                    "CX403", f"the variable {name} may hold a secret", "use another name for what is not one"
-                )
-                return match.group()
-            value = self.environ.get(name) or default
-            self.used[name] = self.environ.get(name)
-            if value is None:
-                if self.strict:
-                    advice = f"set it, or write ${{env:{name}:-default}}"
-                    refuse("CX404", f"the environment variable {name} is not set", advice)
-                return match.group()
-            if looks_secret(value):
-                refuse(
-                    "CX401",
-                    f"the variable {name} holds what looks like a secret",
-                    "set it to an address or a name",
-                )
-                return match.group()
-            return value
+            value, problem = self.value(match.group(1), match.group(2))
+            if problem is not None:
+                refuse(*problem)
+            return match.group() if value is None else value
 
         text = _PLACEHOLDER.sub(value_of, node.value)
         return ScalarNode(text, node.mark, text)
+
+    def value(self, name: str, default: str | None) -> tuple[str | None, tuple[str, str, str] | None]:
+        """Give what stands for a variable, or None for its placeholder itself; and what is wrong with it."""
+        if names_a_secret(name):
+            # a stranger's spec must not be able to read a secret from the environment into an address
+            what = f"the variable {name} may hold a secret"
+            return None, ("CX403", what, "use another name for what is not one")
+        value = self.environ.get(name) or default
+        self.used[name] = self.environ.get(name)
+        if value is None:
+            advice = f"set it, or write ${{env:{name}:-default}}"
+            missing = ("CX404", f"the environment variable {name} is not set", advice)
+            return None, missing if self.strict else None
+        for code, wrong, what in (
+            ("CX403", has_placeholder, "a placeholder itself"),
+            ("CX401", looks_secret, "what looks like a secret"),
+        ):
+            if wrong(value):
+                return None, (code, f"the variable {name} holds {what}", "set it to an address or a name")
+        return value, None
 
 
 def _any_placeholder(node: Node) -> bool:

@@ -1,13 +1,11 @@
-"""The kinds of values that a spec holds: ids, names, addresses, dates; each refuses what it cannot mean."""
+"""The kinds of values that a spec holds: ids, names, dates, vectors; each refuses what it cannot mean."""
 
 from __future__ import annotations
 
-import ipaddress
 import keyword
 import re
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -18,23 +16,20 @@ if TYPE_CHECKING:
 __all__ = [
     "DOI",
     "Bool",
-    "CloudPath",
     "DatasetName",
     "Datastack",
     "Day",
     "FrozenDict",
     "Id",
     "Number",
-    "ServerAddress",
     "TableName",
     "Text",
     "TimeStamp",
-    "Url",
     "Vector",
     "VersionNumber",
     "VoxelSize",
-    "is_loopback",
     "refuse",
+    "short",
 ]
 
 K = TypeVar("K")
@@ -42,6 +37,10 @@ V = TypeVar("V")
 
 MAX_INT64 = 2**63 - 1
 PLACEHOLDER = re.compile(r"\$\{env:[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}")
+_DEVICES = {
+    *("con", "prn", "aux", "nul"),
+    *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)),
+}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -91,7 +90,22 @@ def frozen(mapping: Mapping[K, V]) -> FrozenDict[K, V]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- text
-Text = Annotated[str, Field(strict=True, min_length=1, max_length=20_000)]
+# C0 and C1 except tab and line feed, and what turns the direction of writing: a terminal or a page would obey them
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def _visible(value: str) -> str:
+    found = _UNSEEN.search(value)
+    if found is not None:
+        refuse(
+            "CX207",
+            f"the character U+{ord(found.group()):04X} controls terminals or the direction of writing",
+            "remove it",
+        )
+    return value
+
+
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=20_000), AfterValidator(_visible)]
 Bool = Annotated[bool, Field(strict=True)]
 VersionNumber = Annotated[StrictInt, Field(ge=1, le=10**9)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -101,8 +115,14 @@ def _dataset_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         refuse(
             "CX207",
-            f"{_short(value)} cannot be the name of a dataset",
+            f"{short(value)} cannot be the name of a dataset",
             "use lower-case letters, digits and underscores, beginning with a letter (at most 63)",
+        )
+    if value in _DEVICES:
+        refuse(
+            "CX207",
+            f"{value!r} is a device on Windows, where no file may have that name",
+            "call it otherwise",
         )
     if keyword.iskeyword(value):
         refuse(
@@ -124,7 +144,7 @@ def _matches(regex: str, what: str, advice: str) -> AfterValidator:
 
     def check(value: str) -> str:
         if not compiled.fullmatch(value) and not PLACEHOLDER.search(value):
-            refuse("CX207", f"{_short(value)} cannot be {what}", advice)
+            refuse("CX207", f"{short(value)} cannot be {what}", advice)
         return value
 
     return AfterValidator(check)
@@ -168,21 +188,21 @@ def _id(value: object) -> int:
     if isinstance(value, float):
         refuse(
             "CX205",
-            f"the id {_short(value)} is a floating-point number, which cannot hold 18 digits",
+            f"the id {short(value)} is a floating-point number, which cannot hold 18 digits",
             'write all digits, best in quotes: "864691135336055529"',
         )
     if isinstance(value, bool) or not isinstance(value, int | str):
         refuse(
             "CX205",
-            f"{_short(value)} is not an id",
+            f"{short(value)} is not an id",
             'write all its digits, best in quotes: "864691135336055529"',
         )
     if isinstance(value, str):
         if not re.fullmatch(r"[0-9]{1,20}", value):
-            refuse("CX205", f"{_short(value)} is not an id", "an id is a row of digits and nothing else")
+            refuse("CX205", f"{short(value)} is not an id", "an id is a row of digits and nothing else")
         value = int(value)
     if not 0 <= value <= MAX_INT64:
-        refuse("CX205", f"the id {_short(value)} is outside 0 to 2^63-1", "check the digits")
+        refuse("CX205", f"the id {short(value)} is outside 0 to 2^63-1", "check the digits")
     return value
 
 
@@ -202,11 +222,14 @@ def _timestamp(value: object) -> datetime:
         try:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
-            refuse("CX209", f"{_short(value)} is not a time", advice)
+            refuse("CX209", f"{short(value)} is not a time", advice)
     if not isinstance(value, datetime):
-        refuse("CX209", f"{_short(value)} is not a time", advice)
+        refuse("CX209", f"{short(value)} is not a time", advice)
     # the house rule: a time without a zone is UTC
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:  # the first or last hours that there are, in another zone
+        refuse("CX209", f"{short(value)} is not a time in UTC", advice)
 
 
 TimeStamp = Annotated[
@@ -222,9 +245,9 @@ def _day(value: object) -> date:
         try:
             return date.fromisoformat(value.strip())
         except ValueError:
-            refuse("CX209", f"{_short(value)} is not a date", advice)
+            refuse("CX209", f"{short(value)} is not a date", advice)
     if isinstance(value, datetime) or not isinstance(value, date):
-        refuse("CX209", f"{_short(value)} is not a date", advice)
+        refuse("CX209", f"{short(value)} is not a date", advice)
     return value
 
 
@@ -232,116 +255,6 @@ Day = Annotated[
     date, BeforeValidator(_day), WithJsonSchema({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"})
 ]
 
-
-# ----------------------------------------------------------------------------------------------------------- addresses
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address is this machine itself."""
-    if not host:
-        return False
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _web_address(value: str, *, what: str) -> str:
-    if PLACEHOLDER.search(value):
-        return value
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        refuse("CX207", f"{_short(value)} is not an address", "write it as https://host.name/path")
-    if re.search(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]", value):
-        refuse("CX207", f"{_short(value)} holds characters that no address has", "remove blanks and quotes")
-    if parts.username or parts.password or "@" in parts.netloc:
-        refuse("CX405", f"{what} carries a user name or password", "remove everything before the @")
-    if parts.scheme == "https" and parts.hostname and port != 0:
-        return value
-    if parts.scheme == "http" and parts.hostname:
-        if is_loopback(parts.hostname):
-            return value
-        refuse(
-            "CX402", f"{what} is plain http to {parts.hostname}", "use https (http is for this machine only)"
-        )
-    refuse("CX207", f"{_short(value)} is not a web address", "write it as https://host.name/path")
-
-
-def _url(value: str) -> str:
-    return _web_address(value, what="the address")
-
-
-Url = Annotated[
-    str,
-    Field(strict=True, max_length=2000),
-    AfterValidator(_url),
-    WithJsonSchema({"type": "string", "pattern": r"^https?://\S+$"}),
-]
-
-
-def _server_address(value: str) -> str:
-    scheme, separator, rest = value.partition("://")
-    if PLACEHOLDER.search(value):
-        return value
-    if separator and scheme not in {"http", "https"}:
-        if scheme not in _launchers():
-            refuse(
-                "CX406",
-                f"no server is reached by {_short(scheme)}://",
-                f"use https://, or one of the installed launchers: {', '.join(sorted(_launchers()))}",
-            )
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", rest):
-            refuse("CX207", f"{_short(value)} does not name what to start", f"write it as {scheme}://small")
-        return value
-    _web_address(value, what="the server address")
-    parts = urlsplit(value)
-    if parts.query or parts.fragment:
-        refuse("CX207", f"{_short(value)} has a query or fragment", "give the address of the server only")
-    return value.rstrip("/")
-
-
-def _launchers() -> set[str]:
-    """Schemes that start a server on this machine (entry points of the group ``cortexclient.servers``)."""
-    from importlib.metadata import entry_points
-
-    return {"sandbox", *(point.name for point in entry_points(group="cortexclient.servers"))}
-
-
-ServerAddress = Annotated[
-    str,
-    Field(strict=True, max_length=500),
-    AfterValidator(_server_address),
-    WithJsonSchema({"type": "string", "pattern": r"^([a-z][a-z0-9+.-]*://\S+|.*\$\{env:.+\}.*)$"}),
-]
-
-
-def _cloud_path(value: str) -> str:
-    if PLACEHOLDER.search(value):
-        return value
-    scheme, separator, rest = value.partition("://")
-    if scheme in {"http", "https"}:
-        return _web_address(value, what="the path")
-    if not separator or scheme not in {"gs", "s3", "file"} or not rest.strip("/") or re.search(r"\s", rest):
-        refuse(
-            "CX207",
-            f"{_short(value)} is not a path in a bucket",
-            f"a folder of this machine is written as file://{value[:200]}"
-            if value.startswith("/")
-            else "write it as gs://bucket/folder/, s3://..., https://... or file:///...",
-        )
-    if "@" in rest.split("/")[0]:
-        refuse("CX405", "the path carries a user name or password", "remove everything before the @")
-    return value
-
-
-CloudPath = Annotated[
-    str,
-    Field(strict=True, max_length=2000),
-    AfterValidator(_cloud_path),
-    WithJsonSchema({"type": "string", "pattern": r"^((gs|s3|file|https?)://\S+|.*\$\{env:.+\}.*)$"}),
-]
 
 # ------------------------------------------------------------------------------------------------------------- vectors
 _THREE = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
@@ -365,7 +278,8 @@ VoxelSize = Annotated[
 ]
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Write a value as messages show it, cut to a line."""
     if isinstance(value, date):
         return value.isoformat()
     return repr(value) if len(str(value)) < 80 else repr(str(value)[:77] + "...")

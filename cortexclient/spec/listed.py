@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from cortexclient.spec.checks import distinct
 from cortexclient.spec.fields import DatasetName, Text
@@ -17,7 +17,7 @@ class ListedSpec(Section):
     """What the list says about a dataset; the fields are those of `DatasetSpec`."""
 
     title: Text
-    aliases: Annotated[tuple[DatasetName, ...], AfterValidator(distinct)] = ()
+    aliases: Annotated[tuple[DatasetName, ...], Field(max_length=100), AfterValidator(distinct)] = ()
     access: AccessSpec | None = None
     deprecation: DeprecationSpec | None = None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from cortexclient.spec.nodes import Entry, MappingNode, Node, ScalarNode
+import re
 
-__all__ = ["NOT_INHERITED", "inherit", "merge"]
+from cortexclient.spec.nodes import Entry, MappingNode, Node, ScalarNode, SequenceNode
+
+__all__ = ["NOT_INHERITED", "inherit", "merge", "overlay"]
 
 # what makes an entry itself: a child that took these over would answer to its parent's names
 NOT_INHERITED = frozenset({"schema_version", "name", "aliases", "class_name", "extends", "deprecation"})
@@ -26,10 +28,48 @@ def merge(below: Node, above: Node) -> Node:
     return MappingNode(entries, above.mark)
 
 
+def overlay(below: MappingNode, above: MappingNode) -> MappingNode:
+    """Lay one spec over another; what was said below on the source of a value that above clears or replaces is gone."""
+    merged = merge(below, above)
+    if not isinstance(merged, MappingNode):  # a map laid over a map is a map
+        raise TypeError("specs are maps")
+    sources, own = (node.entries.get("sources") for node in (merged, above))
+    if sources is None or not isinstance(sources.node, MappingNode):
+        return merged
+    stated = own.node.entries if own is not None and isinstance(own.node, MappingNode) else {}
+    kept = {
+        path: entry
+        for path, entry in sources.node.entries.items()
+        if path in stated or (_is_there(merged, path) and not _is_replaced(above, path))
+    }
+    kept_node = MappingNode(kept, sources.node.mark)
+    return MappingNode({**merged.entries, "sources": Entry(sources.key_mark, kept_node)}, merged.mark)
+
+
+def _is_there(node: Node, path: str) -> bool:
+    for part in re.findall(r"[^.\[\]]+", path):
+        if isinstance(node, MappingNode) and part in node.entries:
+            node = node.entries[part].node
+        elif isinstance(node, SequenceNode) and part.isdecimal() and int(part) < len(node.items):
+            node = node.items[int(part)]
+        else:
+            # a short form (`transform: minnie65`) may well hold it
+            return isinstance(node, ScalarNode) and node.value is not None
+    return not (isinstance(node, ScalarNode) and node.value is None)
+
+
+def _is_replaced(node: Node, path: str) -> bool:
+    """Whether a layer gives the value at a path, or a whole that holds it, anew; adding to a map replaces nothing."""
+    for part in re.findall(r"[^.\[\]]+", path):
+        if not isinstance(node, MappingNode):
+            return True
+        if part not in node.entries:
+            return False
+        node = node.entries[part].node
+    return not isinstance(node, MappingNode)
+
+
 def inherit(parent: MappingNode, child: MappingNode) -> MappingNode:
     """Lay a file over the one that it extends; names and the like are not inherited."""
     kept = {key: entry for key, entry in parent.entries.items() if key not in NOT_INHERITED}
-    merged = merge(MappingNode(kept, parent.mark), child)
-    if not isinstance(merged, MappingNode):  # a map laid over a map is a map
-        raise TypeError("specs are maps")
-    return merged
+    return overlay(MappingNode(kept, parent.mark), child)

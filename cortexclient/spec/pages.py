@@ -36,6 +36,9 @@ _SECTIONS = (
 )
 
 
+_SERVICES = ("live", "versions", "l2cache", "skeletons", "exports")
+
+
 def fields_page() -> str:
     """Write the table of all fields of a spec, as Markdown."""
     schema = dataset_schema()
@@ -128,6 +131,8 @@ def _facts(spec: DatasetSpec) -> Iterator[tuple[str, str]]:
     if spec.transform:
         yield "depth", spec.transform.dataset or f"{len(spec.transform.steps)} declared steps"
     yield "exports", f"`{spec.exports.path}`" if spec.exports else ""
+    if spec.capabilities:
+        yield "not offered", ", ".join(name for name in _SERVICES if spec.denies(name))
     if spec.access:
         yield "access", f"{spec.access.level}. {spec.access.note or ''}"
     yield "documentation", spec.documentation or ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from cortexclient.spec.dataset import DatasetSpec
-from cortexclient.spec.merge import merge
+from cortexclient.spec.merge import overlay
 from cortexclient.spec.migrate import migrate
 from cortexclient.spec.nodes import MappingNode, from_plain, to_plain
 from cortexclient.spec.problems import Problem, raise_problems, without_echoes
@@ -96,7 +96,7 @@ def spec_from_mapping(
     """
     root = cast("MappingNode", from_plain(values, label))
     if onto is not None:
-        root = cast("MappingNode", merge(from_plain(onto, label), root))
+        root = overlay(cast("MappingNode", from_plain(onto, label)), root)
     secrets = [problem for _, problem in find_secrets(root)]
     spec, problems = validate_nodes(root)
     raise_problems(secrets + problems)

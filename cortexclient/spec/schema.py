@@ -7,6 +7,7 @@ rewritten here. `tests/registry/test_schema.py` keeps the committed files in ste
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.spec.dataset import DatasetSpec
@@ -19,23 +20,6 @@ __all__ = ["dataset_schema", "schema_text", "volume_schema"]
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _REQUIRED_SOMEWHERE = ["title", "server_address", "datastack"]
-_EXAMPLES: dict[str, Any] = {
-    "name": "minnie_public",
-    "title": "MICrONS minnie65, public release",
-    "server_address": "https://global.daf-apis.com",
-    "datastack": "minnie65_public",
-    "voxel_resolution": [4, 4, 40],
-    "synapse_table": "synapses_pni_2",
-    "viewer_site": "https://spelunker.cave-explorer.org",
-    "transform": "minnie65",
-    "exports": {"path": "gs://bucket/folder/", "format": "csv-gz"},
-    "tables": {"cell_types": {"name": "aibs_metamodel_celltypes_v661", "kind": "table", "since": 661}},
-    "versions": [{"version": 1300, "timestamp": "2025-01-13T10:10:01.286229Z", "status": "major"}],
-    "access": {"level": "login", "note": "Sign in once, accept the terms of service, make a token."},
-    "citation": {"doi": "10.1038/s41586-025-08790-w"},
-    "example_ids": {"cell_id": "264824", "root_id": "864691135336055529"},
-    "aliases": ["microns_public"],
-}
 
 
 def dataset_schema() -> dict[str, Any]:
@@ -46,8 +30,6 @@ def dataset_schema() -> dict[str, Any]:
     # what a parent may supply is required only of files without one
     schema["if"] = {"not": {"required": ["extends"]}}
     schema["then"] = {"required": _REQUIRED_SOMEWHERE}
-    for name, example in _EXAMPLES.items():
-        schema["properties"][name]["examples"] = [example]
     return schema
 
 
@@ -71,9 +53,24 @@ def _draft_07(model: type[BaseModel]) -> dict[str, Any]:
             _open_for_editors(section)
         # what follows is for readers of the code
         section["description"] = str(section.get("description", "")).partition("\n\n")[0]
+    examples = _examples()
+    for name, section in [(model.__name__, schema), *definitions.items()]:
+        own = {**examples["Volume"], **examples["DatasetSpec"]} if section is schema else examples[name]
+        for key, value in section["properties"].items():
+            value["examples"] = [own[key] if key in own else examples["Sourced"][key]]
     schema["definitions"] = definitions
     rewritten = _rewritten(schema)
     return {"$schema": DRAFT, **rewritten}
+
+
+def _examples() -> dict[str, dict[str, Any]]:
+    """Examples by section and key, from ``examples.yaml`` beside this module."""
+    import yaml
+
+    examples: dict[str, dict[str, Any]] = yaml.safe_load(
+        Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8")
+    )
+    return examples
 
 
 def _open_for_editors(section: dict[str, Any]) -> None:

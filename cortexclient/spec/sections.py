@@ -17,10 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from cortexclient.spec.addresses import CloudPath, Url
 from cortexclient.spec.fields import (
     DOI,
     Bool,
-    CloudPath,
     DatasetName,
     Day,
     FrozenDict,
@@ -29,7 +29,6 @@ from cortexclient.spec.fields import (
     TableName,
     Text,
     TimeStamp,
-    Url,
     VersionNumber,
     VoxelSize,
     frozen,

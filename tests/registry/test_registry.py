@@ -19,6 +19,7 @@ from cortexclient.errors import NotConfiguredError, SpecError, UnknownDatasetErr
 from cortexclient.registry import SpecWarning, get_spec, list_datasets, register, resolve, unregister
 from cortexclient.registry import packs as packs_module
 from cortexclient.registry.layers import builtin_folder
+from cortexclient.registry.validation import validate
 from cortexclient.spec import DatasetSpec, spec_from_mapping
 
 BUILT_IN = sorted(path.stem for path in builtin_folder().glob("*.yaml"))
@@ -634,3 +635,50 @@ def test_folders_and_dead_links_are_no_datasets(folder: Path) -> None:
     (folder / "dead_link.yaml").symlink_to(folder / "nowhere.yaml")
     assert list_datasets() == BUILT_IN
     assert len(list_datasets(details=True)) == len(BUILT_IN)
+
+
+def test_what_is_cleared_takes_its_source_with_it(write, folder: Path) -> None:
+    facts = "exports: {path: gs://a/b}\ntransform: minnie65\nversions: [{version: 1}]\nsources:\n"
+    facts += "".join(
+        f"  {path}: {{note: seen}}\n" for path in ("exports.path", "transform.dataset", "versions", "title")
+    )
+    write("base", facts)
+    write("child", "name: child\nextends: base\nexports: null\n")
+    assert set(get_spec("child").sources) == {"transform.dataset", "versions", "title"}
+    cleared = get_spec("base").with_overrides({"exports": None, "transform": None, "versions": None})
+    assert set(cleared.sources) == {"title"}
+    # what a file says itself must be there
+    write("child", "name: child\nextends: base\nexports: null\nsources: {exports.path: {note: seen}}\n")
+    with pytest.raises(SpecError, match="CX309"):
+        get_spec("child")
+
+
+def test_what_is_replaced_is_no_longer_from_where_it_was(write, folder: Path) -> None:
+    facts = "voxel_resolution: [4, 4, 40]\ntables: {cell_types: {name: a}}\nversions: [{version: 1}]\n"
+    facts += "transform: minnie65\nsources:\n"
+    paths = (
+        "voxel_resolution",
+        "tables",
+        "tables.cell_types.name",
+        "versions",
+        "transform.dataset",
+        "datastack",
+    )
+    write("base", facts + "".join(f"  {path}: {{note: seen}}\n" for path in paths))
+    write(
+        "child",
+        "name: child\nextends: base\nvoxel_resolution: [8, 8, 40]\nversions: [{version: 2}]\n"
+        "tables: {edges: {name: b}}\ntransform: v1dd\ndatastack: other\nsources: {datastack: {note: ours}}\n",
+    )
+    sources = get_spec("child").sources
+    # adding a table says nothing new on those that were there
+    assert set(sources) == {"tables", "tables.cell_types.name", "datastack"}
+    assert sources["datastack"].note == "ours"
+
+
+def test_an_alias_that_never_leads_here_is_warned_about(write, folder: Path) -> None:
+    path = write("mine", "aliases: [nick, v1dd]\n")
+    found = [p for result in validate([path]) for p in result.problems if p.code == "CX302"]
+    assert [(p.severity, p.path, p.line) for p in found] == [("warning", "aliases[1]", 5)]
+    assert "built-in" in found[0].message
+    assert get_spec("v1dd").datastack == "v1dd"

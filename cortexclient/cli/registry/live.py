@@ -75,7 +75,7 @@ def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | Non
 
 def _undenied(spec: DatasetSpec) -> DatasetSpec:
     """Give the spec without what it says of services: whether that is true is to be asked."""
-    return spec.with_overrides({"capabilities": None, "sources": None})
+    return spec.with_overrides({"capabilities": None})
 
 
 def _first(error: Exception) -> str:

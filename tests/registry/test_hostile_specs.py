@@ -1,0 +1,278 @@
+"""Specs by somebody who means harm: nothing is executed, obeyed, exhausted or sent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cortexclient.errors import SpecError, UnknownDatasetError
+from cortexclient.registry import get_spec, list_datasets, listing
+from cortexclient.registry.validation import validate
+
+MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
+
+
+def errors(tmp_path: Path, content: str | bytes) -> list[tuple[str, str]]:
+    """Codes and paths of the errors of a file, which cannot be loaded either."""
+    path = tmp_path / "my_brain.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (result,) = validate([path])
+    found = [(problem.code, problem.path) for problem in result.problems if problem.severity == "error"]
+    if found:
+        with pytest.raises(SpecError) as caught:
+            get_spec(path)
+        text = str(caught.value)
+        assert all(character.isprintable() or character == "\n" for character in text), ascii(text)
+        assert max(map(len, text.splitlines())) < 1000 + len(str(path))
+    else:
+        assert get_spec(path).name == "my_brain"
+    return found
+
+
+# ------------------------------------------------------------------------------------ what a terminal would obey
+@pytest.mark.parametrize(
+    "character", ["\\0", "\\e[2J", "\\x9b", "\\x7f", "\\b", "\\r", "\\u202e", "\\u2066", "\\u2028"]
+)
+@pytest.mark.parametrize(
+    "key", ["title: ", "description: ", "access: {note: ", "citation: {text: ", "license: {name: "]
+)
+def test_text_that_steers_a_terminal_is_refused(key: str, character: str, tmp_path: Path) -> None:
+    lines = MINIMAL if key != "title: " else MINIMAL.replace("title: My brain\n", "")
+    close = "}" if "{" in key else ""
+    found = errors(tmp_path, f'{lines}{key}"before {character} after"{close}\n')
+    assert [code for code, _ in found] == ["CX207"]
+
+
+def test_text_of_several_lines_and_languages_is_welcome(tmp_path: Path) -> None:
+    assert (
+        errors(tmp_path, MINIMAL + 'description: "a\\tb\\n\\nc: 大脳皮質, mózg, мозг, \\U0001F9E0"\n') == []
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- encodings
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp037", "shift_jis"]
+)
+def test_other_encodings_are_not_guessed_at(encoding: str, tmp_path: Path) -> None:
+    content = (
+        (MINIMAL + "description: café\n")
+        .replace("é", "é" if encoding != "shift_jis" else "ｶ")
+        .encode(encoding)
+    )
+    found = errors(tmp_path, content)
+    if encoding == "utf-7":  # which is ASCII, and reads as such
+        assert found == []
+        return
+    assert found
+    assert {code for code, _ in found} <= {"CX101", "CX103"}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_way_to_end_a_line(end: str, tmp_path: Path) -> None:
+    assert errors(tmp_path, "\ufeff" + MINIMAL.replace("\n", end)) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- size
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        ("x-a: " + "[" * 100_000 + "\n", "CX103 CX106"),  # libyaml has a bound of its own
+        ("x-a:\n" + "".join(" " * level + "a:\n" for level in range(1, 600)), "CX106"),
+        ("x-a: &a [1, 1, 1]\n" + "".join(f"x-{n}: [{', '.join(['*a'] * 30)}]\n" for n in "bcd"), "CX106"),
+        ("description: " + "a" * 10_000_000 + "\n", "CX102"),
+        ("description: " + "a" * 900_000 + "\n", "CX210"),
+        (f"aliases: [{', '.join(f'a{n}' for n in range(20_000))}]\n", "CX210"),
+        ("".join(f"key_{n}: 1\n" for n in range(20_000)), "CX201"),
+        ("citation: {doi: 10.1234/" + "a" * 100_000 + "}\n", "CX207"),
+        ("x-" + "k" * 100_000 + ": 1\n", "CX103"),
+    ],
+    ids=[
+        "open brackets",
+        "nested maps",
+        "aliases",
+        "10 MB",
+        "long text",
+        "many aliases",
+        "many keys",
+        "doi",
+        "key",
+    ],
+)
+def test_size_is_bounded(lines: str, code: str, tmp_path: Path) -> None:
+    assert {*code.split()} & {found for found, _ in errors(tmp_path, MINIMAL + lines)}
+
+
+def test_the_list_passes_over_bombs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MOST_READ_IN_FULL", 0)
+    (folder / "deep.yaml").write_text(
+        MINIMAL.replace("my_brain", "deep", 1) + "x-a: " + "[" * 900 + "]" * 900 + "\n"
+    )
+    (folder / "open.yaml").write_text(MINIMAL.replace("my_brain", "open", 1) + "x-a: " + "[" * 100_000 + "\n")
+    bomb = "x-a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+        f"x-{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 8)}]\n" for n in range(20)
+    )
+    (folder / "bomb.yaml").write_text(MINIMAL.replace("my_brain", "bomb", 1) + bomb)
+    infos = {info.name: info for info in list_datasets(details=True)}
+    assert "CX10" in (infos["open"].problem or "")
+    for name in ("deep", "bomb"):
+        assert infos[name].title == "My brain"
+        assert "CX106" in (infos[name].problem or "")
+
+
+# --------------------------------------------------------------------------------------------------------- names
+@pytest.mark.parametrize(
+    "name", ["con", "nul", "aux", "prn", "com1", "lpt9", "class", "import", "_template", "__init__"]
+)
+def test_names_that_some_machine_cannot_have(name: str, folder: Path) -> None:
+    (folder / f"{name}.yaml").write_text(MINIMAL.replace("my_brain", name, 1))
+    with pytest.raises((SpecError, UnknownDatasetError), match=r"CX207|no dataset"):
+        get_spec(name)
+
+
+@pytest.mark.parametrize("name", ["client", "match", "none", "self", "datasets"])
+def test_names_that_only_look_special_work(name: str, folder: Path) -> None:
+    (folder / f"{name}.yaml").write_text(MINIMAL.replace("my_brain", name, 1))
+    code = f"from cortexclient.datasets.{name} import client; print(client.spec.name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == name, done.stderr
+
+
+def test_names_differ_by_more_than_their_case(folder: Path) -> None:
+    (folder / "mine.yaml").write_text(MINIMAL.replace("my_brain", "mine", 1))
+    (folder / "Mine.yaml").write_text(MINIMAL.replace("my_brain", "Mine", 1))
+    assert [name for name in list_datasets() if name.lower() == "mine"] == ["mine"]
+    with pytest.raises(UnknownDatasetError, match="did you mean mine"):
+        get_spec("Mine")
+
+
+# ----------------------------------------------------------------------------------------------------- addresses
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("https://.", "https://-", "https://a..b", "https://a.b%40evil.example", "https://a_b-"),
+        *("https://cave.my.lab\\@evil.example", "https://cave.my.lab:0", "https://[::1", "https://a.b:70000"),
+        *(
+            "http://127.0.0.1.evil.example",
+            "http://localhost.evil.example",
+            "http://2130706433",
+            "http://0.0.0.0",
+        ),
+        *("//cave.my.lab", "javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "sandbox://../x"),
+    ],
+)
+@pytest.mark.parametrize("key", ["server_address", "documentation"])
+def test_addresses_that_are_none_or_lead_elsewhere(key: str, address: str, tmp_path: Path) -> None:
+    lines = (
+        MINIMAL.replace("server_address: https://cave.my.lab\n", "") if key == "server_address" else MINIMAL
+    )
+    found = errors(tmp_path, f"{lines}{key}: '{address}'\n")
+    assert found
+    assert {code for code, _ in found} <= {"CX207", "CX402", "CX405", "CX406"}
+
+
+@pytest.mark.parametrize("path", ["gs://../x", "gs:///x", "s3://UPPER/x", "gs://-b/x", "gs://b%2f/x"])
+def test_buckets_have_names(path: str, tmp_path: Path) -> None:
+    assert errors(tmp_path, f"{MINIMAL}exports: {{path: '{path}'}}\n") == [("CX207", "exports.path")]
+
+
+def test_times_at_the_ends_of_time(tmp_path: Path) -> None:
+    lines = 'versions:\n  - {version: 1, timestamp: "0001-01-01T00:00:00+14:00"}\n'
+    assert errors(tmp_path, MINIMAL + lines) == [("CX209", "versions[0].timestamp")]
+
+
+# --------------------------------------------------------------------------------------------------- environment
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        *(
+            ("https://a.b\nX-Evil: 1", "CX207"),
+            ("https://user:word@a.b", "CX405"),
+            ("http://evil.example", "CX402"),
+        ),
+        *(
+            ("0123456789abcdef0123456789abcdef", "CX401"),
+            ("${env:OTHER}", "CX403"),
+            ("javascript:x", "CX406"),
+        ),
+    ],
+)
+def test_what_a_variable_holds_is_checked_like_what_a_file_says(
+    value: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_SERVER", value)
+    monkeypatch.setenv("OTHER", "https://other.example")
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(MINIMAL.replace("https://cave.my.lab", "'${env:LAB_SERVER}'"))
+    with pytest.raises(SpecError, match=rf"{code}|CX207"):
+        get_spec(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "description: ${env:HOME}",
+        "title: '${env:HOME}'",
+        "aliases: ['${env:USER}']",
+        "viewer_site: ${env:SITE}",
+    ],
+)
+def test_the_environment_is_read_into_addresses_only(line: str, tmp_path: Path) -> None:
+    lines = MINIMAL if not line.startswith("title") else MINIMAL.replace("title: My brain\n", "")
+    assert "CX403" in {code for code, _ in errors(tmp_path, f"{lines}{line}\n")}
+
+
+# ------------------------------------------------------------------------------------------------------- secrets
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "x-to\u212aen: swordfish1\n",  # the sign of kelvin, which folds to k
+        "x-a: {my.token.file: swordfish1}\n",
+        'x-a: {"my token here": swordfish1}\n',
+        "? x-token\n: swordfish1\n",
+        'x-a: {"x-pass\\x77ord": swordfish1}\n',
+        'x-a: "0123456789abcdef\\\n  0123456789abcdef"\n',
+        'x-a: "\\x30123456789abcdef0123456789abcdef"\n',
+        "x-0123456789abcdef0123456789abcdef: 1\n",
+        "exports: {path: 'https://bucket.example/x?sig=0123456789abcdef0123456789abcdef'}\n",
+    ],
+)
+def test_secrets_in_disguise(lines: str, tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(MINIMAL + lines, encoding="utf-8")
+    with pytest.raises(SpecError, match="CX401") as caught:
+        get_spec(path)
+    assert "swordfish1" not in str(caught.value)
+    assert "0123456789abcdef0123456789abcdef" not in str(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------- file systems
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_plain_file_is_passed_by(folder: Path, write: Callable[..., Path]) -> None:
+    (folder / "loop.yaml").symlink_to("loop.yaml")
+    (folder / "gone.yaml").symlink_to(folder / "nowhere.yaml")
+    (folder / "sub.yaml").mkdir()
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    os.mkfifo(folder / "pipe.yaml")
+    (folder / "volumes").mkdir()
+    os.mkfifo(folder / "volumes" / "pipe.yaml")
+    write("mine")
+    assert {info.name for info in list_datasets(details=True) if info.layer == "CORTEXCLIENT_PATH"} == {
+        "mine"
+    }
+    for name in ("loop", "gone", "sub", "pipe"):
+        with pytest.raises(UnknownDatasetError):
+            get_spec(name)
+        with pytest.raises(SpecError, match="CX110"):
+            get_spec(folder / f"{name}.yaml")
+    write("child", "volume: pipe\n")
+    with pytest.raises(SpecError, match="CX307"):
+        get_spec("child")
+    assert {problem.code for result in validate([folder]) for problem in result.problems} >= {
+        "CX110",
+        "CX307",
+    }
