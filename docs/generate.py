@@ -7,6 +7,7 @@ adding a dataset touches its YAML file and nothing else.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cortexclient.spec.codes import codes, page
 from cortexclient.spec.pages import dataset_page, fields_page
 
 DOCS = Path(__file__).resolve().parent
+ROLE = re.compile(r":(?:func|class|meth|attr|data|mod):(?=<code)")
 BEGIN, END = "<!-- fields: written by docs/generate.py -->", "<!-- end of fields -->"
 
 
@@ -64,6 +66,11 @@ def on_config(config: Any) -> Any:
                 {"Codes of problems": [f"codes/{path}" for path in _index_first(DOCS / "codes")]}
             )
     return config
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Take the marks of Sphinx's roles out of docstrings: here they are plain code."""
+    return ROLE.sub("", html)
 
 
 def _index_first(folder: Path) -> list[str]:

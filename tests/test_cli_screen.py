@@ -79,6 +79,19 @@ def test_wide_terminals_show_everything() -> None:
     assert rendered(FRAME, 200)[1] == []
 
 
+@pytest.mark.parametrize("width", range(30, 130))
+def test_a_column_that_is_shown_is_shown_whole(width: int) -> None:
+    lines, hidden = rendered(FRAME.drop(columns="cell_type"), width)
+    for name, value in {
+        "pt_position": "799584, 453216, 98020",
+        "pt_root_id": str(ROOT),
+        "valid": "True",
+    }.items():
+        if name not in hidden:
+            assert name in lines[0].split()
+            assert value in lines[2]
+
+
 def test_long_text_is_broken_into_lines() -> None:
     frame = pd.DataFrame({"name": ["a"], "description": ["word " * 40]})
     lines, hidden = rendered(frame, 60)

@@ -73,7 +73,7 @@ def show_frame(
         return
     from cortexclient.cli.screen import fitted
 
-    table, hidden = fitted(frame.head(rows), console().width)
+    table, hidden = fitted(frame if rows is None else frame.head(rows), console().width)
     console().print(table)
     notes = []
     if rows is not None and len(frame) > rows:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fitted"]
 
-GAP = 2
-TEXT_WIDTH = 40
+GAP = 2  # of which one is the line between columns
+TEXT_WIDTH = 24
 """Text wider than this is broken into lines rather than taking the room of another column."""
 
 
@@ -41,7 +41,7 @@ def fitted(frame: pd.DataFrame, width: int) -> tuple[Table, list[str]]:
     room = {name: _room(name, cells, right=right) for name, (cells, right) in columns.items()}
     shown = _choose(list(columns), room, width)
     table = Table(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold"
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="bold"
     )
     for name in shown:
         right = columns[name][1]
@@ -102,5 +102,6 @@ def _cell(value: Any) -> str:
     from rich.markup import escape
 
     if isinstance(value, float | np.floating):
-        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
+        number = float(value)
+        return f"{number:.6g}" if abs(number) < 1e6 else f"{number:.0f}"
     return escape(" ".join(str(value).split()))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import inspect
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from cortexclient.errors import CortexError, UnknownTableError
 from cortexclient.session.moments import Moment
@@ -14,13 +15,17 @@ from cortexclient.session.query.metadata import TableInfo, find, table_infos, un
 from cortexclient.session.query.results import as_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cortexclient.session import Session
     from cortexclient.session.query.question import Filters
     from cortexclient.types import Timestamp
 
 __all__ = ["QueriesService", "TableHandle", "TableQuery", "TablesService", "ViewsService"]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _UnknownNameError(UnknownTableError, AttributeError):
@@ -151,6 +156,19 @@ def _count_frame(number: int, request: Request) -> Any:
     return as_asked(pd.DataFrame({"count": [number]}), request)
 
 
+def _without_filters(
+    method: Callable[Concatenate[TableQuery, P], R],
+) -> Callable[Concatenate[TableHandle, P], R]:
+    """Offer a query's method on the table itself, about all rows, with its signature and documentation."""
+
+    @functools.wraps(method)
+    def call(self: TableHandle, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(self(), *args, **kwargs)
+
+    call.__qualname__ = f"TableHandle.{method.__name__}"
+    return call
+
+
 class TableHandle:
     """One table or view. Calling it with filters gives a `TableQuery`.
 
@@ -194,17 +212,9 @@ class TableHandle:
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Signature([inspect.Parameter(name, kind, default=None) for name in names])
 
-    def query(self, **options: Any) -> Any:
-        """Ask for all rows; options as in `TableQuery.query`."""
-        return self().query(**options)
-
-    def get_all(self, **options: Any) -> Any:
-        """Ask for all rows; the same as `query`."""
-        return self().query(**options)
-
-    def count(self) -> int:
-        """Give the number of rows."""
-        return self().count()
+    query = _without_filters(TableQuery.query)
+    get_all = _without_filters(TableQuery.query)
+    count = _without_filters(TableQuery.count)
 
     def __repr__(self) -> str:
         reference = f", refers to {self.info.reference_table}" if self.info.reference_table else ""

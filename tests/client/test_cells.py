@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,9 +29,7 @@ def test_every_root_that_ever_was(request, files, server):
     assert frame.index.tolist() == roots
     for root, created, ended in zip(roots, files.roots["created"], files.roots["superseded"], strict=True):
         last = (
-            pd.Timestamp.now(tz="UTC")
-            if pd.isna(ended)
-            else max(created, ended - pd.Timedelta(milliseconds=1))
+            pd.Timestamp.now(tz="UTC") if pd.isna(ended) else max(created, ended - timedelta(milliseconds=1))
         )
         expected = cells_of_root(files, root, last)
         assert frame.loc[root, "candidates"] == expected

@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import warnings
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def test_c5d_a_timestamp_is_never_ignored(client, neurons):
     version = min(v for v, record in client.session.versions().items() if record.valid)
     frame = synapses(client, neurons[:1], timestamp=client.version_timestamp(version))
     assert frame.attrs["materialization_version"] == version
-    later = client.version_timestamp() + pd.Timedelta(milliseconds=5)
+    later = client.version_timestamp() + timedelta(milliseconds=5)
     assert synapses(client, neurons, timestamp=later).attrs["live_query"] is True
 
 
@@ -314,7 +315,7 @@ def test_c10_setting_the_version_moves_the_graph_too(client):
 
 
 def test_c14_naive_times_are_utc(client, neurons):
-    aware = client.version_timestamp() + pd.Timedelta(milliseconds=5)
+    aware = client.version_timestamp() + timedelta(milliseconds=5)
     one, other = (synapses(client, neurons, timestamp=when) for when in (aware, aware.replace(tzinfo=None)))
     assert one["id"].tolist() == other["id"].tolist()
     assert one.attrs["timestamp"].endswith("+00:00")

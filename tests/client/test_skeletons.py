@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 import weakref
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_stale_roots(server: Sandbox) -> None:
     new = history[history["valid_until"].isna()].sort_values("valid_from").iloc[-1]
     with pytest.raises(StaleRootError, match="later than"):
         SkeletonsService(
-            floating.at(timestamp=new["valid_from"].to_pydatetime() - pd.Timedelta("1s"))
+            floating.at(timestamp=new["valid_from"].to_pydatetime() - timedelta(seconds=1))
         ).get_skeleton(int(new["root_id"]))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import sysconfig
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 
@@ -21,6 +22,22 @@ def main(kind: str, checkout: Path) -> int:
         (stranger / "not_ours.yaml").write_text("name: not_ours\n")
         sys.path.insert(0, folder)
         return check(kind, checkout)
+
+
+def foreign_files() -> list[str]:
+    """Say which files of the wheel have no business in it, and which of its parts are missing."""
+    files = {path.as_posix() for path in metadata.files("cortexclient") or ()}
+    kinds = {".py", ".pyi", ".typed", ".yaml", ".json"}
+    # beside the package: what installers write about it, and the command in a folder of programs
+    package = {name for name in files if ".dist-info/" not in name and not name.startswith("..")}
+    package = {name for name in package if "__pycache__" not in name}
+    foreign = {
+        name for name in package if not name.startswith("cortexclient/") or Path(name).suffix not in kinds
+    }
+    wanted = {"cortexclient/py.typed", "cortexclient/_specs/sandbox.yaml", "cortexclient/spec/codes.yaml"}
+    return [f"not part of the package: {name}" for name in sorted(foreign)] + [
+        f"missing in the wheel: {name}" for name in sorted(wanted - files)
+    ]
 
 
 def check(kind: str, checkout: Path) -> int:
@@ -37,6 +54,10 @@ def check(kind: str, checkout: Path) -> int:
         problems.append(f"list_datasets() gives {listed}, the folder holds {expected}")
     if "datasets" in sys.modules:
         problems.append("a top-level package `datasets` was imported")
+    if not (home.parent / "py.typed").is_file():
+        problems.append("py.typed is missing: type checkers would not look at the annotations")
+    if kind == "wheel":
+        problems += foreign_files()
     wrong = [name for name in expected if cortexclient.get_spec(name).name != name]
     if wrong:
         problems.append(f"get_spec gives another dataset for {wrong}")
