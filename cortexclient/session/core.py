@@ -325,30 +325,26 @@ class Session:
 
         def ask() -> dict[str, Any]:
             url = f"{self.local_server}/segmentation/table/{connection.segmentation_table}/info"
-            body: dict[str, Any] = self.http.get_json("chunkedgraph", url)
+            body: dict[str, Any] = self.http.get_json("chunkedgraph", url, keys=("graph", "scales"))
             return body
 
         return connection.memory.get("segmentation info", ask)
 
     def segmentation_cloudvolume(self) -> Any:
         """Give the segmentation as a CloudVolume (opened once)."""
-
-        def make() -> Any:
-            self.connection.require_network("voxels of the segmentation")
-            with self.guard("chunkedgraph"):
-                return self.cave.info.segmentation_cloudvolume(progress=False)
-
-        return self.connection.memory.get("segmentation volume", make)
+        return self._volume("segmentation", "chunkedgraph")
 
     def image_cloudvolume(self) -> Any:
         """Give the images as a CloudVolume (opened once)."""
+        return self._volume("image", "info")
 
+    def _volume(self, kind: str, service: str) -> Any:
         def make() -> Any:
-            self.connection.require_network("voxels of the images")
-            with self.guard("info"):
-                return self.cave.info.image_cloudvolume(progress=False)
+            self.connection.require_network(f"voxels ({kind} volume)")
+            with self.guard(service):
+                return getattr(self.cave.info, f"{kind}_cloudvolume")(progress=False)
 
-        return self.connection.memory.get("image volume", make)
+        return self.connection.memory.get(f"{kind} volume", make)
 
     def query(self, table_or_view: str, **options: Any) -> Any:
         """Give the complete answer of a table or view; options are fields of `cortexclient.session.query.Request`."""
