@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cortexclient.errors import CortexError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -105,7 +107,14 @@ class AnnotationsService:
         changed: dict[str, int] = {}
         for start in range(0, len(rows), _BATCH):
             body = {"annotations": rows[start : start + _BATCH]}
-            answer = session.http.send("annotation", method, url, body=body).json()
+            try:
+                answer = session.http.read_json(
+                    "annotation", session.http.send("annotation", method, url, body=body)
+                )
+            except CortexError as error:
+                if start:
+                    error.add_note(f"the first {start} of {len(rows)} annotations had been written before")
+                raise
             if staged_annos.is_update:
                 changed.update(answer)
             else:

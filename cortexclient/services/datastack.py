@@ -116,7 +116,7 @@ class DatastackService:
                 )
             state_id = state_id.rstrip("/").rpartition("/")[2]
         url = f"{self._session.server_address}/nglstate/api/v1/{as_id(state_id, 'state_id')}"
-        state: dict[str, Any] = self._session.http.get_json("state", url)
+        state: dict[str, Any] = self._session.http.get_json("state", url, keys=())
         return state
 
     def upload_state_json(

@@ -143,7 +143,9 @@ class Level2Service:
         distinct = np.unique(ids[ids > 0])
         batches = [distinct[start : start + _BATCH] for start in range(0, len(distinct), _BATCH)]
         parts = session.map(
-            lambda batch: session.http.post_json("l2cache", url, {"l2_ids": batch.tolist()}, params=params),
+            lambda batch: session.http.post_json(
+                "l2cache", url, {"l2_ids": batch.tolist()}, params=params, keys=()
+            ),
             batches,
         )
         found: dict[str, dict[str, Any]] = {str(number): {} for number in ids[ids <= 0].tolist()}

@@ -24,7 +24,7 @@ from caveclient import (
 from caveclient import materializationengine as materialization
 from caveclient.frameworkclient import CAVEclientFull
 from caveclient.tools import table_manager
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from cortexclient.errors import ProtocolError
 from cortexclient.session.failures import service_of
@@ -59,7 +59,15 @@ class _Wired:
 
         def ask() -> Version | None:
             response = connection.http.send(service_of(url), "GET", url, accept=(404,))
-            return None if response.status_code == 404 else Version(str(response.json()))
+            if response.status_code == 404:
+                return None
+            text = str(connection.http.read_json(service_of(url), response))
+            try:
+                return Version(text)
+            except InvalidVersion:
+                raise ProtocolError(
+                    f"the service at {url} calls {text[:40]!r} its version; is the server address right?"
+                ) from None
 
         version: Version | None = connection.memory.get(("server version", url), ask)
         return version

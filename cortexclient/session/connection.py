@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from cortexclient import credentials
-from cortexclient.errors import OfflineError
+from cortexclient.errors import MissingDataError, OfflineError
 from cortexclient.session.endpoints import Endpoint, bare_address, resolve
 from cortexclient.session.failures import Context
 from cortexclient.session.once import Once
@@ -202,7 +202,7 @@ class Connection:
 
         def ask() -> dict[str, Any]:
             url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
-            body: dict[str, Any] = self.http.get_json("info", url)
+            body: dict[str, Any] = self.http.get_json("info", url, keys=("aligned_volume",))
             self.wire.trust(body.get("local_server") or self.address)
             return body
 
@@ -216,7 +216,13 @@ class Connection:
     @property
     def segmentation_table(self) -> str:
         """Name of the chunkedgraph table: the last part of the segmentation source."""
-        return str(self.info()["segmentation_source"]).rstrip("/").rpartition("/")[2]
+        source = self.info().get("segmentation_source")
+        if not source:
+            raise MissingDataError(
+                f"the info service names no segmentation for {self.spec.datastack}, which this needs",
+                service="info",
+            )
+        return str(source).rstrip("/").rpartition("/")[2]
 
     def recipe(self) -> dict[str, Any]:
         """Give what another process needs to connect again. No token: it is looked up there."""

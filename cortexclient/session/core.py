@@ -330,7 +330,7 @@ class Session:
 
         def ask() -> dict[str, Any]:
             url = f"{self.local_server}/segmentation/table/{connection.segmentation_table}/info"
-            return dict(self.http.get_json("chunkedgraph", url))
+            return dict(self.http.get_json("chunkedgraph", url, keys=("graph", "scales")))
 
         return connection.memory.get("segmentation info", ask)
 

@@ -49,7 +49,14 @@ def bare_address(address: str) -> str:
     ValueError
         If it carries a user, a password or a query, which may be secrets. The message does not repeat them.
     """
-    parts = urlsplit(address)
+    if not isinstance(address, str):
+        raise TypeError(
+            f"a server address is text such as 'https://cave.my.lab', not {type(address).__name__}"
+        )
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise ValueError(f"the server address cannot be read: {error}") from None
     if parts.scheme in {"http", "https"} and ("@" in parts.netloc or parts.query or parts.fragment):
         raise ValueError(
             f"the server address ({parts.scheme}://{parts.hostname}...) holds more than an address: a user, a "

@@ -84,13 +84,12 @@ def roots_of(
             params=params,
             data=batch.astype("<u8").tobytes(),
         )
-        found = np.frombuffer(response.content, dtype="<u8")
-        if len(found) != len(batch):
+        if len(response.content) != 8 * len(batch):
             raise ProtocolError(
-                f"the chunkedgraph gave {len(found)} roots for {len(batch)} ids; try again",
+                f"the chunkedgraph gave {len(response.content)} bytes for {len(batch)} ids of 8 bytes; try again",
                 service="chunkedgraph",
             )
-        return found.astype(np.int64)
+        return np.frombuffer(response.content, dtype="<u8").astype(np.int64)
 
     return _distinct(session, ids, ask, np.int64(0))
 
@@ -200,9 +199,11 @@ def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -
     url = graph_url(session, "root_timestamps")
     times: NDArray[np.float64] = np.zeros(0)
     try:
-        body = session.http.post_json("chunkedgraph", url, {"node_ids": ids.tolist()}, params=params)
+        body = session.http.post_json(
+            "chunkedgraph", url, {"node_ids": ids.tolist()}, params=params, keys=("timestamp",)
+        )
         times = np.array(body["timestamp"], dtype=np.float64)
-    except (AuthenticationError, ServiceUnavailableError, ServiceTimeoutError):
+    except (AuthenticationError, ProtocolError, ServiceUnavailableError, ServiceTimeoutError):
         raise
     except ServiceError as error:
         if len(ids) == 1 and is_latest(session, ids)[0]:
@@ -233,7 +234,7 @@ def require_latest(session: Session) -> None:
 
     def ask() -> str | None:
         response = session.http.send("chunkedgraph", "GET", url, accept=(404,))
-        return None if response.status_code == 404 else str(response.json())
+        return None if response.status_code == 404 else str(session.http.read_json("chunkedgraph", response))
 
     text = session.connection.memory.get(("server version text", url), ask)
     try:
@@ -260,6 +261,7 @@ def leaves(
         "chunkedgraph",
         graph_url(session, f"node/{root}/leaves"),
         params={name: str(value) for name, value in params.items() if value is not None},
+        keys=("leaf_ids",),
     )
     return np.array(body["leaf_ids"], dtype=np.int64)
 

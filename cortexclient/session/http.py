@@ -19,7 +19,7 @@ from cortexclient.session.failures import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import requests
     from requests import Response
@@ -54,6 +54,7 @@ def translate(context: Context) -> Iterator[None]:
         One of its subclasses, with service, status and URL.
     """
     import requests
+    import urllib3
 
     # nothing is chained: the originals hold the request with its headers, and so the token
     try:
@@ -71,13 +72,17 @@ def translate(context: Context) -> Iterator[None]:
             service=context.service,
             url=_asked(error),
         ) from None
-    except requests.exceptions.JSONDecodeError as error:
+    except json.JSONDecodeError as error:
         raise errors.ProtocolError(
             f"the {context.service or 'service'} service answered something that is not JSON ({error.msg}); "
             "is the server address right?",
             service=context.service,
         ) from None
-    except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
+    except (
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+        urllib3.exceptions.HTTPError,  # from libraries that read the stream below requests
+    ) as error:
         raise errors.ProtocolError(
             f"the answer of the {context.service or 'service'} service broke off or cannot be unpacked; try again",
             service=context.service,
@@ -112,9 +117,26 @@ def _cause(error: BaseException) -> str:
     return " ".join(str(reason).rpartition(">: ")[2].split())[:200] or type(reason).__name__
 
 
+_LIBRARIES = ("caveclient", "cloudvolume", "cloudfiles")
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the module that an error comes from."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
+
+
 def _from_caveclient(error: Exception, context: Context) -> errors.ServiceError | None:
     name, module = type(error).__name__, type(error).__module__
-    if not module.startswith(("caveclient", "cloudvolume", "cloudfiles")):
+    if isinstance(error, KeyError) and _raised_in(error).startswith(_LIBRARIES):
+        return errors.ProtocolError(
+            f"an answer of the {context.service} service has no {error}, which every such answer has; is the server "
+            "address right?",
+            service=context.service,
+        )
+    if not module.startswith(_LIBRARIES):
         return None
     text = scrub(" ".join(str(error).split())[:300], context.tokens)
     if name in {"AuthException", "AuthenticationError"}:
@@ -184,16 +206,59 @@ class Http:
         return response
 
     def get_json(
-        self, service: str, url: str, *, params: Mapping[str, Any] | None = None, body: Any = None
+        self,
+        service: str,
+        url: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        keys: Collection[str] | None = None,
     ) -> Any:
-        """GET an address and read JSON."""
-        return self._json(service, self.send(service, "GET", url, params=params, body=body))
+        """GET an address and read JSON; ``keys`` as in `read_json`."""
+        return self.read_json(service, self.send(service, "GET", url, params=params, body=body), keys=keys)
 
-    def post_json(self, service: str, url: str, body: Any, *, params: Mapping[str, Any] | None = None) -> Any:
-        """POST JSON and read JSON."""
-        return self._json(service, self.send(service, "POST", url, params=params, body=body))
+    def post_json(
+        self,
+        service: str,
+        url: str,
+        body: Any,
+        *,
+        params: Mapping[str, Any] | None = None,
+        keys: Collection[str] | None = None,
+    ) -> Any:
+        """POST JSON and read JSON; ``keys`` as in `read_json`."""
+        return self.read_json(service, self.send(service, "POST", url, params=params, body=body), keys=keys)
 
-    def _json(self, service: str, response: Response) -> Any:
+    def read_json(self, service: str, response: Response, *, keys: Collection[str] | None = None) -> Any:
+        """Read the JSON of an answer.
+
+        Parameters
+        ----------
+        service : str
+            Name of the service, for messages.
+        response : requests.Response
+            The answer.
+        keys : collection of str, optional
+            Keys that the answer, an object then, must have; none in it asks for an object of any keys.
+
+        Raises
+        ------
+        ProtocolError
+            If it is no JSON (a page for people, an answer that broke off), or of another shape.
+        """
+        body = self._loaded(service, response)
+        if keys is None or (isinstance(body, dict) and all(key in body for key in keys)):
+            return body
+        wanted = f"an object with {', '.join(map(repr, keys))}" if keys else "an object"
+        raise errors.ProtocolError(
+            f"the {service} service at {clean_url(response.url)} answered JSON of another shape than CAVE's ({wanted} "
+            "was expected); is the server address right?",
+            service=service,
+            status=response.status_code,
+            url=clean_url(response.url),
+        )
+
+    def _loaded(self, service: str, response: Response) -> Any:
         try:
             return response.json()
         except ValueError as error:

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import ServiceError, UnknownTableError, UnknownVersionError
+from cortexclient.errors import ProtocolError, ServiceError, UnknownTableError, UnknownVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,13 +102,18 @@ def table_infos(session: Session, version: int | None = None) -> dict[str, Table
         except UnknownVersionError:
             session.version_record(number)  # says which versions there are
             raise
-        body = response.json() if response.status_code == 200 else None
+        body = session.http.read_json("materialize", response) if response.status_code == 200 else None
         if not body:
             session.version_record(number)  # the same, where the service says no more than 404
             return {}
         found = {}
         for entry in body:
-            name = entry.get("annotation_table") or entry["table_name"]
+            name = isinstance(entry, dict) and (entry.get("annotation_table") or entry.get("table_name"))
+            if not name:
+                raise ProtocolError(
+                    "the materialize service gave a list of tables that cannot be read; is the server address right?",
+                    service="materialize",
+                )
             found[name] = _info("table", name, entry, session.spec)
         memory.put("tables", list(found))
         return dict(sorted(found.items()))
@@ -126,7 +131,12 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
             f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}/views"
         )
         response = session.http.send("materialize", "GET", url, accept=(404,))
-        body = response.json() if response.status_code == 200 else {}
+        body = session.http.read_json("materialize", response, keys=()) if response.status_code == 200 else {}
+        if not all(isinstance(entry, dict) for entry in body.values()):
+            raise ProtocolError(
+                "the materialize service gave a list of views that cannot be read; is the server address right?",
+                service="materialize",
+            )
         found = {name: _info("view", name, entry, session.spec) for name, entry in sorted(body.items())}
         memory.put("views", list(found))
         return found
@@ -142,7 +152,7 @@ def view_schemas(session: Session, version: int | None = None) -> dict[str, dict
         base = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}"
         # a datastack without views answers 404 with an empty object
         response = session.http.send("materialize", "GET", f"{base}/views/schemas", accept=(404,))
-        body = response.json() if response.status_code == 200 else {}
+        body = session.http.read_json("materialize", response, keys=()) if response.status_code == 200 else {}
         return {
             view: {column: str(entry.get("type", "string")) for column, entry in columns.items()}
             for view, columns in body.items()
@@ -156,7 +166,7 @@ def schema_columns(session: Session, schema: str) -> dict[str, str]:
 
     def ask() -> dict[str, str]:
         url = f"{session.server_address}/schema/api/v2/type/{schema}"
-        body = session.http.get_json("schema", url)
+        body = session.http.get_json("schema", url, keys=())
         definitions = body.get("definitions", {})
         top = str(body.get("$ref", "")).rpartition("/")[2]
         columns = {}
