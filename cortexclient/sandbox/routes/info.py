@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
 from cortexclient.sandbox.authorize import USER
 from cortexclient.sandbox.responses import json_response, message_error
+from cortexclient.sandbox.routes.pages import unserved
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -126,9 +128,38 @@ def routes(world: World) -> list[BaseRoute]:
         Route("/info/version", lambda _: json_response(VERSION)),
         Route("/info/api/versions", lambda _: json_response([2])),
         Route("/info/health", lambda _: json_response("healthy")),
+        Route(f"{_BASE}/ngl_info", lambda request: json_response(_viewer_layers(info, request))),
         *_datastack_routes(info),
         *_volume_routes(info),
+        Route("/info/api/{rest:path}", unserved),
     ]
+
+
+def _viewer_layers(info: _Info, request: Request) -> dict[str, Any]:
+    """Layers for a viewer, by aligned volume: images, and the segmentation of each datastack that may be seen."""
+    volume, names = info.volume(), info.visible(request)
+    if not names:
+        return {}
+    mirrors = [{**row, "ngl_image_name": row["name"]} for row in info.image_sources()]
+    images = mirrors or [{**volume, "ngl_image_name": "img"}]
+    image_keys = ("image_source", "ngl_image_name", "name", "description")
+    segmentations = []
+    for name in names:
+        body = info.datastacks()[name]
+        layer = {"name": name, "description": body.get("description")}
+        for key in ("segmentation_source", "skeleton_source"):
+            if body.get(key) is not None:
+                layer[key] = re.sub(
+                    r"^(graphene|precomputed)://https://", r"\1://middleauth+https://", body[key]
+                )
+        segmentations.append(layer)
+    return {
+        volume.get("display_name") or volume["name"]: {
+            "image_layers": [{key: row.get(key) for key in image_keys} for row in images],
+            "segmentation_layers": segmentations,
+            "description": volume.get("description"),
+        }
+    }
 
 
 def _missing(request: Request, patterns: tuple[str, ...]) -> Response:

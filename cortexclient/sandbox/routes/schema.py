@@ -33,13 +33,13 @@ def routes(world: World) -> list[BaseRoute]:
         return json_response(schema)
 
     async def several(request: Request) -> Response:
-        asked = request.query_params.get("schema_names", "")
-        if not asked:
-            body = await request.json() if await request.body() else {}
-            names = body.get("schema_names", []) if isinstance(body, dict) else []
-        else:
-            names = asked.split(",")
-        return json_response({name: world.tables.schema(name) for name in names if world.tables.schema(name)})
+        body = await request.json() if await request.body() else {}
+        asked = request.query_params.getlist("schema_names") or body.get("schema_names") or []
+        names = [name for item in ([asked] if isinstance(asked, str) else asked) for name in item.split(",")]
+        found = {name: world.tables.schema(name) for name in names}
+        if None in found.values():
+            return message_error(404, did_you_mean(request.url.path, _TYPES[::-1]))
+        return json_response(found)
 
     return [
         Route("/schema/versions", lambda _: json_response([2])),
@@ -47,6 +47,6 @@ def routes(world: World) -> list[BaseRoute]:
         Route(f"{_BASE}/type", lambda _: json_response(world.tables.schema_names)),
         Route(f"{_BASE}/type/{{name}}", one),
         Route(f"{_BASE}/types_all", lambda _: json_response(world.tables.schemas)),
-        Route(f"{_BASE}/types", several, methods=["GET", "POST"]),
+        Route(f"{_BASE}/types", several, methods=["POST"]),
         Route("/schema/{rest:path}", unserved),
     ]

@@ -82,9 +82,8 @@ def predicate(source: Source, name: str, comparison: str, value: Any) -> str:
         return _spatial(source, column, value)
     if comparison == "regex":
         return _regex(source, column, value)
-    if column.kind == "point":
-        raise UnwritableError(f"Don't know how to literal-quote value {value!r}")
-    field = _field(source, column)
+    point = column.kind == "point"
+    field = _field(source, column, "_x" if point else "")
     if comparison in ("in", "notin"):
         return _membership(field, column, value, negate=comparison == "notin")
     if value is None or isinstance(value, bool):
@@ -92,7 +91,13 @@ def predicate(source: Source, name: str, comparison: str, value: Any) -> str:
             raise QueryError(ARGUMENT_NEEDS_EQUALITY)
         if value is None:
             return f"{field} IS NULL"
+    if point:
+        raise _unwritable(value)
     return f"{field} {comparison} {literal(column, value, comparison)}"
+
+
+def _unwritable(value: Any) -> UnwritableError:
+    return UnwritableError(f"Don't know how to literal-quote value {value!r}")
 
 
 def value_list(source: Source, name: str, comparison: str, value: Any) -> pa.Table | None:
@@ -120,6 +125,8 @@ def _field(source: Source, column: Column, axis: str = "") -> str:
 def _membership(field: str, column: Column, value: Any, *, negate: bool) -> str:
     if not isinstance(value, Iterable):
         raise QueryError(f"{type(value).__name__!r} object is not iterable")
+    if column.kind == "point" and any(item is not None for item in value):
+        raise _unwritable(value)
     literals = ["NULL" if item is None else literal(column, item, "=") for item in value]
     if not literals:
         return "true" if negate else "false"

@@ -249,11 +249,18 @@ def _combined(frozen: _Part, written: _Part, body: dict[str, Any], at: datetime)
 
 
 def _stacked(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """One frame under the other, where an empty one has no say in the types."""
+    """One frame under the other, where an empty one has no say in the types but that it may know none."""
     if len(first):
         return pd.concat([first, second])
     order = [*first.columns, *(name for name in second.columns if name not in first.columns)]
-    return second.reindex(columns=order) if set(order) != set(second.columns) else second[order]
+    untyped = [
+        name
+        for name, kind in first.dtypes.items()
+        if kind.kind == "O"
+        and isinstance(second.dtypes.get(name), np.dtype)
+        and second[name].dtype.kind == "i"
+    ]
+    return second.reindex(columns=order).astype(dict.fromkeys(untyped, object))
 
 
 def _between(times: pd.Series, one: datetime, other: datetime) -> np.ndarray[Any, np.dtype[np.bool_]]:
