@@ -555,7 +555,7 @@ except KeyboardInterrupt:
         env=dict(os.environ),
     ) as made:
         assert made.stdout.readline() == "ready\n"
-        toy_server.inject(Fault("hang", route=route, count=None, seconds=5))
+        toy_server.inject(Fault("hang", route=route, count=None, seconds=20))
         try:
             out, error = made.communicate("go\n", timeout=60)
         finally:
