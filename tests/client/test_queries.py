@@ -270,6 +270,15 @@ def test_other_kinds_of_frames(toy):
     assert views.query(return_as="polars", split_positions=True).schema["ref_id"] == polars.Int64
 
 
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_frames_may_be_written_to(request, server):
+    """Of an answer in one piece, Arrow gives views that refuse it."""
+    frame = TablesService(request.getfixturevalue(server)).synapses_toy().query(split_positions=True)
+    for name in frame.columns:
+        frame.loc[frame.index[0], name] = frame[name].iloc[1]
+        assert frame[name].iloc[0] == frame[name].iloc[1]
+
+
 def test_names(toy, files):
     tables = TablesService(toy)
     assert tables.table_names == ["celltype_toy", "nucleus_toy", "pending_toy", "synapses_toy", "tags_toy"]

@@ -28,6 +28,7 @@ from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService, ViewsService
 from cortexclient.session import Endpoint, Moment, Session, as_utc
 from cortexclient.session.policy import Policy, may_repeat
+from cortexclient.session.transport import new_http_session
 from cortexclient.session.workers import map_in_order, side_by_side
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -324,6 +325,28 @@ def test_the_users_token_does_not_reach_a_sandbox(home, toy_server, toy_session)
     assert TOKEN not in json.dumps(dict(session.cave.info.session.headers))
 
 
+def test_a_netrc_does_not_replace_the_token(toy_server, toy, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    sessions = [toy.cave.info.session, toy.cave.chunkedgraph.session, new_http_session(toy.connection.wire)]
+    for session in sessions:
+        answer = session.get(f"{toy_server.url}/info/version")
+        assert answer.request.headers["Authorization"] == f"Bearer {toy_server.token}"
+
+
+def test_proxies_of_the_environment_hold(toy, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    session = new_http_session(toy.connection.wire)
+    for _ in range(2):
+        far = session.merge_environment_settings("http://far.invalid/info", {}, None, None, None)
+        near = session.merge_environment_settings("http://127.0.0.1:80/info", {}, None, None, None)
+        assert far["proxies"]["http"] == "http://proxy.invalid:3128"
+        assert "http" not in near["proxies"]
+
+
 def test_the_token_stays_with_its_server(toy_server, capped_server, toy):
     """caveclient's own sessions would send it to any address they are given."""
     cave = toy.cave
@@ -533,19 +556,36 @@ def test_a_failing_job_gives_up_the_pools_of_the_others():
     assert threading.active_count() == threads
 
 
-def test_an_interrupt_stops_at_once_and_leaves_no_thread(toy_server, tmp_path):
+@pytest.mark.parametrize(
+    ("route", "work"),
+    [
+        (
+            "/info/version",
+            'session.map(lambda n: session.http.get_json("info", session.server_address + "/info/version"), range(16))',
+        ),
+        (
+            "/materialize",
+            "SynapsesService(session).query_synapses(range(1, 17), pre=True, post=True, batch_size=1, progress=False)",
+        ),
+    ],
+)
+def test_an_interrupt_stops_at_once_and_leaves_no_thread(toy_server, route, work):
     code = f"""
 import os, signal, sys, threading, time
 from cortexclient.session import Endpoint, Session
 from cortexclient.spec import DatasetSpec
+from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService
-spec = DatasetSpec(name="toy", title="t", server_address="https://x.invalid", datastack="toy")
+spec = DatasetSpec(name="toy", title="t", server_address="https://x.invalid", datastack="toy",
+                   synapse_table="synapses_toy")
 session = Session(spec, endpoint=Endpoint({toy_server.url!r}, {toy_server.token!r}), version=2)
 TablesService(session).nucleus_toy().query()
+print("ready", flush=True)
+sys.stdin.readline()
 threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
 start = time.monotonic()
 try:
-    session.map(lambda n: session.http.get_json("info", session.server_address + "/info/version"), range(16))
+    {work}
 except KeyboardInterrupt:
     took = time.monotonic() - start
     def left():
@@ -554,17 +594,19 @@ except KeyboardInterrupt:
         time.sleep(0.05)
     print(took < 40, left())
 """
-    # far longer than a busy machine takes to stop the threads
-    toy_server.inject(Fault("hang", route="/info/version", count=None, seconds=60))
-    try:
-        made = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=dict(os.environ),
-            timeout=60,
-        )
-    finally:
-        toy_server.clear_faults()
-    assert made.stdout.strip() == "True []", made.stdout + made.stderr
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    ) as made:
+        assert made.stdout.readline() == "ready\n"
+        # far longer than a busy machine takes to stop the threads
+        toy_server.inject(Fault("hang", route=route, count=None, seconds=60))
+        try:
+            out, error = made.communicate("go\n", timeout=60)
+        finally:
+            toy_server.clear_faults()
+    assert out.strip() == "True []", out + error

@@ -19,6 +19,7 @@ from cortexclient.session import Moment
 from cortexclient.session.graph import graph_url, lifetimes, roots_of
 from cortexclient.session.query import Request, run_many
 from cortexclient.session.versions import nearest, require_versions
+from cortexclient.session.workers import meanwhile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,9 +242,17 @@ def _mixed_ages(
     rest = np.setdiff1d(
         np.arange(len(roots)), np.concatenate([np.zeros(0, dtype=np.int64), *chosen.values()])
     )
-    _at_versions(session, hits, {version: roots[mine] for version, mine in chosen.items()}, progress=progress)
-    if len(rest):
-        _between_versions(session, hits, roots[rest], first[rest], last[rest])
+    at_versions = {version: roots[mine] for version, mine in chosen.items()}
+    if not len(rest):
+        _at_versions(session, hits, at_versions, progress=progress)
+        return
+    number = _reference_version(session, _time(int(np.median(last[rest]))))
+    span = int(first[rest].min()), int(last[rest].max())
+    with meanwhile(lambda: _relatives(session, roots[rest], *span, number)) as relatives:
+        if at_versions:
+            _at_versions(session, hits, at_versions, progress=progress)
+        near = relatives()
+    _between_versions(session, hits, (roots[rest], first[rest], last[rest]), near, number)
 
 
 def _at_versions(session: Session, hits: Hits, roots: dict[int, IdArray], *, progress: bool) -> None:
@@ -259,11 +268,11 @@ def _at_versions(session: Session, hits: Hits, roots: dict[int, IdArray], *, pro
         hits.add(source.name, _ids(frame, root), _cell_ids(frame, source), rank=source.rank)
 
 
-def _between_versions(session: Session, hits: Hits, roots: IdArray, first: IdArray, last: IdArray) -> None:
-    """Look up roots that were valid at no version: by the supervoxels of their relatives' cells."""
-    number = _reference_version(session, _time(int(np.median(last))))
-    relatives = _relatives(session, roots, int(first.min()), int(last.max()), number)
-    near = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *relatives.values()]))
+def _between_versions(
+    session: Session, hits: Hits, asked: tuple[IdArray, IdArray, IdArray], near: IdArray, number: int
+) -> None:
+    """Look up roots that were valid at no version (with from when until when): by their relatives' supervoxels."""
+    roots, first, last = asked
     sources = _sources(session, number, for_cells=False)
     moment = Moment(version=number)
     frames = _rows(session, sources, [("pt_root_id", near)] * len(sources), moment, progress=False)
@@ -286,8 +295,8 @@ def _between_versions(session: Session, hits: Hits, roots: IdArray, first: IdArr
             hits.add(source.name, part[good], _cell_ids(frame, source)[good], rank=source.rank)
 
 
-def _relatives(session: Session, roots: IdArray, first: int, last: int, version: int) -> dict[int, IdArray]:
-    """Give for each root the ids on its line of descent towards a version, in both directions; one question."""
+def _relatives(session: Session, roots: IdArray, first: int, last: int, version: int) -> IdArray:
+    """Give the ids on the roots' lines of descent towards a version, in both directions; one question."""
     frozen = int(session.version_record(version).timestamp.timestamp() * 1e6)
     body = session.http.post_json(
         "chunkedgraph",
@@ -304,10 +313,10 @@ def _relatives(session: Session, roots: IdArray, first: int, last: int, version:
         source, target = int(link["source"]), int(link["target"])
         later.setdefault(source, []).append(target)
         earlier.setdefault(target, []).append(source)
-    return {
-        root: np.array(sorted(_reach(root, later) | _reach(root, earlier)), dtype=np.int64)
-        for root in roots.tolist()
-    }
+    found: set[int] = set()
+    for root in roots.tolist():
+        found |= _reach(root, later) | _reach(root, earlier)
+    return np.array(sorted(found), dtype=np.int64)
 
 
 def _reach(start: int, links: dict[int, list[int]]) -> set[int]:
