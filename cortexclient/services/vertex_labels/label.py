@@ -93,13 +93,15 @@ def label_vertices(
 
     One pass over whole arrays; the answer depends neither on the order of the level-2 ids nor on that of the faces.
 
-    1. Every vertex is put into its chunk. Chunk faces are moved to the nearest cell of the grid on which draco
-       rounded the vertices. Where the chunk holds one level-2 id, that is the answer.
-    2. In the other chunks the mesh is cut at the chunk faces into connected pieces. A piece belongs to the level-2 id
-       whose representative point it encloses; the largest piece that encloses none to an id without a point.
+    1. Every triangle is put into its chunk, and every vertex into that of its triangles; on a chunk face the upper
+       side counts, if there is a triangle. Chunk faces are moved to the nearest cell of the grid on which draco rounded
+       the vertices. Where the chunk holds one level-2 id, that is the answer.
+    2. In the other chunks the triangles fall into connected pieces. A piece belongs to the level-2 id whose
+       representative point it encloses; the largest piece that encloses none to an id without a point.
     3. A piece that encloses no point belongs to the nearest piece that has an owner, if that is nearer than
        ``max_distance`` and clearly nearer than every other owner's.
-    4. What is left takes the label of its neighbours along the mesh.
+    4. What is left takes the label of its neighbours along the mesh, or, where they lie in another chunk than itself
+       and its own has ids, that of the nearest piece there.
 
     Parameters
     ----------
