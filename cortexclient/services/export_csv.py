@@ -199,7 +199,7 @@ def to_frame(table: pa.Table, columns: Sequence[Column]) -> pd.DataFrame:
         elif not len(column) and pa.types.is_boolean(column.type):
             special[name] = {name: pd.Series([], dtype=bool)}
     # all the others at once: pandas would copy them one by one
-    plain = table.drop_columns(list(special)).to_pandas() if special else table.to_pandas()
+    plain: pd.DataFrame = table.drop_columns(list(special)).to_pandas() if special else table.to_pandas()
     if not special:
         return plain
     parts = {name: special.get(name) or {name: plain[name]} for name in table.column_names}
