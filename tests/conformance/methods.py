@@ -108,7 +108,6 @@ CALLS: dict[str, Call] = {
     "info.get_image_mirrors": lambda s: s.cave.info.get_image_mirrors(),
     "info.image_cloudvolume": lambda s: s.cave.info.image_cloudvolume(progress=False).shape,
     "info.segmentation_cloudvolume": lambda s: s.cave.info.segmentation_cloudvolume(progress=False).shape,
-    "auth.get_group_users": lambda s: s.cave.auth.get_group_users(1),
     "auth.get_tokens": lambda s: s.cave.auth.get_tokens(),
     "schema.get_schemas": lambda s: s.cave.schema.get_schemas(),
     "schema.schema_definition": lambda s: s.cave.schema.schema_definition("synapse"),
@@ -217,6 +216,11 @@ CALLS: dict[str, Call] = {
 }
 # what is not served, and what a caller sees; the text must stand in the error
 REFUSED: dict[str, tuple[Call, str, str]] = {
+    "auth.get_group_users": (
+        lambda s: s.cave.auth.get_group_users(1),
+        "admin privilege",
+        "403, as for anyone who is no administrator",
+    ),
     "auth.get_user_information": (
         lambda s: s.cave.auth.get_user_information([1]),
         "admin privilege",

@@ -282,6 +282,17 @@ def test_states_under_a_number(real: Replay) -> None:
     assert (refused.status, refused.body) == (403, b"Requires superadmin privilege.")
 
 
+# --- annotations
+
+
+def test_whether_only_valid_tables_are_listed(real: Replay) -> None:
+    path = "/annotation/api/v2/aligned_volume/toy_vol/table?filter_valid="
+    assert "tags_toy" in value(ask(real, path + "False"))
+    assert "tags_toy" in value(ask(real, path + "on"))
+    refused = ask(real, path + "perhaps")
+    assert (refused.status, set(json.loads(refused.body))) == (500, {"errors", "message"})
+
+
 # --- who may ask
 
 

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 VERSION = "4.35.0"
 _BASE = "/annotation/api/v2/aligned_volume/{volume}/table"
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_YES, _NO = ("true", "1", "on"), ("false", "0")
 _TABLE_METADATA = BodySchema({"reference_table": text, "track_target_id_updates": boolean})
 _DESCRIBED: dict[str, Check] = {
     "user_id": text,
@@ -143,7 +144,13 @@ def _notice(metadata: dict[str, Any]) -> dict[str, str] | None:
 
 def _tables(call: _Call) -> Response:
     call.check_volume()
-    valid = call.request.query_params.get("filter_valid", "true").lower() in ("true", "1", "on")
+    given = call.request.query_params.get("filter_valid", "true").lower()
+    if given not in _YES + _NO:
+        problem = {
+            "filter_valid": f"whether to only return valid items Invalid literal for boolean(): {given}"
+        }
+        raise RefusedError({"errors": problem, "message": "Input payload validation failed"})
+    valid = given in _YES
     rows = call.world.tables.annotation_rows
     return json_response([name for name, row in rows.items() if row["valid"] or not valid])
 

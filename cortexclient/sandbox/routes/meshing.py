@@ -79,4 +79,10 @@ def _manifest(world: World, call: Call) -> Response:
 
 
 def _asked(given: dict[str, Any], name: str) -> bool:
-    return str(given.get(name, "false")).lower() in ("true", "1")
+    """Boolean of a body, as the service reads it: true or text; it fails on false and on anything else."""
+    value = given.get(name, "false")
+    if value is True:
+        return True
+    if not value or value.lower() not in ("true", "1", "false", "0"):
+        raise ValueError(f"Can't convert {value or 'null'} to boolean")
+    return bool(value.lower() in ("true", "1"))
