@@ -98,8 +98,8 @@ def build_cortex(
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataFolderError(
-                f"the synthetic cortex cannot be built in {place.parent} ({error.strerror}); set CORTEXCLIENT_CACHE_DIR "
-                "to a folder that can be written"
+                f"the synthetic cortex cannot be built in {place.parent} ({error.strerror}); set "
+                "CORTEXCLIENT_CACHE_DIR to a folder that can be written"
             ) from error
         with _lock(place.with_suffix(".lock")):
             if not place.is_dir():
