@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 install(__name__)
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> ModuleType | list[str]:
+    if name == "__all__":
+        # what a star imports: the datasets of this moment, not the names that this file happens to use
+        from cortexclient.registry import list_datasets
+
+        return list_datasets()
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

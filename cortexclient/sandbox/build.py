@@ -17,7 +17,7 @@ from cortexclient import settings
 from cortexclient.sandbox.cortex.frame import Frame, frame_of
 from cortexclient.sandbox.cortex.names import Spares, default_names, needed_spares
 from cortexclient.sandbox.cortex.sizes import GENERATOR_VERSION, SIZES, SizeName
-from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.layout import DataFolder, DataFolderError
 
 __all__ = ["DEFAULT_SEED", "SIZES", "build_cortex", "cortex_key", "default_names"]
 
@@ -94,7 +94,13 @@ def build_cortex(
         frame, size=size, seed=seed, spares=spares
     )
     if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataFolderError(
+                f"the synthetic cortex cannot be built in {place.parent} ({error.strerror}); set "
+                "CORTEXCLIENT_CACHE_DIR to a folder that can be written"
+            ) from error
         with _lock(place.with_suffix(".lock")):
             if not place.is_dir():
                 _build(place, frame, size, seed, spares)

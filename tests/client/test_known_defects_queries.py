@@ -99,12 +99,20 @@ def test_c5d_a_timestamp_is_never_ignored(client, neurons):
     assert synapses(client, neurons, timestamp=later).attrs["live_query"] is True
 
 
-def test_c5e_reference_tables_get_resolution_and_split_too(client, table):
+def test_c5e_reference_tables_get_resolution_and_split_too(client, table, neurons):
     alternative = client.query("nucleus_alternative_points", split_positions=True)
     assert "pt_position_ref_x" in alternative.columns
     stored = table("nucleus_alternative_points")
     unit = client.session.table_info("nucleus_alternative_points").voxel_resolution[0]
     assert sorted(alternative["pt_position_ref_x"]) == sorted((stored["pt_position_x"] * unit).astype(int))
+    # among the tables about synapses only their own has points: it is asked as a table about itself
+    rows = client.query_synapses(
+        neurons[:1], pre=True, reference_tables="synapses_sandbox", resolution=[8, 8, 40], progress=False
+    )
+    assert len(rows) > 3
+    for axis in "xz":
+        again = rows[f"ctr_pt_position_synapses_sandbox_{axis}"]
+        assert again.tolist() == rows[f"ctr_pt_position_{axis}"].tolist()
 
 
 def test_c5h_several_reference_rows_do_not_multiply_synapses(client, neurons, table):

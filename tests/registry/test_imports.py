@@ -234,3 +234,14 @@ def test_a_client_says_what_to_cite(write) -> None:
 
     write("my_brain", "citation: {doi: 10.1234/my-brain}\nlicense: {name: CC-BY-4.0}\n")
     assert "https://doi.org/10.1234/my-brain" in cortexclient.load("my_brain").cite()
+
+
+def test_a_star_imports_the_datasets_and_nothing_else():
+    code = (
+        "from cortexclient.datasets import *\n"
+        "import sys\n"
+        "heavy = {'pandas', 'caveclient'} & set(sys.modules)\n"
+        "print(sorted(n for n in dir() if not n.startswith('__') and n not in ('sys', 'heavy')), heavy)"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == f"{sorted(list_datasets())} set()"

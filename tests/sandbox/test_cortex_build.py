@@ -18,7 +18,7 @@ from cortexclient.sandbox.build import build_cortex, cortex_key, default_names
 from cortexclient.sandbox.cortex.frame import Frame, FrameError, frame_of
 from cortexclient.sandbox.cortex.ids import IdScheme
 from cortexclient.sandbox.cortex.names import LABEL_TABLES, Spares, needed_spares
-from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.layout import DataFolder, DataFolderError
 from cortexclient.sandbox.truth import Truth, TruthUnavailableError
 
 SCRIPT = """
@@ -182,3 +182,9 @@ def test_roles_beyond_the_usual_ones_get_copies() -> None:
 def test_no_truth_about_recorded_data(tmp_path: Path) -> None:
     with pytest.raises(TruthUnavailableError, match="holds no truth"):
         Truth(DataFolder(tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(DataFolderError, match="CORTEXCLIENT_CACHE_DIR"):
+        build_cortex(size="tiny", cache=tmp_path / "taken" / "sandbox")
