@@ -192,7 +192,7 @@ def test_segment_properties_that_cannot_be_said_are_refused(
     ("options", "message"),
     [
         ({"root_ids": [7, -1]}, "root_ids holds -1"),
-        ({"root_ids": 0}, "stands for no root"),
+        ({"root_ids": 0}, "is no segment"),
         ({"position": [1, 2, np.nan]}, "none missing"),
         ({"position": [1, 2, 3], "resolution": (4, 4)}, "three sizes"),
         ({"target_url": "spelunker"}, "address of a Neuroglancer site"),

@@ -133,9 +133,13 @@ def test_plain_http_is_for_this_machine(
     path = write("plain", "name: plain\ntitle: a\nserver_address: http://cave.my.lab\ndatastack: b\n")
     with pytest.raises(SpecError, match=r"plain\.yaml:3:17 CX402 .*use https"):
         cortexclient.load(path)
-    for address in ("http://cave.my.lab", "http://127.0.0.1.evil.example", "http://localhost@evil.example"):
-        for token in (None, GENERAL):
+    for token in (None, GENERAL):
+        for address in ("http://cave.my.lab", "http://127.0.0.1.evil.example"):
             client = cortexclient.load("minnie_public", server_address=address, auth_token=token)
             with pytest.raises(SpecError, match="plain http is for servers on this machine only"):
                 client.get_datastack_info()
+        with pytest.raises(ValueError, match="holds more than an address"):
+            cortexclient.load(
+                "minnie_public", server_address="http://localhost@evil.example", auth_token=token
+            )
     assert sent == []
