@@ -321,8 +321,7 @@ class DatasetClient:
         """Static table exports in a bucket or folder; NotConfiguredError where the spec and the user name none."""
         from cortexclient.services.exports import TableExportClient
 
-        path = self._exports_path
-        if path is None:
+        if (path := self._exports_path) is None:
             instead = "client.set_export_cloudpath(path) names a place for them"
             self.spec.require_capability("exports", feature="static exports", instead=instead)
             path = self._session.exports_path

@@ -15,7 +15,7 @@ from cortexclient.errors import (
     ServiceUnavailableError,
 )
 from cortexclient.session.ahead import Ahead
-from cortexclient.session.workers import within_worker
+from cortexclient.session.stopping import within_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError, MissingDataError, ServiceError, ServiceTimeoutError
 from cortexclient.services.skeleton_source import base_url, fetch_skeleton, stored
-from cortexclient.session.workers import pause, progress_bar
+from cortexclient.session.progress import progress_bar
+from cortexclient.session.stopping import pause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cortexclient.session import Session
-    from cortexclient.session.workers import ProgressBar
+    from cortexclient.session.progress import ProgressBar
 
 __all__ = ["generate_skeletons"]
 

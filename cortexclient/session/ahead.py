@@ -6,7 +6,7 @@ import contextvars
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from cortexclient.session.workers import Stop, coordinate
+from cortexclient.session.stopping import Stop, coordinate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cortexclient.session.workers import (
+from cortexclient.session.stopping import (
     GRACE,
     Cancelled,
     Stop,

@@ -23,7 +23,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from cortexclient.credentials import host_of, may_carry_token
 from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer, service_of
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
-from cortexclient.session.workers import current_stop, pause
+from cortexclient.session.stopping import current_stop, pause
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

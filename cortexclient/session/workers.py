@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import socket
 import threading
-import time
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cortexclient.session.progress import plain_bar
+from cortexclient.session.stopping import (
+    GRACE,
+    Cancelled,
+    Stop,
+    become_worker,
+    current_lane,
+    current_lanes,
+    current_stop,
+    within_worker,
+)
 from cortexclient.settings import env_int
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = [
-    "GRACE",
-    "Cancelled",
-    "ProgressBar",
-    "Stop",
-    "become_worker",
-    "coordinate",
-    "current_lane",
-    "current_stop",
-    "default_workers",
-    "map_in_order",
-    "meanwhile",
-    "pause",
-    "progress_bar",
-    "side_by_side",
-    "within_worker",
-]
-
-GRACE = 1.0
-"""Seconds that a worker gets to notice that it is no longer wanted."""
+__all__ = ["at_once", "default_workers", "map_in_order", "meanwhile", "side_by_side"]
 
 _COORDINATORS = 4
 """Most jobs with pools of their own that are done at a time."""
@@ -43,93 +32,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Stop(threading.Event):
-    """Says that work is given up, and wakes the workers that wait for an answer of the network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._connections: set[Any] = set()
-        self._below: set[Stop] = set()
-        self._guard = threading.Lock()
-
-    def adopt(self, below: Stop) -> None:
-        """Give up the work of a pool within this one, too, once this one is given up."""
-        with self._guard:
-            self._below.add(below)
-        if self.is_set():
-            below.abort()
-
-    def release(self, below: Stop) -> None:
-        """Forget a pool that is done."""
-        with self._guard:
-            self._below.discard(below)
-
-    def enter(self, connection: Any) -> None:
-        """Note a connection that a worker uses now."""
-        with self._guard:
-            self._connections.add(connection)
-
-    def leave(self, connection: Any) -> None:
-        """Forget a connection that went back to its pool: another call may use it next."""
-        with self._guard:
-            self._connections.discard(connection)
-
-    def abort(self) -> None:
-        """Give up: nothing new begins, and whoever reads from the network is told that the line is dead."""
-        self.set()
-        with self._guard:
-            for connection in self._connections:
-                line = getattr(connection, "sock", None)
-                if line is not None:
-                    with contextlib.suppress(OSError):
-                        line.shutdown(socket.SHUT_RDWR)
-            below = list(self._below)
-        for stop in below:
-            stop.abort()
-
-
-_stop: ContextVar[Stop | None] = ContextVar("cortexclient_stop", default=None)
-_lanes: ContextVar[threading.Semaphore | None] = ContextVar("cortexclient_lanes", default=None)
-"""In a job of `side_by_side`: what its pools share with those of the other jobs."""
-
-
-def current_stop() -> Stop | None:
-    """Give the stop of the work that this thread does, if it is a worker."""
-    return _stop.get()
-
-
-def become_worker(stop: Stop, lanes: threading.Semaphore | None = None) -> None:
-    """Make this thread a worker of a call that a stop belongs to; with lanes, one that may have pools of its own."""
-    _stop.set(stop)
-    _lanes.set(lanes)
-
-
-def within_worker() -> bool:
-    """Whether this thread is a worker that may have no pool of its own: nested pools multiply."""
-    return _stop.get() is not None and _lanes.get() is None
-
-
-def current_lane() -> contextlib.AbstractContextManager[Any]:
-    """Give what a worker of a new pool holds at work, so that pools side by side are together as large as one."""
-    return _lanes.get() or contextlib.nullcontext()
-
-
-class Cancelled(BaseException):
-    """Work that was given up because its caller no longer waits for it."""
-
-
 def default_workers() -> int:
     """Concurrency where none is asked for: ``$CORTEXCLIENT_MAX_WORKERS``, else 8."""
     return max(1, env_int("CORTEXCLIENT_MAX_WORKERS", 8))
-
-
-def pause(seconds: float) -> None:
-    """Sleep, but wake up and give up when the work is cancelled."""
-    stop = _stop.get()
-    if stop is None:
-        time.sleep(seconds)
-    elif stop.wait(seconds):
-        raise Cancelled
 
 
 class _Board:
@@ -206,7 +111,7 @@ def map_in_order(
         The first failure; what has not begun by then is never begun. Ctrl-C returns at once.
     """
     work = list(items)
-    bar = _bar(len(work), description) if progress and work else None
+    bar = plain_bar(len(work), description) if progress and work else None
     try:
         if len(work) <= 1 or workers <= 1 or within_worker():
             return _serial(function, work, bar)
@@ -238,7 +143,7 @@ def side_by_side(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any
     """
     if len(jobs) <= 1 or workers <= 1 or within_worker():
         return _serial(_call, list(jobs), None)
-    lanes = _lanes.get() or threading.Semaphore(workers)
+    lanes = current_lanes() or threading.Semaphore(workers)
     return _parallel(_call, list(jobs), min(_COORDINATORS, len(jobs)), None, lanes)
 
 
@@ -246,14 +151,9 @@ def _call(job: Callable[[], Result]) -> Result:
     return job()
 
 
-def coordinate(stop: Stop, workers: int) -> None:
-    """Let the job of this thread use pools, which together are as large as one, until it is given up."""
-    become_worker(stop, threading.Semaphore(workers))
-
-
 def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> list[Result]:
     results = []
-    stop = _stop.get()
+    stop = current_stop()
     for item in work:
         if stop is not None and stop.is_set():
             raise Cancelled
@@ -271,7 +171,7 @@ def _parallel(
     lanes: threading.Semaphore | None = None,
 ) -> list[Result]:
     board = _Board(len(work))
-    above = _stop.get()
+    above = current_stop()
     if above is not None:
         above.adopt(board.stop)
     # who only waits for pools of his own takes no lane, so that these always find one
@@ -320,12 +220,6 @@ def _wait(board: _Board, count: int, bar: Any) -> None:
                 shown = board.done
         if bar is not None and board.done > shown:
             bar.update(board.done - shown)
-
-
-def _bar(total: int, description: str) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=description or None, leave=False)
 
 
 def at_once(functions: Sequence[Callable[[], Result]]) -> list[Result]:
@@ -395,35 +289,3 @@ def meanwhile(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
         if thread.is_alive():
             stop.abort()
             thread.join(timeout=GRACE)
-
-
-class ProgressBar:
-    """A bar whose end moves while the work is being found out; silent where it is not shown."""
-
-    def __init__(self, bar: Any = None) -> None:
-        self._bar = bar
-        self._lock = threading.Lock()
-
-    def step(self) -> None:
-        """One more piece is done."""
-        if self._bar is not None:
-            with self._lock:
-                self._bar.update(1)
-
-    def grow(self, pieces: int) -> None:
-        """Add pieces that have turned up."""
-        if self._bar is not None and pieces:
-            with self._lock:
-                self._bar.total += pieces
-                self._bar.refresh()
-
-
-@contextlib.contextmanager
-def progress_bar(total: int, description: str, *, show: bool) -> Iterator[ProgressBar]:
-    """Show one bar for the work inside the block."""
-    bar = _bar(total, description) if show and total else None
-    try:
-        yield ProgressBar(bar)
-    finally:
-        if bar is not None:
-            bar.close()

@@ -162,7 +162,7 @@ def test_skeleton(cave: Any, recording: Recording) -> None:
 def test_computed_skeleton_is_the_recorded_one(cell: Sandbox, recording: Recording) -> None:
     """The sandbox's own skeletonization of the level-2 graph gives what the real service gave, vertex for vertex."""
     nodes = recording.frame("layers/skeleton/nodes.feather")
-    recorded = cell.world.skeletons.get(ROOT, 4)
+    recorded = cell.world.skeletons.get(ROOT)
     soma = [recorded["meta"][f"soma_pt_{axis}"] for axis in "xyz"]
     from cortexclient.sandbox.stores.skeleton_build import skeletonize
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from cortexclient.session.core import Session
     from cortexclient.session.flow import Job
+    from cortexclient.session.progress import ProgressBar
     from cortexclient.session.query.feed import Feed
     from cortexclient.session.query.question import Question
-    from cortexclient.session.workers import ProgressBar
 
 __all__ = ["DEEPEST", "LIST_SIZE", "Fetch", "State"]
 

@@ -1,0 +1,62 @@
+"""Why a query was refused, told with what to ask instead."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from cortexclient.errors import ExpiredVersionError, ServiceError, StaleRootError
+from cortexclient.session.graph import overlaps
+from cortexclient.session.versions import nearest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cortexclient.session.core import Session
+
+__all__ = ["expired", "stale"]
+
+
+def expired(session: Session, versions: set[int | None]) -> ExpiredVersionError | None:
+    """Say that a version has expired, and what there is instead; None if that was not why a question failed."""
+    records = session.versions()
+    for record in (records[number] for number in versions if number in records):
+        if record.valid:
+            continue
+        instead = nearest(records, record.timestamp)
+        live = ", ".join(str(number) for number, other in records.items() if other.valid) or "none"
+        offer = ""
+        if instead is not None:
+            offer = f"; the nearest is {instead.version} of {instead.timestamp:%Y-%m-%d %H:%M} UTC"
+        froze = f"{record.timestamp:%Y-%m-%d %H:%M} UTC"
+        return ExpiredVersionError(
+            f"version {record.version} of {session.datastack} has expired (it froze at {froze}). "
+            f"Live versions are {live}{offer}. load(..., version_fallback=True) answers by queries at its time",
+            service="materialize",
+            status=410,
+        )
+    return None
+
+
+def stale(session: Session, error: ServiceError, at: datetime | None) -> StaleRootError | None:
+    """Say what became of roots for which a live query was refused; None if it was refused for something else."""
+    ids = [
+        int(number)
+        for number in re.findall(r"\b\d{12,19}\b", str(error).partition("did not exist at the time")[2])
+    ]
+    if not ids or at is None:
+        return None
+    told = []
+    try:
+        for root, (found, share) in zip(ids[:5], overlaps(session, ids[:5], at=at), strict=True):
+            successors = ", ".join(
+                f"{new} ({part:.0%})" for new, part in zip(found[:3], share[:3], strict=True)
+            )
+            told.append(f"{root} -> {successors or 'nothing'}")
+    except ServiceError:
+        told = [str(root) for root in ids[:5]]
+    return StaleRootError(
+        f"{len(ids)} root ids were not valid at {at.isoformat()}; what holds their pieces then: {'; '.join(told)}. Ask "
+        "with "
+        "those (latest_roots() gives all), or at a time when the old ones were valid (latest_valid_timestamp())"
+    )
