@@ -32,10 +32,8 @@ def _unpacked(content: bytes) -> bytearray | None:
     The library reads the first member of a file only and says nothing of others, so whatever could begin a second one
     is left to the stream, as is all that is large, cut or damaged.
     """
-    try:
-        import deflate
-    except ImportError:  # it comes with cloud-files, which need not keep it
-        return None
+    import deflate
+
     size = int.from_bytes(content[-4:], "little")
     if not 0 < size < _MOST_AT_ONCE or _MEMBER.search(content, 1):
         return None
