@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pytest
 from cortexclient.sandbox.stores.tables_frames import Output, typed_batch, typed_frame
 from cortexclient.sandbox.stores.tables_model import Column
 
-_START = datetime.datetime(2024, 2, 29, 23, 59, 59, 123456)  # noqa: DTZ001 - as the engine stores times
+_START = dt.datetime(2024, 2, 29, 23, 59, 59, 123456)  # noqa: DTZ001 - as the engine stores times
 _STORED = {
     "bigint": pa.array([2**62 + 1, -1, None, 0], pa.int64()),
     "integer": pa.array([None, 7, -7, 0], pa.int16()),
