@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from starlette.responses import Response
 
 from cortexclient.sandbox.routes.materialize_body import COMPLEX, SIMPLE, checked_body, query_arguments
@@ -50,7 +51,7 @@ _PANDAS_OLD = (
 class Found:
     """Outcome of a query."""
 
-    frame: pd.DataFrame
+    frame: pd.DataFrame | pa.RecordBatch
     warnings: list[str]
     resolution: list[float]
     names: dict[str, dict[str, str]]
@@ -144,17 +145,28 @@ def _resolution(body: dict[str, Any], source: Source) -> list[float]:
 
 def _run(
     ask: Ask, query: TableQuery, resolution: list[float], arguments: dict[str, Any]
-) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
+) -> tuple[pd.DataFrame | pa.RecordBatch, dict[str, dict[str, str]]]:
     if arguments.get("count"):
         query.limit = None
         _, names = query.outputs(resolution)
         return query.count(), names
-    frame, names = query.run(resolution)
     sample = arguments.get("random_sample")
-    if sample is not None and not ask.world.options.strict and sample < len(frame):
+    if sample is None or ask.world.options.strict:
         # the real services take the argument and leave the answer whole
+        return _rows(query, resolution, arguments)
+    frame, names = query.run(resolution)
+    if sample < len(frame):
         frame = frame.sample(n=sample).reset_index(drop=True)
     return frame, names
+
+
+def _rows(
+    query: TableQuery, resolution: list[float], arguments: dict[str, Any]
+) -> tuple[pd.DataFrame | pa.RecordBatch, dict[str, dict[str, str]]]:
+    """Rows in the kind that is sent, where that needs no frame."""
+    if query.typed and arguments.get("return_pyarrow"):
+        return query.batch(resolution)
+    return query.run(resolution)
 
 
 def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
@@ -218,7 +230,7 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
     for table in tables:
         query.filter({table: {"valid": True}}, "=")
     warnings += _select_joined(query, body, [right, left])
-    frame, names = query.run(resolution)
+    frame, names = _rows(query, resolution, arguments)
     if len(frame) == limit:
         warnings.append(f'201 - "Limited query to {limit} rows')
     return Found(frame, warnings, resolution, names)

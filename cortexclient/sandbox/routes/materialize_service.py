@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from starlette.concurrency import run_in_threadpool
+import anyio
+import anyio.to_thread
 from starlette.routing import Route
 
 from cortexclient.sandbox.authorize import USER
@@ -36,6 +38,8 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _STATUS = re.compile(r"^([45]\d\d) [A-Z]")
 _RATE = re.compile(r"^\s*(\d+)\s*(?:per|/)\s*(\d*)\s*(second|minute|hour|day)s?\s*$")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+# most requests that are worked on at a time: more would all take longer, and no answer be ready early
+_AT_WORK = min(4, max(2, os.cpu_count() or 2))
 _NUMBER, _WHOLE = re.compile(r"-?\d+"), re.compile(r"\d+")
 
 Answer = Callable[["Ask"], "Response"]
@@ -81,6 +85,7 @@ class Service:
         self.world = world
         self._asked: dict[tuple[Any, str], tuple[float, int]] = {}
         self._lock = threading.Lock()
+        self._at_work = anyio.CapacityLimiter(_AT_WORK)
 
     def route(
         self,
@@ -115,7 +120,9 @@ class Service:
             body = await request.body()
             if not number.fullmatch(request.path_params.get("version", "0")):
                 return not_found_page()
-            return await run_in_threadpool(self._serve, request, body, answer, method, checked, limited)
+            return await anyio.to_thread.run_sync(
+                self._serve, request, body, answer, method, checked, limited, limiter=self._at_work
+            )
 
         return Route(path, serve, methods=_METHODS)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -12,7 +16,7 @@ import pyarrow.csv as pacsv
 
 from cortexclient.sandbox.stores.tables_model import Column
 
-__all__ = ["Output", "csv_frame", "typed_frame"]
+__all__ = ["Output", "csv_frame", "typed_batch", "typed_frame"]
 
 _ARROW = {
     "bigint": pa.int64(),
@@ -33,6 +37,7 @@ _PANDAS = {
     pa.bool_(): pd.BooleanDtype(),
     pa.string(): pd.StringDtype(),
 }
+_TIMES = pa.timestamp("ns", "UTC")
 
 
 @dataclass(frozen=True)
@@ -54,32 +59,83 @@ def typed_frame(rows: pa.Table, outputs: list[Output]) -> pd.DataFrame:
     What has no declared type (text, and all of a view but its points) takes the type of its values: none at all
     where there are no rows, text where all are null.
     """
-    arrays: list[pa.ChunkedArray] = []
-    nothing: list[str] = []
-    for output, values in zip(outputs, rows.columns, strict=True):
-        kinds = _REFLECTED if output.reflected else _ARROW
-        kind = output.column.kind
-        target = kinds[kind]
-        inferred = kind == "string" or (output.reflected and kind != "point")
-        if inferred and len(values) == 0:
-            nothing.append(output.name)
-        elif inferred and values.null_count == len(values):
-            arrays.append(pa.chunked_array([pa.nulls(len(values), pa.string())]))
-            continue
-        arrays.append(values if values.type == target else values.cast(target, safe=False))
-    table = pa.table(arrays, names=[output.name for output in outputs])
-    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
-    for name in nothing:
-        frame[name] = frame[name].astype(object)
+    table = _typed(rows, outputs)
+    frame = _in_pandas(table, tuple(output.column.kind == "datetime" for output in outputs))
     for output in outputs:
-        if output.column.kind == "datetime" and len(frame):
-            times = pd.to_datetime(frame[output.name], utc=True).astype("datetime64[ns, UTC]")
+        if len(frame) == 0 and _inferred(output):
+            frame[output.name] = frame[output.name].astype(object)
+        elif output.column.kind == "datetime" and output.reflected:
             # of a view they are plain Python times, whose zone nobody told
+            times = frame[output.name]
             plain = [None if pd.isna(time) else time.to_pydatetime().replace(tzinfo=None) for time in times]
-            frame[output.name] = pd.Series(plain, dtype=object) if output.reflected else times
-        elif output.column.kind == "datetime" and not output.reflected:
-            frame[output.name] = pd.Series([], dtype="datetime64[ns, UTC]")
+            frame[output.name] = pd.Series(plain, dtype=object)
     return frame
+
+
+def typed_batch(rows: pa.Table, outputs: list[Output]) -> pa.RecordBatch:
+    """What Arrow makes of the typed frame, notes for pandas included.
+
+    Notes
+    -----
+    The frame itself is made only where its columns are not the typed ones: where there are no rows, and of the times
+    of a view.
+    """
+    plain = any(output.column.kind == "datetime" and output.reflected for output in outputs)
+    if plain or len(rows) == 0 or len({output.name for output in outputs}) < len(outputs):
+        return pa.RecordBatch.from_pandas(typed_frame(rows, outputs))
+    table = _typed(rows, outputs)
+    times = tuple(output.column.kind == "datetime" for output in outputs)
+    columns = [
+        values.cast(_TIMES) if time else values for values, time in zip(table.columns, times, strict=True)
+    ]
+    schema = pa.schema(
+        [(name, values.type) for name, values in zip(table.column_names, columns, strict=True)],
+        metadata={"pandas": _notes(table.schema, times, len(rows))},
+    )
+    # one batch, however many pieces the engine gave
+    return pa.table(columns, schema=schema).combine_chunks().to_batches()[0]
+
+
+def _inferred(output: Output) -> bool:
+    return output.column.kind == "string" or (output.reflected and output.column.kind != "point")
+
+
+def _typed(rows: pa.Table, outputs: list[Output]) -> pa.Table:
+    arrays: list[pa.ChunkedArray] = []
+    for output, values in zip(outputs, rows.columns, strict=True):
+        target = (_REFLECTED if output.reflected else _ARROW)[output.column.kind]
+        if len(values) and values.null_count == len(values) and _inferred(output):
+            arrays.append(pa.chunked_array([pa.nulls(len(values), pa.string())]))
+        else:
+            arrays.append(values if values.type == target else values.cast(target, safe=False))
+    return pa.table(arrays, names=[output.name for output in outputs])
+
+
+def _in_pandas(table: pa.Table, times: Sequence[bool]) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
+    for name, time in zip(table.column_names, times, strict=True):
+        if time:
+            frame[name] = (
+                pd.to_datetime(frame[name], utc=True).astype("datetime64[ns, UTC]")
+                if len(frame)
+                else pd.Series([], dtype="datetime64[ns, UTC]")
+            )
+    return frame
+
+
+def _notes(schema: pa.Schema, times: tuple[bool, ...], rows: int) -> str:
+    notes = _notes_of_one(schema, times)
+    index = {**notes["index_columns"][0], "stop": rows}
+    return json.dumps({**notes, "index_columns": [index]})
+
+
+@functools.lru_cache(maxsize=512)
+def _notes_of_one(schema: pa.Schema, times: tuple[bool, ...]) -> dict[str, Any]:
+    """What Arrow notes about a frame of one row of such columns."""
+    row = pa.table([pa.nulls(1, item.type) for item in schema], schema=schema)
+    written = pa.RecordBatch.from_pandas(_in_pandas(row, times)).schema.metadata[b"pandas"]
+    notes: dict[str, Any] = json.loads(written)
+    return notes
 
 
 def csv_frame(rows: pa.Table, outputs: list[Output]) -> pd.DataFrame:

@@ -170,6 +170,20 @@ class TableQuery:
         resolution : list of float, optional
             nm per voxel that positions shall have; default that of each table.
         """
+        rows, outputs, names = self._rows(resolution)
+        make = frames.typed_frame if self.typed else frames.csv_frame
+        return make(rows, outputs), names
+
+    def batch(
+        self, resolution: list[float] | None = None
+    ) -> tuple[pa.RecordBatch, dict[str, dict[str, str]]]:
+        """What `run` gives, as Arrow writes it; for typed queries."""
+        rows, outputs, names = self._rows(resolution)
+        return frames.typed_batch(rows, outputs), names
+
+    def _rows(
+        self, resolution: list[float] | None
+    ) -> tuple[pa.Table, list[frames.Output], dict[str, dict[str, str]]]:
         outputs, names = self.outputs(resolution)
         listed = ", ".join(f"{output.sql} AS {quoted(output.name)}" for output in outputs)
         rows = self._run(f"SELECT {listed} {self._tail(ordered=True)}")
@@ -178,8 +192,7 @@ class TableQuery:
             declared, read = _TYPE_NAMES[outputs[0].column.kind]
             kind = read if outputs[0].reflected else declared
             raise QueryError(f"'{kind}' object has no attribute '{outputs[0].name}'")
-        make = frames.typed_frame if self.typed else frames.csv_frame
-        return make(rows, outputs), names
+        return rows, outputs, names
 
     def _run(self, sql: str) -> pa.Table:
         refusal = self._late or self._database_refuses

@@ -39,13 +39,14 @@ class Feed:
         """Collect the ids of some rows."""
         self._ids.extend(self._pick(number, rows).tolist())
 
-    def full(self, room: int) -> list[list[int]]:
-        """Give the lists that are full; what does not fill one stays."""
-        whole = len(self._ids) // room * room
-        lists = [self._ids[start : start + room] for start in range(0, whole, room)]
-        del self._ids[:whole]
-        self.passed = self.passed or bool(lists)
-        return lists
+    def full(self, room: int) -> list[int]:
+        """Give a list that is full; none where the ids that wait do not fill one."""
+        if len(self._ids) < room:
+            return []
+        ids = self._ids[:room]
+        del self._ids[:room]
+        self.passed = True
+        return ids
 
     def rest(self, room: int) -> list[list[int]]:
         """Give what is left, in lists of about the same length; no more comes."""

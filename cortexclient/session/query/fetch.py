@@ -128,7 +128,7 @@ class Fetch:
                 self._settle()
             if self._flying >= self._allowed:
                 return None
-            for state in self.states:
+            for state in sorted(self.states, key=_comes_last):
                 job = self._of(state)
                 if job is not None:
                     return self._started_now(state, job)
@@ -139,6 +139,9 @@ class Fetch:
     def _of(self, state: State) -> Callable[[], Callable[[], None]] | None:
         if state.jobs:
             return state.jobs.popleft()  # type: ignore[return-value]
+        if state.feed is not None and not state.unsent:
+            # no sooner: how many ids fit shows in the answers about those that came first
+            self._pass_on(state, [state.feed.full(self._room(state, state.feed))])
         if state.counting or not state.unsent:
             return None
         if state.satisfied:
@@ -218,7 +221,6 @@ class Fetch:
         for other in self.states:
             if other.feed is not None:
                 other.feed.take_from(state.number, outcome.reply.table)
-                self._pass_on(other, other.feed.full(self._room(other, other.feed)))
 
     def _wait(self, state: State, parts: Sequence[Part], depth: int) -> None:
         """Put parts before those that wait already: where only some rows are wanted, smaller parts do."""
@@ -336,10 +338,10 @@ class Fetch:
         feed = state.feed
         if feed is None:
             return
-        for ids in lists:
+        for ids in filter(None, lists):
             question = state.question.where("in", feed.table, feed.column, ids)
             state.unsent.append(Part(state.number, question, listed=(feed.table, feed.column)))
-        self._bar.grow(len(lists))
+            self._bar.grow(1)
 
     def _feed_the_rest(self) -> None:
         if not all(state.idle for state in self.states if state.feed is None):
@@ -351,6 +353,11 @@ class Fetch:
                     # the answer has the columns, even if there is no row
                     nothing = state.question.where("equal", state.question.name, "id", -1)
                     state.unsent.append(Part(state.number, nothing))
+
+
+def _comes_last(state: State) -> bool:
+    """Whether others are asked first: all but ids of which nothing has been asked, whose answer shows how many fit."""
+    return state.feed is None or bool(state.done or state.flying)
 
 
 def _is_packable(state: State, outcome: Outcome) -> bool:
