@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["TableInfo", "column_kinds", "find", "schema_columns", "table_infos", "view_infos", "view_schemas"]
 
 
+_POINTS = {"SpatialPoint", "BoundSpatialPoint"}
+
+
 @dataclass(frozen=True, slots=True)
 class TableInfo:
     """A table or view as the service describes it.
@@ -192,10 +195,13 @@ def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
                 }
     except ServiceError:
         return {}
-    return {
-        name: kind if kind in {"integer", "float", "number", "boolean"} else "string"
-        for name, kind in columns.items()
-    }
+    kinds = {}
+    for name, kind in columns.items():
+        if kind in _POINTS:
+            point = name if info.kind == "view" else f"{name}_position"
+            kinds |= {f"{point}_{axis}": "integer" for axis in "xyz"}
+        kinds[name] = kind if kind in {"integer", "float", "number", "boolean"} else "string"
+    return kinds
 
 
 def find(session: Session, name: str, *, kind: str | None = None, version: int | None = None) -> TableInfo:
