@@ -12,7 +12,7 @@ from cortexclient.ids import as_ids
 from cortexclient.services.synapse_references import attach, find_references, to_follow
 from cortexclient.session import Moment
 from cortexclient.session.graph import is_latest
-from cortexclient.session.query import NM, Answer, Request, gather
+from cortexclient.session.query import NM, Answer, Request, fallback_note, gather
 from cortexclient.session.query.arguments import as_choice
 from cortexclient.session.query.results import as_asked, joined
 
@@ -270,7 +270,9 @@ class SynapsesService:
         moment = self._moment(live=False, timestamp=timestamp)
         if within:
             post = False
-        edges = None if synapse_table or moment.timestamp is not None else self._edges_role()
+        # views ended with their version
+        gone = moment.timestamp is not None or fallback_note(session, moment)
+        edges = None if synapse_table or gone else self._edges_role()
         sides = [side for side, wanted in (("pre", pre or within), ("post", post)) if wanted]
         frame, attrs = count_connections(
             session,

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cortexclient import errors
 from cortexclient.sandbox import Sandbox
 
 KINDS = ("pandas", "arrow", "polars")
@@ -96,3 +97,25 @@ def test_connections(client, neurons, kind, source):
 def test_unknown_kinds_are_refused(client, neurons):
     with pytest.raises(ValueError, match="return_as"):
         client.connectivity(neurons, return_as="numpy")
+
+
+def test_an_expired_version_says_so_in_every_frame():
+    with Sandbox(size="tiny") as sandbox:
+        rows = pd.read_parquet(sandbox.folder.path / "tables" / "nucleus_detection.v1.parquet")
+        client = sandbox.load(version=1, version_fallback=True)
+        assert not client.session.version_record(1).valid
+        roots = client.tables.nucleus_detection.query()
+        neurons = sorted(roots.loc[roots["pt_root_id"] > 0, "pt_root_id"].tolist())
+        assert neurons == sorted(rows.loc[rows["pt_root_id"] > 0, "pt_root_id"].tolist())
+        synapses = client.query_synapses(neurons, pre=True, post=True, progress=False)
+        edges = client.connectivity(neurons)
+        cells = client.cell_id_to_root_id(roots["id"].tolist()[:3])
+        for frame in (roots, synapses, edges, cells):
+            assert len(frame)
+            assert "version 1 has expired" in frame.attrs["version_fallback"]
+        assert (
+            edges["n_syn"].sum()
+            == ((synapses["pre_pt_root_id"] > 0) & (synapses["post_pt_root_id"] > 0)).sum()
+        )
+        with pytest.raises(errors.ExpiredVersionError, match="its views with it"):
+            _ = client.views.cell_info

@@ -6,7 +6,13 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import ProtocolError, ServiceError, UnknownTableError, UnknownVersionError
+from cortexclient.errors import (
+    ExpiredVersionError,
+    ProtocolError,
+    ServiceError,
+    UnknownTableError,
+    UnknownVersionError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,7 +139,18 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
         url = (
             f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}/views"
         )
-        response = session.http.send("materialize", "GET", url, accept=(404,))
+        try:
+            response = session.http.send("materialize", "GET", url, accept=(404,))
+        except ServiceError as error:
+            record = session.versions().get(number)
+            if record is None or record.valid:
+                raise
+            raise ExpiredVersionError(
+                f"version {number} of {session.datastack} has expired, and its views with it; tables can still be "
+                "asked at its time with load(..., version_fallback=True)",
+                service="materialize",
+                status=410,
+            ) from error
         body = session.http.read_json("materialize", response, keys=()) if response.status_code == 200 else {}
         if not all(isinstance(entry, dict) for entry in body.values()):
             raise ProtocolError(
@@ -195,7 +212,7 @@ def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
                 }
     except ServiceError:
         return {}
-    kinds = {}
+    kinds: dict[str, str] = {}
     for name, kind in columns.items():
         if kind in _POINTS:
             point = name if info.kind == "view" else f"{name}_position"
