@@ -44,6 +44,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == cortexclient.__version__
 
 
+def test_python_m_is_the_same_program() -> None:
+    command = [sys.executable, "-m", "cortexclient"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == cortexclient.__version__
+    assert subprocess.run([*command, "no-such-command"], capture_output=True, check=False).returncode == 2
+
+
 def test_our_errors_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(broken(NotConfiguredError("add `exports` [to] the file")), [], debug=False) == 1
     captured = capsys.readouterr()

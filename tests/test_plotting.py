@@ -315,3 +315,13 @@ def test_real_neuron(shared_data: Path) -> None:
     assert "864691135101289504" in axes.get_title()
     names = axes.get_legend_handles_labels()[1]
     assert {"axon", "dendrite", "soma", "postsynaptic sites (12,424)"} == set(names)
+
+
+@pytest.mark.parametrize("ending", ["pdf", "svg"])
+def test_figures_are_saved_for_print(tmp_path: Path, ending: str) -> None:
+    axes = plot_neuron(ANSWER, layers=LAYERS)
+    path = tmp_path / f"neuron.{ending}"
+    axes.figure.savefig(path)
+    start = path.read_bytes()[:200]
+    assert start.startswith(b"%PDF-") if ending == "pdf" else b"<?xml" in start
+    assert path.stat().st_size > 3000

@@ -56,7 +56,9 @@ def count_connections(
         frame = answer.frame()
         frames.append(_as_edges(frame, name, size) if edges is not None else frame)
     attrs = {
-        key: answers[0].attrs[key] for key in (*provenance(session), "table_name", "table_kind", "complete")
+        key: answers[0].attrs[key]
+        for key in (*provenance(session), "table_name", "table_kind", "complete", "version_fallback")
+        if key in answers[0].attrs
     }
     return _sum_up(frames, counted=edges is not None, size=size), attrs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError, MissingDataError
@@ -34,6 +35,10 @@ ATTRIBUTES = {
 """Attributes of a level-2 id, and the columns that each becomes (names as caveclient's)."""
 
 _BATCH = 10_000
+_LAYER_SHIFT = 56
+# the layer of a node is in the first 8 bits of its id
+
+log = logging.getLogger(__name__)
 
 
 class Level2Service:
@@ -106,7 +111,8 @@ class Level2Service:
         -------
         pandas.DataFrame or dict
             Index ``l2_id``: the ids asked, in order, duplicates kept; float64 columns, NaN where the cache has
-            nothing. As a dict: id as text -> attribute -> value, ``{}`` where the cache has nothing.
+            nothing or a number is no level-2 id. As a dict: id as text -> attribute -> value, ``{}`` where there is
+            nothing.
 
         Raises
         ------
@@ -139,8 +145,16 @@ class Level2Service:
         params = {"int64_as_str": "False"}
         if attributes is not None:
             params["attribute_names"] = ",".join(attributes)
-        # 0 and -1 are no ids: the service would fail for all others with them
-        distinct = np.unique(ids[ids > 0])
+        # for numbers that are no level-2 ids (0, -1, cells) the service would fail, and for all others with them
+        fits = ids >> _LAYER_SHIFT == 2
+        if not fits[ids > 0].all():
+            stray = ids[(ids > 0) & ~fits]
+            log.warning(
+                "%d of the ids are no level-2 ids and have no attributes (the first is %d)",
+                len(stray),
+                stray[0],
+            )
+        distinct = np.unique(ids[fits])
         batches = [distinct[start : start + _BATCH] for start in range(0, len(distinct), _BATCH)]
         parts = session.map(
             lambda batch: session.http.post_json(
@@ -148,7 +162,7 @@ class Level2Service:
             ),
             batches,
         )
-        found: dict[str, dict[str, Any]] = {str(number): {} for number in ids[ids <= 0].tolist()}
+        found: dict[str, dict[str, Any]] = {str(number): {} for number in ids[~fits].tolist()}
         for part in parts:
             found.update(part)
         return found

@@ -11,6 +11,7 @@ from cortexclient.services.skeleton_compute import compute_skeleton, level2_grap
 from cortexclient.services.skeleton_generate import generate_skeletons
 from cortexclient.services.skeleton_source import stored
 from cortexclient.services.skeleton_synapses import RootMoment, moments_of, no_root, synapses_of
+from cortexclient.session.graph import is_below_roots
 from cortexclient.session.workers import side_by_side
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class SkeletonLoader:
         return found
 
     def _computed(self, root: int) -> dict[str, Any] | CortexError:
+        if is_below_roots(self._session, root):
+            return no_root(self._session, root)
         try:
             return compute_skeleton(self._session, root)
         except CortexError as error:
@@ -220,7 +223,9 @@ def _may_be_computed(found: Any) -> bool:
     return isinstance(found, ServiceError) and not isinstance(found, AuthenticationError)
 
 
-def _absent(session: Session, root: int) -> MissingDataError:
+def _absent(session: Session, root: int) -> CortexError:
+    if is_below_roots(session, root):
+        return no_root(session, root)
     return MissingDataError(
         f"the skeleton service of {session.datastack} has no skeleton of {root} yet; generate=True has it made",
         service="skeleton",

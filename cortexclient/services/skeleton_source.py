@@ -9,6 +9,8 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError, MissingDataError, ProtocolError, ServiceError
+from cortexclient.services.skeleton_synapses import no_root
+from cortexclient.session.graph import is_below_roots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +43,8 @@ def fetch_skeleton(session: Session, root: int, version: int) -> dict[str, Any]:
 
     Raises
     ------
+    StaleRootError
+        If the id is that of a piece of a neuron.
     MissingDataError
         If the service refuses to make a skeleton of this root.
     ValueError
@@ -54,6 +58,8 @@ def fetch_skeleton(session: Session, root: int, version: int) -> dict[str, Any]:
     except ServiceError as error:
         _check_version(session, version)
         if error.status in {400, 404}:
+            if is_below_roots(session, root):
+                raise no_root(session, root) from error
             raise MissingDataError(
                 f"the skeleton service of {session.datastack} has no skeleton of {root}: {error}; "
                 "fallback='compute' makes one from the level-2 graph",

@@ -12,7 +12,7 @@ from cortexclient.ids import as_ids
 from cortexclient.services.synapse_references import attach, find_references, to_follow
 from cortexclient.session import Moment
 from cortexclient.session.graph import is_latest
-from cortexclient.session.query import NM, Answer, Request, gather
+from cortexclient.session.query import NM, Answer, Request, fallback_note, gather
 from cortexclient.session.query.arguments import as_choice
 from cortexclient.session.query.results import as_asked, joined
 
@@ -73,8 +73,8 @@ class SynapsesService:
         pre, post : bool
             Synapses that the neurons make, and that they receive. One of them at least.
         reference_tables : str or sequence of str, optional
-            Tables that say something about synapses. Rows are matched by ``target_id`` where a table has one, else by
-            ``id``. Synapses without a row get nulls.
+            Tables that say something about synapses. Rows are matched by ``target_id`` where a table has one; those of
+            a view, or of another table of synapses, by ``id``. Synapses without a row get nulls.
         synapse_table : str, optional
             Default: the dataset's.
         omit_self_synapse : bool
@@ -114,7 +114,8 @@ class SynapsesService:
         Raises
         ------
         ValueError
-            If neither ``pre`` nor ``post`` is asked, or a table refers to another one than the synapse table.
+            If neither ``pre`` nor ``post`` is asked, or a reference table refers to another one than the synapse
+            table, or to none (a table of nuclei, say: its ids are not those of synapses).
         NotConfiguredError
             If the dataset has no synapse table.
         IncompleteResultError
@@ -214,7 +215,8 @@ class SynapsesService:
         omit_self_synapse: bool = True,
         timestamp: Timestamp | None = None,
         progress: bool = False,
-    ) -> pd.DataFrame:
+        return_as: Literal["pandas", "arrow", "polars"] = "pandas",
+    ) -> Any:
         """Give the neuron-to-neuron table of some neurons: how many synapses from whom to whom, and their summed size.
 
         Parameters
@@ -233,6 +235,8 @@ class SynapsesService:
             Another time than the client's.
         progress : bool
             Show one bar.
+        return_as : {"pandas", "arrow", "polars"}
+            Kind of frame.
 
         Returns
         -------
@@ -262,10 +266,13 @@ class SynapsesService:
         session = self._session
         ids = as_ids(root_ids, "root_ids")
         ids = ids[ids > 0]
+        wanted = Request("connections", split_positions=True, return_as=return_as)
         moment = self._moment(live=False, timestamp=timestamp)
         if within:
             post = False
-        edges = None if synapse_table or moment.timestamp is not None else self._edges_role()
+        # views ended with their version
+        gone = moment.timestamp is not None or fallback_note(session, moment)
+        edges = None if synapse_table or gone else self._edges_role()
         sides = [side for side, wanted in (("pre", pre or within), ("post", post)) if wanted]
         frame, attrs = count_connections(
             session,
@@ -283,7 +290,7 @@ class SynapsesService:
             frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
         frame = frame.reset_index(drop=True)
         frame.attrs.update(attrs)
-        return frame
+        return as_asked(frame, wanted)
 
     def _edges_role(self) -> Any:
         try:

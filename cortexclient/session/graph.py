@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from cortexclient.session.core import Session
     from cortexclient.types import IdArray
 
-__all__ = ["Lifetimes", "graph_url", "is_latest", "leaves", "lifetimes", "overlaps", "roots_of", "seconds"]
+__all__ = [
+    "Lifetimes",
+    "graph_url",
+    "is_below_roots",
+    "is_latest",
+    "leaves",
+    "lifetimes",
+    "overlaps",
+    "roots_of",
+    "seconds",
+]
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +274,13 @@ def leaves(
         keys=("leaf_ids",),
     )
     return np.array(body["leaf_ids"], dtype=np.int64)
+
+
+def is_below_roots(session: Session, node: int) -> bool:
+    """Whether an id is one of a piece of a neuron (supervoxel, level-2 id, ...): its top bits say the layer."""
+    graph = session.segmentation_info().get("graph", {})
+    top = graph.get("n_layers")
+    return top is not None and node >> (64 - int(graph.get("n_bits_for_layer_id", 8))) < int(top)
 
 
 def overlaps(

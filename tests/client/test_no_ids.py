@@ -57,6 +57,16 @@ def test_level2_data_has_a_row_for_what_is_no_id(client, no_id):
     assert client.get_l2data([no_id], as_dataframe=False) == {str(no_id): {}}
 
 
+def test_what_is_no_level2_id_does_not_take_the_others_along(client, caplog):
+    cells = client.tables.nucleus_detection.query()["pt_root_id"]
+    root = int(cells[cells > 0].iloc[0])
+    level2 = client.get_l2_ids(root)[0]
+    frame = client.get_l2data([level2, 12345, root, level2], ["size_nm3"])
+    assert frame.index.tolist() == [level2, 12345, root, level2]
+    assert frame["size_nm3"].isna().tolist() == [False, True, True, False]
+    assert "2 of the ids are no level-2 ids" in caplog.text
+
+
 @pytest.mark.parametrize("no_id", [0, -1])
 def test_a_link_shows_segments_only(client, no_id):
     with pytest.raises(ValueError, match="is no segment"):

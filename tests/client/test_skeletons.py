@@ -214,6 +214,23 @@ def test_what_is_no_root(service: SkeletonsService, roots: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
+    "options", [{}, {"synapses": False}, {"fallback": "compute"}, {"output": "swc"}, {"output": "dict"}]
+)
+@pytest.mark.parametrize("version", [None, 3])
+def test_a_piece_of_a_neuron_is_no_root(
+    server: Sandbox, roots: list[int], options: dict[str, Any], version: int | None
+) -> None:
+    client = server.load(version=version)
+    piece = client.get_l2_ids(roots[0])[0]
+    with pytest.raises(StaleRootError, match=f"{piece} is not a root"):
+        client.get_skeleton(piece, **options)
+    for generate in (True, False):
+        many = client.get_skeletons([piece, roots[0]], generate=generate, progress=False, **options)
+        assert roots[0] in dict(many) or not generate
+        assert isinstance(many.failures[piece], StaleRootError)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"transform": "rigd"}, "rigd"),

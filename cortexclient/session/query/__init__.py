@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cortexclient.session.moments import Moment
     from cortexclient.types import IdArray
 
-__all__ = ["NM", "Answer", "Follow", "Request", "count", "gather", "run", "run_many"]
+__all__ = ["NM", "Answer", "Follow", "Request", "count", "fallback_note", "gather", "run", "run_many"]
 
 NM = (1.0, 1.0, 1.0)
 """Resolution of positions in nanometres."""
@@ -283,12 +283,18 @@ def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any,
         _require_live(session, moment.timestamp)
         return None, moment.timestamp, {}
     version = moment.version if moment.version is not None else session.version
-    if session.version_fallback and moment.version is not None:
-        record = session.version_record(version)
-        if not record.valid:
-            note = f"version {version} has expired; answered by a live query at its timestamp"
-            return None, record.timestamp, {"version_fallback": note}
-    return version, None, {}
+    notes = fallback_note(session, moment)
+    return (None, session.version_record(version).timestamp, notes) if notes else (version, None, {})
+
+
+def fallback_note(session: Session, moment: Moment | None) -> dict[str, str]:
+    """Say, for ``df.attrs``, that a moment's version has expired and is answered at its time; empty where it is not."""
+    if moment is None or moment.version is None or not session.version_fallback:
+        return {}
+    if session.version_record(moment.version).valid:
+        return {}
+    note = f"version {moment.version} has expired; answered by a live query at its timestamp"
+    return {"version_fallback": note}
 
 
 def _require_live(session: Session, at: datetime) -> None:

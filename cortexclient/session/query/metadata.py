@@ -6,7 +6,13 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import ProtocolError, ServiceError, UnknownTableError, UnknownVersionError
+from cortexclient.errors import (
+    ExpiredVersionError,
+    ProtocolError,
+    ServiceError,
+    UnknownTableError,
+    UnknownVersionError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +21,9 @@ if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
 
 __all__ = ["TableInfo", "column_kinds", "find", "schema_columns", "table_infos", "view_infos", "view_schemas"]
+
+
+_POINTS = {"SpatialPoint", "BoundSpatialPoint"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,18 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
         url = (
             f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}/views"
         )
-        response = session.http.send("materialize", "GET", url, accept=(404,))
+        try:
+            response = session.http.send("materialize", "GET", url, accept=(404,))
+        except ServiceError as error:
+            record = session.versions().get(number)
+            if record is None or record.valid:
+                raise
+            raise ExpiredVersionError(
+                f"version {number} of {session.datastack} has expired, and its views with it; tables can still be "
+                "asked at its time with load(..., version_fallback=True)",
+                service="materialize",
+                status=410,
+            ) from error
         body = session.http.read_json("materialize", response, keys=()) if response.status_code == 200 else {}
         if not all(isinstance(entry, dict) for entry in body.values()):
             raise ProtocolError(
@@ -192,10 +212,13 @@ def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
                 }
     except ServiceError:
         return {}
-    return {
-        name: kind if kind in {"integer", "float", "number", "boolean"} else "string"
-        for name, kind in columns.items()
-    }
+    kinds: dict[str, str] = {}
+    for name, kind in columns.items():
+        if kind in _POINTS:
+            point = name if info.kind == "view" else f"{name}_position"
+            kinds |= {f"{point}_{axis}": "integer" for axis in "xyz"}
+        kinds[name] = kind if kind in {"integer", "float", "number", "boolean"} else "string"
+    return kinds
 
 
 def find(session: Session, name: str, *, kind: str | None = None, version: int | None = None) -> TableInfo:
