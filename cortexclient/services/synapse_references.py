@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from cortexclient.session import Moment, Session
     from cortexclient.session.query import Answer
-    from cortexclient.session.query.metadata import TableInfo
     from cortexclient.types import IdArray
 
 __all__ = ["Reference", "ask_about", "attach", "find_references", "to_follow"]
@@ -57,8 +56,7 @@ def find_references(
     Raises
     ------
     ValueError
-        If a table refers to another one than the synapse table or to none, or a suffix is given for a table that is not
-        asked.
+        If a table refers to another one than the synapse table, or a suffix is given for a table that is not asked.
     UnknownTableError
         If there is no such table.
     """
@@ -74,23 +72,9 @@ def find_references(
                 f"{name!r} refers to {info.reference_table!r}, not to {synapse_table!r}; merge it with a "
                 "query of its own"
             )
-        if (
-            info.reference_table is None
-            and info.kind == "table"
-            and not _of_synapses(session, info, synapse_table)
-        ):
-            raise ValueError(
-                f"{name!r} refers to no other table: its ids are its own, not those of {synapse_table!r}; merge it "
-                "with a query of its own, on a root id, say"
-            )
         key = "target_id" if info.reference_table else "id"
         found.append(Reference(name, key, (suffixes or {}).get(name, f"_{name}")))
     return found
-
-
-def _of_synapses(session: Session, info: TableInfo, synapse_table: str) -> bool:
-    """Whether a table without a reference holds the synapses themselves, so that its ids are theirs."""
-    return info.name == synapse_table or info.schema == session.table_info(synapse_table).schema
 
 
 def ask_about(

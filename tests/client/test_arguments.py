@@ -210,12 +210,7 @@ def test_an_empty_frame_has_the_types_of_a_full_one(toy, kind, split):
     roots = tables.synapses_toy.query()["pre_pt_root_id"].unique()[:2]
     full, empty = (
         SynapsesService(toy).query_synapses(
-            ids,
-            pre=True,
-            return_as=kind,
-            split_positions=split,
-            reference_tables="synapses_toy",
-            progress=False,
+            ids, pre=True, return_as=kind, split_positions=split, reference_tables="tags_toy", progress=False
         )
         for ids in (roots, [])
     )
@@ -245,7 +240,7 @@ def test_choices_are_checked(toy):
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         ask(1, pre=True, batch_size=0, progress=False)
     with pytest.raises(ValueError, match="ref_batch_size must be at least 1"):
-        ask(1, pre=True, reference_tables="synapses_toy", ref_batch_size=0, progress=False)
+        ask(1, pre=True, reference_tables="tags_toy", ref_batch_size=0, progress=False)
 
 
 def test_a_name_that_is_no_text(toy):

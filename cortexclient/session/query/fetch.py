@@ -12,6 +12,7 @@ import dataclasses
 import math
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,13 +23,19 @@ from cortexclient.session.query.divide import Ledger, Outcome, Part, count_part,
 from cortexclient.session.query.pack import cap_of, expected_rows, pack, part_of, sample_of, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from cortexclient.session.core import Session
     from cortexclient.session.flow import Job
     from cortexclient.session.progress import ProgressBar
     from cortexclient.session.query.feed import Feed
     from cortexclient.session.query.question import Question
+
+News = Callable[[], None]
+"""Tells the fetch what an answer holds; called by one thread at a time."""
+
+Asking = Callable[[], News]
+"""Asks something, in any thread."""
 
 __all__ = ["DEEPEST", "LIST_SIZE", "Fetch", "State"]
 
@@ -57,7 +64,7 @@ class State:
     question: Question
     feed: Feed | None = None
     unsent: deque[Part] = field(default_factory=deque)
-    jobs: deque[Callable[[], None]] = field(default_factory=deque)
+    jobs: deque[Asking] = field(default_factory=deque)
     cut: list[Outcome] = field(default_factory=list)
     done: list[Outcome] = field(default_factory=list)
     rows: int = 0
@@ -109,7 +116,7 @@ class Fetch:
         self._bar = bar
         self._rounds = session.connection.cache is not None
         self._lock = threading.RLock()
-        self._news: list[tuple[int, Callable[[], None]]] = []
+        self._news: list[tuple[int, News]] = []
         self._started = self._telling = self._slowed = 0
         self._flying = 0
         self._allowed = session.max_workers
@@ -136,9 +143,9 @@ class Fetch:
 
     # -- what is asked next --------------------------------------------------------------------------------------
 
-    def _of(self, state: State) -> Callable[[], Callable[[], None]] | None:
+    def _of(self, state: State) -> Asking | None:
         if state.jobs:
-            return state.jobs.popleft()  # type: ignore[return-value]
+            return state.jobs.popleft()
         if state.feed is not None and not state.unsent:
             # no sooner: how many ids fit shows in the answers about those that came first
             self._pass_on(state, [state.feed.full(self._room(state, state.feed))])
@@ -155,7 +162,7 @@ class Fetch:
                 return None
         return partial(self._asked, state, state.unsent.popleft())
 
-    def _started_now(self, state: State, job: Callable[[], Callable[[], None]]) -> Job:
+    def _started_now(self, state: State, job: Asking) -> Job:
         self._started += 1
         self._flying += 1
         state.flying += 1
@@ -170,16 +177,16 @@ class Fetch:
 
         return run
 
-    def _asked(self, state: State, part: Part) -> Callable[[], None]:
+    def _asked(self, state: State, part: Part) -> News:
         outcome = self._ask(self._session, part)
         self._bar.step()
         return partial(self._came, state, outcome)
 
-    def _count(self, state: State, part: Part) -> Callable[[], None]:
+    def _count(self, state: State, part: Part) -> News:
         total, requests = count_part(self._session, part)
         return partial(self._was_counted, state, total, requests)
 
-    def _divide(self, state: State, group: list[Outcome]) -> Callable[[], None]:
+    def _divide(self, state: State, group: list[Outcome]) -> News:
         outcomes = divide(self._session, group)
         return partial(self._was_divided, state, group, outcomes)
 
@@ -257,7 +264,7 @@ class Fetch:
         alone = [outcome for outcome in state.cut if not _is_packable(state, outcome)]
         state.cut = []
         for outcome in alone:
-            state.jobs.append(partial(self._divide, state, [outcome]))  # type: ignore[arg-type]
+            state.jobs.append(partial(self._divide, state, [outcome]))
         if not listed:
             return
         if not state.counted:
@@ -267,14 +274,14 @@ class Fetch:
                 if other.question.name == state.question.name and _is_countable_list(other):
                     self._count_whole(other)
         elif state.total is None:
-            state.jobs.append(partial(self._divide, state, listed))  # type: ignore[arg-type]
+            state.jobs.append(partial(self._divide, state, listed))
         else:
             self._repack(state, listed)
 
     def _count_whole(self, state: State) -> None:
         state.counting = True
         whole = Part(state.number, state.question)
-        state.jobs.append(partial(self._count, state, whole))  # type: ignore[arg-type]
+        state.jobs.append(partial(self._count, state, whole))
 
     def _repack(self, state: State, cut: list[Outcome]) -> None:
         """Put values of parts that were cut short, and of those that were not yet asked, into parts that fit."""
