@@ -19,7 +19,7 @@ __all__ = ["Reply", "ask", "ask_count"]
 
 _HEADERS = {"Accept-Encoding": "zstd"}
 _LARGE = 1_000_000
-"""Bytes of an answer from which on threads unpack its columns sooner; for less they cost more than they save."""
+"""Bytes of an answer from which on threads pay for unpacking its columns."""
 
 
 @dataclass(slots=True)
