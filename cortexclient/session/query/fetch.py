@@ -118,7 +118,7 @@ class Fetch:
         self._lock = threading.RLock()
         self._news: list[tuple[int, News]] = []
         self._started = self._telling = self._slowed = 0
-        self._flying = 0
+        self._flying = self._busy = 0
         self._allowed = session.max_workers
 
     def add(self, question: Question, parts: Sequence[Part], *, feed: Feed | None = None) -> State:
@@ -131,15 +131,20 @@ class Fetch:
     def take(self) -> Job | None:
         """Give the next thing to do; None where there is nothing until an answer comes."""
         with self._lock:
-            if self._news and not (self._rounds and self._flying):
+            # in rounds, answers are looked at when all of a round has come, which is as large as it can be
+            job = self._next() if self._rounds or not self._news else None
+            if job is None and self._news and not (self._rounds and self._busy):
                 self._settle()
-            if self._flying >= self._allowed:
-                return None
-            for state in sorted(self.states, key=_comes_last):
-                job = self._of(state)
-                if job is not None:
-                    return self._started_now(state, job)
+                job = self._next()
+            return job
+
+    def _next(self) -> Job | None:
+        if self._flying >= self._allowed:
             return None
+        for state in sorted(self.states, key=_comes_last):
+            if (job := self._of(state)) is not None:
+                return self._started_now(state, job)
+        return None
 
     # -- what is asked next --------------------------------------------------------------------------------------
 
@@ -164,6 +169,7 @@ class Fetch:
 
     def _started_now(self, state: State, job: Asking) -> Job:
         self._started += 1
+        self._busy += 1
         self._flying += 1
         state.flying += 1
         number = self._started
@@ -171,8 +177,10 @@ class Fetch:
         def run() -> None:
             news = job()
             with self._lock:
-                self._flying -= 1
-                state.flying -= 1
+                self._busy -= 1
+                if not self._rounds:
+                    self._flying -= 1
+                    state.flying -= 1
                 self._news.append((number, news))
 
         return run
@@ -193,6 +201,10 @@ class Fetch:
     # -- what came -----------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
+        if self._rounds:
+            self._flying = 0
+            for state in self.states:
+                state.flying = 0
         while self._news:
             news, self._news = sorted(self._news, key=lambda entry: entry[0]), []
             for self._telling, tell in news:
