@@ -583,16 +583,12 @@ TablesService(session).nucleus_toy().query()
 print("ready", flush=True)
 sys.stdin.readline()
 threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
-start = time.monotonic()
 try:
     {work}
 except KeyboardInterrupt:
-    took = time.monotonic() - start
-    def left():
-        return [t.name for t in threading.enumerate() if t.name.startswith("cortexclient")]
-    while left() and time.monotonic() - start < 40:
+    while any(t.name.startswith("cortexclient") for t in threading.enumerate()):
         time.sleep(0.05)
-    print(took < 40, left())
+    print("stopped")
 """
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -603,10 +599,11 @@ except KeyboardInterrupt:
         env=dict(os.environ),
     ) as made:
         assert made.stdout.readline() == "ready\n"
-        # far longer than a busy machine takes to stop the threads
-        toy_server.inject(Fault("hang", route=route, count=None, seconds=60))
+        # neither an answer nor a timeout of the client comes while this process waits
+        toy_server.inject(Fault("hang", route=route, count=None, seconds=3600))
         try:
             out, error = made.communicate("go\n", timeout=60)
         finally:
+            made.kill()
             toy_server.clear_faults()
-    assert out.strip() == "True []", out + error
+    assert out.strip() == "stopped", out + error
