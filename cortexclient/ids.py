@@ -46,6 +46,8 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
             values = list(values)
         else:
             return np.array([as_id(values, name)], dtype=np.int64)
+    if hasattr(values, "to_pylist"):
+        values = values.to_pylist()
     dtype = getattr(values, "dtype", None)
     if dtype is not None and getattr(dtype, "kind", "O") in "iu":
         if getattr(values, "hasnans", False) or (hasattr(values, "isna") and values.isna().any()):
@@ -77,6 +79,8 @@ def as_id(value: Any, name: str = "id") -> int:
     ValueError
         If it does not fit an int64.
     """
+    if hasattr(value, "as_py"):
+        value = value.as_py()
     if isinstance(value, str):
         text = value.strip()
         if not text.removeprefix("-").isdecimal():

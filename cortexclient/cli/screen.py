@@ -81,7 +81,7 @@ def _room(name: str, cells: list[str], *, right: bool) -> int:
 
 def _choose(names: list[str], room: dict[str, int], width: int) -> list[str]:
     """Choose the columns that fit, the telling ones first, and give them in the order in which they stand."""
-    left = width
+    left = width - 1  # rich before 14.3 pads the last column as well
     chosen: set[str] = set()
     for name in sorted(names, key=_weight):
         if room[name] <= left or not chosen:

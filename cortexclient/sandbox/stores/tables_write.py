@@ -253,8 +253,9 @@ class AnnotationWriter:
 
     def _rows(self, table: str, ids: Sequence[int]) -> pa.Table:
         listed = ", ".join(str(int(identity)) for identity in ids)
+        wanted = f"id IN ({listed})" if listed else "false"
         return self.store.engine.read(
-            f"SELECT * FROM {self.store.live(table).relation} WHERE {f'id IN ({listed})' if listed else 'false'}"
+            f"SELECT * FROM {self.store.live(table).relation} WHERE {wanted} ORDER BY rowid"
         )
 
     def _next_id(self, table: str) -> int:
