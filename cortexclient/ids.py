@@ -39,6 +39,9 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
     """
     import numpy as np
 
+    from_arrow = getattr(values, "to_pylist", None)
+    if from_arrow is not None:
+        values = from_arrow()
     if isinstance(values, str | bytes | bytearray) or not hasattr(values, "__len__"):
         if hasattr(values, "__iter__") and not isinstance(
             values, str | bytes | bytearray | np.generic | np.ndarray
@@ -46,8 +49,6 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
             values = list(values)
         else:
             return np.array([as_id(values, name)], dtype=np.int64)
-    if hasattr(values, "to_pylist"):
-        values = values.to_pylist()
     dtype = getattr(values, "dtype", None)
     if dtype is not None and getattr(dtype, "kind", "O") in "iu":
         if getattr(values, "hasnans", False) or (hasattr(values, "isna") and values.isna().any()):

@@ -25,6 +25,8 @@ WAYS = {
     "an Index": pd.Index,
     "a nullable Series": lambda ids: pd.Series(ids, dtype="Int64"),
     "an Arrow array": pa.array,
+    "a column of an Arrow table": lambda ids: pa.chunked_array([ids[:1], ids[1:]]),
+    "Arrow scalars": lambda ids: [pa.scalar(number) for number in ids],
 }
 
 
