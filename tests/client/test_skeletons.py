@@ -602,6 +602,32 @@ def test_refused_roots_are_computed_when_asked(server: Sandbox, roots: list[int]
         refused.clear()
 
 
+def test_a_root_in_one_chunk_is_a_point(roots: list[int]) -> None:
+    with Sandbox(size="tiny") as sandbox:
+        graph = sandbox.load().cave.chunkedgraph
+        edges = np.asarray(graph.level2_chunk_graph(roots[0]))
+        ids, degree = np.unique(edges, return_counts=True)
+        tip = int(ids[degree == 1][0])
+        (edge,) = edges[(edges == tip).any(axis=1)]
+        neighbour = int(edge[edge != tip][0])
+        edit = sandbox.split(graph.get_children(tip), graph.get_children(neighbour))
+        client = sandbox.load()
+        counts = {int(root): len(client.get_l2_ids(root)) for root in edit.new_roots}
+        alone = min(counts, key=lambda root: counts[root])
+        assert counts[alone] == 1
+        (only,) = client.get_l2_ids(alone)
+        neuron = client.get_skeleton(alone)
+        assert (neuron.skeleton.vertices.shape, neuron.skeleton.path_length()) == ((1, 3), 0)
+        assert neuron.anno.lvl2_ids.df["lvl2_id"].tolist() == [only]
+        whole = client.query_synapses(alone, pre=True, post=True, live=True, progress=False)
+        assert len(neuron.anno.pre_syn) + len(neuron.anno.post_syn) == len(whole)
+        vertices = client.mesh.get_mesh(alone).vertices
+        assert client.mesh.compute_vertex_to_l2_mapping(alone).tolist() == [only] * len(vertices)
+        sandbox.world.skeletons.refused[alone] = None
+        with pytest.raises(MissingDataError, match="single level-2 id"):
+            client.get_skeleton(alone, fallback="compute")
+
+
 def test_missing_skeletons_are_made_or_reported() -> None:
     with Sandbox(size="tiny", cold_skeletons=True, skeleton_delay=0.01) as cold:
         client = cold.load()
