@@ -84,7 +84,7 @@ def test_an_answer_of_another_shape_is_told(toy, monkeypatch):
         RootsService(toy).is_latest_roots([5, 6])
 
 
-@pytest.mark.parametrize("value", [pd.NaT, np.datetime64("NaT"), None, 1751364601.2, True])
+@pytest.mark.parametrize("value", [pd.NaT, np.datetime64("NaT", "ns"), None, 1751364601.2, True])
 def test_no_times(value):
     with pytest.raises(TypeError, match="timestamp"):
         as_utc(value)

@@ -50,7 +50,7 @@ def test_two_processes_at_once_build_one_folder_equal_to_any_other(tmp_path: Pat
     assert len(answers) == 1
     made = Path(answers.pop())
     assert sorted(path.name for path in tmp_path.iterdir()) == [made.name, f"{made.name}.lock"]
-    again = build_cortex(registry.get_spec("sandbox"), size="tiny")
+    again = build_cortex(registry.get_spec("sandbox"), size="tiny", cache=tmp_path / "again")
     assert again.path.name == made.name
     assert digests(made) == digests(again.path)
 

@@ -108,9 +108,10 @@ def frame_of(spec: Any = None, *, half_width_um: float = 100.0) -> Frame:
         raise FrameError("the transform flattens space, so nothing can be placed by its inverse") from error
     if centre is None:
         centre = _positive_centre(inverse, shift, half_width_um)
-    offset = inverse @ (centre - shift)
+    # rounded, because the last digits depend on the linear algebra library, and a cortex must not
+    offset = np.round(inverse @ (centre - shift), 3)
     return Frame(
-        matrix=tuple(float(v) for v in inverse.ravel()),
+        matrix=tuple(float(v) for v in np.round(inverse, 6).ravel()),
         offset=(float(offset[0]), float(offset[1]), float(offset[2])),
         table_resolution=(resolution[0], resolution[1], resolution[2]),
     )
