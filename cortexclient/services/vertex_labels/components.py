@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.services.vertex_labels.connected import connected
 from cortexclient.services.vertex_labels.fragments import turned
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments) -> Pieces:
     vertices : ndarray, shape (N, 3)
     fragments : Fragments
     """
-    part = _components(fragments.count, *fragments.edges())
+    part = connected(fragments.count, fragments.edges())
     # guests are of no piece
     part = np.append(part, np.full(len(fragments.vertex) - fragments.count, -1, dtype=np.int32))
     points = np.empty((len(part), 3), dtype=np.float32)
@@ -114,9 +115,8 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     node[order] = np.arange(len(order), dtype=np.int32)
     a, b, c = turned([node[corner] for corner in corners], count)
     joined = [(one, two, (one < count) & (two < count)) for one, two in ((a, b), (b, c), (c, a))]
-    tails = np.concatenate([one[both] for one, _, both in joined])
-    heads = np.concatenate([two[both] for _, two, both in joined])
-    part = np.append(_components(count, tails, heads), np.full(len(order) - count, -1, dtype=np.int32))
+    part = connected(count, [(one[both], two[both]) for one, two, both in joined])
+    part = np.append(part, np.full(len(order) - count, -1, dtype=np.int32))
     chunk = np.append(pieces.spread(pieces.chunk), np.full(len(guests), -1, dtype=np.int32))[order]
     vertex = np.append(pieces.vertex, np.full(len(guests), -1, dtype=np.int32))[order]
     return _arranged(part, chunk, vertex, pieces.points[order], pieces.origin, (a, b, c))
@@ -152,36 +152,6 @@ def _arranged(
         low = high = np.empty((0, 3), dtype=np.float32)
     a, b, c = (row[corner] for corner in corners)
     return Pieces(vertex[order[:count]], start, of[by_chunk], points, origin, low, high, (a, b, c))
-
-
-def _components(count: int, tails: NDArray[np.int32], heads: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Number of the component of each of ``count`` nodes.
-
-    Every node hooks onto a smaller neighbour, what hangs together shrinks to one node, and again, until no edge is
-    left. Each round leaves a small part of the nodes; scipy's connected_components takes longer to build its matrix.
-    """
-    rounds = []
-    while len(tails):
-        parent = np.arange(count, dtype=np.int32)
-        # of several hooks of one node any may win: the others stay in the list for the next round
-        parent[np.maximum(tails, heads)] = np.minimum(tails, heads)
-        while True:
-            shorter = parent[parent]
-            if np.array_equal(shorter, parent):
-                break
-            parent = shorter
-        number = np.cumsum(parent == np.arange(count, dtype=np.int32), dtype=np.int32)
-        parent = number[parent]
-        parent -= 1
-        rounds.append(parent)
-        count = int(number[-1])
-        tails, heads = parent[tails], parent[heads]
-        open_edges = tails != heads
-        tails, heads = tails[open_edges], heads[open_edges]
-    found = np.arange(count, dtype=np.int32)
-    for parent in reversed(rounds):
-        found = found[parent]
-    return found
 
 
 def in_order(values: NDArray[np.int32]) -> NDArray[np.int64]:

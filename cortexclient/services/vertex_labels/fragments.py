@@ -56,15 +56,12 @@ class Fragments:
     corners: Three
     inner: int
 
-    def edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Edges that join the nodes of each triangle, but for guests."""
-        a, b, c = self.corners
+    def edges(self) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        """Edges that join the nodes of each triangle, but for guests, in parts."""
+        a, b, c = (corner[: self.inner] for corner in self.corners)
         a_, b_, c_ = (corner[self.inner :] for corner in self.corners)
         second, third = b_ < self.count, c_ < self.count
-        return (
-            np.concatenate([a[: self.inner], b[: self.inner], a_[second], a_[third]]),
-            np.concatenate([b[: self.inner], c[: self.inner], b_[second], c_[third]]),
-        )
+        return [(a, b), (b, c), (a_[second], b_[second]), (a_[third], c_[third])]
 
 
 def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.bool_]) -> Fragments:
