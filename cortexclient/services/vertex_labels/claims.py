@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.services.vertex_labels.blocks import side_by_side
 from cortexclient.services.vertex_labels.components import Pieces, gaps, ragged
 from cortexclient.services.vertex_labels.winding import winding_numbers
 
@@ -30,7 +31,7 @@ _ENCLOSED = 0.5
 # smaller pieces are crumbs of a surface that simplification broke off, not holes
 _SMALLEST_HOLE = 4
 # vertex and point pairs measured at once
-_BLOCK = 1 << 21
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -143,22 +144,22 @@ def _distances(pieces: Pieces, claimants: Claimants) -> _Distances:
     points = (claimants.point[rows] - pieces.origin).astype(np.float32)
     begin, end = pieces.start[first], pieces.start[first + count]
     blocks = np.searchsorted(np.cumsum(end - begin), np.arange(0, (end - begin).sum() + _BLOCK, _BLOCK))
-    nearest = []
-    for low, high in itertools.pairwise(blocks):
-        span = slice(int(low), int(high))
-        if low == high:
-            continue
+
+    def measure(span: slice) -> NDArray[np.float32]:
         length = end[span] - begin[span]
         row = ragged(begin[span], length)
+        if not len(row):
+            return np.empty(0, dtype=np.float32)
         square = np.zeros(len(row), dtype=np.float32)
         for axis in range(3):
-            difference = pieces.points[row, axis]
+            difference = pieces.points[:, axis].take(row)
             difference -= np.repeat(points[span, axis], length)
             difference *= difference
             square += difference
-        piece = ragged(first[span], count[span])
-        cuts = np.concatenate([[0], np.cumsum(pieces.size[piece])[:-1]])
-        nearest.append(np.sqrt(np.minimum.reduceat(square, cuts)))
+        cuts = np.concatenate([[0], np.cumsum(pieces.size[ragged(first[span], count[span])])[:-1]])
+        return np.sqrt(np.minimum.reduceat(square, cuts))
+
+    nearest = side_by_side(measure, [slice(*ends) for ends in itertools.pairwise(blocks.tolist())])
     nm = np.concatenate(nearest) if nearest else np.empty(0, dtype=np.float32)
     return _Distances(np.repeat(rows, count), ragged(first, count), nm)
 

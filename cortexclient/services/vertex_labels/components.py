@@ -38,13 +38,15 @@ class Pieces:
         Chunk of each piece, ascending.
     points : ndarray of float32, shape (V + G, 3)
         Positions in nm from ``origin``, those of ``vertex`` first, then those of guests: corners of triangles that lie
-        on the upper plane of their chunk and count for the next.
+        on the upper plane of their chunk and count for the next. Each axis is contiguous.
     origin : ndarray of float64, shape (3,)
         Subtracted before rounding to float32, which keeps distances exact to 0.1 nm anywhere in a volume.
     low, high : ndarray of float32, shape (P, 3)
         Bounding box of each piece, from ``origin``.
+    row : ndarray of int32, shape (V + G,)
+        Row of ``points`` of each node.
     corners : tuple of three ndarray of int32, shape (T,)
-        Rows of ``points`` at the corners of each triangle; the first is never a guest.
+        Nodes at the corners of each triangle; the first is never a guest.
     """
 
     vertex: NDArray[np.int32]
@@ -54,6 +56,7 @@ class Pieces:
     origin: NDArray[np.float64]
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    row: NDArray[np.int32]
     corners: Three
 
     def __len__(self) -> int:
@@ -78,16 +81,16 @@ def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments) -> Pieces:
     fragments : Fragments
     """
     part = connected(fragments.count, fragments.edges())
-    # guests are of no piece
-    part = np.append(part, np.full(len(fragments.vertex) - fragments.count, -1, dtype=np.int32))
-    points = np.empty((len(part), 3), dtype=np.float32)
+    plan = _arranged(part, fragments.home[fragments.vertex[: fragments.count]], len(fragments.vertex))
+    vertex = fragments.vertex[plan.order]
+    points = np.empty((3, len(vertex)), dtype=np.float32).T
     origin = np.zeros(3)
+    corner = vertices[vertex]
     for axis in range(3):
-        column = vertices[:, axis][fragments.vertex].astype(np.float64)
+        column = corner[:, axis].astype(np.float64)
         origin[axis] = column.mean().round() if len(column) else 0
         points[:, axis] = column - origin[axis]
-    chunk = fragments.home[fragments.vertex]
-    return _arranged(part, chunk, fragments.vertex, points, origin, fragments.corners)
+    return plan.pieces(vertex, points, origin, fragments.corners)
 
 
 def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]) -> Pieces:
@@ -102,8 +105,8 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     """
     guests = np.zeros(len(pieces.points) - len(pieces.vertex), dtype=bool)
     inside = np.append(pieces.spread(chunks[pieces.chunk]), guests)
-    rows = np.flatnonzero(inside[pieces.corners[0]])
-    corners = [corner[rows] for corner in pieces.corners]
+    rows = np.flatnonzero(inside[pieces.row][pieces.corners[0]])
+    corners = [pieces.row[corner[rows]] for corner in pieces.corners]
     free = inside
     free[: len(seam)] &= ~seam
     used = np.zeros_like(free)
@@ -116,42 +119,52 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     a, b, c = turned([node[corner] for corner in corners], count)
     joined = [(one, two, (one < count) & (two < count)) for one, two in ((a, b), (b, c), (c, a))]
     part = connected(count, [(one[both], two[both]) for one, two, both in joined])
-    part = np.append(part, np.full(len(order) - count, -1, dtype=np.int32))
     chunk = np.append(pieces.spread(pieces.chunk), np.full(len(guests), -1, dtype=np.int32))[order]
     vertex = np.append(pieces.vertex, np.full(len(guests), -1, dtype=np.int32))[order]
-    return _arranged(part, chunk, vertex, pieces.points[order], pieces.origin, (a, b, c))
+    plan = _arranged(part, chunk[:count], len(order))
+    points = np.take(pieces.points.T, order[plan.order], axis=1).T
+    return plan.pieces(vertex[plan.order], points, pieces.origin, (a, b, c))
 
 
-def _arranged(
-    part: NDArray[np.int32],
-    chunk: NDArray[np.int32],
-    vertex: NDArray[np.int32],
-    points: NDArray[np.float32],
-    origin: NDArray[np.float64],
-    corners: Three,
-) -> Pieces:
-    """Put nodes in the order of their parts, and parts in the order of their chunks; guests (part -1) come last."""
-    count = int((part >= 0).sum())
-    part = part[:count]
+@dataclass(frozen=True)
+class _Plan:
+    """In which order nodes become the rows of pieces."""
+
+    order: NDArray[np.int64]
+    row: NDArray[np.int32]
+    start: NDArray[np.int64]
+    chunk: NDArray[np.int32]
+
+    def pieces(
+        self,
+        vertex: NDArray[np.int32],
+        points: NDArray[np.float32],
+        origin: NDArray[np.float64],
+        corners: Three,
+    ) -> Pieces:
+        """Make the pieces of rows that are in order already, guests included."""
+        count = int(self.start[-1])
+        low, high = (np.empty((len(self.chunk), 3), dtype=np.float32) for _ in range(2))
+        for axis in range(3 if count else 0):
+            np.minimum.reduceat(points[:count, axis], self.start[:-1], out=low[:, axis])
+            np.maximum.reduceat(points[:count, axis], self.start[:-1], out=high[:, axis])
+        return Pieces(vertex[:count], self.start, self.chunk, points, origin, low, high, self.row, corners)
+
+
+def _arranged(part: NDArray[np.int32], chunk: NDArray[np.int32], total: int) -> _Plan:
+    """Put nodes in the order of their parts, and parts in that of their chunks; the other nodes, guests, come last."""
+    count = len(part)
     of = np.empty(int(part.max(initial=-1)) + 1, dtype=np.int32)
-    of[part] = chunk[:count]
+    of[part] = chunk
     by_chunk = in_order(of)
     place = np.empty(len(of), dtype=np.int32)
     place[by_chunk] = np.arange(len(of), dtype=np.int32)
-    part = place[part]
-    order = in_order(part)
-    row = np.arange(len(vertex), dtype=np.int32)
-    row[order] = np.arange(count, dtype=np.int32)
-    order = np.append(order, np.arange(count, len(vertex)))
+    part = place.take(part)
+    order = np.append(in_order(part), np.arange(count, total))
+    row = np.empty(total, dtype=np.int32)
+    row[order] = np.arange(total, dtype=np.int32)
     start = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=len(of)))])
-    points = points[order]
-    if len(of):
-        low = np.minimum.reduceat(points[:count], start[:-1], axis=0)
-        high = np.maximum.reduceat(points[:count], start[:-1], axis=0)
-    else:
-        low = high = np.empty((0, 3), dtype=np.float32)
-    a, b, c = (row[corner] for corner in corners)
-    return Pieces(vertex[order[:count]], start, of[by_chunk], points, origin, low, high, (a, b, c))
+    return _Plan(order, row, start, of[by_chunk])
 
 
 def in_order(values: NDArray[np.int32]) -> NDArray[np.int64]:
