@@ -1,44 +1,32 @@
-"""Work on long arrays in blocks that stay in the processor's cache, on all processors where there are several."""
+"""Long arrays in blocks: what is made of a block and thrown away again then stays in the processor's cache."""
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator
 
-    T = TypeVar("T")
+    from numpy.typing import NDArray
 
-__all__ = ["in_blocks", "side_by_side"]
+__all__ = ["BLOCK", "blocks", "blocks_of_groups"]
 
-# more threads than this wait for memory rather than for a processor
-_MOST_THREADS = 4
-# with fewer blocks than this for each thread, starting threads takes longer than they save
-_FEW = 3
+# rows at once; half or twice as many take about as long
+BLOCK = 1 << 15
 
 
-def in_blocks(work: Callable[[slice], T], count: int, size: int) -> list[T]:
-    """Call ``work`` with the slices of at most ``size`` that make up ``count`` rows; the results in their order.
-
-    Blocks may run side by side (numpy lets go of the interpreter while it works on an array), so ``work`` must write to
-    nothing but its own rows. The results do not depend on how many processors there are.
-    """
-    return side_by_side(work, [slice(start, min(start + size, count)) for start in range(0, count, size)])
+def blocks(count: int) -> Iterator[slice]:
+    """Cut ``count`` rows into slices of at most ``BLOCK``."""
+    for start in range(0, count, BLOCK):
+        yield slice(start, min(start + BLOCK, count))
 
 
-def side_by_side(work: Callable[[slice], T], blocks: Sequence[slice]) -> list[T]:
-    """Call ``work`` with each of some blocks, as :func:`in_blocks` does."""
-    threads = min(_processors(), _MOST_THREADS, len(blocks) // _FEW)
-    if threads < 2:
-        return [work(block) for block in blocks]
-    with ThreadPoolExecutor(threads, thread_name_prefix="vertex-labels") as pool:
-        return list(pool.map(work, blocks))
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))  # a container may not have all that the machine has
-    except AttributeError:
-        return os.cpu_count() or 1
+def blocks_of_groups(lengths: NDArray[np.int64], size: int = BLOCK) -> Iterator[slice]:
+    """Cut groups of rows, given by their lengths, into slices of groups with about ``size`` rows together."""
+    ends = np.searchsorted(np.cumsum(lengths), np.arange(0, int(lengths.sum()) + size, size))
+    for low, high in itertools.pairwise(ends.tolist()):
+        if low < high:
+            yield slice(low, high)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.services.vertex_labels.blocks import blocks, blocks_of_groups
 from cortexclient.services.vertex_labels.connected import connected
 from cortexclient.services.vertex_labels.fragments import turned
 
@@ -67,29 +68,40 @@ class Pieces:
         """Vertices in each piece."""
         return np.diff(self.start)
 
+    @cached_property
+    def triangles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Triangles in the order of their pieces, and where each piece's begin, shape (P + 1,)."""
+        guests = len(self.points) - len(self.vertex)
+        piece = np.append(self.spread(np.arange(len(self), dtype=np.int32)), np.zeros(guests, dtype=np.int32))
+        owner = piece.take(self.row).take(self.corners[0])
+        # a mesh is written piece after piece, more or less, so whole runs of triangles move
+        run = np.concatenate([[0], np.flatnonzero(owner[1:] != owner[:-1]) + 1])[: len(owner)]
+        length, owner = np.diff(run, append=len(owner)), owner.take(run)
+        order = in_order(owner)
+        count = np.bincount(owner, weights=length, minlength=len(self)).astype(np.int64)
+        return ragged(run.take(order), length.take(order)), np.concatenate([[0], np.cumsum(count)])
+
     def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """Repeat one value for each piece over the rows of ``vertex``."""
         return np.repeat(values, self.size)
 
 
-def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments) -> Pieces:
+def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments, origin: NDArray[np.float64]) -> Pieces:
     """Find the connected components of the parts of a mesh in chunks.
 
     Parameters
     ----------
     vertices : ndarray, shape (N, 3)
     fragments : Fragments
+    origin : ndarray of float64, shape (3,)
+        A place in nm near the chunks.
     """
     part = connected(fragments.count, fragments.edges())
     plan = _arranged(part, fragments.home[fragments.vertex[: fragments.count]], len(fragments.vertex))
     vertex = fragments.vertex[plan.order]
     points = np.empty((3, len(vertex)), dtype=np.float32).T
-    origin = np.zeros(3)
-    corner = vertices[vertex]
-    for axis in range(3):
-        column = corner[:, axis].astype(np.float64)
-        origin[axis] = column.mean().round() if len(column) else 0
-        points[:, axis] = column - origin[axis]
+    for block in blocks(len(vertex)):
+        points[block] = vertices.take(vertex[block], axis=0) - origin
     return plan.pieces(vertex, points, origin, fragments.corners)
 
 
@@ -116,7 +128,7 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     count = int(free.sum())
     node = np.empty(len(free), dtype=np.int32)
     node[order] = np.arange(len(order), dtype=np.int32)
-    a, b, c = turned([node[corner] for corner in corners], count)
+    a, b, c = turned(node[np.stack(corners)], count)
     joined = [(one, two, (one < count) & (two < count)) for one, two in ((a, b), (b, c), (c, a))]
     part = connected(count, [(one[both], two[both]) for one, two, both in joined])
     chunk = np.append(pieces.spread(pieces.chunk), np.full(len(guests), -1, dtype=np.int32))[order]
@@ -226,14 +238,8 @@ def _small_gaps(
     """Gaps of many pairs of small pieces at once; the first of equally near vertices counts."""
     size = pieces.size
     distance, nearest = np.empty(len(one)), np.empty(len(one), dtype=np.int64)
-    blocks = np.searchsorted(
-        np.cumsum(size[one] * size[other]),
-        np.arange(0, int((size[one] * size[other]).sum()) + _BLOCK, _BLOCK),
-    )
-    for low, high in itertools.pairwise(blocks.tolist()):
-        a, b = one[low:high], other[low:high]
-        if not len(a):
-            continue
+    for pairs in blocks_of_groups(size[one] * size[other], _BLOCK):
+        a, b = one[pairs], other[pairs]
         # every vertex of the other piece beside every vertex of the first
         near = ragged(pieces.start[a], size[a])
         count = np.repeat(size[b], size[a])
@@ -245,8 +251,8 @@ def _small_gaps(
         begin = np.concatenate([[0], np.cumsum(size[a] * size[b])])
         least = np.minimum.reduceat(square, begin[:-1])
         hits = np.flatnonzero(square == np.repeat(least, np.diff(begin)))
-        distance[low:high] = np.sqrt(least)
-        nearest[low:high] = far[hits[np.searchsorted(hits, begin[:-1])]]
+        distance[pairs] = np.sqrt(least)
+        nearest[pairs] = far[hits[np.searchsorted(hits, begin[:-1])]]
     return distance, nearest
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+
+from cortexclient.services.vertex_labels.blocks import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
     Ends: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 __all__ = ["connected"]
-
-# edges or nodes that are worked on at once, so that what is in between stays in the processor's cache
-_BLOCK = 1 << 15
 
 
 def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
@@ -49,24 +48,24 @@ def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
 def _hooked(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
     """Smallest node of the tree that each node is in when every node hooks onto a smaller neighbour."""
     parent = np.arange(count, dtype=np.int32)
-    for tails, heads in _blocks(edges):
+    for tails, heads in _in_blocks(edges):
         # of several hooks of one node any may win: the others stay in the list for the next round
         parent[np.maximum(tails, heads)] = np.minimum(tails, heads)
-    for start in range(0, count, _BLOCK):
+    for block in blocks(count):
         # parents are smaller, so those in the blocks before are the ends of their trees already
-        block = parent[start : start + _BLOCK]
+        part = parent[block]
         while True:
-            shorter = parent.take(block)
-            if np.array_equal(shorter, block):
+            shorter = parent.take(part)
+            if np.array_equal(shorter, part):
                 break
-            block[:] = shorter
+            part[:] = shorter
     return parent
 
 
 def _still_open(edges: Sequence[Ends], parent: NDArray[np.int32]) -> Ends:
-    """Edges between trees."""
+    """Edges between trees, by the numbers of the trees."""
     left = []
-    for tails, heads in _blocks(edges):
+    for tails, heads in _in_blocks(edges):
         one, other = parent.take(tails), parent.take(heads)
         keep = np.flatnonzero(one != other)
         left.append((one.take(keep), other.take(keep)))
@@ -74,7 +73,7 @@ def _still_open(edges: Sequence[Ends], parent: NDArray[np.int32]) -> Ends:
     return tails, heads
 
 
-def _blocks(edges: Sequence[Ends]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _in_blocks(edges: Sequence[Ends]) -> Iterator[Ends]:
     for tails, heads in edges:
-        for start in range(0, len(tails), _BLOCK):
-            yield tails[start : start + _BLOCK], heads[start : start + _BLOCK]
+        for block in blocks(len(tails)):
+            yield tails[block], heads[block]

@@ -186,7 +186,7 @@ def label_mesh(
     work.several(max_distance, ratio_better, lookup)
     work.propagate(hop_limit)
     work.crumbs(max_distance)
-    found = np.append(ids, 0)[work.labels]  # label -1 reads the appended 0
+    found = np.append(ids, 0).take(work.labels)  # label -1 reads the appended 0
     return Labels(found, work.decisions, work.piece)
 
 
@@ -209,7 +209,8 @@ def _check_faces(faces: ArrayLike, count: int) -> NDArray[Any]:
         raise ValueError(
             f"faces must be whole numbers of shape (M, 3), not {triangles.dtype} of shape {triangles.shape}"
         )
-    if int(triangles.min()) < 0 or int(triangles.max()) >= count:
+    signed = triangles.dtype.kind == "i"
+    if (signed and int(triangles.min()) < 0) or int(triangles.max()) >= count:
         raise ValueError(
             f"faces point to vertices {triangles.min()}..{triangles.max()}, but there are {count}"
         )

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.blocks import side_by_side
-from cortexclient.services.vertex_labels.components import Pieces, in_order, ragged
+from cortexclient.services.vertex_labels.blocks import blocks_of_groups
+from cortexclient.services.vertex_labels.components import Pieces, ragged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from cortexclient.services.vertex_labels.fragments import Three
 
     # x, y and z of many vectors
     Vectors: TypeAlias = list[NDArray[Any]]
 
 __all__ = ["winding_numbers"]
 
-# triangles seen from points, measured at once
+# triangles seen from points, measured at once: some twenty arrays of them
 _BLOCK = 1 << 14
 # triangles that are looked at to tell which way the mesh is turned
-_ENOUGH = 50_000
+_ENOUGH = 20_000
 
 
 def winding_numbers(
@@ -52,40 +49,34 @@ def winding_numbers(
     if not len(piece):
         return np.zeros(0)
     seen_from = (point - pieces.origin).astype(np.float32)
-    wanted, place = np.unique(piece, return_inverse=True)
-    corners, begin = _triangles(pieces, wanted)
-    count = np.diff(begin)[place]
+    order, begin = pieces.triangles
+    count = np.diff(begin)[piece]
     total = np.zeros(len(piece))
-    blocks = np.searchsorted(np.cumsum(count), np.arange(0, count.sum() + _BLOCK, _BLOCK))
-
-    def measure(pairs: slice) -> None:
-        rows = ragged(begin[place[pairs]], count[pairs])
-        if not len(rows):
-            return
+    for pairs in blocks_of_groups(count, _BLOCK):
+        each = count[pairs]
+        rows = order.take(ragged(begin[piece[pairs]], each))
         a, b, c = (
-            [
-                pieces.points[:, axis].take(at) - np.repeat(seen_from[pairs, axis], count[pairs])
-                for axis in range(3)
-            ]
-            for at in (corner.take(rows) for corner in corners)
+            [along - np.repeat(seen_from[pairs, axis], each) for axis, along in enumerate(corner)]
+            for corner in _corners(pieces, rows)
         )
-        pair = np.repeat(np.arange(pairs.stop - pairs.start), count[pairs])
-        total[pairs] = np.bincount(pair, weights=_solid_angles(a, b, c), minlength=pairs.stop - pairs.start)
-
-    side_by_side(measure, [slice(*ends) for ends in itertools.pairwise(blocks.tolist())])
-    return total * (_turn(pieces, corners, begin) / (4 * np.pi))
+        pair = np.repeat(np.arange(len(each)), each)
+        total[pairs] = np.bincount(pair, weights=_solid_angles(a, b, c), minlength=len(each))
+    return total * (_turn(pieces) / (4 * np.pi))
 
 
-def _turn(pieces: Pieces, corners: Three, begin: NDArray[np.int64]) -> float:
+def _corners(pieces: Pieces, triangles: NDArray[np.int64]) -> list[Vectors]:
+    """Positions of the corners of triangles: for each corner x, y and z."""
+    rows = [pieces.row.take(corner.take(triangles)) for corner in pieces.corners]
+    return [[pieces.points[:, axis].take(row) for axis in range(3)] for row in rows]
+
+
+def _turn(pieces: Pieces) -> float:
     """1 if triangles look outward as they are written, -1 if inward: most look away from the middle of their piece."""
-    last = int(np.searchsorted(begin, _ENOUGH))
-    begin = begin[: last + 1]
+    order, begin = pieces.triangles
+    begin = begin[: int(np.searchsorted(begin, _ENOUGH)) + 1]
     if begin[-1] == 0:
         return 1.0
-    a, b, c = (
-        [pieces.points[:, axis][corner[: begin[-1]]].astype(np.float64) for axis in range(3)]
-        for corner in corners
-    )
+    a, b, c = ([x.astype(np.float64) for x in corner] for corner in _corners(pieces, order[: begin[-1]]))
     count = np.diff(begin)
     there = count > 0
     away, ab, ac = [], [], []
@@ -123,18 +114,3 @@ def _solid_angles(a: Vectors, b: Vectors, c: Vectors) -> NDArray[Any]:
     angle = np.arctan2(_triple(a, b, c), below)
     angle *= 2
     return np.asarray(angle)
-
-
-def _triangles(pieces: Pieces, wanted: NDArray[np.int64]) -> tuple[Three, NDArray[np.int64]]:
-    """Rows of the corners of the triangles of each wanted piece, and where each piece's begin."""
-    number = np.full(len(pieces), -1, dtype=np.int32)
-    number[wanted] = np.arange(len(wanted), dtype=np.int32)
-    guests = np.full(len(pieces.points) - len(pieces.vertex), -1, dtype=np.int32)
-    of_node = np.append(pieces.spread(number), guests).take(pieces.row)
-    owner = of_node.take(pieces.corners[0])
-    rows = np.flatnonzero(owner >= 0)
-    owner = owner.take(rows)
-    begin = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(wanted)))])
-    rows = rows.take(in_order(owner))
-    a, b, c = (pieces.row.take(corner.take(rows)) for corner in pieces.corners)
-    return (a, b, c), begin
