@@ -272,6 +272,24 @@ def test_clear_winner_and_distance_limit() -> None:
     ) == {0}
 
 
+def test_loose_piece_that_no_label_reaches() -> None:
+    info, first, second = one_chunk()
+    left = box((1000, 1000, 1000), (2000, 2000, 2000))
+    crumb = box((2200, 1400, 1400), (2400, 1600, 1600))
+    right = box((2700, 1000, 1000), (3700, 2000, 2000))
+    vertices, faces = scene(left, crumb, right)
+    points = [[1500, 1500, 1500], [3200, 1500, 1500]]
+    rows = slice(len(left[0]), len(left[0]) + len(crumb[0]))
+    # 200 nm to one and 300 nm to the other: not clear, but one of the two it is
+    labels = label_vertices(vertices, faces, [first, second], points, info=info, explain=True)
+    assert set(labels.l2_ids[rows]) == {first}
+    assert set(labels.decisions[rows]) == {Decision.PROPAGATION}
+    for options in ({"max_distance": 150}, {"hop_limit": 5}):
+        found = label_vertices(vertices, faces, [first, second], points, info=info, **options)
+        assert set(found[rows]) == {0}
+        assert set(found[: rows.start]) == {first}
+
+
 def test_hole_belongs_to_what_surrounds_it() -> None:
     info, first, second = one_chunk()
     outer = box((1000, 1000, 1000), (9000, 9000, 9000), step=400)

@@ -256,7 +256,9 @@ def _small_gaps(
     return distance, nearest
 
 
-def nearest_owner(pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.bool_]) -> NDArray[np.int64]:
+def nearest_owner(
+    pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.bool_], limit: float = np.inf
+) -> NDArray[np.int64]:
     """Give for each free piece the row of ``pieces.vertex`` where an owned piece of its chunk is nearest; -1 for none.
 
     Parameters
@@ -265,13 +267,15 @@ def nearest_owner(pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.boo
         Pieces.
     owned : ndarray of bool, shape (P,)
         The pieces that count.
+    limit : float
+        Only those nearer than this many nm.
     """
     found = np.full(len(free), -1, dtype=np.int64)
     for place, piece in enumerate(free.tolist()):
         first, last = np.searchsorted(pieces.chunk, pieces.chunk[piece] + np.arange(2))
         others = first + np.flatnonzero(owned[first:last])
         apart = _between_boxes(pieces, np.array([piece]), others)
-        best = np.inf
+        best = limit
         for other in np.argsort(apart, kind="stable"):
             if apart[other] >= best:
                 break

@@ -55,7 +55,7 @@ class Decision(IntEnum):
     PROXIMITY = 4
     """The piece encloses no point; a piece of that id is clearly the nearest one in the chunk."""
     PROPAGATION = 5
-    """The label came along the edges of the mesh."""
+    """The label came along the edges of the mesh; or no label did, and it is that of the nearest piece in the chunk."""
     LOOKUP = 6
     """Voxels inside the piece were looked up in the segmentation (only with ``cloudvolume_fallback``)."""
 
@@ -152,12 +152,13 @@ class Work:
         self.piece[vertex] = pieces.spread(number)[rows]
         self.cut.append((pieces, labels[pieces.start[:-1]] >= 0))
 
-    def propagate(self, hop_limit: int | None) -> None:
+    def propagate(self, hop_limit: int | None, max_distance: float) -> None:
         """Label what is left along the mesh.
 
         First what lies on upper planes, by the pieces whose triangles hang there. A label that comes from another chunk
         says that a piece goes on there, but cannot be right for a chunk with ids of its own: then it is the id of the
-        nearest piece of that chunk.
+        nearest piece of that chunk. So it is for a piece that no label reaches, if another is within ``max_distance``:
+        one of the chunk's ids is right, none is not.
         """
         faces = touching(self.faces, self.labels < 0)
         spread = partial(spread_labels, self.vertices, faces, self.labels, self.where.planes != 0)
@@ -168,9 +169,20 @@ class Work:
         reached = reached[self.piece[reached] >= 0]
         first = 0
         for pieces, owned in self.cut:
+            if hop_limit is None:
+                self._join_nearest(pieces, owned, max_distance)
             number = self.piece[reached] - first
             self._stay_in_chunk(pieces, owned, reached[(number >= 0) & (number < len(pieces))], first)
             first += len(pieces)
+
+    def _join_nearest(self, pieces: Pieces, owned: NDArray[np.bool_], max_distance: float) -> None:
+        """Label pieces that no label reached as the nearest piece with an owner."""
+        free = np.flatnonzero(~owned & (self.labels[pieces.vertex[pieces.start[:-1]]] < 0))
+        at = nearest_owner(pieces, free, owned, max_distance)
+        free, at = free[at >= 0], at[at >= 0]
+        vertex = pieces.vertex[ragged(pieces.start[free], pieces.size[free])]
+        self.labels[vertex] = np.repeat(self.labels[pieces.vertex[at]], pieces.size[free])
+        self.decisions[vertex] = Decision.PROPAGATION
 
     def _stay_in_chunk(
         self, pieces: Pieces, owned: NDArray[np.bool_], vertex: NDArray[np.int64], first: int
