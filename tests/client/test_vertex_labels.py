@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cortexclient.services.vertex_labels import Decision, label_vertices
+from cortexclient.services.vertex_labels.connected import connected
 from cortexclient.services.vertex_labels.grid import ChunkGrid
 
 if TYPE_CHECKING:
@@ -271,6 +272,24 @@ def test_clear_winner_and_distance_limit() -> None:
     ) == {0}
 
 
+def test_loose_piece_that_no_label_reaches() -> None:
+    info, first, second = one_chunk()
+    left = box((1000, 1000, 1000), (2000, 2000, 2000))
+    crumb = box((2200, 1400, 1400), (2400, 1600, 1600))
+    right = box((2700, 1000, 1000), (3700, 2000, 2000))
+    vertices, faces = scene(left, crumb, right)
+    points = [[1500, 1500, 1500], [3200, 1500, 1500]]
+    rows = slice(len(left[0]), len(left[0]) + len(crumb[0]))
+    # 200 nm to one and 300 nm to the other: not clear, but one of the two it is
+    labels = label_vertices(vertices, faces, [first, second], points, info=info, explain=True)
+    assert set(labels.l2_ids[rows]) == {first}
+    assert set(labels.decisions[rows]) == {Decision.PROPAGATION}
+    for options in ({"max_distance": 150}, {"hop_limit": 5}):
+        found = label_vertices(vertices, faces, [first, second], points, info=info, **options)
+        assert set(found[rows]) == {0}
+        assert set(found[: rows.start]) == {first}
+
+
 def test_hole_belongs_to_what_surrounds_it() -> None:
     info, first, second = one_chunk()
     outer = box((1000, 1000, 1000), (9000, 9000, 9000), step=400)
@@ -458,3 +477,32 @@ def test_real_cell(shared_data: Path, tmp_path: Path) -> None:
     assert same.mean() > 0.965
     without = len(np.setdiff1d(graph.index, labels.l2_ids))
     assert without <= len(np.setdiff1d(graph.index, recorded))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense", "chain", "star", "loose"])
+def test_connected_components(kind: str) -> None:
+    # more nodes than one block holds, in an order that has nothing to do with what hangs together
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    rng = np.random.default_rng(5)
+    count = 100_000
+    nodes = rng.permutation(count).astype(np.int32)
+    ends = {
+        "sparse": (rng.integers(0, count, 40_000), rng.integers(0, count, 40_000)),
+        "dense": (rng.integers(0, count, 400_000), rng.integers(0, count, 400_000)),
+        "chain": (nodes[:-1], nodes[1:]),
+        "star": (np.full(count // 2, nodes[0]), nodes[: count // 2]),
+        "loose": (nodes[:0], nodes[:0]),
+    }[kind]
+    tails, heads = (end.astype(np.int32) for end in ends)
+    half = len(tails) // 2
+    found = connected(count, [(tails[:half], heads[:half]), (tails[half:], heads[half:])])
+    graph = coo_matrix((np.ones(len(tails)), (tails, heads)), shape=(count, count))
+    number, expected = connected_components(graph, directed=False)
+    # the same partition, numbered by the smallest node of each component
+    assert found.max() + 1 == number
+    assert len(np.unique(expected.astype(np.int64) << 32 | found)) == number
+    first = np.full(number, count)
+    np.minimum.at(first, found, np.arange(count))
+    assert (np.diff(first) > 0).all()

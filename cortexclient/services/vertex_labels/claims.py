@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.services.vertex_labels.blocks import blocks_of_groups
 from cortexclient.services.vertex_labels.components import Pieces, gaps, ragged
 from cortexclient.services.vertex_labels.winding import winding_numbers
 
@@ -29,8 +29,6 @@ _BOX_SLACK_NM = 64.0
 _ENCLOSED = 0.5
 # smaller pieces are crumbs of a surface that simplification broke off, not holes
 _SMALLEST_HOLE = 4
-# vertex and point pairs measured at once
-_BLOCK = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -142,22 +140,17 @@ def _distances(pieces: Pieces, claimants: Claimants) -> _Distances:
     rows, first, count = rows[count > 0], first[count > 0], count[count > 0]
     points = (claimants.point[rows] - pieces.origin).astype(np.float32)
     begin, end = pieces.start[first], pieces.start[first + count]
-    blocks = np.searchsorted(np.cumsum(end - begin), np.arange(0, (end - begin).sum() + _BLOCK, _BLOCK))
     nearest = []
-    for low, high in itertools.pairwise(blocks):
-        span = slice(int(low), int(high))
-        if low == high:
-            continue
+    for span in blocks_of_groups(end - begin):
         length = end[span] - begin[span]
         row = ragged(begin[span], length)
         square = np.zeros(len(row), dtype=np.float32)
         for axis in range(3):
-            difference = pieces.points[row, axis]
+            difference = pieces.points[:, axis].take(row)
             difference -= np.repeat(points[span, axis], length)
             difference *= difference
             square += difference
-        piece = ragged(first[span], count[span])
-        cuts = np.concatenate([[0], np.cumsum(pieces.size[piece])[:-1]])
+        cuts = np.concatenate([[0], np.cumsum(pieces.size[ragged(first[span], count[span])])[:-1]])
         nearest.append(np.sqrt(np.minimum.reduceat(square, cuts)))
     nm = np.concatenate(nearest) if nearest else np.empty(0, dtype=np.float32)
     return _Distances(np.repeat(rows, count), ragged(first, count), nm)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.services.vertex_labels.blocks import blocks, blocks_of_groups
+from cortexclient.services.vertex_labels.connected import connected
 from cortexclient.services.vertex_labels.fragments import turned
 
 if TYPE_CHECKING:
@@ -37,13 +39,15 @@ class Pieces:
         Chunk of each piece, ascending.
     points : ndarray of float32, shape (V + G, 3)
         Positions in nm from ``origin``, those of ``vertex`` first, then those of guests: corners of triangles that lie
-        on the upper plane of their chunk and count for the next.
+        on the upper plane of their chunk and count for the next. Each axis is contiguous.
     origin : ndarray of float64, shape (3,)
         Subtracted before rounding to float32, which keeps distances exact to 0.1 nm anywhere in a volume.
     low, high : ndarray of float32, shape (P, 3)
         Bounding box of each piece, from ``origin``.
+    row : ndarray of int32, shape (V + G,)
+        Row of ``points`` of each node.
     corners : tuple of three ndarray of int32, shape (T,)
-        Rows of ``points`` at the corners of each triangle; the first is never a guest.
+        Nodes at the corners of each triangle; the first is never a guest.
     """
 
     vertex: NDArray[np.int32]
@@ -53,6 +57,7 @@ class Pieces:
     origin: NDArray[np.float64]
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    row: NDArray[np.int32]
     corners: Three
 
     def __len__(self) -> int:
@@ -63,30 +68,41 @@ class Pieces:
         """Vertices in each piece."""
         return np.diff(self.start)
 
+    @cached_property
+    def triangles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Triangles in the order of their pieces, and where each piece's begin, shape (P + 1,)."""
+        guests = len(self.points) - len(self.vertex)
+        piece = np.append(self.spread(np.arange(len(self), dtype=np.int32)), np.zeros(guests, dtype=np.int32))
+        owner = piece.take(self.row).take(self.corners[0])
+        # a mesh is written piece after piece, more or less, so whole runs of triangles move
+        run = np.concatenate([[0], np.flatnonzero(owner[1:] != owner[:-1]) + 1])[: len(owner)]
+        length, owner = np.diff(run, append=len(owner)), owner.take(run)
+        order = in_order(owner)
+        count = np.bincount(owner, weights=length, minlength=len(self)).astype(np.int64)
+        return ragged(run.take(order), length.take(order)), np.concatenate([[0], np.cumsum(count)])
+
     def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """Repeat one value for each piece over the rows of ``vertex``."""
         return np.repeat(values, self.size)
 
 
-def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments) -> Pieces:
+def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments, origin: NDArray[np.float64]) -> Pieces:
     """Find the connected components of the parts of a mesh in chunks.
 
     Parameters
     ----------
     vertices : ndarray, shape (N, 3)
     fragments : Fragments
+    origin : ndarray of float64, shape (3,)
+        A place in nm near the chunks.
     """
-    part = _components(fragments.count, *fragments.edges())
-    # guests are of no piece
-    part = np.append(part, np.full(len(fragments.vertex) - fragments.count, -1, dtype=np.int32))
-    points = np.empty((len(part), 3), dtype=np.float32)
-    origin = np.zeros(3)
-    for axis in range(3):
-        column = vertices[:, axis][fragments.vertex].astype(np.float64)
-        origin[axis] = column.mean().round() if len(column) else 0
-        points[:, axis] = column - origin[axis]
-    chunk = fragments.home[fragments.vertex]
-    return _arranged(part, chunk, fragments.vertex, points, origin, fragments.corners)
+    part = connected(fragments.count, fragments.edges())
+    plan = _arranged(part, fragments.home[fragments.vertex[: fragments.count]], len(fragments.vertex))
+    vertex = fragments.vertex[plan.order]
+    points = np.empty((3, len(vertex)), dtype=np.float32).T
+    for block in blocks(len(vertex)):
+        points[block] = vertices.take(vertex[block], axis=0) - origin
+    return plan.pieces(vertex, points, origin, fragments.corners)
 
 
 def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]) -> Pieces:
@@ -101,8 +117,8 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     """
     guests = np.zeros(len(pieces.points) - len(pieces.vertex), dtype=bool)
     inside = np.append(pieces.spread(chunks[pieces.chunk]), guests)
-    rows = np.flatnonzero(inside[pieces.corners[0]])
-    corners = [corner[rows] for corner in pieces.corners]
+    rows = np.flatnonzero(inside[pieces.row][pieces.corners[0]])
+    corners = [pieces.row[corner[rows]] for corner in pieces.corners]
     free = inside
     free[: len(seam)] &= ~seam
     used = np.zeros_like(free)
@@ -112,76 +128,55 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     count = int(free.sum())
     node = np.empty(len(free), dtype=np.int32)
     node[order] = np.arange(len(order), dtype=np.int32)
-    a, b, c = turned([node[corner] for corner in corners], count)
+    a, b, c = turned(node[np.stack(corners)], count)
     joined = [(one, two, (one < count) & (two < count)) for one, two in ((a, b), (b, c), (c, a))]
-    tails = np.concatenate([one[both] for one, _, both in joined])
-    heads = np.concatenate([two[both] for _, two, both in joined])
-    part = np.append(_components(count, tails, heads), np.full(len(order) - count, -1, dtype=np.int32))
+    part = connected(count, [(one[both], two[both]) for one, two, both in joined])
     chunk = np.append(pieces.spread(pieces.chunk), np.full(len(guests), -1, dtype=np.int32))[order]
     vertex = np.append(pieces.vertex, np.full(len(guests), -1, dtype=np.int32))[order]
-    return _arranged(part, chunk, vertex, pieces.points[order], pieces.origin, (a, b, c))
+    plan = _arranged(part, chunk[:count], len(order))
+    points = np.take(pieces.points.T, order[plan.order], axis=1).T
+    return plan.pieces(vertex[plan.order], points, pieces.origin, (a, b, c))
 
 
-def _arranged(
-    part: NDArray[np.int32],
-    chunk: NDArray[np.int32],
-    vertex: NDArray[np.int32],
-    points: NDArray[np.float32],
-    origin: NDArray[np.float64],
-    corners: Three,
-) -> Pieces:
-    """Put nodes in the order of their parts, and parts in the order of their chunks; guests (part -1) come last."""
-    count = int((part >= 0).sum())
-    part = part[:count]
+@dataclass(frozen=True)
+class _Plan:
+    """In which order nodes become the rows of pieces."""
+
+    order: NDArray[np.int64]
+    row: NDArray[np.int32]
+    start: NDArray[np.int64]
+    chunk: NDArray[np.int32]
+
+    def pieces(
+        self,
+        vertex: NDArray[np.int32],
+        points: NDArray[np.float32],
+        origin: NDArray[np.float64],
+        corners: Three,
+    ) -> Pieces:
+        """Make the pieces of rows that are in order already, guests included."""
+        count = int(self.start[-1])
+        low, high = (np.empty((len(self.chunk), 3), dtype=np.float32) for _ in range(2))
+        for axis in range(3 if count else 0):
+            np.minimum.reduceat(points[:count, axis], self.start[:-1], out=low[:, axis])
+            np.maximum.reduceat(points[:count, axis], self.start[:-1], out=high[:, axis])
+        return Pieces(vertex[:count], self.start, self.chunk, points, origin, low, high, self.row, corners)
+
+
+def _arranged(part: NDArray[np.int32], chunk: NDArray[np.int32], total: int) -> _Plan:
+    """Put nodes in the order of their parts, and parts in that of their chunks; the other nodes, guests, come last."""
+    count = len(part)
     of = np.empty(int(part.max(initial=-1)) + 1, dtype=np.int32)
-    of[part] = chunk[:count]
+    of[part] = chunk
     by_chunk = in_order(of)
     place = np.empty(len(of), dtype=np.int32)
     place[by_chunk] = np.arange(len(of), dtype=np.int32)
-    part = place[part]
-    order = in_order(part)
-    row = np.arange(len(vertex), dtype=np.int32)
-    row[order] = np.arange(count, dtype=np.int32)
-    order = np.append(order, np.arange(count, len(vertex)))
+    part = place.take(part)
+    order = np.append(in_order(part), np.arange(count, total))
+    row = np.empty(total, dtype=np.int32)
+    row[order] = np.arange(total, dtype=np.int32)
     start = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=len(of)))])
-    points = points[order]
-    if len(of):
-        low = np.minimum.reduceat(points[:count], start[:-1], axis=0)
-        high = np.maximum.reduceat(points[:count], start[:-1], axis=0)
-    else:
-        low = high = np.empty((0, 3), dtype=np.float32)
-    a, b, c = (row[corner] for corner in corners)
-    return Pieces(vertex[order[:count]], start, of[by_chunk], points, origin, low, high, (a, b, c))
-
-
-def _components(count: int, tails: NDArray[np.int32], heads: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Number of the component of each of ``count`` nodes.
-
-    Every node hooks onto a smaller neighbour, what hangs together shrinks to one node, and again, until no edge is
-    left. Each round leaves a small part of the nodes; scipy's connected_components takes longer to build its matrix.
-    """
-    rounds = []
-    while len(tails):
-        parent = np.arange(count, dtype=np.int32)
-        # of several hooks of one node any may win: the others stay in the list for the next round
-        parent[np.maximum(tails, heads)] = np.minimum(tails, heads)
-        while True:
-            shorter = parent[parent]
-            if np.array_equal(shorter, parent):
-                break
-            parent = shorter
-        number = np.cumsum(parent == np.arange(count, dtype=np.int32), dtype=np.int32)
-        parent = number[parent]
-        parent -= 1
-        rounds.append(parent)
-        count = int(number[-1])
-        tails, heads = parent[tails], parent[heads]
-        open_edges = tails != heads
-        tails, heads = tails[open_edges], heads[open_edges]
-    found = np.arange(count, dtype=np.int32)
-    for parent in reversed(rounds):
-        found = found[parent]
-    return found
+    return _Plan(order, row, start, of[by_chunk])
 
 
 def in_order(values: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -243,14 +238,8 @@ def _small_gaps(
     """Gaps of many pairs of small pieces at once; the first of equally near vertices counts."""
     size = pieces.size
     distance, nearest = np.empty(len(one)), np.empty(len(one), dtype=np.int64)
-    blocks = np.searchsorted(
-        np.cumsum(size[one] * size[other]),
-        np.arange(0, int((size[one] * size[other]).sum()) + _BLOCK, _BLOCK),
-    )
-    for low, high in itertools.pairwise(blocks.tolist()):
-        a, b = one[low:high], other[low:high]
-        if not len(a):
-            continue
+    for pairs in blocks_of_groups(size[one] * size[other], _BLOCK):
+        a, b = one[pairs], other[pairs]
         # every vertex of the other piece beside every vertex of the first
         near = ragged(pieces.start[a], size[a])
         count = np.repeat(size[b], size[a])
@@ -262,12 +251,14 @@ def _small_gaps(
         begin = np.concatenate([[0], np.cumsum(size[a] * size[b])])
         least = np.minimum.reduceat(square, begin[:-1])
         hits = np.flatnonzero(square == np.repeat(least, np.diff(begin)))
-        distance[low:high] = np.sqrt(least)
-        nearest[low:high] = far[hits[np.searchsorted(hits, begin[:-1])]]
+        distance[pairs] = np.sqrt(least)
+        nearest[pairs] = far[hits[np.searchsorted(hits, begin[:-1])]]
     return distance, nearest
 
 
-def nearest_owner(pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.bool_]) -> NDArray[np.int64]:
+def nearest_owner(
+    pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.bool_], limit: float = np.inf
+) -> NDArray[np.int64]:
     """Give for each free piece the row of ``pieces.vertex`` where an owned piece of its chunk is nearest; -1 for none.
 
     Parameters
@@ -276,13 +267,15 @@ def nearest_owner(pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.boo
         Pieces.
     owned : ndarray of bool, shape (P,)
         The pieces that count.
+    limit : float
+        Only those nearer than this many nm.
     """
     found = np.full(len(free), -1, dtype=np.int64)
     for place, piece in enumerate(free.tolist()):
         first, last = np.searchsorted(pieces.chunk, pieces.chunk[piece] + np.arange(2))
         others = first + np.flatnonzero(owned[first:last])
         apart = _between_boxes(pieces, np.array([piece]), others)
-        best = np.inf
+        best = limit
         for other in np.argsort(apart, kind="stable"):
             if apart[other] >= best:
                 break

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from cortexclient.services.vertex_labels.blocks import blocks
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.services.vertex_labels.grid import Located
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     Three: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 
 __all__ = ["Fragments", "sort_into_chunks", "turned"]
-
-# triangles that are worked on at once, so that what is in between stays in the processor's cache
-_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,12 @@ class Fragments:
     corners: Three
     inner: int
 
-    def edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Edges that join the nodes of each triangle, but for guests."""
-        a, b, c = self.corners
+    def edges(self) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        """Edges that join the nodes of each triangle, but for guests, in parts."""
+        a, b, c = (corner[: self.inner] for corner in self.corners)
         a_, b_, c_ = (corner[self.inner :] for corner in self.corners)
         second, third = b_ < self.count, c_ < self.count
-        return (
-            np.concatenate([a[: self.inner], b[: self.inner], a_[second], a_[third]]),
-            np.concatenate([b[: self.inner], c[: self.inner], b_[second], c_[third]]),
-        )
+        return [(a, b), (b, c), (a_[second], b_[second]), (a_[third], c_[third])]
 
 
 def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.bool_]) -> Fragments:
@@ -80,72 +74,96 @@ def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.boo
     """
     chunk = where.row(where.cell)
     wanted = np.append(wanted, False)  # the last entry answers chunk -1
-    inner, edge = _triangles(faces, where, chunk, wanted)
+    parts, edge = _triangles(faces, where, chunk, wanted)
     home, rim = _homes(where, chunk, edge)
-    vertex = np.flatnonzero(wanted[home] & ~rim).astype(np.int32)
+    vertex = np.flatnonzero(wanted.take(home) & ~rim).astype(np.int32)
     node = np.full(len(home), -1, dtype=np.int32)
     node[vertex] = np.arange(len(vertex), dtype=np.int32)
-    keep = wanted[edge.chunk]
-    corners, of = [corner[keep] for corner in edge.corners], edge.chunk[keep]
-    away = [(home[corner] != of) | rim[corner] for corner in corners]
-    abroad = np.zeros(len(home), dtype=bool)
-    for corner, out in zip(corners, away, strict=True):
-        abroad[corner[out]] = True
-    guest = np.flatnonzero(abroad).astype(np.int32)
+    corners, guest = _with_guests(edge, np.flatnonzero(wanted.take(edge.chunk)), home, rim, node, len(vertex))
+    inner = sum(part.shape[1] for part in parts)
+    nodes = np.empty((3, inner + corners.shape[1]), dtype=np.int32)
+    nodes[:, inner:] = corners
+    end = 0
+    for part in parts:
+        start, end = end, end + part.shape[1]
+        nodes[:, start:end] = node.take(part)
+    a, b, c = nodes
+    return Fragments(home, rim, np.concatenate([vertex, guest]), len(vertex), (a, b, c), inner)
+
+
+def _with_guests(
+    edge: _Edge,
+    keep: NDArray[np.int64],
+    home: NDArray[np.int32],
+    rim: NDArray[np.bool_],
+    node: NDArray[np.int32],
+    count: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Nodes of some of the triangles at planes, shape (3, T), and the vertices that are guests there."""
+    corners, chunk = edge.corners.take(keep, axis=1), edge.chunk.take(keep)
+    away = np.empty(corners.shape, dtype=bool)
+    for block in blocks(len(keep)):
+        part = corners[:, block]
+        away[:, block] = (home.take(part) != chunk[block]) | rim.take(part)
     guest_node = np.full(len(home), -1, dtype=np.int32)
-    guest_node[guest] = np.arange(len(vertex), len(vertex) + len(guest), dtype=np.int32)
-    outer = turned(
-        [np.where(out, guest_node[corner], node[corner]) for corner, out in zip(corners, away, strict=True)],
-        len(vertex),
-    )
-    a, b, c = (np.concatenate([node[one], two]) for one, two in zip(inner, outer, strict=True))
-    return Fragments(home, rim, np.concatenate([vertex, guest]), len(vertex), (a, b, c), len(inner[0]))
+    guest_node[corners.ravel().take(np.flatnonzero(away))] = 0
+    guest = np.flatnonzero(guest_node >= 0).astype(np.int32)
+    guest_node[guest] = np.arange(count, count + len(guest), dtype=np.int32)
+    found = [np.empty((3, 0), dtype=np.int32)]
+    for block in blocks(len(keep)):
+        part = corners[:, block]
+        found.append(turned(np.where(away[:, block], guest_node.take(part), node.take(part)), count))
+    return np.concatenate(found, axis=1), guest
 
 
-def turned(corners: Sequence[NDArray[np.int32]], count: int) -> Three:
-    """Turn triangles until their first corner is no guest; leave out those of guests only."""
+def turned(corners: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """Turn triangles, shape (3, T), until their first corner is no guest; leave out those of guests only."""
     for _ in range(2):
-        a, b, c = corners
-        guest = a >= count
-        corners = [np.where(guest, b, a), np.where(guest, c, b), np.where(guest, a, c)]
-    keep = corners[0] < count
-    a, b, c = (corner[keep] for corner in corners)
-    return a, b, c
+        guest = corners[0] >= count
+        corners = np.where(guest, corners[[1, 2, 0]], corners)
+    return corners.compress(corners[0] < count, axis=1)
 
 
 @dataclass(frozen=True)
 class _Edge:
-    """Triangles with a corner on a plane, by their vertices."""
+    """Triangles with a corner on a plane, by their vertices.
 
-    corners: Three
-    cell: NDArray[Any]
+    Attributes
+    ----------
+    corners : ndarray of int32, shape (3, T)
+    own : ndarray of bool, shape (3, T)
+        Corners that lie in the triangle's cell.
+    chunk : ndarray of int32, shape (T,)
+    """
+
+    corners: NDArray[np.int32]
+    own: NDArray[np.bool_]
     chunk: NDArray[np.int32]
 
 
 def _triangles(
     faces: NDArray[Any], where: Located, chunk: NDArray[np.int32], wanted: NDArray[np.bool_]
-) -> tuple[Three, _Edge]:
-    """Triangles inside wanted chunks, and those at the planes of any chunk."""
-    code = (chunk << 1) | (where.planes != 0)
-    inner: list[Three] = []
-    edge: list[tuple[NDArray[Any], ...]] = []
-    for start in range(0, len(faces), _BLOCK):
-        a, b, c = (faces[start : start + _BLOCK, k].astype(np.int32) for k in range(3))
-        first, second, third = code[a], code[b], code[c]
+) -> tuple[list[NDArray[np.int32]], _Edge]:
+    """Corners of the triangles inside wanted chunks, in parts, and the triangles at the planes of any chunk."""
+    numbers = np.arange(len(wanted), dtype=np.int32)
+    numbers[-1] = -1
+    code = ((numbers << 2) | (wanted << 1)).astype(np.int32).take(chunk)
+    code |= where.planes != 0
+    inner: list[NDArray[np.int32]] = []
+    found = [(np.empty((3, 0), dtype=np.int32), np.empty((3, 0), dtype=bool), np.empty(0, dtype=np.int32))]
+    for block in blocks(len(faces)):
+        corner = np.ascontiguousarray(faces[block].T, dtype=np.intp)
+        first, second, third = code.take(corner)
         at_plane = (first != second) | (second != third) | ((first & 1) != 0)
-        inside = np.flatnonzero(~at_plane & wanted[first >> 1])
-        inner.append((a[inside], b[inside], c[inside]))
-        rows = np.flatnonzero(at_plane)
-        a, b, c = a[rows], b[rows], c[rows]
-        cell = where.below((where.cell[a], where.cell[b], where.cell[c]))
-        where.sink(cell, where.planes[a] & where.planes[b] & where.planes[c])
-        edge.append((a, b, c, cell, where.row(cell)))
-    if not inner:
-        none = np.empty(0, dtype=np.int32)
-        return (none, none, none), _Edge((none, none, none), where.cell[:0], none)
-    x, y, z = (np.concatenate(each) for each in zip(*inner, strict=True))
-    a, b, c, cell, of = (np.concatenate(each) for each in zip(*edge, strict=True))
-    return (x, y, z), _Edge((a, b, c), cell, of)
+        inside = np.flatnonzero(~at_plane & ((first & 2) != 0))
+        inner.append(corner.take(inside, axis=1).astype(np.int32))
+        corner = corner.take(np.flatnonzero(at_plane), axis=1)
+        a, b, c = cells = where.cell.take(corner)
+        cell = where.below((a, b, c))
+        where.sink(cell, np.bitwise_and.reduce(where.planes.take(corner), axis=0))
+        found.append((corner.astype(np.int32), cells == cell, where.row(cell)))
+    corners, own, of = zip(*found, strict=True)
+    return inner, _Edge(np.concatenate(corners, axis=1), np.concatenate(own, axis=1), np.concatenate(of))
 
 
 def _homes(
@@ -153,12 +171,14 @@ def _homes(
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Chunk of each vertex: that of its own cell if a triangle is there, else the last of its triangles'."""
     held = where.planes == 0
-    for corner in edge.corners:
-        held[corner[where.cell[corner] == edge.cell]] = True
+    own, corner = edge.own.ravel(), edge.corners.ravel()
+    held[corner.take(np.flatnonzero(own))] = True
     rim = np.zeros_like(held)
-    below = np.full(len(held), -1, dtype=np.int32)
-    for corner in edge.corners:
-        hanging = np.flatnonzero(~held[corner])
-        np.maximum.at(below, corner[hanging], edge.chunk[hanging])
-        rim[corner[hanging]] = True
-    return np.where(rim, below, chunk), rim
+    home = chunk.copy()
+    away = np.flatnonzero(~own)
+    hanging = away.take(np.flatnonzero(~held.take(corner.take(away))))
+    vertex = corner.take(hanging)
+    rim[vertex] = True
+    home[vertex] = -1
+    np.maximum.at(home, vertex, edge.chunk.take(hanging % max(len(edge.chunk), 1)))
+    return home, rim

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.services.vertex_labels.blocks import blocks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -21,8 +23,6 @@ _SAMPLE = 60_000
 # a table from chunk position to chunk is made when it has at most this many cells
 _MAX_TABLE = 1 << 24
 _MAX_INT32 = 1 << 31
-# vertices that are worked on at once, so that what is in between stays in the processor's cache
-_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Located:
         it too. Bit 3, 4, 5: and rounding brings vertices into that plane from below.
     extent : tuple of int
         Cells along each axis; ``cell`` counts z first, then y, then x.
+    middle : ndarray of float64, shape (3,)
+        Middle of the chunks asked for, in whole nm.
     row : callable
         Gives the row of the chunk in the chunks asked for, -1 for none, of an array of cells.
     """
@@ -46,6 +48,7 @@ class Located:
     cell: NDArray[Any]
     planes: NDArray[np.uint8]
     extent: tuple[int, int, int]
+    middle: NDArray[np.float64]
     row: Callable[[NDArray[Any]], NDArray[np.int32]]
 
     def below(self, corners: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
@@ -53,12 +56,15 @@ class Located:
 
         A corner on a plane is in the cell above it, also where the triangle hangs below.
         """
-        rest = list(corners)
-        low = np.zeros_like(rest[0])
+        low = corners[0].copy()
+        apart = np.flatnonzero((corners[0] != corners[1]) | (corners[1] != corners[2]))
+        rest = [cell.take(apart) for cell in corners]
+        lowest = np.zeros_like(rest[0])
         for stride in _strides(self.extent).tolist():
             axis = [cell // stride for cell in rest]
-            low += np.minimum(np.minimum(axis[0], axis[1]), axis[2]) * stride
+            lowest += np.minimum(np.minimum(axis[0], axis[1]), axis[2]) * stride
             rest = [cell - along * stride for cell, along in zip(rest, axis, strict=True)]
+        low[apart] = lowest
         return np.asarray(low)
 
     def sink(self, cell: NDArray[Any], shared: NDArray[np.uint8]) -> None:
@@ -181,13 +187,13 @@ class ChunkGrid:
         best = self.offsets[0].copy()
         if len(self.offsets) == 1 or len(faces) == 0:
             return np.asarray(best)
-        sample = faces[:: max(1, len(faces) // _SAMPLE)]
+        corners = vertices[faces[:: max(1, len(faces) // _SAMPLE)]].astype(np.float64)
         for axis in range(3):
             values = list(dict.fromkeys(self.offsets[:, axis]))
             if len(values) == 1:
                 continue
-            along = vertices[:, axis][sample].astype(np.float64)
-            low, high = along.min(axis=1), along.max(axis=1)
+            a, b, c = np.ascontiguousarray(corners[:, :, axis].T)
+            low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
             crossing = [self._crossing(low, high, axis, value) for value in values]
             # the segmentation's own offset stays unless another is clearly better
             if 2 * min(crossing) + 2 < crossing[0]:
@@ -225,21 +231,27 @@ class ChunkGrid:
         cell: NDArray[Any] = np.zeros(len(vertices), dtype=np.int32 if total < _MAX_INT32 else np.int64)
         planes = np.zeros(len(vertices), dtype=np.uint8)
         offset = self.best_offset(vertices, faces)
+        axes = []
         for axis in range(3):
             lower = self.faces(axis, int(extent[axis]), float(offset[axis]), first=int(low[axis]))
             exact = float(offset[axis]) + np.arange(low[axis], low[axis] + extent[axis]) * self.size[axis]
             # halves are rounded upward, so a plane that stays is reached from below too
             from_below = lower <= exact if self.draco else np.zeros(len(lower), dtype=bool)
-            marks = np.where(from_below, np.uint8(9), np.uint8(1)) << np.uint8(axis)
-            for start in range(0, len(vertices), _BLOCK):
-                block = slice(start, start + _BLOCK)
+            axes.append((lower, np.where(from_below, np.uint8(9), np.uint8(1)) << np.uint8(axis)))
+
+        for block in blocks(len(vertices)):
+            for axis, (lower, marks) in enumerate(axes):
                 values = vertices[block, axis].astype(np.float64)
                 at = self._cells(values, lower, float(self.size[axis]))
-                cell[block] = cell[block] * cell.dtype.type(extent[axis]) + at
+                cell[block] *= cell.dtype.type(extent[axis])
+                cell[block] += at
                 # the distance from the plane is left in ``values``
-                planes[block] |= np.where(np.abs(values) <= self.slack, marks[at], np.uint8(0))
+                on = np.flatnonzero(np.abs(values, out=values) <= self.slack)
+                planes[block][on] |= marks.take(at.take(on))
+
         extents = (int(extent[0]), int(extent[1]), int(extent[2]))
-        return Located(cell, planes, extents, _rows(((positions - low) @ _strides(extent)), total))
+        middle = np.asarray(np.round(offset + (low + extent / 2) * self.size), dtype=np.float64)
+        return Located(cell, planes, extents, middle, _rows(((positions - low) @ _strides(extent)), total))
 
     def _cells(
         self, values: NDArray[np.float64], lower: NDArray[np.float64], size: float
@@ -247,12 +259,12 @@ class ChunkGrid:
         """Cell of each coordinate by the lower planes of all cells; coordinates become distances from the plane."""
         # a plane moves by at most half a draco cell, so this is the right cell or the one after it
         at = values - (lower[0] - self.draco - self.slack)
-        at /= size
+        at *= 1 / size
         if not np.isfinite(at).all():
             raise ValueError("vertices hold a coordinate that is not a number; drop those vertices first")
         np.clip(at, 0, len(lower) - 1, out=at)
         cell: NDArray[np.int32] = at.astype(np.int32)
-        values -= lower[cell]
+        values -= lower.take(cell)
         under = np.flatnonzero((values < -self.slack) & (cell > 0))
         values[under] += lower[cell[under]] - lower[cell[under] - 1]
         cell[under] -= 1
@@ -281,7 +293,7 @@ def _rows(wanted: NDArray[np.int64], total: int) -> Callable[[NDArray[Any]], NDA
     if total <= _MAX_TABLE:
         table = np.full(total, -1, dtype=np.int32)
         table[wanted] = np.arange(len(wanted), dtype=np.int32)
-        return lambda cell: np.asarray(table[cell])
+        return lambda cell: np.asarray(table.take(cell))
     order = np.argsort(wanted).astype(np.int32)
     ascending = wanted[order]
 

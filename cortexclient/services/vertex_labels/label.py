@@ -100,8 +100,8 @@ def label_vertices(
        representative point it encloses; the largest piece that encloses none to an id without a point.
     3. A piece that encloses no point belongs to the nearest piece that has an owner, if that is nearer than
        ``max_distance`` and clearly nearer than every other owner's.
-    4. What is left takes the label of its neighbours along the mesh, or, where they lie in another chunk than itself
-       and its own has ids, that of the nearest piece there.
+    4. What is left takes the label of its neighbours along the mesh, or, where it has none or they lie in another chunk
+       than itself and its own has ids, that of the nearest piece there.
 
     Parameters
     ----------
@@ -121,6 +121,7 @@ def label_vertices(
         The nearest owner must be closer than this fraction of the distance to the next one; above 0, at most 1.
     hop_limit : int or None
         How many mesh edges a label may travel in the last step; None for no limit, 0 to leave the step out.
+        With a limit, what no label reaches stays without one.
     mesh_mip : int or None
         The mip at which the meshes were made, where it is known; None finds out from the vertices.
     explain : bool
@@ -184,9 +185,9 @@ def label_mesh(
     work = Work(points, triangles, ids, representatives, grid)
     work.own_chunks()
     work.several(max_distance, ratio_better, lookup)
-    work.propagate(hop_limit)
+    work.propagate(hop_limit, max_distance)
     work.crumbs(max_distance)
-    found = np.append(ids, 0)[work.labels]  # label -1 reads the appended 0
+    found = np.append(ids, 0).take(work.labels)  # label -1 reads the appended 0
     return Labels(found, work.decisions, work.piece)
 
 
@@ -209,7 +210,8 @@ def _check_faces(faces: ArrayLike, count: int) -> NDArray[Any]:
         raise ValueError(
             f"faces must be whole numbers of shape (M, 3), not {triangles.dtype} of shape {triangles.shape}"
         )
-    if int(triangles.min()) < 0 or int(triangles.max()) >= count:
+    signed = triangles.dtype.kind == "i"
+    if (signed and int(triangles.min()) < 0) or int(triangles.max()) >= count:
         raise ValueError(
             f"faces point to vertices {triangles.min()}..{triangles.max()}, but there are {count}"
         )

@@ -6,10 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.services.vertex_labels.blocks import blocks
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["spread_labels"]
+__all__ = ["spread_labels", "touching"]
+
+
+def touching(faces: NDArray[Any], marked: NDArray[np.bool_]) -> NDArray[Any]:
+    """The triangles with a corner among marked vertices."""
+    found = []
+    for block in blocks(len(faces)):
+        triangles = faces[block]
+        hit = marked.take(triangles)
+        found.append(triangles[hit[:, 0] | hit[:, 1] | hit[:, 2]])
+    return np.concatenate(found) if found else faces
 
 
 def spread_labels(
@@ -53,10 +65,9 @@ def spread_labels(
         blank &= only
     if hop_limit == 0 or not blank.any() or blank.all():
         return np.empty(0, dtype=np.int64)
-    touching = faces[blank[faces[:, 0]] | blank[faces[:, 1]] | blank[faces[:, 2]]].astype(np.int64)
-    corners = [touching[:, i] for i in range(3)]
-    near = np.concatenate([corners[a] for a, _ in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
-    far = np.concatenate([corners[b] for _, b in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
+    a, b, c = np.ascontiguousarray(touching(faces, blank).T, dtype=np.int64)
+    near = np.concatenate([a, b, c, b, c, a])
+    far = np.concatenate([b, c, a, a, b, c])
     keep = blank[near] & (near != far)
     if chunk is not None:
         keep &= chunk[near] == chunk[far]

@@ -19,12 +19,13 @@ from cortexclient.services.vertex_labels.components import (
     Pieces,
     cut_again,
     cut_into_pieces,
+    in_order,
     nearest_owner,
     ragged,
 )
 from cortexclient.services.vertex_labels.fragments import sort_into_chunks
 from cortexclient.services.vertex_labels.lookup import claim_by_lookup
-from cortexclient.services.vertex_labels.spread import spread_labels
+from cortexclient.services.vertex_labels.spread import spread_labels, touching
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +55,7 @@ class Decision(IntEnum):
     PROXIMITY = 4
     """The piece encloses no point; a piece of that id is clearly the nearest one in the chunk."""
     PROPAGATION = 5
-    """The label came along the edges of the mesh."""
+    """The label came along the edges of the mesh; or no label did, and it is that of the nearest piece in the chunk."""
     LOOKUP = 6
     """Voxels inside the piece were looked up in the segmentation (only with ``cloudvolume_fallback``)."""
 
@@ -71,7 +72,7 @@ class Work:
         grid: ChunkGrid,
     ) -> None:
         self.vertices, self.faces, self.ids, self.points = vertices, faces, ids, points
-        self.labels = np.full(len(vertices), -1, dtype=np.int32)
+        self.labels: NDArray[np.int32]
         self.decisions = np.zeros(len(vertices), dtype=np.uint8)
         self.piece = np.full(len(vertices), -1, dtype=np.int32)
         # the pieces, and which of them have an owner
@@ -87,15 +88,15 @@ class Work:
         only = np.full(len(self.ids_in_chunk) + 1, -1, dtype=np.int32)  # the last entry answers chunk -1
         only[self.chunk_of_id] = np.arange(len(self.chunk_of_id), dtype=np.int32)
         only[:-1][self.ids_in_chunk != 1] = -1
-        self.labels[:] = only[self.fragments.home]
-        self.decisions[self.labels >= 0] = Decision.OWN_CHUNK
+        self.labels = only.take(self.fragments.home)
+        np.multiply(self.labels >= 0, np.uint8(Decision.OWN_CHUNK), out=self.decisions)
 
     def several(self, max_distance: float, ratio_better: float, lookup: Lookup | None) -> None:
         """Label the pieces of chunks with several ids."""
         if not len(self.fragments.vertex):
             return
         settle = partial(self._settle, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup)
-        pieces = cut_into_pieces(self.vertices, self.fragments)
+        pieces = cut_into_pieces(self.vertices, self.fragments, self.where.middle)
         order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
         order = order[(self.ids_in_chunk > 1)[self.chunk_of_id[order]]]
         claimants = Claimants(order, self.chunk_of_id[order], self.points[order])
@@ -129,7 +130,7 @@ class Work:
         done: NDArray[np.bool_] | None = None,
     ) -> None:
         """Label the pieces that no point claimed, and write down all; chunks that are ``done`` are left alone."""
-        rows = np.arange(len(pieces.vertex))
+        rows: slice | NDArray[np.int64] = slice(None)
         if done is not None and done.any():
             # pieces with a label are neither free nor in anyone's way outside of their chunk
             left = pieces.spread(done[pieces.chunk])
@@ -151,15 +152,15 @@ class Work:
         self.piece[vertex] = pieces.spread(number)[rows]
         self.cut.append((pieces, labels[pieces.start[:-1]] >= 0))
 
-    def propagate(self, hop_limit: int | None) -> None:
+    def propagate(self, hop_limit: int | None, max_distance: float) -> None:
         """Label what is left along the mesh.
 
         First what lies on upper planes, by the pieces whose triangles hang there. A label that comes from another chunk
         says that a piece goes on there, but cannot be right for a chunk with ids of its own: then it is the id of the
-        nearest piece of that chunk.
+        nearest piece of that chunk. So it is for a piece that no label reaches, if another is within ``max_distance``:
+        one of the chunk's ids is right, none is not.
         """
-        blank = self.labels < 0
-        faces = self.faces[blank[self.faces[:, 0]] | blank[self.faces[:, 1]] | blank[self.faces[:, 2]]]
+        faces = touching(self.faces, self.labels < 0)
         spread = partial(spread_labels, self.vertices, faces, self.labels, self.where.planes != 0)
         rims = spread(None, only=self.fragments.rim, chunk=self.fragments.home)
         self.decisions[rims] = Decision.COMPONENT
@@ -168,9 +169,20 @@ class Work:
         reached = reached[self.piece[reached] >= 0]
         first = 0
         for pieces, owned in self.cut:
+            if hop_limit is None:
+                self._join_nearest(pieces, owned, max_distance)
             number = self.piece[reached] - first
             self._stay_in_chunk(pieces, owned, reached[(number >= 0) & (number < len(pieces))], first)
             first += len(pieces)
+
+    def _join_nearest(self, pieces: Pieces, owned: NDArray[np.bool_], max_distance: float) -> None:
+        """Label pieces that no label reached as the nearest piece with an owner."""
+        free = np.flatnonzero(~owned & (self.labels[pieces.vertex[pieces.start[:-1]]] < 0))
+        at = nearest_owner(pieces, free, owned, max_distance)
+        free, at = free[at >= 0], at[at >= 0]
+        vertex = pieces.vertex[ragged(pieces.start[free], pieces.size[free])]
+        self.labels[vertex] = np.repeat(self.labels[pieces.vertex[at]], pieces.size[free])
+        self.decisions[vertex] = Decision.PROPAGATION
 
     def _stay_in_chunk(
         self, pieces: Pieces, owned: NDArray[np.bool_], vertex: NDArray[np.int64], first: int
@@ -194,11 +206,10 @@ class Work:
         waiting = np.append(
             np.bincount(self.chunk_of_id[empty], minlength=len(self.ids_in_chunk)) > 0, [False]
         )
-        vertex = np.flatnonzero(waiting[self.fragments.home])
+        vertex = np.flatnonzero(waiting.take(self.fragments.home))
         if not len(empty) or not len(vertex):
             return
-        order = np.argsort(self.fragments.home[vertex], kind="stable")
-        vertex = vertex[order]
+        vertex = vertex[in_order(self.fragments.home[vertex])]
         chunk = self.fragments.home[vertex]
         first = np.searchsorted(chunk, self.chunk_of_id[empty], "left")
         count = np.searchsorted(chunk, self.chunk_of_id[empty], "right") - first
@@ -207,10 +218,11 @@ class Work:
         reach = np.full(len(self.points), np.inf)
         np.minimum.at(reach, ids, nm)
         near = nm <= CRUMB_REACH * reach[ids]
+        rows, ids, nm = rows[near], ids[near], nm[near]
         decided = self.decisions[vertex[rows]]
         unsure = (decided == Decision.PROPAGATION) | (decided == Decision.NONE)
         own = self._distance(vertex[rows], self.labels[vertex[rows]])
-        near &= (unsure & (nm <= max_distance)) | (~unsure & (nm < own) & (reach[ids] <= CRUMB_NM))
+        near = (unsure & (nm <= max_distance)) | (~unsure & (nm < own) & (reach[ids] <= CRUMB_NM))
         rows, ids, nm = rows[near], ids[near], nm[near]
         order = np.lexsort((ids, nm, rows))
         nearest = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
@@ -219,8 +231,8 @@ class Work:
 
     def _distance(self, vertex: NDArray[np.int64], label: NDArray[Any]) -> NDArray[np.float64]:
         """Distance of vertices to the points of ids in nm; infinite where there is no id or no point."""
-        offset = self.vertices[vertex].astype(np.float64) - self.points[label]
-        nm = np.sqrt((offset**2).sum(axis=1))
+        offset = self.vertices.take(vertex, axis=0) - self.points.take(label, axis=0)
+        nm = np.sqrt(np.einsum("ij,ij->i", offset, offset))
         return np.where((label < 0) | np.isnan(nm), np.inf, nm)
 
 
