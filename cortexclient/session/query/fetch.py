@@ -1,9 +1,9 @@
 """The state of one fetch: which parts wait, which came, which were cut short, and what is asked next.
 
 Nothing waits for anything that it does not need: a part that was cut short is divided while others are on their way,
-and ids that came are passed on to the questions that need them. Only where answers are kept on disk, everything goes
-in rounds: what is asked then depends on answers alone and not on their timing, so that a run without a network asks
-for nothing but what a run with one has kept.
+smaller parts are asked while the rows are counted, and ids that came are passed on to the questions that need them.
+Only where answers are kept on disk, everything goes in rounds: what is asked then depends on answers alone and not on
+their timing, so that a run without a network asks for nothing but what a run with one has kept.
 """
 
 from __future__ import annotations

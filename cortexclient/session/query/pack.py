@@ -1,7 +1,7 @@
 """How to put the values of a list into requests that fill what a server gives at once, and no more.
 
-Values differ: one neuron has ten times the synapses of another. An answer that was cut short is a sample of the rows
-of its values, and so tells how they differ; a count tells how many rows there are in all.
+Values differ: one neuron has ten times the synapses of another. What is known of them is kept in
+`cortexclient.session.query.pool`.
 """
 
 from __future__ import annotations

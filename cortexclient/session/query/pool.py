@@ -83,7 +83,6 @@ class Pool:
         self._known: dict[Any, _Known] = {}
         self._waiting: dict[Any, None] = {}
         self._groups: deque[list[Any]] = deque()
-        self._weights: dict[Any, float] = {}
         self._elsewhere: dict[Any, int] = {}
         self._rows_elsewhere = self._looked_at = 0
         self._planned = False
