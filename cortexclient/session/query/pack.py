@@ -34,11 +34,15 @@ class Sample:
         Value -> rows of it that came.
     cap : int
         Rows at which the server stopped: the values have at least as many.
+    last : optional
+        The value that it was about to give when it stopped, if it gave all rows of one value after those of another:
+        of those before it, all have come.
     """
 
     values: Sequence[Any]
     seen: Mapping[Any, int]
     cap: int
+    last: Any = None
 
 
 def pack(weights: Mapping[Any, float], room: float, *, most: int) -> list[list[Any]]:
@@ -124,8 +128,21 @@ def sample_of(outcome: Outcome) -> Sample:
     """What an answer that was cut short tells about the values of its part."""
     table = None if outcome.reply is None else outcome.reply.table
     column = outcome.part.listed[1] if outcome.part.listed else ""
-    seen = {} if table is None or column not in table.column_names else counts_of(table, column)
-    return Sample(values_of(outcome.part), seen, cap_of(outcome))
+    if table is None or column not in table.column_names:
+        return Sample(values_of(outcome.part), {}, cap_of(outcome))
+    seen = counts_of(table, column)
+    last = _last_of(table.column(column), len(seen))
+    return Sample(values_of(outcome.part), seen, cap_of(outcome), last)
+
+
+def _last_of(column: pa.ChunkedArray, distinct: int) -> Any:
+    """Give the last value of a column in which equal values stand together; None where they do not."""
+    import pyarrow.compute as pc
+
+    if len(column) < 2:
+        return None
+    changes = pc.sum(pc.not_equal(column[1:], column[:-1])).as_py()
+    return column[-1].as_py() if changes == distinct - 1 else None
 
 
 def part_of(part: Part, values: list[Any], cap: int, *, depth: int) -> Part:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool"]
 
-_FILL = 0.9
+_FILL = 0.87
 """How full an answer is to be: what is left keeps nearly all below the cap, and few are half empty."""
 
 _UNSEEN = 1 / 3
@@ -33,7 +33,7 @@ _PRIOR = 0.5
 _SHAPE = 2.0
 """How alike values are taken to be (shape of a gamma distribution) when they are judged by rows of other questions."""
 
-_GUESS = 3.0
+_GUESS = 4.0
 """Times the cap that answers which were cut short are taken to have, as long as nothing has been counted."""
 
 _OVER = 1.1
@@ -122,10 +122,10 @@ class Pool:
         # what was fitted by a guess tells how wrong that was
         fitted = fitted and self._mean is not None
         least = sample.cap * (_OVER if fitted else 1.0)
-        for value, share in _shares(sample).items():
+        for value, (share, rows) in _told(sample, least).items():
             known = self._known.setdefault(value, _Known())
             known.share, known.size = share, len(sample.values)
-            known.floor = max(known.floor, share * least)
+            known.floor = max(known.floor, rows)
             known.depth = max(known.depth, depth) + 1
         self._waiting |= dict.fromkeys(sample.values)
         if not fitted:
@@ -197,6 +197,19 @@ class Pool:
         if self._mean is not None:
             return self._mean
         return _GUESS * self._sampled_rows / self._sampled_values if self._sampled_values else 1.0
+
+
+def _told(sample: Sample, least: float) -> dict[Any, tuple[float, float]]:
+    """Estimate for each value which share it has of the rows of its sample, and how many rows at least."""
+    if sample.last is None:
+        return {value: (share, share * least) for value, share in _shares(sample).items()}
+    # one value came after the other, so that those before the last are known, and of those after it nothing
+    mean = 1 / len(sample.values)
+    told = {}
+    for value in sample.values:
+        rows = sample.seen.get(value, 0)
+        told[value] = (0.0 if rows and value != sample.last else mean, float(rows))
+    return told
 
 
 def _shares(sample: Sample) -> dict[Any, float]:
