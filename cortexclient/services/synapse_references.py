@@ -215,20 +215,39 @@ def _before_axis(name: str, suffix: str) -> str:
 def _merge(
     synapses: pd.DataFrame, rows: pd.DataFrame, reference: Reference, duplicates: str
 ) -> tuple[pd.DataFrame, int]:
-    repeated = rows[reference.key].duplicated(keep=False)
-    many = int(rows.loc[repeated, reference.key].nunique())
+    import numpy as np
+    import pandas as pd
+
+    keys = rows[reference.key].to_numpy(dtype=np.int64)
+    # rows of one synapse stay in the order of their ids
+    order = np.argsort(keys, kind="stable")
+    distinct, first, times = np.unique(keys[order], return_index=True, return_counts=True)
+    many = int((times > 1).sum())
     if many and duplicates == "raise":
+        repeated = np.isin(keys, distinct[times > 1])
         raise ValueError(
-            f"{reference.name!r} has several rows for {many} synapses (the first is "
-            f"{rows.loc[repeated, reference.key].iloc[0]}); pass duplicates='first' or duplicates='all'"
+            f"{reference.name!r} has several rows for {many} synapses (the first is {keys[repeated.argmax()]}); pass "
+            "duplicates='first' or duplicates='all'"
         )
     if many and duplicates == "first":
         log.info(
             "%s has several rows for %d synapses; those of the smallest ids are taken", reference.name, many
         )
-        rows = rows.drop_duplicates(reference.key, keep="first")
-    key = rows[reference.key].astype("int64")
-    rows = rows.drop(columns=[reference.key]).set_index(key)
-    rows.index.name = None
-    merged = synapses.join(rows, on="id", how="left")
-    return merged.reset_index(drop=True), many
+    wanted = synapses["id"].to_numpy(dtype=np.int64)
+    place = np.searchsorted(distinct, wanted)
+    found = np.append(distinct, -1)[place] == wanted
+    if many and duplicates == "all":
+        repeats = np.where(found, np.append(times, 1)[place], 1)
+        begins = np.repeat(np.cumsum(repeats) - repeats, repeats)
+        further = np.arange(len(begins)) - begins
+        synapses = synapses.take(np.repeat(np.arange(len(wanted)), repeats)).reset_index(drop=True)
+        place, found = np.repeat(place, repeats), np.repeat(found, repeats)
+    else:
+        further = np.zeros(len(wanted), dtype=np.int64)
+    where = np.full(len(place), -1, dtype=np.intp)
+    where[found] = order[first[place[found]] + further[found]]
+    added = {
+        name: rows[name].array.take(where, allow_fill=True) for name in rows.columns if name != reference.key
+    }
+    # the columns of the synapses are not copied
+    return pd.concat([synapses, pd.DataFrame(added, index=synapses.index)], axis=1), many

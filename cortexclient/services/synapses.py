@@ -312,15 +312,15 @@ def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, A
     asked = pa.array(roots)
 
     def pick(number: int, rows: Any) -> IdArray:
-        pre, post = rows.column("pre_pt_root_id"), rows.column("post_pt_root_id")
+        ids, pre = rows.column("id"), rows.column("pre_pt_root_id")
         if omit_self:
-            keep = pc.fill_null(pc.not_equal(pre, post), fill_value=True)
-            rows, pre = rows.filter(keep), pre.filter(keep)
+            keep = pc.fill_null(pc.not_equal(pre, rows.column("post_pt_root_id")), fill_value=True)
+            ids, pre = ids.filter(keep), pre.filter(keep)
         if both and number == 1:
             # between two of the neurons: it comes among the outputs, too
-            rows = rows.filter(pc.invert(pc.is_in(pre, value_set=asked)))
-        ids: IdArray = rows.column("id").to_numpy()
-        return ids
+            ids = ids.filter(pc.invert(pc.is_in(pre, value_set=asked)))
+        wanted: IdArray = ids.to_numpy()
+        return wanted
 
     return pick
 

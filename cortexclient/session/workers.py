@@ -21,9 +21,9 @@ from cortexclient.session.stopping import (
 from cortexclient.settings import env_int
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["at_once", "default_workers", "map_in_order", "meanwhile", "side_by_side"]
+__all__ = ["at_once", "default_workers", "map_in_order", "side_by_side"]
 
 _COORDINATORS = 4
 """Most jobs with pools of their own that are done at a time."""
@@ -247,45 +247,3 @@ def at_once(functions: Sequence[Callable[[], Result]]) -> list[Result]:
     if failures:
         raise failures[0]
     return results
-
-
-@contextlib.contextmanager
-def meanwhile(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
-    """Call a function beside what is done inside the block; given up if the block is left early.
-
-    Yields
-    ------
-    callable
-        Waits for the result and gives it, or raises what the function raised.
-    """
-    stop = Stop()
-    found: list[Any] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        become_worker(stop)
-        try:
-            found.append(function())
-        except BaseException as failure:  # noqa: BLE001 - handed to the caller, whatever it is
-            failures.append(failure)
-
-    thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(run,), name="cortexclient-meanwhile", daemon=True
-    )
-
-    def wait() -> Result:
-        while thread.is_alive():
-            # a wait without limit cannot be interrupted on every platform
-            thread.join(timeout=0.5)
-        if failures:
-            raise failures[0]
-        result: Result = found[0]
-        return result
-
-    thread.start()
-    try:
-        yield wait
-    finally:
-        if thread.is_alive():
-            stop.abort()
-            thread.join(timeout=GRACE)

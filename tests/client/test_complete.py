@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -20,7 +21,8 @@ from cortexclient.session.once import Once
 from cortexclient.session.query import complete, divide
 from cortexclient.session.query.complete import Following, fetch_all
 from cortexclient.session.query.cuts import Range, blind_cuts, cut_list, cut_range, plan_cuts
-from cortexclient.session.query.pack import Sample, expected_rows, pack
+from cortexclient.session.query.pack import Sample, pack, sample_of
+from cortexclient.session.query.pool import Pool
 from cortexclient.session.query.question import Question
 from cortexclient.session.query.wire import Reply
 
@@ -332,29 +334,149 @@ def test_cuts_follow_what_was_seen():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(0, 50), max_size=60), st.floats(1, 40), st.integers(1, 20), st.integers(1, 5))
-def test_packing_loses_nothing_and_fills_up(weights, room, most, pieces):
+@given(st.lists(st.floats(0, 50), max_size=60), st.floats(1, 40), st.integers(1, 20))
+def test_packing_loses_nothing_and_fills_up(weights, room, most):
     weighed = dict(enumerate(weights))
-    groups = pack(weighed, room, most=most, pieces=pieces)
+    groups = pack(weighed, room, most=most)
     assert sorted(itertools.chain.from_iterable(groups)) == list(weighed)
     assert all(0 < len(group) <= most for group in groups)
     assert all(sum(weighed[v] for v in group) <= room * 1.000001 for group in groups if len(group) > 1)
-    assert len(groups) >= min(pieces, len(weights))
-    # two of the lightest groups would not fit into one, unless so many were asked for
+    # two of the lightest groups would not fit into one
     light = sorted(sum(weighed[v] for v in group) for group in groups)[:2]
     few = all(len(group) < most / 2 for group in groups)
-    assert not few or len(groups) <= pieces or sum(light) > room / 2
+    assert not few or len(groups) <= 1 or sum(light) > room / 2
 
 
 def test_a_cut_answer_tells_which_values_are_heavy():
-    sample = Sample([1, 2, 3, 4], {1: 300, 2: 100, 3: 50, 4: 50}, 500)
-    found = expected_rows([sample], [5], 1250)
+    pool = Pool(most=10)
+    pool.cut(Sample([1, 2, 3, 4], {1: 300, 2: 100, 3: 50, 4: 50}, 500), depth=0, fitted=False)
+    pool.wait([5])
+    pool.counted(1250 / 5, 500)
+    found = pool.weights([1, 2, 3, 4, 5])
     assert sum(found.values()) == pytest.approx(1250)
     assert found[5] == pytest.approx(250)
     assert found[1] == pytest.approx(600, rel=0.01)
     # one that gives one value after the other tells nothing
-    found = expected_rows([Sample([1, 2, 3, 4], {1: 499, 2: 1}, 500)], [], 1000)
-    assert set(found.values()) == {250.0}
+    pool = Pool(most=10)
+    pool.cut(Sample([1, 2, 3, 4], {1: 499, 2: 1}, 500), depth=0, fitted=False)
+    pool.counted(1000 / 4, 500)
+    assert set(pool.weights([1, 2, 3, 4]).values()) == {250.0}
+
+
+COUNTS = st.lists(st.integers(0, 120), min_size=1, max_size=60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    COUNTS,
+    st.integers(1, 100),
+    st.integers(1, 30),
+    st.sampled_from(["mixed", "in turn", "hidden"]),
+    st.one_of(st.none(), st.floats(0, 200)),
+    st.integers(0, 1000),
+)
+def test_a_pool_gives_every_value_until_it_fits(counts, cap, most, shown, mean, seed):
+    """Whatever answers that were cut short show of their values: none is lost, and none asked about for ever."""
+    rows = dict(enumerate(counts))
+    pool = Pool(most=most)
+    pool.wait(rows)
+    random = np.random.default_rng(seed)
+    if mean is not None:
+        pool.counted(mean, cap)
+    done, asked = [], 0
+    while pool:
+        values, depth = pool.take()
+        asked += 1
+        assert 0 < len(values) <= most
+        assert depth <= asked < 20 * len(rows) + 20
+        if sum(rows[value] for value in values) < cap or len(values) == 1:
+            done += values
+            continue
+        every = [value for value in values for _ in range(rows[value])]
+        if shown == "mixed":
+            every = random.permutation(every).tolist()
+        seen = {} if shown == "hidden" else Counter(every[:cap])
+        last = every[cap - 1] if shown == "in turn" else None
+        pool.cut(Sample(values, seen, cap, last), depth=depth, fitted=True)
+        pool.saw(dict(enumerate(random.integers(0, 5, len(rows)).tolist())))
+    assert sorted(done) == sorted(rows)
+
+
+def test_values_that_were_cut_short_together_are_not_asked_about_together_again():
+    pool = Pool(most=100)
+    pool.wait(range(20))
+    pool.counted(0.0, 50)  # a count that is far too low
+    values, depth = pool.take()
+    assert sorted(values) == list(range(20))
+    pool.cut(Sample(values, {}, 50), depth=depth, fitted=True)
+    again = []
+    while pool:
+        again.append(sorted(pool.take()[0]))
+    assert len(again) == 2
+    assert sorted(itertools.chain.from_iterable(again)) == list(range(20))
+
+
+def test_values_that_come_one_after_the_other_are_known():
+    pool = Pool(most=10)
+    pool.cut(Sample([1, 2, 3, 4], {2: 300, 1: 150, 3: 50}, 500, 3), depth=0, fitted=False)
+    pool.counted(200.0, 500)
+    assert pool.weights([1, 2, 3, 4]) == {1: 150, 2: 300, 3: 200, 4: 200}
+
+
+@pytest.mark.parametrize(("groups", "last"), [([7, 7, 5, 5, 9], 9), ([7, 5, 7, 5, 9], None), ([4, 4], 4)])
+def test_an_answer_shows_whether_values_come_one_after_the_other(groups, last):
+    question = Question(kind="table", name="t", version=1, filters={"in": {"t": {"group": [4, 5, 7, 9]}}})
+    part = divide.Part(0, question, listed=("t", "group"))
+    reply = Reply(pa.table({"id": range(len(groups)), "group": groups}), len(groups), None)
+    assert sample_of(divide.Outcome(part, reply, [], 1, cut=True)).last == last
+
+
+def test_rows_of_other_questions_tell_which_values_are_heavy():
+    pool = Pool(most=100)
+    pool.wait(range(10))
+    pool.counted(20.0, 1000)
+    pool.saw({0: 60, 1: 30, 2: 5, 3: 5})
+    pool.take()
+    found = pool.weights(range(10))
+    assert sum(found.values()) == pytest.approx(200)
+    assert found[0] > found[1] > found[2] > found[9] > 0
+    assert found[0] == pytest.approx(20 * 62 / 12)
+
+
+@pytest.mark.parametrize("workers", [4, 8])
+def test_parts_are_asked_while_the_rows_are_counted(on, workers):
+    server = on(Server(range(8000), [number % 200 for number in range(8000)], 500, order="shuffled"))
+    asked, ask, count = [], server.ask, server.count
+    server.ask = lambda session, question: (
+        asked.append(len(question.filters["in"]["t"]["group"])),
+        ask(session, question),
+    )[1]
+    server.count = lambda session, question: (asked.append("count"), count(session, question))[1]
+    on(server)
+    ours = session(workers)
+    ours.connection.cache = object()  # in rounds, so that it is known what is asked when
+    question = Question(
+        kind="table", name="t", version=1, batch=25, filters={"in": {"t": {"group": list(range(200))}}}
+    )
+    (harvest,) = fetch_all(ours, [question])
+    assert sorted(ids_of(harvest)) == list(range(8000))
+    first, second = asked[:workers], asked[workers : 2 * workers]
+    assert first == [25] * workers
+    assert second.count("count") == 1
+    parts = [size for size in second if size != "count"]
+    assert len(parts) == workers - 1
+    assert max(parts) < 25 / 2
+    assert asked.count("count") == 1
+    # however little those hold that were asked by a guess: ten values of forty rows fill an answer
+    assert len(asked) <= workers + 1 + (workers - 1) + 200 / 10
+
+
+def test_one_answer_at_the_cap_is_counted_before_it_is_divided(on):
+    server = on(Server(range(60), [number % 6 for number in range(60)], 60))
+    question = Question(kind="table", name="t", version=1, filters={"in": {"t": {"group": list(range(6))}}})
+    (harvest,) = fetch_all(session(8), [question])
+    assert harvest.rows == 60
+    assert server.asked == harvest.requests == 2
 
 
 def test_uneven_lists_are_whole_in_few_requests(on):
@@ -365,11 +487,78 @@ def test_uneven_lists_are_whole_in_few_requests(on):
     question = Question(
         kind="table", name="t", version=1, batch=25, filters={"in": {"t": {"group": list(range(200))}}}
     )
-    (harvest,) = fetch_all(session(8), [question])
+    ours = session(8)
+    ours.connection.cache = object()  # in rounds, so that how many are asked does not depend on the clock
+    (harvest,) = fetch_all(ours, [question])
     assert sorted(ids_of(harvest)) == list(range(len(mixed)))
     assert server.counted == 1
     # eight were under way when the first came back cut short; the rest is packed to fit
     assert server.asked < 1.4 * len(mixed) / (500 * 0.85) + 9
+
+
+class Sides(Server):
+    """Rows that belong to one value on each of two sides."""
+
+    def __init__(self, pre, post, cap):
+        super().__init__(range(len(pre)), pre, cap)
+        self.sides = {"pre": np.array(pre), "post": np.array(post)}
+
+    def matching(self, question):
+        ((side, values),) = question.filters["in"]["t"].items()
+        return np.flatnonzero(np.isin(self.sides[side], values))
+
+    def ask(self, session, question):
+        reply = super().ask(session, question)
+        rows = reply.table.column("id").to_numpy()
+        sides = {side: pa.array(values[rows]) for side, values in self.sides.items()}
+        return Reply(pa.table({"id": rows, **sides}), reply.cap, None)
+
+
+def both_sides(values):
+    return [
+        Question(kind="table", name="t", version=1, batch=10, filters={"in": {"t": {side: list(values)}}})
+        for side in ("pre", "post")
+    ]
+
+
+def uneven(seed):
+    """Both sides of 6000 rows: who makes many receives many, and rows come in no order."""
+    random = np.random.default_rng(seed)
+    weights = random.lognormal(sigma=0.5, size=80)
+    return random.choice(80, (2, 6000), p=weights / weights.sum())
+
+
+def test_one_side_tells_of_the_other(on):
+    server = on(Sides(*uneven(3), 400))
+    ours = session(8)
+    ours.connection.cache = object()  # in rounds, so that how many are asked does not depend on the clock
+    for harvest in fetch_all(ours, both_sides(range(80))):
+        assert sorted(ids_of(harvest)) == list(range(6000))
+    assert server.counted == 2
+    # eight were under way when the first came back cut short, and as many were asked while the rows were counted
+    assert server.asked <= 8 + 2 + 2 * 6000 / (400 * 0.9) + 8
+
+
+def test_two_sides_that_are_kept_are_asked_for_in_the_same_words_again(on):
+    random = np.random.default_rng(1)
+
+    def asked():
+        server = Sides(*uneven(4), 400)
+        words, original = [], server.ask
+
+        def ask(session, question):
+            time.sleep(random.random() / 500)
+            words.append(repr(question.filters))
+            return original(session, question)
+
+        server.ask = ask
+        on(server)
+        ours = session(8)
+        ours.connection.cache = object()
+        fetch_all(ours, both_sides(range(80)))
+        return sorted(words)
+
+    assert asked() == asked() == asked()
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -19,7 +19,7 @@ from cortexclient.session import Moment
 from cortexclient.session.graph import graph_url, lifetimes, roots_of
 from cortexclient.session.query import Request, run_many
 from cortexclient.session.versions import nearest, require_versions
-from cortexclient.session.workers import meanwhile
+from cortexclient.session.workers import side_by_side
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,7 +214,7 @@ def from_roots(
     if exact is not None and session.version_record(exact).valid:
         hits = Hits(roots, unknown=roots <= 0)
         hits.moment = Moment(version=exact)
-        _at_versions(session, hits, {exact: distinct}, progress=progress)
+        _add(hits, _at_versions(session, {exact: distinct}, progress=progress))
         return hits
     life = lifetimes(session, distinct, also=[session.versions])
     known = life.known
@@ -243,36 +243,46 @@ def _mixed_ages(
         np.arange(len(roots)), np.concatenate([np.zeros(0, dtype=np.int64), *chosen.values()])
     )
     at_versions = {version: roots[mine] for version, mine in chosen.items()}
-    if not len(rest):
-        _at_versions(session, hits, at_versions, progress=progress)
-        return
-    number = _reference_version(session, _time(int(np.median(last[rest]))))
-    span = int(first[rest].min()), int(last[rest].max())
-    with meanwhile(lambda: _relatives(session, roots[rest], *span, number)) as relatives:
-        if at_versions:
-            _at_versions(session, hits, at_versions, progress=progress)
-        near = relatives()
-    _between_versions(session, hits, (roots[rest], first[rest], last[rest]), near, number)
+    jobs = [lambda: _at_versions(session, at_versions, progress=progress)]
+    if len(rest):
+        jobs.append(lambda: _between_versions(session, roots[rest], first[rest], last[rest]))
+    # neither needs the other
+    for pairs in side_by_side(jobs, workers=session.max_workers):
+        _add(hits, pairs)
 
 
-def _at_versions(session: Session, hits: Hits, roots: dict[int, IdArray], *, progress: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Roots and the cells that a table gives for them."""
+
+    source: Source
+    roots: IdArray
+    cells: IdArray
+
+
+def _add(hits: Hits, pairs: list[Pairs]) -> None:
+    for found in pairs:
+        hits.add(found.source.name, found.roots, found.cells, rank=found.source.rank)
+
+
+def _at_versions(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[Pairs]:
     """Look up roots at versions at which they were valid: all tables and versions at once."""
     asked = [
         (source, source.request("pt_root_id", ids, Moment(version=number), progress=progress))
         for number, ids in roots.items()
         for source in _sources(session, number, for_cells=False)
     ]
-    frames = run_many(session, [request for _, request in asked], description="roots")
-    for (source, _), frame in zip(asked, frames, strict=True):
-        root, _ = _segment_columns(frame, source)
-        hits.add(source.name, _ids(frame, root), _cell_ids(frame, source), rank=source.rank)
+    frames = run_many(session, [request for _, request in asked], description="roots") if asked else []
+    return [
+        Pairs(source, _ids(frame, _segment_columns(frame, source)[0]), _cell_ids(frame, source))
+        for (source, _), frame in zip(asked, frames, strict=True)
+    ]
 
 
-def _between_versions(
-    session: Session, hits: Hits, asked: tuple[IdArray, IdArray, IdArray], near: IdArray, number: int
-) -> None:
+def _between_versions(session: Session, roots: IdArray, first: IdArray, last: IdArray) -> list[Pairs]:
     """Look up roots that were valid at no version (with from when until when): by their relatives' supervoxels."""
-    roots, first, last = asked
+    number = _reference_version(session, _time(int(np.median(last))))
+    near = _relatives(session, roots, int(first.min()), int(last.max()), number)
     sources = _sources(session, number, for_cells=False)
     moment = Moment(version=number)
     frames = _rows(session, sources, [("pt_root_id", near)] * len(sources), moment, progress=False)
@@ -288,11 +298,13 @@ def _between_versions(
     times, which = intervals_to_points(first, last)
     owners = session.map(lambda time: roots_of(session, joined, at=_time(int(time))), times.tolist())
     ends = np.cumsum([len(part) for part in supervoxels])[:-1]
+    pairs = []
     for number_of_time, found in enumerate(owners):
         mine = roots[which == number_of_time]
         for source, frame, part in zip(sources, frames, np.split(found, ends), strict=True):
             good = np.isin(part, mine)
-            hits.add(source.name, part[good], _cell_ids(frame, source)[good], rank=source.rank)
+            pairs.append(Pairs(source, part[good], _cell_ids(frame, source)[good]))
+    return pairs
 
 
 def _relatives(session: Session, roots: IdArray, first: int, last: int, version: int) -> IdArray:

@@ -19,7 +19,8 @@ from cortexclient.session.progress import progress_bar
 from cortexclient.session.query.cuts import cut_list
 from cortexclient.session.query.divide import Outcome, Part
 from cortexclient.session.query.feed import Feed
-from cortexclient.session.query.fetch import LIST_SIZE, Fetch, State
+from cortexclient.session.query.fetch import Fetch
+from cortexclient.session.query.state import LIST_SIZE, State
 from cortexclient.session.query.wire import Reply, ask
 
 if TYPE_CHECKING:

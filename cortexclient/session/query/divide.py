@@ -61,8 +61,8 @@ class Part:
         Table and column of the list of which its question holds a piece.
     lighter, refusals : int
         How often it was made lighter for a weak server, and put off by one that is asked too often.
-    packed : int
-        Whether the values of its list were chosen to fit: 1, or 2 if a part that was chosen so has been halved.
+    packed : bool
+        Whether the values of its list were chosen to fit.
     depth : int
         How often what was asked first was divided to get here.
     """
@@ -77,7 +77,7 @@ class Part:
     listed: tuple[str, str] | None = None
     lighter: int = 0
     refusals: int = 0
-    packed: int = 0
+    packed: bool = False
     depth: int = 0
 
     @property

@@ -35,9 +35,14 @@ class Feed:
         self._pick = pick
         self._ids: list[int] = []
 
-    def take_from(self, number: int, rows: Any) -> None:
-        """Collect the ids of some rows."""
-        self._ids.extend(self._pick(number, rows).tolist())
+    def picked(self, number: int, rows: Any) -> list[int]:
+        """Give the ids of some rows; in any thread."""
+        ids: list[int] = self._pick(number, rows).tolist()
+        return ids
+
+    def take(self, ids: list[int]) -> None:
+        """Collect ids."""
+        self._ids.extend(ids)
 
     def full(self, room: int) -> list[int]:
         """Give a list that is full; none where the ids that wait do not fill one."""

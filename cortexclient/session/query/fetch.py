@@ -1,97 +1,40 @@
 """The state of one fetch: which parts wait, which came, which were cut short, and what is asked next.
 
 Nothing waits for anything that it does not need: a part that was cut short is divided while others are on their way,
-and ids that came are passed on to the questions that need them. Only where answers are kept on disk, everything goes
-in rounds: what is asked then depends on answers alone and not on their timing, so that a run without a network asks
-for nothing but what a run with one has kept.
+smaller parts are asked while the rows are counted, and ids that came are passed on to the questions that need them.
+Only where answers are kept on disk, everything goes in rounds: what is asked then depends on answers alone and not on
+their timing, so that a run without a network asks for nothing but what a run with one has kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from cortexclient.errors import IncompleteResultError
 from cortexclient.session.query.cuts import FILL
-from cortexclient.session.query.divide import Ledger, Outcome, Part, count_part, divide, gave_up
-from cortexclient.session.query.pack import cap_of, expected_rows, pack, part_of, sample_of, values_of
+from cortexclient.session.query.divide import Outcome, Part, count_part, divide, gave_up
+from cortexclient.session.query.pack import cap_of, part_of, sample_of, values_of
+from cortexclient.session.query.state import LIST_SIZE, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cortexclient.session.core import Session
     from cortexclient.session.flow import Job
     from cortexclient.session.progress import ProgressBar
     from cortexclient.session.query.feed import Feed
+    from cortexclient.session.query.pool import Pool
     from cortexclient.session.query.question import Question
+    from cortexclient.session.query.state import Asking, News
 
-News = Callable[[], None]
-"""Tells the fetch what an answer holds; called by one thread at a time."""
-
-Asking = Callable[[], News]
-"""Asks something, in any thread."""
-
-__all__ = ["DEEPEST", "LIST_SIZE", "Fetch", "State"]
-
-LIST_SIZE = 5000
-"""Most values of a list filter in one request: larger ones make slow plans and bodies of many megabytes."""
+__all__ = ["DEEPEST", "Fetch"]
 
 DEEPEST = 60
 """How often a part may be divided further: more would mean that nothing is gained by it."""
-
-
-@dataclass(slots=True)
-class State:
-    """How far one question is.
-
-    Parameters
-    ----------
-    number : int
-        Its place among the questions.
-    question : Question
-        The question as a whole; of a feed, without the list that is still coming.
-    feed : Feed, optional
-        Where its list comes from.
-    """
-
-    number: int
-    question: Question
-    feed: Feed | None = None
-    unsent: deque[Part] = field(default_factory=deque)
-    jobs: deque[Asking] = field(default_factory=deque)
-    cut: list[Outcome] = field(default_factory=list)
-    done: list[Outcome] = field(default_factory=list)
-    rows: int = 0
-    requests: int = 0
-    flying: int = 0
-    counting: bool = False
-    counted: bool = False
-    packed: bool = False
-    total: int | None = None
-    promised: int | None = None
-    ledgers: dict[int, Ledger] = field(default_factory=dict)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing of it is left to do."""
-        return not (self.flying or self.unsent or self.jobs or self.cut)
-
-    @property
-    def satisfied(self) -> bool:
-        """Whether the user wants no more rows."""
-        return self.question.limit is not None and self.rows >= self.question.limit
-
-    def keep(self, outcome: Outcome) -> None:
-        """Keep the rows of a part that is whole."""
-        if outcome.reply is not None:
-            self.done.append(outcome)
-            self.rows += outcome.reply.table.num_rows
 
 
 class Fetch:
@@ -141,6 +84,10 @@ class Fetch:
     def _next(self) -> Job | None:
         if self._flying >= self._allowed:
             return None
+        for state in self.states:
+            # what is found out about parts comes before parts
+            if state.jobs:
+                return self._started_now(state, state.jobs.popleft())
         for state in sorted(self.states, key=_comes_last):
             if (job := self._of(state)) is not None:
                 return self._started_now(state, job)
@@ -149,11 +96,11 @@ class Fetch:
     # -- what is asked next --------------------------------------------------------------------------------------
 
     def _of(self, state: State) -> Asking | None:
-        if state.jobs:
-            return state.jobs.popleft()
         if state.feed is not None and not state.unsent:
             # no sooner: how many ids fit shows in the answers about those that came first
             self._pass_on(state, [state.feed.full(self._room(state, state.feed))])
+        if state.pool:
+            return partial(self._asked, state, self._fitting(state, state.pool))
         if state.counting or not state.unsent:
             return None
         if state.satisfied:
@@ -188,7 +135,8 @@ class Fetch:
     def _asked(self, state: State, part: Part) -> News:
         outcome = self._ask(self._session, part)
         self._bar.step()
-        return partial(self._came, state, outcome)
+        whole = not (outcome.refused or outcome.cut)
+        return partial(self._came, state, outcome, self._picked(state, outcome) if whole else {})
 
     def _count(self, state: State, part: Part) -> News:
         total, requests = count_part(self._session, part)
@@ -213,7 +161,17 @@ class Fetch:
                 self._decide(state)
             self._feed_the_rest()
 
-    def _came(self, state: State, outcome: Outcome) -> None:
+    def _picked(self, state: State, outcome: Outcome) -> dict[int, list[int]]:
+        """Give the ids of an answer to ask others about: question -> ids. It takes time, so nobody waits for it."""
+        if outcome.reply is None or state.feed is not None:
+            return {}
+        return {
+            other.number: other.feed.picked(state.number, outcome.reply.table)
+            for other in self.states
+            if other.feed is not None
+        }
+
+    def _came(self, state: State, outcome: Outcome, picked: dict[int, list[int]]) -> None:
         if outcome.refused:
             self._refused(state, outcome)
             return
@@ -221,7 +179,7 @@ class Fetch:
             state.cut.append(outcome)
             return
         state.requests += outcome.requests
-        self._keep(state, outcome)
+        self._keep(state, outcome, picked)
         self._wait(state, outcome.parts, outcome.part.depth + 1)
 
     def _refused(self, state: State, outcome: Outcome) -> None:
@@ -233,13 +191,16 @@ class Fetch:
         self._bar.grow(len(outcome.parts))
         state.unsent.extend(outcome.parts)
 
-    def _keep(self, state: State, outcome: Outcome) -> None:
+    def _keep(self, state: State, outcome: Outcome, picked: dict[int, list[int]] | None = None) -> None:
         state.keep(outcome)
         if outcome.reply is None or state.feed is not None:
             return
+        picked = self._picked(state, outcome) if picked is None else picked
         for other in self.states:
             if other.feed is not None:
-                other.feed.take_from(state.number, outcome.reply.table)
+                other.feed.take(picked[other.number])
+            elif _same_rows(other, state):
+                other.learn_from(outcome)
 
     def _wait(self, state: State, parts: Sequence[Part], depth: int) -> None:
         """Put parts before those that wait already: where only some rows are wanted, smaller parts do."""
@@ -249,15 +210,6 @@ class Fetch:
         for part in reversed(parts):
             state.ledgers |= {id(ledger): ledger for ledger in part.ledgers}
             state.unsent.appendleft(dataclasses.replace(part, depth=depth))
-
-    def _was_counted(self, state: State, total: int | None, requests: int) -> None:
-        state.counting, state.counted = False, True
-        state.requests += requests
-        state.total = total
-        if total is not None and state.question.countable:
-            state.promised = total
-        if total is not None and not state.cut and state.unsent:
-            self._repack(state, [])
 
     def _was_divided(self, state: State, group: list[Outcome], outcomes: list[Outcome]) -> None:
         depth = max(outcome.part.depth for outcome in group) + 1
@@ -269,77 +221,79 @@ class Fetch:
     # -- what to do about answers that were cut short ------------------------------------------------------------
 
     def _decide(self, state: State) -> None:
-        if not state.cut or state.counting:
+        if not state.cut:
             return
         self._session.connection.memory.put("cap", max(1, *(cap_of(outcome) for outcome in state.cut)))
         listed = [outcome for outcome in state.cut if _is_packable(state, outcome)]
-        alone = [outcome for outcome in state.cut if not _is_packable(state, outcome)]
+        for outcome in state.cut:
+            if not _is_packable(state, outcome):
+                state.jobs.append(partial(self._divide, state, [outcome]))
         state.cut = []
-        for outcome in alone:
-            state.jobs.append(partial(self._divide, state, [outcome]))
         if not listed:
             return
-        if not state.counted:
-            state.cut = listed
+        if not (state.counted or state.counting):
             self._count_whole(state)
             for other in self.states:
                 if other.question.name == state.question.name and _is_countable_list(other):
                     self._count_whole(other)
-        elif state.total is None:
-            state.jobs.append(partial(self._divide, state, listed))
-        else:
-            self._repack(state, listed)
+        if state.counting and not state.pool and len(listed) == 1 and not (state.flying or state.unsent):
+            # the server warns of exactly as many rows as it returns at most, too
+            state.held = listed
+            return
+        self._pool(state, listed)
 
     def _count_whole(self, state: State) -> None:
         state.counting = True
         whole = Part(state.number, state.question)
         state.jobs.append(partial(self._count, state, whole))
 
-    def _repack(self, state: State, cut: list[Outcome]) -> None:
-        """Put values of parts that were cut short, and of those that were not yet asked, into parts that fit."""
-        rows = sum(outcome.reply.table.num_rows for outcome in cut if outcome.reply is not None)
-        whole = state.total == state.rows + rows and state.question.countable
-        if cut and whole and not (state.flying or state.unsent or state.jobs):
-            # exactly as many rows as the server returns at most: it warns, but there is nothing more
-            for outcome in cut:
+    def _was_counted(self, state: State, total: int | None, requests: int) -> None:
+        state.counting, state.counted = False, True
+        state.requests += requests
+        state.total = total
+        if total is not None and state.question.countable:
+            state.promised = total
+        held, state.held = state.held, []
+        rows = sum(outcome.reply.table.num_rows for outcome in held if outcome.reply is not None)
+        if held and total == state.rows + rows and state.question.countable:
+            for outcome in held:
                 state.requests += outcome.requests
                 self._keep(state, dataclasses.replace(outcome, cut=False))
             return
-        state.requests += sum(outcome.requests for outcome in cut)
-        for outcome in (outcome for outcome in cut if outcome.part.packed):
-            self._halve(state, outcome)
-        cut = [outcome for outcome in cut if not outcome.part.packed]
-        waiting = [] if state.packed else [part for part in state.unsent if part.listed is not None]
-        if not cut and not waiting:
+        self._pool(state, held)
+        if total is None:
             return
-        first = cut[0].part if cut else waiting[0]
-        cap = self._session.connection.memory.peek("cap")
-        mean = (state.total or 0) / max(
-            1, len(values_of(dataclasses.replace(first, question=state.question)))
-        )
-        if not cut and all(mean * len(values_of(part)) <= FILL * cap for part in waiting):
-            return
-        others = [value for part in waiting for value in values_of(part)]
-        samples = [sample_of(outcome) for outcome in cut]
-        asked = sum(len(sample.values) for sample in samples)
-        left = mean * (asked + len(others)) if state.packed else (state.total or 0) - state.rows
-        weights = expected_rows(samples, others, left)
-        most = min(LIST_SIZE, state.question.batch or LIST_SIZE)
-        groups = pack(weights, FILL * cap, most=most, pieces=2 if len(cut) == 1 and not waiting else 1)
-        if not state.packed:
+        mean, cap = state.mean(), self._session.connection.memory.peek("cap")
+        waiting = [part for part in state.unsent if part.listed is not None]
+        if state.pool or any(mean * len(values_of(part)) > FILL * cap for part in waiting):
+            for part in waiting:
+                state.pooled(part).wait(values_of(part))
             state.unsent = deque(part for part in state.unsent if part.listed is None)
             self._bar.grow(-len(waiting))
-        state.packed = True
-        depth = max([outcome.part.depth for outcome in cut], default=0) + 1
-        self._wait(state, [part_of(first, group, cap, packed=1) for group in groups], depth)
+            for other in self.states:
+                for outcome in other.done if _same_rows(state, other) else ():
+                    state.learn_from(outcome)
+        if state.pool:
+            state.pool.counted(mean, cap)
 
-    def _halve(self, state: State, outcome: Outcome) -> None:
-        """Divide a part that was made to fit and is only a little too large: counting would cost as much."""
-        sample = sample_of(outcome)
-        weights = expected_rows([sample], [], sample.cap)
-        groups = pack(weights, math.inf, most=LIST_SIZE, pieces=2)
-        parts = [part_of(outcome.part, group, sample.cap, packed=2) for group in groups]
-        self._wait(state, parts, outcome.part.depth + 1)
+    def _pool(self, state: State, cut: Sequence[Outcome]) -> None:
+        """Put the values of parts that were cut short where they are put into parts that fit."""
+        for outcome in cut:
+            state.requests += outcome.requests
+            part = outcome.part
+            pool = state.pooled(part)
+            before = pool.pieces
+            pool.cut(sample_of(outcome), depth=part.depth, fitted=part.packed)
+            self._bar.grow(pool.pieces - before)
+
+    def _fitting(self, state: State, pool: Pool) -> Part:
+        """Take from a pool what fills an answer."""
+        before = pool.pieces
+        values, depth = pool.take()
+        self._bar.grow(pool.pieces + 1 - before)
+        if depth > DEEPEST or state.model is None:
+            raise IncompleteResultError(gave_up(state.question))
+        return part_of(state.model, values, self._session.connection.memory.peek("cap"), depth=depth)
 
     # -- what is passed on to other questions --------------------------------------------------------------------
 
@@ -379,11 +333,14 @@ def _comes_last(state: State) -> bool:
     return state.feed is None or bool(state.done or state.flying)
 
 
+def _same_rows(state: State, other: State) -> bool:
+    return other is not state and other.question.name == state.question.name
+
+
 def _is_packable(state: State, outcome: Outcome) -> bool:
     part = outcome.part
     return (
         part.listed is not None
-        and part.packed < 2
         and state.feed is None
         and state.question.limit is None
         and len(values_of(part)) > 1

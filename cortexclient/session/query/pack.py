@@ -1,7 +1,7 @@
 """How to put the values of a list into requests that fill what a server gives at once, and no more.
 
-Values differ: one neuron has ten times the synapses of another. An answer that was cut short is a sample of the rows
-of its values, and so tells how they differ; a count tells how many rows there are in all.
+Values differ: one neuron has ten times the synapses of another. What is known of them is kept in
+`cortexclient.session.query.pool`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pyarrow as pa
+
     from cortexclient.session.query.divide import Outcome, Part
 
-__all__ = ["Sample", "cap_of", "expected_rows", "pack", "part_of", "sample_of", "values_of"]
-
-_UNSEEN = 1 / 3
-"""Share of values without a row from which on an answer is no sample: the server gave one value after the other."""
-
-_PRIOR = 0.5
-"""Rows that every value counts for beside those seen, so that none is taken for empty."""
+__all__ = ["Sample", "cap_of", "counts_of", "pack", "part_of", "sample_of", "values_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,48 +34,18 @@ class Sample:
         Value -> rows of it that came.
     cap : int
         Rows at which the server stopped: the values have at least as many.
+    last : optional
+        The value that it was about to give when it stopped, if it gave all rows of one value after those of another:
+        of those before it, all have come.
     """
 
     values: Sequence[Any]
     seen: Mapping[Any, int]
     cap: int
+    last: Any = None
 
 
-def expected_rows(samples: Sequence[Sample], others: Sequence[Any], rows: float) -> dict[Any, float]:
-    """Estimate how many rows each value has.
-
-    Parameters
-    ----------
-    samples : sequence of Sample
-        Answers that were cut short, about values that differ.
-    others : sequence
-        Values of which nothing is known.
-    rows : float
-        Number of rows that all of them have together.
-
-    Returns
-    -------
-    dict
-        Value -> expected rows.
-    """
-    number = len(others) + sum(len(sample.values) for sample in samples)
-    mean = max(0.0, rows) / max(1, number)
-    found: dict[Any, float] = dict.fromkeys(others, mean)
-    for sample in samples:
-        share = max(mean * len(sample.values), sample.cap)
-        counts = [sample.seen.get(value, 0) for value in sample.values]
-        if counts.count(0) > _UNSEEN * len(counts):
-            found |= dict.fromkeys(sample.values, share / len(counts))
-            continue
-        whole = sum(counts) + _PRIOR * len(counts)
-        found |= {
-            value: share * (count + _PRIOR) / whole
-            for value, count in zip(sample.values, counts, strict=True)
-        }
-    return found
-
-
-def pack(weights: Mapping[Any, float], room: float, *, most: int, pieces: int = 1) -> list[list[Any]]:
+def pack(weights: Mapping[Any, float], room: float, *, most: int) -> list[list[Any]]:
     """Distribute values over as few groups as will do, about equally heavy ones.
 
     Parameters
@@ -90,8 +56,6 @@ def pack(weights: Mapping[Any, float], room: float, *, most: int, pieces: int = 
         Most rows of one group. A value that has more is a group of its own.
     most : int
         Most values of one group.
-    pieces : int
-        Fewest groups to make, where there are as many values.
 
     Returns
     -------
@@ -106,7 +70,7 @@ def pack(weights: Mapping[Any, float], room: float, *, most: int, pieces: int = 
     number = max(
         math.ceil(sum(weights[value] for value in light) / room), math.ceil(len(light) / max(1, most)), 1
     )
-    number = min(max(number, pieces - len(groups)), len(light))
+    number = min(number, len(light))
     if light:
         groups += _distributed(light, weights, number, room, max(1, most))
     for group in groups:
@@ -152,21 +116,39 @@ def cap_of(outcome: Outcome) -> int:
     return 1 if reply is None else reply.cap or reply.table.num_rows
 
 
-def sample_of(outcome: Outcome) -> Sample:
-    """What an answer that was cut short tells about the values of its part."""
+def counts_of(rows: pa.Table, column: str) -> dict[Any, int]:
+    """Count the rows of each value of a column."""
     import pyarrow.compute as pc
 
+    found = pc.value_counts(rows.column(column))
+    return dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
+
+
+def sample_of(outcome: Outcome) -> Sample:
+    """What an answer that was cut short tells about the values of its part."""
     table = None if outcome.reply is None else outcome.reply.table
     column = outcome.part.listed[1] if outcome.part.listed else ""
-    values = values_of(outcome.part)
     if table is None or column not in table.column_names:
-        return Sample(values, {}, cap_of(outcome))
-    found = pc.value_counts(table.column(column)).to_pylist()
-    return Sample(values, {entry["values"]: entry["counts"] for entry in found}, cap_of(outcome))
+        return Sample(values_of(outcome.part), {}, cap_of(outcome))
+    seen = counts_of(table, column)
+    last = _last_of(table.column(column), len(seen))
+    return Sample(values_of(outcome.part), seen, cap_of(outcome), last)
 
 
-def part_of(part: Part, values: list[Any], cap: int, *, packed: int) -> Part:
-    """Give a part that asks about other values of its list."""
+def _last_of(column: pa.ChunkedArray, distinct: int) -> Any:
+    """Give the last value of a column in which equal values stand together; None where they do not."""
+    import pyarrow.compute as pc
+
+    if len(column) < 2:
+        return None
+    changes = pc.sum(pc.not_equal(column[1:], column[:-1])).as_py()
+    return column[-1].as_py() if changes == distinct - 1 else None
+
+
+def part_of(part: Part, values: list[Any], cap: int, *, depth: int) -> Part:
+    """Give a part that asks about values of the same list, chosen to fit."""
     table, column = part.listed or ("", "")
     question = part.question.where("in", table, column, values)
-    return dataclasses.replace(part, question=question, cap=cap, packed=packed)
+    return dataclasses.replace(
+        part, question=question, cap=cap, packed=True, depth=depth, lighter=0, refusals=0
+    )
