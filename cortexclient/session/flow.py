@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cortexclient.session.stopping import (
-    GRACE,
     Cancelled,
     Stop,
     become_worker,
     current_lane,
     current_stop,
+    join,
     within_worker,
 )
 
@@ -74,10 +74,10 @@ class _Crew:
         if self._above is not None:
             self._above.adopt(self._stop)
         self._workers = workers
-        with self._news:
-            self._hire()
         whole = False
         try:
+            with self._news:
+                self._hire()
             # a wait without limit cannot be interrupted on every platform
             while not self._over.wait(timeout=0.5) and not self._stop.is_set():
                 pass
@@ -87,8 +87,7 @@ class _Crew:
                 self._stop.abort()
                 with self._news:
                     self._news.notify_all()
-            for thread in self._threads:
-                thread.join(timeout=GRACE)
+            join(self._threads)
             if self._above is not None:
                 self._above.release(self._stop)
         if self._failure is not None:

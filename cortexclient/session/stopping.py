@@ -7,7 +7,10 @@ import socket
 import threading
 import time
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "GRACE",
@@ -18,6 +21,7 @@ __all__ = [
     "current_lane",
     "current_lanes",
     "current_stop",
+    "join",
     "pause",
     "within_worker",
 ]
@@ -118,3 +122,10 @@ def pause(seconds: float) -> None:
         time.sleep(seconds)
     elif stop.wait(seconds):
         raise Cancelled
+
+
+def join(threads: Iterable[threading.Thread]) -> None:
+    """Wait a little for threads to end; an interrupt may have come before the last of them began."""
+    for thread in list(threads):
+        if thread.is_alive():
+            thread.join(timeout=GRACE)

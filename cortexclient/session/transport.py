@@ -18,12 +18,13 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from cortexclient.credentials import host_of, may_carry_token
 from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer, service_of
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
-from cortexclient.session.stopping import current_stop, pause
+from cortexclient.session.stopping import Cancelled, current_stop, pause
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,7 @@ class _Tracked:
         stop = current_stop()
         if stop is not None:
             stop.enter(connection)
+            _leave_if_stopped(connection)
         return connection
 
     def _put_conn(self, conn: Any) -> None:
@@ -73,12 +75,39 @@ class _Tracked:
         super()._put_conn(conn)  # type: ignore[misc]
 
 
+class _Stoppable:
+    """Mixed into urllib3's connections: who gives up finds no socket while one is made, so its maker looks again."""
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        _leave_if_stopped(self)
+
+
+def _leave_if_stopped(connection: Any) -> None:
+    stop = current_stop()
+    if stop is not None and stop.is_set():
+        connection.close()
+        raise Cancelled
+
+
+class _HTTP(_Stoppable, HTTPConnection):
+    """A connection that is not used once the work is given up."""
+
+
+class _HTTPS(_Stoppable, HTTPSConnection):
+    """An encrypted connection that is not used once the work is given up."""
+
+
 class _HTTPPool(_Tracked, HTTPConnectionPool):
     """A pool whose connections can be interrupted."""
+
+    ConnectionCls = _HTTP
 
 
 class _HTTPSPool(_Tracked, HTTPSConnectionPool):
     """A pool whose encrypted connections can be interrupted."""
+
+    ConnectionCls = _HTTPS
 
 
 class Wire(HTTPAdapter):

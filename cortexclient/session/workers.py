@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cortexclient.session.progress import plain_bar
 from cortexclient.session.stopping import (
-    GRACE,
     Cancelled,
     Stop,
     become_worker,
     current_lane,
     current_lanes,
     current_stop,
+    join,
     within_worker,
 )
 from cortexclient.settings import env_int
@@ -195,15 +195,14 @@ def _parallel(
         )
         for n in range(workers)
     ]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         _wait(board, len(work), bar)
     finally:
         if board.done < len(work):
             board.stop.abort()
-        for thread in threads:
-            thread.join(timeout=GRACE)
+        join(threads)
         if above is not None:
             above.release(board.stop)
     return board.outcome()

@@ -582,13 +582,16 @@ session = Session(spec, endpoint=Endpoint({toy_server.url!r}, {toy_server.token!
 TablesService(session).nucleus_toy().query()
 print("ready", flush=True)
 sys.stdin.readline()
-threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
-try:
-    {work}
-except KeyboardInterrupt:
-    while any(t.name.startswith("cortexclient") for t in threading.enumerate()):
-        time.sleep(0.05)
-    print("stopped")
+# while threads begin, while they connect, while they wait for the answer
+for delay in (0.0, 0.002, 0.004, 0.007, 0.01, 0.015, 0.02, 0.03, 0.4):
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        {work}
+    except KeyboardInterrupt:
+        while any(t.name.startswith("cortexclient") for t in threading.enumerate()):
+            time.sleep(0.05)
+        print("stopped")
 """
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -606,4 +609,4 @@ except KeyboardInterrupt:
         finally:
             made.kill()
             toy_server.clear_faults()
-    assert out.strip() == "stopped", out + error
+    assert out.split() == ["stopped"] * 9, out + error
