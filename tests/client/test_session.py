@@ -582,6 +582,8 @@ session = Session(spec, endpoint=Endpoint({toy_server.url!r}, {toy_server.token!
 TablesService(session).nucleus_toy().query()
 print("ready", flush=True)
 sys.stdin.readline()
+# a job in the background of a shell is told to ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # while threads begin, while they connect, while they wait for the answer
 for delay in (0.0, 0.002, 0.004, 0.007, 0.01, 0.015, 0.02, 0.03, 0.4):
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))

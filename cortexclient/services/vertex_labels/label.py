@@ -215,7 +215,8 @@ def _check_faces(faces: ArrayLike, count: int) -> NDArray[Any]:
         raise ValueError(
             f"faces point to vertices {triangles.min()}..{triangles.max()}, but there are {count}"
         )
-    return triangles
+    # NumPy before 2.1 takes no unsigned numbers of 64 bits as places
+    return triangles.astype(np.int64) if triangles.dtype == np.uint64 else triangles
 
 
 def _check_ids(
