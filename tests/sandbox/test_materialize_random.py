@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def test_a_frozen_query_is_what_pandas_makes_of_the_stored_rows(
 def test_a_live_query_has_the_rows_that_stood_then_with_the_roots_of_then(
     toy: Sandbox, shared_data: Path, seconds: float, table: str, below: int
 ) -> None:
-    at = pd.Timestamp("2026-11-21T00:52:56.5", tz="UTC") + pd.Timedelta(seconds=round(seconds, 3))
+    at = pd.Timestamp("2026-11-21T00:52:56.5", tz="UTC") + timedelta(seconds=round(seconds, 3))
     body = {"table": table, "timestamp": at.isoformat(), "filter_less_dict": {table: {"id": below}}}
     found, _ = ask(toy, "query", body)
 
