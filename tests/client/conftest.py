@@ -71,6 +71,12 @@ def toy_session(toy_server):
     return lambda **options: session_on(toy_server, **options)
 
 
+@pytest.fixture
+def session_at():
+    """Make sessions on a server of the test's own."""
+    return session_on
+
+
 class Files:
     """The folder's own words, read with pandas; nothing of the package is used."""
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortexclient import errors
-from cortexclient.services.cells import CellsService
+from cortexclient.sandbox import Sandbox
+from cortexclient.services.cells import CellsService, relatives
 from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
 
 
@@ -81,6 +82,62 @@ def test_roots_at_a_named_moment(toy, files):
         assert between.loc[root, "candidates"] == (
             cells_of_root(files, root, then) if root in files.current_roots(then) else []
         )
+
+
+def test_history_asked_ahead_gives_what_history_asked_later_gives(toy, files, monkeypatch):
+    roots = [*files.roots["node_id"].tolist(), 5, 72057662757404673]
+    first = CellsService(toy).root_id_to_cell_id(
+        roots, status=True
+    )  # an id that is no root spoils what is ahead
+    known = CellsService(toy).root_id_to_cell_id(roots[:-2], status=True)
+    monkeypatch.setattr(relatives, "FEW", 0)
+    later = CellsService(toy).root_id_to_cell_id(roots, status=True)
+    pd.testing.assert_frame_equal(first, later)
+    pd.testing.assert_frame_equal(known, later.iloc[:-2])
+
+
+def test_roots_of_all_ages_take_three_round_trips(toy_folder, files, session_at):
+    with Sandbox(data=toy_folder, latency=0.2) as sandbox:
+        session = session_at(sandbox)
+        session.versions()
+        before = len(sandbox.requests)
+        roots = files.roots["node_id"].tolist()
+        assert CellsService(session).root_id_to_cell_id(roots, status=True)["candidates"].any()
+        entries = list(sandbox.requests)[before:]
+    steps = [
+        {"root_timestamps", "lineage_graph_multiple", "version"},
+        {"query"},
+        {"roots_binary"},
+    ]
+    named = [(entry.path.rsplit("/", 1)[1], entry) for entry in entries]
+    found = [[entry for name, entry in named if name in step] for step in steps]
+    assert all(found)
+    assert {name for name, _ in named} <= set.union(*steps)
+    # of one step, each began before any had ended
+    for step in found:
+        assert max(entry.time for entry in step) < min(
+            entry.time + timedelta(seconds=entry.seconds) for entry in step
+        )
+
+
+def test_roots_that_came_and_went_since_the_newest_version(toy_folder, files, session_at):
+    start = pd.Timestamp.now(tz="UTC").floor("ms")
+    with Sandbox(data=toy_folder) as sandbox:
+        session = session_at(sandbox)
+        nuclei = files.frozen("nucleus_toy", 2)
+        nuclei = nuclei[nuclei["pt_root_id"].isin(files.current_roots())]
+        whole = int(nuclei["pt_root_id"].iloc[0])
+        halves = sandbox.split(whole, at=start - timedelta(seconds=30)).new_roots
+        assert len(halves) == 2
+        sandbox.merge(*map(int, halves), at=start - timedelta(seconds=20))
+        between = start - timedelta(seconds=25)
+        owners = session.cave.chunkedgraph.get_roots(
+            nuclei["pt_supervoxel_id"].astype("int64"), timestamp=between
+        )
+        expected = [sorted(nuclei["id"][owners == half].tolist()) for half in halves.tolist()]
+        assert any(expected)
+        frame = CellsService(session).root_id_to_cell_id(halves, status=True)
+        assert frame["candidates"].tolist() == expected
 
 
 def test_nothing_and_nonsense(toy):

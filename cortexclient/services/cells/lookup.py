@@ -15,11 +15,11 @@ import numpy as np
 
 from cortexclient.errors import InvalidQueryError, NotConfiguredError, UnknownTableError, UnknownVersionError
 from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
+from cortexclient.services.cells.relatives import Relatives
 from cortexclient.session import Moment
-from cortexclient.session.graph import graph_url, lifetimes, roots_of
+from cortexclient.session.graph import lifetimes, roots_of
 from cortexclient.session.query import Request, run_many
-from cortexclient.session.versions import nearest, require_versions
-from cortexclient.session.workers import side_by_side
+from cortexclient.session.versions import nearest, newest, require_versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,12 +167,14 @@ def _reference_version(session: Session, at: datetime) -> int:
     """Give the live version nearest to a time, in which rows are read."""
     record = nearest(session.versions(), at)
     if record is None:
-        raise UnknownVersionError(
-            f"{session.datastack} has no live version to read its cells from",
-            service="materialize",
-            status=404,
-        )
+        raise _nothing_live(session)
     return record.version
+
+
+def _nothing_live(session: Session) -> UnknownVersionError:
+    return UnknownVersionError(
+        f"{session.datastack} has no live version to read its cells from", service="materialize", status=404
+    )
 
 
 def _by_supervoxel(session: Session, hits: Hits, cells: IdArray, at: datetime, *, progress: bool) -> None:
@@ -214,24 +216,36 @@ def from_roots(
     if exact is not None and session.version_record(exact).valid:
         hits = Hits(roots, unknown=roots <= 0)
         hits.moment = Moment(version=exact)
-        _add(hits, _at_versions(session, {exact: distinct}, progress=progress))
+        for found in _at_versions(session, {exact: distinct}, progress=progress):
+            found.add_to(hits, distinct)
         return hits
-    life = lifetimes(session, distinct, also=[session.versions])
-    known = life.known
-    hits = Hits(roots, unknown=~np.isin(roots, distinct[known]))
-    hits.moment = None if asked.floating else asked
-    first, last = life.created, life.last
-    if not asked.floating:
-        at = asked.timestamp or session.version_record(int(asked.version or 0)).timestamp
-        moment = int(at.timestamp() * 1e6)
-        known = known & (first <= moment) & (moment <= last)
-        first = last = np.full(len(distinct), moment, dtype=np.int64)
-    _mixed_ages(session, hits, distinct[known], first[known], last[known], progress=progress)
+    kin = Relatives(session, distinct)
+    try:
+        life = lifetimes(session, distinct, also=[session.versions])
+        known = life.known
+        hits = Hits(roots, unknown=~np.isin(roots, distinct[known]))
+        hits.moment = None if asked.floating else asked
+        first, last = life.created, life.last
+        if not asked.floating:
+            at = asked.timestamp or session.version_record(int(asked.version or 0)).timestamp
+            moment = int(at.timestamp() * 1e6)
+            known = known & (first <= moment) & (moment <= last)
+            first = last = np.full(len(distinct), moment, dtype=np.int64)
+        _mixed_ages(session, hits, kin, distinct[known], first[known], last[known], progress=progress)
+    finally:
+        kin.give_up()
     return hits
 
 
 def _mixed_ages(
-    session: Session, hits: Hits, roots: IdArray, first: IdArray, last: IdArray, *, progress: bool
+    session: Session,
+    hits: Hits,
+    kin: Relatives,
+    roots: IdArray,
+    first: IdArray,
+    last: IdArray,
+    *,
+    progress: bool,
 ) -> None:
     times = {
         record.version: int(record.timestamp.timestamp() * 1e6)
@@ -243,102 +257,84 @@ def _mixed_ages(
         np.arange(len(roots)), np.concatenate([np.zeros(0, dtype=np.int64), *chosen.values()])
     )
     at_versions = {version: roots[mine] for version, mine in chosen.items()}
-    jobs = [lambda: _at_versions(session, at_versions, progress=progress)]
-    if len(rest):
-        jobs.append(lambda: _between_versions(session, roots[rest], first[rest], last[rest]))
-    # neither needs the other
-    for pairs in side_by_side(jobs, workers=session.max_workers):
-        _add(hits, pairs)
+    if not len(rest):
+        for found in _at_versions(session, at_versions, progress=progress):
+            found.add_to(hits, at_versions[found.version])
+        return
+    # the newest version knows the most cells
+    record = newest(session.versions().values())
+    if record is None:
+        raise _nothing_live(session)
+    near = kin.of(roots[rest], first=first[rest], last=last[rest], frozen=record.timestamp)
+    asked = dict(at_versions)
+    asked[record.version] = np.union1d(near, asked.get(record.version, near[:0]))
+    every = _at_versions(session, asked, progress=progress)
+    for found in every:
+        found.add_to(hits, at_versions.get(found.version, near[:0]))
+    there = [found for found in every if found.version == record.version]
+    _by_owner(session, hits, there, near, roots[rest], first[rest], last[rest])
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Roots and the cells that a table gives for them."""
+class Rows:
+    """What a table or view says of roots at a version."""
 
     source: Source
-    roots: IdArray
-    cells: IdArray
+    version: int
+    frame: pd.DataFrame
+
+    def add_to(self, hits: Hits, roots: IdArray) -> None:
+        """Add the cells of some of the roots."""
+        found = _ids(self.frame, _segment_columns(self.frame, self.source)[0])
+        good = np.isin(found, roots)
+        hits.add(
+            self.source.name, found[good], _cell_ids(self.frame, self.source)[good], rank=self.source.rank
+        )
+
+    def points(self, roots: IdArray) -> tuple[IdArray, IdArray]:
+        """Give the supervoxels and cells of the rows of some roots."""
+        root, supervoxel = _segment_columns(self.frame, self.source)
+        if supervoxel is None:
+            raise NotConfiguredError(
+                "looking up roots that lived between versions needs supervoxels, which the lookup view does not "
+                "give; add `cell_ids.main_table` to the dataset's YAML file"
+            )
+        good = np.isin(_ids(self.frame, root), roots)
+        return _ids(self.frame, supervoxel)[good], _cell_ids(self.frame, self.source)[good]
 
 
-def _add(hits: Hits, pairs: list[Pairs]) -> None:
-    for found in pairs:
-        hits.add(found.source.name, found.roots, found.cells, rank=found.source.rank)
-
-
-def _at_versions(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[Pairs]:
-    """Look up roots at versions at which they were valid: all tables and versions at once."""
+def _at_versions(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[Rows]:
+    """Ask for the rows of roots at versions: all tables and versions at once."""
     asked = [
-        (source, source.request("pt_root_id", ids, Moment(version=number), progress=progress))
+        (source, number, source.request("pt_root_id", ids, Moment(version=number), progress=progress))
         for number, ids in roots.items()
         for source in _sources(session, number, for_cells=False)
     ]
-    frames = run_many(session, [request for _, request in asked], description="roots") if asked else []
-    return [
-        Pairs(source, _ids(frame, _segment_columns(frame, source)[0]), _cell_ids(frame, source))
-        for (source, _), frame in zip(asked, frames, strict=True)
-    ]
+    frames = run_many(session, [request for _, _, request in asked], description="roots") if asked else []
+    return [Rows(source, number, frame) for (source, number, _), frame in zip(asked, frames, strict=True)]
 
 
-def _between_versions(session: Session, roots: IdArray, first: IdArray, last: IdArray) -> list[Pairs]:
-    """Look up roots that were valid at no version (with from when until when): by their relatives' supervoxels."""
-    number = _reference_version(session, _time(int(np.median(last))))
-    near = _relatives(session, roots, int(first.min()), int(last.max()), number)
-    sources = _sources(session, number, for_cells=False)
-    moment = Moment(version=number)
-    frames = _rows(session, sources, [("pt_root_id", near)] * len(sources), moment, progress=False)
-    columns = [_segment_columns(frame, source) for source, frame in zip(sources, frames, strict=True)]
-    if any(supervoxel is None for _, supervoxel in columns):
-        raise NotConfiguredError(
-            "looking up roots that lived between versions needs supervoxels, which the lookup view does not give; add "
-            "`cell_ids.main_table` to the dataset's YAML file"
-        )
-    supervoxels = [_ids(frame, str(name)) for frame, (_, name) in zip(frames, columns, strict=True)]
-    joined = np.concatenate(supervoxels)
+def _by_owner(
+    session: Session,
+    hits: Hits,
+    rows: list[Rows],
+    near: IdArray,
+    roots: IdArray,
+    first: IdArray,
+    last: IdArray,
+) -> None:
+    """Look up roots that were valid at no version: those to which their relatives' supervoxels belonged then."""
+    points = [(found.source, *found.points(near)) for found in rows]
+    joined = np.concatenate([near[:0], *(supervoxels for _, supervoxels, _ in points)])
     # one question for each moment, about the cells that could matter: few, and all at once
     times, which = intervals_to_points(first, last)
     owners = session.map(lambda time: roots_of(session, joined, at=_time(int(time))), times.tolist())
-    ends = np.cumsum([len(part) for part in supervoxels])[:-1]
-    pairs = []
-    for number_of_time, found in enumerate(owners):
-        mine = roots[which == number_of_time]
-        for source, frame, part in zip(sources, frames, np.split(found, ends), strict=True):
+    ends = np.cumsum([len(supervoxels) for _, supervoxels, _ in points])[:-1]
+    for number, found in enumerate(owners):
+        mine = roots[which == number]
+        for (source, _, cells), part in zip(points, np.split(found, ends), strict=True):
             good = np.isin(part, mine)
-            pairs.append(Pairs(source, part[good], _cell_ids(frame, source)[good]))
-    return pairs
-
-
-def _relatives(session: Session, roots: IdArray, first: int, last: int, version: int) -> IdArray:
-    """Give the ids on the roots' lines of descent towards a version, in both directions; one question."""
-    frozen = int(session.version_record(version).timestamp.timestamp() * 1e6)
-    body = session.http.post_json(
-        "chunkedgraph",
-        graph_url(session, "lineage_graph_multiple"),
-        {"root_ids": roots.tolist()},
-        params={
-            "timestamp_past": f"{min(first, frozen) / 1e6:.6f}",
-            "timestamp_future": f"{max(last, frozen) / 1e6:.6f}",
-        },
-    )
-    later: dict[int, list[int]] = {}
-    earlier: dict[int, list[int]] = {}
-    for link in body.get("links", ()):
-        source, target = int(link["source"]), int(link["target"])
-        later.setdefault(source, []).append(target)
-        earlier.setdefault(target, []).append(source)
-    found: set[int] = set()
-    for root in roots.tolist():
-        found |= _reach(root, later) | _reach(root, earlier)
-    return np.array(sorted(found), dtype=np.int64)
-
-
-def _reach(start: int, links: dict[int, list[int]]) -> set[int]:
-    seen, waiting = {start}, [start]
-    while waiting:
-        for neighbour in links.get(waiting.pop(), ()):
-            if neighbour not in seen:
-                seen.add(neighbour)
-                waiting.append(neighbour)
-    return seen
+            hits.add(source.name, part[good], cells[good], rank=source.rank)
 
 
 def _time(microseconds: int) -> datetime:

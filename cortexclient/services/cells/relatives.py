@@ -1,0 +1,128 @@
+"""The roots on the lines of descent of others, which tell where to look for the cells of roots of any age."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cortexclient.errors import CortexError
+from cortexclient.session.ahead import Ahead
+from cortexclient.session.graph import graph_url
+from cortexclient.session.versions import newest
+
+if TYPE_CHECKING:
+    from cortexclient.session import Session
+    from cortexclient.types import IdArray
+
+__all__ = ["Relatives"]
+
+log = logging.getLogger(__name__)
+
+FEW = 500
+"""Up to so many roots, their later history is asked before it is known whether it will be needed."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Relatives:
+    """Ancestors and descendants of roots between the newest version and their own times.
+
+    Whether they are needed shows only when the roots' lifetimes are known. Of few roots they are asked at the same
+    time, which saves a round trip: the graph follows all lines at once, and those of current roots end where they
+    begin. With a cache they are not, so that the same questions are asked in every run.
+
+    Parameters
+    ----------
+    session : Session
+    roots : numpy.ndarray of int64
+        Distinct ids, of which some may be no roots.
+    """
+
+    def __init__(self, session: Session, roots: IdArray) -> None:
+        self._session = session
+        self._since = self._now = datetime.now(UTC)
+        self._ahead: Ahead[_Lines] | None = None
+        if len(roots) > FEW or session.connection.cache is not None:
+            return
+        # roots made after the newest version have their relatives before them
+        record = newest(session.versions().values())
+        if record is not None:
+            self._since = record.timestamp
+        self._ahead = Ahead(lambda: _ask(session, roots, self._since, self._now), workers=1)
+
+    def give_up(self) -> None:
+        """Stop asking what will not be needed."""
+        if self._ahead is not None:
+            self._ahead.give_up()
+
+    def of(self, roots: IdArray, *, first: IdArray, last: IdArray, frozen: datetime) -> IdArray:
+        """Give the ids on the lines of descent from roots to those that were valid when a version froze.
+
+        Parameters
+        ----------
+        roots, first, last : numpy.ndarray of int64
+            Shape (n,): roots, and from when until when they are looked for, in microseconds since 1970.
+        frozen : datetime.datetime
+            When the version froze.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Ascending, with the roots themselves; those that the version does not know have no rows there.
+        """
+        if self._ahead is not None and self._since <= frozen:
+            try:
+                return self._ahead.result().through(roots)
+            except CortexError as error:  # one id that is no root is enough
+                log.debug("the later history of all roots could not be given: %s", error)
+        oldest = min(_time(int(first.min())), frozen)
+        youngest = max(_time(int(last.max())), frozen)
+        return _ask(self._session, roots, oldest, youngest).through(roots)
+
+
+class _Lines:
+    """Which roots were made of which."""
+
+    def __init__(self, links: list[tuple[int, int]]) -> None:
+        self._later: dict[int, list[int]] = {}
+        self._earlier: dict[int, list[int]] = {}
+        for source, target in links:
+            self._later.setdefault(source, []).append(target)
+            self._earlier.setdefault(target, []).append(source)
+
+    def through(self, roots: IdArray) -> IdArray:
+        """Give all ancestors and descendants of roots, and the roots."""
+        found: set[int] = set()
+        for root in roots.tolist():
+            found |= _reach(root, self._later) | _reach(root, self._earlier)
+        return np.array(sorted(found), dtype=np.int64)
+
+
+def _ask(session: Session, roots: IdArray, since: datetime, until: datetime) -> _Lines:
+    body = session.http.post_json(
+        "chunkedgraph",
+        graph_url(session, "lineage_graph_multiple"),
+        {"root_ids": roots.tolist()},
+        params={
+            "timestamp_past": f"{since.timestamp():.6f}",
+            "timestamp_future": f"{until.timestamp():.6f}",
+        },
+    )
+    return _Lines([(int(link["source"]), int(link["target"])) for link in body.get("links", ())])
+
+
+def _reach(start: int, links: dict[int, list[int]]) -> set[int]:
+    seen, waiting = {start}, [start]
+    while waiting:
+        for neighbour in links.get(waiting.pop(), ()):
+            if neighbour not in seen:
+                seen.add(neighbour)
+                waiting.append(neighbour)
+    return seen
+
+
+def _time(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
