@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import pyarrow as pa
 
@@ -66,6 +67,7 @@ class Source:
     segmentation: tuple[str, ...] = field(default=())
 
 
+@lru_cache(maxsize=4096)
 def quoted(name: str) -> str:
     """Name of a table or column, safe inside SQL."""
     return '"' + name.replace('"', '""') + '"'

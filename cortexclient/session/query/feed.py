@@ -34,6 +34,7 @@ class Feed:
         self.passed = False
         self._pick = pick
         self._ids: list[int] = []
+        self._again: set[int] = set()
 
     def picked(self, number: int, rows: Any) -> list[int]:
         """Give the ids of some rows; in any thread."""
@@ -42,7 +43,11 @@ class Feed:
 
     def take(self, ids: list[int]) -> None:
         """Collect ids."""
-        self._ids.extend(ids)
+        self._ids.extend([number for number in ids if number not in self._again] if self._again else ids)
+
+    def expect_again(self, ids: list[int]) -> None:
+        """Pass over ids that were collected already, when their rows come once more."""
+        self._again.update(ids)
 
     def full(self, room: int) -> list[int]:
         """Give a list that is full; none where the ids that wait do not fill one."""

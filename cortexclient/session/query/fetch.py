@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from cortexclient.errors import IncompleteResultError
 from cortexclient.session.query.cuts import FILL
 from cortexclient.session.query.divide import Outcome, Part, count_part, divide, gave_up
-from cortexclient.session.query.pack import cap_of, part_of, sample_of, values_of
+from cortexclient.session.query.early import split_early
+from cortexclient.session.query.pack import cap_of, part_of, rows_of, sample_of, values_of
 from cortexclient.session.query.state import LIST_SIZE, State
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DEEPEST", "Fetch"]
 
-DEEPEST = 60
-"""How often a part may be divided further: more would mean that nothing is gained by it."""
+DEEPEST = 80
+"""How often a part may be divided further: a range of 63-bit ids can be halved so often, and more gains nothing."""
 
 
 class Fetch:
@@ -159,6 +160,7 @@ class Fetch:
                 tell()
             for state in self.states:
                 self._decide(state)
+                self._confirm(state)
             self._feed_the_rest()
 
     def _picked(self, state: State, outcome: Outcome) -> dict[int, list[int]]:
@@ -280,11 +282,35 @@ class Fetch:
         """Put the values of parts that were cut short where they are put into parts that fit."""
         for outcome in cut:
             state.requests += outcome.requests
-            part = outcome.part
+            part, sample = outcome.part, sample_of(outcome)
             pool = state.pooled(part)
             before = pool.pieces
-            pool.cut(sample_of(outcome), depth=part.depth, fitted=part.packed)
+            if state.question.countable and not state.wary:
+                early, sample = split_early(outcome, sample)
+                if early is not None:
+                    state.early.append(early)
+                    self._keep(state, early)
+                    pool.heard(len(values_of(early.part)), rows_of(early))
+            pool.cut(sample, depth=part.depth, fitted=part.packed)
             self._bar.grow(pool.pieces - before)
+
+    def _confirm(self, state: State) -> None:
+        """Ask again for what only seemed to be whole, unless what has come adds up to the count."""
+        if not (state.early and state.idle):
+            return
+        early, state.early = state.early, []
+        if state.rows == state.promised:
+            return
+        state.wary = True
+        for outcome in early:
+            state.drop(outcome)
+            pool = state.pooled(outcome.part)
+            pool.misheard()
+            pool.wait(values_of(outcome.part))
+            for number, ids in self._picked(state, outcome).items():
+                feed = self.states[number].feed
+                if feed is not None:
+                    feed.expect_again(ids)
 
     def _fitting(self, state: State, pool: Pool) -> Part:
         """Take from a pool what fills an answer."""
@@ -328,9 +354,14 @@ class Fetch:
                     state.unsent.append(Part(state.number, nothing))
 
 
-def _comes_last(state: State) -> bool:
-    """Whether others are asked first: all but ids of which nothing has been asked, whose answer shows how many fit."""
-    return state.feed is None or bool(state.done or state.flying)
+def _comes_last(state: State) -> tuple[bool, bool]:
+    """Whether others are asked first.
+
+    All are after ids of which nothing has been asked, whose answer shows how many fit; and before values that are too
+    few for an answer, while others may be left over soon.
+    """
+    few = bool(state.pool and state.flying and state.pool.thin)
+    return few, state.feed is None or bool(state.done or state.flying)
 
 
 def _same_rows(state: State, other: State) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cortexclient.session.query.divide import Outcome, Part
 
-__all__ = ["Sample", "cap_of", "counts_of", "pack", "part_of", "sample_of", "values_of"]
+__all__ = ["Sample", "cap_of", "counts_of", "pack", "part_of", "rows_of", "sample_of", "values_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,11 @@ def values_of(part: Part) -> list[Any]:
     table, column = part.listed
     values: list[Any] = part.question.filters["in"][table][column]
     return values
+
+
+def rows_of(outcome: Outcome) -> int:
+    """Number of rows that came."""
+    return 0 if outcome.reply is None else int(outcome.reply.table.num_rows)
 
 
 def cap_of(outcome: Outcome) -> int:

@@ -24,6 +24,9 @@ __all__ = ["Pool"]
 _FILL = 0.87
 """How full an answer is to be: what is left keeps nearly all below the cap, and few are half empty."""
 
+_OVERFULL = 1.15
+"""The same from a server that gives all rows of one value after those of another: only the last value is lost."""
+
 _UNSEEN = 1 / 3
 """Share of values without a row from which on an answer is no sample: the server gave one value after the other."""
 
@@ -41,6 +44,9 @@ _OVER = 1.1
 
 _NEIGHBOURS = 7
 """Groups that are mixed anew with the values of one that turned out too large."""
+
+_FEW = 100
+"""Values of which it is looked at whether they fill an answer."""
 
 _GROWTH = 1.5
 """By how much what other questions tell must have grown to be looked at again."""
@@ -90,6 +96,7 @@ class Pool:
         self._mean: float | None = None
         self._cap = 1
         self._sampled_rows = self._sampled_values = 0
+        self._heard_values = self._heard_rows = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -98,6 +105,11 @@ class Pool:
     def pieces(self) -> int:
         """Number of groups that are planned."""
         return len(self._groups)
+
+    @property
+    def thin(self) -> bool:
+        """Whether all values that wait fill no answer, so that it is better to wait for more."""
+        return len(self._waiting) <= _FEW and (sum(self.weights(self._waiting).values()) < _FILL * self._cap)
 
     # -- what becomes known --------------------------------------------------------------------------------------
 
@@ -144,6 +156,15 @@ class Pool:
         self._mean, self._cap = max(0.0, mean), cap
         self._planned = False
 
+    def heard(self, values: int, rows: int) -> None:
+        """Hear how many rows some other values have that were whole in an answer that was cut short."""
+        self._heard_values += values
+        self._heard_rows += rows
+
+    def misheard(self) -> None:
+        """Hear that they were not whole."""
+        self._heard_values = self._heard_rows = 0
+
     def saw(self, found: Mapping[Any, int]) -> None:
         """Hear of rows that values have in answers to other questions about the same table."""
         for value, rows in found.items():
@@ -157,7 +178,7 @@ class Pool:
 
     def take(self) -> tuple[list[Any], int]:
         """Give the values to ask about next, and how often one of them was cut short."""
-        if not self._planned:
+        if not self._planned or self.thin:
             self._looked_at = self._rows_elsewhere
             others = [value for value in self._waiting if value not in self._known]
             seen = sum(self._elsewhere.get(value, 0) for value in others)
@@ -191,11 +212,14 @@ class Pool:
         return found
 
     def _grouped(self, values: Iterable[Any]) -> list[list[Any]]:
-        return pack(self.weights(values), _FILL * self._cap, most=self._most)
+        fill = _OVERFULL if self._heard_values else _FILL
+        return pack(self.weights(values), fill * self._cap, most=self._most)
 
     def _average(self) -> float:
         if self._mean is not None:
             return self._mean
+        if self._heard_values:
+            return self._heard_rows / self._heard_values
         return _GUESS * self._sampled_rows / self._sampled_values if self._sampled_values else 1.0
 
 

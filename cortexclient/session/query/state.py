@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cortexclient.session.query.pack import counts_of, values_of
+from cortexclient.session.query.pack import counts_of, rows_of, values_of
 from cortexclient.session.query.pool import Pool
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ class State:
         What was cut short, as it seems, and is the whole: the count will tell.
     pool : Pool or None
         The values of its list that wait, once an answer was cut short.
+    early : list of Outcome
+        What is done only as long as the count does not show that it was cut short after all.
+    wary : bool
+        Whether the count has shown that once: nothing more is taken early.
     model : Part or None
         A part like those to make of them.
     """
@@ -60,6 +64,8 @@ class State:
     cut: list[Outcome] = field(default_factory=list)
     held: list[Outcome] = field(default_factory=list)
     done: list[Outcome] = field(default_factory=list)
+    early: list[Outcome] = field(default_factory=list)
+    wary: bool = False
     rows: int = 0
     requests: int = 0
     flying: int = 0
@@ -83,7 +89,12 @@ class State:
         """Keep the rows of a part that is whole."""
         if outcome.reply is not None:
             self.done.append(outcome)
-            self.rows += outcome.reply.table.num_rows
+            self.rows += rows_of(outcome)
+
+    def drop(self, outcome: Outcome) -> None:
+        """Forget rows that were kept."""
+        self.done = [other for other in self.done if other is not outcome]
+        self.rows -= rows_of(outcome)
 
     def pooled(self, part: Part) -> Pool:
         """Give its pool, made when it is first needed; the part says which list it is of."""
