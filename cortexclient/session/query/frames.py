@@ -172,11 +172,23 @@ def to_pandas(columns: dict[str, Any]) -> pd.DataFrame:
 
 
 def give_back(rows: int) -> None:
-    """Give memory that Arrow has freed back to the system, where a column of so many rows makes a difference."""
+    """Give memory that is free back to the system, where so many rows make a difference.
+
+    Arrow keeps what it has freed, and so does glibc, in which the answers lay as they came over the network.
+    """
+    import ctypes
+    import sys
+
     import pyarrow as pa
 
-    if rows > _MANY:
-        pa.default_memory_pool().release_unused()
+    if rows <= _MANY:
+        return
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        # other C libraries have no such function
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _series(name: str, column: Any) -> Any:

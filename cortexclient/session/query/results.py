@@ -118,6 +118,7 @@ def assemble(
     del parts
     resolution = harvest.replies[0].resolution
     harvest.replies.clear()
+    give_back(table.num_rows)
     rows = _sample(_exclude(table, question), request.random_sample)
     answer = Answer(request, info, rows, _factor(request, info, resolution), {})
     del table, rows
