@@ -101,6 +101,7 @@ class SkeletonBatches:
                         ):
                             # not with the first one: whoever only looks at that asks for nothing more
                             following = Ahead(partial(self._read, batches[number + 1]), workers=self._workers)
+                            following.start()
                         neuron = found.pop(root)()  # nothing of a batch is kept once it was handed out
                         bar.update()
                         if not isinstance(neuron, CortexError):

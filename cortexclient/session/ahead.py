@@ -6,7 +6,7 @@ import contextvars
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from cortexclient.session.stopping import Stop, coordinate
+from cortexclient.session.stopping import Stop, coordinate, join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,10 @@ Result = TypeVar("Result")
 
 
 class Ahead(Generic[Result]):
-    """Begins a job in a thread of its own.
+    """Does a job in a thread of its own, from `start` on.
+
+    Make it, put it where it will be given up whatever happens, and only then start it: an interrupt can come at any
+    moment.
 
     Parameters
     ----------
@@ -35,9 +38,13 @@ class Ahead(Generic[Result]):
         self._found: list[Result] = []
         self._failure: BaseException | None = None
         # a daemon, so that an interrupted program does not wait for answers that nobody will read
-        threading.Thread(
+        self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._run,), name="cortexclient-ahead", daemon=True
-        ).start()
+        )
+
+    def start(self) -> None:
+        """Begin the job."""
+        self._thread.start()
 
     def _run(self) -> None:
         coordinate(self._stop, self._workers)
@@ -59,6 +66,7 @@ class Ahead(Generic[Result]):
         return self._found.pop()
 
     def give_up(self) -> None:
-        """Begin nothing new, and leave the network."""
+        """Begin nothing new, and leave the network; nothing to do where the job is done."""
         if not self._done.is_set():
             self._stop.abort()
+            join([self._thread])

@@ -221,6 +221,7 @@ def from_roots(
         return hits
     kin = Relatives(session, distinct)
     try:
+        kin.begin()
         life = lifetimes(session, distinct, also=[session.versions])
         known = life.known
         hits = Hits(roots, unknown=~np.isin(roots, distinct[known]))

@@ -34,6 +34,8 @@ class Relatives:
     time, which saves a round trip: the graph follows all lines at once, and those of current roots end where they
     begin. With a cache they are not, so that the same questions are asked in every run.
 
+    Nothing is asked before `begin`.
+
     Parameters
     ----------
     session : Session
@@ -43,15 +45,21 @@ class Relatives:
 
     def __init__(self, session: Session, roots: IdArray) -> None:
         self._session = session
-        self._since = self._now = datetime.now(UTC)
+        self._roots = roots
+        self._since: datetime | None = None
         self._ahead: Ahead[_Lines] | None = None
+
+    def begin(self) -> None:
+        """Begin to ask, if the roots are few."""
+        session, roots = self._session, self._roots
         if len(roots) > FEW or session.connection.cache is not None:
             return
+        now = datetime.now(UTC)
         # roots made after the newest version have their relatives before them
         record = newest(session.versions().values())
-        if record is not None:
-            self._since = record.timestamp
-        self._ahead = Ahead(lambda: _ask(session, roots, self._since, self._now), workers=1)
+        since = self._since = now if record is None else record.timestamp
+        self._ahead = Ahead(lambda: _ask(session, roots, since, now), workers=1)
+        self._ahead.start()
 
     def give_up(self) -> None:
         """Stop asking what will not be needed."""
@@ -73,7 +81,7 @@ class Relatives:
         numpy.ndarray of int64
             Ascending, with the roots themselves; those that the version does not know have no rows there.
         """
-        if self._ahead is not None and self._since <= frozen:
+        if self._ahead is not None and self._since is not None and self._since <= frozen:
             try:
                 return self._ahead.result().through(roots)
             except CortexError as error:  # one id that is no root is enough
