@@ -567,6 +567,7 @@ def test_a_failing_job_gives_up_the_pools_of_the_others():
             "/materialize",
             "SynapsesService(session).query_synapses(range(1, 17), pre=True, post=True, batch_size=1, progress=False)",
         ),
+        ("lineage|root_timestamps", "CellsService(session).root_id_to_cell_id(range(1, 17))"),
     ],
 )
 def test_an_interrupt_stops_at_once_and_leaves_no_thread(toy_server, route, work):
@@ -574,10 +575,11 @@ def test_an_interrupt_stops_at_once_and_leaves_no_thread(toy_server, route, work
 import os, signal, sys, threading, time
 from cortexclient.session import Endpoint, Session
 from cortexclient.spec import DatasetSpec
+from cortexclient.services.cells import CellsService
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService
 spec = DatasetSpec(name="toy", title="t", server_address="https://x.invalid", datastack="toy",
-                   synapse_table="synapses_toy")
+                   synapse_table="synapses_toy", cell_ids={{"main_table": "nucleus_toy"}})
 session = Session(spec, endpoint=Endpoint({toy_server.url!r}, {toy_server.token!r}), version=2)
 TablesService(session).nucleus_toy().query()
 print("ready", flush=True)
