@@ -640,3 +640,18 @@ def test_no_rows_are_followed_by_one_question_for_the_columns(on):
     main, more = fetch_all(session(), [question], following=[notes])
     assert main.rows == more.rows == 0
     assert len(more.replies) == 1
+
+
+def test_a_users_limit_is_not_taken_for_the_servers(on):
+    class FiltersAfterwards(Server):
+        def ask(self, session, question):
+            reply = super().ask(session, question)
+            return Reply(reply.table.slice(1), reply.cap, None)
+
+    server = on(FiltersAfterwards(range(1, 31), [number % 3 for number in range(30)], 1000))
+    ours = session()
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    (harvest,) = fetch_all(ours, [Question(kind="table", name="t", limit=6, timestamp=at)])
+    assert server.asked > 1
+    assert harvest.rows >= 6
+    assert ours.connection.memory.peek("cap") is None
