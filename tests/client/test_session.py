@@ -66,6 +66,27 @@ def test_a_time_without_a_zone_is_utc():
         as_utc("yesterday")
 
 
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process cannot be changed here")
+def test_the_zone_of_the_machine_says_nothing(monkeypatch):
+    plain = datetime(2024, 6, 5, 10, 10, 1)  # noqa: DTZ001 - the point of the test
+    try:
+        for zone in ("America/Los_Angeles", "Asia/Tokyo"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert plain.astimezone() != plain.replace(tzinfo=UTC)
+            for written in (plain, plain.isoformat(), pd.Timestamp(plain)):
+                assert as_utc(written) == plain.replace(tzinfo=UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_time_between_versions_is_of_the_one_before(toy_session, files):
+    v1, v2 = files.versions[1], files.versions[2]
+    for at, version in ((v1, 1), (v1 + (v2 - v1) / 2, 1), (v2, 2), (v2 + (v2 - v1), 2), (v1 - (v2 - v1), 1)):
+        assert toy_session(timestamp=at).version == version
+
+
 @given(st.datetimes(timezones=st.none()))
 def test_times_survive(value):
     assert as_utc(value.isoformat()) == as_utc(value)

@@ -109,6 +109,10 @@ def test_a_neuron_that_did_not_exist_is_told_from_a_silent_one(toy, files, caplo
     assert len(frame) == 0
     assert frame.attrs["stale_root_ids"] == gone
     assert "not valid" in caplog.text
+    # what counts is the moment asked about, not today
+    new = sorted(set(files.current_roots(v2)) - set(files.current_roots(v1)))
+    frame = SynapsesService(toy.at(version=1)).query_synapses(new, pre=True, post=True, progress=False)
+    assert frame.attrs["stale_root_ids"] == new
 
 
 def test_a_reference_table_of_something_else_is_refused(toy, files):
