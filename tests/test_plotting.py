@@ -104,7 +104,11 @@ def test_neuron_of_a_bare_skeleton_and_of_arrays() -> None:
         shape = shape_of(neuron)
         assert shape.compartments is None
         np.testing.assert_array_equal(shape.vertices, VERTICES)
-        drawn(plot_neuron(neuron))
+        axes = plot_neuron(neuron)
+        drawn(axes)
+        (lines,) = [drawing for drawing in axes.collections if hasattr(drawing, "get_segments")]
+        ends = {frozenset(map(tuple, segment)) for segment in lines.get_segments()}
+        assert ends == {frozenset(map(tuple, VERTICES[edge][:, :2])) for edge in EDGES}
     assert shape_of((VERTICES, EDGES)).soma is None
 
 
@@ -138,7 +142,12 @@ def test_labels_of_another_length_are_refused() -> None:
 
 
 def test_empty_neuron_draws_empty_axes() -> None:
-    drawn(plot_neuron((np.empty((0, 3)), np.empty((0, 2), dtype=int))))
+    axes = plot_neuron((np.empty((0, 3)), np.empty((0, 2), dtype=int)))
+    drawn(axes)
+    assert not [*axes.collections, *axes.lines, *axes.patches, *axes.texts]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x, along the pia (µm)", "Cortical depth (µm)")
+    low, high = axes.get_ylim()
+    assert low > high
 
 
 def test_depth_histogram_counts_every_synapse() -> None:
@@ -161,7 +170,9 @@ def test_depth_histogram_counts_every_synapse() -> None:
 def test_depth_histogram_of_one_side_or_none() -> None:
     axes = plot_synapse_depths(post=np.array([10.0, 20.0]))
     assert axes.get_xlim()[0] == 0
-    drawn(plot_synapse_depths(pre=np.array([]), post=np.array([])))
+    axes = plot_synapse_depths(pre=np.array([]), post=np.array([]))
+    drawn(axes)
+    assert [bar.get_width() for bar in axes.patches] == [0, 0]
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_synapse_depths()
     with pytest.raises(ValueError, match="bin_um"):

@@ -100,15 +100,9 @@ def _sum_up(frames: list[pd.DataFrame], *, counted: bool, size: str) -> pd.DataF
         result = joined.drop_duplicates(pair)
     else:
         joined = joined.drop_duplicates("id")
-        if size not in joined.columns:
-            joined[size] = float("nan")
-        grouped = joined.groupby(pair, sort=True)
-        result = pd.DataFrame(
-            {
-                "n_syn": grouped.size(),
-                "sum_size": grouped[size].agg(lambda values: values.astype(float).sum()),
-            }
-        ).reset_index()
+        sizes = joined[size].astype(np.float64) if size in joined.columns else float("nan")
+        grouped = joined[pair].assign(sum_size=sizes).groupby(pair)["sum_size"]
+        result = pd.DataFrame({"n_syn": grouped.size(), "sum_size": grouped.sum(min_count=1)}).reset_index()
     result = result.sort_values(pair, ignore_index=True)
     dtypes = dict.fromkeys((*pair, "n_syn"), np.int64) | {"sum_size": np.float64}
     return result.astype(dtypes)[[*pair, "n_syn", "sum_size"]]

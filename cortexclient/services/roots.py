@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import StaleRootError
 from cortexclient.ids import as_id, as_ids
 from cortexclient.session import Moment, as_utc
-from cortexclient.session.graph import graph_url, is_latest, lifetimes, overlaps, roots_of
+from cortexclient.session.graph import graph_url, is_latest, lifetimes, roots_of
 from cortexclient.session.provenance import provenance
+from cortexclient.session.successors import successors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,7 +187,8 @@ class RootsService:
         timestamp : datetime.datetime or str, optional
             When. Default: the client's moment (now, if it floats).
         stop_layer : int, optional
-            Layer of the pieces that are compared. Default: four below the top.
+            Layer of the pieces that are compared. Default: four below the top; smaller ones where an edit has replaced
+            them all.
         return_all : bool
             Give every candidate, best first.
         return_fraction_overlap : bool
@@ -202,7 +204,7 @@ class RootsService:
         at = self._at(timestamp)
         answers = []
         for root, (found, share) in zip(
-            ids, overlaps(self._session, ids, at=at, stop_layer=stop_layer), strict=True
+            ids, successors(self._session, ids, at=at, stop_layer=stop_layer), strict=True
         ):
             if not len(found):
                 raise StaleRootError(f"{root} has no pieces in {self._session.datastack}; is it a root id?")
@@ -223,7 +225,8 @@ class RootsService:
         timestamp : datetime.datetime or str, optional
             When. Default: the client's moment (now, if it floats).
         stop_layer : int, optional
-            Layer of the pieces that are compared. Default: four below the top.
+            Layer of the pieces that are compared. Default: four below the top; smaller ones where an edit has replaced
+            them all.
 
         Returns
         -------
@@ -247,7 +250,9 @@ class RootsService:
         latest, overlap = ids.copy(), np.ones(len(ids))
         stale = np.unique(ids[~current])
         for root, (found, share) in zip(
-            stale.tolist(), overlaps(self._session, stale.tolist(), at=at, stop_layer=stop_layer), strict=True
+            stale.tolist(),
+            successors(self._session, stale.tolist(), at=at, stop_layer=stop_layer),
+            strict=True,
         ):
             where = ids == root
             latest[where] = found[0] if len(found) else -1

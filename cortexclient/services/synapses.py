@@ -314,7 +314,7 @@ def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, A
     def pick(number: int, rows: Any) -> IdArray:
         ids, pre = rows.column("id"), rows.column("pre_pt_root_id")
         if omit_self:
-            keep = pc.fill_null(pc.not_equal(pre, rows.column("post_pt_root_id")), fill_value=True)
+            keep = _between_two(rows)
             ids, pre = ids.filter(keep), pre.filter(keep)
         if both and number == 1:
             # between two of the neurons: it comes among the outputs, too
@@ -323,6 +323,15 @@ def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, A
         return wanted
 
     return pick
+
+
+def _between_two(rows: Any) -> Any:
+    """Say of each synapse whether it is none of a neuron onto itself; one whose segments are not known is none."""
+    import pyarrow.compute as pc
+
+    return pc.fill_null(
+        pc.not_equal(rows.column("pre_pt_root_id"), rows.column("post_pt_root_id")), fill_value=True
+    )
 
 
 def _together(answers: list[Answer], *, omit_self: bool) -> pd.DataFrame:
@@ -343,8 +352,6 @@ def _once_each(rows: Any, *, omit_self: bool) -> Any:
     ids = rows.column("id").to_numpy()
     keep = np.unique(ids, return_index=True)[1]
     if omit_self:
-        pre, post = (rows.column(f"{side}_pt_root_id") for side in ("pre", "post"))
-        if pre.null_count == 0 and post.null_count == 0:
-            keep = keep[pre.to_numpy()[keep] != post.to_numpy()[keep]]
+        keep = keep[_between_two(rows).to_numpy()[keep]]
     as_it_is = len(keep) == len(ids) and bool((keep[1:] > keep[:-1]).all())
     return None if as_it_is else pa.array(keep)

@@ -109,7 +109,15 @@ class _Crew:
         )
         self._threads.append(thread)
         self._idle += 1
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            # the system gives no more of them: those that there are do the work
+            self._threads.pop()
+            self._idle -= 1
+            self._workers = number
+            if not number:
+                raise
 
     def _work(self) -> None:
         become_worker(self._stop)

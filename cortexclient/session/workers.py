@@ -223,26 +223,6 @@ def _wait(board: _Board, count: int, bar: Any) -> None:
 
 def at_once(functions: Sequence[Callable[[], Result]]) -> list[Result]:
     """Call a few functions at the same time, inside a worker too: small questions that belong together."""
-    results: list[Any] = [None] * len(functions)
-    failures: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            results[number] = functions[number]()
-        except BaseException as failure:  # noqa: BLE001 - handed to the caller, whatever it is
-            failures.append(failure)
-
-    others = [
-        threading.Thread(
-            target=contextvars.copy_context().run, args=(run, number), name="cortexclient", daemon=True
-        )
-        for number in range(1, len(functions))
-    ]
-    for thread in others:
-        thread.start()
-    run(0)
-    for thread in others:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return results
+    if len(functions) <= 1:
+        return _serial(_call, list(functions), None)
+    return _parallel(_call, list(functions), len(functions), None)

@@ -56,10 +56,11 @@ def skeletons(client, roots, **options):
 def analysis(client) -> dict[str, object]:
     """A bit of everything that can be done at a version."""
     roots = roots_of(client)
+    cells = client.tables.nucleus_detection().query()["id"].head(3).tolist()
     level2 = client.get_l2_ids(roots[0])
     neuron = client.get_skeleton(roots[0], restore_graph=True)
     return {
-        "cells": client.cell_id_to_root_id([1, 2, 3]),
+        "cells": client.cell_id_to_root_id([1, *cells]),
         "back": client.root_id_to_cell_id(roots),
         "synapses": client.query_synapses(roots, pre=True, post=True, progress=False),
         "level2": level2,
@@ -80,10 +81,44 @@ def same(one: dict[str, object], other: dict[str, object]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
         if isinstance(value, pd.DataFrame):
-            pd.testing.assert_frame_equal(value, other[name])
+            pd.testing.assert_frame_equal(value, other[name], check_exact=True)
             assert value.attrs == other[name].attrs
         else:
             np.testing.assert_array_equal(np.asarray(value), np.asarray(other[name]), err_msg=name)
+
+
+def altered(value: object) -> object:
+    """Give the same but for one entry, the last."""
+    if isinstance(value, pd.DataFrame):
+        value = value.copy()
+        column = value.columns[-1]
+        last = value[column].iloc[-1]
+        other = "else" if isinstance(last, str) else pd.Timestamp(0, tz="UTC") if last is pd.NaT else last + 1
+        value[column] = [*value[column].iloc[:-1], other]
+        return value
+    if isinstance(value, str):
+        return f"{value}x"
+    if isinstance(value, np.ndarray | pd.Series):
+        value = value.copy()
+        flat = value.reshape(-1) if isinstance(value, np.ndarray) else value.to_numpy()
+        flat[-1] = flat[-1] + flat.dtype.type(1) if flat.dtype.kind in "iuf" else pd.Timestamp(0, tz="UTC")
+        return value if isinstance(value, np.ndarray) else flat
+    assert isinstance(value, list)
+    return [*value[:-1], f"{value[-1]}x" if isinstance(value[-1], str) else value[-1] + 1]
+
+
+def test_every_difference_is_seen(server):
+    found = analysis(server.load(version=3))
+    same(found, dict(found))
+    for name, value in found.items():
+        assert len(value) > 0, name
+        with pytest.raises(AssertionError):
+            same(found, {**found, name: altered(value)})
+        if isinstance(value, pd.DataFrame) and name != "on it":
+            silent = value.copy()
+            silent.attrs = {}
+            with pytest.raises(AssertionError):
+                same(found, {**found, name: silent})
 
 
 def data_requests(server, before: int) -> list[str]:

@@ -21,6 +21,7 @@ from cortexclient.session.once import Once
 from cortexclient.session.query import complete, divide
 from cortexclient.session.query.complete import Following, fetch_all
 from cortexclient.session.query.cuts import Range, blind_cuts, cut_list, cut_range, plan_cuts
+from cortexclient.session.query.feed import Feed
 from cortexclient.session.query.pack import Sample, pack, sample_of
 from cortexclient.session.query.pool import Pool
 from cortexclient.session.query.question import Question
@@ -173,6 +174,31 @@ def test_rows_that_cannot_be_told_apart_raise(on):
     on(Server([7] * 100, [0] * 100, 50))
     with pytest.raises(errors.IncompleteResultError, match="limit="):
         fetch_all(session(), [Question(kind="table", name="t", version=1)])
+
+
+def test_one_row_lost_on_the_way_raises(on):
+    server = on(Server(range(200), [0] * 200, 50))
+    original, lost = server.ask, []
+
+    def forgetful(session, question):
+        reply = original(session, question)
+        if reply.cap is None and not lost:
+            lost.append(reply.table.column("id")[0])
+            reply.table = reply.table.slice(1)
+        return reply
+
+    server.ask = forgetful
+    on(server)
+    with pytest.raises(errors.IncompleteResultError, match="counts 200 rows of 't' but 199 came"):
+        fetch_all(session(), [Question(kind="table", name="t", version=1)])
+
+
+def test_a_users_own_bounds_hold_where_answers_are_cut(on):
+    server = on(Server(range(1, 201), [number % 4 for number in range(200)], 20))
+    bounds = {"greater_equal": {"t": {"id": 31}}, "less": {"t": {"id": 171}}}
+    (harvest,) = fetch_all(session(), [Question(kind="table", name="t", version=1, filters=bounds)])
+    assert server.cut > 0
+    assert sorted(ids_of(harvest)) == list(range(31, 171))
 
 
 def test_rows_lost_on_the_way_raise(on):
@@ -696,3 +722,28 @@ def test_no_rows_are_followed_by_one_question_for_the_columns(on):
     main, more = fetch_all(session(), [question], following=[notes])
     assert main.rows == more.rows == 0
     assert len(more.replies) == 1
+
+
+def test_a_users_limit_is_not_taken_for_the_servers(on):
+    class FiltersAfterwards(Server):
+        def ask(self, session, question):
+            reply = super().ask(session, question)
+            return Reply(reply.table.slice(1), reply.cap, None)
+
+    server = on(FiltersAfterwards(range(1, 31), [number % 3 for number in range(30)], 1000))
+    ours = session()
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    (harvest,) = fetch_all(ours, [Question(kind="table", name="t", limit=6, timestamp=at)])
+    assert server.asked > 1
+    assert harvest.rows >= 6
+    assert ours.connection.memory.peek("cap") is None
+
+
+def test_the_rest_of_what_follows_fits_its_requests_too():
+    feed = Feed("notes", "id", size=150, pick=lambda _, rows: rows.column("id").to_numpy())
+    feed.take(list(range(440)))
+    assert feed.full(150) == list(range(150))
+    lists = feed.rest(150)
+    assert [*itertools.chain.from_iterable(lists)] == list(range(150, 440))
+    assert [len(ids) for ids in lists] == [145, 145]
+    assert feed.over

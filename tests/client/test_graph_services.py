@@ -88,6 +88,22 @@ def test_what_became_of_every_root(toy, files):
         frame.loc[[root], "latest_root_id"].iloc[0] for root in roots
     ]
     assert service.suggest_latest_roots(roots[0]) == frame["latest_root_id"].iloc[0]
+    # of level-2 ids the share can be told from which of them the suggestion still has
+    level2 = Level2Service(toy)
+    frame = service.latest_roots(roots, stop_layer=2)
+    shares = {}
+    for root in roots:
+        pieces = set(level2.get_l2_ids(root))
+        current = files.current_roots(now)
+        kept = {other: len(pieces & set(level2.get_l2_ids(other))) / len(pieces) for other in current}
+        shares[root] = max(kept.values())
+        assert kept[frame.loc[root, "latest_root_id"]] == shares[root]
+    assert frame["overlap"].to_dict() == pytest.approx(shares)
+    assert 0 < min(shares.values()) < 1
+    # an edit replaces all pieces of the upper layers: the smaller ones still tell
+    for layer in (3, 4, 5):
+        found = service.latest_roots(roots, stop_layer=layer)
+        assert set(found["latest_root_id"]) <= set(files.current_roots(now))
     every, shares = service.suggest_latest_roots(roots[0], return_all=True, return_fraction_overlap=True)
     assert len(every) == len(shares)
     assert service.latest_roots([]).dtypes.to_dict() == frame.dtypes.to_dict()
@@ -123,6 +139,10 @@ def test_level_2_ids(toy, files):
         inside = nodes.loc[ids].query("chunk_x < 2 and chunk_y == 0 and chunk_z == 0").index
         some = service.get_l2_ids(root, bounds=[[0, 1000], [0, 500], [0, 1000]])
         assert some == sorted(inside)
+        # the first voxel of a chunk is touched from inside of it, and not from its edge
+        for high, chunks in ((1024, 2), (1025, 3)):
+            inside = nodes.loc[ids].query(f"chunk_x < {chunks} and chunk_y == 0 and chunk_z == 0").index
+            assert service.get_l2_ids(root, bounds=[[0, high], [0, 500], [0, 1000]]) == sorted(inside)
 
 
 def test_level_2_attributes(toy, files):

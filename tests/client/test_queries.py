@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cortexclient import errors
+from cortexclient.sandbox import Sandbox
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 
 UNITS = {
@@ -183,6 +184,45 @@ def test_counts(request, files, server):
     assert tables.celltype_toy().query(get_counts=True)["count"].tolist() == [
         len(files.frozen("celltype_toy", 2))
     ]
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+@pytest.mark.parametrize("when", ["2026-11-21T00:53:02.9Z", None])
+def test_a_count_is_of_all_rows_that_match(request, files, server, when):
+    tables = TablesService(request.getfixturevalue(server).at(version=2))
+    rows = files.frozen("synapses_toy", 2) if when is None else files.live("synapses_toy", pd.Timestamp(when))
+    small = tables.synapses_toy(size={"<": 4000})
+    wanted = int((rows["size"] < 4000).sum())
+    assert 7 < wanted < len(rows)
+    for options in ({}, {"limit": 2}, {"offset": 3}, {"random_sample": 4}, {"select_columns": "size"}):
+        found = small.query(timestamp=when, get_counts=True, **options)
+        assert found["count"].tolist() == [wanted], options
+    but_one = tables.synapses_toy(id={"!=": int(rows["id"].iloc[0])})
+    assert but_one.query(timestamp=when, get_counts=True, limit=2)["count"].tolist() == [len(rows) - 1]
+
+
+def test_a_count_at_an_expired_version_says_so():
+    with Sandbox(size="tiny") as sandbox:
+        table = sandbox.load(version=3).tables.nucleus_detection()
+        for asked in (False, True):
+            with pytest.raises(errors.ExpiredVersionError, match="version 1 of sandbox has expired"):
+                table.query(materialization_version=1, get_counts=asked)
+
+
+@pytest.mark.parametrize("server", ["toy", "capped"])
+def test_columns_at_any_time_need_not_be_those_that_are_filtered(request, files, server):
+    when = pd.Timestamp("2026-11-21T00:53:02.9", tz="UTC")
+    roots = files.current_roots(when)
+    rows = files.live("synapses_toy", when)
+    rows = rows[rows["pre_pt_root_id"].isin(roots) & (rows["size"] > 1000)]
+    table = TablesService(request.getfixturevalue(server)).synapses_toy
+    found = table(pre_pt_root_id=roots, size={">": 1000}).query(
+        timestamp=when, select_columns="ctr_pt_position"
+    )
+    assert list(found.columns) == ["ctr_pt_position"]
+    assert len(found) == len(rows) > 10
+    x = np.stack(found["ctr_pt_position"])[:, 0]
+    assert x.tolist() == (rows["ctr_pt_position_x"] * 4).tolist()
 
 
 def test_boxes_are_in_nm(toy, files):

@@ -27,9 +27,11 @@ from cortexclient.services.roots import RootsService
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService, ViewsService
 from cortexclient.session import Endpoint, Moment, Session, as_utc
+from cortexclient.session.flow import work_off
 from cortexclient.session.policy import Policy, may_repeat
+from cortexclient.session.stopping import Cancelled, pause
 from cortexclient.session.transport import new_http_session
-from cortexclient.session.workers import map_in_order, side_by_side
+from cortexclient.session.workers import at_once, map_in_order, side_by_side
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -62,6 +64,27 @@ def test_a_time_without_a_zone_is_utc():
             as_utc(wrong)
     with pytest.raises(ValueError, match="not a time"):
         as_utc("yesterday")
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process cannot be changed here")
+def test_the_zone_of_the_machine_says_nothing(monkeypatch):
+    plain = datetime(2024, 6, 5, 10, 10, 1)  # noqa: DTZ001 - the point of the test
+    try:
+        for zone in ("America/Los_Angeles", "Asia/Tokyo"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert plain.astimezone() != plain.replace(tzinfo=UTC)
+            for written in (plain, plain.isoformat(), pd.Timestamp(plain)):
+                assert as_utc(written) == plain.replace(tzinfo=UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_time_between_versions_is_of_the_one_before(toy_session, files):
+    v1, v2 = files.versions[1], files.versions[2]
+    for at, version in ((v1, 1), (v1 + (v2 - v1) / 2, 1), (v2, 2), (v2 + (v2 - v1), 2), (v1 - (v2 - v1), 1)):
+        assert toy_session(timestamp=at).version == version
 
 
 @given(st.datetimes(timezones=st.none()))
@@ -509,6 +532,60 @@ def test_the_first_failure_stops_the_rest():
         map_in_order(work, range(1000), workers=4)
     assert len(begun) < 50
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_fewer_threads_than_wanted_do_the_work(monkeypatch, most):
+    begin, begun = threading.Thread.start, []
+
+    def start(thread):
+        if thread.name.startswith("cortexclient-") and len(begun) >= most:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    waiting, done = list(range(20)), []
+
+    def take():
+        if not waiting:
+            return None
+        number = waiting.pop()
+        return lambda: (time.sleep(0.001), done.append(number))
+
+    worker = threading.Thread(target=work_off, args=(take,), kwargs={"workers": 4}, daemon=True)
+    begin(worker)
+    worker.join(timeout=30)
+    assert not worker.is_alive()
+    assert sorted(done) == list(range(20))
+
+
+def test_small_questions_that_belong_together_are_given_up_at_the_first_failure():
+    asked, given_up = threading.Event(), threading.Event()
+
+    def waits():
+        asked.set()
+        try:
+            pause(60)
+        except Cancelled:
+            given_up.set()
+            raise
+
+    def fails():
+        asked.wait(30)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        at_once([waits, fails])
+    assert given_up.wait(30)
+    assert at_once([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
+
+    def meets(_):
+        meet = threading.Barrier(2, timeout=30)
+        return sorted(at_once([meet.wait, meet.wait]))
+
+    # inside of a worker they are asked at the same time, too
+    assert map_in_order(meets, [0, 1], workers=2) == [[0, 1], [0, 1]]
 
 
 def test_jobs_with_pools_of_their_own_share_one_pool():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from cortexclient import errors
-from cortexclient.services.synapses import SynapsesService
+from cortexclient.services.connections import _sum_up
+from cortexclient.services.synapses import SynapsesService, _once_each
 
 
 def expected_synapses(rows: pd.DataFrame, roots, *, pre=True, post=True, omit_self=True) -> pd.DataFrame:
@@ -107,6 +109,10 @@ def test_a_neuron_that_did_not_exist_is_told_from_a_silent_one(toy, files, caplo
     assert len(frame) == 0
     assert frame.attrs["stale_root_ids"] == gone
     assert "not valid" in caplog.text
+    # what counts is the moment asked about, not today
+    new = sorted(set(files.current_roots(v2)) - set(files.current_roots(v1)))
+    frame = SynapsesService(toy.at(version=1)).query_synapses(new, pre=True, post=True, progress=False)
+    assert frame.attrs["stale_root_ids"] == new
 
 
 def test_a_reference_table_of_something_else_is_refused(toy, files):
@@ -155,3 +161,25 @@ def test_a_table_of_connections_says_the_same_as_the_synapses():
             read, client.connectivity(roots, synapse_table=client.session.synapse_table)
         )
         assert len(read) > 10
+
+
+def test_a_synapse_of_unknown_sides_hides_no_synapse_of_a_neuron_onto_itself():
+    rows = pa.table(
+        {
+            "id": pa.array([4, 2, 3, 1]),
+            "pre_pt_root_id": pa.array([10, 10, 10, None], pa.int64()),
+            "post_pt_root_id": pa.array([11, 10, None, 10], pa.int64()),
+        }
+    )
+    kept = _once_each(rows, omit_self=True)
+    assert rows.column("id").take(kept).to_pylist() == [1, 3, 4]
+
+
+def test_no_sizes_are_not_sizes_of_zero():
+    rows = pd.DataFrame({"id": [1, 2, 3], "pre_pt_root_id": [7, 7, 8], "post_pt_root_id": [8, 8, 7]})
+    for sizes in ({}, {"size": pd.array([pd.NA] * 3, dtype="Int64")}):
+        edges = _sum_up([rows.assign(**sizes)], counted=False, size="size")
+        assert edges["n_syn"].tolist() == [2, 1]
+        assert edges["sum_size"].isna().all()
+    some = _sum_up([rows.assign(size=pd.array([5, pd.NA, 6], dtype="Int64"))], counted=False, size="size")
+    assert some["sum_size"].tolist() == [5.0, 6.0]

@@ -13,6 +13,7 @@ import pytest
 from cortexclient.services.vertex_labels import Decision, label_vertices
 from cortexclient.services.vertex_labels.connected import connected
 from cortexclient.services.vertex_labels.grid import ChunkGrid
+from cortexclient.services.vertex_labels.spread import spread_labels
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -507,3 +508,22 @@ def test_connected_components(kind: str) -> None:
     first = np.full(number, count)
     np.minimum.at(first, found, np.arange(count))
     assert (np.diff(first) > 0).all()
+
+
+def test_a_label_comes_along_the_shortest_edge_and_first_from_within_the_chunk():
+    vertices = np.array([[0, 0, 0], [10, 0, 0], [-4, 0, 0], [0, 20, 0]], dtype=np.float64)
+    faces = np.array([[0, 1, 3], [0, 2, 3]])
+    on_face = np.zeros(4, dtype=bool)
+    labels = np.array([-1, 5, 7, 9], dtype=np.int32)
+    assert spread_labels(vertices, faces, labels, on_face, None).tolist() == [0]
+    assert labels.tolist() == [7, 5, 7, 9]
+    # the nearest lies on a chunk face, where it may be of either side
+    labels = np.array([-1, 5, 7, 9], dtype=np.int32)
+    spread_labels(vertices, faces, labels, np.array([False, False, True, False]), None)
+    assert labels[0] == 5
+    # equally far: the smallest label
+    labels = np.array([-1, 8, 7, 9], dtype=np.int32)
+    spread_labels(
+        np.abs(vertices) * [[1, 1, 1], [0.4, 1, 1], [1, 1, 1], [1, 1, 1]], faces, labels, on_face, None
+    )
+    assert labels[0] == 7

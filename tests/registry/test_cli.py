@@ -57,6 +57,28 @@ def test_show(run) -> None:
     assert out.startswith("# MICrONS minnie65, public release\n")
 
 
+@pytest.mark.parametrize("name", ["minnie_public", "v1dd", "sandbox"])
+def test_show_loses_nothing_on_the_way_into_a_pipe(run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    head, _, tree = run("show", name)[1].partition("\n\n")
+    spec = get_spec(name)
+    assert f"\n{spec.origin}   fingerprint" in head
+    assert yaml.safe_load(tree) == spec.as_dict()
+    assert tree.startswith(f"name: {name}\ntitle: ")
+
+
+def test_show_fits_a_terminal(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    lines = [line.rstrip() for line in run("show", "minnie_public")[1].splitlines()]
+    tree = lines[lines.index("name: minnie_public") :]
+    assert max(map(len, tree)) <= 80
+    # what goes on stands further in than its key, unless one word alone is too long
+    assert "  144,120 segmented nuclei, 82,247 of them neurons, and 337 million" in tree
+    assert "    @article{microns2025," in tree
+
+
 def test_show_resolved_names_file_and_line(run, write, folder: Path) -> None:
     (folder / "volumes").mkdir()
     (folder / "volumes" / "brain.yaml").write_text("species: Mus musculus\n")

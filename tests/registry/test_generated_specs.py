@@ -33,11 +33,13 @@ relaxed = settings(
 
 
 def refused_or_read(path: Path, content: bytes, seconds: float = 5.0) -> SpecError | None:
+    """Read a file: a refusal must say where and why, and what is read must be what PyYAML reads there."""
     path.write_bytes(content)
     error: SpecError | None = None
+    spec: DatasetSpec | None = None
     begin = time.process_time()  # the machine may be busy with other things
     try:
-        resolve(path)
+        spec, _ = resolve(path)
     except SpecError as caught:
         error = caught
     assert time.process_time() - begin < seconds
@@ -53,7 +55,19 @@ def refused_or_read(path: Path, content: bytes, seconds: float = 5.0) -> SpecErr
             assert problem.column >= 1
             assert problem.message
             assert problem.advice
-    return error
+        return error
+    written = yaml.safe_load(content)
+    assert spec is not None
+    assert spec.name == written["name"] == path.stem
+    for field in ("title", "server_address", "datastack"):
+        # placeholders are filled in, and a slash at the end of an address says nothing
+        if "${" not in written[field]:
+            assert getattr(spec, field) == written[field].strip().rstrip("/"), field
+    for field in written.keys() & DatasetSpec.model_fields.keys():
+        value = written[field]
+        if isinstance(value, int) or (isinstance(value, str) and field in {"synapse_table", "description"}):
+            assert getattr(spec, field) == value, field
+    return None
 
 
 # ---------------------------------------------------------------------------------- arbitrary bytes and text

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from datetime import date
 from pathlib import Path
 from typing import ClassVar
 
@@ -373,7 +374,14 @@ class TestRetirement:
 
     def test_current(self, write) -> None:
         write("old", "deprecation: {since: 2999-01-01}\n")
-        get_spec("old")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            spec = get_spec("old")
+        assert said == []
+        assert spec.name == "old"
+        assert spec.deprecation is not None
+        assert spec.deprecation.since == date(2999, 1, 1)
+        assert next(info.stage for info in list_datasets(details=True) if info.name == "old") == "current"
 
     def test_warns(self, write) -> None:
         write("old", "deprecation: {since: 2020-01-01, replaced_by: v1dd, message: Moved.}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ Name = Annotated[str, typer.Argument(help="Name, alias or YAML file of a dataset
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 _ACCESS = {"public": "[green]public[/]", "login": "[cyan]login[/]", "group": "[yellow]group[/]"}
+_FIRST = ("name", "title", "description", "aliases")
 
 
 def list_command(
@@ -95,7 +97,9 @@ def show(
         return
     out = console()
     out.print(f"[bold]{spec.name}[/]  {spec.title}", markup=True)
-    out.print(f"[dim]{spec.origin or 'made in this session'}   fingerprint {spec.fingerprint}[/]")
+    out.print(
+        f"[dim]{spec.origin or 'made in this session'}   fingerprint {spec.fingerprint}[/]", soft_wrap=True
+    )
     assembly = _assembly(spec.origin) if resolved else None
     out.print()
     if assembly is None:
@@ -143,11 +147,36 @@ def _nearby(file: str) -> str:
 
 
 def _print_tree(values: dict[str, Any]) -> None:
-    import yaml
+    """Print a spec as YAML: what it is first, where the facts are from last; into a pipe without a line cut."""
     from rich.syntax import Syntax
 
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
-    console().print(Syntax(text.rstrip(), "yaml", background_color="default", word_wrap=True))
+    names = dict.fromkeys([*(name for name in _FIRST if name in values), *values])
+    ordered = {name: values[name] for name in names if name != "sources"}
+    if "sources" in values:
+        ordered["sources"] = values["sources"]
+    if not sys.stdout.isatty():
+        typer.echo(_as_yaml(ordered, 100))
+        return
+    out = console()
+    # PyYAML breaks a line behind the word that is too long for it, so it is told of less room than there is
+    text = _as_yaml(ordered, max(20, out.width - 20))
+    out.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+
+
+def _as_yaml(values: dict[str, Any], width: int) -> str:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Writes text of several lines as it is, not on one line with signs for their ends."""
+
+    def represent(dumper: Any, text: str) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+    Dumper.add_representer(str, represent)
+    text = yaml.dump(
+        values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=None
+    )
+    return str(text).rstrip()
 
 
 def where(

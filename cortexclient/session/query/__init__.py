@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ from cortexclient.session.query.wire import ask_count
 from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from cortexclient.session.core import Session
@@ -181,7 +182,7 @@ def gather(
     """
     every = [*requests, *(follow.request for follow in following)]
     plans = _plans(session, every)
-    try:
+    with _explained(session, [question for _, question, _ in plans]):
         harvests = fetch_all(
             session,
             [question for _, question, _ in plans[: len(requests)]],
@@ -192,11 +193,6 @@ def gather(
             progress=any(request.progress for request in every),
             description=description or ", ".join(dict.fromkeys(request.name for request in requests)),
         )
-    except (AuthenticationError, ServiceTimeoutError, ServiceUnavailableError):
-        raise
-    except ServiceError as error:
-        versions = {question.version for _, question, _ in plans}
-        raise expired(session, versions) or stale(session, error, plans[0][1].timestamp) or error from None
     return [
         assemble(
             session, request, info, question, harvest, notes, in_order=in_order or number >= len(requests)
@@ -205,6 +201,18 @@ def gather(
             zip(every, plans, harvests, strict=True)
         )
     ]
+
+
+@contextlib.contextmanager
+def _explained(session: Session, questions: Sequence[Question]) -> Iterator[None]:
+    """Raise what a service refused inside the block as what it was refused for, where that can be told."""
+    try:
+        yield
+    except (AuthenticationError, ServiceTimeoutError, ServiceUnavailableError):
+        raise
+    except ServiceError as error:
+        versions = {question.version for question in questions}
+        raise expired(session, versions) or stale(session, error, questions[0].timestamp) or error from None
 
 
 def _plans(session: Session, requests: Sequence[Request]) -> list[tuple[TableInfo, Question, dict[str, Any]]]:
@@ -251,7 +259,7 @@ def _question(
         name=info.name,
         base=base,
         filters=_nothing(session, info, _in_voxels(session, request.filters, version)),
-        select=_columns_needed(request, info, base),
+        select=_columns_needed(request, info, base, live=version is None),
         suffixes=tuple(suffixes.items()) if base else (),
         resolution=None if request.resolution is None or info.units else tuple(request.resolution),
         limit=None if _needs_all(request) else request.limit,
@@ -352,26 +360,36 @@ def _nothing(session: Session, info: TableInfo, filters: Filters) -> Filters:
     return {"equal": {table: {column: "no value" if kinds.get(column) == "string" else -1}}}
 
 
-def _columns_needed(request: Request, info: TableInfo, base: str | None) -> tuple[str, ...] | None:
+def _columns_needed(
+    request: Request, info: TableInfo, base: str | None, *, live: bool
+) -> tuple[str, ...] | None:
+    """Give the columns to ask for; None for all. Exclusions are made here, so what they look at must come, too."""
     if request.select is None or base:
         return None
     needed = list(request.select)
-    for columns in request.filters.get("out", {}).values():
-        needed.extend(columns)
+    for kind, tables in request.filters.items():
+        # a live service filters once more after it has looked up the roots, among the columns that it selected
+        if kind == "out" or (live and kind != "spatial"):
+            needed.extend(column for columns in tables.values() for column in columns)
     if info.kind == "table":
-        # rows are told apart and ordered by their id; `valid` because the service cannot select one column alone
-        needed = ["id", *needed] if len(needed) > 0 and needed != ["id"] else ["id", "valid"]
+        needed = ["id", *needed]  # rows are told apart and ordered by it
+        if set(needed) == {"id"}:
+            needed.append("valid")  # the service cannot select one column alone
     return tuple(dict.fromkeys(needed))
 
 
 def count(session: Session, request: Request) -> int:
-    """Count the rows of a request, on the server where it can, else by asking for the ids alone."""
-    info, question, _ = plan(session, request)
-    if request.filters.get("out"):
-        # the service ignores exclusions when it counts, too
-        return len(run(session, request))
-    counted = ask_count(session, dataclasses.replace(question, select=None, limit=None))
-    if counted is not None:
-        return counted
-    del info
-    return len(run(session, dataclasses.replace(request, progress=False, return_as="pandas")))
+    """Count the rows that match a request, whatever its limit: on the server where it can, else by asking for ids."""
+    every = dataclasses.replace(request, limit=None, offset=None, random_sample=None)
+    info, question, _ = plan(session, every)
+    if not request.filters.get("out"):  # the service ignores exclusions when it counts, too
+        with _explained(session, [question]):
+            counted = ask_count(session, dataclasses.replace(question, select=None))
+        if counted is not None:
+            return counted
+    ids = ["id"] if info.kind == "table" else None
+    bare = dataclasses.replace(
+        every, select=ids, resolution=None, split_positions=True, progress=False, return_as="arrow"
+    )
+    rows: int = run(session, bare).num_rows
+    return rows

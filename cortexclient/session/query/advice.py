@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from cortexclient.errors import ExpiredVersionError, ServiceError, StaleRootError
-from cortexclient.session.graph import overlaps
+from cortexclient.session.successors import successors
 from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
@@ -48,15 +48,12 @@ def stale(session: Session, error: ServiceError, at: datetime | None) -> StaleRo
         return None
     told = []
     try:
-        for root, (found, share) in zip(ids[:5], overlaps(session, ids[:5], at=at), strict=True):
-            successors = ", ".join(
-                f"{new} ({part:.0%})" for new, part in zip(found[:3], share[:3], strict=True)
-            )
-            told.append(f"{root} -> {successors or 'nothing'}")
+        for root, (found, share) in zip(ids[:5], successors(session, ids[:5], at=at), strict=True):
+            now = ", ".join(f"{new} ({part:.0%})" for new, part in zip(found[:3], share[:3], strict=True))
+            told.append(f"{root} -> {now or 'nothing'}")
     except ServiceError:
         told = [str(root) for root in ids[:5]]
     return StaleRootError(
         f"{len(ids)} root ids were not valid at {at.isoformat()}; what holds their pieces then: {'; '.join(told)}. Ask "
-        "with "
-        "those (latest_roots() gives all), or at a time when the old ones were valid (latest_valid_timestamp())"
+        "with those (latest_roots() gives all), or at a time when the old ones were valid (latest_valid_timestamp())"
     )

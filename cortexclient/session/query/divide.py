@@ -137,7 +137,6 @@ def divide(session: Session, cut: list[Outcome]) -> list[Outcome]:
     """
     replies = [outcome.reply for outcome in cut if outcome.reply is not None]
     cap = max(1, *(reply.cap or reply.table.num_rows for reply in replies))
-    session.connection.memory.put("cap", cap)
     part = dataclasses.replace(_joined([outcome.part for outcome in cut]), cap=cap)
     if part.span.single and part.key is not None:
         # one value of a view's column has more rows than fit: from here on another column divides them

@@ -225,7 +225,8 @@ class Fetch:
     def _decide(self, state: State) -> None:
         if not state.cut:
             return
-        self._session.connection.memory.put("cap", max(1, *(cap_of(outcome) for outcome in state.cut)))
+        if state.question.limit is None:  # a user's limit says nothing about the server's
+            self._session.connection.memory.put("cap", max(1, *(cap_of(outcome) for outcome in state.cut)))
         listed = [outcome for outcome in state.cut if _is_packable(state, outcome)]
         for outcome in state.cut:
             if not _is_packable(state, outcome):
