@@ -140,6 +140,34 @@ def test_roots_that_came_and_went_since_the_newest_version(toy_folder, files, se
         assert frame["candidates"].tolist() == expected
 
 
+def test_a_pinned_client_knows_the_cells_of_its_moment(toy_folder, files, session_at):
+    nuclei = files.frozen("nucleus_toy", 2)
+    row = nuclei[nuclei["pt_root_id"].isin(files.current_roots())].iloc[0]
+    root = int(row["pt_root_id"])
+    cell = {"pt": {"position": [int(row[f"pt_position_{axis}"]) for axis in "xyz"]}, "tag": "a cell"}
+    with Sandbox(data=toy_folder) as sandbox:
+        session = session_at(sandbox, spec={"cell_ids": {"main_table": "cells"}})
+        cave = session.cave
+        cave.annotation.create_table("cells", "bound_tag", "cells of a test", [4, 4, 40])
+        for version in (3, 4):
+            cave.annotation.post_annotation("cells", [cell])
+            cave.materialize.ingest_annotation_table("cells")
+            assert sandbox.materialize() == version
+        times = {record.version: record.timestamp for record in session.versions(refresh=True).values()}
+        found = [
+            CellsService(at).root_id_to_cell_id([root], status=True).loc[root, "candidates"]
+            for at in (
+                session,
+                session.at(version=4),
+                session.at(version=3),
+                session.at(timestamp=times[3]),
+                # at no version's own time, the nearest one is read
+                session.at(timestamp=times[3] - timedelta(milliseconds=1)),
+            )
+        ]
+    assert found == [[1, 2], [1, 2], [1], [1], [1]]
+
+
 def test_nothing_and_nonsense(toy):
     service = CellsService(toy)
     for asked in ([], np.zeros(0, dtype=np.int64)):

@@ -49,6 +49,8 @@ class CellsService:
     ) -> pd.DataFrame:
         """Give the cell id of each root id; the roots may be of any age, each is looked up when it was valid.
 
+        Roots that were valid at the client's moment are looked up then, if the client is pinned to one.
+
         Parameters
         ----------
         root_ids : int or sequence of int

@@ -15,11 +15,11 @@ import numpy as np
 
 from cortexclient.errors import InvalidQueryError, NotConfiguredError, UnknownTableError, UnknownVersionError
 from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
-from cortexclient.services.cells.relatives import Relatives
+from cortexclient.services.cells.relatives import Relatives, reading_version
 from cortexclient.session import Moment
 from cortexclient.session.graph import lifetimes, roots_of
 from cortexclient.session.query import Request, run_many
-from cortexclient.session.versions import nearest, newest, require_versions
+from cortexclient.session.versions import nearest, require_versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,9 +229,14 @@ def from_roots(
         first, last = life.created, life.last
         if not asked.floating:
             at = asked.timestamp or session.version_record(int(asked.version or 0)).timestamp
-            moment = int(at.timestamp() * 1e6)
+            moment = _microseconds(at)
             known = known & (first <= moment) & (moment <= last)
             first = last = np.full(len(distinct), moment, dtype=np.int64)
+        elif session.timestamp is not None:
+            # those that were valid at the client's moment are looked up then
+            moment = _microseconds(session.timestamp)
+            then = (first <= moment) & (moment <= last)
+            first, last = np.where(then, moment, first), np.where(then, moment, last)
         _mixed_ages(session, hits, kin, distinct[known], first[known], last[known], progress=progress)
     finally:
         kin.give_up()
@@ -249,7 +254,7 @@ def _mixed_ages(
     progress: bool,
 ) -> None:
     times = {
-        record.version: int(record.timestamp.timestamp() * 1e6)
+        record.version: _microseconds(record.timestamp)
         for record in session.versions().values()
         if record.valid
     }
@@ -262,8 +267,7 @@ def _mixed_ages(
         for found in _at_versions(session, at_versions, progress=progress):
             found.add_to(hits, at_versions[found.version])
         return
-    # the newest version knows the most cells
-    record = newest(session.versions().values())
+    record = reading_version(session)
     if record is None:
         raise _nothing_live(session)
     near = kin.of(roots[rest], first=first[rest], last=last[rest], frozen=record.timestamp)
@@ -336,6 +340,10 @@ def _by_owner(
         for (source, _, cells), part in zip(points, np.split(found, ends), strict=True):
             good = np.isin(part, mine)
             hits.add(source.name, part[good], cells[good], rank=source.rank)
+
+
+def _microseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1e6)
 
 
 def _time(microseconds: int) -> datetime:

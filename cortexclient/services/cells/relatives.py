@@ -11,13 +11,14 @@ import numpy as np
 from cortexclient.errors import CortexError
 from cortexclient.session.ahead import Ahead
 from cortexclient.session.graph import graph_url
-from cortexclient.session.versions import newest
+from cortexclient.session.versions import nearest, newest
 
 if TYPE_CHECKING:
     from cortexclient.session import Session
+    from cortexclient.session.versions import VersionRecord
     from cortexclient.types import IdArray
 
-__all__ = ["Relatives"]
+__all__ = ["Relatives", "reading_version"]
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,17 @@ FEW = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def reading_version(session: Session) -> VersionRecord | None:
+    """Give the version in which the cells of roots are read that were valid at none.
+
+    The newest one knows the most cells; a pinned session reads that which is nearest to its moment.
+    """
+    at = session.timestamp
+    return newest(session.versions().values()) if at is None else nearest(session.versions(), at)
+
+
 class Relatives:
-    """Ancestors and descendants of roots between the newest version and their own times.
+    """Ancestors and descendants of roots between the version that is read and their own times.
 
     Whether they are needed shows only when the roots' lifetimes are known. Of few roots they are asked at the same
     time, which saves a round trip: the graph follows all lines at once, and those of current roots end where they
@@ -55,8 +65,8 @@ class Relatives:
         if len(roots) > FEW or session.connection.cache is not None:
             return
         now = datetime.now(UTC)
-        # roots made after the newest version have their relatives before them
-        record = newest(session.versions().values())
+        # roots made after that version have their relatives before them
+        record = reading_version(session)
         since = self._since = now if record is None else record.timestamp
         self._ahead = Ahead(lambda: _ask(session, roots, since, now), workers=1)
         self._ahead.start()
