@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cortexclient.types import IdArray, Ids
 
-__all__ = ["as_id", "as_ids"]
+__all__ = ["as_id", "as_ids", "is_one"]
 
 
 def as_ids(values: Ids, name: str = "ids") -> IdArray:
@@ -39,16 +41,21 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
     """
     import numpy as np
 
+    if hasattr(values, "columns"):
+        raise TypeError(f"{name} is a table; pass its column of ids, such as table['pt_root_id']")
+    if is_one(values):
+        return np.array([as_id(values, name)], dtype=np.int64)
     from_arrow = getattr(values, "to_pylist", None)
     if from_arrow is not None:
-        values = from_arrow()
-    if isinstance(values, str | bytes | bytearray) or not hasattr(values, "__len__"):
-        if hasattr(values, "__iter__") and not isinstance(
-            values, str | bytes | bytearray | np.generic | np.ndarray
-        ):
-            values = list(values)
-        else:
-            return np.array([as_id(values, name)], dtype=np.int64)
+        return as_ids(from_arrow(), name)
+    if not hasattr(values, "__len__"):
+        return as_ids(list(cast("Iterable[int]", values)), name)
+    return _as_array(values, name)
+
+
+def _as_array(values: Any, name: str) -> IdArray:
+    import numpy as np
+
     dtype = getattr(values, "dtype", None)
     if dtype is not None and getattr(dtype, "kind", "O") in "iu":
         if getattr(values, "hasnans", False) or (hasattr(values, "isna") and values.isna().any()):
@@ -62,6 +69,14 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
     if dtype is not None and getattr(dtype, "kind", "O") == "f" and len(values) > 0:
         raise TypeError(_float_message(name, np.asarray(values).ravel()[0]))
     return np.fromiter((as_id(value, name) for value in _flat(values)), dtype=np.int64)
+
+
+def is_one(values: Any) -> bool:
+    """Whether an argument stands for one id rather than for several, be these a list or a generator."""
+    if isinstance(values, str | bytes | bytearray):
+        return True
+    dimensions = getattr(values, "ndim", None)
+    return dimensions == 0 if dimensions is not None else not hasattr(values, "__iter__")
 
 
 def _flat(values: Any) -> Any:
@@ -82,7 +97,11 @@ def as_id(value: Any, name: str = "id") -> int:
     """
     if hasattr(value, "as_py"):
         value = value.as_py()
-    if isinstance(value, str):
+    if type(value) is int:  # nearly always, and there may be millions
+        number = value
+    elif not is_one(value):
+        raise TypeError(f"{name} must be one id, not several ({type(value).__name__})")
+    elif isinstance(value, str):
         text = value.strip()
         if not text.removeprefix("-").isdecimal():
             raise TypeError(f"{name} holds {value!r}, which is not an id; an id is a whole number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from cortexclient.cli import main
+from cortexclient.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +132,37 @@ def test_latest_roots(printed: Any, root: str) -> None:
     found = printed("latest-roots", "sandbox", root)
     assert found["root_id"].tolist() == [int(root)]
     assert found["latest_root_id"].iloc[0] > 0
+    # what is no root has its row, too, as often as it was given
+    found = printed("latest-roots", "sandbox", "5", root, "5")
+    assert found["root_id"].tolist() == [5, int(root), 5]
+    assert found["latest_root_id"].tolist()[::2] == [-1, -1]
+    assert found["latest_root_id"].iloc[1] > 0
+
+
+def test_what_was_not_found_is_said(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("synapses", "sandbox", "5", root)
+    captured = capsys.readouterr()
+    assert "no synapses of 5: not valid roots" in captured.err
+    assert len(pd.read_csv(io.StringIO(captured.out))) > 0
+    run("synapses", "sandbox", root)
+    assert capsys.readouterr().err == ""
+    for table, column, told in (
+        ("nucleus_detection", "volum", "has no column 'volum'; did you mean volume?"),
+        ("nucleus_detection", "foo", "has no column 'foo'; it can be filtered by id, .*pt_position_bbox"),
+        ("cell_info", "foo", "view 'cell_info' has no column 'foo'; it can be filtered by id"),
+    ):
+        assert main(["query", "sandbox", table, "--where", f"{column}=1", *TINY]) == 1
+        assert re.search(told, capsys.readouterr().err)
+
+
+def test_a_link_to_a_sandbox_that_has_ended_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    run("link", "sandbox")
+    assert "cortexclient sandbox serve" in capsys.readouterr().err
+    with Sandbox(size="tiny") as sandbox:
+        assert main(["link", "sandbox", "--server", f"sandbox://127.0.0.1:{sandbox.port}"]) == 0
+        captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.startswith(f"{sandbox.url}/v/sandbox#!")
 
 
 def test_skeleton_as_swc_is_a_tree_in_um(tmp_path: Path, root: str) -> None:

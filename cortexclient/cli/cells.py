@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from cortexclient.cli.options import Dataset, Moment, Out, Server, Version, ids_from, open_client
-from cortexclient.cli.output import show_frame
+from cortexclient.cli.output import error_console, show_frame
 
 __all__ = ["register_commands"]
 
@@ -60,13 +60,10 @@ def latest_roots(
     server: Server = None,
     out: Out = None,
 ) -> None:
-    """Suggest for each root id the one that holds most of it at a moment, by default now."""
-    import pandas as pd
-
-    ids = ids_from(root_ids)
+    """Suggest for each root id the one that holds most of it at a moment, by default now; -1 where there is none."""
     client = open_client(dataset, timestamp=timestamp, server=server)
-    found = client.suggest_latest_roots(ids) if ids else []
-    show_frame(pd.DataFrame({"root_id": ids, "latest_root_id": found}, dtype="int64"), out)
+    found = client.latest_roots(ids_from(root_ids))
+    show_frame(found[["latest_root_id"]].reset_index(), out)
 
 
 def synapses(
@@ -98,6 +95,13 @@ def synapses(
         reference_tables=reference,
         progress=out is not None,
     )
+    if stale := frame.attrs["stale_root_ids"]:
+        error_console().print(
+            f"no synapses of {', '.join(map(str, stale))}: not valid roots at the moment asked; "
+            f"`cortexclient latest-roots {dataset}` suggests others",
+            highlight=False,
+            soft_wrap=True,
+        )
     show_frame(frame, out)
 
 

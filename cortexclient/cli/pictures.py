@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -39,6 +40,14 @@ def link(
     client = open_client(dataset, version, timestamp, server)
     points = client.query_synapses(roots, pre=True, post=True, progress=False) if synapses and roots else None
     typer.echo(client.neuroglancer_url(site, root_ids=roots, annotations=points, shorten=shorten))
+    address = urlsplit(server or client.spec.server_address)
+    if address.scheme == "sandbox" and address.port is None:
+        error_console().print(
+            "the sandbox that this link leads to has ended with this command; for one that stays run "
+            "`cortexclient sandbox serve`, and give --server the address that it prints",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def plot(

@@ -47,7 +47,13 @@ class DatastackService:
         Returns
         -------
         dict
+
+        Raises
+        ------
+        TypeError
+            If ``use_stored`` is something else, such as the name of a datastack, which caveclient takes first.
         """
+        _check_stored(use_stored)
         if use_stored and image_mirror is None:
             return dict(self._session.info())
         with self._session.guard("info"):
@@ -60,6 +66,7 @@ class DatastackService:
         self, use_stored: bool = True, format_for: Format = "raw", image_mirror: str | None = None
     ) -> str:
         """Give the address of the images, written for one of several programs."""
+        _check_stored(use_stored)
         options = {} if image_mirror is None else {"image_mirror": image_mirror}
         with self._session.guard("info"):
             return str(
@@ -68,6 +75,7 @@ class DatastackService:
 
     def segmentation_source(self, use_stored: bool = True, format_for: Format = "raw") -> str:
         """Give the address of the segmentation, written for one of several programs."""
+        _check_stored(use_stored)
         with self._session.guard("info"):
             return str(
                 self._session.cave.info.segmentation_source(use_stored=use_stored, format_for=format_for)
@@ -171,3 +179,11 @@ class DatastackService:
                 f"{self._session.datastack} has no version at present", service="materialize", status=404
             )
         return found.version
+
+
+def _check_stored(use_stored: object) -> None:
+    if not isinstance(use_stored, bool):
+        raise TypeError(
+            f"use_stored must be True or False, not {use_stored!r}; a client has one datastack, so its name is not "
+            "given"
+        )

@@ -35,8 +35,7 @@ ATTRIBUTES = {
 """Attributes of a level-2 id, and the columns that each becomes (names as caveclient's)."""
 
 _BATCH = 10_000
-_LAYER_SHIFT = 56
-# the layer of a node is in the first 8 bits of its id
+_LAYER_SHIFT = 56  # the layer of a node is in the first 8 bits of its id
 
 log = logging.getLogger(__name__)
 

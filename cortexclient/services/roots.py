@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import StaleRootError
-from cortexclient.ids import as_id, as_ids
+from cortexclient.ids import as_id, as_ids, is_one
 from cortexclient.session import Moment, as_utc
 from cortexclient.session.graph import graph_url, is_latest, lifetimes, roots_of
 from cortexclient.session.provenance import provenance
@@ -199,7 +199,7 @@ class RootsService:
         int, numpy.ndarray, tuple or list
             For one root: the suggestion, or all candidates, or a pair with the shares. For several: a list of these.
         """
-        one = isinstance(root_id, str) or not hasattr(root_id, "__len__")
+        one = is_one(root_id)
         ids = as_ids(root_id, "root_id").tolist()
         at = self._at(timestamp)
         answers = []

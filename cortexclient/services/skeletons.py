@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import CortexError
-from cortexclient.ids import as_id, as_ids
+from cortexclient.ids import as_id, as_ids, is_one
 from cortexclient.services.skeleton_load import SkeletonLoader, Wanted
 from cortexclient.services.skeleton_source import stored_skeletons
 
@@ -275,7 +275,7 @@ class SkeletonsService:
             For a single id True or False, else id -> bool for each distinct id.
         """
         self._session.spec.require_capability("skeletons", feature="stored skeletons")
-        one = isinstance(root_ids, str) or not hasattr(root_ids, "__len__")
+        one = is_one(root_ids)
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
         version = skeleton_version or self._default_version()
         found = stored_skeletons(

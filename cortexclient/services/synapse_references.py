@@ -188,7 +188,7 @@ def _told_apart(
     for reference in references:
         frame = frames[reference.name]
         names = {
-            name: f"{_before_axis(name, reference.suffix)}"
+            name: _before_axis(name, reference.suffix)
             for name in frame.columns
             if name != reference.key and uses[name] > 1
         }

@@ -134,6 +134,7 @@ class SynapsesService:
         as_choice(duplicates, "duplicates", ("first", "all", "raise"))
         session = self._session
         table = session.require_synapse_table(synapse_table)
+        shape = Request(table, split_positions=split_positions, return_as=return_as)
         ids = as_ids(root_ids, "root_ids")
         moment = self._moment(live=live, timestamp=timestamp)
         sides = [side for side, wanted in (("pre", pre), ("post", post)) if wanted]
@@ -172,7 +173,7 @@ class SynapsesService:
             frame, notes = attach(frame, references, about, duplicates=duplicates)
             attrs |= notes
         frame.attrs.update(attrs)
-        return as_asked(frame, Request(table, split_positions=split_positions, return_as=return_as))
+        return as_asked(frame, shape)
 
     def _moment(self, *, live: bool, timestamp: Timestamp | None) -> Moment:
         if timestamp is not None:
@@ -266,7 +267,7 @@ class SynapsesService:
         session = self._session
         ids = as_ids(root_ids, "root_ids")
         ids = ids[ids > 0]
-        wanted = Request("connections", split_positions=True, return_as=return_as)
+        shape = Request("connections", split_positions=True, return_as=return_as)
         moment = self._moment(live=False, timestamp=timestamp)
         if within:
             post = False
@@ -290,7 +291,7 @@ class SynapsesService:
             frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
         frame = frame.reset_index(drop=True)
         frame.attrs.update(attrs)
-        return as_asked(frame, wanted)
+        return as_asked(frame, shape)
 
     def _edges_role(self) -> Any:
         try:

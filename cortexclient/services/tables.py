@@ -173,8 +173,8 @@ class TableHandle:
     """One table or view. Calling it with filters gives a `TableQuery`.
 
     Filters are columns: ``column=value``, ``column=[values]``, ``column={">": 1, "<=": 9}`` (also ``"!="``, ``"in"``,
-    ``"not in"``, ``"regex"``), and for points ``NAME_position_bbox=[[x, y, z], [x, y, z]]`` in nm. An empty list
-    matches nothing.
+    ``"not in"``, ``"regex"``), and for points ``NAME_position_bbox=[[x, y, z], [x, y, z]]`` in nm (all
+    voxels that the box touches). An empty list matches nothing.
     """
 
     def __init__(self, session: Session, info: TableInfo) -> None:

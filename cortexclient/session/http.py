@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from cortexclient import errors
@@ -107,6 +108,10 @@ def _asked(error: Any) -> str | None:
     return clean_url(getattr(request, "url", None))
 
 
+_SPEAKER = re.compile(r"^(<[^>]*>|\w+\(host=[^)]*\)): ")
+"""urllib3 begins its messages with the connection object that they are about."""
+
+
 def _cause(error: BaseException) -> str:
     reason = error
     while True:
@@ -114,7 +119,8 @@ def _cause(error: BaseException) -> str:
         if not isinstance(deeper, BaseException):
             break
         reason = deeper
-    return " ".join(str(reason).rpartition(">: ")[2].split())[:200] or type(reason).__name__
+    said = _SPEAKER.sub("", " ".join(str(reason).split()))
+    return said[:200] or type(reason).__name__
 
 
 _LIBRARIES = ("caveclient", "cloudvolume", "cloudfiles")

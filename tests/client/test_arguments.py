@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 
 from cortexclient import errors
-from cortexclient.ids import as_ids
+from cortexclient.ids import as_id, as_ids
+from cortexclient.services.roots import RootsService
+from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 
@@ -36,6 +38,34 @@ def test_every_way_to_hold_ids_is_a_list_of_them(toy, way):
     frame = TablesService(toy).synapses_toy(id=WAYS[way](ids)).query()
     assert frame["id"].tolist() == ids
     assert sorted(as_ids(WAYS[way](ids)).tolist()) == ids
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "a range"])
+def test_several_ids_get_several_answers_however_they_are_held(toy, files, way):
+    ids = sorted(files.current_roots())[:3]
+    service = RootsService(toy)
+    assert sorted(service.suggest_latest_roots(WAYS[way](ids))) == ids
+    assert sorted(service.latest_roots(WAYS[way](ids))["latest_root_id"]) == ids
+    assert set(SkeletonsService(toy).skeletons_exist(root_ids=WAYS[way](ids))) == set(ids)
+
+
+@pytest.mark.parametrize("way", [int, str, np.int64, np.array, pa.scalar])
+def test_one_id_gets_one_answer_however_it_is_held(toy, files, way):
+    root = files.current_roots()[0]
+    assert RootsService(toy).suggest_latest_roots(way(root)) == root
+    assert isinstance(SkeletonsService(toy).skeletons_exist(root_ids=way(root)), bool)
+    assert as_ids(way(root)).tolist() == [as_id(way(root))] == [root]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_id_is_not_several(way):
+    with pytest.raises(TypeError, match=r"^root_id must be one id, not several \(\w+\)$"):
+        as_id(WAYS[way]([3, 4, 5]), "root_id")
+
+
+def test_a_table_is_no_column_of_ids():
+    with pytest.raises(TypeError, match="pass its column"):
+        as_ids(pd.DataFrame({"pt_root_id": [1, 2]}))
 
 
 @pytest.mark.parametrize("one", [[3, 4], [], (3,)])

@@ -234,8 +234,15 @@ def test_boxes_are_in_nm(toy, files):
     frame = TablesService(toy.at(version=2)).nucleus_toy(pt_position_bbox=[low, high]).query()
     assert 0 < inside.sum() < len(nuclei)
     assert frame["id"].tolist() == nuclei["id"][inside].tolist()
+    # a voxel that the box only touches counts, at both ends
+    row = nuclei.iloc[0]
+    corner = row[[f"pt_position_{axis}" for axis in "xyz"]].to_numpy(dtype=float)
+    for low, high in ((corner - 0.4, corner), (corner - 0.6, corner - 0.4), (corner, corner + 0.4)):
+        box = [(low * (4, 4, 40)).tolist(), (high * (4, 4, 40)).tolist()]
+        found = TablesService(toy.at(version=2)).nucleus_toy(pt_position_bbox=box).query()
+        assert row["id"] in found["id"].tolist()
     with pytest.raises(errors.InvalidQueryError, match="in nm"):
-        TablesService(toy).nucleus_toy(pt_position_bbox=[high, low])
+        TablesService(toy).nucleus_toy(pt_position_bbox=[[9, 9, 9], [1, 1, 1]])
 
 
 def test_resolution_is_applied_once(toy, files):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +20,8 @@ import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import NameResolutionError
 
 from cortexclient import credentials, errors
 from cortexclient.sandbox.faults import Fault
@@ -28,6 +32,7 @@ from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService, ViewsService
 from cortexclient.session import Endpoint, Moment, Session, as_utc
 from cortexclient.session.flow import work_off
+from cortexclient.session.http import _cause
 from cortexclient.session.policy import Policy, may_repeat
 from cortexclient.session.stopping import Cancelled, pause
 from cortexclient.session.transport import new_http_session
@@ -292,6 +297,12 @@ def test_a_server_that_is_not_there(toy_session, monkeypatch):
         dead.info()
     assert TOKEN not in str(caught.value)
     assert isinstance(caught.value, ConnectionError)
+    # of the library's own words without those for its objects
+    assert re.search(r"cannot be reached: [^<(]*[Cc]onnection", str(caught.value))
+    line = HTTPConnection("cave.my.lab")
+    unresolved = NameResolutionError("cave.my.lab", line, socket.gaierror(-2, "Name or service not known"))
+    for raised in (unresolved, requests.exceptions.ConnectionError(unresolved)):
+        assert _cause(raised).startswith("Failed to resolve 'cave.my.lab'")
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------

@@ -101,6 +101,16 @@ def test_neither_side_is_a_mistake(toy):
         SynapsesService(toy).query_synapses([1])
 
 
+def test_a_mistake_is_told_before_anything_is_asked(toy_server, toy, files):
+    roots = files.current_roots()[:1]
+    service = SynapsesService(toy)
+    before = len(toy_server.requests)
+    for ask in (service.query_synapses, service.connectivity):
+        with pytest.raises(ValueError, match="return_as must be one of"):
+            ask(roots, pre=True, return_as="a frame")
+    assert len(toy_server.requests) == before
+
+
 def test_a_neuron_that_did_not_exist_is_told_from_a_silent_one(toy, files, caplog):
     v1, v2 = files.versions[1], files.versions[2]
     gone = sorted(set(files.current_roots(v1)) - set(files.current_roots(v2)))

@@ -14,7 +14,7 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
-from cortexclient.session.query.advice import expired, stale
+from cortexclient.session.query.advice import expired, misnamed, stale
 from cortexclient.session.query.arguments import FRAMES, as_choice, as_columns, as_number, as_resolution
 from cortexclient.session.query.complete import Following, fetch_all
 from cortexclient.session.query.metadata import TableInfo, column_kinds, find
@@ -211,8 +211,12 @@ def _explained(session: Session, questions: Sequence[Question]) -> Iterator[None
     except (AuthenticationError, ServiceTimeoutError, ServiceUnavailableError):
         raise
     except ServiceError as error:
-        versions = {question.version for question in questions}
-        raise expired(session, versions) or stale(session, error, questions[0].timestamp) or error from None
+        raise (
+            expired(session, {question.version for question in questions})
+            or stale(session, error, questions[0].timestamp)
+            or misnamed(session, error, questions)
+            or error
+        ) from None
 
 
 def _plans(session: Session, requests: Sequence[Request]) -> list[tuple[TableInfo, Question, dict[str, Any]]]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from cortexclient.errors import ExpiredVersionError, ServiceError, StaleRootError
+from cortexclient.errors import ExpiredVersionError, InvalidQueryError, ServiceError, StaleRootError
+from cortexclient.session.query.filters import fields_of, no_column
+from cortexclient.session.query.metadata import find
 from cortexclient.session.successors import successors
 from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from cortexclient.session.core import Session
+    from cortexclient.session.query.question import Question
 
-__all__ = ["expired", "stale"]
+__all__ = ["expired", "misnamed", "stale"]
 
 
 def expired(session: Session, versions: set[int | None]) -> ExpiredVersionError | None:
@@ -57,3 +61,28 @@ def stale(session: Session, error: ServiceError, at: datetime | None) -> StaleRo
         f"{len(ids)} root ids were not valid at {at.isoformat()}; what holds their pieces then: {'; '.join(told)}. Ask "
         "with those (latest_roots() gives all), or at a time when the old ones were valid (latest_valid_timestamp())"
     )
+
+
+def misnamed(
+    session: Session, error: ServiceError, questions: Sequence[Question]
+) -> InvalidQueryError | None:
+    """Say which column of a filter a table does not have; None if questions were refused for something else.
+
+    Only a column that the service names counts: tables may have some that their schema does not tell of.
+    """
+    if not isinstance(error, InvalidQueryError):
+        return None
+    for question in questions:
+        asked = [column for tables in question.filters.values() for column in tables.get(question.name, {})]
+        named = [column for column in asked if repr(column) in str(error)]
+        try:
+            info = find(session, question.name, kind=question.kind, version=question.version)
+            fields = fields_of(session, info) if named else {}
+        except ServiceError:
+            return None
+        known = {column for _, column, _ in fields.values()}
+        for column in named:
+            if column not in known:
+                message = no_column(info, column, list(fields))
+                return InvalidQueryError(message, service="materialize", status=error.status)
+    return None

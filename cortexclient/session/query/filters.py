@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from cortexclient.session.core import Session
 
-__all__ = ["OPERATORS", "columns_of", "fields_of", "from_dicts", "from_keywords", "locate", "put"]
+__all__ = [
+    "OPERATORS",
+    "columns_of",
+    "fields_of",
+    "from_dicts",
+    "from_keywords",
+    "locate",
+    "no_column",
+    "put",
+]
 
 OPERATORS = {
     "==": "equal",
@@ -92,10 +101,11 @@ def locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
         if candidate in fields:
             table, column, _ = fields[candidate]
             return table, column
-    raise InvalidQueryError(_no_column(info, name, list(fields)), service="materialize")
+    raise InvalidQueryError(no_column(info, name, list(fields)), service="materialize")
 
 
-def _no_column(info: TableInfo, name: str, known: list[str]) -> str:
+def no_column(info: TableInfo, name: str, known: list[str]) -> str:
+    """Say that a table has no such column to filter by, and which close ones there are."""
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"it can be filtered by {', '.join(known)}"
     return f"{info.kind} {info.name!r} has no column {name!r}; {hint}"
