@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import NotConfiguredError
+from cortexclient.errors import NotConfiguredError, ServiceTimeoutError, ServiceUnavailableError
 from cortexclient.ids import as_ids
 from cortexclient.services.synapse_references import attach, find_references, to_follow
 from cortexclient.session import Moment
@@ -109,7 +109,7 @@ class SynapsesService:
             ``pre_pt_supervoxel_id``, ``post_pt_supervoxel_id`` (int64), positions of ``pre_pt``, ``post_pt``,
             ``ctr_pt``, ``size``, then the columns of the reference tables (nullable types). No synapses give an empty
             frame with the same columns and types. ``df.attrs["stale_root_ids"]`` lists neurons that have no synapses
-            because they were not valid at the moment asked.
+            because they were not valid at the moment asked; it is None where the chunkedgraph did not tell.
 
         Raises
         ------
@@ -194,7 +194,14 @@ class SynapsesService:
         at = moment.timestamp
         if at is None:
             at = self._session.version_record(moment.version or self._session.version).timestamp
-        stale = silent[~is_latest(self._session, silent, at=at)]
+        try:
+            stale = silent[~is_latest(self._session, silent, at=at)]
+        except (ServiceUnavailableError, ServiceTimeoutError) as error:
+            # the synapses are there, and a service that they do not come from is no reason to lose them
+            log.warning(
+                "which of %d silent neurons were valid could not be found out: %s", len(silent), error
+            )
+            return {"stale_root_ids": None}
         if len(stale):
             log.warning(
                 "%d of the root ids were not valid at %s and so have no synapses there (the first is %d); "

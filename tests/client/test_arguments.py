@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -273,6 +274,17 @@ def test_choices_are_checked(toy):
         ask(1, pre=True, batch_size=0, progress=False)
     with pytest.raises(ValueError, match="ref_batch_size must be at least 1"):
         ask(1, pre=True, reference_tables="tags_toy", ref_batch_size=0, progress=False)
+
+
+def test_a_package_that_is_not_there_is_told_before_anything_is_asked(toy_server, toy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    before = len(toy_server.requests)
+    with pytest.raises(errors.MissingExtraError, match=r'pip install "cortexclient\[polars\]"'):
+        SynapsesService(toy).query_synapses(1, pre=True, return_as="polars", progress=False)
+    with pytest.raises(errors.MissingExtraError, match="polars"):
+        TablesService(toy).synapses_toy().query(return_as="polars")
+    asked = [entry.path for entry in list(toy_server.requests)[before:] if entry.path.endswith("/query")]
+    assert asked == []
 
 
 def test_a_name_that_is_no_text(toy):

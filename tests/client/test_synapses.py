@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cortexclient import errors
+from cortexclient.sandbox import Sandbox
 from cortexclient.services.connections import _sum_up
 from cortexclient.services.synapses import SynapsesService, _once_each
 
@@ -193,3 +194,16 @@ def test_no_sizes_are_not_sizes_of_zero():
         assert edges["sum_size"].isna().all()
     some = _sum_up([rows.assign(size=pd.array([5, pd.NA, 6], dtype="Int64"))], counted=False, size="size")
     assert some["sum_size"].tolist() == [5.0, 6.0]
+
+
+def test_a_graph_that_is_down_takes_no_synapses_along(toy_folder, files, session_at, caplog):
+    roots = files.current_roots(files.versions[2])
+    with Sandbox(data=toy_folder) as sandbox:
+        service = SynapsesService(session_at(sandbox, version=2, retries=0))
+        whole = service.query_synapses([*roots, 5], pre=True, progress=False)
+        assert whole.attrs["stale_root_ids"] == [5]
+        sandbox.inject("503", route="is_latest_roots", count=None)
+        frame = service.query_synapses([*roots, 5], pre=True, progress=False)
+    pd.testing.assert_frame_equal(frame, whole)
+    assert frame.attrs["stale_root_ids"] is None
+    assert "could not be found out" in caplog.text

@@ -15,7 +15,7 @@ from cortexclient.errors import (
     ServiceUnavailableError,
 )
 from cortexclient.session.query.advice import expired, misnamed, stale
-from cortexclient.session.query.arguments import FRAMES, as_choice, as_columns, as_number, as_resolution
+from cortexclient.session.query.arguments import as_columns, as_frame_kind, as_number, as_resolution
 from cortexclient.session.query.complete import Following, fetch_all
 from cortexclient.session.query.metadata import TableInfo, column_kinds, find
 from cortexclient.session.query.question import Filters, Question
@@ -102,7 +102,7 @@ class Request:
             "offset": as_number(self.offset, "offset"),
             "random_sample": as_number(self.random_sample, "random_sample", least=1),
             "batch": as_number(self.batch, "batch_size", least=1),
-            "return_as": as_choice(self.return_as, "return_as", FRAMES),
+            "return_as": as_frame_kind(self.return_as),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)

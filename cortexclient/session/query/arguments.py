@@ -6,15 +6,12 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import InvalidQueryError
+from cortexclient.errors import InvalidQueryError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FRAMES", "as_choice", "as_columns", "as_number", "as_resolution"]
-
-FRAMES = ("pandas", "arrow", "polars")
-"""Kinds of frames that an answer may come as."""
+__all__ = ["as_choice", "as_columns", "as_frame_kind", "as_number", "as_resolution"]
 
 _ONE_AXIS = re.compile(r"(.+_position|position)_[xyz]$")
 
@@ -99,3 +96,21 @@ def as_choice(value: str, name: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     return value
+
+
+def as_frame_kind(value: str) -> str:
+    """Give the kind of frame that an answer is to come as.
+
+    Raises
+    ------
+    ValueError
+        If it is none of those that there are.
+    MissingExtraError
+        If it needs a package that is not installed.
+    """
+    import importlib.util
+
+    kind = as_choice(value, "return_as", ("pandas", "arrow", "polars"))
+    if kind == "polars" and importlib.util.find_spec("polars") is None:
+        raise MissingExtraError.of("return_as='polars' needs", "polars", "polars")
+    return kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import InvalidQueryError, MissingExtraError
+from cortexclient.errors import InvalidQueryError
 from cortexclient.session.moments import Moment
 from cortexclient.session.provenance import provenance
 from cortexclient.session.query.frames import (
@@ -154,10 +154,8 @@ def as_asked(frame: pd.DataFrame, request: Request) -> Any:
         table = join_positions_of(table)
     if request.return_as == "arrow":
         return table
-    try:
-        import polars as pl  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise MissingExtraError.of("return_as='polars' needs", "polars", "polars") from None
+    import polars as pl  # type: ignore[import-not-found,unused-ignore]
+
     return pl.from_arrow(table)
 
 
