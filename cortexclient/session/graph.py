@@ -237,9 +237,6 @@ def require_latest(session: Session) -> None:
     MissingDataError
         If it cannot.
     """
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import InvalidVersion, Version
-
     url = f"{session.local_server}/segmentation/api/version"
 
     def ask() -> str | None:
@@ -247,6 +244,10 @@ def require_latest(session: Session) -> None:
         return None if response.status_code == 404 else str(session.http.read_json("chunkedgraph", response))
 
     text = session.connection.memory.get(("server version text", url), ask)
+    # not sooner: others have asked meanwhile, and wait for the network anyhow
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
     try:
         version = Version(text or "0")
     except InvalidVersion:
