@@ -32,7 +32,6 @@ __all__ = [
     "is_latest",
     "leaves",
     "lifetimes",
-    "overlaps",
     "roots_of",
     "seconds",
 ]
@@ -282,28 +281,3 @@ def is_below_roots(session: Session, node: int) -> bool:
     graph = session.segmentation_info().get("graph", {})
     top = graph.get("n_layers")
     return top is not None and node >> (64 - int(graph.get("n_bits_for_layer_id", 8))) < int(top)
-
-
-def overlaps(
-    session: Session, roots: list[int], *, at: datetime | None = None, stop_layer: int | None = None
-) -> list[tuple[IdArray, NDArray[np.float64]]]:
-    """Say what became of roots: the roots that hold their pieces at a time, most pieces first, and their shares.
-
-    The pieces are nodes four layers below the top, as caveclient takes them: they change rarely and are few.
-    """
-    import numpy as np
-
-    if stop_layer is None:
-        stop_layer = int(session.segmentation_info().get("graph", {}).get("n_layers", 6)) - 4
-    layer = max(1, stop_layer)
-    pieces = session.map(lambda root: leaves(session, root, stop_layer=layer), roots)
-    ends = np.cumsum([len(part) for part in pieces])[:-1]
-    joined = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
-    held = np.split(roots_of(session, joined, at=at), ends) if len(roots) else []
-    results = []
-    for part in held:
-        found, counts = np.unique(part[part != 0], return_counts=True)
-        # equal shares: the smaller id first, so that the answer is always the same
-        order = np.lexsort((found, -counts))
-        results.append((found[order], counts[order] / max(1, len(part))))
-    return results

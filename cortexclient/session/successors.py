@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cortexclient.session.graph import is_latest, overlaps
+from cortexclient.session.graph import is_latest, leaves, roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def successors(
     found: list[tuple[IdArray, NDArray[np.float64]]] = [(_none(), _none().astype(float)) for _ in roots]
     left = list(range(len(roots)))
     for layer in (stop_layer, *(finer for finer in _FINER if stop_layer is None or finer < stop_layer)):
-        held = overlaps(session, [roots[place] for place in left], at=at, stop_layer=layer)
+        held = _overlaps(session, [roots[place] for place in left], at=at, stop_layer=layer)
         for place, part in zip(left, _valid(session, held, at), strict=True):
             found[place] = part
         left = [
@@ -58,6 +58,31 @@ def successors(
         if not left:
             break
     return found
+
+
+def _overlaps(
+    session: Session, roots: list[int], *, at: datetime | None, stop_layer: int | None
+) -> list[tuple[IdArray, NDArray[np.float64]]]:
+    """Say what became of roots: the roots that hold their pieces at a time, most pieces first, and their shares.
+
+    The pieces are nodes four layers below the top, as caveclient takes them: they change rarely and are few.
+    """
+    import numpy as np
+
+    if stop_layer is None:
+        stop_layer = int(session.segmentation_info().get("graph", {}).get("n_layers", 6)) - 4
+    layer = max(1, stop_layer)
+    pieces = session.map(lambda root: leaves(session, root, stop_layer=layer), roots)
+    ends = np.cumsum([len(part) for part in pieces])[:-1]
+    joined = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
+    held = np.split(roots_of(session, joined, at=at), ends) if len(roots) else []
+    results = []
+    for part in held:
+        found, counts = np.unique(part[part != 0], return_counts=True)
+        # equal shares: the smaller id first, so that the answer is always the same
+        order = np.lexsort((found, -counts))
+        results.append((found[order], counts[order] / max(1, len(part))))
+    return results
 
 
 def _valid(
