@@ -9,6 +9,7 @@ import pytest
 from cortexclient import errors
 from cortexclient.sandbox import Sandbox
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
+from cortexclient.session import Moment
 
 UNITS = {
     "synapses_toy": (4, 4, 40),
@@ -384,3 +385,14 @@ def test_a_cut_answer_that_cannot_be_completed_raises(capped, monkeypatch):
     monkeypatch.setattr(fetch, "DEEPEST", 0)
     with pytest.raises(errors.IncompleteResultError):
         TablesService(capped).synapses_toy().query()
+
+
+def test_columns_of_a_view_are_those_of_the_version_that_is_asked(toy_folder, session_at):
+    with Sandbox(data=toy_folder) as sandbox:
+        session = session_at(sandbox)
+        view = "nucleus_celltype_view"
+        none = session.query(view, moment=Moment(version=1), filters={"in": {view: {"id": []}}})
+        read = [entry.path for entry in sandbox.requests if entry.path.endswith("/views/schemas")]
+    assert len(none) == 0
+    assert len(read) == 1
+    assert "/version/1/" in read[0]

@@ -233,7 +233,7 @@ def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[
     """Work out the question for a request: which version, which join, boxes in voxels, columns needed."""
     version, timestamp, notes = resolve_moment(session, request)
     if request.bare and version is not None:
-        info = TableInfo(request.name, request.kind or "table", "", NM, None, None, {})
+        info = TableInfo(request.name, request.kind or "table", "", NM, None, None, {}, version=version)
         return info, _question(session, request, info, None, version, None, None), notes
     metadata_version = version if version is not None else session.at(timestamp=timestamp).version
     info = find(session, request.name, kind=request.kind, version=metadata_version)

@@ -47,7 +47,7 @@ OPERATORS = {
 def columns_of(session: Session, info: TableInfo) -> dict[str, str]:
     """Give the columns of one table or view by which rows can be filtered: name -> kind (``point`` for positions)."""
     if info.kind == "view":
-        columns = view_schemas(session).get(info.name, {})
+        columns = view_schemas(session, info.version).get(info.name, {})
         return {name: "point" if kind == "SpatialPoint" else kind for name, kind in columns.items()}
     found = {"id": "integer"}
     if info.reference_table:

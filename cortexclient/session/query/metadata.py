@@ -48,6 +48,8 @@ class TableInfo:
         The service's whole answer.
     units : tuple of float or None
         What its positions really are in, where the dataset's spec corrects the server.
+    version : int or None
+        At which version a view was found: its columns may differ at others.
     """
 
     name: str
@@ -58,6 +60,7 @@ class TableInfo:
     schema: str | None
     metadata: Mapping[str, Any] = field(repr=False, hash=False)
     units: tuple[float, ...] | None = None
+    version: int | None = None
 
     @property
     def unit(self) -> tuple[float, ...]:
@@ -84,7 +87,13 @@ def _units(spec: DatasetSpec, name: str) -> tuple[float, ...] | None:
     return None
 
 
-def _info(kind: Literal["table", "view"], name: str, body: Mapping[str, Any], spec: DatasetSpec) -> TableInfo:
+def _info(
+    kind: Literal["table", "view"],
+    name: str,
+    body: Mapping[str, Any],
+    spec: DatasetSpec,
+    version: int | None = None,
+) -> TableInfo:
     resolution = [body.get(f"voxel_resolution_{axis}") for axis in "xyz"]
     known = tuple(float(value) for value in resolution if value is not None)
     return TableInfo(
@@ -96,6 +105,7 @@ def _info(kind: Literal["table", "view"], name: str, body: Mapping[str, Any], sp
         schema=body.get("schema") or body.get("schema_type"),
         metadata=body,
         units=_units(spec, name),
+        version=version,
     )
 
 
@@ -157,7 +167,9 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
                 "the materialize service gave a list of views that cannot be read; is the server address right?",
                 service="materialize",
             )
-        found = {name: _info("view", name, entry, session.spec) for name, entry in sorted(body.items())}
+        found = {
+            name: _info("view", name, entry, session.spec, number) for name, entry in sorted(body.items())
+        }
         memory.put("views", list(found))
         return found
 
@@ -202,7 +214,7 @@ def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
     """Give the kind of each column of an answer, points spread out; empty where the services do not say."""
     try:
         if info.kind == "view":
-            columns = view_schemas(session).get(info.name, {})
+            columns = view_schemas(session, info.version).get(info.name, {})
         else:
             columns = schema_columns(session, info.schema) if info.schema else {}
             if info.reference_table:
