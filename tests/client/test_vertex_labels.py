@@ -243,14 +243,20 @@ def test_point_is_not_forced_onto_a_distant_piece() -> None:
     assert set(labels[len(near[0]) :]) == {0}
 
 
+def crumb_between(left_nm, right_nm):
+    """A crumb at these distances from two boxes; the boxes' points, and the rows of the crumb's vertices."""
+    left = box((1000, 1000, 1000), (2000, 2000, 2000))
+    at = 2000 + left_nm
+    crumb = box((at, 1400, 1400), (at + 200, 1600, 1600))
+    at += 200 + right_nm
+    right = box((at, 1000, 1000), (at + 1000, 2000, 2000))
+    points = [[1500, 1500, 1500], [at + 500, 1500, 1500]]
+    return *scene(left, crumb, right), points, slice(len(left[0]), len(left[0]) + len(crumb[0]))
+
+
 def test_ratio_counts_every_competitor() -> None:
     info, first, second = one_chunk()
-    left = box((1000, 1000, 1000), (2000, 2000, 2000))
-    crumb = box((2490, 1400, 1400), (2690, 1600, 1600))
-    right = box((3200, 1000, 1000), (4200, 2000, 2000))
-    vertices, faces = scene(left, crumb, right)
-    points = [[1500, 1500, 1500], [3700, 1500, 1500]]
-    rows = slice(len(left[0]), len(left[0]) + len(crumb[0]))
+    vertices, faces, points, rows = crumb_between(490, 510)
     # 490 nm to one and 510 nm to the other: no clear winner, though only one is within the distance
     assert set(label_vertices(vertices, faces, [first, second], points, info=info, hop_limit=0)[rows]) == {0}
     loose = label_vertices(vertices, faces, [first, second], points, info=info, ratio_better=1.0)
@@ -260,12 +266,7 @@ def test_ratio_counts_every_competitor() -> None:
 
 def test_clear_winner_and_distance_limit() -> None:
     info, first, second = one_chunk()
-    left = box((1000, 1000, 1000), (2000, 2000, 2000))
-    crumb = box((2100, 1400, 1400), (2300, 1600, 1600))
-    right = box((3200, 1000, 1000), (4200, 2000, 2000))
-    vertices, faces = scene(left, crumb, right)
-    points = [[1500, 1500, 1500], [3700, 1500, 1500]]
-    rows = slice(len(left[0]), len(left[0]) + len(crumb[0]))
+    vertices, faces, points, rows = crumb_between(100, 900)
     labels = label_vertices(vertices, faces, [first, second], points, info=info, explain=True)
     assert set(labels.l2_ids[rows]) == {first}
     assert set(labels.decisions[rows]) == {Decision.PROXIMITY}
@@ -276,12 +277,7 @@ def test_clear_winner_and_distance_limit() -> None:
 
 def test_loose_piece_that_no_label_reaches() -> None:
     info, first, second = one_chunk()
-    left = box((1000, 1000, 1000), (2000, 2000, 2000))
-    crumb = box((2200, 1400, 1400), (2400, 1600, 1600))
-    right = box((2700, 1000, 1000), (3700, 2000, 2000))
-    vertices, faces = scene(left, crumb, right)
-    points = [[1500, 1500, 1500], [3200, 1500, 1500]]
-    rows = slice(len(left[0]), len(left[0]) + len(crumb[0]))
+    vertices, faces, points, rows = crumb_between(200, 300)
     # 200 nm to one and 300 nm to the other: not clear, but one of the two it is
     labels = label_vertices(vertices, faces, [first, second], points, info=info, explain=True)
     assert set(labels.l2_ids[rows]) == {first}

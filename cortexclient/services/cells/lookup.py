@@ -7,15 +7,15 @@ in one question per moment to which root each cell's supervoxel belonged then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.errors import InvalidQueryError, NotConfiguredError, UnknownTableError, UnknownVersionError
+from cortexclient.errors import InvalidQueryError, NotConfiguredError, UnknownTableError
 from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
-from cortexclient.services.cells.relatives import Relatives, reading_version
+from cortexclient.services.cells.relatives import Relatives, nothing_live
 from cortexclient.session import Moment
 from cortexclient.session.graph import lifetimes, roots_of
 from cortexclient.session.query import Request, run_many
@@ -84,20 +84,52 @@ def _target(session: Session, name: str, version: int) -> str:
         return "target_id"  # the query itself says that the table is missing
 
 
-def _cell_ids(frame: pd.DataFrame, source: Source) -> IdArray:
-    return _ids(frame, source.cell if source.cell in frame.columns else "id")
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a table or view says of cells and segments at a version.
 
+    Parameters
+    ----------
+    source : Source
+        The table or view.
+    version : int
+        The version.
+    frame : pandas.DataFrame
+        The rows.
+    """
 
-def _segment_columns(frame: pd.DataFrame, source: Source) -> tuple[str, str | None]:
-    roots = [name for name in frame.columns if name.endswith("root_id")]
-    if not roots:
-        raise InvalidQueryError(
-            f"{source.name!r} has no column of root ids; check `cell_ids` in the dataset's YAML file",
-            service="materialize",
-        )
-    root = "pt_root_id" if "pt_root_id" in roots else roots[0]
-    supervoxel = root.replace("root_id", "supervoxel_id")
-    return root, supervoxel if supervoxel in frame.columns else None
+    source: Source
+    version: int
+    frame: pd.DataFrame
+
+    @property
+    def cells(self) -> IdArray:
+        """The cell of each row."""
+        return _ids(self.frame, self.source.cell if self.source.cell in self.frame.columns else "id")
+
+    @property
+    def roots(self) -> IdArray:
+        """The root of each row, 0 where there is none."""
+        return _ids(self.frame, self._root_column())
+
+    def supervoxels(self, feature: str) -> IdArray:
+        """Give the supervoxel of each row, or say that ``feature`` needs it."""
+        name = self._root_column().replace("root_id", "supervoxel_id")
+        if name not in self.frame.columns:
+            raise NotConfiguredError(
+                f"{feature} needs supervoxels, which the lookup view of this dataset does not give; ask at a version, "
+                "or add `cell_ids.main_table` to its YAML file"
+            )
+        return _ids(self.frame, name)
+
+    def _root_column(self) -> str:
+        names = [name for name in self.frame.columns if name.endswith("root_id")]
+        if not names:
+            raise InvalidQueryError(
+                f"{self.source.name!r} has no column of root ids; check `cell_ids` in the dataset's YAML file",
+                service="materialize",
+            )
+        return "pt_root_id" if "pt_root_id" in names else names[0]
 
 
 def _ids(frame: pd.DataFrame, column: str) -> IdArray:
@@ -107,6 +139,18 @@ def _ids(frame: pd.DataFrame, column: str) -> IdArray:
         values = values.fillna(0)
     array: IdArray = values.to_numpy(dtype=np.int64)
     return array
+
+
+def _ask(
+    session: Session, asked: list[tuple[Source, int, str, IdArray]], *, progress: bool, description: str
+) -> list[Rows]:
+    """Ask each source at a version for the rows in which a column has some ids: all at once."""
+    requests = [
+        source.request(column, ids, Moment(version=number), progress=progress)
+        for source, number, column, ids in asked
+    ]
+    frames = run_many(session, requests, description=description) if asked else []
+    return [Rows(source, number, frame) for (source, number, _, _), frame in zip(asked, frames, strict=True)]
 
 
 def _when(session: Session, version: Any, timestamp: Timestamp | None) -> Moment:
@@ -137,64 +181,33 @@ def from_cells(
         return hits
     number = exact or moment.version or session.version
     hits.moment = Moment(version=number)
-    sources = _sources(session, number, for_cells=True)
-    frames = _rows(
-        session, sources, [("cell", distinct)] * len(sources), Moment(version=number), progress=progress
-    )
-    for source, frame in zip(sources, frames, strict=True):
-        root, _ = _segment_columns(frame, source)
-        hits.add(source.name, _cell_ids(frame, source), _ids(frame, root), rank=source.rank)
+    for found in _of_cells(session, distinct, number, progress=progress):
+        hits.add(found.source.name, found.cells, found.roots, rank=found.source.rank)
     hits.keep_best()
     return hits
 
 
-def _rows(
-    session: Session,
-    sources: list[Source],
-    asked: list[tuple[str, IdArray]],
-    moment: Moment,
-    *,
-    progress: bool,
-) -> list[pd.DataFrame]:
-    requests = [
-        source.request(source.cell if column == "cell" else column, ids, moment, progress=progress)
-        for source, (column, ids) in zip(sources, asked, strict=True)
-    ]
-    return run_many(session, requests, description="cells")
+def _of_cells(session: Session, cells: IdArray, version: int, *, progress: bool) -> list[Rows]:
+    sources = _sources(session, version, for_cells=True)
+    asked = [(source, version, source.cell, cells) for source in sources]
+    return _ask(session, asked, progress=progress, description="cells")
 
 
 def _reference_version(session: Session, at: datetime) -> int:
     """Give the live version nearest to a time, in which rows are read."""
     record = nearest(session.versions(), at)
     if record is None:
-        raise _nothing_live(session)
+        raise nothing_live(session)
     return record.version
-
-
-def _nothing_live(session: Session) -> UnknownVersionError:
-    return UnknownVersionError(
-        f"{session.datastack} has no live version to read its cells from", service="materialize", status=404
-    )
 
 
 def _by_supervoxel(session: Session, hits: Hits, cells: IdArray, at: datetime, *, progress: bool) -> None:
     """Look up cells at any time: their supervoxels never change, the graph knows whose they were."""
-    number = _reference_version(session, at)
-    sources = _sources(session, number, for_cells=True)
-    moment = Moment(version=number)
-    frames = _rows(session, sources, [("cell", cells)] * len(sources), moment, progress=progress)
-    columns = [_segment_columns(frame, source) for source, frame in zip(sources, frames, strict=True)]
-    if any(supervoxel is None for _, supervoxel in columns):
-        raise NotConfiguredError(
-            "the lookup view of this dataset gives no supervoxels, which looking up cells at any time needs; ask at a "
-            "version, or add `cell_ids.main_table` to its YAML file"
-        )
-    supervoxels = [_ids(frame, str(name)) for frame, (_, name) in zip(frames, columns, strict=True)]
+    every = _of_cells(session, cells, _reference_version(session, at), progress=progress)
+    supervoxels = [found.supervoxels("looking up cells at any time") for found in every]
     roots = roots_of(session, np.concatenate(supervoxels), at=at)
-    for source, frame, part in zip(
-        sources, frames, np.split(roots, np.cumsum([len(part) for part in supervoxels])[:-1]), strict=True
-    ):
-        hits.add(source.name, _cell_ids(frame, source), part, rank=source.rank)
+    for found, part in zip(every, np.split(roots, _ends(supervoxels)), strict=True):
+        hits.add(found.source.name, found.cells, part, rank=found.source.rank)
     hits.keep_best()
 
 
@@ -216,8 +229,7 @@ def from_roots(
     if exact is not None and session.version_record(exact).valid:
         hits = Hits(roots, unknown=roots <= 0)
         hits.moment = Moment(version=exact)
-        for found in _at_versions(session, {exact: distinct}, progress=progress):
-            found.add_to(hits, distinct)
+        _add(hits, _of_roots(session, {exact: distinct}, progress=progress), {exact: distinct})
         return hits
     kin = Relatives(session, distinct)
     try:
@@ -264,59 +276,32 @@ def _mixed_ages(
     )
     at_versions = {version: roots[mine] for version, mine in chosen.items()}
     if not len(rest):
-        for found in _at_versions(session, at_versions, progress=progress):
-            found.add_to(hits, at_versions[found.version])
+        _add(hits, _of_roots(session, at_versions, progress=progress), at_versions)
         return
-    record = reading_version(session)
-    if record is None:
-        raise _nothing_live(session)
-    near = kin.of(roots[rest], first=first[rest], last=last[rest], frozen=record.timestamp)
-    asked = dict(at_versions)
-    asked[record.version] = np.union1d(near, asked.get(record.version, near[:0]))
-    every = _at_versions(session, asked, progress=progress)
-    for found in every:
-        found.add_to(hits, at_versions.get(found.version, near[:0]))
-    there = [found for found in every if found.version == record.version]
+    near = kin.of(roots[rest], first=first[rest], last=last[rest])
+    read = kin.version.version
+    asked = at_versions | {read: np.union1d(near, at_versions.get(read, near[:0]))}
+    every = _of_roots(session, asked, progress=progress)
+    _add(hits, every, at_versions)
+    there = [found for found in every if found.version == read]
     _by_owner(session, hits, there, near, roots[rest], first[rest], last[rest])
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What a table or view says of roots at a version."""
-
-    source: Source
-    version: int
-    frame: pd.DataFrame
-
-    def add_to(self, hits: Hits, roots: IdArray) -> None:
-        """Add the cells of some of the roots."""
-        found = _ids(self.frame, _segment_columns(self.frame, self.source)[0])
-        good = np.isin(found, roots)
-        hits.add(
-            self.source.name, found[good], _cell_ids(self.frame, self.source)[good], rank=self.source.rank
-        )
-
-    def points(self, roots: IdArray) -> tuple[IdArray, IdArray]:
-        """Give the supervoxels and cells of the rows of some roots."""
-        root, supervoxel = _segment_columns(self.frame, self.source)
-        if supervoxel is None:
-            raise NotConfiguredError(
-                "looking up roots that lived between versions needs supervoxels, which the lookup view does not "
-                "give; add `cell_ids.main_table` to the dataset's YAML file"
-            )
-        good = np.isin(_ids(self.frame, root), roots)
-        return _ids(self.frame, supervoxel)[good], _cell_ids(self.frame, self.source)[good]
-
-
-def _at_versions(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[Rows]:
+def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[Rows]:
     """Ask for the rows of roots at versions: all tables and versions at once."""
     asked = [
-        (source, number, source.request("pt_root_id", ids, Moment(version=number), progress=progress))
+        (source, number, "pt_root_id", ids)
         for number, ids in roots.items()
         for source in _sources(session, number, for_cells=False)
     ]
-    frames = run_many(session, [request for _, _, request in asked], description="roots") if asked else []
-    return [Rows(source, number, frame) for (source, number, _), frame in zip(asked, frames, strict=True)]
+    return _ask(session, asked, progress=progress, description="roots")
+
+
+def _add(hits: Hits, every: list[Rows], roots: dict[int, IdArray]) -> None:
+    """Add the cells of roots that were asked for at versions; the rows may be of others, too."""
+    for found in every:
+        good = np.isin(found.roots, roots.get(found.version, np.zeros(0, dtype=np.int64)))
+        hits.add(found.source.name, found.roots[good], found.cells[good], rank=found.source.rank)
 
 
 def _by_owner(
@@ -329,17 +314,23 @@ def _by_owner(
     last: IdArray,
 ) -> None:
     """Look up roots that were valid at no version: those to which their relatives' supervoxels belonged then."""
-    points = [(found.source, *found.points(near)) for found in rows]
-    joined = np.concatenate([near[:0], *(supervoxels for _, supervoxels, _ in points)])
+    rows = [replace(found, frame=found.frame[np.isin(found.roots, near)]) for found in rows]
+    supervoxels = [found.supervoxels("looking up roots that lived between versions") for found in rows]
+    joined = np.concatenate(supervoxels)
     # one question for each moment, about the cells that could matter: few, and all at once
     times, which = intervals_to_points(first, last)
     owners = session.map(lambda time: roots_of(session, joined, at=_time(int(time))), times.tolist())
-    ends = np.cumsum([len(supervoxels) for _, supervoxels, _ in points])[:-1]
-    for number, found in enumerate(owners):
+    for number, owner in enumerate(owners):
         mine = roots[which == number]
-        for (source, _, cells), part in zip(points, np.split(found, ends), strict=True):
+        for found, part in zip(rows, np.split(owner, _ends(supervoxels)), strict=True):
             good = np.isin(part, mine)
-            hits.add(source.name, part[good], cells[good], rank=source.rank)
+            hits.add(found.source.name, part[good], found.cells[good], rank=found.source.rank)
+
+
+def _ends(parts: list[IdArray]) -> IdArray:
+    """Give where to split what was made of parts put together."""
+    ends: IdArray = np.cumsum([len(part) for part in parts])[:-1]
+    return ends
 
 
 def _microseconds(at: datetime) -> int:

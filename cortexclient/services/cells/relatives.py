@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cortexclient.errors import CortexError
+from cortexclient.errors import CortexError, UnknownVersionError
 from cortexclient.session.ahead import Ahead
 from cortexclient.session.graph import graph_url
 from cortexclient.session.versions import nearest, newest
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from cortexclient.session.versions import VersionRecord
     from cortexclient.types import IdArray
 
-__all__ = ["Relatives", "reading_version"]
+__all__ = ["Relatives", "nothing_live"]
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +27,6 @@ FEW = 500
 """Up to so many roots, their later history is asked before it is known whether it will be needed."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def reading_version(session: Session) -> VersionRecord | None:
-    """Give the version in which the cells of roots are read that were valid at none.
-
-    The newest one knows the most cells; a pinned session reads that which is nearest to its moment.
-    """
-    at = session.timestamp
-    return newest(session.versions().values()) if at is None else nearest(session.versions(), at)
 
 
 class Relatives:
@@ -56,19 +48,34 @@ class Relatives:
     def __init__(self, session: Session, roots: IdArray) -> None:
         self._session = session
         self._roots = roots
-        self._since: datetime | None = None
         self._ahead: Ahead[_Lines] | None = None
+
+    @cached_property
+    def version(self) -> VersionRecord:
+        """The version in which the cells of roots are read that were valid at none.
+
+        The newest one knows the most cells; a pinned session reads that which is nearest to its moment.
+
+        Raises
+        ------
+        UnknownVersionError
+            If none is live.
+        """
+        at = self._session.timestamp
+        versions = self._session.versions()
+        record = newest(versions.values()) if at is None else nearest(versions, at)
+        if record is None:
+            raise nothing_live(self._session)
+        return record
 
     def begin(self) -> None:
         """Begin to ask, if the roots are few."""
         session, roots = self._session, self._roots
         if len(roots) > FEW or session.connection.cache is not None:
             return
-        now = datetime.now(UTC)
         # roots made after that version have their relatives before them
-        record = reading_version(session)
-        since = self._since = now if record is None else record.timestamp
-        self._ahead = Ahead(lambda: _ask(session, roots, since, now), workers=1)
+        since, until = self.version.timestamp, datetime.now(UTC)
+        self._ahead = Ahead(lambda: _ask(session, roots, since, until), workers=1)
         self._ahead.start()
 
     def give_up(self) -> None:
@@ -76,29 +83,34 @@ class Relatives:
         if self._ahead is not None:
             self._ahead.give_up()
 
-    def of(self, roots: IdArray, *, first: IdArray, last: IdArray, frozen: datetime) -> IdArray:
-        """Give the ids on the lines of descent from roots to those that were valid when a version froze.
+    def of(self, roots: IdArray, *, first: IdArray, last: IdArray) -> IdArray:
+        """Give the ids on the lines of descent from roots to those that were valid when the version froze.
 
         Parameters
         ----------
         roots, first, last : numpy.ndarray of int64
             Shape (n,): roots, and from when until when they are looked for, in microseconds since 1970.
-        frozen : datetime.datetime
-            When the version froze.
 
         Returns
         -------
         numpy.ndarray of int64
             Ascending, with the roots themselves; those that the version does not know have no rows there.
         """
-        if self._ahead is not None and self._since is not None and self._since <= frozen:
+        if self._ahead is not None:
             try:
                 return self._ahead.result().through(roots)
             except CortexError as error:  # one id that is no root is enough
                 log.debug("the later history of all roots could not be given: %s", error)
-        oldest = min(_time(int(first.min())), frozen)
-        youngest = max(_time(int(last.max())), frozen)
+        frozen = self.version.timestamp
+        oldest, youngest = min(_time(int(first.min())), frozen), max(_time(int(last.max())), frozen)
         return _ask(self._session, roots, oldest, youngest).through(roots)
+
+
+def nothing_live(session: Session) -> UnknownVersionError:
+    """Say that there is no version to read cells from."""
+    return UnknownVersionError(
+        f"{session.datastack} has no live version to read its cells from", service="materialize", status=404
+    )
 
 
 class _Lines:

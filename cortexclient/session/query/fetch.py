@@ -89,7 +89,7 @@ class Fetch:
             # what is found out about parts comes before parts
             if state.jobs:
                 return self._started_now(state, state.jobs.popleft())
-        for state in sorted(self.states, key=_comes_last):
+        for state in sorted(self.states, key=_rank):
             if (job := self._of(state)) is not None:
                 return self._started_now(state, job)
         return None
@@ -355,8 +355,8 @@ class Fetch:
                     state.unsent.append(Part(state.number, nothing))
 
 
-def _comes_last(state: State) -> tuple[bool, bool]:
-    """Whether others are asked first.
+def _rank(state: State) -> tuple[bool, bool]:
+    """Give the key by which questions take turns.
 
     All are after ids of which nothing has been asked, whose answer shows how many fit; and before values that are too
     few for an answer, while others may be left over soon.
