@@ -73,7 +73,7 @@ def load(
     SandboxClient(dataset='sandbox', datastack='sandbox', version=3)
     """
     from cortexclient import registry
-    from cortexclient.session.cache.snapshot import is_snapshot
+    from cortexclient.session import is_snapshot
 
     if is_snapshot(name_or_path_or_spec):
         return _load_snapshot(
@@ -115,7 +115,7 @@ def _load_snapshot(
     """Build the client of a snapshot: at its moment unless another is asked for, and never with a network."""
     from pathlib import Path
 
-    from cortexclient.session.cache.snapshot import read_manifest
+    from cortexclient.session import read_manifest
     from cortexclient.spec import DatasetSpec
 
     for name in ("server_address", "auth_token", "overrides", "cache"):

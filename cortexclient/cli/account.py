@@ -163,7 +163,7 @@ def _checks(session: Session) -> list[tuple[str, Callable[[], str]]]:
         )
 
     def tables() -> str:
-        from cortexclient.session.query.metadata import table_infos, view_infos
+        from cortexclient.session import table_infos, view_infos
 
         return f"{len(table_infos(session))} tables, {len(view_infos(session))} views at version {session.version}"
 

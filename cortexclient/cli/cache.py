@@ -11,7 +11,7 @@ import typer
 from cortexclient.cli.output import console
 
 if TYPE_CHECKING:
-    from cortexclient.session.cache.store import FolderStore
+    from cortexclient.session import FolderStore
 
 __all__ = ["register_commands"]
 
@@ -30,9 +30,7 @@ def register_commands(app: typer.Typer) -> None:
 
 
 def _store(path: Path | None) -> FolderStore:
-    from cortexclient.session.cache import CacheChoice
-    from cortexclient.session.cache.choice import default_folder, size_limit
-    from cortexclient.session.cache.store import FolderStore
+    from cortexclient.session import CacheChoice, FolderStore, default_folder, size_limit
 
     if path is None:
         chosen = CacheChoice.of(None, None)
@@ -44,7 +42,7 @@ def _store(path: Path | None) -> FolderStore:
 
 def info(path: Folder = None) -> None:
     """Say where the cache is, how much it holds, and of what."""
-    from cortexclient.session.cache.entry import DamagedEntryError, unpack
+    from cortexclient.session import DamagedEntryError, unpack
 
     store = _store(path)
     listed = list(store.listing())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
-from cortexclient.session.provenance import provenance
-from cortexclient.session.query import Request, gather
+from cortexclient.session import Request, gather, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +56,7 @@ def count_connections(
         frames.append(_as_edges(frame, name, size) if edges is not None else frame)
     attrs = {
         key: answers[0].attrs[key]
-        for key in (*provenance(session), "table_name", "table_kind", "complete", "version_fallback")
+        for key in (*provenance_of(session), "table_name", "table_kind", "complete", "version_fallback")
         if key in answers[0].attrs
     }
     return _sum_up(frames, counted=edges is not None, size=size), attrs

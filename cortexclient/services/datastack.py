@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import UnknownVersionError
 from cortexclient.ids import as_id
-from cortexclient.session.versions import newest, require_versions
+from cortexclient.session import newest, require_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError, MissingDataError
 from cortexclient.ids import as_id, as_ids
-from cortexclient.session.graph import leaves
-from cortexclient.session.provenance import provenance
+from cortexclient.session import leaves, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +129,7 @@ class Level2Service:
         if not as_dataframe:
             return found
         frame = _frame(ids, found, wanted, split=split_columns)
-        frame.attrs.update(provenance(self._session, self._session.moment))
+        frame.attrs.update(provenance_of(self._session, self._session.moment))
         return frame
 
     def _ask(self, ids: Any, attributes: list[str] | None) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cortexclient.session.graph import roots_of
+from cortexclient.session import roots_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,7 @@ from cortexclient.ids import as_id, as_ids
 from cortexclient.services.mesh_cache import MeshCache
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
 from cortexclient.services.vertex_assigner import VertexAssigner
-from cortexclient.session.graph import leaves
-from cortexclient.session.workers import side_by_side
+from cortexclient.session import leaves, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

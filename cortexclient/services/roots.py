@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import StaleRootError
 from cortexclient.ids import as_id, as_ids, is_one
-from cortexclient.session import Moment, as_utc
-from cortexclient.session.graph import graph_url, is_latest, lifetimes, roots_of
-from cortexclient.session.provenance import provenance
-from cortexclient.session.successors import successors
+from cortexclient.session import (
+    Moment,
+    as_utc,
+    graph_url,
+    is_latest,
+    lifetimes,
+    provenance_of,
+    roots_of,
+    successors_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +210,7 @@ class RootsService:
         at = self._at(timestamp)
         answers = []
         for root, (found, share) in zip(
-            ids, successors(self._session, ids, at=at, stop_layer=stop_layer), strict=True
+            ids, successors_of(self._session, ids, at=at, stop_layer=stop_layer), strict=True
         ):
             if not len(found):
                 raise StaleRootError(f"{root} has no pieces in {self._session.datastack}; is it a root id?")
@@ -251,7 +257,7 @@ class RootsService:
         stale = np.unique(ids[~current])
         for root, (found, share) in zip(
             stale.tolist(),
-            successors(self._session, stale.tolist(), at=at, stop_layer=stop_layer),
+            successors_of(self._session, stale.tolist(), at=at, stop_layer=stop_layer),
             strict=True,
         ):
             where = ids == root
@@ -261,5 +267,5 @@ class RootsService:
             {"latest_root_id": latest, "is_latest": current, "overlap": overlap},
             index=pd.Index(ids, name="root_id"),
         )
-        frame.attrs.update(provenance(self._session, Moment(timestamp=at)))
+        frame.attrs.update(provenance_of(self._session, Moment(timestamp=at)))
         return frame

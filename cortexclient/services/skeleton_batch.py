@@ -14,8 +14,7 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
-from cortexclient.session.ahead import Ahead
-from cortexclient.session.stopping import within_worker
+from cortexclient.session import Ahead, within_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import MissingDataError
 from cortexclient.services.level2 import Level2Service
 from cortexclient.services.skeleton_quiet import quiet
-from cortexclient.session.graph import graph_url
+from cortexclient.session import graph_url
 
 if TYPE_CHECKING:
     from cortexclient.session import Session

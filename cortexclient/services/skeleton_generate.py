@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError, MissingDataError, ServiceError, ServiceTimeoutError
 from cortexclient.services.skeleton_source import base_url, fetch_skeleton, stored
-from cortexclient.session.progress import progress_bar
-from cortexclient.session.stopping import pause
+from cortexclient.session import pause, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cortexclient.session import Session
-    from cortexclient.session.progress import ProgressBar
+    from cortexclient.session import ProgressBar, Session
 
 __all__ = ["generate_skeletons"]
 

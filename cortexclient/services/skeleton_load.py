@@ -11,8 +11,7 @@ from cortexclient.services.skeleton_compute import compute_skeleton, level2_grap
 from cortexclient.services.skeleton_generate import generate_skeletons
 from cortexclient.services.skeleton_source import stored
 from cortexclient.services.skeleton_synapses import RootMoment, moments_of, no_root, synapses_of
-from cortexclient.session.graph import is_below_roots
-from cortexclient.session.workers import side_by_side
+from cortexclient.session import is_below_roots, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

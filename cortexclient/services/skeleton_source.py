@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError, MissingDataError, ProtocolError, ServiceError
 from cortexclient.services.skeleton_synapses import no_root
-from cortexclient.session.graph import is_below_roots
+from cortexclient.session import is_below_roots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import StaleRootError
 from cortexclient.services.synapse_references import ask_about, attach, find_references
-from cortexclient.session import Moment
-from cortexclient.session.graph import lifetimes, roots_of
-from cortexclient.session.query import NM, Request, gather
-from cortexclient.session.query.frames import join_positions
-from cortexclient.session.query.results import joined
-from cortexclient.session.workers import side_by_side
+from cortexclient.session import (
+    NM,
+    Moment,
+    Request,
+    gather,
+    join_positions,
+    joined,
+    lifetimes,
+    roots_of,
+    side_by_side,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

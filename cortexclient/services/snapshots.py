@@ -56,7 +56,7 @@ class SnapshotsService:
         >>> cells = client.tables.nucleus_detection().query()                # doctest: +SKIP
         >>> client.save_snapshot("cells.zip")                                # doctest: +SKIP
         """
-        from cortexclient.session.cache.snapshot import save
+        from cortexclient.session import save
 
         file = Path(path).expanduser()
         if file.suffix in {"", ".yaml", ".yml"}:

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
-from cortexclient.session.query import Follow, Request, gather
-from cortexclient.session.query.arguments import as_number
+from cortexclient.session import Follow, Request, as_number, gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
-    from cortexclient.session import Moment, Session
-    from cortexclient.session.query import Answer
+    from cortexclient.session import Answer, Moment, Session
     from cortexclient.types import IdArray
 
 __all__ = ["Reference", "ask_about", "attach", "find_references", "to_follow"]

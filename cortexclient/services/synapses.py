@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from cortexclient.errors import NotConfiguredError, ServiceTimeoutError, ServiceUnavailableError
 from cortexclient.ids import as_ids
 from cortexclient.services.synapse_references import attach, find_references, to_follow
-from cortexclient.session import Moment
-from cortexclient.session.graph import is_latest
-from cortexclient.session.query import NM, Answer, Request, fallback_note, gather
-from cortexclient.session.query.arguments import as_choice
-from cortexclient.session.query.results import as_asked, joined
+from cortexclient.session import (
+    NM,
+    Answer,
+    Moment,
+    Request,
+    as_asked,
+    as_choice,
+    fallback_note,
+    gather,
+    is_latest,
+    joined,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,17 +8,28 @@ import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from cortexclient.errors import CortexError, UnknownTableError
-from cortexclient.session.moments import Moment
-from cortexclient.session.query import NM, Request, count, run
-from cortexclient.session.query.filters import fields_of, from_dicts, from_keywords, put
-from cortexclient.session.query.metadata import TableInfo, find, table_infos, unknown, view_infos
-from cortexclient.session.query.results import as_asked
+from cortexclient.session import (
+    NM,
+    Moment,
+    Request,
+    TableInfo,
+    as_asked,
+    count,
+    fields_of,
+    find,
+    from_dicts,
+    from_keywords,
+    put,
+    run,
+    table_infos,
+    unknown,
+    view_infos,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from cortexclient.session import Session
-    from cortexclient.session.query.question import Filters
+    from cortexclient.session import Filters, Session
     from cortexclient.types import Timestamp
 
 __all__ = ["QueriesService", "TableHandle", "TableQuery", "TablesService", "ViewsService"]

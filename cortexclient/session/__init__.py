@@ -24,6 +24,8 @@
     session.segmentation_info() / .segmentation_cloudvolume() / .image_cloudvolume()     remembered
     session.http              requests over the shared pool: get_json(service, url), post_json(...), send(...)
 
+Everybody outside of this package imports from here, never from a module inside, so that the modules can change.
+
 The session is the only place that builds a CAVEclient. Creating one makes no request and imports nothing heavy.
 A service takes the session as its one argument and asks ``session.moment`` at each call, so that a session which is
 moved moves every service with it.
@@ -31,9 +33,93 @@ moved moves every service with it.
 
 from __future__ import annotations
 
+from cortexclient.session.ahead import Ahead
+from cortexclient.session.cache.choice import CacheChoice, default_folder, size_limit
+from cortexclient.session.cache.entry import DamagedEntryError, unpack
+from cortexclient.session.cache.snapshot import is_snapshot, read_manifest, save
+from cortexclient.session.cache.store import FolderStore
 from cortexclient.session.core import Session
 from cortexclient.session.endpoints import Endpoint
+from cortexclient.session.graph import graph_url, is_below_roots, is_latest, leaves, lifetimes, roots_of
 from cortexclient.session.moments import Moment, as_utc
-from cortexclient.session.versions import VersionRecord
+from cortexclient.session.progress import ProgressBar, progress_bar
+from cortexclient.session.provenance import provenance_of
+from cortexclient.session.query import (
+    NM,
+    Answer,
+    Follow,
+    Request,
+    count,
+    fallback_note,
+    gather,
+    run,
+    run_many,
+)
+from cortexclient.session.query.arguments import as_choice, as_number
+from cortexclient.session.query.filters import fields_of, from_dicts, from_keywords, put
+from cortexclient.session.query.frames import join_positions
+from cortexclient.session.query.metadata import TableInfo, find, table_infos, unknown, view_infos
+from cortexclient.session.query.question import Filters
+from cortexclient.session.query.results import as_asked, joined
+from cortexclient.session.stopping import pause, within_worker
+from cortexclient.session.successors import successors_of
+from cortexclient.session.versions import VersionRecord, nearest, newest, require_versions
+from cortexclient.session.workers import side_by_side
 
-__all__ = ["Endpoint", "Moment", "Session", "VersionRecord", "as_utc"]
+__all__ = [
+    "NM",
+    "Ahead",
+    "Answer",
+    "CacheChoice",
+    "DamagedEntryError",
+    "Endpoint",
+    "Filters",
+    "FolderStore",
+    "Follow",
+    "Moment",
+    "ProgressBar",
+    "Request",
+    "Session",
+    "TableInfo",
+    "VersionRecord",
+    "as_asked",
+    "as_choice",
+    "as_number",
+    "as_utc",
+    "count",
+    "default_folder",
+    "fallback_note",
+    "fields_of",
+    "find",
+    "from_dicts",
+    "from_keywords",
+    "gather",
+    "graph_url",
+    "is_below_roots",
+    "is_latest",
+    "is_snapshot",
+    "join_positions",
+    "joined",
+    "leaves",
+    "lifetimes",
+    "nearest",
+    "newest",
+    "pause",
+    "progress_bar",
+    "provenance_of",
+    "put",
+    "read_manifest",
+    "require_versions",
+    "roots_of",
+    "run",
+    "run_many",
+    "save",
+    "side_by_side",
+    "size_limit",
+    "successors_of",
+    "table_infos",
+    "unknown",
+    "unpack",
+    "view_infos",
+    "within_worker",
+]

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from cortexclient.session.core import Session
     from cortexclient.session.moments import Moment
 
-__all__ = ["provenance"]
+__all__ = ["provenance_of"]
 
 
-def provenance(session: Session, moment: Moment | None = None) -> dict[str, Any]:
+def provenance_of(session: Session, moment: Moment | None = None) -> dict[str, Any]:
     """Say of which dataset, server and moment an answer is, and what the dataset's spec said at that time.
 
     Makes no request. Plain values only, and few: pandas copies them at every step.

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from cortexclient.session.core import Session
     from cortexclient.types import IdArray
 
-__all__ = ["successors"]
+__all__ = ["successors_of"]
 
 _FINER = (2, 1)
 """Layers that are looked at where no larger piece is left: level-2 ids, then supervoxels."""
 
 
-def successors(
+def successors_of(
     session: Session, roots: Sequence[int], *, at: datetime | None = None, stop_layer: int | None = None
 ) -> list[tuple[IdArray, NDArray[np.float64]]]:
     """Give the roots that are valid at a time and hold pieces of older ones, most pieces first, and their shares.

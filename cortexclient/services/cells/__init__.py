@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import AmbiguousCellError, NotConfiguredError
 from cortexclient.ids import as_ids
 from cortexclient.services.cells.lookup import from_cells, from_roots
-from cortexclient.session.provenance import provenance
-from cortexclient.session.query import fallback_note
+from cortexclient.session import fallback_note, provenance_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +94,9 @@ class CellsService:
         ids = as_ids(root_ids, "root_ids")
         hits = from_roots(self._session, ids, version=version, timestamp=timestamp, progress=progress)
         frame = _frame(hits, "root_id", "cell_id", filter_empty=filter_empty, status=status, strict=strict)
-        frame.attrs.update(provenance(self._session, hits.moment) | fallback_note(self._session, hits.moment))
+        frame.attrs.update(
+            provenance_of(self._session, hits.moment) | fallback_note(self._session, hits.moment)
+        )
         return frame
 
     def cell_id_to_root_id(
@@ -171,7 +172,9 @@ class CellsService:
             strict=strict,
             first_of_many=not omit_multiple,
         )
-        frame.attrs.update(provenance(self._session, hits.moment) | fallback_note(self._session, hits.moment))
+        frame.attrs.update(
+            provenance_of(self._session, hits.moment) | fallback_note(self._session, hits.moment)
+        )
         return frame
 
     def _require(self) -> None:

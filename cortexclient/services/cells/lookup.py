@@ -16,10 +16,7 @@ import numpy as np
 from cortexclient.errors import InvalidQueryError, NotConfiguredError, UnknownTableError
 from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
 from cortexclient.services.cells.relatives import Relatives, nothing_live
-from cortexclient.session import Moment
-from cortexclient.session.graph import lifetimes, roots_of
-from cortexclient.session.query import Request, run_many
-from cortexclient.session.versions import nearest, require_versions
+from cortexclient.session import Moment, Request, lifetimes, nearest, require_versions, roots_of, run_many
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +73,7 @@ def _sources(session: Session, version: int, *, for_cells: bool) -> list[Source]
 
 
 def _target(session: Session, name: str, version: int) -> str:
-    from cortexclient.session.query.metadata import find
+    from cortexclient.session import find
 
     try:
         return "target_id" if find(session, name, kind="table", version=version).reference_table else "id"

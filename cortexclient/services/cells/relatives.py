@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cortexclient.errors import CortexError, UnknownVersionError
-from cortexclient.session.ahead import Ahead
-from cortexclient.session.graph import graph_url
-from cortexclient.session.versions import nearest, newest
+from cortexclient.session import Ahead, graph_url, nearest, newest
 
 if TYPE_CHECKING:
-    from cortexclient.session import Session
-    from cortexclient.session.versions import VersionRecord
+    from cortexclient.session import Session, VersionRecord
     from cortexclient.types import IdArray
 
 __all__ = ["Relatives", "nothing_live"]

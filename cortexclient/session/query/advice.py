@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cortexclient.errors import ExpiredVersionError, InvalidQueryError, ServiceError, StaleRootError
 from cortexclient.session.query.filters import fields_of, no_column
 from cortexclient.session.query.metadata import find
-from cortexclient.session.successors import successors
+from cortexclient.session.successors import successors_of
 from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def stale(session: Session, error: ServiceError, at: datetime | None) -> StaleRo
         return None
     told = []
     try:
-        for root, (found, share) in zip(ids[:5], successors(session, ids[:5], at=at), strict=True):
+        for root, (found, share) in zip(ids[:5], successors_of(session, ids[:5], at=at), strict=True):
             now = ", ".join(f"{new} ({part:.0%})" for new, part in zip(found[:3], share[:3], strict=True))
             told.append(f"{root} -> {now or 'nothing'}")
     except ServiceError:

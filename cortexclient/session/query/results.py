@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
 from cortexclient.session.moments import Moment
-from cortexclient.session.provenance import provenance
+from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query.frames import (
     combine,
     give_back,
@@ -261,7 +261,7 @@ def _provenance(
     """Say where an answer is from. Plain values only, and few: pandas copies them at every step."""
     prefix = session.spec.position_prefix_of(info.name, synapse_table=session.synapse_table)
     return {
-        **provenance(session, Moment(version=question.version, timestamp=question.timestamp)),
+        **provenance_of(session, Moment(version=question.version, timestamp=question.timestamp)),
         "table_name": info.name,
         "table_kind": info.kind,
         "reference_table": info.reference_table,
