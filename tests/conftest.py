@@ -36,8 +36,14 @@ sys.path.append(str(REPOSITORY))
 
 
 @pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Folder of invented data that the real services were asked about, with their answers; see its README."""
+    return REPOSITORY / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real recordings; tests that need it are skipped where it is absent."""
+    """Folder of real neurons, other people's files; the few tests that need it are skipped where it is absent."""
     folder = Path(os.environ.get("CORTEXCLIENT_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(

@@ -30,11 +30,8 @@ def toy_spec(**changes) -> DatasetSpec:
 
 
 @pytest.fixture(scope="session")
-def toy_folder(shared_data) -> Path:
-    folder = shared_data / "real_toy_datastack"
-    if not folder.is_dir():
-        pytest.skip(f"the recorded datastack is not here: {folder}")
-    return folder
+def toy_folder(recordings) -> Path:
+    return recordings / "real_toy_datastack"
 
 
 @pytest.fixture(scope="session")

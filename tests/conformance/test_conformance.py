@@ -11,8 +11,8 @@ from tests.conformance.score import END, PAGE, START, Score, replay
 
 
 @pytest.fixture(scope="module")
-def score(shared_data: Path) -> Score:
-    return replay(shared_data / "real_toy_datastack")
+def score(recordings: Path) -> Score:
+    return replay(recordings / "real_toy_datastack")
 
 
 def test_every_exchange_that_is_not_listed_is_alike(score: Score, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,11 +28,11 @@ def exchanges() -> list[dict[str, Any]]:
 
 
 def test_every_answer_is_alike(
-    exchanges: list[dict[str, Any]], shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exchanges: list[dict[str, Any]], recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = Counter(exchange["group"] for exchange in exchanges)
     differences: dict[int, list[str]] = {}
-    with Replay(shared_data / "real_toy_datastack", tmp_path, ports=(8080,)) as replay:
+    with Replay(recordings / "real_toy_datastack", tmp_path, ports=(8080,)) as replay:
         for exchange, answer in replay.run(exchanges):
             assert not isinstance(answer, Exception), answer
             found = compare(exchange, answer)

@@ -26,8 +26,8 @@ L2_ID, EVERYTHING = 144115188075855878, 2**64 - 1
 
 
 @pytest.fixture(scope="module")
-def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replay]:
-    folder = shared_data / "real_toy_datastack"
+def real(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replay]:
+    folder = recordings / "real_toy_datastack"
     with Replay(folder, tmp_path_factory.mktemp("unrecorded")) as replay:
         yield replay
 

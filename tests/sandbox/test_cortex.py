@@ -388,15 +388,15 @@ PAIRS = {
 
 @pytest.mark.parametrize(("recorded", "ours"), PAIRS.items())
 def test_files_have_the_columns_of_the_recorded_datastack(
-    cortex: DataFolder, shared_data: Path, recorded: str, ours: str
+    cortex: DataFolder, recordings: Path, recorded: str, ours: str
 ) -> None:
-    wanted = pq.read_schema(shared_data / "real_toy_datastack" / f"{recorded}.parquet")
+    wanted = pq.read_schema(recordings / "real_toy_datastack" / f"{recorded}.parquet")
     found = pq.read_schema(cortex.file(f"{ours}.parquet"))
     assert [(field.name, field.type) for field in found] == [(field.name, field.type) for field in wanted]
 
 
-def test_schemas_are_those_of_the_schema_service(cortex: DataFolder, shared_data: Path) -> None:
-    recorded = json.loads((shared_data / "real_toy_datastack" / "tables" / "schemas.json").read_text())
+def test_schemas_are_those_of_the_schema_service(cortex: DataFolder, recordings: Path) -> None:
+    recorded = json.loads((recordings / "real_toy_datastack" / "tables" / "schemas.json").read_text())
     found = cortex.json("tables", "schemas.json")["used"]
     for name in ("synapse", "nucleus_detection", "cell_type_reference"):
         assert found[name] == recorded["used"][name]

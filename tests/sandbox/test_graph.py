@@ -33,9 +33,9 @@ def copy_of(block_folder: Path, place: Path, *without: str) -> ChunkedGraph:
     return ChunkedGraph(DataFolder.open(place))
 
 
-def test_ids_come_apart_and_together(shared_data: Path) -> None:
-    graph = ChunkedGraph(DataFolder.open(shared_data / "real_toy_datastack"))
-    nodes = pd.read_parquet(shared_data / "real_toy_datastack" / "chunkedgraph" / "nodes.parquet")
+def test_ids_come_apart_and_together(recordings: Path) -> None:
+    graph = ChunkedGraph(DataFolder.open(recordings / "real_toy_datastack"))
+    nodes = pd.read_parquet(recordings / "real_toy_datastack" / "chunkedgraph" / "nodes.parquet")
     ids = nodes["node_id"].to_numpy()
     layout = graph.layout
     assert (layout.layers(ids) == nodes["layer"]).all()
@@ -57,8 +57,8 @@ def test_ids_of_a_real_dataset(shared_data: Path) -> None:
     assert layout.layers([864691135000000137])[0] == layout.n_layers
 
 
-def test_roots_at_the_recorded_times(shared_data: Path) -> None:
-    folder = shared_data / "real_toy_datastack"
+def test_roots_at_the_recorded_times(recordings: Path) -> None:
+    folder = recordings / "real_toy_datastack"
     graph = ChunkedGraph(DataFolder.open(folder))
     history = pd.read_parquet(folder / "chunkedgraph" / "parents.parquet")
     ids = history["node_id"].unique()

@@ -232,9 +232,9 @@ def test_threads_can_edit_and_read_at_once(block_folder: Path) -> None:
     check_whole(graph, supervoxels)
 
 
-def test_real_edits_made_again_make_the_same_ids(shared_data: Path, tmp_path: Path) -> None:
+def test_real_edits_made_again_make_the_same_ids(recordings: Path, tmp_path: Path) -> None:
     """Repeat the four real edits on the real graph as it was before them: all ids but the roots' are the same."""
-    recorded = shared_data / "real_toy_datastack"
+    recorded = recordings / "real_toy_datastack"
     graph = opened(before_edits(recorded, tmp_path))
     real = opened(recorded)
     for entry in json.loads((recorded / "chunkedgraph" / "operations.json").read_text()):

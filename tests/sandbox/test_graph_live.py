@@ -23,8 +23,8 @@ SIDES = ("pre_pt", "post_pt")
 
 
 @pytest.fixture(scope="module")
-def toy(shared_data: Path) -> Iterator[Sandbox]:
-    with Sandbox(data=shared_data / "real_toy_datastack") as sandbox:
+def toy(recordings: Path) -> Iterator[Sandbox]:
+    with Sandbox(data=recordings / "real_toy_datastack") as sandbox:
         yield sandbox
 
 

@@ -21,8 +21,8 @@ from .toy import client_of, sql_query
 
 
 @pytest.fixture(scope="module")
-def toy(shared_data: Path) -> Iterator[Sandbox]:
-    with Sandbox(data=shared_data / "real_toy_datastack") as sandbox:
+def toy(recordings: Path) -> Iterator[Sandbox]:
+    with Sandbox(data=recordings / "real_toy_datastack") as sandbox:
         yield sandbox
 
 
@@ -31,13 +31,13 @@ def client(toy: Sandbox) -> CAVEclient:
     return client_of(toy)
 
 
-def stored(shared_data: Path, name: str) -> pd.DataFrame:
-    return pq.read_table(shared_data / "real_toy_datastack" / "tables" / f"{name}.parquet").to_pandas()
+def stored(recordings: Path, name: str) -> pd.DataFrame:
+    return pq.read_table(recordings / "real_toy_datastack" / "tables" / f"{name}.parquet").to_pandas()
 
 
-def test_whole_table_is_exact(client: CAVEclient, shared_data: Path) -> None:
+def test_whole_table_is_exact(client: CAVEclient, recordings: Path) -> None:
     found = client.materialize.query_table("synapses_toy", materialization_version=2, split_positions=True)
-    truth = stored(shared_data, "synapses_toy.v2")
+    truth = stored(recordings, "synapses_toy.v2")
     assert found["id"].tolist() == truth["id"].tolist()  # in storage order
     for name in ("pre_pt_root_id", "post_pt_supervoxel_id", "ctr_pt_position_x"):
         assert found[name].tolist() == truth[name].tolist()
@@ -93,8 +93,8 @@ def test_a_scale_with_decimals_does_not_lose_a_voxel(toy: Sandbox) -> None:
     assert table["pt_position_y"][0].as_py() == int(np.trunc(40 * 0.57))
 
 
-def test_row_cap_and_warnings(shared_data: Path) -> None:
-    with Sandbox(data=shared_data / "real_toy_datastack", row_limit=50) as capped:
+def test_row_cap_and_warnings(recordings: Path) -> None:
+    with Sandbox(data=recordings / "real_toy_datastack", row_limit=50) as capped:
         url = sql_query(capped, "version/2/table/synapses_toy/query")
         answer = requests.post(url, json={"limit": 100}, timeout=30)
         lines = [value for key, value in answer.raw.headers.items() if key.lower() == "warning"]

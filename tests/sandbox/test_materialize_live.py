@@ -17,8 +17,8 @@ from .toy import AFTER_EVERYTHING, client_of, sql_query
 
 
 @pytest.fixture
-def toy(shared_data: Path) -> Iterator[Sandbox]:
-    with Sandbox(data=shared_data / "real_toy_datastack") as sandbox:
+def toy(recordings: Path) -> Iterator[Sandbox]:
+    with Sandbox(data=recordings / "real_toy_datastack") as sandbox:
         yield sandbox
 
 

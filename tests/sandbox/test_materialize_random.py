@@ -43,8 +43,8 @@ ARGUMENTS = {"return_pyarrow": "True", "arrow_format": "True", "direct_sql_panda
 
 
 @pytest.fixture(scope="module")
-def toy(shared_data: Path) -> Iterator[Sandbox]:
-    with Sandbox(data=shared_data / "real_toy_datastack") as sandbox:
+def toy(recordings: Path) -> Iterator[Sandbox]:
+    with Sandbox(data=recordings / "real_toy_datastack") as sandbox:
         yield sandbox
 
 
@@ -116,10 +116,10 @@ def scaled(rows: pd.DataFrame, own: tuple[int, ...], asked: list[float]) -> pd.D
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=queries())
 def test_a_frozen_query_is_what_pandas_makes_of_the_stored_rows(
-    toy: Sandbox, shared_data: Path, asked: tuple[str, int, dict[str, Any]]
+    toy: Sandbox, recordings: Path, asked: tuple[str, int, dict[str, Any]]
 ) -> None:
     table, version, body = asked
-    rows = stored(shared_data, f"{table}.v{version}")
+    rows = stored(recordings, f"{table}.v{version}")
     rows = rows[rows["valid"]].sort_values("storage_order")
     body = with_values(body, table, rows)
     found, warnings = ask(toy, f"version/{version}/table/{table}/query", body)
@@ -155,13 +155,13 @@ def test_a_frozen_query_is_what_pandas_makes_of_the_stored_rows(
     below=st.integers(0, 310),
 )
 def test_a_live_query_has_the_rows_that_stood_then_with_the_roots_of_then(
-    toy: Sandbox, shared_data: Path, seconds: float, table: str, below: int
+    toy: Sandbox, recordings: Path, seconds: float, table: str, below: int
 ) -> None:
     at = pd.Timestamp("2026-11-21T00:52:56.5", tz="UTC") + timedelta(seconds=round(seconds, 3))
     body = {"table": table, "timestamp": at.isoformat(), "filter_less_dict": {table: {"id": below}}}
     found, _ = ask(toy, "query", body)
 
-    rows = stored(shared_data, f"{table}.live")
+    rows = stored(recordings, f"{table}.live")
     stood = (rows["created"] <= at) & ~(rows["deleted"] <= at) & rows["has_segmentation_row"]
     truth = rows[stood & (rows["id"] < below)]
     assert sorted(found["id"].to_pylist()) == sorted(truth["id"])
@@ -169,7 +169,7 @@ def test_a_live_query_has_the_rows_that_stood_then_with_the_roots_of_then(
     supervoxels = dict(zip(truth["id"], truth[_supervoxel(table)], strict=True))
     answered = dict(zip(found["id"].to_pylist(), found[_supervoxel(table)].to_pylist(), strict=True))
     assert answered == supervoxels
-    roots = _roots(shared_data, at)
+    roots = _roots(recordings, at)
     wanted = {row: roots.get(supervoxel, 0) for row, supervoxel in supervoxels.items()}
     name = _supervoxel(table).replace("supervoxel_id", "root_id")
     assert dict(zip(found["id"].to_pylist(), found[name].to_pylist(), strict=True)) == wanted
