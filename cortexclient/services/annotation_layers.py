@@ -1,10 +1,11 @@
-"""From tables of points to annotation layers of a Neuroglancer state."""
+"""Annotation layers of a Neuroglancer state, made from tables of points."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,18 +18,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Annotations: TypeAlias = pd.DataFrame | NDArray[Any] | Sequence[Sequence[float]] | Mapping[str, Any]
+    Color: TypeAlias = str | Sequence[float]
+    Colors: TypeAlias = Color | Sequence[Color] | Mapping[str, Color]
 
-__all__ = ["COLORS", "Layer", "annotation_layers", "frame_resolution", "voxel_size"]
+__all__ = ["COLOR_CYCLE", "Layer", "annotation_layers", "frame_resolution", "voxel_size"]
 
 log = logging.getLogger(__name__)
 
-# where a synapse or a nucleus is said to be; the first one that a table has is shown
+# position columns of synapses and nuclei; the first one that a table has is shown
 POSITION_COLUMNS = ("ctr_pt_position", "pt_position", "position", "post_pt_position", "pre_pt_position")
 # segments that a row belongs to: Neuroglancer can filter by them and select them
 SEGMENT_COLUMNS = ("pre_pt_root_id", "post_pt_root_id", "pt_root_id")
-PRESYNAPTIC, POSTSYNAPTIC = "presynaptic sites", "postsynaptic sites"
-# Okabe and Ito's colours, told apart by colour-blind readers; the same as in cortexclient.plotting
-COLORS = {PRESYNAPTIC: "#e69f00", POSTSYNAPTIC: "#56b4e9"}
+PRESYNAPTIC, POSTSYNAPTIC, OTHER = "presynaptic sites", "postsynaptic sites", "other synapses"
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/): told apart with every common kind of colour vision; as in
+# cortexclient.plotting, where presynaptic sites are orange and postsynaptic sites are sky blue too
+COLOR_CYCLE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
+SIDE_COLORS = {PRESYNAPTIC: COLOR_CYCLE[0], POSTSYNAPTIC: COLOR_CYCLE[1]}
 DEFAULT_COLOR = "#f0e442"
 
 
@@ -48,8 +53,8 @@ class Layer:
         Root ids that belong to each point; empty lists where unknown.
     descriptions : list of str or None
         Text shown for each point.
-    color : str
-        Hexadecimal colour.
+    color : str or sequence of float
+        ``"#rrggbb"``, a CSS colour name, or red, green and blue.
     """
 
     name: str
@@ -57,7 +62,7 @@ class Layer:
     resolution: tuple[float, float, float]
     segments: list[list[int]] = field(default_factory=list)
     descriptions: list[str | None] = field(default_factory=list)
-    color: str = DEFAULT_COLOR
+    color: Color = DEFAULT_COLOR
 
 
 def annotation_layers(
@@ -66,21 +71,26 @@ def annotation_layers(
     root_ids: Iterable[int] = (),
     resolution: Sequence[float] | None = None,
     prefer: str | None = None,
+    colors: Colors | None = None,
 ) -> list[Layer]:
     """Sort tables of points into layers.
 
     Parameters
     ----------
     annotations : pandas.DataFrame, array of shape (n, 3), or dict of them
-        A dict names the layers. A table of synapses is divided into pre- and postsynaptic sites of ``root_ids``.
+        A dict makes one layer of each entry, under the entry's name. A single table of synapses is split into pre- and
+        postsynaptic sites of ``root_ids``.
     root_ids : iterable of int
-        Neurons that the synapses are seen from; none: synapses stay in one layer.
+        Neurons that the synapses belong to; without them a table of synapses stays one layer.
     resolution : three floats, optional
-        Size in nm of one unit of the positions. Default: what the table says of itself
-        (``attrs["dataframe_resolution"]``, written by queries), else nm.
+        Size in nm of one unit of the positions. Default: the table's ``attrs["dataframe_resolution"]``, which queries
+        write, else nm.
     prefer : str, optional
-        Column of positions that is shown if a table has it. What a table says of itself (``attrs["position_column"]``,
-        written by queries) comes first, the usual names last.
+        Column of positions to show if a table has it. The table's ``attrs["position_column"]``, which queries write,
+        goes first; the usual names go last.
+    colors : color, sequence of colors, or dict of layer names to colors, optional
+        Colours of the layers; a sequence is repeated if it is too short. Default: the layers of a dict take the
+        colours of `COLOR_CYCLE` in turn.
 
     Returns
     -------
@@ -89,81 +99,78 @@ def annotation_layers(
     Raises
     ------
     ValueError
-        If a table has no column of positions, positions are not three numbers each, or the resolution is not.
+        If a table has no column of positions, positions are not three numbers each, the resolution is not, or colours
+        name a layer that does not exist.
     TypeError
         If a table has root ids as floats.
 
     Notes
     -----
-    Rows without a position are left out, and counted in the log: a viewer cannot open a state with them.
+    Rows without a position are left out, and counted in a warning of the log: no viewer opens a state with them.
     """
     if isinstance(annotations, Mapping):
-        return [
-            layer if layer.name == name else replace(layer, name=f"{name} ({layer.name})")
-            for name, part in annotations.items()
-            for layer in _layers(part, str(name), root_ids, resolution, prefer)
+        layers = [
+            replace(_layer(data, str(name), resolution, prefer), color=_cycle_color(number))
+            for number, (name, data) in enumerate(annotations.items())
         ]
-    return _layers(annotations, "annotations", root_ids, resolution, prefer)
+    else:
+        layers = _sides(annotations, root_ids, resolution, prefer)
+    return _colored(layers, colors)
 
 
-def _layers(
-    data: Any,
-    name: str,
-    root_ids: Iterable[int],
-    resolution: Sequence[float] | None,
-    prefer: str | None,
+def _sides(
+    data: Any, root_ids: Iterable[int], resolution: Sequence[float] | None, prefer: str | None
 ) -> list[Layer]:
+    """Split a table of synapses by the side on which the neurons are; anything else is one layer."""
+    roots = np.fromiter((int(root) for root in root_ids), dtype=np.int64)
+    if not len(roots) or not {"pre_pt_root_id", "post_pt_root_id"} <= set(getattr(data, "columns", ())):
+        return [_layer(data, "annotations", resolution, prefer)]
+    pre, post = data["pre_pt_root_id"].isin(roots), data["post_pt_root_id"].isin(roots)
+    parts = {PRESYNAPTIC: data[pre], POSTSYNAPTIC: data[post], OTHER: data[~(pre | post)]}
+    layers = [
+        replace(_layer(rows, side, resolution, prefer), color=SIDE_COLORS.get(side, DEFAULT_COLOR))
+        for side, rows in parts.items()
+        if len(rows)
+    ]
+    # synapses that were asked for and do not exist are shown as an empty layer, not as none
+    return layers or [_layer(data, "annotations", resolution, prefer)]
+
+
+def _layer(data: Any, name: str, resolution: Sequence[float] | None, prefer: str | None) -> Layer:
     if not hasattr(data, "columns"):
         size = voxel_size(resolution if resolution is not None else (1, 1, 1))
-        return [_placed(Layer(name, _points(np.asarray(data)), size))]
-    seen_from = np.fromiter((int(root) for root in root_ids), dtype=np.int64)
-    if {"pre_pt_root_id", "post_pt_root_id"} <= set(data.columns) and len(seen_from):
-        sides = {
-            PRESYNAPTIC: data["pre_pt_root_id"].isin(seen_from),
-            POSTSYNAPTIC: data["post_pt_root_id"].isin(seen_from),
-        }
-        layers = [
-            _table_layer(data[rows], side, resolution, prefer) for side, rows in sides.items() if rows.any()
-        ]
-        rest = data[~(sides[PRESYNAPTIC] | sides[POSTSYNAPTIC])]
-        return layers + ([_table_layer(rest, "other synapses", resolution, prefer)] if len(rest) else [])
-    return [_table_layer(data, name, resolution, prefer)]
-
-
-def _table_layer(
-    table: pd.DataFrame, name: str, resolution: Sequence[float] | None, prefer: str | None
-) -> Layer:
-    columns = [column for column in SEGMENT_COLUMNS if column in table.columns]
-    # column by column: one frame-wide array would turn ids into floats if any column were one
-    ids = [as_ids(table[column].where(table[column].notna(), 0), column).tolist() for column in columns]
-    segments = [[root for root in row if root > 0] for row in zip(*ids, strict=True)] if ids else []
-    descriptions: list[str | None] = []
-    if "id" in table.columns:
-        descriptions = [f"id {value}" for value in table["id"].array]
-    return _placed(
+        return _without_missing(Layer(name, _points(data), size))
+    columns = [column for column in SEGMENT_COLUMNS if column in data.columns]
+    # column by column: one array of the whole frame would turn ids into floats if any column were one
+    ids = [as_ids(data[column].where(data[column].notna(), 0), column).tolist() for column in columns]
+    segments = [[root for root in row if root > 0] for row in zip(*ids, strict=True)]
+    descriptions = [f"id {value}" for value in data["id"].array] if "id" in data.columns else []
+    return _without_missing(
         Layer(
             name,
-            _positions(table, prefer),
-            voxel_size(resolution) if resolution is not None else frame_resolution(table),
-            segments or [[]] * len(table),
-            descriptions or [None] * len(table),
-            COLORS.get(name, DEFAULT_COLOR),
+            _positions(data, prefer),
+            voxel_size(resolution) if resolution is not None else frame_resolution(data),
+            segments,
+            [*descriptions],
         )
     )
 
 
-def _placed(layer: Layer) -> Layer:
-    """Leave out what has no position."""
-    there: NDArray[np.bool_] = np.asarray(np.isfinite(layer.points).all(axis=1))
-    if there.all():
+def _without_missing(layer: Layer) -> Layer:
+    """Leave out the rows that have no position."""
+    present: NDArray[np.bool_] = np.asarray(np.isfinite(layer.points).all(axis=1))
+    if present.all():
         return layer
     log.warning(
-        "%d of %d points of %r have no position and are not shown", (~there).sum(), len(there), layer.name
+        "%d of %d points of %r have no position and are not shown",
+        (~present).sum(),
+        len(present),
+        layer.name,
     )
-    kept = np.flatnonzero(there).tolist()
+    kept = np.flatnonzero(present).tolist()
     return replace(
         layer,
-        points=layer.points[there],
+        points=layer.points[present],
         segments=[layer.segments[row] for row in kept] if layer.segments else [],
         descriptions=[layer.descriptions[row] for row in kept] if layer.descriptions else [],
     )
@@ -179,23 +186,54 @@ def _positions(table: pd.DataFrame, prefer: str | None) -> NDArray[np.float64]:
         return _points(table[["x", "y", "z"]].to_numpy(dtype=np.float64, na_value=np.nan))
     raise ValueError(
         f"no column of positions among {list(table.columns)}; expected one of {list(POSITION_COLUMNS)}, "
-        "whole or split into _x, _y, _z, or the columns x, y, z"
+        "as one column or split into _x, _y, _z, or the columns x, y, z"
     )
 
 
-def _points(values: NDArray[Any]) -> NDArray[np.float64]:
-    points = np.asarray(values, dtype=np.float64)
-    if points.size == 0:
-        return points.reshape(0, 3)
+def _points(values: Any) -> NDArray[np.float64]:
+    points = positions(values, None)
     if points.ndim == 1:
         points = points[None]
-    if points.ndim != 2 or points.shape[1] != 3:
+    if points.ndim != 2:
         raise ValueError(f"positions have the shape {points.shape}; expected (n, 3)")
     return points
 
 
+# -- colours
+
+
+def _cycle_color(number: int) -> Color:
+    """Give the colour of an entry of a dict; from the eighth on, the cycle is mixed with white to stay distinct."""
+    color = COLOR_CYCLE[number % len(COLOR_CYCLE)]
+    if number % (2 * len(COLOR_CYCLE)) < len(COLOR_CYCLE):
+        return color
+    return "#" + "".join(f"{(int(color[at : at + 2], 16) + 255) // 2:02x}" for at in (1, 3, 5))
+
+
+def _colored(layers: list[Layer], colors: Colors | None) -> list[Layer]:
+    """Give layers the colours that the caller chose."""
+    if colors is None:
+        return layers
+    if isinstance(colors, Mapping):
+        names = [layer.name for layer in layers]
+        if unknown := [name for name in colors if str(name) not in names]:
+            raise ValueError(
+                f"colors names the layer {unknown[0]!r}, which is not shown; the layers are {names}"
+            )
+        chosen = {str(name): color for name, color in colors.items()}
+        return [replace(layer, color=chosen.get(layer.name, layer.color)) for layer in layers]
+    one = isinstance(colors, str) or (len(colors) == 3 and all(isinstance(part, Real) for part in colors))
+    palette: list[Any] = [colors] if one else list(colors)
+    if not palette:
+        raise ValueError("colors is empty; leave it out for the usual colours")
+    return [replace(layer, color=palette[number % len(palette)]) for number, layer in enumerate(layers)]
+
+
+# -- units
+
+
 def frame_resolution(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Size in nm of one unit of a table's positions: what the query wrote into its ``attrs``, else 1 nm."""
+    """Give the size in nm of one unit of a table's positions, which queries write into ``attrs``; else 1 nm."""
     known = table.attrs.get("dataframe_resolution")
     if known is None or isinstance(known, str):
         return (1.0, 1.0, 1.0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nglui.statebuilder import ViewerState
     from numpy.typing import NDArray
 
-    from cortexclient.services.annotation_layers import Annotations, Layer
+    from cortexclient.services.annotation_layers import Annotations, Colors, Layer
     from cortexclient.session import Session
     from cortexclient.types import Ids
 
@@ -26,6 +26,7 @@ __all__ = ["LinksService"]
 
 log = logging.getLogger(__name__)
 
+ID_COLUMNS = ("pt_root_id", "root_id")
 SEGMENTATION = "segmentation"
 # Chrome refuses addresses of more than 2 MB; nglui draws the line here too
 LONGEST_URL = 1_750_000
@@ -61,6 +62,7 @@ class LinksService:
         position: Sequence[float] | NDArray[Any] | None = None,
         resolution: Sequence[float] | None = None,
         target_url: str | None = None,
+        colors: Colors | None = None,
     ) -> ViewerState:
         """Build an nglui viewer state of the dataset: imagery, segmentation at the client's moment, annotations.
 
@@ -72,15 +74,21 @@ class LinksService:
             Segment properties: the JSON of ``neuroglancer_segment_properties``, or a table with one row per root id
             (column ``pt_root_id`` or ``root_id``). They are uploaded to the state service.
         annotations : pandas.DataFrame, array of shape (n, 3), or dict of them, optional
-            Points to show. A table of synapses is divided into pre- and postsynaptic sites of ``root_ids``; a dict
-            names the layers. Rows without a position are left out, and counted in the log.
+            Points to show. A dict makes one layer of each entry, under the entry's name and in a colour of its own. A
+            single table of synapses is split into pre- and postsynaptic sites of ``root_ids``. Rows without a position
+            are left out, and counted in a warning of the log.
         position : sequence of three floats, optional
-            Centre of the view. Default: the middle of the annotations, else of the volume.
+            Centre of the view. Default: the middle of all points that are shown (the median along each axis), else
+            the centre of the volume.
         resolution : sequence of three floats, optional
             Size in nm of one unit of ``position`` and ``annotations``. Default: nm, or what a queried table says of
             itself.
         target_url : str, optional
             Neuroglancer site. Default: the sandbox's own, else the spec's, else what the info service says.
+        colors : color, sequence of colors, or dict of layer names to colors, optional
+            Colours of the annotation layers, each ``"#rrggbb"``, a CSS colour name or three fractions. A sequence goes
+            by the order of the layers and is repeated if it is too short. Default: the layers of a dict take the
+            colours of a cycle that colour-blind readers can tell apart.
 
         Returns
         -------
@@ -92,7 +100,9 @@ class LinksService:
         ------
         ValueError
             If annotations or position are not points, a root id stands for no root, segment properties lack ids or
-            numbers, or the site is no address.
+            numbers, a colour is unknown, or the site is no address.
+        TypeError
+            If ids are floats, or ``target_url`` is no text.
         ServiceError
             If the info or the state service refuses.
 
@@ -113,6 +123,7 @@ class LinksService:
                 root_ids=roots,
                 resolution=resolution,
                 prefer=self._session.spec.synapse_position_column,
+                colors=colors,
             )
         )
         session = self._session
@@ -153,6 +164,7 @@ class LinksService:
         annotations: Annotations | None = None,
         position: Sequence[float] | NDArray[Any] | None = None,
         resolution: Sequence[float] | None = None,
+        colors: Colors | None = None,
     ) -> str:
         """Make a Neuroglancer link to the dataset at the client's moment.
 
@@ -165,7 +177,7 @@ class LinksService:
         shorten : bool or "if_long"
             Whether to store the state in the state service and link to it there. A state that no browser would take
             in an address (more than 1.75 million characters) is always stored there.
-        root_ids, seg_prop, annotations, position, resolution
+        root_ids, seg_prop, annotations, position, resolution, colors
             As in `neuroglancer_viewer`.
 
         Returns
@@ -181,6 +193,8 @@ class LinksService:
             If this machine has no clipboard and one is asked for.
         ServiceError
             If the info or the state service refuses.
+        TypeError
+            As for `neuroglancer_viewer`.
 
         Examples
         --------
@@ -198,6 +212,7 @@ class LinksService:
             position=position,
             resolution=resolution,
             target_url=target_url,
+            colors=colors,
         )
         with self._session.guard("state"):
             url = str(viewer.to_url(shorten=shorten or "if_long"))
@@ -264,9 +279,7 @@ class LinksService:
     def _upload_properties(self, properties: Mapping[str, Any] | pd.DataFrame) -> str:
         """Store segment properties in the state service; their address as a Neuroglancer source."""
         if not isinstance(properties, Mapping):
-            from cortexclient.services.link_properties import segment_properties_of
-
-            properties = segment_properties_of(properties)
+            properties = _segment_properties_of(properties)
         state = self._session.cave.state
         with self._session.guard("state"):
             number = state.upload_property_json(dict(properties))
@@ -295,6 +308,10 @@ def _root_list(root_ids: Ids | None) -> list[int]:
 
 
 def _checked_site(target_url: str | None) -> str | None:
+    if target_url is not None and not isinstance(target_url, str):
+        raise TypeError(
+            f"target_url must be the address of a Neuroglancer site, not {target_url!r}; root ids go into root_ids="
+        )
     if target_url is not None and not target_url.startswith(("http://", "https://")):
         raise ValueError(
             f"target_url must be the address of a Neuroglancer site, https://..., not {target_url!r}"
@@ -305,7 +322,14 @@ def _checked_site(target_url: str | None) -> str | None:
 def _add_layer(viewer: Any, layer: Layer) -> None:
     import pandas as pd
 
-    viewer.add_annotation_layer(name=layer.name, color=layer.color)
+    if layer.name in viewer.layer_names:
+        raise ValueError(f"two layers would be called {layer.name!r}; give the annotations another name")
+    viewer.add_annotation_layer(name=layer.name, color=_hexadecimal(layer))
+    added = viewer.layers[layer.name]
+    # by default nglui moves the view to the first point of each layer, whatever the viewer's own position is
+    added.set_position = False
+    # stepping from point to point selects the segments of each: without segments it would hide the neurons shown
+    added.swap_visible_segments_on_move = any(layer.segments)
     if not len(layer.points):
         return
     table = pd.DataFrame(layer.points, columns=["x", "y", "z"])
@@ -315,13 +339,93 @@ def _add_layer(viewer: Any, layer: Layer) -> None:
         table["description"] = layer.descriptions
     if linked:
         table["segments"] = pd.Series([*layer.segments], dtype=object)
-    viewer.layers[layer.name].add_points(
+    added.add_points(
         table,
         point_column=["x", "y", "z"],
         description_column="description" if described else None,
         segment_column="segments" if linked else None,
         data_resolution=list(layer.resolution),
     )
+
+
+def _hexadecimal(layer: Layer) -> str:
+    """Write the colour of a layer as Neuroglancer does."""
+    from nglui.statebuilder.utils import parse_color
+
+    try:
+        return str(parse_color(layer.color))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"the colour {layer.color!r} of the layer {layer.name!r} is unknown; write it as '#e69f00', as a CSS "
+            "colour name or as three fractions"
+        ) from error
+
+
+def _segment_properties_of(table: pd.DataFrame) -> dict[str, Any]:
+    """Make the JSON of ``neuroglancer_segment_properties`` from a table.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row for each root id, which stands in the column ``pt_root_id`` or ``root_id``.
+
+    Returns
+    -------
+    dict
+        Fractions become float32, whole numbers int32 or, if one is larger (ids), text with every digit. Everything else
+        becomes text, empty for a missing value.
+
+    Raises
+    ------
+    TypeError
+        If the root ids are floats.
+    ValueError
+        If there is no column of root ids, one of them is missing, repeats or stands for no root, or a number is
+        missing: Neuroglancer has no way to say so.
+    """
+    import pandas as pd
+    from nglui.segmentprops import SegmentProperties
+
+    column = next((name for name in ID_COLUMNS if name in table.columns), None)
+    if column is None:
+        raise ValueError(
+            f"segment properties need a column pt_root_id or root_id; the table has {list(table.columns)}"
+        )
+    ids = pd.Series(as_ids(table[column], column))
+    if (ids <= 0).any() or ids.duplicated().any():
+        wrong = ids[(ids <= 0) | ids.duplicated()]
+        raise ValueError(
+            f"segment properties need one row for each root id; {column} holds {wrong.iloc[0]} "
+            f"{'twice' if wrong.iloc[0] > 0 else 'which is none'} ({len(wrong)} such rows): drop them"
+        )
+    values = {name: _property(table[name], str(name)) for name in table.columns if name != column}
+    numbers = [name for name, each in values.items() if each.dtype.kind in "fi"]
+    made: dict[str, Any] = SegmentProperties.from_dataframe(
+        pd.DataFrame({column: ids, **values}),
+        id_col=column,
+        number_cols=numbers,
+        string_cols=[name for name in values if name not in numbers],
+    ).to_dict()
+    return made
+
+
+def _property(given: pd.Series, name: str) -> pd.Series:
+    """Bring a column into a form that nglui passes on unchanged."""
+    import numpy as np
+
+    given = given.reset_index(drop=True)
+    if given.dtype.kind in "iuf":
+        if given.isna().any():
+            raise ValueError(
+                f"column {name!r} lacks {int(given.isna().sum())} numbers, which segment properties cannot say; fill "
+                "them (fillna) or drop those rows"
+            )
+        if given.dtype.kind == "f":
+            return given.astype(np.float32)
+        small = np.iinfo(np.int32)
+        if given.between(small.min, small.max).all():
+            return given.astype(np.int32)
+    return given.astype(object).where(given.notna(), "").map(str)
 
 
 def _copy(url: str) -> None:
@@ -362,7 +466,7 @@ def _viewer_class() -> Any:
             client = client or self._client
             site = target_url or self._target_url
             number = client.state.upload_state_json(self._state_for_target(site).to_json())
-            log.info("the viewer state is stored as number %s", number)
+            log.info("the viewer state was stored as number %s", number)
             return plain_http(
                 client.state.build_neuroglancer_url(
                     number, site, target_site=target_site or self.stored_as or "spelunker"

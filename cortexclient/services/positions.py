@@ -52,7 +52,7 @@ def positions(points: Any, column: str | None, *, prefer: str | None = None) -> 
         raise ValueError("column= names a column of a DataFrame; these points are no DataFrame")
     if hasattr(points, "to_list"):
         return _stack(points.to_list())
-    found = np.asarray(points, dtype=np.float64)
+    found = _floats(points)
     if found.size == 0:
         return found.reshape(0, 3)
     if found.ndim == 0 or found.shape[-1] != 3:
@@ -94,4 +94,15 @@ def _position_columns(names: list[str]) -> list[str]:
 def _stack(rows: list[Any]) -> NDArray[np.float64]:
     missing = [np.nan] * 3
     filled = [row if np.ndim(row) == 1 and len(row) == 3 else missing for row in rows]
-    return np.asarray(filled, dtype=np.float64).reshape(-1, 3)
+    return _floats(filled).reshape(-1, 3)
+
+
+def _floats(values: Any) -> NDArray[np.float64]:
+    """Make float64 of numbers among which None or pandas' NA stand for missing ones."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except TypeError:
+        import pandas as pd
+
+        given = np.asarray(values, dtype=object)
+        return np.where(pd.isna(given), np.nan, given).astype(np.float64)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from cortexclient.services.annotation_layers import POSTSYNAPTIC, PRESYNAPTIC, annotation_layers
+from cortexclient.services.annotation_layers import (
+    COLOR_CYCLE,
+    POSTSYNAPTIC,
+    PRESYNAPTIC,
+    annotation_layers,
+)
 
 ROOT = 864691135336055529
 
@@ -52,14 +59,36 @@ def test_units_come_from_the_query_unless_they_are_given() -> None:
     assert annotation_layers([[1, 2, 3]], resolution=(4, 4, 40))[0].resolution == (4, 4, 40)
 
 
-def test_a_dict_names_the_layers() -> None:
-    layers = annotation_layers({"mine": [[1, 2, 3]], "synapses": synapses()}, root_ids=[ROOT])
-    assert [layer.name for layer in layers] == [
-        "mine",
-        f"synapses ({PRESYNAPTIC})",
-        f"synapses ({POSTSYNAPTIC})",
-        "synapses (other synapses)",
-    ]
+def test_a_dict_names_the_layers_and_gives_each_a_colour_of_its_own() -> None:
+    places = {f"type {number}": [[1, 2, 3]] for number in range(13)} | {"synapses": synapses()}
+    layers = annotation_layers(places, root_ids=[ROOT])
+    assert [layer.name for layer in layers] == [*places]  # synapses of a dict are not split: the name stays
+    assert len({layer.color for layer in layers}) == len(places)
+    assert [layer.color for layer in layers[:7]] == [*COLOR_CYCLE]
+
+
+@pytest.mark.parametrize(
+    ("colors", "expected"),
+    [
+        ("red", ["red", "red", "red"]),
+        ((0.1, 0.2, 0.3), [(0.1, 0.2, 0.3)] * 3),
+        (np.array([0.1, 0.2, 0.3]).tolist(), [[0.1, 0.2, 0.3]] * 3),
+        (["red", "#00ff00"], ["red", "#00ff00", "red"]),
+        ({"b": "red"}, [COLOR_CYCLE[0], "red", COLOR_CYCLE[2]]),
+    ],
+)
+def test_colours_can_be_chosen(colors: Any, expected: list[Any]) -> None:
+    layers = annotation_layers({name: [[1, 2, 3]] for name in "abc"}, colors=colors)
+    assert [layer.color for layer in layers] == expected
+
+
+def test_colours_of_sides_and_of_layers_that_do_not_exist() -> None:
+    layers = annotation_layers(synapses(), root_ids=[ROOT], colors={POSTSYNAPTIC: "red"})
+    assert [layer.color for layer in layers if layer.name == POSTSYNAPTIC] == ["red"]
+    with pytest.raises(ValueError, match="'dendrites', which is not shown; the layers are"):
+        annotation_layers(synapses(), root_ids=[ROOT], colors={"dendrites": "red"})
+    with pytest.raises(ValueError, match="colors is empty"):
+        annotation_layers(synapses(), colors=[])
 
 
 def test_whole_positions_and_plain_axes() -> None:
@@ -97,6 +126,20 @@ def test_rows_without_a_position_are_left_out_and_counted(caplog: pytest.LogCapt
     (layer,) = annotation_layers(whole)
     assert (layer.points.tolist(), layer.segments) == ([[4, 5, 6]], [[ROOT]])
     assert annotation_layers([[np.nan, 1, 2]])[0].points.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "missing", [np.array([np.nan] * 3), np.array([pd.NA] * 3, dtype=object), None, pd.NA]
+)
+def test_every_kind_of_missing_position_is_left_out(
+    missing: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells = [np.array([1, 2, 3], dtype=np.int32), missing]
+    for data in (pd.DataFrame({"pt_position": cells, "id": [5, 6]}), pd.Series(cells)):
+        (layer,) = annotation_layers(data)  # type: ignore[arg-type]
+        assert layer.points.tolist() == [[1, 2, 3]]
+    assert layer.descriptions == []
+    assert caplog.text.count("1 of 2 points of 'annotations' have no position") == 2
 
 
 def test_ids_that_lost_digits_are_refused() -> None:

@@ -110,6 +110,57 @@ def test_position_is_in_nm_unless_said_otherwise(sandbox_client: DatasetClient) 
         sandbox_client.neuroglancer_url(position=[1, 2])
 
 
+def nm(state: dict[str, Any]) -> np.ndarray:
+    """Centre of the view in nm."""
+    resolution = np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
+    return np.array(state["position"]) * resolution
+
+
+def test_the_view_is_centred_on_what_is_shown_unless_a_position_is_given(
+    sandbox_client: DatasetClient,
+) -> None:
+    points = pd.DataFrame({"x": [9e5, 1e5, 2e5], "y": [8e5, 1e5, 3e5], "z": [7e5, 2e5, np.nan]})
+    far = [[5e5, 6e5, 7e5]]
+    shown = {"a": points, "b": far}
+    middle = np.median([[9e5, 8e5, 7e5], [1e5, 1e5, 2e5], *far], axis=0)
+    np.testing.assert_allclose(nm(state_of(sandbox_client.neuroglancer_url(annotations=shown))), middle)
+    for url in (
+        sandbox_client.neuroglancer_url(annotations=shown, position=[4e5, 4e5, 8e5]),
+        sandbox_client.neuroglancer_viewer(annotations=shown, position=[4e5, 4e5, 8e5]).to_url(),
+    ):
+        np.testing.assert_allclose(nm(state_of(url)), [4e5, 4e5, 8e5])
+    stored = sandbox_client.neuroglancer_url(annotations=shown, position=[4e5, 4e5, 8e5], shorten=True)
+    np.testing.assert_allclose(nm(sandbox_client.get_state_json(stored)), [4e5, 4e5, 8e5])
+
+
+def test_walking_through_mere_points_does_not_hide_the_neurons(sandbox_client: DatasetClient) -> None:
+    frame = pd.DataFrame({"pt_position": [[1, 2, 3], [4, 5, 6]], "pt_root_id": [0, 9]})
+    shown = {"places": [[1, 2, 3]], "none": frame.iloc[:1], "cells": frame, "nothing": []}
+    state = state_of(sandbox_client.neuroglancer_url(root_ids=7, annotations=shown))
+    swaps = {layer["name"]: layer.get("swapVisbleSegmentsOnMove", True) for layer in state["layers"][2:]}
+    assert swaps == {"places": False, "none": False, "cells": True, "nothing": False}
+
+
+def test_layers_of_a_dict_keep_their_names_and_differ_in_colour(sandbox_client: DatasetClient) -> None:
+    shown = {"4P": [[1, 2, 3]], "6P-IT": [[4, 5, 6]], "MC": [[7, 8, 9]]}
+    layers = state_of(sandbox_client.neuroglancer_url(annotations=shown))["layers"][2:]
+    assert [layer["name"] for layer in layers] == [*shown]
+    assert len({layer["annotationColor"] for layer in layers}) == len(shown)
+    chosen = {"MC": "orange", "4P": (0, 0, 1.0)}
+    layers = state_of(sandbox_client.neuroglancer_url(annotations=shown, colors=chosen))["layers"][2:]
+    assert [layers[0]["annotationColor"], layers[2]["annotationColor"]] == ["#0000ff", "#ffa500"]
+    with pytest.raises(ValueError, match="colour 'oramge' of the layer '4P' is unknown"):
+        sandbox_client.neuroglancer_url(annotations=shown, colors="oramge")
+    with pytest.raises(ValueError, match="two layers would be called 'segmentation'"):
+        sandbox_client.neuroglancer_url(annotations={"segmentation": [[1, 2, 3]]})
+
+
+@pytest.mark.parametrize("root", [864691135336055529, np.int64(7), [7, 8]])
+def test_a_root_id_in_the_place_of_the_site_is_explained(sandbox_client: DatasetClient, root: Any) -> None:
+    with pytest.raises(TypeError, match="root ids go into root_ids="):
+        sandbox_client.neuroglancer_url(root)
+
+
 def test_short_links_lead_to_the_same_state(sandbox: Sandbox, sandbox_client: DatasetClient) -> None:
     short = sandbox_client.neuroglancer_url(root_ids=7, position=[1, 2, 3], shorten=True)
     assert short.startswith(sandbox.url)

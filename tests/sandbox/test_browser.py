@@ -161,3 +161,25 @@ def test_the_link_of_a_client_opens_here(
     manifests = sandbox.requests.matching("/meshing")
     assert [record.status for record in manifests] == [200]
     assert str(root) in manifests[0].path
+
+
+def test_a_link_with_points_opens_where_it_was_told_to(
+    sandbox: Sandbox, sandbox_client: DatasetClient, tmp_path: Path
+) -> None:
+    """Each named layer is seen in its own colour; a far first point does not move the view away from `position`."""
+    root = example_roots(sandbox.world)[0]
+    synapses = sandbox_client.query_synapses(root, pre=True, post=True, progress=False)
+    place = synapses[[f"ctr_pt_position_{axis}" for axis in "xyz"]].median().to_numpy()
+    spread = np.random.default_rng(1).uniform(-3000, 3000, (40, 3)) * [1, 1, 0]
+    far = (place + np.array([200_000, 200_000, 40_000]))[None]
+    shown = {"left": np.vstack([far, place + spread]), "right": np.vstack([far, place - spread[::-1]])}
+    colors = {"left": "#ff00ff", "right": "#00ffff"}
+    url = sandbox_client.neuroglancer_url(root_ids=root, annotations=shown, position=place, colors=colors)
+    section = section_of(picture(sandbox, url, tmp_path))
+    assert near(section, "#ff00ff") > 50
+    assert near(section, "#00ffff") > 50
+    elsewhere = sandbox_client.neuroglancer_url(
+        root_ids=root, annotations=shown, position=far[0], colors=colors
+    )
+    section = section_of(picture(sandbox, elsewhere, tmp_path))
+    assert near(section, "#ff00ff") + near(section, "#00ffff") < 50
