@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
 
 from cortexclient.errors import CortexError, NotConfiguredError
+from cortexclient.forking import ForkSafeLock
 from cortexclient.services.annotations import AnnotationsService
 from cortexclient.services.cells import CellsService
 from cortexclient.services.datastack import DatastackService
@@ -124,7 +124,7 @@ class DatasetClient:
         self._exports_path: str | None = None
         self._html_link: str | None = None
         self._services: dict[Callable[..., Any], Any] = {}
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
 
     def _service(self, kind: Callable[[Session], Service]) -> Service:
         """Give the client's one instance of a service, made when it is first needed."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
+
+from cortexclient.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["client_class", "load"]
 
 _classes: WeakValueDictionary[str, type[DatasetClient]] = WeakValueDictionary()
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 
 
 def load(

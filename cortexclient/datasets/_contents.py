@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
+
+from cortexclient.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ def contents_of(module: str) -> tuple[Callable[[str], Any], Callable[[], list[st
         Its full name; the last part names the dataset.
     """
     name = module.rpartition(".")[2]
-    lock = threading.Lock()
+    lock = ForkSafeLock()
     made: dict[str, Any] = {}
 
     def client() -> Any:

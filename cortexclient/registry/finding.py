@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import UnknownDatasetError
+from cortexclient.forking import ForkSafeLock
 from cortexclient.registry.layers import BUILT_IN, NAME, REGISTERED, layers
 from cortexclient.registry.notices import SpecWarning
 
@@ -42,7 +42,7 @@ class Candidate:
     spec: DatasetSpec | None = None
 
 
-_lock = threading.RLock()
+_lock = ForkSafeLock()
 _registered: dict[str, Candidate] = {}
 _told: set[tuple[str, str]] = set()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cortexclient.forking import ForkSafeLock
 from cortexclient.registry.index import Stamp, stamp
 from cortexclient.registry.notices import SpecWarning
 
@@ -34,7 +34,7 @@ class _Memory:
         )
 
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _memories: dict[tuple[Path, str | None], _Memory] = {}
 
 

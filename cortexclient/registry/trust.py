@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cortexclient.forking import ForkSafeLock
 from cortexclient.settings import config_dir
 
 __all__ = ["is_trusted", "trust", "trusted_hosts", "trusted_hosts_file", "untrust"]
@@ -23,7 +23,7 @@ __all__ = ["is_trusted", "trust", "trusted_hosts", "trusted_hosts_file", "untrus
 _HOST = re.compile(
     r"(?=.{1,260}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?"
 )
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 
 
 def trusted_hosts_file() -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import MissingDataError
+from cortexclient.forking import ForkSafeLock
 from cortexclient.ids import as_id, as_ids
 from cortexclient.services.mesh_cache import MeshCache
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
@@ -47,7 +47,7 @@ class MeshClient:
         self._session = session
         self._cache = MeshCache.open(cache, session.datastack) if cache else None
         self._mappings: OrderedDict[int, IdArray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def __repr__(self) -> str:
         return f"MeshClient(datastack={self._session.datastack!r})"

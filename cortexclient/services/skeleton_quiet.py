@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import warnings
 from typing import TYPE_CHECKING
+
+from cortexclient.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["quiet"]
 
 # what is shown belongs to the whole process: of two threads that change it at once, one would restore the other's state
-_ONE_AT_A_TIME = threading.RLock()
+_ONE_AT_A_TIME = ForkSafeLock()
 
 
 @contextlib.contextmanager

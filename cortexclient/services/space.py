@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cortexclient.errors import NotConfiguredError, SpecError
+from cortexclient.forking import ForkSafeLock
 from cortexclient.services.positions import positions, stated_resolution
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Space:
         self.version: str | None = transform.version
         self.streamline_version: str | None = transform.streamline_version
         self._made: dict[tuple[Any, ...], Any] = {}
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
 
     def __repr__(self) -> str:
         return f"Space({self.name!r}, version={self.version or 'newest'!r})"

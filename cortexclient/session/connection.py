@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from cortexclient import credentials
@@ -59,7 +58,6 @@ class Connection:
         self.memory = Once()
         self._token_given = credentials.as_token(auth_token) if auth_token else None
         self._endpoint_given = endpoint
-        self._lock = threading.RLock()
         self._choice = choice
         self.offline = choice is not None and choice.offline
         self.cache: Memory | None = None if choice is None else self._open_cache(choice)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cortexclient.forking import renew_in_child
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -20,6 +22,12 @@ class Once:
         self._values: dict[Hashable, Any] = {}
         self._locks: dict[Hashable, threading.RLock] = {}
         self._lock = threading.Lock()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Free every lock: the threads that held them do not exist in a forked child."""
+        self._lock = threading.Lock()
+        self._locks = {}
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Give the value of a key, computed by the first caller while the others wait."""

@@ -9,6 +9,8 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from cortexclient.forking import renew_in_child
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -38,6 +40,13 @@ class Stop(threading.Event):
         self._connections: set[Any] = set()
         self._below: set[Stop] = set()
         self._guard = threading.Lock()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Forget the parent's connections: to shut one down here would shut it down there."""
+        self._guard = threading.Lock()
+        self._connections = set()
+        self._below = set()
 
     def adopt(self, below: Stop) -> None:
         """Give up the work of a pool within this one, too, once this one is given up."""

@@ -11,17 +11,20 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import sys
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from cortexclient.credentials import host_of, may_carry_token
+from cortexclient.forking import renew_in_child
 from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer, service_of
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
 from cortexclient.session.stopping import Cancelled, current_stop, pause
@@ -110,6 +113,9 @@ class _HTTPSPool(_Tracked, HTTPSConnectionPool):
     ConnectionCls = _HTTPS
 
 
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
 class Wire(HTTPAdapter):
     """The adapter under every HTTP session of a client.
 
@@ -143,7 +149,24 @@ class Wire(HTTPAdapter):
         self._hosts = {host_of(home)}
         self._lock = threading.Lock()
         super().__init__(pool_connections=32, pool_maxsize=policy.pool_size, max_retries=0, pool_block=False)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        renew_in_child(self)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pools, of connections that can be interrupted."""
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        """Make the pools for a proxy, of connections that can be interrupted."""
+        manager = super().proxy_manager_for(*args, **options)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+    def renew(self) -> None:
+        """Leave the open connections to the parent process: a child that reads from them takes its responses."""
+        self._lock = threading.Lock()
+        self.proxy_manager = {}
+        self.init_poolmanager(32, self.policy.pool_size, block=False)
 
     def trust(self, address: str) -> None:
         """Let the token go to a further host: the local server that the home server names."""
@@ -315,3 +338,24 @@ def adopt(session: requests.Session, wire: Wire) -> None:
     if session.auth is None:
         # .netrc entries would replace the token without a word
         session.auth = _as_it_is
+
+
+def _renew_cloud_files() -> None:
+    """Give cloud-files new pools in a forked child; it keeps those of buckets and of http for the whole process."""
+    interfaces: Any = sys.modules.get("cloudfiles.interfaces")
+    if interfaces is None:
+        return
+    for name in ("S3_BUCKET_POOL_LOCK", "GCS_BUCKET_POOL_LOCK", "MEM_BUCKET_POOL_LOCK"):
+        if hasattr(interfaces, name):
+            setattr(interfaces, name, threading.Lock())
+    in_memory = interfaces.MEM_POOL
+    interfaces.reset_connection_pools()
+    interfaces.MEM_POOL = in_memory  # files that the user put there, no connections
+    adapter = getattr(interfaces.HttpInterface, "adaptor", None)
+    if isinstance(adapter, HTTPAdapter):
+        # in place: sessions that exist have it mounted
+        adapter.init_poolmanager(DEFAULT_POOLSIZE, DEFAULT_POOLSIZE)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_cloud_files)

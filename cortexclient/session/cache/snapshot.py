@@ -7,13 +7,13 @@ import json
 import os
 import re
 import secrets
-import threading
 import zipfile
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError, IncompleteResultError
+from cortexclient.forking import ForkSafeLock
 from cortexclient.session.cache.entry import Entry, now_text
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class SnapshotStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._archive: tuple[int, zipfile.ZipFile] | None = None
 
     def _read(self, name: str) -> bytes:

@@ -8,12 +8,12 @@ import os
 import re
 import secrets
 import stat
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cortexclient.forking import ForkSafeLock
 from cortexclient.session.cache.entry import DamagedEntryError, Entry, pack, unpack
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class FolderStore:
         self._written: int | None = None
         self._complained = False
         self._checked = False
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / key[2:]

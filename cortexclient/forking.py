@@ -1,0 +1,66 @@
+"""What a process made by ``os.fork()`` must not share with its parent: locks that another thread held, and sockets.
+
+Only the thread that forks goes on in the child. A lock that another thread held is then locked for ever, and both
+processes would read from the same sockets and take each other's responses.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["ForkSafeLock", "renew_in_child"]
+
+
+class Renewable(Protocol):
+    """An object that knows how to replace what a child process must not share."""
+
+    def renew(self) -> None:
+        """Replace locks and sockets; called in the child, where one thread runs."""
+
+
+_renewable: WeakSet[Renewable] = WeakSet()
+
+
+def renew_in_child(owner: Renewable) -> None:
+    """Have ``owner.renew()`` called in every child process that is forked while the owner exists."""
+    _renewable.add(owner)
+
+
+def _renew_all() -> None:
+    for owner in list(_renewable):
+        owner.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)
+
+
+class ForkSafeLock:
+    """A re-entrant lock that is free in a forked child, whoever held it in the parent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Replace the lock."""
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            # forked inside of the block: what this thread held is the parent's lock, not the child's
+            if self._lock.acquire(blocking=False):
+                self._lock.release()
