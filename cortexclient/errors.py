@@ -23,11 +23,13 @@
     ├── StaleRootError (LookupError)               a root id that is not valid at the client's moment
     ├── AmbiguousCellError (LookupError)           several cells or roots where one was asked for
     ├── ExportError (OSError)                      a static export that cannot be found or read
+    ├── OutputError (OSError)                      a file that cannot be written
     └── JobError                                   a bulk job with failures
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "MissingExtraError",
     "NotConfiguredError",
     "OfflineError",
+    "OutputError",
     "ProtocolError",
     "ServiceError",
     "ServiceTimeoutError",
@@ -55,9 +58,23 @@ __all__ = [
     "UnknownVersionError",
 ]
 
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Replace control characters, so that text of a server cannot steer the terminal that shows it.
+
+    Line ends and tabs stay. Marks that turn the direction of writing count as control characters.
+    """
+    return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
+
 
 class CortexError(Exception):
     """Base of every error that cortexclient raises on purpose."""
+
+    def __str__(self) -> str:
+        # most messages quote a server, a file or a name
+        return printable(super().__str__())
 
 
 class SpecError(CortexError, ValueError):
@@ -186,6 +203,10 @@ class AmbiguousCellError(CortexError, LookupError):
 
 class ExportError(CortexError, OSError):
     """A static table export that cannot be found or read."""
+
+
+class OutputError(CortexError, OSError):
+    """A file that was asked for cannot be written; one that was there before is unchanged."""
 
 
 class JobError(CortexError):

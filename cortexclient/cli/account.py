@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from cortexclient.cli.options import Dataset, Server
-from cortexclient.cli.output import console
+from cortexclient.cli.output import console, say
 from cortexclient.errors import AuthenticationError, CortexError, TermsOfServiceError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def login(
     spec = get_spec(dataset)
     address = (server or spec.server_address).rstrip("/")
     if not address.startswith(("https://", "http://")):
-        typer.echo(f"{spec.name} runs on this machine ({address}) and needs no token.")
+        say(f"{spec.name} runs on this machine ({address}) and needs no token.")
         return
     _explain(spec, address)
     token = (
@@ -53,20 +53,20 @@ def login(
     if check and token:
         notice = _try(Session(spec, server_address=address, auth_token=token))
     path = credentials.store_token(address, token)
-    typer.echo(f"Stored in {path}.")
-    typer.echo(notice or f"Ready: cortexclient tables {spec.name}")
+    say(f"Stored in {path}.")
+    say(notice or f"Ready: cortexclient tables {spec.name}")
 
 
 def _explain(spec: DatasetSpec, address: str) -> None:
     from cortexclient.credentials import token_page
 
     access = spec.access
-    typer.echo(f"{spec.title} is served by {address}.")
+    say(f"{spec.title} is served by {address}.")
     if access is not None and access.note:
-        typer.echo(access.note)
+        say(access.note)
     if access is not None and access.terms_url:
-        typer.echo(f"1. Accept the terms of service: {access.terms_url}")
-    typer.echo(
+        say(f"1. Accept the terms of service: {access.terms_url}")
+    say(
         f"{'2' if access is not None and access.terms_url else '1'}. Log in and copy a token: {token_page(address)}"
     )
 

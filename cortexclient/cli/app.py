@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cortexclient import __version__
+from cortexclient.cli.output import say
 
 __all__ = ["build_app"]
 
@@ -33,7 +34,7 @@ def build_app() -> typer.Typer:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cortexclient.cli.output import console
+from cortexclient.cli.output import console, say
 
 if TYPE_CHECKING:
     from cortexclient.session import FolderStore
@@ -47,7 +47,7 @@ def info(path: Folder = None) -> None:
     store = _store(path)
     listed = list(store.listing())
     size = sum(entry.size for entry in listed)
-    typer.echo(
+    say(
         f"{store.place}: {len(listed)} answers, {size / 1e6:.1f} MB of at most {store.limit / 1e9:g} GB "
         "(CORTEXCLIENT_CACHE_GB)"
     )
@@ -86,7 +86,7 @@ def clear(
 ) -> None:
     """Remove kept answers."""
     removed = _store(path).clear(older_than=None if older_than is None else older_than * _DAY)
-    typer.echo(f"removed {removed} answers")
+    say(f"removed {removed} answers")
 
 
 def verify(path: Folder = None) -> None:
@@ -94,6 +94,6 @@ def verify(path: Folder = None) -> None:
     store = _store(path)
     damaged = store.verify()
     sound = sum(1 for _ in store.listing())
-    typer.echo(f"{sound} answers are sound, {len(damaged)} were damaged and are removed")
+    say(f"{sound} answers are sound, {len(damaged)} were damaged and are removed")
     if damaged:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ import typer
 
 from cortexclient.cli.options import Dataset, Moment, Server, Version, ids_from, open_client
 from cortexclient.cli.output import error_console
+from cortexclient.files import replacing, write_bytes
 from cortexclient.types import TransformName
 
 __all__ = ["register_commands"]
@@ -54,7 +55,8 @@ def skeleton(
     if ending == ".swc":
         write_swc(neuron, out, scale=1e-3 if space is None else 1.0)
     else:
-        neuron.save_meshwork(str(out), overwrite=True)
+        with replacing(out) as part:
+            neuron.save_meshwork(str(part), overwrite=True)
     error_console().print(f"{len(neuron.skeleton.vertices):,} vertices -> {out}")
 
 
@@ -74,7 +76,7 @@ def write_swc(neuron: Any, out: Path, *, scale: float) -> None:
     line_of = np.empty(len(order), dtype=np.int64)
     line_of[order] = np.arange(1, len(order) + 1)
     radius = np.asarray(skeleton.radius) if skeleton.radius is not None else np.full(len(order), 1.0 / scale)
-    with out.open("w", encoding="utf-8") as file:
+    with replacing(out) as part, part.open("w", encoding="utf-8") as file:
         file.write(f"# neuron {neuron.seg_id}, lengths in um\n")
         for vertex in order:
             x, y, z = np.asarray(skeleton.vertices[vertex]) * scale
@@ -100,5 +102,5 @@ def mesh(
     client = open_client(dataset, server=server)
     found = client.mesh.get_mesh(root)
     data = found.to_ply() if ending == ".ply" else found.to_obj()
-    out.write_bytes(bytes(data))
+    write_bytes(out, bytes(data))
     error_console().print(f"{len(found.vertices):,} vertices, {len(found.faces):,} faces -> {out}")

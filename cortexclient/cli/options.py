@@ -34,7 +34,10 @@ Server = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", help="File to write: .csv, .csv.gz, .parquet, .feather or .json.", show_default=False
+        "--out",
+        "-o",
+        help="File to write: .csv, .csv.gz, .parquet, .feather or .json (there, ids beyond 2^53 are texts).",
+        show_default=False,
     ),
 ]
 

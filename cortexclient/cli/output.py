@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from cortexclient.errors import printable
+from cortexclient.files import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-__all__ = ["console", "error_console", "show_frame", "speak_utf8", "write_frame"]
+__all__ = ["console", "error_console", "say", "show_frame", "speak_utf8", "write_frame"]
 
 SHOWN_ROWS = 20
 ENDINGS = (".csv", ".csv.gz", ".parquet", ".feather", ".json")
@@ -31,19 +35,33 @@ def speak_utf8() -> None:
             stream.reconfigure(encoding="utf-8")
 
 
-def console() -> Console:
-    """Where results go."""
+def say(text: str, *, nl: bool = True) -> None:
+    """Print plain text to standard output, without the control characters that a server may have put into it."""
+    typer.echo(printable(text), nl=nl)
+
+
+@functools.cache
+def _console_class() -> type[Console]:
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    class PrintableConsole(Console):
+        """Shows no control characters, wherever a text comes from: messages and the cells of tables pass here."""
+
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(printable(text), **options)
+
+    return PrintableConsole
+
+
+def console() -> Console:
+    """Where results go."""
+    return _console_class()(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def error_console() -> Console:
     """Where progress and errors go, so that results can be piped."""
-    from rich.console import Console
-
     # the terminal wraps long lines by itself; a command that was cut in two could not be copied
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return _console_class()(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 def show_frame(
@@ -69,7 +87,7 @@ def show_frame(
     if index:
         frame = frame.reset_index()
     if not sys.stdout.isatty():
-        frame.to_csv(sys.stdout, index=False)
+        frame.to_csv(_PrintableStream(), index=False)  # type: ignore[call-overload]  # which asks for more than pandas
         return
     from cortexclient.cli.screen import fitted
 
@@ -84,6 +102,13 @@ def show_frame(
         error_console().print(f"{'; '.join(notes)}. --out FILE writes everything ({', '.join(ENDINGS)})")
 
 
+class _PrintableStream:
+    """Standard output for pandas, which writes its CSV in pieces."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(printable(text))
+
+
 def write_frame(frame: pd.DataFrame, out: Path, *, index: bool = False) -> None:
     """Write a table in the format that the file's ending names.
 
@@ -91,21 +116,35 @@ def write_frame(frame: pd.DataFrame, out: Path, *, index: bool = False) -> None:
     ------
     typer.BadParameter
         If the ending is not known.
+    OutputError
+        If the file cannot be written; an old one is unchanged.
     """
     name = out.name.lower()
-    if name.endswith((".csv", ".csv.gz")):
-        frame.to_csv(out, index=index)
-        return
-    whole = frame.reset_index() if index else frame.reset_index(drop=True)
-    if name.endswith(".parquet"):
-        whole.to_parquet(out, index=False)
-    elif name.endswith(".feather"):
-        whole.to_feather(out)
-    elif name.endswith(".json"):
-        # ids as strings: JSON's numbers are floats to most readers
-        ids = {column: str for column in whole.columns if whole[column].dtype.kind in "iu"}
-        whole.astype(ids).to_json(out, orient="records", date_format="iso", lines=False)
-    else:
+    if not name.endswith(ENDINGS):
         raise typer.BadParameter(
             f"do not know how to write {out.name}; end it in one of {', '.join(ENDINGS)}"
         )
+    complete = frame.reset_index() if index else frame.reset_index(drop=True)
+    with replacing(out) as part:
+        if name.endswith((".csv", ".csv.gz")):
+            complete.to_csv(part, index=False, compression="gzip" if name.endswith(".gz") else None)
+        elif name.endswith(".parquet"):
+            complete.to_parquet(part, index=False)
+        elif name.endswith(".feather"):
+            complete.to_feather(part)
+        else:
+            _exact(complete).to_json(part, orient="records", date_format="iso", lines=False)
+
+
+_EXACT_IN_JSON = 2**53
+"""Most readers of JSON take numbers for floats, which hold whole numbers up to here."""
+
+
+def _exact(frame: pd.DataFrame) -> pd.DataFrame:
+    """Turn the columns of whole numbers that a float cannot hold into text."""
+    wide = [
+        name
+        for name in frame.columns
+        if frame[name].dtype.kind in "iu" and bool((frame[name].abs() > _EXACT_IN_JSON).any())
+    ]
+    return frame.astype(dict.fromkeys(wide, "string"))

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import typer
 
 from cortexclient.cli.options import Dataset, Moment, Server, Version, ids_from, open_client
-from cortexclient.cli.output import console, error_console
+from cortexclient.cli.output import console, error_console, say
+from cortexclient.files import replacing
 
 __all__ = ["register_commands"]
 
@@ -39,7 +40,7 @@ def link(
     roots = ids_from(root_ids or [])
     client = open_client(dataset, version, timestamp, server)
     points = client.query_synapses(roots, pre=True, post=True, progress=False) if synapses and roots else None
-    typer.echo(client.neuroglancer_url(site, root_ids=roots, annotations=points, shorten=shorten))
+    say(client.neuroglancer_url(site, root_ids=roots, annotations=points, shorten=shorten))
     address = urlsplit(server or client.spec.server_address)
     if address.scheme == "sandbox" and address.port is None:
         error_console().print(
@@ -73,5 +74,6 @@ def plot(
     figure = neuron_figure(
         neuron, layers=client.spec.layers or None, title=f"{client.spec.title}\nneuron {root}"
     )
-    figure.savefig(out, dpi=200)
+    with replacing(out) as part:
+        figure.savefig(part, dpi=200)
     console().print(f"picture -> {out}")

@@ -38,6 +38,7 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=list(words), prog_name="cortexclient", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except typer.Exit as finished:
         return finished.exit_code
@@ -51,8 +52,8 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
         # the reader of our output has gone; keep the interpreter from complaining about it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (CortexError, ValueError, TypeError) as error:
-        if debug or not (isinstance(error, CortexError) or _is_advice(error)):
+    except (CortexError, OSError, ValueError, TypeError) as error:
+        if debug or not (isinstance(error, CortexError | OSError) or _is_advice(error)):
             raise
         error_console().print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         return 1

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from cortexclient.cli.output import say
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -74,13 +76,13 @@ def serve(
             faults=[_fault(text) for text in fault or ()],
         )
         with sandbox:
-            typer.echo(f"url        {sandbox.url}")
-            typer.echo(f"datastack  {sandbox.datastack}")
-            typer.echo(f"token      {sandbox.token}")
-            typer.echo(f"start page {sandbox.url}/  (stop with Ctrl-C)")
+            say(f"url        {sandbox.url}")
+            say(f"datastack  {sandbox.datastack}")
+            say(f"token      {sandbox.token}")
+            say(f"start page {sandbox.url}/  (stop with Ctrl-C)")
             interrupted.serving = True
             stop.wait()
-    typer.echo("stopped")
+    say("stopped")
 
 
 def convert(
@@ -99,7 +101,7 @@ def convert(
     from cortexclient.sandbox.convert import convert_cell
 
     folder = convert_cell(source, destination, info=info, graph=graph)
-    typer.echo(f"wrote {folder.path}")
+    say(f"wrote {folder.path}")
 
 
 class _Interruption:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import NotConfiguredError, UnknownTableError
+from cortexclient.files import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,7 +184,8 @@ class Tour:
             labels=self.labels,
             title=f"{self.client.spec.title}: neuron {self.root}",
         )
-        figure.savefig(self.out, dpi=170)
+        with replacing(self.out) as part:
+            figure.savefig(part, dpi=170)
         return [str(self.out.resolve())]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cortexclient.files import write_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -68,8 +70,6 @@ def save_swc(neuron: Any, path: PathLike, *, in_um: bool | None = None) -> None:
     in_um : bool or None
         Whether the neuron is in um, because it was transformed; None judges by the lengths of its edges.
     """
-    from pathlib import Path
-
     import numpy as np
 
     data = neuron if hasattr(neuron, "keys") else _as_data(neuron)
@@ -80,7 +80,7 @@ def save_swc(neuron: Any, path: PathLike, *, in_um: bool | None = None) -> None:
         steps = steps[steps > 0]
         # a step goes from chunk to chunk, which is about a micrometre
         in_um = bool(len(steps)) and bool(np.median(steps) < _LONGEST_STEP_UM)
-    Path(path).expanduser().write_text(to_swc(data, in_um=in_um))
+    write_text(path, to_swc(data, in_um=in_um))
 
 
 def _as_data(neuron: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import CortexError
+from cortexclient.files import write_text
 from cortexclient.ids import as_id, as_ids, is_one
 from cortexclient.services.skeleton_load import SkeletonLoader, Wanted
 from cortexclient.services.skeleton_source import stored_skeletons
@@ -237,8 +238,6 @@ class SkeletonsService:
         --------
         >>> client.save_swc(root_id, "neuron.swc", transform="rigid")   # doctest: +SKIP
         """
-        from pathlib import Path
-
         from cortexclient.services.skeleton_swc import save_swc
 
         if hasattr(neuron, "skeleton") or hasattr(neuron, "keys"):
@@ -249,7 +248,7 @@ class SkeletonsService:
             save_swc(neuron, path)
             return
         text = self.get_skeleton(neuron, transform=transform, output="swc")
-        Path(path).expanduser().write_text(text, encoding="utf-8")
+        write_text(path, text)
 
     def skeletons_exist(
         self,

@@ -7,7 +7,7 @@ import html
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from cortexclient.errors import CortexError, UnknownTableError
+from cortexclient.errors import CortexError, UnknownTableError, printable
 from cortexclient.session import (
     NM,
     Moment,
@@ -230,7 +230,7 @@ class TableHandle:
     def __repr__(self) -> str:
         reference = f", refers to {self.info.reference_table}" if self.info.reference_table else ""
         unit = "x".join(f"{size:g}" for size in self.info.unit)
-        return f"{self.info.kind} {self.info.name} ({unit} nm{reference}): {self.info.description}"
+        return printable(f"{self.info.kind} {self.info.name} ({unit} nm{reference}): {self.info.description}")
 
 
 class _Names:
@@ -284,7 +284,7 @@ class _Names:
     def __repr__(self) -> str:
         names = self.table_names
         title = f"{len(names)} {self._kind}s of {self._session.datastack} at {self._session.moment}"
-        return "\n".join([title, *(f"  {name}" for name in names)])
+        return printable("\n".join([title, *(f"  {name}" for name in names)]))
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cortexclient.cli.output import console, error_console
+from cortexclient.cli.output import console, error_console, say
+from cortexclient.files import write_text
 
 __all__ = ["schema", "trust", "validate"]
 
@@ -28,7 +29,7 @@ def validate(
     if explain is not None:
         from cortexclient.spec.codes import page
 
-        typer.echo(page(explain))
+        say(page(explain))
         return
     from cortexclient.registry.validation import all_folders
     from cortexclient.registry.validation import validate as check
@@ -43,10 +44,10 @@ def validate(
             "files": [str(result.path) for result in results],
             "problems": [problem.as_dict() for problem in problems],
         }
-        typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+        say(json.dumps(body, indent=2, ensure_ascii=False))
         raise typer.Exit(1 if failed else 0)
     for problem in problems:
-        typer.echo(str(problem))
+        say(str(problem))
     counts = f"{len(results)} file(s), {len(errors)} error(s), {len(problems) - len(errors)} warning(s)"
     hint = "; `cortexclient validate --explain CODE` says more" if problems else ""
     error_console().print(f"[{'red' if failed else 'green'}]{counts}[/]{hint}")
@@ -64,9 +65,9 @@ def schema(
 
     text = schema_text(volume_schema() if volume else dataset_schema())
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
         error_console().print(f"wrote {out}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cortexclient.cli.output import console, error_console
+from cortexclient.cli.output import console, error_console, say
 from cortexclient.cli.registry.text import print_table
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def list_command(
 
     infos = list_datasets(details=True, check=check)
     if as_json:
-        typer.echo(json.dumps([_plain(info) for info in infos], indent=2))
+        say(json.dumps([_plain(info) for info in infos], indent=2))
         return
     from rich.markup import escape
     from rich.table import Table
@@ -86,14 +86,12 @@ def show(
 
     spec, _ = registry.resolve(name)
     if as_json:
-        typer.echo(
-            json.dumps({**spec.as_dict(), "fingerprint": spec.fingerprint}, indent=2, ensure_ascii=False)
-        )
+        say(json.dumps({**spec.as_dict(), "fingerprint": spec.fingerprint}, indent=2, ensure_ascii=False))
         return
     if markdown:
         from cortexclient.spec.pages import dataset_page
 
-        typer.echo(dataset_page(spec), nl=False)
+        say(dataset_page(spec), nl=False)
         return
     out = console()
     out.print(f"[bold]{spec.name}[/]  {spec.title}", markup=True)
@@ -155,7 +153,7 @@ def _print_tree(values: dict[str, Any]) -> None:
     if "sources" in values:
         ordered["sources"] = values["sources"]
     if not sys.stdout.isatty():
-        typer.echo(_as_yaml(ordered, 100))
+        say(_as_yaml(ordered, 100))
         return
     out = console()
     # PyYAML breaks a line behind the word that is too long for it, so it is told of less room than there is
@@ -210,10 +208,10 @@ def cite(
 
     spec = get_spec(name)
     if not bibtex:
-        typer.echo(spec.cite())
+        say(spec.cite())
         return
     if spec.citation is None or spec.citation.bibtex is None:
         from cortexclient.errors import NotConfiguredError
 
         raise NotConfiguredError(f"the spec of {spec.name} has no BibTeX entry; add `citation.bibtex` to it")
-    typer.echo(spec.citation.bibtex.strip())
+    say(spec.citation.bibtex.strip())

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cortexclient.cli.output import error_console
+from cortexclient.cli.output import error_console, say
 from cortexclient.cli.registry.text import print_table
+from cortexclient.files import write_text
 
 __all__ = ["check", "diff", "import_cave_diver", "new"]
 
@@ -38,13 +39,13 @@ def new(
 
     text = draft(name, server=server, datastack=datastack, token=token)
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
         return
     if out.is_dir():
         out = out / f"{name}.yaml"
     if out.exists():
         raise typer.BadParameter(f"{out} exists already; give another --out or remove it")
-    out.write_text(text, encoding="utf-8")
+    write_text(out, text)
     error_console().print(f"wrote {out}; look through it, then: cortexclient validate {out}")
     if not (schema := out.parent / "dataset.schema.json").exists():
         error_console().print(
@@ -123,7 +124,7 @@ def import_cave_diver(
 
     text = convert(file, name=name, server=server, volume=volume)
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
         error_console().print(f"wrote {out}; now: cortexclient validate {out}")
