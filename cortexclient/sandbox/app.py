@@ -14,6 +14,7 @@ from cortexclient.sandbox.faults import FaultPlan, InjectFaults
 from cortexclient.sandbox.middleware import (
     AllowOrigins,
     CatchErrors,
+    CheckHost,
     CollapseSlashes,
     Latency,
     LogRequests,
@@ -79,4 +80,5 @@ def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
     app = InjectFaults(app, faults, world)
     app = AllowOrigins(app)
     app = CollapseSlashes(app)
+    app = CheckHost(app)
     return LogRequests(app, log)

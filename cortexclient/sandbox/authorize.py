@@ -13,7 +13,7 @@ from starlette.routing import Match
 
 from cortexclient.sandbox.access import User
 from cortexclient.sandbox.middleware import send_bytes
-from cortexclient.sandbox.routes.pages import unserved
+from cortexclient.sandbox.routes.pages import redirect_text, unserved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +30,15 @@ __all__ = ["USER", "Authorize"]
 USER = "cortexclient.user"
 HTML = b"text/html; charset=utf-8"
 _COOKIE = "middle_auth_token"
+# a token that may be written into a header
+_PLAIN_TOKEN = re.compile(r"[\w.~+/-]+=*\Z", re.ASCII)
 
 # what anyone may ask, as on the real services
 _OPEN = re.compile(
     r"^/("
     r"info/version|auth/version|auth/api/v1/(authorize|tos/.*)|materialize/(version|api/versions)|annotation/api/versions"
     r"|l2cache/(index)?|l2cache/api/v1/(table_mapping|attribute_metadata)|skeletoncache/(health|api/versions?)|schema/.*"
-    r"|precomputed/.*|v/.*|events/.*|state/.*|action/.*|credentials/.*|sandbox\.json|favicon\.ico|version\.json|"
+    r"|precomputed/.*|v/.*|events/.*|state/.*|action/.*|sandbox\.json|favicon\.ico|version\.json"
     r")$"
 )
 # resource of a path: (pattern, namespace, whether refusals of unknown names carry "auth_dataset")
@@ -157,7 +159,7 @@ class Authorize:
         token = asked.header.split(" ")[1] if asked.header else asked.in_query or asked.cookie
         if asked.by_program and not token:
             return self._unauthorized(asked, 401, "no_token")
-        if not asked.by_program and asked.in_query:
+        if not asked.by_program and asked.in_query and _PLAIN_TOKEN.match(asked.in_query):
             return self._without_token(asked, asked.in_query)
         user = self.world.access.user(token)
         if user is not None:
@@ -170,7 +172,7 @@ class Authorize:
         """Send a browser to the same address without the token, which it gets as a cookie instead."""
         rest = [(key, value) for key, value in parse_qsl(asked.query) if key not in (_COOKIE, "token")]
         # the real one is for https alone, which a sandbox does not speak
-        cookie = f"{_COOKIE}={token}; HttpOnly; Path=/"
+        cookie = f"{_COOKIE}={token}; HttpOnly; SameSite=Lax; Path=/"
         return _redirect(asked.url(urlencode(rest)), (b"set-cookie", cookie.encode()))
 
     def _unauthorized(self, asked: _Asked, status: int, error: str) -> _Refusal:
@@ -239,11 +241,7 @@ def _refuse(status: int, body: dict[str, Any], headers: tuple[tuple[bytes, bytes
 
 
 def _redirect(target: str, *headers: tuple[bytes, bytes]) -> _Refusal:
-    page = (
-        "<!doctype html>\n<html lang=en>\n<title>Redirecting...</title>\n<h1>Redirecting...</h1>\n<p>You should be "
-        f'redirected automatically to the target URL: <a href="{target}">{target}</a>. If not, click the link.\n'
-    )
-    return _Refusal(302, page.encode(), HTML, ((b"location", target.encode()), *headers))
+    return _Refusal(302, redirect_text(target).encode(), HTML, ((b"location", target.encode()), *headers))
 
 
 def _cookie(header: str) -> str | None:

@@ -46,6 +46,9 @@ KINDS = {
     "expired-version": "the version asked for is called gone",
     "version-appears": "a new version is materialized just before the answer",
     "table-missing": "the table asked for is called missing from its version",
+    "aborted-transaction": "the database refuses, as long as a failed transaction of the worker is not rolled back",
+    "poisons-worker": "the request is answered; the next one to the materialization service is refused, once, because "
+    "it finds this one's transaction aborted",
 }
 
 
@@ -177,5 +180,8 @@ class InjectFaults:
         fault = self.plan.take(scope["method"], scope["path"]) if scope["type"] == "http" else None
         if fault is None:
             await self.app(scope, receive, send)
+        elif fault.kind == "poisons-worker":
+            await self.app(scope, receive, send)
+            self.plan.add(Fault("aborted-transaction", route="^/materialize/"))
         else:
             await misbehave.strike(fault, self.app, self.world, scope, receive, send)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllowOrigins",
     "CatchErrors",
+    "CheckHost",
     "CollapseSlashes",
     "Latency",
     "LogRequests",
@@ -210,6 +211,27 @@ class CollapseSlashes:
         await self.app(scope, receive, send)
 
 
+class CheckHost:
+    """Refuse requests that name another host: a page whose name was rebound to this machine must not read anything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            host = dict(scope["headers"]).get(b"host", b"127.0.0.1").decode("latin-1")
+            if not _LOOPBACK.match(host):
+                message = f"this sandbox answers as 127.0.0.1 and localhost only, not as {host}"
+                body = json.dumps({"message": message}).encode()
+                await send_bytes(send, 421, body, b"application/json", (b"connection", b"close"))
+                return
+        await self.app(scope, receive, send)
+
+
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]|([\w-]+\.)*localhost)(:\d+)?\Z", re.ASCII | re.IGNORECASE)
+
+
 class Latency:
     """Wait before each answer, as a distant server makes its clients wait."""
 
@@ -225,14 +247,17 @@ class Latency:
 
 
 class AllowOrigins:
-    """Let pages of any origin read every answer, as the real services do; a viewer elsewhere can then be used."""
+    """Let pages of any origin read the responses, as the real services do, so that a viewer elsewhere can be used.
+
+    Responses that may hold a token are left out: they are for programs and for the sandbox's own pages.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or _SECRETS.match(scope["path"]):
             await self.app(scope, receive, send)
             return
         if scope["method"] == "OPTIONS":
@@ -248,6 +273,7 @@ class AllowOrigins:
         await self.app(scope, receive, open_send)
 
 
+_SECRETS = re.compile(r"^/(sandbox\.json|credentials/.*|auth/api/v1/user/token)?$")
 _ORIGINS = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-expose-headers", b"WWW-Authenticate, X-Requested-With, Warning, Content-Range"),
@@ -287,7 +313,9 @@ class CatchErrors:
 
 def failure(error: Exception) -> bytes:
     """Body of the answer to a request that the sandbox failed on."""
-    return json.dumps({"code": 500, "message": f"{type(error).__name__}: {error}", "traceback": []}).encode()
+    # the text of an OSError names a file of this machine
+    text = (error.strerror or "") if isinstance(error, OSError) else str(error)
+    return json.dumps({"code": 500, "message": f"{type(error).__name__}: {text}", "traceback": []}).encode()
 
 
 async def send_bytes(

@@ -119,6 +119,10 @@ _PLAIN = {
         429, {"message": "2 per 1 minute"}, (b"retry-after", str(round(fault.seconds)).encode())
     ),
     "500": lambda *_: _coded("the sandbox was told to fail"),
+    "aborted-transaction": lambda *_: _coded(
+        "(psycopg2.errors.InFailedSqlTransaction) current transaction is aborted, commands ignored until end of "
+        "transaction block\n\n[SQL: SELECT 1]\n(Background on this error at: http://sqlalche.me/e/13/2j85)"
+    ),
     "500-string": lambda *_: _object(500, "the sandbox was told to fail"),
     "500-html": lambda *_: _page(500, b"500 Internal Server Error"),
     "502": lambda *_: _page(502, b"502 Bad Gateway"),

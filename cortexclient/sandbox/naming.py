@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cortexclient.sandbox.world import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.spec import DatasetSpec
@@ -94,23 +97,24 @@ class RenamedExports:
     def __init__(self, folder: DataFolder, names: Names) -> None:
         exports = folder.file("exports")
         self.path: str | None = f"file://{exports.resolve()}" if exports.is_dir() else None
-        self._links: tempfile.TemporaryDirectory[str] | None = None
+        self.close: Callable[[], object] = lambda: None
         if self.path is None or not (names.tables or names.versions):
             return
-        self._links = tempfile.TemporaryDirectory(prefix="cortexclient-exports-")
+        links = Path(tempfile.mkdtemp(prefix="cortexclient-exports-"))
+        self.close = weakref.finalize(self, _remove, links, os.getpid())
         for file in exports.rglob("*"):
             match = self._PARTS.match(file.name)
             if file.is_file():
-                link = Path(self._links.name) / self._FOLDER.sub(
+                link = links / self._FOLDER.sub(
                     lambda found: f"v{names.public_version(int(found['number']))}",
                     str(file.parent.relative_to(exports)),
                 )
                 link.mkdir(parents=True, exist_ok=True)
                 name = names.public(match["table"]) + match["rest"] if match else file.name
                 (link / name).symlink_to(file.resolve())
-        self.path = f"file://{self._links.name}"
+        self.path = f"file://{links}"
 
-    def close(self) -> None:
-        """Remove the links."""
-        if self._links is not None:
-            self._links.cleanup()
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child that ends must leave its parent's links alone
+        shutil.rmtree(folder, ignore_errors=True)

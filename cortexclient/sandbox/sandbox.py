@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -119,6 +120,7 @@ class Sandbox:
         self._faults = faults
         self._siblings: dict[str, Sandbox] = {}
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._closed = False
         self._renamed = RenamedExports(self.folder, names_for(self.folder, spec))
         self._open(World(self.folder, names_for(self.folder, spec), options, graph=graph), port)
@@ -349,6 +351,8 @@ class Sandbox:
             if self._closed:
                 return
             self._closed = True
+        if self._pid != os.getpid():  # only the process that started the server may stop it
+            return
         for sibling in self._siblings.values():
             sibling.close()
         forget(self)

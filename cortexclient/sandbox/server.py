@@ -142,9 +142,19 @@ class LoopbackServer:
             self._socket.close()
 
     def _abandon(self) -> None:
-        """Let go of the listening socket in a forked child: only the parent answers on it."""
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        """Close this server's sockets in a forked child, where no thread serves them.
+
+        Otherwise a connection that the parent closes would stay open for its client for as long as the child lives.
+        """
+        state = getattr(self._server, "server_state", None)
+        transports = [connection.transport for connection in getattr(state, "connections", ())]
+        sockets = [transport.get_extra_info("socket") for transport in transports if transport is not None]
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for inherited in (self._socket, *sockets):
+            with contextlib.suppress(OSError):
+                # the event loop's objects still own the number; closing it would free it for another file
+                os.dup2(nothing, inherited.fileno(), inheritable=False)
+        os.close(nothing)
 
 
 def _bound_socket(port: int) -> socket.socket:

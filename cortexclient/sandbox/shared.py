@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import socket
 import threading
 import urllib.request
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,8 +41,10 @@ class Endpoint(NamedTuple):
 
 
 _lock = threading.Lock()
-_shared: dict[tuple[int, str, str], Sandbox] = {}
+_shared: dict[tuple[str, str], Sandbox] = {}
 _ports: dict[int, Sandbox] = {}
+# sandboxes of the process that this one was forked from, which go on serving both
+_inherited: dict[tuple[str, str] | int, Endpoint] = {}
 
 
 def shared_endpoint(address: str) -> Endpoint:
@@ -66,13 +69,13 @@ def shared_endpoint(address: str) -> Endpoint:
         sandbox = _ports.get(parts.port)
         if sandbox is not None:
             return _endpoint(sandbox)
-        return _ask(parts.port)
+        return _inherited_endpoint(parts.port) or _ask(parts.port)
     size, dataset = parts.netloc or "small", parts.path.strip("/") or "sandbox"
     if size not in SIZES:
         raise ValueError(
             f"{address!r} names no sandbox; write sandbox://SIZE with a size out of {', '.join(SIZES)}"
         )
-    return _endpoint(shared_sandbox(size, dataset))
+    return _inherited_endpoint((size, dataset)) or _endpoint(shared_sandbox(size, dataset))
 
 
 def shared_sandbox(size: str = "small", dataset: str = "sandbox") -> Sandbox:
@@ -86,8 +89,7 @@ def shared_sandbox(size: str = "small", dataset: str = "sandbox") -> Sandbox:
     # of the package, which says what to install where something is missing
     from cortexclient.sandbox import Sandbox
 
-    # a forked child has its parent's dictionary but not its threads: it starts its own
-    key = (os.getpid(), size, dataset)
+    key = (size, dataset)
     with _lock:
         if key not in _shared:
             _shared[key] = Sandbox(dataset, size=size)
@@ -110,9 +112,8 @@ def forget(sandbox: Sandbox) -> None:
 
 def close_shared() -> None:
     """Close the sandboxes that this process shares."""
-    for (pid, *_), sandbox in list(_shared.items()):
-        if pid == os.getpid():
-            sandbox.close()
+    for sandbox in list(_shared.values()):
+        sandbox.close()
 
 
 def _endpoint(sandbox: Sandbox) -> Endpoint:
@@ -127,9 +128,26 @@ def _ask(port: int) -> Endpoint:
     return Endpoint(address, told["token"], told["exports_path"], told["viewer_site"])
 
 
+def _inherited_endpoint(key: tuple[str, str] | int) -> Endpoint | None:
+    """Return a sandbox of the process that this one was forked from, as long as it runs."""
+    endpoint = _inherited.get(key)
+    if endpoint is None:
+        return None
+    try:
+        socket.create_connection(("127.0.0.1", urlsplit(endpoint.address).port or 0), timeout=10).close()
+    except OSError:
+        del _inherited[key]
+        return None
+    return endpoint
+
+
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - the parent may have held it while it forked
     _lock = threading.Lock()
+    for port, sandbox in _ports.items():
+        _inherited[port] = _endpoint(sandbox)
+    for key, sandbox in _shared.items():
+        _inherited[key] = _endpoint(sandbox)
     _shared.clear()
     _ports.clear()
 

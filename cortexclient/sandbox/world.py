@@ -83,6 +83,12 @@ class Options:
     skeleton_limiter : bool
         Run the skeleton service with its rate limiter configured, as every deployment does. Without it, the routes
         that are limited answer ``true`` or fail.
+    skeleton_queue : bool
+        Run the skeleton service as it is deployed: a queue makes the skeletons, and ``async/get_skeleton`` waits until
+        one is there. It never hears of one that cannot be made, so such a request ends with the gateway's 504. False
+        (default) makes skeletons within the request and reports failures with status 500.
+    skeleton_gateway : float
+        Seconds after which the gateway before the skeleton service gives up on a request, with ``skeleton_queue``.
     """
 
     row_limit: int = 200_000
@@ -94,6 +100,8 @@ class Options:
     cold_skeletons: bool = False
     skeleton_delay: float = 0.0
     skeleton_limiter: bool = True
+    skeleton_queue: bool = False
+    skeleton_gateway: float = 60.0
 
 
 class World:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import shutil
 import webbrowser
@@ -133,3 +135,62 @@ def test_terms_of_service(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.
         assert opened == [f"{guarded.url}/auth/api/v1/tos/7/accept"]
         assert connect(guarded, ADMIN).materialize.get_versions()
     clear_client_caches()
+
+
+def ask(sandbox: Sandbox, path: str, method: str = "GET", **headers: str) -> tuple[int, Any, str]:
+    """Response to a path exactly as it is written, with no header but the ones given."""
+    connection = http.client.HTTPConnection("127.0.0.1", sandbox.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read().decode("utf-8", "replace")
+
+
+def test_strangers_are_given_no_token(guarded: Sandbox) -> None:
+    for method, path in (
+        ("GET", "/"),
+        ("GET", "/sandbox.json"),
+        ("POST", "/credentials/x"),
+        ("GET", "/auth/api/v1/user/token"),
+        ("GET", "/auth/api/v1/authorize?redirect=https://elsewhere.example/"),
+        ("GET", "/v/sandbox/"),
+        ("GET", "/precomputed/img/info"),
+    ):
+        for origin in ({}, {"Origin": "https://elsewhere.example"}):
+            _, headers, body = ask(guarded, path, method, **origin)
+            assert not [token for token in (VIEWER, NOBODY, ADMIN) if token in body + str(headers)], path
+    # a page that is open to its owner alone cannot be read by a page from elsewhere
+    for path in ("/", "/sandbox.json"):
+        assert "access-control-allow-origin" not in ask(guarded, path, Authorization=f"Bearer {ADMIN}")[1]
+
+
+def test_a_browser_gets_in_with_its_own_token(guarded: Sandbox) -> None:
+    status, headers, body = ask(guarded, "/")
+    assert (status, headers["location"].split("?")[0]) == (302, f"{guarded.url}/auth/api/v1/authorize")
+    status, headers, _ = ask(guarded, f"/?middle_auth_token={VIEWER}")
+    assert (status, headers["location"]) == (302, f"{guarded.url}/")
+    cookie = headers["set-cookie"].split(";")[0]
+    status, _, body = ask(guarded, "/", Cookie=cookie)
+    assert status == 200
+    assert VIEWER not in body
+    given = json.loads(ask(guarded, "/credentials/x", "POST", Cookie=cookie)[2])
+    assert given["credentials"]["accessToken"] == VIEWER
+
+
+def test_a_token_cannot_write_headers(guarded: Sandbox) -> None:
+    _, headers, _ = ask(guarded, "/?middle_auth_token=a%0d%0aX-Evil:%201")
+    assert headers["x-evil"] is headers["set-cookie"] is None
+
+
+@pytest.mark.parametrize("auth", [False, True])
+def test_another_host_name_is_refused(sandbox_factory: Callable[..., Sandbox], auth: bool) -> None:
+    sandbox = sandbox_factory(auth=auth)
+    for host in (
+        "elsewhere.example",
+        f"elsewhere.example:{sandbox.port}",
+        "127.0.0.1.elsewhere.example",
+        "localhost@x",
+    ):
+        assert ask(sandbox, "/sandbox.json", Host=host)[0] == 421, host
+    for host in ("127.0.0.1", f"localhost:{sandbox.port}", "[::1]:80", "sandbox.localhost"):
+        assert ask(sandbox, "/sandbox.json", Host=host)[0] == 200, host

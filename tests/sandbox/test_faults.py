@@ -46,6 +46,7 @@ VERSIONS = "/versions$"
         ("406", 500, "406 Not Acceptable"),
         ("429", 429, "2 per 1 minute"),
         ("500", 500, "told to fail"),
+        ("aborted-transaction", 500, "current transaction is aborted"),
         ("500-html", 500, "Internal Server Error"),
     ],
 )
@@ -221,3 +222,12 @@ def test_every_kind_is_tested() -> None:
 
 def _root(sandbox: Sandbox) -> int:
     return int(sandbox.world.graph.alive()[0])
+
+
+def test_one_failure_poisons_the_next_request_of_a_worker(sandbox: Sandbox, cave: Any, synapses: str) -> None:
+    sandbox.inject("poisons-worker", route="/query$")
+    with pytest.raises(requests.HTTPError, match="invalid input syntax"):
+        cave.materialize.query_table(synapses, filter_equal_dict={"size": "x"}, get_counts=True)
+    with pytest.raises(requests.HTTPError, match="current transaction is aborted"):
+        cave.materialize.get_versions()
+    assert cave.materialize.get_versions()

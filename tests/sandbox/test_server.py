@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -70,6 +72,44 @@ def test_log_is_complete_when_the_answer_is_read(least: Sandbox) -> None:
     assert least.requests.bytes("/precomputed") == 50 * len('{"type": "image"}')
     least.requests.clear()
     assert len(least.requests) == 0
+
+
+@pytest.mark.parametrize("base", ["/precomputed/", "/precomputed/img/", "/v/x/", "/v/"])
+def test_names_that_no_file_can_have_are_not_found(least: Sandbox, base: str) -> None:
+    for name in ("%00", "a%00.gz", "a" * 5000, "a" * 253, "..%2f..%2fetc%2fpasswd", "%ff%fe", "%0a"):
+        answer = requests.get(f"{least.url}{base}{name}/x")
+        assert answer.status_code == 404, name
+        assert str(least.folder.path) not in answer.text
+
+
+@pytest.mark.parametrize(
+    "evil", ['"><svg onload=alert(1)>', "'><img src=x onerror=alert(1)>", "<script>alert(1)"]
+)
+def test_pages_show_what_they_are_given_as_text(folder: Path, evil: str) -> None:
+    volume = {**INFO["aligned_volume"], "name": evil}  # type: ignore[dict-item]
+    source = f"graphene://{{BASE}}/segmentation/table/{evil.replace('/', '')}"
+    document = {**INFO, "datastack": evil, "aligned_volume": volume, "segmentation_source": source}
+    (folder / "datastack_info.json").write_text(json.dumps(document))
+    quoted = quote(evil, safe="")
+    with Sandbox(data=folder) as sandbox:
+        for path in (
+            "/",
+            f"/v/{quoted}",
+            f"/v/{quoted}/",
+            f"/segmentation?x={evil}",
+            "/nglstate/api/v1/table_info",
+            "/l2cache/api/v1/table_mapping",
+        ):
+            connection = http.client.HTTPConnection("127.0.0.1", sandbox.port)
+            # as a program sends it that does not encode, and without following redirects
+            connection.putrequest("GET", path.replace(" ", "%20"))
+            connection.endheaders()
+            page = connection.getresponse()
+            body = page.read().decode()
+            connection.close()
+            assert "text/html" in page.headers["content-type"], path
+            assert evil not in body, path
+            assert evil.replace(" ", "%20") not in body, path
 
 
 def test_static_files(least: Sandbox) -> None:
@@ -261,6 +301,50 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60, check=False
     )
     assert told.stdout.strip() == "0", told.stderr
+
+
+def test_children_of_a_fork_use_the_server_of_their_parent(tmp_path: Path) -> None:
+    code = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+from cortexclient.sandbox import shared_endpoint
+from cortexclient.sandbox.shared import shared_sandbox
+import urllib.request
+from pathlib import Path
+sandbox = shared_sandbox("tiny", "v1dd_public")
+one = shared_endpoint("sandbox://tiny/v1dd_public")
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        here = shared_endpoint("sandbox://tiny/v1dd_public"), shared_endpoint(f"sandbox://127.0.0.1:{sandbox.port}")
+        urllib.request.urlopen(one.address + "/sandbox.json").read()
+        sandbox.close()     # does not belong to the child
+        sys.exit(0 if here == (one, one) else 7)   # with everything that runs at the end of a process
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+urllib.request.urlopen(one.address + "/sandbox.json").read()
+print(Path(one.exports_path.removeprefix("file://")).is_dir())
+if os.fork() == 0:
+    import time
+    for _ in range(500):    # until the parent has closed its server
+        if os.path.exists(sys.argv[1]):
+            break
+        time.sleep(0.02)
+    other = shared_endpoint("sandbox://tiny/v1dd_public")
+    urllib.request.urlopen(other.address + "/sandbox.json").read()
+    print(other.address != one.address, flush=True)
+    sys.exit()
+sandbox.close()
+Path(sys.argv[1]).touch()
+os.wait()
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "closed")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert told.stdout.split() == ["0", "0", "0", "True", "True"], told.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,26 @@ def test_more_than_is_allowed_at_once(cold: Sandbox) -> None:
 def test_stored_skeletons_are_there_from_the_start(sandbox: Sandbox) -> None:
     root = example_roots(sandbox.world, 1)[0]
     assert sandbox.world.skeletons.exists(root)
+
+
+def test_a_queue_never_answers_what_it_cannot_make(recordings: Path) -> None:
+    # the level-2 ids of this root have no attributes, as recorded
+    hopeless, fine = 360287970189639687, 360287970189639948
+    base = "/skeletoncache/api/v1/toy"
+    for options, status in (({}, 500), ({"skeleton_queue": True, "skeleton_gateway": 0.5}, 504)):
+        with Sandbox(data=recordings / "real_toy_datastack", **options) as sandbox:
+            one = f"{sandbox.url}{base}/async/get_skeleton/4"
+            started = time.monotonic()
+            answer = requests.get(f"{one}/{hopeless}/flatdict", timeout=30)
+            assert answer.status_code == status
+            assert (time.monotonic() - started >= 0.5) == (status == 504)
+            # what can be made is, and what is no root is refused before it gets into the queue
+            assert requests.get(f"{one}/{fine}/flatdict", timeout=30).status_code == 200
+            refused = requests.get(f"{one}/5/flatdict", timeout=30)
+            assert (refused.status_code, refused.json()["Error"][:18]) == (400, "Invalid root id: 5")
+            # in bulk, the failure is as silent, but nobody waits for it
+            bulk = f"{sandbox.url}{base}/bulk"
+            asked = {"root_ids": [hopeless, fine], "skeleton_version": 4}
+            assert requests.post(f"{bulk}/gen_skeletons", json=asked, timeout=30).json() > 0
+            found = requests.post(f"{bulk}/get_cached_skeletons/4/flatdict", json=asked, timeout=30)
+            assert list(found.json()) == [str(fine)]

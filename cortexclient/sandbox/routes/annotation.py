@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
@@ -159,7 +160,7 @@ def _create(call: _Call) -> Response:
     body = call.body(_CREATE)
     call.check_volume()
     table = call.writer.create(body["table_name"], body["schema_type"], body["metadata"], call.user)
-    return Response(table, media_type="text/html")
+    return Response(escape(table), media_type="text/html")
 
 
 def _update_metadata(call: _Call) -> Response:

@@ -143,4 +143,8 @@ class _Service:
         return PlainTextResponse(f"Terms of service {request.path_params['number']} of the sandbox: be kind.")
 
     def login(self, _: Request) -> Response:
-        return PlainTextResponse("This sandbox has no login page: send its token as a Bearer header.")
+        text = (
+            "This sandbox has no login page. Send its token as a Bearer header; in a browser, open "
+            f"{self.world.base_url}/?middle_auth_token=TOKEN once."
+        )
+        return PlainTextResponse(text)

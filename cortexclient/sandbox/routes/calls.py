@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cortexclient.sandbox.authorize import USER
-from cortexclient.sandbox.routes.pages import unserved, wrong_method_page
+from cortexclient.sandbox.routes.pages import redirect_text, unserved, wrong_method_page
 from cortexclient.sandbox.stores.graph_state import moment
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "Handler",
     "anything_else",
     "binary",
+    "harmless",
     "index_routes",
     "jsonify",
     "route",
@@ -189,7 +190,12 @@ def jsonify(value: Any, call: Call | None = None, *, status: int = 200, **option
     as_text = call is not None and call.flag("int64_as_str")
     body = json.dumps(value, cls=_Encoder, int64_as_str=as_text, sort_keys=True)
     options.setdefault("media_type", "application/json")
-    return Response(body + "\n", status_code=status, **options)
+    return Response(harmless(body) + "\n", status_code=status, **options)
+
+
+def harmless(body: str) -> str:
+    """Write JSON so that it means the same, and holds no markup where a service sends it as HTML."""
+    return body.replace("<", "\\u003c")
 
 
 def binary(ids: Any) -> Response:
@@ -224,11 +230,7 @@ def index_routes(world: World, prefix: str, handler: Handler) -> list[Route]:
 
     async def with_slash(request: Request) -> Response:
         target = str(request.url.replace(path=f"{prefix}/"))
-        page = (
-            "<!doctype html>\n<html lang=en>\n<title>Redirecting...</title>\n<h1>Redirecting...</h1>\n"
-            f'<p>You should be redirected automatically to the target URL: <a href="{target}">{target}</a>. '
-            "If not, click the link.\n"
-        )
+        page = redirect_text(target)
         return Response(page, status_code=308, headers={"location": target}, media_type="text/html")
 
     return [

@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.sandbox.routes.calls import ApiError, Call, jsonify, route, text
+from cortexclient.sandbox.routes.calls import ApiError, Call, harmless, jsonify, route, text
 from cortexclient.sandbox.stores import graph_history as history
 from cortexclient.sandbox.stores import graph_log
 from cortexclient.sandbox.stores.graph import operation_time
@@ -158,7 +158,7 @@ class _History:
     def tabular_one(self, call: Call) -> Response:
         root = call.node("root")
         frame = self._tabular([root], filtered=call.flag("filtered", default=True))[root]
-        return text(frame.to_html() if call.flag("disp") else frame.to_json())
+        return text(frame.to_html() if call.flag("disp") else harmless(frame.to_json()))
 
     def tabular_many(self, call: Call) -> Response:
         filtered = call.flag("filtered", default=True)
@@ -178,7 +178,7 @@ class _History:
                 "is_merge": [entry.get("added_edges") is not None for entry in entries],
             }
         )
-        return text(frame.to_html() if call.flag("disp") else frame.to_json())
+        return text(frame.to_html() if call.flag("disp") else harmless(frame.to_json()))
 
     def change_log_all(self, _: Call) -> Response:
         # the service counts to the newest edit without it
@@ -215,7 +215,7 @@ class _History:
             "timestamp": [operation_time(entry) for entry in own],
         }
         frame = pd.DataFrame(columns)
-        return text(frame.to_html() if call.flag("disp") else frame.to_json())
+        return text(frame.to_html() if call.flag("disp") else harmless(frame.to_json()))
 
 
 def _numpy_text(roots: list[int]) -> str:

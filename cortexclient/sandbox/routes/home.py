@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -11,6 +12,7 @@ from starlette.routing import Route
 from cortexclient.sandbox.responses import json_response
 from cortexclient.sandbox.routes.home_drawings import drawing, extent_um
 from cortexclient.sandbox.viewer_state import example_roots
+from cortexclient.sandbox.world import SANDBOX_TOKEN
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -63,7 +65,7 @@ def routes(world: World) -> list[BaseRoute]:
             {
                 "url": world.base_url,
                 "datastack": world.names.datastack,
-                "token": next(iter(world.options.tokens), None),
+                "token": None if world.options.auth else SANDBOX_TOKEN,
                 "exports_path": world.exports_path,
                 "viewer_site": world.viewer_site,
             }
@@ -106,7 +108,7 @@ def _facts(world: World) -> str:
 
 def _programs(world: World) -> str:
     name, url = world.names.datastack, world.base_url
-    token = next(iter(world.options.tokens), "")
+    token = "..." if world.options.auth else SANDBOX_TOKEN
     ways = {}
     if world.dataset is not None:
         address = url.replace("http:", "sandbox:")
@@ -163,12 +165,12 @@ def _versions(world: World) -> str:
 def _tables(world: World) -> str:
     tables = world.tables
     newest = max((row["version"] for row in tables.versions()), default=None)
-    base = f"/materialize/api/v3/datastack/{world.names.datastack}/version/{newest}/table"
+    base = f"/materialize/api/v3/datastack/{quote(world.names.datastack, safe='')}/version/{newest}/table"
     rows = []
     for table, row in tables.annotation_rows.items():
         name = escape(table)
         count = None if newest is None else tables.row_count(table, newest)
-        shown = name if count is None else f'<a href="{base}/{name}/metadata">{name}</a>'
+        shown = name if count is None else _link(f"{base}/{quote(table, safe='')}/metadata", name)
         number = "" if count is None else f"{count:,}"
         rows.append([shown, escape(row["schema_type"]), number, escape(str(row.get("description") or ""))])
     return _table("Tables", ["table", "schema", "rows", "description"], rows)
@@ -176,18 +178,26 @@ def _tables(world: World) -> str:
 
 def _services(world: World) -> str:
     names = world.names
+    datastack, pcg_table, volume = (
+        quote(name, safe="") for name in (names.datastack, names.pcg_table, names.aligned_volume)
+    )
     links = {
-        "info": f"/info/api/v2/datastack/full/{names.datastack}",
+        "info": f"/info/api/v2/datastack/full/{datastack}",
         "schema": "/schema/api/v2/type",
-        "materialize": f"/materialize/api/v3/datastack/{names.datastack}/metadata",
-        "chunkedgraph": f"/segmentation/table/{names.pcg_table}/info",
+        "materialize": f"/materialize/api/v3/datastack/{datastack}/metadata",
+        "chunkedgraph": f"/segmentation/table/{pcg_table}/info",
         "level-2 cache": "/l2cache/api/v1/table_mapping",
-        "skeletons": f"/skeletoncache/api/v1/{names.datastack}/precomputed/skeleton/4/info",
-        "annotation": f"/annotation/api/v2/aligned_volume/{names.aligned_volume}/table",
+        "skeletons": f"/skeletoncache/api/v1/{datastack}/precomputed/skeleton/4/info",
+        "annotation": f"/annotation/api/v2/aligned_volume/{volume}/table",
         "image": "/precomputed/img/info",
     }
-    rows = [[title, f'<a href="{path}"><code>{path}</code></a>'] for title, path in links.items()]
+    rows = [[title, _link(path, f"<code>{escape(path)}</code>")] for title, path in links.items()]
     return _table("Services", ["service", "try it"], rows)
+
+
+def _link(target: str, shown: str) -> str:
+    """Link to an address; what is shown is HTML already."""
+    return f'<a href="{escape(target)}">{shown}</a>'
 
 
 def _datasets() -> str:
@@ -203,7 +213,7 @@ def _datasets() -> str:
             rows.append([f"<code>{escape(name)}</code>", escape(str(error)), ""])
             continue
         title = escape(spec.title)
-        link = f'<a href="{escape(str(spec.documentation))}">{title}</a>' if spec.documentation else title
+        link = _link(str(spec.documentation), title) if spec.documentation else title
         command = f"cortexclient sandbox serve --spec {escape(name)}"
         rows.append([f"<code>{escape(name)}</code>", link, f"<code>{command}</code>"])
     return _table("Datasets", ["dataset", "title", "serve it here"], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from html import escape
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -10,7 +11,7 @@ from starlette.responses import Response
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["crash_page", "not_found_page", "unserved", "wrong_method_page"]
+__all__ = ["crash_page", "not_found_page", "redirect_text", "unserved", "wrong_method_page"]
 
 logger = logging.getLogger(__name__)
 _reported: set[str] = set()
@@ -28,6 +29,15 @@ _NOT_FOUND = (
     "<!doctype html>\n<html lang=en>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n<p>The requested URL was not "
     "found on the server. If you entered the URL manually please check your spelling and try again.</p>\n"
 )
+
+
+def redirect_text(target: str) -> str:
+    """Return the page that goes with a redirect, for readers whose browser does not follow it."""
+    shown = escape(target)
+    return (
+        "<!doctype html>\n<html lang=en>\n<title>Redirecting...</title>\n<h1>Redirecting...</h1>\n<p>You should be "
+        f'redirected automatically to the target URL: <a href="{shown}">{shown}</a>. If not, click the link.\n'
+    )
 
 
 def not_found_page() -> Response:

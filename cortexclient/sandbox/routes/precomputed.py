@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
+__all__ = ["path_inside", "routes"]
 
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 
@@ -27,8 +27,8 @@ def routes(world: World) -> list[BaseRoute]:
 
     def static(request: Request) -> Response:
         # a path that climbs out of the folder finds nothing
-        path = (root / request.path_params["path"]).resolve()
-        if not path.is_relative_to(root):
+        path = path_inside(root, request.path_params["path"])
+        if path is None:
             return _missing()
         # level-2 ids that an edit made have no file; their meshes are made when they are asked for
         made = None if path.is_file() else world.graph.meshes.made(path.name)
@@ -39,13 +39,23 @@ def routes(world: World) -> list[BaseRoute]:
     return [Route("/precomputed/{path:path}", static, methods=["GET", "HEAD"])]
 
 
+def path_inside(root: Path, name: str) -> Path | None:
+    """Resolve a name that a client sent; None where it leads out of the folder or no file can be called so."""
+    try:
+        path = (root / name).resolve()
+        path.is_file()
+    except (OSError, ValueError):  # too long, or it holds a NUL
+        return None
+    return path if path.is_relative_to(root) else None
+
+
 def serve(path: Path, request: Request) -> Response:
     """Answer a file, or the gzip twin that stands for it; 404 where there is neither."""
     headers = {"accept-ranges": "bytes"}
-    twin = path.with_name(path.name + ".gz")
+    twin = path_inside(path.parent, path.name + ".gz")
     if path.is_file():
         body = path.read_bytes()
-    elif twin.is_file():
+    elif twin is not None and twin.is_file():
         body = twin.read_bytes()
         headers["content-encoding"] = "gzip"
     else:

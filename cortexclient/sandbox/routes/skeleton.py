@@ -45,6 +45,10 @@ SECONDS_EACH, WORKERS = 60, 15
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 # formats that the service knows but cannot send
 _UNSENDABLE = ("h5", "meshwork", "meshwork_none")
+_GATEWAY_TIMEOUT = (
+    "<html>\r\n<head><title>504 Gateway Time-out</title></head>\r\n<body>\r\n"
+    "<center><h1>504 Gateway Time-out</h1></center>\r\n<hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n"
+)
 
 
 class _Call:
@@ -88,6 +92,10 @@ class _RefusedError(Exception):
         self.status = status
 
 
+class _NeverReadyError(Exception):
+    """A skeleton that the queue cannot make, so that whoever waits for it waits for ever."""
+
+
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the skeleton service."""
     service = _Service(world)
@@ -110,9 +118,9 @@ def routes(world: World) -> list[BaseRoute]:
         (f"{stored}/{{version}}/{{root:int}}/{{form}}", service.one, "GET"),
         (f"{stored}/{{version}}/{{root:int}}", service.one, "GET"),
         (f"{stored}/{{root:int}}", service.one, "GET"),
-        (f"{one}/{{version}}/{{root:int}}/{{form}}", service.one, "GET"),
-        (f"{one}/{{version}}/{{root:int}}", service.one, "GET"),
-        (f"{one}/{{root:int}}", service.one, "GET"),
+        (f"{one}/{{version}}/{{root:int}}/{{form}}", service.waiting_one, "GET"),
+        (f"{one}/{{version}}/{{root:int}}", service.waiting_one, "GET"),
+        (f"{one}/{{root:int}}", service.waiting_one, "GET"),
         (f"{bulk}/get_skeletons/{{form}}/{{make}}/{{roots}}", service.bulk, "GET"),
         (f"{bulk}/get_skeletons/{{version}}/{{form}}/{{make}}/{{roots}}", service.bulk, "GET"),
         (f"{bulk}/get_cached_skeletons/{{version}}/{{form}}", service.cached, "POST"),
@@ -124,12 +132,12 @@ def routes(world: World) -> list[BaseRoute]:
         Route("/skeletoncache/health", lambda _: json_response("healthy")),
         Route("/skeletoncache/api/version", lambda _: json_response(VERSION)),
         Route("/skeletoncache/api/versions", lambda _: json_response(list(VERSIONS))),
-        *(_route(path, handler, method) for path, handler, method in paths),
+        *(_route(world, path, handler, method) for path, handler, method in paths),
         Route("/skeletoncache/{rest:path}", unserved, methods=_METHODS),
     ]
 
 
-def _route(path: str, handler: Callable[[_Call], Response], method: str) -> Route:
+def _route(world: World, path: str, handler: Callable[[_Call], Response], method: str) -> Route:
     async def endpoint(request: Request) -> Response:
         body = await request.body()
         version = request.path_params.get("version", "0")
@@ -137,7 +145,11 @@ def _route(path: str, handler: Callable[[_Call], Response], method: str) -> Rout
             return not_found_page()
         if request.method not in (method, "HEAD"):
             return message_error(405, "The method is not allowed for the requested URL.")
-        return await run_in_threadpool(_answer, handler, request, body)
+        try:
+            return await run_in_threadpool(_answer, handler, request, body)
+        except _NeverReadyError:
+            await world.closing_wait(world.options.skeleton_gateway)
+            return Response(_GATEWAY_TIMEOUT, 504, media_type="text/html")
 
     return Route(path, endpoint, methods=_METHODS)
 
@@ -149,6 +161,8 @@ def _answer(handler: Callable[[_Call], Response], request: Request, body: bytes)
         return handler(_Call(request, body))
     except _RefusedError as refusal:
         return message_error(refusal.status, str(refusal))
+    except _NeverReadyError:
+        raise
     except Exception as error:
         logger.debug("%s failed", request.url.path, exc_info=error)
         return crash_page()
@@ -221,6 +235,16 @@ class _Service:
             return self._one(call, form)
         except SkeletonError as error:
             return json_response({"Error": str(error)}, error.status)
+
+    def waiting_one(self, call: _Call) -> Response:
+        """Answer a skeleton once the queue has made it; without a queue, as :meth:`one`."""
+        if not self.world.options.skeleton_queue:
+            return self.one(call)
+        form = str(call.path.get("form", "precomputed"))
+        known = self._stranger(call) is None and self.store.problem(call.root) is None
+        if known and form in FORMATS and not self.store.can_make(call.root):
+            raise _NeverReadyError
+        return self.one(call)
 
     def _one(self, call: _Call, form: str) -> Response:
         stranger = self._stranger(call)

@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 import zlib
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -103,7 +104,9 @@ class _Service:
         user = getattr(request.scope.get(USER), "id", 0)
         # the project of the store, where one deployment has one datastack
         name = self.world.names.datastack
-        return Response(f"User: {user} - project {name} - table {name}", media_type="text/html")
+        return Response(
+            f"User: {user} - project {escape(name)} - table {escape(name)}", media_type="text/html"
+        )
 
 
 def _kind(request: Request) -> str:

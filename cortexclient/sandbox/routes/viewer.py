@@ -13,20 +13,26 @@ import mimetypes
 import re
 import threading
 from collections.abc import AsyncIterator
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from cortexclient.sandbox.authorize import USER
 from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.routes.precomputed import path_inside
 from cortexclient.sandbox.viewer_state import neuron_state
+from cortexclient.sandbox.world import SANDBOX_TOKEN
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
+    from cortexclient.sandbox.access import User
     from cortexclient.sandbox.world import World
 
 __all__ = ["Viewer", "routes"]
@@ -109,12 +115,12 @@ def client_file(folder: Path | None, token: str, name: str) -> Response:
     if folder is None:
         text = 'Neuroglancer is not installed here; run: python -m pip install "cortexclient[sandbox]"'
         return Response(text, 404, media_type="text/plain")
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+    path = path_inside(folder.resolve(), name)
+    if path is None or not path.is_file():
         return Response("Not Found", 404, media_type="text/plain")
     body = path.read_bytes()
     if name == "index.html":  # without a trailing slash the page's own files would be sought one level up
-        base = f'<base href="/v/{token}/">'.encode()
+        base = f'<base href="/v/{escape(quote(token, safe=""))}/">'.encode()
         body = body.replace(b"<head>", b"<head>" + base, 1)
     elif path.suffix == ".js":
         for pattern, mended in _MENDED:
@@ -178,8 +184,10 @@ class _Service:
         return json_response({})
 
     async def credentials(self, request: Request) -> Response:
+        """Give the page's own reader their token back; nobody without a valid cookie or header gets here."""
         await request.body()
-        token = next(iter(self.world.options.tokens))
+        user: User | None = request.scope.get(USER)
+        token = SANDBOX_TOKEN if user is None else user.tokens[0]
         return json_response({"generation": 1, "credentials": {"tokenType": "Bearer", "accessToken": token}})
 
     async def neuron(self, request: Request) -> Response:

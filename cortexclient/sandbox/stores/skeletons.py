@@ -94,6 +94,14 @@ class SkeletonStore:
             self._made.add(root)
         return flat
 
+    def can_make(self, root: int) -> bool:
+        """Whether a skeleton was made, or could be made now."""
+        if self.exists(root) or self._read(root) is not None:
+            return True
+        ids = np.asarray(self._world.graph.l2_ids(root), np.int64)
+        rows = self._world.l2cache.get(ids, ["rep_coord_nm"])
+        return len(ids) > 0 and all("rep_coord_nm" in rows.get(number, {}) for number in ids.tolist())
+
     def swc(self, root: int) -> str | None:
         """SWC text of a root as it was recorded, where it was."""
         return self._swc.get(root)
