@@ -20,9 +20,11 @@ from cortexclient.spec.sections import (
     LicenseSpec,
     SourceSpec,
     SynapsesSpec,
+    TableFacts,
     TableSpec,
     VersionSpec,
 )
+from cortexclient.spec.table_schemas import TableField, table_schemas
 from cortexclient.spec.transform import RotationSpec, TransformSpec, TransformStep
 from cortexclient.spec.volume import VolumeSpec
 
@@ -41,6 +43,8 @@ __all__ = [
     "RotationSpec",
     "SourceSpec",
     "SynapsesSpec",
+    "TableFacts",
+    "TableField",
     "TableSpec",
     "TransformSpec",
     "TransformStep",
@@ -49,4 +53,5 @@ __all__ = [
     "default_class_name",
     "read_spec",
     "spec_from_mapping",
+    "table_schemas",
 ]

@@ -151,7 +151,9 @@ def _exists(value: Any, path: str) -> bool:
         elif isinstance(value, tuple):
             value = value[int(part)] if part.isdecimal() and int(part) < len(value) else None
         else:
-            value = getattr(value, part, None) if part in getattr(type(value), "model_fields", {}) else None
+            fields = getattr(type(value), "model_fields", {})
+            name = next((name for name, field in fields.items() if part == (field.alias or name)), None)
+            value = getattr(value, name) if name is not None else None
         if value is None:
             return False
     return True

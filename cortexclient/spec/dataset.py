@@ -34,6 +34,7 @@ from cortexclient.spec.sections import (
     ExportsSpec,
     LicenseSpec,
     SynapsesSpec,
+    TableFacts,
     TableSpec,
     VersionSpec,
 )
@@ -245,6 +246,67 @@ class DatasetSpec(VolumeSpec):
                 f"{other}. If they do offer it, correct the YAML file, or "
                 f'load(..., overrides={{"capabilities": {{"{name}": True}}}})'
             )
+
+    def is_verified(self, path: str) -> bool:
+        """Whether nothing in `sources` calls a fact unverified; the closest of its sources counts.
+
+        Parameters
+        ----------
+        path : str
+            Dotted path such as ``"tables.cell_types.units"``.
+        """
+        parts = path.split(".")
+        for end in range(len(parts), 0, -1):
+            source = self.sources.get(".".join(parts[:end]))
+            if source is not None:
+                return source.verified
+        return True
+
+    def table_facts(self, name: str, *, synapse_table: str | None = None) -> TableFacts | None:
+        """Return what the spec declares about a table or view: its schema, further columns and unit.
+
+        Parameters
+        ----------
+        name : str
+            Name on the server: the synapse table, or a table of `tables`, earlier and later ones included.
+        synapse_table : str, optional
+            The synapse table, where only the server names it.
+
+        Returns
+        -------
+        SynapsesSpec, TableSpec or None
+            None where the spec does not mention the table.
+        """
+        found = self._facts(name, synapse_table)
+        return None if found is None else found[1]
+
+    def _facts(self, name: str, synapse_table: str | None) -> tuple[str, TableFacts] | None:
+        if self.synapses is not None and name == (synapse_table or self.synapse_table):
+            return "synapses", self.synapses
+        for role, entry in self.tables.items():
+            for table in lives(entry):
+                if table.name == name:
+                    return f"tables.{role}", table
+        return None
+
+    def table_unit(
+        self, name: str, *, synapse_table: str | None = None, unverified: bool = False
+    ) -> tuple[float, float, float] | None:
+        """Return the size in nm of one unit of a table's positions, or None to believe the server's own metadata.
+
+        Parameters
+        ----------
+        name, synapse_table : str
+            As for `table_facts`.
+        unverified : bool
+            Whether a unit counts that `sources` calls unverified. By default the server knows better.
+        """
+        found = self._facts(name, synapse_table)
+        if found is None or found[1].unit is None:
+            return None
+        path, facts = found
+        field = "units" if facts.units == "nm" else "voxel_resolution"
+        return facts.unit if unverified or self.is_verified(f"{path}.{field}") else None
 
     @property
     def synapse_position_column(self) -> str | None:

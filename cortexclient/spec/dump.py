@@ -27,7 +27,7 @@ def plain(section: BaseModel) -> dict[str, Any]:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if field.is_required() or value != field.get_default(call_default_factory=True):
-            values[name] = _value(value)
+            values[field.alias or name] = _value(value)
     values.update({key: _value(value) for key, value in getattr(section, "private", {}).items()})
     return values
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -33,7 +34,10 @@ from cortexclient.spec.fields import (
     VoxelSize,
     frozen,
     refuse,
+    without_nulls,
 )
+from cortexclient.spec.problems import close_names
+from cortexclient.spec.table_schemas import COLUMN_TYPES, TableField, fields_of, schema_names, table_field
 
 __all__ = [
     "AccessSpec",
@@ -50,6 +54,7 @@ __all__ = [
     "SourceSpec",
     "Sourced",
     "SynapsesSpec",
+    "TableFacts",
     "TableSpec",
     "VersionSpec",
 ]
@@ -77,7 +82,7 @@ class Section(BaseModel):
         private = {key: value for key, value in data.items() if isinstance(key, str) and key.startswith("x-")}
         # null clears what was inherited, so a known key with null is one that was not written; unknown keys stay
         # unknown, whatever their value
-        known = cls.model_fields
+        known = {field.alias or name for name, field in cls.model_fields.items()}
         section = handler(
             {
                 key: value
@@ -140,7 +145,71 @@ class CellIdsSpec(Sourced):
     """Reference tables with other points for nuclei that miss the segmentation, tried in this order."""
 
 
-class SynapsesSpec(Sourced):
+def _schema_name(value: str) -> str:
+    known = schema_names()
+    if value not in known:
+        guesses = close_names(value, known)
+        advice = f"did you mean {' or '.join(guesses)}?" if guesses else f"there are {', '.join(known)}"
+        refuse("CX206", f"{value[:60]!r} is not a schema of EMAnnotationSchemas", advice)
+    return value
+
+
+def _column_type(value: object) -> object:
+    try:
+        table_field("", value)
+    except ValueError as error:
+        advice = "write bool, int, float, text, id, point or bound_point, with |null behind it where it may be missing"
+        refuse("CX206", str(error), f"{advice}; or the list of values that the column may have")
+    return tuple(value) if isinstance(value, list) else value
+
+
+ColumnName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+ColumnKind = Annotated[
+    str | tuple[str | int | None, ...],
+    BeforeValidator(_column_type),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "string",
+                    "pattern": rf"^({'|'.join(COLUMN_TYPES)})(\s*\|\s*null)?$",
+                },
+                {"type": "array", "items": {"type": ["string", "integer", "null"]}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+class TableFacts(Sourced):
+    """What is known about the rows of a table, whatever role it plays."""
+
+    schema_name: Annotated[str, Field(strict=True), AfterValidator(_schema_name)] | None = Field(
+        default=None, alias="schema"
+    )
+    """Its schema, by the name that EMAnnotationSchemas gives it: func_unit_ext_coreg."""
+    columns: Annotated[
+        Mapping[ColumnName, ColumnKind], BeforeValidator(without_nulls), AfterValidator(frozen)
+    ] = Field(default_factory=FrozenDict)
+    """Columns beside those of the schema (of a view: all of them) and their types: bool, int, float, text, id, point,
+    bound_point, ``float|null`` where values may be missing, or the list of values that there are."""
+    units: Literal["voxel", "nm"] = "voxel"
+    """Unit in which the server stores positions."""
+    voxel_resolution: VoxelSize | None = None
+    """Size of the table's voxels in nm, where it differs from the dataset's."""
+
+    @property
+    def declared_fields(self) -> tuple[TableField, ...]:
+        """Fields that the spec declares: those of the schema, then the further columns."""
+        return fields_of(self.schema_name, self.columns)
+
+    @property
+    def unit(self) -> tuple[float, float, float] | None:
+        """Size in nm of one unit of its positions, where the spec says so."""
+        return (1.0, 1.0, 1.0) if self.units == "nm" else self.voxel_resolution
+
+
+class SynapsesSpec(TableFacts):
     """How the rows of the synapse table are to be read."""
 
     position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] = "ctr_pt"
@@ -150,13 +219,9 @@ class SynapsesSpec(Sourced):
     """Column with the size of the synapse, in the table's own unit."""
     score_column: TableName | None = None
     """Column with the detector's confidence (``score``, ``cleft_score``)."""
-    units: Literal["voxel", "nm"] = "voxel"
-    """Unit in which the server stores positions."""
-    voxel_resolution: VoxelSize | None = None
-    """Size of the table's voxels in nm, where it differs from the dataset's."""
 
 
-class TableSpec(Sourced):
+class TableSpec(TableFacts):
     """A table or view that plays a role, and the versions in which it exists."""
 
     name: TableName
@@ -171,10 +236,8 @@ class TableSpec(Sourced):
     """Name of its successor after `until`."""
     earlier: tuple[TableSpec, ...] = ()
     """What played this role before, each with its own `since` and `until`."""
-    units: Literal["voxel", "nm"] = "voxel"
-    """Unit in which the server stores positions."""
-    voxel_resolution: VoxelSize | None = None
-    """Size of the table's voxels in nm, where it differs from the dataset's."""
+    references: TableName | None = None
+    """Table that ``target_id`` refers to; left out: the table of nuclei (`cell_ids.main_table`)."""
     position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] | None = None
     """Point that stands for a row: ``pt`` means columns ``pt_position``."""
     score_column: TableName | None = None

@@ -124,6 +124,7 @@ _PATTERNS = {
     "^[A-Z][A-Za-z0-9]{0,62}$": "use letters and digits, beginning with a capital, as in MyBrainClient",
     "^[A-Za-z][A-Za-z0-9_]*$": "use a name that standard_transform knows, as in minnie65",
     r"^[0-9]+(\.[0-9]+)*$": _NUMBERED,
+    r"^[A-Za-z_][A-Za-z0-9_]{0,62}$": "use letters, digits and underscores, as the server does",
 }
 _HOW_MANY = "points and resolutions have three numbers, as in [4, 4, 40]; ranges have two"
 _LENGTHS = {
@@ -163,7 +164,7 @@ def _what_map(model: type[BaseModel], path: Path, advice: str) -> str:
     if section is model:
         return advice
     own = _keys(section)
-    keys = [name for name in own if section.model_fields[name].is_required()]
+    keys = [name for name, field in section.model_fields.items() if field.is_required()]
     keys += [name for name in own if name not in keys][: 6 - len(keys)]
     named = "a name, and below it " if isinstance(path[-1], str) and path[-1] in {"tables", "sources"} else ""
     return f"it should be a map: {named}{', '.join(f'{key}:' for key in keys)}{' ...' if len(own) > len(keys) else ''}"
@@ -193,7 +194,8 @@ def _did_you_mean(guesses: list[str]) -> str:
 
 def _keys(section: type[BaseModel]) -> list[str]:
     """Give the keys of a section; where its facts are from, which every section may say, comes last."""
-    return sorted(section.model_fields, key=lambda name: name in {"source", "checked"})
+    names = [field.alias or name for name, field in section.model_fields.items()]
+    return sorted(names, key=lambda name: name in {"source", "checked"})
 
 
 def _unknown_key(model: type[BaseModel], path: Path, *, suggest: bool) -> tuple[str, str, str]:

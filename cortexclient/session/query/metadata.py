@@ -68,25 +68,6 @@ class TableInfo:
         return self.units or self.voxel_resolution
 
 
-def _units(spec: DatasetSpec, name: str) -> tuple[float, ...] | None:
-    """Units that the spec gives for a table, where it says so; None where the server is to be believed."""
-    for entry in (*spec.tables.values(),):
-        for candidate in (entry, *entry.earlier):
-            if candidate.name != name:
-                continue
-            if candidate.units == "nm":
-                return (1.0, 1.0, 1.0)
-            if candidate.voxel_resolution is not None:
-                return tuple(float(value) for value in candidate.voxel_resolution)
-    synapses = spec.synapses
-    if synapses is not None and name == spec.synapse_table:
-        if synapses.units == "nm":
-            return (1.0, 1.0, 1.0)
-        if synapses.voxel_resolution is not None:
-            return tuple(float(value) for value in synapses.voxel_resolution)
-    return None
-
-
 def _info(
     kind: Literal["table", "view"],
     name: str,
@@ -104,7 +85,7 @@ def _info(
         reference_table=body.get("reference_table") or None,
         schema=body.get("schema") or body.get("schema_type"),
         metadata=body,
-        units=_units(spec, name),
+        units=spec.table_unit(name),
         version=version,
     )
 
