@@ -19,7 +19,8 @@ from cortexclient.plotting import (
     plot_neuron,
     plot_synapse_depths,
 )
-from cortexclient.plotting.shapes import positions, shape_of
+from cortexclient.sandbox import Sandbox
+from cortexclient.services.skeletons.shapes import shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +133,7 @@ def test_meshwork_gives_compartments_per_skeleton_vertex() -> None:
 
 @pytest.mark.parametrize("neuron", [None, "neuron", [1, 2, 3]])
 def test_what_is_no_neuron_is_refused(neuron: Any) -> None:
-    with pytest.raises(TypeError, match="cannot draw"):
+    with pytest.raises(TypeError, match="cannot read a neuron"):
         plot_neuron(neuron)
 
 
@@ -283,12 +284,100 @@ def test_names_of_groups_do_not_cover_each_other() -> None:
     assert axes.get_yticklabels()[0].get_text() == "my neuron"
 
 
-def test_positions_of_unknown_form_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \(4,\)"):
-        positions(np.zeros(4))
-    with pytest.raises(ValueError, match="no column of positions"):
-        positions(pd.DataFrame({"depth": [1.0]}))
-    assert positions([]).shape == (0, 3)
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.zeros((2, 4)), r"shape \(2, 4\)"),
+        (pd.DataFrame({"depth": [1.0]}), "which position"),
+        (np.full((2, 3), 400_000.0), "400,000 deep: give client.depth"),
+        (np.array([20.0, 400_000.0]), "400,000 deep: give client.depth"),
+    ],
+)
+def test_positions_that_are_no_depths_are_refused(points: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plot_synapse_depths(points)
+
+
+def test_bins_are_bounded() -> None:
+    with pytest.raises(ValueError, match="give a larger one"):
+        plot_synapse_depths([1.0, 900.0], bin_um=0.1)
+    for wrong in ((0, np.nan), (900, 100)):
+        with pytest.raises(ValueError, match="no range"):
+            plot_synapse_depths([1.0], range_um=wrong)
+
+
+def test_missing_positions_are_left_out() -> None:
+    nowhere = np.array([pd.NA, pd.NA, pd.NA], dtype=object)
+    frame = pd.DataFrame({"ctr_pt_position": [[5.0, 30.0, 1.0], nowhere, None, [np.nan] * 3]})
+    axes = plot_synapse_depths(frame, [10.0, np.nan])
+    assert axes.get_legend_handles_labels()[1] == ["presynaptic (1)", "postsynaptic (1)"]
+    sites = [c for c in plot_neuron(ANSWER, pre=frame).collections if c.get_label().endswith("(1)")]
+    assert sites[0].get_offsets().tolist() == [[5.0, 30.0]]
+
+
+# -- what get_skeleton returns ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    with Sandbox(size="tiny") as sandbox:
+        yield sandbox.load()
+
+
+@pytest.fixture(scope="module")
+def root(client: Any) -> int:
+    return int(client.tables.nucleus_detection().query().pt_root_id.max())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("output", ["meshwork", "cell", "dict", "swc", "skeleton"])
+def test_every_output_is_drawn_in_depth_or_refused(client: Any, root: int, output: str, masked: bool) -> None:
+    if output == "cell":
+        pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
+    kind = "meshwork" if output == "skeleton" else output
+    for transform in ("rigid", None):
+        neuron = client.get_skeleton(root, output=kind, transform=transform)
+        if masked and output == "meshwork":
+            neuron.apply_mask((neuron.anno.compartment.df.compartment == 2).to_numpy())
+        elif masked and output == "cell":
+            neuron = neuron.apply_mask("skeleton", neuron.skeleton.get_feature("compartment") == 2)
+        elif masked:
+            continue
+        synapses = (neuron.anno.pre_syn if output == "meshwork" else None) if kind == "meshwork" else None
+        neuron = neuron.skeleton if output == "skeleton" else neuron
+        if transform is None:
+            with pytest.raises(ValueError, match=r"in (nm|um) of the volume: fetch it with get_skeleton"):
+                plot_neuron(neuron)
+            if synapses is not None:
+                with pytest.raises(ValueError, match="cortical depth in um"):
+                    plot_synapse_depths(synapses.df)
+            continue
+        axes = plot_neuron(neuron)
+        drawn(axes)
+        found = np.concatenate(
+            [np.concatenate(c.get_segments()) for c in axes.collections if hasattr(c, "get_segments")]
+        )
+        expected = shape_of(neuron).vertices
+        assert {tuple(p) for p in found.round(3)} <= {tuple(p) for p in expected[:, :2].round(3)}
+        labels = [c.get_label() for c in axes.collections]
+        assert ("soma" in labels) is not masked
+        if output in {"meshwork", "cell"}:
+            both = plot_synapse_depths(neuron, neuron)
+            shown = [label.split("(")[1] for label in both.get_legend_handles_labels()[1]]
+            sites = [label.split("(")[1] for label in labels if "sites" in label]
+            assert shown[: len(sites)] == sites or masked
+        elif output == "dict":
+            with pytest.raises(ValueError, match="has no pre_syn"):
+                plot_synapse_depths(neuron)
+
+
+def test_synapses_of_a_query_are_no_depths(client: Any, root: int) -> None:
+    for resolution in ((1, 1, 1), (4, 4, 40), (1000, 1000, 1000)):
+        frame = client.query_synapses(root, pre=True, progress=False, resolution=resolution)
+        with pytest.raises(ValueError, match=r"give client\.depth\(frame\)"):
+            plot_synapse_depths(frame)
+        axes = plot_synapse_depths(client.depth(frame))
+        assert axes.get_legend_handles_labels()[1] == [f"presynaptic ({len(frame):,})"]
 
 
 def test_colours_of_compartments_are_told_apart() -> None:
@@ -319,9 +408,14 @@ def test_real_neuron(shared_data: Path) -> None:
     import gzip
     import json
 
+    from standard_transform.datasets import minnie_ds
+
+    transform = minnie_ds.transform("nm")
     folder = shared_data / "minnie65_skeleton_service"
-    answer = json.loads(gzip.decompress((folder / "skel.json.gz").read_bytes()))
-    axes = plot_neuron(answer, post=pd.read_feather(folder / "post_l2.feather"))
+    data = json.loads(gzip.decompress((folder / "skel.json.gz").read_bytes()))
+    data["vertices"] = transform.apply(np.array(data["vertices"], dtype=float))
+    synapses = pd.read_feather(folder / "post_l2.feather")
+    axes = plot_neuron(data, post=transform.apply_dataframe("ctr_pt_position", synapses, return_array=True))
     drawn(axes)
     assert "864691135101289504" in axes.get_title()
     names = axes.get_legend_handles_labels()[1]

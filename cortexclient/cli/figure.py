@@ -44,7 +44,7 @@ def neuron_figure(
     matplotlib.figure.Figure
     """
     from cortexclient.plotting import plot_neuron, plot_synapse_depths
-    from cortexclient.plotting.shapes import synapse_positions
+    from cortexclient.plotting.depths import site_positions
     from cortexclient.plotting.style import pyplot
 
     widths = [2.4, 1.3] if mesh is None else [2.4, 1.3, 2.3]
@@ -54,7 +54,7 @@ def neuron_figure(
     )
     layers = None if layers is None else list(layers)
     plot_neuron(neuron, layers=layers, title="Skeleton, compartments and synapses", ax=axes[0])
-    pre, post = (synapse_positions(neuron, table) for table in ("pre_syn", "post_syn"))
+    pre, post = (site_positions(neuron, table) for table in ("pre_syn", "post_syn"))
     if pre is not None or post is not None:
         axes[1].sharey(axes[0])
         plot_synapse_depths(pre, post, layers=layers, title="Synapses over depth", ax=axes[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -53,39 +53,11 @@ def skeleton(
     space = None if transform is Transform.none else cast("TransformName", transform.value)
     neuron = client.get_skeleton(root, synapses=ending == ".h5", transform=space)
     if ending == ".swc":
-        write_swc(neuron, out, scale=1e-3 if space is None else 1.0)
+        client.save_swc(neuron, out)
     else:
         with replacing(out) as part:
             neuron.save_meshwork(str(part), overwrite=True)
     error_console().print(f"{len(neuron.skeleton.vertices):,} vertices -> {out}")
-
-
-def write_swc(neuron: Any, out: Path, *, scale: float) -> None:
-    """Write a neuron's skeleton as SWC: parents before children, lengths in um, compartments where they are known."""
-    import numpy as np
-
-    from cortexclient.plotting.shapes import shape_of
-
-    skeleton = neuron.skeleton
-    labels = shape_of(neuron).compartments
-    parents = np.asarray(skeleton.parent_nodes(np.arange(len(skeleton.vertices))))
-    # breadth first from the root: SWC wants a parent to stand above its children
-    order = np.argsort(
-        np.asarray(skeleton.hops_to_root) if hasattr(skeleton, "hops_to_root") else skeleton.distance_to_root
-    )
-    line_of = np.empty(len(order), dtype=np.int64)
-    line_of[order] = np.arange(1, len(order) + 1)
-    radius = np.asarray(skeleton.radius) if skeleton.radius is not None else np.full(len(order), 1.0 / scale)
-    with replacing(out) as part, part.open("w", encoding="utf-8") as file:
-        file.write(f"# neuron {neuron.seg_id}, lengths in um\n")
-        for vertex in order:
-            x, y, z = np.asarray(skeleton.vertices[vertex]) * scale
-            parent = parents[vertex]
-            above = -1 if parent < 0 else line_of[parent]
-            kind = 0 if labels is None else labels[vertex]
-            file.write(
-                f"{line_of[vertex]} {kind} {x:.4f} {y:.4f} {z:.4f} {radius[vertex] * scale:.4f} {above}\n"
-            )
 
 
 def mesh(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cortexclient.plotting.shapes import Shape, positions, shape_of, synapse_positions
+from cortexclient.plotting.depths import in_depth, shape_in_depth, site_positions
 from cortexclient.plotting.style import (
     COMPARTMENTS,
     PALETTE,
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
+
+    from cortexclient.services.skeletons.shapes import Shape
 
 __all__ = ["plot_neuron"]
 
@@ -47,11 +49,11 @@ def plot_neuron(
 
     Parameters
     ----------
-    neuron : Meshwork, Skeleton, dict or tuple
-        What ``get_skeleton(root_id, transform="rigid")`` returns, a MeshParty skeleton, the dict of the skeleton
-        service, or a tuple of vertices (n, 3) and edges (m, 2). Lengths in um, y = depth below the pia.
+    neuron : Meshwork, ossify Cell, Skeleton, dict, str or tuple
+        Any output of ``get_skeleton(root_id, transform="rigid")``, masked or not; a MeshParty skeleton; SWC text; or a
+        tuple of vertices (n, 3) and edges (m, 2). Lengths in um, y = depth below the pia.
     pre, post : pandas.DataFrame or array of shape (n, 3), optional
-        Pre- and postsynaptic sites in um. Default: ``anno.pre_syn`` and ``anno.post_syn`` of a Meshwork.
+        Pre- and postsynaptic sites in um; missing positions are left out. Default: those that the neuron has.
     synapses : bool
         Whether to draw synapses at all.
     compartments : numpy.ndarray, optional
@@ -79,8 +81,10 @@ def plot_neuron(
     ------
     MissingExtraError
         If matplotlib is not installed.
-    TypeError, ValueError
-        If ``neuron`` or the synapses have no form that is known.
+    TypeError
+        If ``neuron`` is no neuron.
+    ValueError
+        If the neuron or the synapses are not in cortical depth (um), as without a transform.
 
     Examples
     --------
@@ -91,7 +95,7 @@ def plot_neuron(
     >>> neuron = client.get_skeleton(client.cell_id_to_root_id(cells["id"])["root_id"].iloc[0], transform="rigid")
     >>> axes = plot_neuron(neuron, layers=client.spec.layers)
     """
-    shape = shape_of(neuron)
+    shape = shape_in_depth(neuron)
     labels = shape.compartments if compartments is None else np.asarray(compartments, dtype=np.int64)
     if labels is not None and len(labels) != len(shape.vertices):
         raise ValueError(f"{len(labels)} compartment labels for {len(shape.vertices)} skeleton vertices")
@@ -99,8 +103,8 @@ def plot_neuron(
     ax = new_axes(ax, (5.2, 6.4))
     _draw_skeleton(ax, shape, labels, column)
     if synapses:
-        before = synapse_positions(neuron, "pre_syn") if pre is None else positions(pre)
-        after = synapse_positions(neuron, "post_syn") if post is None else positions(post)
+        before = site_positions(neuron, "pre_syn") if pre is None else in_depth(pre)
+        after = site_positions(neuron, "post_syn") if post is None else in_depth(post)
         _draw_sites(ax, before, column, site_size, color=PRESYNAPTIC, marker="^", name="presynaptic sites")
         _draw_sites(ax, after, column, site_size, color=POSTSYNAPTIC, marker="o", name="postsynaptic sites")
     if shape.soma is not None:

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.plotting.shapes import positions
+from cortexclient.plotting.depths import depths
 from cortexclient.plotting.style import POSTSYNAPTIC, PRESYNAPTIC, depth_axis, draw_layers, new_axes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
 __all__ = ["plot_synapse_depths"]
+
+_MOST_BINS = 2000
 
 
 def plot_synapse_depths(
@@ -33,10 +34,11 @@ def plot_synapse_depths(
 
     Parameters
     ----------
-    pre, post : pandas.DataFrame, or array of shape (n,) or (n, 3), optional
-        Depths in um, or positions in um with y = depth below the pia (``anno.pre_syn.df`` of a transformed neuron).
+    pre, post : array of shape (n,) or (n, 3), pandas.DataFrame, or neuron, optional
+        Depths in um (``client.depth(frame)``), positions in um with y = depth below the pia, or a transformed neuron,
+        whose synapses of that side are taken. Missing ones are left out.
     bin_um : float
-        Height of a bin in um.
+        Height of a bin in um; at most 2,000 bins are drawn.
     range_um : tuple of float, optional
         Depths to show. Default: all that there are, in whole bins.
     layers : iterable, optional
@@ -58,17 +60,19 @@ def plot_synapse_depths(
     MissingExtraError
         If matplotlib is not installed.
     ValueError
-        If neither side is given, or ``bin_um`` is not positive.
+        If neither side is given, ``bin_um`` is not positive or too small, or what is given are not depths in um.
     """
     if pre is None and post is None:
         raise ValueError("nothing to draw; give pre=, post=, or both")
-    if not bin_um > 0:
+    if not 0 < bin_um < np.inf:
         raise ValueError(f"bin_um={bin_um} is not a height; give a positive number of um")
+    if range_um is not None and not (np.isfinite(range_um).all() and range_um[0] < range_um[1]):
+        raise ValueError(f"range_um={range_um} is no range; give two depths in um, the upper one first")
     sides = [
-        (depths(data), sign, name, color)
-        for data, sign, name, color in (
-            (pre, -1, "presynaptic", PRESYNAPTIC),
-            (post, 1, "postsynaptic", POSTSYNAPTIC),
+        (depths(data, table), sign, name, color)
+        for data, table, sign, name, color in (
+            (pre, "pre_syn", -1, "presynaptic", PRESYNAPTIC),
+            (post, "post_syn", 1, "postsynaptic", POSTSYNAPTIC),
         )
         if data is not None
     ]
@@ -78,6 +82,11 @@ def plot_synapse_depths(
     )
     first = np.floor(low / bin_um)
     count = max(1, int(np.ceil(high / bin_um) - first))
+    if count > _MOST_BINS:
+        raise ValueError(
+            f"bin_um={bin_um:g} makes {count:,} bins between {low:,.0f} and {high:,.0f} um, more than {_MOST_BINS:,}; "
+            "give a larger one"
+        )
     edges = (first + np.arange(count + 1)) * bin_um
     ax = new_axes(ax, (3.4, 6.4))
     largest = 1
@@ -109,12 +118,3 @@ def plot_synapse_depths(
     if legend:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, fontsize="small")
     return ax
-
-
-def depths(data: Any) -> NDArray[np.float64]:
-    """Depths in um out of depths, positions or a table of positions."""
-    if not hasattr(data, "columns"):
-        array = np.asarray(data, dtype=np.float64)
-        if array.ndim <= 1:
-            return array.reshape(-1)
-    return positions(data)[:, 1]

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["positions", "stated_resolution"]
+__all__ = ["positions", "stack_points", "stated_resolution"]
 
 # columns that hold "the" position of a row, in the order in which they are looked for
 _USUAL_COLUMNS = ("pt_position", "ctr_pt_position")
@@ -51,8 +53,8 @@ def positions(points: Any, column: str | None, *, prefer: str | None = None) -> 
     if column is not None:
         raise ValueError("column= names a column of a DataFrame; these points are no DataFrame")
     if hasattr(points, "to_list"):
-        return _stack(points.to_list())
-    found = _floats(points)
+        return stack_points(points)
+    found = _as_floats(points)
     if found.size == 0:
         return found.reshape(0, 3)
     if found.ndim == 0 or found.shape[-1] != 3:
@@ -72,7 +74,7 @@ def _frame_positions(df: pd.DataFrame, column: str | None, prefer: str | None) -
             )
         column = usual[0] if usual else candidates[0]
     if column in names:
-        return _stack(df[column].to_list())
+        return stack_points(df[column])
     # caveclient writes pt_position_x, and pt_position_x_ref where two tables were joined
     base, _, suffix = column.rpartition("_")
     for parts in ([f"{column}_{axis}" for axis in "xyz"], [f"{base}_{axis}_{suffix}" for axis in "xyz"]):
@@ -91,18 +93,23 @@ def _position_columns(names: list[str]) -> list[str]:
     return split + [name for name in whole if name not in split]
 
 
-def _stack(rows: list[Any]) -> NDArray[np.float64]:
-    missing = [np.nan] * 3
-    filled = [row if np.ndim(row) == 1 and len(row) == 3 else missing for row in rows]
-    return _floats(filled).reshape(-1, 3)
+def stack_points(rows: Iterable[Any]) -> NDArray[np.float64]:
+    """Stack points of three numbers each; NaN in every axis where a point is missing, and in an axis that is missing.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, 3)
+    """
+    found = [row if np.ndim(row) == 1 and len(row) == 3 else (np.nan, np.nan, np.nan) for row in rows]
+    return _as_floats(found).reshape(-1, 3)
 
 
-def _floats(values: Any) -> NDArray[np.float64]:
-    """Make float64 of numbers among which None or pandas' NA stand for missing ones."""
+def _as_floats(values: Any) -> NDArray[np.float64]:
+    """Convert to float64; pandas' NA becomes NaN like None."""
     try:
         return np.asarray(values, dtype=np.float64)
-    except TypeError:
+    except TypeError:  # NA does not convert by itself
         import pandas as pd
 
-        given = np.asarray(values, dtype=object)
-        return np.where(pd.isna(given), np.nan, given).astype(np.float64)
+        mixed = np.asarray(values, dtype=object)
+        return np.where(pd.isna(mixed), np.nan, mixed).astype(np.float64)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import gc
 import gzip
 import json
+import pickle
 import sys
 import threading
 import warnings
@@ -23,10 +25,9 @@ from cortexclient.errors import (
     StaleRootError,
 )
 from cortexclient.sandbox import Sandbox
-from cortexclient.services.skeleton_build import add_properties, add_synapses, make_meshwork
-from cortexclient.services.skeleton_source import parse_skeleton
-from cortexclient.services.skeleton_swc import save_swc
 from cortexclient.services.skeletons import SkeletonsService
+from cortexclient.services.skeletons.build import add_properties, add_synapses, make_meshwork
+from cortexclient.services.skeletons.source import parse_skeleton
 from cortexclient.session import Endpoint, Session
 from cortexclient.spec import DatasetSpec
 from cortexclient.testing import clear_client_caches
@@ -194,7 +195,7 @@ def test_stale_roots(server: Sandbox) -> None:
 
 
 def test_old_root_at_its_own_time(server: Sandbox) -> None:
-    from cortexclient.services.skeleton_synapses import RootMoment, moments_of, synapses_of
+    from cortexclient.services.skeletons.synapses import RootMoment, moments_of, synapses_of
 
     session = server.load().session
     history = server.truth.history
@@ -380,7 +381,7 @@ def test_one_batch_costs_few_requests(server: Sandbox, roots: list[int]) -> None
 
 def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int]) -> None:
     from cortexclient.errors import ServiceUnavailableError, UnknownTableError
-    from cortexclient.services.skeleton_batch import SkeletonBatches
+    from cortexclient.services.skeletons import SkeletonBatches
 
     asked: list[list[int]] = []
 
@@ -413,7 +414,7 @@ def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int
 
 
 def test_the_next_batch_is_asked_for_while_this_one_is_used() -> None:
-    from cortexclient.services.skeleton_batch import SkeletonBatches
+    from cortexclient.services.skeletons import SkeletonBatches
 
     asked: list[list[int]] = []
     second = threading.Event()
@@ -462,12 +463,12 @@ def test_other_kinds_of_output(
         neuron.skeleton.path_length() / 1000, rel=1e-5
     )
     assert set(np.unique(rows[:, 1])) <= {1, 2, 3}
-    save_swc(neuron, tmp_path / "one.swc")
+    service.save_swc(neuron, tmp_path / "one.swc")
     again = np.loadtxt(tmp_path / "one.swc")
     np.testing.assert_allclose(again[:, 2:5], rows[:, 2:5])
     np.testing.assert_array_equal(again[:, 1], rows[:, 1])
     moved = service.get_skeleton(roots[0], transform="rigid", synapses=False)
-    save_swc(moved, tmp_path / "two.swc")
+    service.save_swc(moved, tmp_path / "two.swc")
     assert np.loadtxt(tmp_path / "two.swc")[0, 3] == pytest.approx(moved.skeleton.root_position[1], abs=1e-5)
     for wrong in ({"output": "cel"}, {"errors": "ignore"}, {"fallback": "guess"}):
         with pytest.raises(ValueError, match="must be"):
@@ -502,17 +503,159 @@ def test_live_synapses_are_complete_although_the_server_cuts_answers(
             assert set(neuron.anno[f"{side}_syn"].df["id"]) == set(ids) - own
 
 
-def test_swc_has_every_piece_of_a_skeleton_that_falls_apart(tmp_path: Path) -> None:
-    skeleton = {
+# -- units -----------------------------------------------------------------------------------------------------------
+
+
+def assert_same_rows(one: np.ndarray, other: np.ndarray) -> None:
+    """The same rows in any order, to the digits of an SWC file."""
+    from scipy.spatial import cKDTree
+
+    away, at = cKDTree(other).query(one)
+    assert away.max() < 1e-4
+    assert sorted(at) == list(range(len(other)))
+
+
+def swc_rows(path: Path) -> np.ndarray:
+    return np.loadtxt(path, ndmin=2)
+
+
+def test_swc_has_every_piece_of_a_skeleton_that_falls_apart(
+    service: SkeletonsService, tmp_path: Path
+) -> None:
+    skeleton: dict[str, Any] = {
         "vertices": np.array([[0, 0, 0], [900, 0, 0], [5000, 0, 0], [5000, 800, 0], [9000, 0, 0]]),
         "edges": np.array([[1, 0], [2, 3]]),
         "root": 1,
     }
-    save_swc(skeleton, tmp_path / "pieces.swc")
-    rows = np.loadtxt(tmp_path / "pieces.swc")
+    service.save_swc(skeleton, tmp_path / "pieces.swc")
+    rows = swc_rows(tmp_path / "pieces.swc")
     # nm, although all of it is smaller than many a neuron is in um
     np.testing.assert_allclose(rows[:, 2:5], np.array(skeleton["vertices"])[[1, 0, 2, 3, 4]] / 1000)
     assert rows[:, 6].tolist() == [-1, 1, -1, 3, -1]
+    service.save_swc(skeleton, tmp_path / "um.swc", unit="um")
+    np.testing.assert_allclose(swc_rows(tmp_path / "um.swc")[:, 2:5], 1000 * rows[:, 2:5])
+    with pytest.raises(ValueError, match="leave unit= out"):
+        service.save_swc({**skeleton, "unit": "nm"}, tmp_path / "no.swc", unit="um")
+    with pytest.raises(TypeError, match="cannot read a neuron"):
+        service.save_swc((1, 2, 3), tmp_path / "no.swc")
+    service.save_swc((np.empty((0, 3)), []), tmp_path / "none.swc")
+    assert (tmp_path / "none.swc").read_text() == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["none.swc", "pieces.swc", "um.swc"]
+
+
+OUTPUTS = ["meshwork", "cell", "dict", "swc"]
+
+
+@pytest.mark.parametrize("transform", [None, "rigid", "streamline"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_every_output_knows_its_unit_and_becomes_the_same_swc(
+    service: SkeletonsService, roots: list[int], tmp_path: Path, output: Any, transform: Any
+) -> None:
+    if output == "cell":
+        pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
+    data = service.get_skeleton(roots[0], output="dict", transform=transform)
+    neuron = service.get_skeleton(roots[0], output=output, transform=transform)
+    stated = {"cell": lambda: neuron.meta, "dict": lambda: neuron}.get(output, lambda: vars_of(neuron))()
+    assert (stated["unit"], stated["space"]) == ("um" if transform else "nm", transform or "volume") or (
+        output == "swc" and stated == {"unit": "um", "space": transform or "volume"}
+    )
+    service.save_swc(neuron, tmp_path / "neuron.swc")
+    rows = swc_rows(tmp_path / "neuron.swc")
+    assert sorted(rows[:, 0]) == list(range(1, len(data["vertices"]) + 1))
+    in_um = data["vertices"] / (1 if transform else 1000)
+    # place, radius and compartment of each vertex, whatever the order of the lines
+    wanted = np.column_stack([in_um, data["radius"] / 1000, data["compartment"]])
+    found = rows[:, [2, 3, 4, 5, 1]]
+    assert_same_rows(found, wanted)
+    np.testing.assert_allclose(rows[0, 2:5], in_um[data["root"]], atol=1e-5)
+
+
+def vars_of(neuron: Any) -> dict[str, Any]:
+    return {"unit": neuron.unit, "space": neuron.space}
+
+
+def through_a_file(neuron: Any, folder: Path) -> Any:
+    from meshparty.meshwork import load_meshwork
+
+    neuron.save_meshwork(str(folder / "neuron.h5"))
+    return load_meshwork(str(folder / "neuron.h5"))
+
+
+COPIES: dict[str, Callable[[Any, Path], Any]] = {
+    "itself": lambda neuron, _: neuron,
+    "copy": lambda neuron, _: neuron.copy(),
+    "deepcopy": lambda neuron, _: copy.deepcopy(neuron),
+    "pickle": lambda neuron, _: pickle.loads(pickle.dumps(neuron)),
+    "file": through_a_file,
+}
+
+
+@pytest.mark.parametrize("transform", [None, "rigid"])
+@pytest.mark.parametrize("way", COPIES)
+def test_units_survive_masks_copies_and_pickles(
+    service: SkeletonsService, roots: list[int], tmp_path: Path, way: str, transform: Any
+) -> None:
+    neuron = service.get_skeleton(roots[0], transform=transform, restore_graph=True)
+    whole = service.get_skeleton(roots[0], transform=transform, restore_graph=True)
+    mask = (neuron.anno.compartment.df.compartment == 2).to_numpy()
+    neuron.apply_mask(mask)
+    other = COPIES[way](neuron, tmp_path)
+    if way != "file":
+        assert vars_of(other) == {"unit": "um" if transform else "nm", "space": transform or "volume"}
+        assert_same(other, neuron)
+        for table in whole.anno.table_names:
+            assert other.anno[table].df.dtypes.tolist() == neuron.anno[table].df.dtypes.tolist()
+    # the root is masked out, and what is left falls into pieces
+    assert other.skeleton.root == -1
+    service.save_swc(other, tmp_path / "axon.swc")
+    rows = swc_rows(tmp_path / "axon.swc")
+    left = neuron.skeleton.vertices / (1 if transform else 1000)
+    assert_same_rows(rows[:, 2:5], left)
+    assert set(rows[:, 1]) == {2}
+    assert (rows[:, 6] == -1).sum() == len(left) - len(neuron.skeleton.edges)
+    other.reset_mask()
+    if way != "file":
+        assert_same(other, whole)
+    soma = np.zeros(len(mask), dtype=bool)
+    soma[(whole.anno.compartment.df.compartment == 1).to_numpy()] = True
+    other.apply_mask(soma)
+    assert len(other.skeleton.vertices) == 1
+    service.save_swc(other, tmp_path / "soma.swc")
+    scale = 1 if transform else 1000
+    np.testing.assert_allclose(
+        swc_rows(tmp_path / "soma.swc")[0, 2:5], whole.skeleton.root_position / scale, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("transform", [None, "rigid", "streamline"])
+def test_own_points_are_bound_to_the_vertices_they_lie_on(
+    service: SkeletonsService, roots: list[int], transform: Any
+) -> None:
+    neuron = service.get_skeleton(roots[0], transform=transform, restore_graph=True)
+    assert np.asarray(neuron.anno.voxel_resolution).tolist() == [[1, 1, 1]]
+    points = neuron.mesh.vertices[[3, 40, 200]]
+    rows = pd.DataFrame({"pt": list(points)})
+    for other in (neuron, pickle.loads(pickle.dumps(neuron))):
+        other.add_annotations("edits", rows, point_column="pt", anchored=True)
+        np.testing.assert_array_equal(other.mesh.vertices[np.array(other.anno.edits.mesh_index)], points)
+
+
+def test_synapses_without_a_position_stay_missing_when_the_neuron_is_moved(
+    server: Sandbox, service: SkeletonsService, roots: list[int]
+) -> None:
+    neuron = service.get_skeleton(roots[0])
+    rows = neuron.anno.pre_syn.data_original.copy()
+    nowhere = np.array([pd.NA, pd.NA, pd.NA], dtype=object)
+    rows["post_pt_position"] = [nowhere, *rows["post_pt_position"].iloc[1:]]
+    neuron.anno.add_annotations(
+        "pre_syn", rows, index_column="pre_pt_mesh_ind", point_column="ctr_pt_position", overwrite=True
+    )
+    moved = neuron.moved(server.load().space.mover("rigid"), "um", "rigid").anno.pre_syn.df
+    points = np.stack(moved["post_pt_position"])
+    assert points.dtype == np.float64
+    assert np.isnan(points[0]).all()
+    assert np.isfinite(points[1:]).all()
+    assert np.isfinite(np.stack(moved["ctr_pt_position"])).all()
 
 
 # -- an ossify Cell --------------------------------------------------------------------------------------------------

@@ -102,8 +102,15 @@ def test_depth_takes_every_kind_of_points() -> None:
 
 def test_missing_positions_have_no_depth() -> None:
     space = make_space("minnie65")
-    df = pd.DataFrame({"pt_position": [[700_000, 500_000, 900_000], None]})
-    assert np.isnan(space.depth(df)).tolist() == [False, True]
+    nowhere = np.array([pd.NA, pd.NA, pd.NA], dtype=object)
+    df = pd.DataFrame({"pt_position": [[700_000, 500_000, 900_000], None, nowhere, np.full(3, np.nan)]})
+    assert np.isnan(space.depth(df)).tolist() == [False, True, True, True]
+    assert np.isnan(space.depth(df["pt_position"])).tolist() == [False, True, True, True]
+    split = pd.DataFrame(np.stack(df["pt_position"].iloc[[0, 2]]), columns=list("xyz")).add_prefix(
+        "pt_position_"
+    )
+    assert np.isnan(space.depth(split.convert_dtypes())).tolist() == [False, True]
+    assert np.isnan(space.depth(np.stack(df["pt_position"].iloc[[0, 2]]))).tolist() == [False, True]
 
 
 def test_resolution_of_the_frame_is_heeded() -> None:

@@ -233,10 +233,11 @@ def test_the_spec_s_point_is_the_synapse_s_place(sandbox: Sandbox, root: int) ->
         ]
         found = np.array([each["point"] for layer in drawn for each in layer["annotations"]]) * voxel
         np.testing.assert_allclose(np.sort(found, axis=0), np.sort(points, axis=0), atol=1e-3)
-    from cortexclient.plotting.shapes import positions, synapse_positions
+    from cortexclient.plotting import plot_neuron
 
-    np.testing.assert_allclose(positions(frame), points)
-    np.testing.assert_allclose(np.sort(synapse_positions(neuron, "pre_syn"), axis=0), np.sort(points, axis=0))
+    moved = client.get_skeleton(root, transform="rigid")
+    (sites,) = [c for c in plot_neuron(moved).collections if c.get_label().startswith("presynaptic")]
+    np.testing.assert_allclose(np.sort(sites.get_offsets()[:, 1]), np.sort(points[:, 1] / 1000 - 300))
 
 
 def test_without_a_word_on_synapses_their_centre_is_their_place(sandbox: Sandbox, root: int) -> None:

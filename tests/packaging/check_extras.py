@@ -42,7 +42,7 @@ def figure() -> None:
 
 
 def cell() -> None:
-    from cortexclient.services.skeleton_cell import require_ossify
+    from cortexclient.services.skeletons.build import require_ossify
 
     require_ossify()
 

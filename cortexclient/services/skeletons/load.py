@@ -1,4 +1,4 @@
-"""Neurons of a batch of roots: what is asked for, side by side, and how it is put together."""
+"""Loading of neurons: requests for some of them concurrently, and batches of many."""
 
 from __future__ import annotations
 
@@ -6,21 +6,40 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from cortexclient.errors import AuthenticationError, CortexError, MissingDataError, ServiceError
-from cortexclient.services.skeleton_compute import compute_skeleton, level2_graph
-from cortexclient.services.skeleton_generate import generate_skeletons
-from cortexclient.services.skeleton_source import stored
-from cortexclient.services.skeleton_synapses import RootMoment, moments_of, no_root, synapses_of
-from cortexclient.session import is_below_roots, side_by_side
+from cortexclient.errors import (
+    AuthenticationError,
+    CortexError,
+    IncompleteResultError,
+    MissingDataError,
+    OfflineError,
+    ProtocolError,
+    ServiceError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+)
+from cortexclient.services.skeletons.compute import compute_skeleton, level2_graph
+from cortexclient.services.skeletons.shapes import VOLUME, shape_of
+from cortexclient.services.skeletons.source import generate_skeletons, stored
+from cortexclient.services.skeletons.synapses import RootMoment, moments_of, no_root, synapses_of
+from cortexclient.session import Ahead, is_below_roots, side_by_side, within_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cortexclient.services.space import Space
     from cortexclient.session import Session
     from cortexclient.types import TransformName
 
-__all__ = ["Output", "SkeletonLoader", "Wanted"]
+__all__ = ["Output", "SkeletonBatches", "SkeletonLoader", "Wanted"]
+
+_OF_SOME = (
+    IncompleteResultError,
+    OfflineError,
+    ProtocolError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+)
+"""What a batch can fail with because of some of its neurons, or for a moment."""
 
 Output: TypeAlias = Literal["meshwork", "cell", "dict", "swc"]
 
@@ -146,7 +165,7 @@ class SkeletonLoader:
         import numpy as np
 
         from cortexclient.services.level2 import Level2Service
-        from cortexclient.services.skeleton_build import PROPERTIES
+        from cortexclient.services.skeletons.build import PROPERTIES
 
         wanted = self._wanted
         cells = wanted.output == "cell"
@@ -173,6 +192,11 @@ class SkeletonLoader:
 
     # -- putting together --------------------------------------------------------------------------------------
 
+    @property
+    def _target(self) -> str:
+        """Space of the neurons."""
+        return self._wanted.transform or VOLUME
+
     def _mover(self, data: Mapping[str, Any]) -> Any:
         if self._wanted.transform is None or self._space is None:
             return None
@@ -181,7 +205,7 @@ class SkeletonLoader:
     def _meshwork(
         self, root: int, _: RootMoment, data: Mapping[str, Any], attributes: Any, graph: Any, synapses: Any
     ) -> Any:
-        from cortexclient.services import skeleton_build as build
+        from cortexclient.services.skeletons import build
 
         neuron = build.make_meshwork(root, data, edges=graph, points=attributes)
         position = self._session.spec.synapse_position_column or "ctr_pt_position"
@@ -189,14 +213,12 @@ class SkeletonLoader:
         if self._wanted.restore_properties:
             build.add_properties(neuron, data["lvl2_ids"], attributes)
         move = self._mover(data)
-        if move is not None:
-            build.move_meshwork(neuron, move)
-        return neuron
+        return neuron if move is None else neuron.moved(move, "um", self._target)
 
     def _cell(
         self, root: int, when: RootMoment, data: Mapping[str, Any], attributes: Any, graph: Any, synapses: Any
     ) -> Any:
-        from cortexclient.services.skeleton_cell import make_cell
+        from cortexclient.services.skeletons.build import make_cell
 
         return make_cell(
             self._session,
@@ -207,15 +229,15 @@ class SkeletonLoader:
             edges=graph,
             synapses=synapses,
             move=self._mover(data),
+            space=self._target,
         )
 
     def _plain(self, data: dict[str, Any]) -> Any:
-        from cortexclient.services.skeleton_swc import to_swc
-
         move = self._mover(data)
         if move is not None:
             data["vertices"] = move(data["vertices"])
-        return data if self._wanted.output == "dict" else to_swc(data, in_um=move is not None)
+        data |= {"unit": "nm" if move is None else "um", "space": self._target}
+        return data if self._wanted.output == "dict" else shape_of(data).to_swc()
 
 
 def _may_be_computed(found: Any) -> bool:
@@ -229,3 +251,135 @@ def _absent(session: Session, root: int) -> CortexError:
         f"the skeleton service of {session.datastack} has no skeleton of {root} yet; generate=True has it made",
         service="skeleton",
     )
+
+
+# -- batches of many ---------------------------------------------------------------------------------------------------
+
+
+class SkeletonBatches:
+    """Iterates over ``(root_id, neuron)``, reading a batch of neurons while the one before it is used up.
+
+    Parameters
+    ----------
+    root_ids : list of int
+    load : callable
+        Gives for each of some roots what makes its neuron or gives the error.
+    batch_size : int
+    collect : bool
+        Keep failures instead of raising the first. A service that fails for a whole batch is asked for its halves, so
+        that what is to blame fails alone; if two batches in a row fail as a whole, that is raised.
+    progress : bool
+        Show a progress bar.
+    workers : int
+        Largest number of threads that ask for the next batch; with 1 it is asked for when it is needed.
+
+    Attributes
+    ----------
+    failures : dict
+        Root id -> error, of the neurons that were reached and could not be had.
+    """
+
+    def __init__(
+        self,
+        root_ids: list[int],
+        load: Callable[[list[int]], dict[int, Callable[[], Any]]],
+        batch_size: int,
+        *,
+        collect: bool,
+        progress: bool,
+        workers: int = 1,
+    ) -> None:
+        self.root_ids = root_ids
+        self.failures: dict[int, CortexError] = {}
+        self._load = load
+        self._batch_size = batch_size
+        self._collect = collect
+        self._progress = progress
+        self._workers = workers
+        self._lost = False
+
+    def __len__(self) -> int:
+        return len(self.root_ids)
+
+    def __repr__(self) -> str:
+        return f"SkeletonBatches({len(self)} neurons, {len(self.failures)} failed so far)"
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        from tqdm import tqdm
+
+        self._lost = False
+        size = self._batch_size
+        batches = [self.root_ids[start : start + size] for start in range(0, len(self.root_ids), size)]
+        following: Ahead[dict[int, Callable[[], Any]]] | None = None
+        try:
+            with tqdm(total=len(self), desc="skeletons", disable=not self._progress) as bar:
+                for number, batch in enumerate(batches):
+                    found = self._read(batch) if following is None else following.result()
+                    following = None
+                    for place, root in enumerate(batch):
+                        if (
+                            place == 1
+                            and number + 1 < len(batches)
+                            and self._workers > 1
+                            and not within_worker()
+                        ):
+                            # not with the first one: whoever only looks at that asks for nothing more
+                            following = Ahead(partial(self._read, batches[number + 1]), workers=self._workers)
+                            following.start()
+                        neuron = found.pop(root)()  # nothing of a batch is kept once it was handed out
+                        bar.update()
+                        if not isinstance(neuron, CortexError):
+                            yield root, neuron
+                        elif self._collect:
+                            self.failures[root] = neuron
+                        else:
+                            raise neuron
+        finally:
+            if following is not None:
+                following.give_up()
+
+    def _read(self, batch: list[int]) -> dict[int, Callable[[], Any]]:
+        try:
+            found = self._load(batch)
+        except CortexError as error:
+            if not self._collect or not _of_some(error):
+                raise
+            found, failed, failure = self._read_parts(batch, error)
+            lost = len(failed) == len(batch)
+            if lost and self._lost and not isinstance(error, OfflineError):
+                raise
+            self._lost = lost
+            return found | dict.fromkeys(failed, lambda: failure)
+        self._lost = False
+        return found
+
+    def _read_parts(
+        self, batch: list[int], failure: CortexError
+    ) -> tuple[dict[int, Callable[[], Any]], list[int], CortexError]:
+        """Read what can be read of a batch that failed; give that, the rest, and why the rest failed."""
+        found: dict[int, Callable[[], Any]] = {}
+        # what is kept costs nothing to look at one by one
+        pieces = len(batch) if isinstance(failure, OfflineError) else 2
+        while len(batch) > 1:
+            failed = []
+            size = -(-len(batch) // pieces)
+            for part in (batch[start : start + size] for start in range(0, len(batch), size)):
+                try:
+                    found |= self._load(part)
+                except CortexError as error:
+                    if not _of_some(error):
+                        raise
+                    failure = error
+                    failed.append(part)
+            batch = [root for part in failed for root in part]
+            if len(failed) != 1:  # none is left, or it is not one part that is to blame
+                break
+        return found, batch, failure
+
+    def to_dict(self) -> dict[int, Any]:
+        """Read all: root id -> neuron, without the failures."""
+        return dict(self)
+
+
+def _of_some(error: CortexError) -> bool:
+    return isinstance(error, _OF_SOME) or type(error) is ServiceError

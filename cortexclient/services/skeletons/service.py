@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from cortexclient.errors import CortexError
 from cortexclient.files import write_text
 from cortexclient.ids import as_id, as_ids, is_one
-from cortexclient.services.skeleton_load import SkeletonLoader, Wanted
-from cortexclient.services.skeleton_source import stored_skeletons
+from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader, Wanted
+from cortexclient.services.skeletons.shapes import shape_of
+from cortexclient.services.skeletons.source import stored_skeletons
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cortexclient.services.skeleton_batch import SkeletonBatches
-    from cortexclient.services.skeleton_load import Output
+    from cortexclient.services.skeletons.load import Output
+    from cortexclient.services.skeletons.shapes import Unit
     from cortexclient.services.space import Space
     from cortexclient.session import Session
     from cortexclient.types import Ids, PathLike, TransformName
@@ -86,7 +87,10 @@ class SkeletonsService:
         -------
         meshparty.meshwork.Meshwork or another output
             ``skeleton`` in nm (um if transformed), ``anno.lvl2_ids``, ``anno.compartment`` (1 soma, 2 axon, 3 dendrite)
-            and ``anno.is_axon`` where the service knows compartments. Ids are int64.
+            and ``anno.is_axon`` where the service knows compartments. Ids are int64. Every output knows the unit
+            (``"nm"`` or ``"um"``) and the space (``"volume"``, ``"rigid"`` or ``"streamline"``) of its positions:
+            ``neuron.unit`` and ``neuron.space`` of a Meshwork (where they survive masks, copies and pickles) and of an
+            SWC text; ``cell.meta["unit"]`` and ``["space"]``; ``data["unit"]`` and ``["space"]``.
 
         Raises
         ------
@@ -185,8 +189,6 @@ class SkeletonsService:
         >>> for root_id, neuron in client.get_skeletons(root_ids):   # doctest: +SKIP
         ...     print(root_id, neuron.skeleton.path_length())
         """
-        from cortexclient.services.skeleton_batch import SkeletonBatches
-
         if errors not in {"raise", "collect"}:
             raise ValueError(f"errors must be 'raise' or 'collect', not {errors!r}")
         size = as_id(batch_size, "batch_size")
@@ -217,38 +219,46 @@ class SkeletonsService:
             workers=self._session.max_workers,
         )
 
-    def save_swc(self, neuron: Any, path: PathLike, *, transform: TransformName | None = None) -> None:
+    def save_swc(
+        self, neuron: Any, path: PathLike, *, transform: TransformName | None = None, unit: Unit | None = None
+    ) -> None:
         """Save a neuron's skeleton as an SWC file in um.
 
         Parameters
         ----------
-        neuron : int, Meshwork or mapping
-            A root id, whose skeleton is fetched; or a neuron from `get_skeleton`, as it is.
+        neuron : int, Meshwork, ossify Cell, mapping or str
+            A root id, whose skeleton is fetched; or any output of `get_skeleton`, as it is: masked or not, of one
+            vertex or several pieces. A skeleton of another origin may be given, too.
         path : str or pathlib.Path
-            File to write.
+            File to write. It is replaced when everything is written.
         transform : {"rigid", "streamline"}, optional
             For a root id: move the skeleton into cortical space.
+        unit : {"nm", "um"}, optional
+            Unit of a skeleton that does not know its own. Default: nm.
 
         Raises
         ------
         ValueError
-            If a transform is given for a neuron that was fetched already.
+            If a transform is given for a neuron that was fetched already, or a unit for one that knows its own.
 
         Examples
         --------
         >>> client.save_swc(root_id, "neuron.swc", transform="rigid")   # doctest: +SKIP
         """
-        from cortexclient.services.skeleton_swc import save_swc
-
-        if hasattr(neuron, "skeleton") or hasattr(neuron, "keys"):
-            if transform is not None:
-                raise ValueError(
-                    "transform is for root ids; give it to get_skeleton for a neuron that is there"
-                )
-            save_swc(neuron, path)
+        if unit not in {"nm", "um", None}:
+            raise ValueError(f"unit must be 'nm' or 'um', not {unit!r}")
+        if not _is_neuron(neuron):
+            text = self.get_skeleton(neuron, transform=transform, output="swc")
+            write_text(path, text)
             return
-        text = self.get_skeleton(neuron, transform=transform, output="swc")
-        write_text(path, text)
+        if transform is not None:
+            raise ValueError(
+                "transform is for root ids: a neuron is moved when it is fetched, get_skeleton(root_id, transform=...)"
+            )
+        shape = shape_of(neuron)
+        if unit is not None and shape.unit not in {unit, None}:
+            raise ValueError(f"this neuron is in {shape.unit}; leave unit= out")
+        write_text(path, shape.to_swc(unit))
 
     def skeletons_exist(
         self,
@@ -302,7 +312,7 @@ class SkeletonsService:
             raise ValueError(f"fallback must be 'compute' or None, not {fallback!r}")
         self._require_services(fallback=fallback, output=output, **options)
         if output == "cell":
-            from cortexclient.services.skeleton_cell import require_ossify
+            from cortexclient.services.skeletons.build import require_ossify
 
             require_ossify()  # told before anything is asked
         references = _references(synapse_reference_tables)
@@ -367,3 +377,9 @@ def _references(given: Any) -> dict[str, list[str]]:
         for side, names in given.items()
         if names is not None
     }
+
+
+def _is_neuron(given: Any) -> bool:
+    if isinstance(given, str):
+        return "\n" in given  # a root id may be a text, too
+    return isinstance(given, tuple) or any(hasattr(given, name) for name in ("skeleton", "vertices", "keys"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import MissingDataError
 from cortexclient.services.level2 import Level2Service
-from cortexclient.services.skeleton_quiet import quiet
+from cortexclient.services.skeletons.build import without_warnings
 from cortexclient.session import graph_url
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: An
         ),
     )
     try:
-        with quiet(Warning):
+        with without_warnings(Warning):
             if body:
                 return pcg_skeleton(
                     root,

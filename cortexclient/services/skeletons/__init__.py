@@ -1,0 +1,21 @@
+"""Skeletons of neurons, with their synapses and the properties of their level-2 ids.
+
+::
+
+    service.py     the public methods: get_skeleton, get_skeletons, save_swc, skeletons_exist
+    load.py        requests everything that some neurons need, and iterates over many neurons in batches
+    source.py      the skeleton service: stored skeletons, and those that it generates
+    synapses.py    the synapses of each neuron at its own moment
+    compute.py     a skeleton computed from the level-2 graph, where the service has none
+    build.py       a Meshwork or an ossify Cell from the responses; properties.py describes its segments
+    neuron.py      the Meshwork that is returned: it knows its unit and space, and can be copied and pickled
+    shapes.py      the arrays, unit and space of a neuron in any form, for figures and files
+    swc.py         reads and writes SWC text
+"""
+
+from __future__ import annotations
+
+from cortexclient.services.skeletons.load import SkeletonBatches
+from cortexclient.services.skeletons.service import SkeletonsService
+
+__all__ = ["SkeletonBatches", "SkeletonsService"]

@@ -1,0 +1,357 @@
+"""Neurons as objects of other libraries, made from the responses of the services; nothing is requested here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import MissingDataError, MissingExtraError, ProtocolError
+from cortexclient.forking import ForkSafeLock
+from cortexclient.services.positions import stack_points
+from cortexclient.services.skeletons.shapes import VOLUME, state_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from cortexclient.services.skeletons.neuron import Neuron
+    from cortexclient.session import Session
+    from cortexclient.types import FloatArray, IdArray
+
+__all__ = [
+    "PROPERTIES",
+    "add_properties",
+    "add_synapses",
+    "make_cell",
+    "make_meshwork",
+    "require_ossify",
+    "without_warnings",
+]
+
+log = logging.getLogger(__name__)
+
+PROPERTIES = ("area_nm2", "max_dt_nm", "mean_dt_nm", "size_nm3")
+"""Attributes of level-2 ids that ``restore_properties`` adds."""
+
+_AXES = ("x", "y", "z")
+_AXON = 2
+
+# the list of warning filters belongs to the whole process: two threads that change it concurrently would each restore
+# the other's state
+_WARNING_FILTERS = ForkSafeLock()
+
+
+@contextlib.contextmanager
+def without_warnings(*kinds: type[Warning]) -> Iterator[None]:
+    """Hide warnings that libraries raise about their own use of other libraries; one thread enters at a time."""
+    with _WARNING_FILTERS, warnings.catch_warnings():
+        for kind in kinds:
+            warnings.simplefilter("ignore", kind)
+        yield
+
+
+# -- a Meshwork --------------------------------------------------------------------------------------------------------
+
+
+def make_meshwork(
+    root_id: int,
+    data: Mapping[str, Any],
+    *,
+    edges: IdArray | None = None,
+    points: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Neuron:
+    """Make the neuron, in nm, without synapses and properties.
+
+    Parameters
+    ----------
+    data : mapping
+        The skeleton, as :func:`parse_skeleton` returns it.
+    edges : ndarray of int64, shape (E, 2), or None
+        Level-2 graph, for a neuron whose graph is restored.
+    points : mapping or None
+        Level-2 id as text -> its attributes, with ``rep_coord_nm``; needed with ``edges``.
+
+    Raises
+    ------
+    MissingDataError
+        If the skeleton has no level-2 ids, or the level-2 graph has others than the skeleton.
+    """
+    from pcg_skel.service import rebuild_meshwork
+
+    from cortexclient.services.skeletons.neuron import Neuron
+
+    _require_level2(root_id, data, "a Meshwork")
+    source = _prefetched(root_id, data, edges, points) if edges is not None and len(edges) else None
+    with without_warnings(DeprecationWarning, FutureWarning):
+        neuron = rebuild_meshwork(
+            root_id=root_id,
+            sk_verts=data["vertices"],
+            sk_edges=data["edges"],
+            root=int(data["root"]),
+            mesh_to_skel_map=data["mesh_to_skel_map"],
+            lvl2_ids=data["lvl2_ids"],
+            metadata=data.get("meta") or {},
+            radius=data.get("radius"),
+            compartments=data.get("compartment"),
+            client=source,
+            restore_graph=source is not None,
+            is_axon=False,  # the library finds it by a text query, which takes longer than everything else
+        )
+        neuron.anno.add_annotations("is_axon", _on_axon(data), mask=True)
+    neuron.__class__ = Neuron  # the library does not let its caller choose the class
+    # MeshParty takes the positions of annotations for voxels of (4, 4, 40) nm unless it is told otherwise
+    neuron.anno.voxel_resolution = [1, 1, 1]
+    state_unit(neuron.skeleton, "nm", VOLUME)
+    made: Neuron = neuron
+    return made
+
+
+def _require_level2(root_id: int, data: Mapping[str, Any], what: str) -> None:
+    if data.get("lvl2_ids") is None or data.get("mesh_to_skel_map") is None:
+        raise MissingDataError(
+            f"the skeleton of {root_id} has no level-2 ids, which {what} needs; use skeleton_version=4",
+            service="skeleton",
+        )
+
+
+def _on_axon(data: Mapping[str, Any]) -> Any:
+    """Return the rows of level-2 ids on the axon; none where the service knows no compartments."""
+    import numpy as np
+
+    kind = data.get("compartment")
+    if kind is None or _AXON not in kind:
+        return []
+    return np.flatnonzero(np.asarray(kind)[data["mesh_to_skel_map"]] == _AXON)
+
+
+def _prefetched(root_id: int, data: Mapping[str, Any], edges: IdArray, points: Any) -> Any:
+    """Return an object that gives pcg_skel the responses where it would send requests."""
+    import numpy as np
+
+    strangers = np.setdiff1d(edges, data["lvl2_ids"])
+    if len(strangers):
+        raise MissingDataError(
+            f"the level-2 graph of {root_id} has {len(strangers)} ids that its skeleton does not know (the first is "
+            f"{strangers[0]}); get it with restore_graph=False",
+            service="skeleton",
+        )
+    fallback = data["vertices"][data["mesh_to_skel_map"]]
+    known = points or {}
+    located = {
+        str(l2_id): {"rep_coord_nm": (known.get(str(l2_id)) or {}).get("rep_coord_nm") or place.tolist()}
+        for l2_id, place in zip(data["lvl2_ids"].tolist(), fallback, strict=True)
+    }
+    return SimpleNamespace(
+        chunkedgraph=SimpleNamespace(level2_chunk_graph=lambda _: edges),
+        l2cache=SimpleNamespace(get_l2data=lambda *_, **__: located),
+    )
+
+
+def add_synapses(
+    neuron: Any, lvl2_ids: IdArray, synapses: Mapping[str, pd.DataFrame], *, position: str = "ctr_pt_position"
+) -> None:
+    """Add the tables ``pre_syn`` and ``post_syn``, each synapse on the row of its level-2 id and at its ``position``.
+
+    A synapse on a level-2 id that the skeleton does not know is put on the nearest one that it does know.
+    """
+    import numpy as np
+    import pandas as pd
+
+    index = pd.Index(lvl2_ids)
+    for side, rows in synapses.items():
+        partner = "post" if side == "pre" else "pre"
+        frame = rows.drop(columns=[f"{partner}_pt_root_id"], errors="ignore").copy()
+        at = index.get_indexer(pd.Index(frame[f"{side}_pt_level2_id"].to_numpy(dtype=np.int64)))
+        lost = np.flatnonzero(at < 0)
+        if len(lost):
+            log.warning(
+                "%d of %d %s synapses of %s lie on level-2 ids that its skeleton does not know; put on the nearest",
+                len(lost),
+                len(frame),
+                side,
+                neuron.seg_id,
+            )
+            at[lost] = _nearest(neuron, stack_points(frame[position].iloc[lost]))
+        frame[f"{side}_pt_mesh_ind"] = at
+        frame.attrs.update(unit="nm", space=VOLUME, position_column=position)
+        neuron.anno.add_annotations(
+            f"{side}_syn",
+            frame,
+            index_column=f"{side}_pt_mesh_ind",
+            point_column=position,
+            voxel_resolution=[1, 1, 1],
+        )
+
+
+def _nearest(neuron: Any, points: NDArray[np.float64]) -> NDArray[np.intp]:
+    import numpy as np
+    from scipy.spatial import cKDTree
+
+    # a synapse without a position is put on the first level-2 id
+    found: NDArray[np.intp] = cKDTree(neuron.mesh.vertices).query(np.nan_to_num(points))[1]
+    return found
+
+
+def add_properties(neuron: Any, lvl2_ids: IdArray, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add the tables ``vol_prop`` and ``segment_properties``; level-2 ids that the cache does not know get NaN.
+
+    Raises
+    ------
+    ProtocolError
+        If an attribute is no number.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from cortexclient.services.skeletons.properties import segment_properties
+
+    columns: dict[str, Any] = {"mesh_ind": np.arange(len(lvl2_ids))}
+    rows = [attributes.get(key) or {} for key in map(str, lvl2_ids.tolist())]
+    for name in PROPERTIES:
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = _numbers(values, whole=name != "mean_dt_nm")
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"the level-2 cache returned {name} that is no number: {error}", service="l2cache"
+            ) from error
+    neuron.anno.add_annotations("vol_prop", pd.DataFrame(columns), index_column="mesh_ind")
+    neuron.anno.add_annotations(
+        "segment_properties",
+        segment_properties(neuron.skeleton, columns["size_nm3"], columns["area_nm2"]),
+        index_column="mesh_ind",
+    )
+
+
+def _numbers(values: list[Any], *, whole: bool) -> NDArray[Any]:
+    import numpy as np
+
+    numbers = np.array(values, dtype=np.float64)  # None becomes NaN
+    return numbers.astype(np.int64) if whole and np.isfinite(numbers).all() else numbers
+
+
+# -- an ossify Cell ----------------------------------------------------------------------------------------------------
+
+
+def require_ossify() -> Any:
+    """Import ossify.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    try:
+        import ossify
+    except ImportError as error:
+        raise MissingExtraError.of("output='cell' needs", "ossify", "ossify") from error
+    return ossify
+
+
+def make_cell(
+    session: Session,
+    root: int,
+    data: Mapping[str, Any],
+    *,
+    at: datetime,
+    attributes: pd.DataFrame,
+    edges: IdArray | None,
+    synapses: Mapping[str, pd.DataFrame],
+    move: Callable[[Any], FloatArray] | None,
+    space: str,
+) -> Any:
+    """Make the cell as ossify does from the same responses; ``cell.meta`` has its ``unit`` and ``space``.
+
+    Parameters
+    ----------
+    data : mapping
+        The skeleton, as :func:`parse_skeleton` returns it.
+    at : datetime.datetime
+        The neuron's moment.
+    attributes : pandas.DataFrame
+        Attributes of level-2 ids, with ``rep_coord_nm``; more than the neuron's own may be there.
+    edges : ndarray of int64, shape (E, 2), or None
+        Level-2 graph, where it is restored.
+    synapses : mapping
+        ``"pre"``, ``"post"`` -> rows; empty for a cell without synapses.
+    move : callable or None
+        Moves positions in nm into ``space``; applied to everything alike.
+    space : str
+        Space of the cell.
+
+    Raises
+    ------
+    MissingDataError
+        If the skeleton has no level-2 ids.
+    """
+    import numpy as np
+
+    _require_level2(root, data, "a cell")
+    count = len(data["vertices"])
+    skeleton = {
+        **data,
+        "vertices": data["vertices"] if move is None else move(data["vertices"]),
+        "radius": data["radius"] if data.get("radius") is not None else np.full(count, np.nan),
+        "compartment": data["compartment"]
+        if data.get("compartment") is not None
+        else np.zeros(count, dtype=np.int64),
+    }
+    source = SimpleNamespace(  # what ossify wants to know of a client besides data
+        datastack_name=session.datastack,
+        local_server=session.local_server,
+        materialize=SimpleNamespace(synapse_table=session.spec.synapse_table),
+        chunkedgraph=SimpleNamespace(level2_chunk_graph=lambda _: edges),
+    )
+    cell = require_ossify().load_cell_from_client(
+        root,
+        source,
+        synapses=bool(synapses),
+        synapse_spatial_point=session.spec.synapse_position_column or "ctr_pt_position",
+        pre_syn_df=_cell_rows(synapses["pre"], "pre", move) if synapses else None,
+        post_syn_df=_cell_rows(synapses["post"], "post", move) if synapses else None,
+        l2_df=_cell_level2(data, attributes, move),
+        skeleton=skeleton,
+        restore_graph=edges is not None and len(edges) > 0,
+        assume_valid=True,
+        timestamp=at,
+    )
+    cell.meta.update(unit="nm" if move is None else "um", space=space)
+    return cell
+
+
+def _cell_level2(data: Mapping[str, Any], attributes: pd.DataFrame, move: Any) -> pd.DataFrame:
+    import numpy as np
+
+    rows: pd.DataFrame = attributes.loc[data["lvl2_ids"]].reset_index()
+    names = [f"rep_coord_nm_{axis}" for axis in _AXES]
+    points = rows[names].to_numpy(dtype=np.float64, copy=True)
+    unknown = ~np.isfinite(points).all(axis=1)
+    # an id that the cache does not know lies where its skeleton vertex is
+    points[unknown] = data["vertices"][data["mesh_to_skel_map"]][unknown]
+    rows[names] = points if move is None else move(points)
+    return rows
+
+
+def _cell_rows(rows: pd.DataFrame, side: str, move: Any) -> pd.DataFrame:
+    import pandas as pd
+
+    partner = "post" if side == "pre" else "pre"
+    frame = rows.drop(columns=[f"{partner}_pt_root_id"], errors="ignore")
+    frame = frame.rename(columns={f"{side}_pt_level2_id": f"{side}_pt_l2_id"})
+    columns: dict[str, Any] = {}
+    for name in frame.columns:
+        values = frame[name]
+        if "_position" not in str(name):
+            columns[name] = values
+            continue
+        points = stack_points(values)
+        points = points if move is None else move(points)
+        columns |= {f"{name}_{axis}": points[:, number] for number, axis in enumerate(_AXES)}
+    return pd.DataFrame(columns)

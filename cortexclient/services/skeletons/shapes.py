@@ -1,0 +1,220 @@
+"""The shape of a neuron as arrays with their unit and space, out of every form in which neurons come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from cortexclient.services.skeletons.swc import SwcText, read_swc, write_swc
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["VOLUME", "Shape", "Unit", "shape_of", "state_unit", "stated_unit"]
+
+Unit: TypeAlias = Literal["nm", "um"]
+
+VOLUME = "volume"
+"""The space of positions that were not transformed: the axes of the imagery."""
+
+# where MeshParty keeps what is said about a skeleton: it survives masks, copies and files
+_UNIT, _SPACE = "position_unit", "position_space"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A skeleton as arrays.
+
+    Attributes
+    ----------
+    vertices : ndarray of float64, shape (N, 3)
+    edges : ndarray of int64, shape (M, 2)
+    unit : {"nm", "um"} or None
+        Unit of the vertices; None where the form does not say it.
+    space : {"volume", "rigid", "streamline"} or None
+        Space of the vertices; None where the form does not say it.
+    compartments : ndarray of int64, shape (N,), or None
+        SWC number of each vertex.
+    radius_nm : ndarray of float64, shape (N,), or None
+        Radius of each vertex, always in nm.
+    root : int or None
+        Row of the root; None where there is none, or it is masked out.
+    root_id : int or None
+        The neuron, where the form says it.
+    """
+
+    vertices: NDArray[np.float64]
+    edges: NDArray[np.int64]
+    unit: str | None = None
+    space: str | None = None
+    compartments: NDArray[np.int64] | None = None
+    radius_nm: NDArray[np.float64] | None = None
+    root: int | None = None
+    root_id: int | None = None
+
+    @property
+    def soma(self) -> NDArray[np.float64] | None:
+        """Position of the soma: its vertices' mean, or the root of a skeleton without compartments."""
+        if self.compartments is not None:
+            body = self.compartments == 1
+            return self.vertices[body].mean(axis=0) if body.any() else None
+        return None if self.root is None else self.vertices[self.root]
+
+    def to_swc(self, unit: Unit | None = None) -> SwcText:
+        """Write the shape as SWC; ``unit`` is that of vertices that do not say theirs (default nm)."""
+        scale = 1.0 if (self.unit or unit or "nm") == "um" else 1e-3
+        text = write_swc(
+            self.vertices * scale,
+            self.edges,
+            root=self.root,
+            radius_um=None if self.radius_nm is None else self.radius_nm / 1000,
+            compartments=self.compartments,
+        )
+        return SwcText(text, self.space or VOLUME)
+
+
+def state_unit(skeleton: Any, unit: Unit, space: str) -> None:
+    """Write down in a MeshParty skeleton the unit and space of its positions."""
+    skeleton.meta.update_metameta({_UNIT: unit, _SPACE: space})
+
+
+def stated_unit(skeleton: Any) -> tuple[str | None, str | None]:
+    """Return the unit and space that a MeshParty skeleton states; None where it does not."""
+    stated = getattr(getattr(skeleton, "meta", None), "meta", None)
+    return getattr(stated, _UNIT, None), getattr(stated, _SPACE, None)
+
+
+def shape_of(neuron: Any) -> Shape:
+    """Read the shape of a neuron.
+
+    Parameters
+    ----------
+    neuron : Meshwork, Skeleton, ossify Cell, mapping, str or tuple
+        Any output of ``get_skeleton``, masked or not; a MeshParty skeleton; SWC text; a tuple of vertices (N, 3) and
+        edges (M, 2); or any object with ``vertices`` and ``edges``.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    ValueError
+        If a text is not SWC.
+    """
+    if hasattr(neuron, "skeleton") and hasattr(neuron, "anno"):
+        return _of_meshwork(neuron)
+    if hasattr(neuron, "skeleton") and hasattr(neuron, "annotations"):
+        return _of_cell(neuron)
+    if isinstance(neuron, Mapping):
+        return _of_mapping(neuron)
+    if isinstance(neuron, str) and "\n" in neuron:
+        return _of_text(neuron)
+    if hasattr(neuron, "vertices") and hasattr(neuron, "edges"):
+        unit, space = stated_unit(neuron)
+        return _shape(
+            neuron.vertices,
+            neuron.edges,
+            unit,
+            space,
+            radius=getattr(neuron, "radius", None),
+            root=getattr(neuron, "root", None),
+        )
+    if isinstance(neuron, tuple) and len(neuron) == 2:
+        return _shape(neuron[0], neuron[1], None, None)
+    raise TypeError(
+        f"cannot read a neuron from {type(neuron).__name__}; give what get_skeleton returns, a skeleton with vertices "
+        "and edges, SWC text, or a tuple (vertices, edges)"
+    )
+
+
+def _shape(
+    vertices: Any,
+    edges: Any,
+    unit: str | None,
+    space: str | None,
+    *,
+    compartments: Any = None,
+    radius: Any = None,
+    root: Any = None,
+    root_id: Any = None,
+) -> Shape:
+    points = np.asarray(vertices, dtype=np.float64).reshape(-1, 3)
+    row = -1 if root is None else int(root)
+    return Shape(
+        points,
+        np.asarray(edges, dtype=np.int64).reshape(-1, 2),
+        unit,
+        space,
+        None if compartments is None else np.asarray(compartments, dtype=np.int64),
+        None if radius is None else np.asarray(radius, dtype=np.float64),
+        row if 0 <= row < len(points) else None,  # -1 stands for a root that is masked out
+        None if root_id is None else int(root_id),
+    )
+
+
+def _of_meshwork(neuron: Any) -> Shape:
+    skeleton = neuron.skeleton
+    labels = None
+    if "compartment" in neuron.anno.table_names:
+        table = neuron.anno["compartment"].df
+        # the labels lie on the level-2 vertices; those of one skeleton vertex agree
+        labels = np.zeros(len(skeleton.vertices), dtype=np.int64)
+        on = np.asarray(skeleton.mesh_to_skel_map)[table["mesh_ind"].to_numpy(dtype=np.int64)]
+        known = on >= 0
+        labels[on[known]] = table["compartment"].to_numpy(dtype=np.int64)[known]
+    unit, space = stated_unit(skeleton)
+    return _shape(
+        skeleton.vertices,
+        skeleton.edges,
+        unit,
+        space,
+        compartments=labels,
+        radius=skeleton.radius,
+        root=skeleton.root,
+        root_id=getattr(neuron, "seg_id", None),
+    )
+
+
+def _of_cell(cell: Any) -> Shape:
+    skeleton = cell.skeleton
+    nodes = skeleton.nodes
+    place = np.flatnonzero(nodes.index.to_numpy() == skeleton.root)
+    return _shape(
+        skeleton.vertices,
+        skeleton.edges_positional,
+        cell.meta.get("unit"),
+        cell.meta.get("space"),
+        compartments=nodes["compartment"] if "compartment" in nodes.columns else None,
+        radius=nodes["radius"] if "radius" in nodes.columns else None,
+        root=place[0] if len(place) else None,
+        root_id=cell.meta.get("root_id"),
+    )
+
+
+def _of_mapping(data: Mapping[str, Any]) -> Shape:
+    meta = data.get("meta")
+    return _shape(
+        data["vertices"],
+        data["edges"],
+        data.get("unit"),
+        data.get("space"),
+        compartments=data.get("compartment"),
+        radius=data.get("radius"),
+        root=data.get("root"),
+        root_id=meta.get("root_id") if isinstance(meta, Mapping) else None,
+    )
+
+
+def _of_text(text: str) -> Shape:
+    found = read_swc(text)
+    return _shape(
+        found["vertices"],
+        found["edges"],
+        "um",
+        getattr(text, "space", None),
+        compartments=found["compartment"] if found["compartment"].any() else None,
+        radius=found["radius"] * 1000,
+        root=0,
+    )
