@@ -256,7 +256,10 @@ def _errors(recorded: dict[str, Any], answered: dict[str, Any]) -> list[str]:
 
 def _values_differ(recorded: Any, answered: Any, path: str, *, made: bool) -> list[str]:
     key = path.rsplit(".", 1)[-1]
-    if key in _ADDRESSES or key in _USED or path.endswith(".meta.timestamp"):
+    described = (
+        key in ("description", "desription") and ".definitions." in path
+    )  # the sandbox has its own words
+    if key in _ADDRESSES or key in _USED or described or path.endswith(".meta.timestamp"):
         same = bool(recorded) == bool(answered)
     elif isinstance(recorded, dict) and isinstance(answered, dict):
         return _dicts_differ(recorded, answered, path, made=made)

@@ -222,9 +222,9 @@ def test_body_values_take_their_types() -> None:
 
 
 def test_annotations_are_checked_and_flattened() -> None:
-    from cortexclient.sandbox.cortex.schemas import SCHEMAS
+    from cortexclient.sandbox.cortex.schemas import all_schemas
 
-    kinds, required = schema_fields(SCHEMAS["bound_tag"])
+    kinds, required = schema_fields(all_schemas()["bound_tag"])
     row = {"pt": {"position": [1, 2, 3]}, "tag": "x"}
     assert flattened(row, kinds, required) == {
         "pt_position_x": 1, "pt_position_y": 2, "pt_position_z": 3, "tag": "x",

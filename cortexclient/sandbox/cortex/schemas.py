@@ -1,165 +1,162 @@
-"""JSON schemas of the annotation tables, in the shape in which the schema service answers them."""
+"""JSON schemas of all annotation tables, in the shape in which the schema service answers them.
+
+Which fields there are is written down in :mod:`cortexclient.spec.table_schemas`; here is how the service puts them.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-__all__ = ["ALL_NAMES", "SCHEMAS"]
+from cortexclient.spec.table_schemas import TableField, table_schemas
 
-_POINT = {
-    "required": ["position"],
-    "properties": {"position": {"type": "array"}},
-    "type": "object",
-    "additionalProperties": False,
-}
-_BOUND_POINT = {
-    "required": ["position"],
-    "properties": {
-        "position": {"type": "array"},
-        "root_id": {"type": "integer"},
-        "supervoxel_id": {"type": "integer"},
-    },
-    "type": "object",
-    "additionalProperties": False,
-}
+__all__ = ["all_schemas", "json_schema"]
+
+_NUMBER = {"type": "integer"}
+_POSITION = {"type": "array"}
 _VALID = {
     "title": "valid",
     "type": ["boolean", "null"],
     "default": False,
     "description": "is this annotation valid",
 }
-_TARGET = {"type": "integer"}
+# kind of point -> its name in the service's schemas, required fields, further fields
+_POINTS: dict[str, tuple[str, list[str], list[str]]] = {
+    "point": ("SpatialPoint", ["position"], []),
+    "bound_point": ("BoundSpatialPoint", ["position"], ["root_id", "supervoxel_id"]),
+    "derived_point": (
+        "DerivedSpatialPoint",
+        ["dependent_chunk", "position"],
+        ["dependent_chunk", "level", "root_id", "supervoxel_id"],
+    ),
+}
+# the service numbers the points of a pair
+_ORDER = {"pre_pt": 0, "ctr_pt": 1, "post_pt": 2, "glia_pt": 0, "object_pt": 2}
+_UNORDERED = {("contact", "ctr_pt")}
+_TYPES: dict[str, dict[str, Any]] = {
+    "bool": {"type": "boolean"},
+    "text": {"type": "string"},
+    "float": {"type": "number", "format": "float"},
+    "int": {"type": "number", "format": "integer"},
+    "user": {"type": "number", "format": "integer"},
+}
+_DEFAULTS = {"hemisphere": "U", "validation": False}
+_INDEXED = {("reference_simple_group_indexed", "group_id"), ("cell_match", "match_id")}
+# names that differ from the schema's own in more than capitals
+_CLASSES = {
+    "synapse": "SynapseSchema",
+    "nocleft_synapse": "NoCleftSynapse",
+    "nocenter_synapse": "NoCenterSynapse",
+    "fly_synapse": "BuhmannSynapseSchema",
+    "fly_nt_synapse": "BuhmannEcksteinSynapseSchema",
+    "microns_func_coreg": "FunctionalCoregistration",
+    "microns_func_unit_coreg": "FunctionalUnitCoregistration",
+    "v1dd_func_unit_coreg": "V1DDFunctionalUnitCoregistration",
+    "func_unit_ext_coreg": "FunctionalUnitCoregistrationExtended",
+    "func_properties_bcm": "FunctionalPropertiesBCM",
+    "digital_twin_properties": "DigitalTwinPropertiesBCM",
+    "simple_reference": "ReferenceAnnotation",
+    "reference_tag": "ReferenceTagAnnotation",
+    "reference_point": "FlatSegmentationReferenceSinglePoint",
+    "reference_synapse_valid": "ValidSynapse",
+    "reference_simple_group": "SimpleGroup",
+    "reference_simple_group_indexed": "SimpleGroupIndexed",
+    "derived_numeric_value": "DerivedNumeric",
+    "bound_tag": "BoundTagAnnotation",
+    "bound_double_tag": "BoundDoubleTagAnnotation",
+    "bound_2tag": "Bound2TagAnnotation",
+    "bound_tag_user": "BoundTagAnnotationUser",
+    "bound_double_tag_user": "BoundDoubleTagAnnotationUser",
+    "bound_2tag_user": "Bound2TagAnnotationUser",
+    "braincircuits_annotation_user": "BrainCircuitsBoundTagAnnotationUser",
+    "bound_tag_bool": "BoundBoolAnnotation",
+    "bound_tag_bool_valid": "BoundBoolWithValid",
+    "bound_tag_valid": "BoundTagWithValid",
+    "pt_bool_valid": "SpatialPointBoolWithValid",
+    "proofreading_boolstatus_user": "ProofreadingBoolStatusUser",
+}
+# as recorded from the service
+_DESCRIPTIONS = {
+    ("synapse", "pre_pt"): "a nearby point located in the presynaptic compartment of the synapse",
+    ("synapse", "ctr_pt"): "central point",
+    ("synapse", "post_pt"): "a nearby point located in the postsynaptic compartment of the synapse",
+    ("synapse", "size"): "size of synapse",
+    ("nucleus_detection", "pt"): "the centroid of the nucleus, to be linked to the segmentation",
+    ("nucleus_detection", "bb_start"): "low corner of the bounding box",
+    ("nucleus_detection", "bb_end"): "high corner of the bounding box",
+    ("nucleus_detection", "volume"): "the volume of the nucleus detected in um^3",
+    ("cell_type_reference", "classification_system"): "Classification system followed",
+    ("cell_type_reference", "cell_type"): "Cell type name",
+    ("bound_tag", "pt"): "Location associated with the tag",
+    ("bound_tag", "tag"): "Arbitrary text tag",
+}
 
 
-def _point(description: str, *, bound: bool = True, **more: Any) -> dict[str, Any]:
-    kind = "BoundSpatialPoint" if bound else "SpatialPoint"
-    return {"type": "object", "$ref": f"#/definitions/{kind}", "description": description, **more}
+@cache
+def all_schemas() -> dict[str, dict[str, Any]]:
+    """Return the JSON schemas of all annotation tables by name, sorted."""
+    return {name: json_schema(name, fields) for name, fields in sorted(table_schemas().items())}
 
 
-def _text(title: str, description: str) -> dict[str, Any]:
-    return {"title": title, "type": "string", "description": description}
+def json_schema(name: str, fields: tuple[TableField, ...]) -> dict[str, Any]:
+    """Return the JSON schema of one annotation table.
 
-
-def _float(title: str, description: str) -> dict[str, Any]:
-    return {"title": title, "type": ["number", "null"], "format": "float", "description": description}
-
-
-def _flag(title: str, description: str) -> dict[str, Any]:
-    return {"title": title, "type": "boolean", "description": description}
-
-
-def _schema(
-    name: str, required: list[str], properties: dict[str, Any], *, points: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    definitions: dict[str, Any] = {}
-    if "SpatialPoint" in points:
-        definitions["SpatialPoint"] = _POINT
-    if "BoundSpatialPoint" in points:
-        definitions["BoundSpatialPoint"] = _BOUND_POINT
-    definitions[name] = {
-        "required": sorted(required),
-        "properties": dict(sorted((properties | {"valid": _VALID}).items())),
-        "type": "object",
-        "additionalProperties": True,
-    }
+    Parameters
+    ----------
+    name : str
+        Name of the schema.
+    fields : tuple of TableField
+        Its fields without ``valid``.
+    """
+    title = _CLASSES.get(name) or "".join(part.capitalize() for part in name.split("_"))
+    if name == "derived_spatial_point":  # a point that is a table by itself
+        definitions = {title: _point_definition("derived_point")}
+    else:
+        kinds = [kind for kind in _POINTS if any(field.type == kind for field in fields)]
+        definitions = {_POINTS[kind][0]: _point_definition(kind) for kind in kinds}
+        properties = {field.name: _property(name, field) for field in fields} | {"valid": _VALID}
+        definitions[title] = {
+            "required": sorted(field.name for field in fields if not field.nullable),
+            "properties": dict(sorted(properties.items())),
+            "type": "object",
+            "additionalProperties": True,
+        }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "definitions": definitions,
-        "$ref": f"#/definitions/{name}",
+        "$ref": f"#/definitions/{title}",
     }
 
 
-_BOTH = ("SpatialPoint", "BoundSpatialPoint")
-_BOUND = ("BoundSpatialPoint",)
-
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "synapse": _schema(
-        "SynapseSchema",
-        ["ctr_pt", "post_pt", "pre_pt"],
-        {
-            "pre_pt": _point("a nearby point located in the presynaptic compartment of the synapse", order=0),
-            "ctr_pt": _point("central point", bound=False, order=1),
-            "post_pt": _point(
-                "a nearby point located in the postsynaptic compartment of the synapse", order=2
-            ),
-            "size": _float("size", "size of synapse"),
-        },
-        points=_BOTH,
-    ),
-    "nucleus_detection": _schema(
-        "NucleusDetection",
-        ["pt"],
-        {
-            "pt": _point("the centroid of the nucleus, to be linked to the segmentation"),
-            "bb_start": _point("low corner of the bounding box", bound=False),
-            "bb_end": _point("high corner of the bounding box", bound=False),
-            "volume": _float("volume", "the volume of the nucleus detected in um^3"),
-        },
-        points=_BOTH,
-    ),
-    "reference_point": _schema(
-        "ReferencePoint",
-        ["pt", "target_id"],
-        {"target_id": _TARGET, "pt": _point("another point for the referenced annotation")},
-        points=_BOUND,
-    ),
-    "cell_type_reference": _schema(
-        "CellTypeReference",
-        ["cell_type", "classification_system", "target_id"],
-        {
-            "target_id": _TARGET,
-            "classification_system": _text("classification_system", "Classification system followed"),
-            "cell_type": _text("cell_type", "Cell type name"),
-        },
-    ),
-    "reference_tag": _schema(
-        "ReferenceTagAnnotation",
-        ["tag", "target_id"],
-        {"target_id": _TARGET, "tag": _text("tag", "Arbitrary text tag")},
-    ),
-    "compartment_proofread_status_strategy": _schema(
-        "CompartmentProofreadStatusStrategySchema",
-        ["pt", "status_axon", "status_dendrite", "strategy_axon", "strategy_dendrite", "valid_id"],
-        {
-            "pt": _point("a point on the cell body"),
-            "valid_id": {
-                "title": "valid_id",
-                "type": "integer",
-                "description": "root id when the status was given",
-            },
-            "status_dendrite": _flag("status_dendrite", "whether the dendrites are proofread"),
-            "status_axon": _flag("status_axon", "whether the axon is proofread"),
-            "strategy_dendrite": _text("strategy_dendrite", "how the dendrites were proofread"),
-            "strategy_axon": _text("strategy_axon", "how the axon was proofread"),
-        },
-        points=_BOUND,
-    ),
-    "bound_tag": _schema(
-        "BoundTagAnnotation",
-        ["pt", "tag"],
-        {"pt": _point("Location associated with the tag"), "tag": _text("tag", "Arbitrary text tag")},
-        points=_BOUND,
-    ),
-}
-
-# the schema service knows many more than any one datastack uses
-ALL_NAMES = sorted(
-    {
-        *SCHEMAS,
-        "bound_double_tag",
-        "bound_tag_bool",
-        "bound_tag_user",
-        "cell_match",
-        "cell_similarity",
-        "cell_type_local",
-        "contact",
-        "func_unit_ext_coreg",
-        "proofread_status",
-        "reference_integer",
-        "reference_simple_group",
-        "reference_synapse_valid",
-        "reference_tag_float",
-        "representative_point",
-        "simple_reference",
+def _point_definition(kind: str) -> dict[str, Any]:
+    _, required, further = _POINTS[kind]
+    return {
+        "required": required,
+        "properties": dict(sorted({"position": _POSITION, **dict.fromkeys(further, _NUMBER)}.items())),
+        "type": "object",
+        "additionalProperties": False,
     }
-)
+
+
+def _property(schema: str, field: TableField) -> dict[str, Any]:
+    name, kind = field.name, field.type
+    if kind in ("id", "reference"):
+        return dict(_NUMBER)
+    described = {"description": _DESCRIPTIONS.get((schema, name), name.replace("_", " "))}
+    if kind in _POINTS:
+        ordered = name in _ORDER and (schema, name) not in _UNORDERED
+        order = {"order": _ORDER[name]} if ordered else {}
+        return {"type": "object", "$ref": f"#/definitions/{_POINTS[kind][0]}", **described, **order}
+    if (schema, name) == ("reference_tag_float", "value"):  # misspelt in the service
+        described = {"desription": described["description"]}
+    found = {"title": name, **_TYPES[kind], **described}
+    if field.nullable:
+        found["type"] = [found["type"], "null"]
+    if name in _DEFAULTS:
+        found["default"] = _DEFAULTS[name]
+    if (schema.removesuffix("_reference"), name) in _INDEXED:
+        found["index"] = True
+    if field.values:
+        values = [value for value in field.values if value is not None]
+        found |= {"enum": values, "enumNames": []}
+    return found

@@ -17,7 +17,7 @@ from cortexclient.sandbox.cortex.files import write_json, write_table
 from cortexclient.sandbox.cortex.history import VERSIONS
 from cortexclient.sandbox.cortex.names import Spares
 from cortexclient.sandbox.cortex.rows import NEVER, Rows, frozen_columns, live_columns, micros
-from cortexclient.sandbox.cortex.schemas import ALL_NAMES, SCHEMAS
+from cortexclient.sandbox.cortex.schemas import all_schemas
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.views import view_documents, view_frames
 
@@ -139,7 +139,10 @@ def write_tables(
     write_json(place / "tables.json", _metadata(tables, segmentation, counts))
     write_json(
         place / "schemas.json",
-        {"used": {rows.schema: SCHEMAS[rows.schema] for rows in tables}, "all names": ALL_NAMES},
+        {
+            "used": {rows.schema: all_schemas()[rows.schema] for rows in tables},
+            "all names": list(all_schemas()),
+        },
     )
     write_json(place / "views.json", view_documents(DATASTACK, segmentation.frame.table_resolution, spares))
     return frames

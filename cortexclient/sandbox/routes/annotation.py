@@ -209,7 +209,7 @@ def _insert(call: _Call) -> Response:
     call.check_volume()
     if call.world.options.strict:
         check_writer(call.world, call.request, call.table)
-    ids = call.writer.insert(call.table, body["annotations"])
+    ids = call.writer.insert(call.table, body["annotations"], call.user)
     _look_up_soon(call)
     return json_response(ids)
 
@@ -219,7 +219,8 @@ def _update(call: _Call) -> Response:
     call.check_volume()
     if call.world.options.strict:
         check_writer(call.world, call.request, call.table)
-    changed = dict(call.writer.update(call.table, annotation) for annotation in body["annotations"])
+    writer = call.writer
+    changed = dict(writer.update(call.table, annotation, call.user) for annotation in body["annotations"])
     _look_up_soon(call)
     return json_response({str(old): new for old, new in changed.items()})
 

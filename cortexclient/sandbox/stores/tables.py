@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cortexclient.sandbox.stores.tables_engine import Engine
-from cortexclient.sandbox.stores.tables_model import Column, Source, quoted, source_columns
+from cortexclient.sandbox.stores.tables_model import Column, Source, is_looked_up, quoted, source_columns
 from cortexclient.sandbox.stores.tables_versions import freeze, looked_up_again, repeat_versions, version_row
 from cortexclient.sandbox.stores.tables_write import AnnotationWriter
 
@@ -237,10 +237,10 @@ class TableStore:
     @cached_property
     def schemas(self) -> dict[str, Row]:
         """JSON schemas of annotation types by name: those of the folder, then those that the sandbox knows."""
-        from cortexclient.sandbox.cortex.schemas import SCHEMAS
+        from cortexclient.sandbox.cortex.schemas import all_schemas
 
         document = self.world.folder.json("tables", "schemas.json", default={})
-        return {**SCHEMAS, **document.get("used", {})}
+        return {**all_schemas(), **document.get("used", {})}
 
     @cached_property
     def schema_names(self) -> list[str]:
@@ -285,7 +285,7 @@ class TableStore:
         name = _live_name(table)
         schema = self.engine.ensure(name, lambda: self._file(f"{self._own.get(table, table)}.live.parquet"))
         columns = source_columns(schema)
-        segmentation = tuple(key for key in columns if key.endswith(("_supervoxel_id", "_root_id")))
+        segmentation = tuple(key for key in columns if is_looked_up(key, columns))
         ordered = [key for key in columns if key not in segmentation] + list(segmentation)
         return Source(
             table,

@@ -11,7 +11,8 @@ from cortexclient.sandbox.stores.tables_errors import QueryError
 
 __all__ = ["InvalidAnnotationError", "flattened", "live_schema", "schema_fields"]
 
-_POINTS = ("BoundSpatialPoint", "SpatialPoint")
+_BOUND = ("BoundSpatialPoint", "DerivedSpatialPoint")
+_POINTS = (*_BOUND, "SpatialPoint")
 _AXES = ("_x", "_y", "_z")
 
 
@@ -34,7 +35,8 @@ def schema_fields(schema: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str,
     Returns
     -------
     kinds : dict of str to str
-        ``BoundSpatialPoint``, ``SpatialPoint``, ``integer``, ``float``, ``boolean``, ``string`` or ``datetime``.
+        ``BoundSpatialPoint``, ``DerivedSpatialPoint``, ``SpatialPoint``, ``integer`` (32 bits), ``bigint``, ``float``,
+        ``boolean``, ``string``, ``datetime``, or ``array`` for a bare position.
     required : tuple of str
     """
     definition = schema["definitions"][str(schema["$ref"]).rsplit("/", 1)[-1]]
@@ -50,6 +52,8 @@ def _kind(declared: Mapping[str, Any]) -> str:
         return point
     kinds = declared.get("type", "string")
     kind = next((each for each in kinds if each != "null"), "string") if isinstance(kinds, list) else kinds
+    if kind == "integer":
+        return "bigint"
     if kind == "number":
         return "integer" if declared.get("format") == "integer" else "float"
     if kind == "string" and declared.get("format") == "date-time":
@@ -60,7 +64,8 @@ def _kind(declared: Mapping[str, Any]) -> str:
 def live_schema(kinds: Mapping[str, str]) -> pa.Schema:
     """Columns of the live table of an annotation type."""
     types = {
-        "integer": pa.int64(),
+        "integer": pa.int32(),
+        "bigint": pa.int64(),
         "float": pa.float64(),
         "boolean": pa.bool_(),
         "string": pa.string(),
@@ -79,9 +84,13 @@ def live_schema(kinds: Mapping[str, str]) -> pa.Schema:
     for name, kind in kinds.items():
         if name in ("valid", "target_id"):
             continue
-        if kind in _POINTS:
+        if kind == "array":
+            columns += [(f"{name}{axis}", pa.int32()) for axis in _AXES]
+        elif kind in _POINTS:
             columns += [(f"{name}_position{axis}", pa.int32()) for axis in _AXES]
-            bound += [name] if kind == "BoundSpatialPoint" else []
+            bound += [name] if kind in _BOUND else []
+            if kind == "DerivedSpatialPoint":
+                columns += [(f"{name}_dependent_chunk", pa.int64()), (f"{name}_level", pa.int32())]
         else:
             columns.append((name, types.get(kind, pa.string())))
     for name in bound:
@@ -111,6 +120,8 @@ def flattened(row: Mapping[str, Any], kinds: Mapping[str, str], required: tuple[
             continue
         if kind in _POINTS:
             _take_point(name, value, columns, problems)
+        elif kind == "array":
+            _take_position(name, value, columns)
         elif value is None:
             if name in required:
                 problems[name] = ["Field may not be null."]
@@ -127,27 +138,28 @@ def _take_point(name: str, value: Any, columns: dict[str, Any], problems: dict[s
     elif "position" not in value:
         problems[name] = {"position": ["Missing data for required field."]}
     else:
-        position = value["position"]
-        whole = isinstance(position, (list, tuple)) and len(position) == 3
-        if not whole or not all(
-            isinstance(part, (int, float)) and not isinstance(part, bool) for part in position
-        ):
-            text = (
-                " ".join(str(part) for part in position)
-                if isinstance(position, (list, tuple))
-                else str(position)
-            )
-            # the schema lets anything through here; it is the database that cannot read it
-            raise QueryError(
-                f'(psycopg2.errors.InternalError_) parse error - invalid geometry\nHINT:  "POINTZ({text})"'
-            )
-        for axis, part in zip(_AXES, position, strict=True):
-            columns[f"{name}_position{axis}"] = int(part)
+        _take_position(f"{name}_position", value["position"], columns)
+        for part in ("dependent_chunk", "level"):
+            if part in value:
+                columns[f"{name}_{part}"] = int(value[part])
+
+
+def _take_position(name: str, position: Any, columns: dict[str, Any]) -> None:
+    parts = list(position) if isinstance(position, (list, tuple)) else [position]
+    numbers = [part for part in parts if isinstance(part, (int, float)) and not isinstance(part, bool)]
+    if len(parts) != len(_AXES) or len(numbers) < len(parts):
+        text = " ".join(str(part) for part in parts)
+        # the schema lets anything through here; it is the database that cannot read it
+        raise QueryError(
+            f'(psycopg2.errors.InternalError_) parse error - invalid geometry\nHINT:  "POINTZ({text})"'
+        )
+    for axis, part in zip(_AXES, parts, strict=True):
+        columns[f"{name}{axis}"] = int(part)
 
 
 def _take_value(name: str, kind: str, value: Any, columns: dict[str, Any], problems: dict[str, Any]) -> None:
     try:
-        if kind == "integer":
+        if kind in ("integer", "bigint"):
             columns[name] = int(value)
         elif kind == "float":
             columns[name] = float(value)
@@ -160,5 +172,5 @@ def _take_value(name: str, kind: str, value: Any, columns: dict[str, Any], probl
                 raise ValueError
             columns[name] = value
     except (TypeError, ValueError):
-        word = {"float": "number"}.get(kind, kind)
+        word = {"float": "number", "bigint": "integer"}.get(kind, kind)
         problems[name] = [f"Not a valid {word}."]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import pyarrow as pa
 
-__all__ = ["BOOKKEEPING", "Column", "Source", "flat_columns", "quoted", "source_columns"]
+__all__ = ["BOOKKEEPING", "Column", "Source", "flat_columns", "is_looked_up", "quoted", "source_columns"]
 
 # columns of the parquet files that no query can name
 BOOKKEEPING = ("storage_order", "seg_storage_order", "has_segmentation_row")
@@ -81,7 +81,7 @@ def source_columns(schema: pa.Schema) -> dict[str, Column]:
         if item.name in BOOKKEEPING:
             continue
         base = item.name[:-2]
-        if base.endswith(_POSITION) and all(base + axis in names for axis in _AXES):
+        if f"_{base}".endswith(_POSITION) and all(base + axis in names for axis in _AXES):
             columns.setdefault(base, Column(base, "point"))
         else:
             columns[item.name] = Column(item.name, _kind(item.type))
@@ -102,6 +102,12 @@ def _kind(kind: pa.DataType) -> str:
     return "string"
 
 
+def is_looked_up(column: str, columns: Container[str]) -> bool:
+    """Whether a column holds the supervoxel or root at a point of the same table, and not an id that was written."""
+    point = column.removesuffix("_supervoxel_id").removesuffix("_root_id")
+    return point != column and (f"{point}_position" in columns or f"{point}_position_x" in columns)
+
+
 def flat_columns(
     live: Sequence[str], drop: Sequence[str] = ("created", "deleted", "superceded_id")
 ) -> list[str]:
@@ -110,7 +116,7 @@ def flat_columns(
     Freezing puts the supervoxel and the root of a point beside its position; a live table has them at its end.
     """
     names = [name for name in live if name not in drop and name not in BOOKKEEPING]
-    looked_up = [name for name in names if name.endswith(("_supervoxel_id", "_root_id"))]
+    looked_up = [name for name in names if is_looked_up(name, names)]
     flat: list[str] = []
     for name in names:
         if name in looked_up:

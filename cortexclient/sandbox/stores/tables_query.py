@@ -245,7 +245,7 @@ class TableQuery:
                 )
                 for axis, scale in zip(("_x", "_y", "_z"), scales, strict=True)
             ]
-        if source.split and column.name.endswith(("_root_id", "_supervoxel_id")):
+        if source.split and column.name in source.segmentation:
             # a row that awaits its lookup shows as 1
             field = f"coalesce({field}, 1)"
         return [frames.Output(label, field, column, source.reflected)]

@@ -68,7 +68,7 @@ def freeze(store: TableStore, table: str, moment: datetime) -> tuple[pa.Table, i
         )
     if "has_segmentation_row" in rows.column_names:
         rows = rows.filter(pc.fill_null(rows["has_segmentation_row"], False))
-        rows = looked_up_again(rows, store.world.graph, moment)
+        rows = looked_up_again(rows, store.world.graph, moment, view=False)
     names = rows.column_names
     flat = flat_columns(names)
     order = ["id", "valid", *(["target_id"] if "target_id" in names else [])]
@@ -76,10 +76,13 @@ def freeze(store: TableStore, table: str, moment: datetime) -> tuple[pa.Table, i
     return rows.select(order), int(pc.sum(rows["valid"]).as_py() or 0)
 
 
-def looked_up_again(rows: pa.Table, graph: ChunkedGraph, moment: datetime | None) -> pa.Table:
+def looked_up_again(
+    rows: pa.Table, graph: ChunkedGraph, moment: datetime | None, *, view: bool = True
+) -> pa.Table:
     """Rows with the root that each supervoxel has at a moment.
 
-    A root without its supervoxel beside it, as views have them, becomes the root that holds most of what it was.
+    A root of a view without its supervoxel beside it becomes the root that holds most of what it was; in a table, it is
+    an id that somebody wrote, and stays.
     """
     if not graph.available:
         return rows
@@ -88,6 +91,8 @@ def looked_up_again(rows: pa.Table, graph: ChunkedGraph, moment: datetime | None
             continue
         beside = name.removesuffix("root_id") + "supervoxel_id"
         known = beside in rows.column_names
+        if not known and not view:
+            continue
         column = rows[beside if known else name]
         values = pc.fill_null(column, 0).to_numpy().astype(np.int64)
         unique, inverse = np.unique(values, return_inverse=True)

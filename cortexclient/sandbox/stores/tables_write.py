@@ -68,13 +68,7 @@ class AnnotationWriter:
                 raise aborted(400, f"Table {table} already exists")
             if schema_type not in store.schema_names:
                 raise aborted(400, f"Schema type: {schema_type} is not a known annotation type")
-            schema = store.schema(schema_type)
-            if schema is None:
-                raise aborted(
-                    400,
-                    f"Schema type: {schema_type} is known by name only, the sandbox's data do not bring it",
-                )
-            kinds, _ = schema_fields(schema)
+            kinds, _ = schema_fields(store.schemas[schema_type])
             reference = (metadata.get("table_metadata") or {}).get("reference_table")
             if "target_id" in kinds and reference is None:
                 raise aborted(
@@ -147,15 +141,15 @@ class AnnotationWriter:
 
     # --- rows
 
-    def insert(self, table: str, annotations: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Add rows; their ids are returned in order."""
+    def insert(self, table: str, annotations: Sequence[Mapping[str, Any]], user: str = "0") -> list[int]:
+        """Add rows written by a user; their ids are returned in order."""
         row = self._row(table)
         if len(annotations) > _MOST_ROWS:
             text = f"The insertion limit is {_MOST_ROWS}, {len(annotations)} were attempted to be inserted"
             raise aborted(413, f"{_MOST_ROWS} -> {text}")
         with self.store.lock:
             try:
-                rows = [self._flat(row, annotation) for annotation in annotations]
+                rows = [self._flat(row, annotation, user) for annotation in annotations]
                 if self._broken is not None:
                     # the service notices only now that its last insert had failed
                     text, self._broken = _BROKEN.format(self._broken), None
@@ -171,8 +165,8 @@ class AnnotationWriter:
             self._touch(table)
             return ids
 
-    def update(self, table: str, annotation: Mapping[str, Any]) -> tuple[int, int]:
-        """Replace a row by a new one; old and new id are returned."""
+    def update(self, table: str, annotation: Mapping[str, Any], user: str = "0") -> tuple[int, int]:
+        """Replace a row by a new one, written by a user; old and new id are returned."""
         row = self._row(table)
         identity = annotation.get("id")
         if not identity:
@@ -189,7 +183,7 @@ class AnnotationWriter:
                     f"annotation ID {later}, update annotation ID {later} instead",
                 )
             try:
-                flat = self._flat(row, {**self._plain(old, row), **annotation})
+                flat = self._flat(row, {**self._plain(old, row), **annotation}, user)
                 (new,) = self._append(table, [flat], [None])
             except InvalidAnnotationError as error:
                 raise aborted(422, str(error)) from error
@@ -231,11 +225,13 @@ class AnnotationWriter:
         self._row(table)
         return self.store.engine.scalar(f"SELECT count(*) FROM {self.store.live(table).relation}")
 
-    def _flat(self, row: Mapping[str, Any], annotation: Mapping[str, Any]) -> dict[str, Any]:
+    def _flat(self, row: Mapping[str, Any], annotation: Mapping[str, Any], user: str) -> dict[str, Any]:
         schema = self.store.schema(str(row["schema_type"]))
         if schema is None:
             raise QueryError(f"Schema type: {row['schema_type']} is not a known annotation type")
-        flat = flattened(annotation, *schema_fields(schema))
+        kinds, required = schema_fields(schema)
+        author = {"user_id": int(user)} if "user_id" in kinds else {}
+        flat = flattened({**author, **annotation}, kinds, required)
         target = row.get("reference_table")
         if target and not len(self._rows(str(target), [int(flat["target_id"])])):
             raise QueryError(
