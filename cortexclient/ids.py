@@ -1,4 +1,4 @@
-"""Ids are 64-bit integers from end to end: read them from whatever a user holds, and refuse what has lost digits."""
+"""Read ids as 64-bit integers from whatever a user holds, and refuse values that have lost digits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["as_id", "as_ids", "is_one"]
 
 
 def as_ids(values: Ids, name: str = "ids") -> IdArray:
-    """Give ids as a flat int64 array, in their order, duplicates kept.
+    """Return ids as a flat int64 array, in their order, duplicates kept.
 
     Parameters
     ----------
     values : int, str of digits, or a sequence, array, Series or Index of them
-        The ids. Unsigned and nullable integers are fine, missing values are not.
+        The ids. Unsigned and nullable integers are accepted; missing values (None, NA, masked) are not.
     name : str
         Name of the argument, for the message.
 
@@ -56,6 +56,10 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
 def _as_array(values: Any, name: str) -> IdArray:
     import numpy as np
 
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            raise ValueError(f"{name} holds masked values; drop them first (for example with .compressed())")
+        values = values.data
     dtype = getattr(values, "dtype", None)
     if dtype is not None and getattr(dtype, "kind", "O") in "iu":
         if getattr(values, "hasnans", False) or (hasattr(values, "isna") and values.isna().any()):
@@ -72,7 +76,7 @@ def _as_array(values: Any, name: str) -> IdArray:
 
 
 def is_one(values: Any) -> bool:
-    """Whether an argument stands for one id rather than for several, be these a list or a generator."""
+    """Return whether an argument is one id rather than several."""
     if isinstance(values, str | bytes | bytearray):
         return True
     dimensions = getattr(values, "ndim", None)
@@ -86,7 +90,7 @@ def _flat(values: Any) -> Any:
 
 
 def as_id(value: Any, name: str = "id") -> int:
-    """Give one id as a plain int.
+    """Return one id as a plain int.
 
     Raises
     ------
@@ -108,6 +112,8 @@ def as_id(value: Any, name: str = "id") -> int:
         number = int(text)
     elif isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(_float_message(name, value))
+    elif getattr(value, "mask", False) is not False and bool(value.mask):
+        raise ValueError(f"{name} holds masked values; drop them first (for example with .compressed())")
     else:
         number = value.__index__()
     if not -(2**63) <= number < 2**63:

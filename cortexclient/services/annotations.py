@@ -1,10 +1,23 @@
-"""Writing annotations: staged and checked here first, sent once, never twice."""
+"""Write annotations: they are staged and checked first, and no batch is sent twice unless the service refused it."""
 
 from __future__ import annotations
 
+import difflib
+import re
+import time
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import CortexError
+from cortexclient.errors import (
+    AuthenticationError,
+    CortexError,
+    InvalidQueryError,
+    ProtocolError,
+    ServiceError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+    UnknownTableError,
+)
+from cortexclient.session import as_number, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,16 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["AnnotationsService"]
 
-_BATCH = 10_000
+_DUPLICATE = re.compile(r"UniqueViolation|duplicate key")
+_ROLLED_BACK = re.compile(r"transaction has been rolled back|InFailedSqlTransaction|transaction is aborted")
 
 
 class AnnotationsService:
-    """Methods about annotations.
+    """Stage and upload annotations.
 
     Parameters
     ----------
     session : Session
-        Where to ask.
+        The connection.
     """
 
     def __init__(self, session: Session) -> None:
@@ -46,7 +60,7 @@ class AnnotationsService:
         schema_name : str, optional
             Schema, where there is no table yet.
         update : bool
-            Stage changes to annotations that exist; they need an id.
+            Stage changes to existing annotations; they need an id.
         id_field : bool
             Annotations carry their own id.
         table_resolution, annotation_resolution : sequence of float, optional
@@ -61,24 +75,50 @@ class AnnotationsService:
         ------
         UnknownTableError
             If there is no such table or schema.
+        ValueError
+            If neither a table nor a schema is given.
+        ServiceError
+            If the service fails.
         """
-        with self._session.guard("annotation"):
-            return self._session.cave.annotation.stage_annotations(
-                table_name=table_name,
-                schema_name=schema_name,
-                update=update,
-                id_field=id_field,
-                table_resolution=None if table_resolution is None else list(table_resolution),
-                annotation_resolution=None if annotation_resolution is None else list(annotation_resolution),
-            )
+        try:
+            with self._session.guard("annotation"):
+                return self._session.cave.annotation.stage_annotations(
+                    table_name=table_name,
+                    schema_name=schema_name,
+                    update=update,
+                    id_field=id_field,
+                    table_resolution=None if table_resolution is None else list(table_resolution),
+                    annotation_resolution=None
+                    if annotation_resolution is None
+                    else list(annotation_resolution),
+                )
+        except ServiceError as error:
+            raise self._unknown(table_name, schema_name, error) or error from None
 
-    def upload_staged_annotations(self, staged_annos: Any) -> Any:
+    def upload_staged_annotations(
+        self,
+        staged_annos: Any,
+        *,
+        aligned_volume_name: str | None = None,
+        batch_size: int = 10_000,
+        progress: bool = False,
+        retries: int = 3,
+    ) -> Any:
         """Send staged annotations to their table.
 
         Parameters
         ----------
         staged_annos : caveclient.tools.stage.StagedAnnotations
             From `stage_annotations`.
+        aligned_volume_name : str, optional
+            Aligned volume of the table. Default: that of the datastack.
+        batch_size : int
+            Most annotations of one request.
+        progress : bool
+            Show a progress bar.
+        retries : int
+            How often a batch is sent again after the service reported that it wrote nothing, because the database had
+            rolled back its transaction.
 
         Returns
         -------
@@ -89,34 +129,103 @@ class AnnotationsService:
         ------
         ValueError
             If the stage belongs to no table.
+        UnknownTableError
+            If the table does not exist.
+        InvalidQueryError
+            If an annotation carries an id that the table has already.
         ServiceError
-            If the service refuses or fails. A batch is never sent twice: whether a batch whose answer was lost has
-            arrived can only be seen in the table.
+            If the service refuses or fails. A batch is not sent again after any other failure: whether a batch whose
+            response was lost was written can only be seen in the table.
         """
         table = staged_annos.table_name
         if table is None:
             raise ValueError(
                 "these annotations are staged for no table; stage them with table_name=, or set staged.table_name"
             )
+        size = as_number(batch_size, "batch_size", least=1) or 1
+        repeats = as_number(retries, "retries") or 0
         session = self._session
-        volume = session.info()["aligned_volume"]["name"]
+        volume = aligned_volume_name or session.info()["aligned_volume"]["name"]
         url = f"{session.local_server}/annotation/api/v2/aligned_volume/{volume}/table/{table}/annotations"
         rows = staged_annos.annotation_list
         method = "PUT" if staged_annos.is_update else "POST"
         ids: list[int] = []
         changed: dict[str, int] = {}
-        for start in range(0, len(rows), _BATCH):
-            body = {"annotations": rows[start : start + _BATCH]}
-            try:
-                answer = session.http.read_json(
-                    "annotation", session.http.send("annotation", method, url, body=body)
-                )
-            except CortexError as error:
-                if start:
-                    error.add_note(f"the first {start} of {len(rows)} annotations had been written before")
-                raise
-            if staged_annos.is_update:
-                changed.update(answer)
-            else:
-                ids.extend(answer)
+        batches = range(0, len(rows), size)
+        with progress_bar(len(batches), "annotations", show=progress) as bar:
+            for start in batches:
+                try:
+                    answer = self._write(method, url, rows[start : start + size], table, repeats)
+                except CortexError as error:
+                    if start:
+                        error.add_note(
+                            f"the first {start} of {len(rows)} annotations had been written before"
+                        )
+                    raise
+                if staged_annos.is_update:
+                    changed.update(answer)
+                else:
+                    ids.extend(answer)
+                bar.step()
         return changed if staged_annos.is_update else ids
+
+    def _write(self, method: str, url: str, rows: Sequence[Any], table: str, retries: int) -> Any:
+        """Send one batch, again where the database had rolled back its transaction."""
+        http = self._session.http
+        for attempt in range(retries + 1):
+            try:
+                return http.read_json(
+                    "annotation", http.send("annotation", method, url, body={"annotations": [*rows]})
+                )
+            except ServiceError as error:
+                message = str(error)
+                if _ROLLED_BACK.search(message):
+                    if attempt < retries:
+                        time.sleep(min(8.0, 0.25 * 2**attempt))
+                        continue
+                    raise ServiceUnavailableError(
+                        "the annotation service cannot write now: an earlier failure has left its database "
+                        "connection in a rolled-back transaction. Nothing of this batch was written; try again later",
+                        service="annotation",
+                        status=error.status,
+                        url=error.url,
+                    ) from None
+                if _DUPLICATE.search(message):
+                    known = re.search(r"Key \(id\)=\((\d+)\)", message)
+                    which = f"the id {known[1]}" if known else "one of these ids"
+                    raise InvalidQueryError(
+                        f"table {table!r} has an annotation with {which} already, so nothing of this batch was "
+                        "written; leave the ids out, or stage with update=True to change existing annotations",
+                        service="annotation",
+                        status=error.status,
+                        url=error.url,
+                    ) from None
+                raise self._unknown(table, None, error) or error from None
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def _unknown(
+        self, table: str | None, schema: str | None, error: ServiceError
+    ) -> UnknownTableError | None:
+        """Make the error for a table or schema that does not exist; None where the failure has another reason."""
+        trouble = (AuthenticationError, ServiceUnavailableError, ServiceTimeoutError, ProtocolError)
+        if isinstance(error, trouble):
+            return None
+        cave = self._session.cave
+        kind, name = ("schema", schema) if table is None else ("table", table)
+        try:
+            with self._session.guard("annotation" if table else "schema"):
+                known = cave.annotation.get_tables() if table else cave.schema.get_schemas()
+        except CortexError:
+            return None
+        if name in known:
+            return None
+        close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
+        shown = ", ".join(sorted(known)[:30]) or "none"
+        where = self._session.spec.name
+        return UnknownTableError(
+            f"{where} has no annotation {kind} {name!r}; "
+            + (f"did you mean {', '.join(close)}?" if close else f"there are {shown}"),
+            service=error.service,
+            status=error.status,
+            url=error.url,
+        )

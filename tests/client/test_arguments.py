@@ -27,6 +27,7 @@ WAYS = {
     "an array of unsigned ids": lambda ids: np.array(ids, dtype=np.uint64),
     "an Index": pd.Index,
     "a nullable Series": lambda ids: pd.Series(ids, dtype="Int64"),
+    "a masked array without a mask": np.ma.array,
     "an Arrow array": pa.array,
     "a column of an Arrow table": lambda ids: pa.chunked_array([ids[:1], ids[1:]]),
     "Arrow scalars": lambda ids: [pa.scalar(number) for number in ids],
@@ -62,6 +63,16 @@ def test_one_id_gets_one_answer_however_it_is_held(toy, files, way):
 def test_one_id_is_not_several(way):
     with pytest.raises(TypeError, match=r"^root_id must be one id, not several \(\w+\)$"):
         as_id(WAYS[way]([3, 4, 5]), "root_id")
+
+
+@pytest.mark.parametrize(
+    "ids", [np.ma.array([3, 4], mask=[0, 1]), np.ma.masked, [3, np.ma.masked], np.ma.array(3, mask=True)]
+)
+def test_masked_ids_are_missing(toy, ids):
+    with pytest.raises(ValueError, match="ids holds masked values"):
+        as_ids(ids)
+    with pytest.raises((ValueError, errors.CortexError), match=r"masked|missing"):
+        TablesService(toy).synapses_toy(id=ids).query()
 
 
 def test_a_table_is_no_column_of_ids():

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from cortexclient import errors
 from cortexclient.sandbox import Sandbox
-from cortexclient.services.cells import CellsService, relatives
-from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
+from cortexclient.sandbox.stores import graph_edits
+from cortexclient.services.cells import CellsService, lookup
+from cortexclient.services.cells.matches import Matches, intervals_to_points, versions_for
+from cortexclient.services.roots import RootsService
 
 
 def cells_of_root(files, root: int, at: pd.Timestamp) -> list[int]:
@@ -84,16 +86,79 @@ def test_roots_at_a_named_moment(toy, files):
         )
 
 
-def test_history_asked_ahead_gives_what_history_asked_later_gives(toy, files, monkeypatch):
+def test_prefetched_lineage_gives_what_lineage_fetched_later_gives(toy, files, monkeypatch):
     roots = [*files.roots["node_id"].tolist(), 5, 72057662757404673]
     first = CellsService(toy).root_id_to_cell_id(
         roots, status=True
-    )  # an id that is no root spoils what is ahead
+    )  # an id that is no root makes the prefetch fail
     known = CellsService(toy).root_id_to_cell_id(roots[:-2], status=True)
-    monkeypatch.setattr(relatives, "FEW", 0)
+    monkeypatch.setattr(lookup, "FEW", 0)
     later = CellsService(toy).root_id_to_cell_id(roots, status=True)
     pd.testing.assert_frame_equal(first, later)
     pd.testing.assert_frame_equal(known, later.iloc[:-2])
+
+
+@pytest.fixture
+def broken_lineage(toy_session, monkeypatch):
+    """Make a service for which the chunkedgraph answers 504 whenever some roots are among those asked."""
+
+    def make(slow):
+        session = toy_session()
+        send, failed = session.http.send, []
+
+        def spoiled(service, method, url, **options):
+            if "lineage_graph" in url and set(options["body"]["root_ids"]) & set(slow):
+                failed.append(options["body"]["root_ids"])
+                raise errors.ServiceUnavailableError("gateway time-out", service=service, status=504, url=url)
+            return send(service, method, url, **options)
+
+        monkeypatch.setattr(session.http, "send", spoiled)
+        return CellsService(session), failed
+
+    return make
+
+
+def test_a_root_without_lineage_fails_alone(toy, files, broken_lineage, caplog):
+    roots = files.roots["node_id"].tolist()
+    right = CellsService(toy).root_id_to_cell_id(roots, status=True)
+    at_versions = {root for at in files.versions.values() for root in files.current_roots(at)}
+    between = [root for root in roots if root not in at_versions]
+    assert len(between) > 3
+    for slow in (between[:1], between[1:3]):
+        service, failed = broken_lineage(slow)
+        frame = service.root_id_to_cell_id(roots, status=True)
+        assert frame.index[frame["status"] == "failed"].tolist() == slow == frame.attrs["failed_root_ids"]
+        assert (frame.loc[slow, "cell_id"] == -1).all()
+        pd.testing.assert_frame_equal(frame.drop(slow), right.drop(slow))
+        assert len(failed) <= 2 + 2 * len(slow) * len(between).bit_length()
+        assert all(str(root) in caplog.text for root in slow)
+        with pytest.raises(errors.ServiceUnavailableError):
+            service.root_id_to_cell_id(roots, strict=True)
+
+
+def test_no_lineage_at_all(toy, files, broken_lineage, monkeypatch):
+    roots = files.roots["node_id"].tolist()
+    right = CellsService(toy).root_id_to_cell_id(roots, status=True)
+    service, failed = broken_lineage(roots)
+    monkeypatch.setattr(lookup, "MOST_FAILURES", 2)
+    frame = service.root_id_to_cell_id(roots, status=True)
+    old = frame["status"] == "failed"
+    pd.testing.assert_frame_equal(frame[~old], right[~old])
+    assert len(failed) <= 1 + 3  # the prefetched one, all, two halves
+    with pytest.raises(errors.ServiceUnavailableError, match="time-out"):  # nothing else would say so
+        service.root_id_to_cell_id(frame.index[old])
+    alone = service.root_id_to_cell_id(frame.index[old][:1], status=True)
+    assert alone["status"].tolist() == ["failed"]
+    known = right.index[~old]
+    assert service.root_id_to_cell_id(known)["cell_id"].tolist() == right.loc[known, "cell_id"].tolist()
+
+
+def test_a_lineage_that_cannot_be_read(toy_session, files, monkeypatch):
+    session = toy_session()
+    broken = {"links": [{"source": 1.5, "target": 2}]}
+    monkeypatch.setattr(session.http, "post_json", lambda *_, **__: broken)
+    with pytest.raises(errors.ProtocolError, match="lineage that cannot be read"):
+        lookup._fetch_links(session, np.array([7]), files.versions[1], files.versions[2])
 
 
 def test_roots_of_all_ages_take_three_round_trips(toy_folder, files, session_at):
@@ -138,6 +203,43 @@ def test_roots_that_came_and_went_since_the_newest_version(toy_folder, files, se
         assert any(expected)
         frame = CellsService(session).root_id_to_cell_id(halves, status=True)
         assert frame["candidates"].tolist() == expected
+
+
+def test_a_root_that_lived_for_less_than_a_millisecond(toy_folder, files, session_at, monkeypatch):
+    monkeypatch.setattr(graph_edits, "_MILLISECOND", 100)  # finer times than the service's own
+    start = pd.Timestamp.now(tz="UTC").floor("s") - timedelta(seconds=30)
+    with Sandbox(data=toy_folder) as sandbox:
+        session = session_at(sandbox)
+        nuclei = files.frozen("nucleus_toy", 2)
+        nuclei = nuclei[nuclei["pt_root_id"].isin(files.current_roots())]
+        halves = sandbox.split(int(nuclei["pt_root_id"].iloc[0]), at=start).new_roots.tolist()
+        sandbox.merge(*halves, at=start + timedelta(microseconds=400))
+        assert session.cave.chunkedgraph.get_root_timestamps(halves).tolist() == [start, start]
+        assert RootsService(session).latest_valid_timestamp(halves).tolist() == [start, start]
+        owners = session.cave.chunkedgraph.get_roots(
+            nuclei["pt_supervoxel_id"].astype("int64"), timestamp=start
+        )
+        expected = [sorted(nuclei["id"][owners == half].tolist()) for half in halves]
+        assert any(expected)
+        frame = CellsService(session).root_id_to_cell_id(halves, status=True)
+        assert frame["candidates"].tolist() == expected
+
+
+def test_a_floating_client_reads_the_newest_version_unless_it_is_asked_live(toy_folder, files, session_at):
+    nuclei = files.frozen("nucleus_toy", 2)
+    row = nuclei[nuclei["pt_root_id"].isin(files.current_roots())].iloc[0]
+    cell, old = int(row["id"]), int(row["pt_root_id"])
+    with Sandbox(data=toy_folder) as sandbox:
+        service = CellsService(session_at(sandbox))
+        sandbox.split(old, at=pd.Timestamp.now(tz="UTC") - timedelta(seconds=5))
+        current = int(service._session.cave.chunkedgraph.get_roots([int(row["pt_supervoxel_id"])])[0])
+        assert current != old
+        assert service.cell_id_to_root_id(cell)["root_id"].tolist() == [old]
+        assert service.cell_id_to_root_id(cell, live=True)["root_id"].tolist() == [current]
+        pinned = CellsService(service._session.at(version=2))
+        assert pinned.cell_id_to_root_id(cell, live=True)["root_id"].tolist() == [old]
+        with pytest.raises(ValueError, match="leave out version="):
+            service.cell_id_to_root_id(cell, version=2, live=True)
 
 
 def test_a_pinned_client_knows_the_cells_of_its_moment(toy_folder, files, session_at):
@@ -198,17 +300,17 @@ def test_a_dataset_without_cell_ids(toy_session):
 
 
 def test_one_cell_in_two_tables_is_one():
-    hits = Hits(np.array([10, 11, 12, 10]))
-    hits.add("main", np.array([10, 11]), np.array([100, 101]), rank=2)
-    hits.add("alternative", np.array([10, 11]), np.array([100, 102]), rank=1)
-    values, states, tables, candidates = hits.answers()
+    matches = Matches(np.array([10, 11, 12, 10]))
+    matches.add("main", np.array([10, 11]), np.array([100, 101]), rank=2)
+    matches.add("alternative", np.array([10, 11]), np.array([100, 102]), rank=1)
+    values, states, tables, candidates = matches.answers()
     assert values.tolist() == [100, -1, -1, 100]
     assert states.tolist() == ["found", "ambiguous", "not found", "found"]
     assert tables.tolist() == ["alternative", "main", None, "alternative"]
     assert candidates == [[100], [101, 102], [], [100]]
-    assert hits.answers(first_of_many=True)[0].tolist() == [100, 101, -1, 100]
-    hits.keep_best()
-    assert hits.answers()[0].tolist() == [100, 102, -1, 100]
+    assert matches.answers(first_of_many=True)[0].tolist() == [100, 101, -1, 100]
+    matches.keep_best()
+    assert matches.answers()[0].tolist() == [100, 102, -1, 100]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(-5, 30)), max_size=60))

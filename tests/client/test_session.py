@@ -25,7 +25,6 @@ from urllib3.exceptions import NameResolutionError
 
 from cortexclient import credentials, errors
 from cortexclient.sandbox.faults import Fault
-from cortexclient.services.annotations import AnnotationsService
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.roots import RootsService
 from cortexclient.services.synapses import SynapsesService
@@ -492,27 +491,6 @@ def test_servers_are_started_by_scheme(toy_session):
     session = Session(spec, server_address="nothing://here")
     with pytest.raises(errors.SpecError, match="unknown scheme"):
         _ = session.server_address
-
-
-# -- writing ---------------------------------------------------------------------------------------------------
-
-
-def test_writes_are_never_sent_twice(toy_server, toy_session, monkeypatch):
-    monkeypatch.setenv("CORTEXCLIENT_BACKOFF_MAX", "0.01")
-    session = toy_session()
-
-    class Staged:
-        table_name = "tags_toy"
-        is_update = False
-        annotation_list = ({"tag": "x", "pt": {"position": [1, 2, 3]}},)
-
-    session.info()
-    toy_server.inject(Fault("503", route="/annotation/", count=None))
-    before = len(toy_server.requests)
-    with pytest.raises(errors.ServiceUnavailableError):
-        AnnotationsService(session).upload_staged_annotations(Staged())
-    toy_server.clear_faults()
-    assert len(asked(toy_server, before)) == 1
 
 
 # -- workers ---------------------------------------------------------------------------------------------------

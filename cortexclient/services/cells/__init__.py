@@ -1,11 +1,13 @@
-"""Cell ids, which stay, and root ids, which change with every edit: from each to the other.
+"""Look up the root id of a cell id, which stays the same, and the cell id of a root id, which changes with every edit.
 
-A cell id is the id of a row in the dataset's main table (a nucleus), looked up through a view or the table itself; some
+A cell id is the id of a row in the dataset's main table (a nucleus), looked up through a view or the table itself. Some
 nuclei lie outside the segmentation and have a row in an alternative table that refers to them.
 """
 
 from __future__ import annotations
 
+import logging
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import AmbiguousCellError, NotConfiguredError
@@ -16,20 +18,22 @@ from cortexclient.session import fallback_note, provenance_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cortexclient.services.cells.hits import Hits
+    from cortexclient.services.cells.matches import Matches
     from cortexclient.session import Session
-    from cortexclient.types import Ids, Timestamp
+    from cortexclient.types import IdArray, Ids, Timestamp
 
 __all__ = ["CellsService"]
 
+log = logging.getLogger(__name__)
+
 
 class CellsService:
-    """Methods about cell ids.
+    """Look up cell ids and root ids of one dataset.
 
     Parameters
     ----------
     session : Session
-        Where to ask, and the moment that holds where a method is given none.
+        The connection, and the moment that holds where a method is given none.
     """
 
     def __init__(self, session: Session) -> None:
@@ -46,9 +50,9 @@ class CellsService:
         strict: bool = False,
         progress: bool = False,
     ) -> pd.DataFrame:
-        """Give the cell id of each root id; the roots may be of any age, each is looked up when it was valid.
+        """Return the cell id of each root id. The roots may be of any age: each is looked up when it was valid.
 
-        Roots that were valid at the client's moment are looked up then, if the client is pinned to one.
+        A pinned client looks up the roots that were valid at its moment then.
 
         Parameters
         ----------
@@ -57,29 +61,31 @@ class CellsService:
         filter_empty : bool
             Leave out roots without a cell.
         status : bool
-            Add columns that say how each answer came about.
+            Add the columns ``status``, ``table`` and ``candidates``.
         timestamp : datetime.datetime or str, optional
             Look all of them up at this time instead, whether they were valid then or not.
         version : int, optional
             The same, at a version.
         strict : bool
-            Raise for a root that holds several cells.
+            Raise for a root that holds several cells, and for one that could not be looked up.
         progress : bool
-            Show a bar.
+            Show a progress bar.
 
         Returns
         -------
         pandas.DataFrame
-            Index ``root_id``: the ids asked, in order, duplicates kept.
+            Index ``root_id``: the given ids, in order, duplicates kept. ``attrs["failed_root_ids"]`` lists the roots
+            whose history the chunkedgraph could not give; a warning of the log names them.
 
-            ===========  ======  ====================================================================
+            ===========  ======  ========================================================================
             column       dtype   content
-            ===========  ======  ====================================================================
+            ===========  ======  ========================================================================
             cell_id      int64   the cell; -1 where there is none, or more than one
-            status       string  ``found``, ``not found``, ``ambiguous`` or ``unknown root`` (on request)
-            table        string  where it was found (on request)
-            candidates   object  all cells of the root, a list of int (on request)
-            ===========  ======  ====================================================================
+            status       string  ``found``, ``not found``, ``ambiguous``, ``unknown root``, or ``failed``
+                                 where a service failed for this root alone (with ``status=True``)
+            table        string  the table in which it was found (with ``status=True``)
+            candidates   object  all cells of the root, a list of int (with ``status=True``)
+            ===========  ======  ========================================================================
 
         Raises
         ------
@@ -88,14 +94,16 @@ class CellsService:
         AmbiguousCellError
             If ``strict`` and a root holds several cells.
         ServiceError
-            If a service fails.
+            If a service fails for all roots, or if ``strict`` and it fails for one.
         """
         self._require()
         ids = as_ids(root_ids, "root_ids")
-        hits = from_roots(self._session, ids, version=version, timestamp=timestamp, progress=progress)
-        frame = _frame(hits, "root_id", "cell_id", filter_empty=filter_empty, status=status, strict=strict)
+        matches = from_roots(self._session, ids, version=version, timestamp=timestamp, progress=progress)
+        _report(matches, strict=strict, status=status)
+        frame = _frame(matches, "root_id", "cell_id", filter_empty=filter_empty, status=status, strict=strict)
+        frame.attrs["failed_root_ids"] = _distinct(matches.ids[matches.failed])
         frame.attrs.update(
-            provenance_of(self._session, hits.moment) | fallback_note(self._session, hits.moment)
+            provenance_of(self._session, matches.moment) | fallback_note(self._session, matches.moment)
         )
         return frame
 
@@ -111,8 +119,12 @@ class CellsService:
         omit_multiple: bool = True,
         strict: bool = False,
         progress: bool = False,
+        live: bool = False,
     ) -> pd.DataFrame:
-        """Give the root id of each cell id at the client's moment.
+        """Return the root id of each cell id at the client's moment.
+
+        A floating client reads the newest version, as it does for tables: what was edited since then has another root
+        now, which ``live=True`` gives.
 
         Parameters
         ----------
@@ -121,23 +133,26 @@ class CellsService:
         filter_empty : bool
             Leave out cells without a root.
         status : bool
-            Add columns that say how each answer came about.
+            Add the columns ``status``, ``table`` and ``candidates``.
         timestamp : datetime.datetime or str, optional
             Another time than the client's.
         version, materialization_version : int, optional
-            Another version than the client's (the second is the peer's name for it).
+            Another version than the client's; two names of one parameter.
         omit_multiple : bool
             Give -1 for a cell with several roots. False: give the first of them.
         strict : bool
             Raise for a cell with several roots.
         progress : bool
-            Show a bar.
+            Show a progress bar.
+        live : bool
+            Give the roots at the client's time from the chunkedgraph; the current ones, if the client floats.
 
         Returns
         -------
         pandas.DataFrame
-            Index ``cell_id``: the ids asked, in order, duplicates kept; column ``root_id`` int64, -1 where there is
-            none or more than one; on request ``status``, ``table`` and ``candidates`` as in `root_id_to_cell_id`.
+            Index ``cell_id``: the given ids, in order, duplicates kept; column ``root_id`` int64, -1 where there is
+            none or more than one; with ``status=True`` also ``status``, ``table`` and ``candidates`` as in
+            `root_id_to_cell_id`.
 
         Raises
         ------
@@ -146,7 +161,7 @@ class CellsService:
         AmbiguousCellError
             If ``strict`` and a cell has several roots.
         ValueError
-            If two different moments are named.
+            If two different moments are given.
         ServiceError
             If a service fails.
         """
@@ -155,8 +170,12 @@ class CellsService:
             raise ValueError(
                 f"version={version} and materialization_version={materialization_version} conflict"
             )
+        if live:
+            if not (version is None and materialization_version is None):
+                raise ValueError("live=True asks at a time; leave out version=, or pass live=False")
+            timestamp = timestamp or self._session.timestamp or datetime.now(UTC)
         ids = as_ids(cell_ids, "cell_ids")
-        hits = from_cells(
+        matches = from_cells(
             self._session,
             ids,
             version=materialization_version if version is None else version,
@@ -164,7 +183,7 @@ class CellsService:
             progress=progress,
         )
         frame = _frame(
-            hits,
+            matches,
             "cell_id",
             "root_id",
             filter_empty=filter_empty,
@@ -173,7 +192,7 @@ class CellsService:
             first_of_many=not omit_multiple,
         )
         frame.attrs.update(
-            provenance_of(self._session, hits.moment) | fallback_note(self._session, hits.moment)
+            provenance_of(self._session, matches.moment) | fallback_note(self._session, matches.moment)
         )
         return frame
 
@@ -181,13 +200,33 @@ class CellsService:
         cells = self._session.spec.cell_ids
         if cells is None or not (cells.lookup_view or cells.main_table):
             raise NotConfiguredError(
-                f"dataset {self._session.spec.name!r} does not say what cell ids are: add `cell_ids: {{lookup_view: "
-                "NAME, main_table: NAME, alternative_tables: [...]}` to its YAML file"
+                f"the spec of dataset {self._session.spec.name!r} does not say what its cell ids are: add `cell_ids: "
+                "{lookup_view: NAME, main_table: NAME, alternative_tables: [...]}` to its YAML file"
             )
 
 
+def _report(matches: Matches, *, strict: bool, status: bool) -> None:
+    """Warn of the ids that could not be looked up; raise if none was and no status would show it, or if ``strict``."""
+    if matches.failure is None:
+        return
+    if strict or (matches.failed.all() and not status):
+        raise matches.failure
+    failed = _distinct(matches.ids[matches.failed])
+    log.warning(
+        "%d of the root ids could not be looked up, because the chunkedgraph did not give their history: %s. They have "
+        "cell_id -1 and the status 'failed' (%s)",
+        len(failed),
+        ", ".join(map(str, failed[:5])) + (", ..." if len(failed) > 5 else ""),
+        matches.failure,
+    )
+
+
+def _distinct(ids: IdArray) -> list[int]:
+    return list(dict.fromkeys(ids.tolist()))
+
+
 def _frame(
-    hits: Hits,
+    matches: Matches,
     asked: str,
     answer: str,
     *,
@@ -198,17 +237,17 @@ def _frame(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    values, states, tables, candidates = hits.answers(first_of_many=first_of_many)
+    values, states, tables, candidates = matches.answers(first_of_many=first_of_many)
     if strict and (states == "ambiguous").any():
         first = int((states == "ambiguous").argmax())
         raise AmbiguousCellError(
-            f"{asked} {hits.ids[first]} has several {answer}s: {candidates[first]}; leave out strict=True to get -1, "
-            "or pass status=True to see the candidates of all"
+            f"{asked} {matches.ids[first]} has several {answer}s: {candidates[first]}; leave out strict=True to get "
+            "-1, or pass status=True to see the candidates of all"
         )
     columns: dict[str, Any] = {answer: values}
     if status:
         columns["status"] = pd.array(states, dtype=pd.StringDtype("pyarrow"))
         columns["table"] = pd.array(tables, dtype=pd.StringDtype("pyarrow"))
         columns["candidates"] = pd.Series(candidates, dtype=object).to_numpy()
-    frame = pd.DataFrame(columns, index=pd.Index(hits.ids, name=asked))
+    frame = pd.DataFrame(columns, index=pd.Index(matches.ids, name=asked))
     return frame[frame[answer] != -1] if filter_empty else frame

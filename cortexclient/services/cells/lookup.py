@@ -1,30 +1,60 @@
-"""The lookups between cells and roots, in few round trips.
+"""Look up the roots of cells and the cells of roots, in few round trips.
 
 A root that is valid at some materialized version is looked up there. Roots that lived between versions are looked up
-by supervoxels, which never change: the cells near a root are those of its relatives at a version, and the graph says
-in one question per moment to which root each cell's supervoxel belonged then.
+by supervoxels, which never change: the cells that can belong to such a root are those of the roots on its line of
+descent that a version knows, and the chunkedgraph gives, with one request per moment, the root to which each of their
+supervoxels belonged then.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.errors import InvalidQueryError, NotConfiguredError, UnknownTableError
-from cortexclient.services.cells.hits import Hits, intervals_to_points, versions_for
-from cortexclient.services.cells.relatives import Relatives, nothing_live
-from cortexclient.session import Moment, Request, lifetimes, nearest, require_versions, roots_of, run_many
+from cortexclient.errors import (
+    AuthenticationError,
+    InvalidQueryError,
+    NotConfiguredError,
+    OfflineError,
+    ProtocolError,
+    ServiceError,
+    UnknownTableError,
+    UnknownVersionError,
+)
+from cortexclient.ids import as_id
+from cortexclient.services.cells.matches import Matches, intervals_to_points, versions_for
+from cortexclient.session import (
+    Ahead,
+    Moment,
+    Request,
+    graph_url,
+    lifetimes,
+    nearest,
+    newest,
+    require_versions,
+    roots_of,
+    run_many,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cortexclient.session import Session
+    from cortexclient.session import Session, VersionRecord
     from cortexclient.types import IdArray, Timestamp
 
 __all__ = ["from_cells", "from_roots"]
+
+log = logging.getLogger(__name__)
+
+FEW = 500
+"""Up to so many roots, their lineage is prefetched before it is known whether it will be needed."""
+MOST_FAILURES = 40
+"""So many failed lineage requests mean that the service is down, rather than that single roots are too slow for it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,7 +69,7 @@ class Source:
     rank: int
 
     def request(self, column: str, ids: IdArray, moment: Moment, *, progress: bool = False) -> Request:
-        """Ask for the rows in which a column has one of these ids."""
+        """Make the query for the rows in which a column has one of these ids."""
         return Request(
             self.name,
             kind="view" if self.kind == "view" else "table",
@@ -53,7 +83,7 @@ class Source:
 
 
 def _sources(session: Session, version: int, *, for_cells: bool) -> list[Source]:
-    """Tables to look in. The view, where there is one, is the dataset's own word on the roots of cells."""
+    """List the tables to look in; where there is a view, it alone gives the roots of cells."""
     spec = session.spec.cell_ids
     if spec is None:
         return []
@@ -64,8 +94,8 @@ def _sources(session: Session, version: int, *, for_cells: bool) -> list[Source]
         found.append(Source(spec.main_table, "table", "id", 2))
     if for_cells and spec.lookup_view:
         return found
-    # a row of an alternative table refers to the cell whose own point misses the segmentation. Asked by cell, it must
-    # be known how it does; asked by root, the answer shows it
+    # a row of an alternative table refers to the cell whose own point misses the segmentation. To filter by cell, the
+    # name of that column must be known; filtered by root, the response shows it
     return found + [
         Source(name, "table", _target(session, name, version) if for_cells else "target_id", 1)
         for name in spec.alternative_tables
@@ -83,7 +113,7 @@ def _target(session: Session, name: str, version: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a table or view says of cells and segments at a version.
+    """Rows of a table or view that connect cells with segments at a version.
 
     Parameters
     ----------
@@ -110,7 +140,7 @@ class Rows:
         return _ids(self.frame, self._root_column())
 
     def supervoxels(self, feature: str) -> IdArray:
-        """Give the supervoxel of each row, or say that ``feature`` needs it."""
+        """Give the supervoxel of each row; an error says that ``feature`` needs it."""
         name = self._root_column().replace("root_id", "supervoxel_id")
         if name not in self.frame.columns:
             raise NotConfiguredError(
@@ -141,7 +171,7 @@ def _ids(frame: pd.DataFrame, column: str) -> IdArray:
 def _ask(
     session: Session, asked: list[tuple[Source, int, str, IdArray]], *, progress: bool, description: str
 ) -> list[Rows]:
-    """Ask each source at a version for the rows in which a column has some ids: all at once."""
+    """Query each source at a version for the rows in which a column has some ids, all concurrently."""
     requests = [
         source.request(column, ids, Moment(version=number), progress=progress)
         for source, number, column, ids in asked
@@ -160,28 +190,28 @@ def _when(session: Session, version: Any, timestamp: Timestamp | None) -> Moment
 
 def from_cells(
     session: Session, cells: IdArray, *, version: Any, timestamp: Timestamp | None, progress: bool
-) -> Hits:
+) -> Matches:
     """Look up the roots of cells at a moment."""
     require_versions(session.spec, "cells")
-    hits = Hits(cells)
+    matches = Matches(cells)
     distinct = np.unique(cells[cells > 0])
     if not len(distinct):
-        return hits
-    moment = hits.moment = _when(session, version, timestamp)
+        return matches
+    moment = matches.moment = _when(session, version, timestamp)
     exact = None if moment.timestamp is None else session.frozen_version(moment.timestamp)
     at = moment.timestamp if exact is None else None
     if moment.version is not None and session.version_fallback:
         record = session.version_record(moment.version)
         at = at if record.valid else record.timestamp
     if at is not None:
-        _by_supervoxel(session, hits, distinct, at, progress=progress)
-        return hits
+        _by_supervoxel(session, matches, distinct, at, progress=progress)
+        return matches
     number = exact or moment.version or session.version
-    hits.moment = Moment(version=number)
+    matches.moment = Moment(version=number)
     for found in _of_cells(session, distinct, number, progress=progress):
-        hits.add(found.source.name, found.cells, found.roots, rank=found.source.rank)
-    hits.keep_best()
-    return hits
+        matches.add(found.source.name, found.cells, found.roots, rank=found.source.rank)
+    matches.keep_best()
+    return matches
 
 
 def _of_cells(session: Session, cells: IdArray, version: int, *, progress: bool) -> list[Rows]:
@@ -194,18 +224,20 @@ def _reference_version(session: Session, at: datetime) -> int:
     """Give the live version nearest to a time, in which rows are read."""
     record = nearest(session.versions(), at)
     if record is None:
-        raise nothing_live(session)
+        raise _nothing_live(session)
     return record.version
 
 
-def _by_supervoxel(session: Session, hits: Hits, cells: IdArray, at: datetime, *, progress: bool) -> None:
-    """Look up cells at any time: their supervoxels never change, the graph knows whose they were."""
+def _by_supervoxel(
+    session: Session, matches: Matches, cells: IdArray, at: datetime, *, progress: bool
+) -> None:
+    """Look up cells at any time: their supervoxels never change, and the chunkedgraph gives their roots at a time."""
     every = _of_cells(session, cells, _reference_version(session, at), progress=progress)
     supervoxels = [found.supervoxels("looking up cells at any time") for found in every]
     roots = roots_of(session, np.concatenate(supervoxels), at=at)
     for found, part in zip(every, np.split(roots, _ends(supervoxels)), strict=True):
-        hits.add(found.source.name, found.cells, part, rank=found.source.rank)
-    hits.keep_best()
+        matches.add(found.source.name, found.cells, part, rank=found.source.rank)
+    matches.keep_best()
 
 
 # -- roots -> cells ------------------------------------------------------------------------------------------
@@ -213,28 +245,28 @@ def _by_supervoxel(session: Session, hits: Hits, cells: IdArray, at: datetime, *
 
 def from_roots(
     session: Session, roots: IdArray, *, version: Any, timestamp: Timestamp | None, progress: bool
-) -> Hits:
+) -> Matches:
     """Look up the cells of roots of any age."""
     require_versions(session.spec, "cells")
     distinct = np.unique(roots[roots > 0])
     asked = Moment.of(version, timestamp)
     if not len(distinct):
-        return Hits(roots, unknown=roots <= 0)
+        return Matches(roots, unknown=roots <= 0)
     exact = asked.version
     if asked.timestamp is not None:
         exact = session.frozen_version(asked.timestamp)
     if exact is not None and session.version_record(exact).valid:
-        hits = Hits(roots, unknown=roots <= 0)
-        hits.moment = Moment(version=exact)
-        _add(hits, _of_roots(session, {exact: distinct}, progress=progress), {exact: distinct})
-        return hits
-    kin = Relatives(session, distinct)
+        matches = Matches(roots, unknown=roots <= 0)
+        matches.moment = Moment(version=exact)
+        _add(matches, _of_roots(session, {exact: distinct}, progress=progress), {exact: distinct})
+        return matches
+    lineage = Lineage(session, distinct)
     try:
-        kin.begin()
+        lineage.prefetch()
         life = lifetimes(session, distinct, also=[session.versions])
         known = life.known
-        hits = Hits(roots, unknown=~np.isin(roots, distinct[known]))
-        hits.moment = None if asked.floating else asked
+        matches = Matches(roots, unknown=~np.isin(roots, distinct[known]))
+        matches.moment = None if asked.floating else asked
         first, last = life.created, life.last
         if not asked.floating:
             at = asked.timestamp or session.version_record(int(asked.version or 0)).timestamp
@@ -242,20 +274,20 @@ def from_roots(
             known = known & (first <= moment) & (moment <= last)
             first = last = np.full(len(distinct), moment, dtype=np.int64)
         elif session.timestamp is not None:
-            # those that were valid at the client's moment are looked up then
+            # roots that were valid at the client's moment are looked up then
             moment = _microseconds(session.timestamp)
             then = (first <= moment) & (moment <= last)
             first, last = np.where(then, moment, first), np.where(then, moment, last)
-        _mixed_ages(session, hits, kin, distinct[known], first[known], last[known], progress=progress)
+        _mixed_ages(session, matches, lineage, distinct[known], first[known], last[known], progress=progress)
     finally:
-        kin.give_up()
-    return hits
+        lineage.cancel()
+    return matches
 
 
 def _mixed_ages(
     session: Session,
-    hits: Hits,
-    kin: Relatives,
+    matches: Matches,
+    lineage: Lineage,
     roots: IdArray,
     first: IdArray,
     last: IdArray,
@@ -273,19 +305,22 @@ def _mixed_ages(
     )
     at_versions = {version: roots[mine] for version, mine in chosen.items()}
     if not len(rest):
-        _add(hits, _of_roots(session, at_versions, progress=progress), at_versions)
+        _add(matches, _of_roots(session, at_versions, progress=progress), at_versions)
         return
-    near = kin.of(roots[rest], first=first[rest], last=last[rest])
-    read = kin.version.version
-    asked = at_versions | {read: np.union1d(near, at_versions.get(read, near[:0]))}
+    near, failed = lineage.of(roots[rest], first=first[rest], last=last[rest])
+    matches.failed, matches.failure = np.isin(matches.ids, failed), lineage.failure
+    rest = rest[~np.isin(roots[rest], failed)]
+    read = lineage.version.version
+    asked = at_versions | ({read: np.union1d(near, at_versions.get(read, near[:0]))} if len(rest) else {})
     every = _of_roots(session, asked, progress=progress)
-    _add(hits, every, at_versions)
-    there = [found for found in every if found.version == read]
-    _by_owner(session, hits, there, near, roots[rest], first[rest], last[rest])
+    _add(matches, every, at_versions)
+    if len(rest):
+        there = [found for found in every if found.version == read]
+        _by_owner(session, matches, there, near, roots[rest], first[rest], last[rest])
 
 
 def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[Rows]:
-    """Ask for the rows of roots at versions: all tables and versions at once."""
+    """Query the rows of roots at versions, all tables and versions concurrently."""
     asked = [
         (source, number, "pt_root_id", ids)
         for number, ids in roots.items()
@@ -294,44 +329,213 @@ def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) ->
     return _ask(session, asked, progress=progress, description="roots")
 
 
-def _add(hits: Hits, every: list[Rows], roots: dict[int, IdArray]) -> None:
-    """Add the cells of roots that were asked for at versions; the rows may be of others, too."""
+def _add(matches: Matches, every: list[Rows], roots: dict[int, IdArray]) -> None:
+    """Add the cells of the roots that were asked for at each version; the rows may belong to other roots, too."""
     for found in every:
         good = np.isin(found.roots, roots.get(found.version, np.zeros(0, dtype=np.int64)))
-        hits.add(found.source.name, found.roots[good], found.cells[good], rank=found.source.rank)
+        matches.add(found.source.name, found.roots[good], found.cells[good], rank=found.source.rank)
 
 
 def _by_owner(
     session: Session,
-    hits: Hits,
+    matches: Matches,
     rows: list[Rows],
     near: IdArray,
     roots: IdArray,
     first: IdArray,
     last: IdArray,
 ) -> None:
-    """Look up roots that were valid at no version: those to which their relatives' supervoxels belonged then."""
+    """Look up roots that were valid at no version by the supervoxels of the cells on their lines of descent."""
     rows = [replace(found, frame=found.frame[np.isin(found.roots, near)]) for found in rows]
     supervoxels = [found.supervoxels("looking up roots that lived between versions") for found in rows]
     joined = np.concatenate(supervoxels)
-    # one question for each moment, about the cells that could matter: few, and all at once
+    # one request for each moment, for the few cells that can matter, all concurrently
     times, which = intervals_to_points(first, last)
     owners = session.map(lambda time: roots_of(session, joined, at=_time(int(time))), times.tolist())
     for number, owner in enumerate(owners):
         mine = roots[which == number]
         for found, part in zip(rows, np.split(owner, _ends(supervoxels)), strict=True):
             good = np.isin(part, mine)
-            hits.add(found.source.name, part[good], found.cells[good], rank=found.source.rank)
+            matches.add(found.source.name, part[good], found.cells[good], rank=found.source.rank)
 
 
 def _ends(parts: list[IdArray]) -> IdArray:
-    """Give where to split what was made of parts put together."""
+    """Give where to split an array that was concatenated from parts."""
     ends: IdArray = np.cumsum([len(part) for part in parts])[:-1]
     return ends
 
 
+# -- the lines of descent of roots ----------------------------------------------------------------------------
+
+
+class Lineage:
+    """Ancestors and descendants of roots between the version that is read and the roots' own times.
+
+    Whether they are needed shows only when the lifetimes of the roots are known. For few roots they are prefetched
+    concurrently with those, which saves a round trip. With a cache they are not, so that every run sends the same
+    requests.
+
+    Parameters
+    ----------
+    session : Session
+    roots : numpy.ndarray of int64
+        Distinct ids, of which some may be no roots.
+
+    Attributes
+    ----------
+    failure : ServiceError or None
+        Why the lineage of some roots could not be fetched.
+    """
+
+    def __init__(self, session: Session, roots: IdArray) -> None:
+        self._session = session
+        self._roots = roots
+        self._prefetched: Ahead[list[tuple[int, int]]] | None = None
+        self.failure: ServiceError | None = None
+
+    @cached_property
+    def version(self) -> VersionRecord:
+        """The version in which the cells of roots are read that were valid at none.
+
+        The newest one knows the most cells; a pinned session reads the one nearest to its moment.
+
+        Raises
+        ------
+        UnknownVersionError
+            If no version is live.
+        """
+        at = self._session.timestamp
+        versions = self._session.versions()
+        record = newest(versions.values()) if at is None else nearest(versions, at)
+        if record is None:
+            raise _nothing_live(self._session)
+        return record
+
+    def prefetch(self) -> None:
+        """Begin to fetch, if the roots are few."""
+        session, roots = self._session, self._roots
+        if len(roots) > FEW or session.connection.cache is not None:
+            return
+        # roots made after that version have their relatives before them
+        since, until = self.version.timestamp, datetime.now(UTC)
+        self._prefetched = Ahead(lambda: _fetch_links(session, roots, since, until), workers=1)
+        self._prefetched.start()
+
+    def cancel(self) -> None:
+        """Stop fetching what will not be needed."""
+        if self._prefetched is not None:
+            self._prefetched.give_up()
+
+    def of(self, roots: IdArray, *, first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
+        """Give the ids on the lines of descent from roots to those that were valid when the version froze.
+
+        Parameters
+        ----------
+        roots, first, last : numpy.ndarray of int64
+            Shape (n,): roots, and the times between which they are looked up, in microseconds since 1970.
+
+        Returns
+        -------
+        near : numpy.ndarray of int64
+            Ascending, the roots themselves included; ids that the version does not know have no rows there.
+        failed : numpy.ndarray of int64
+            Roots whose lineage the chunkedgraph could not give.
+        """
+        if self._prefetched is not None:
+            try:
+                return _reachable(roots, self._prefetched.result()), roots[:0]
+            except ServiceError as error:  # one id that is no root is enough
+                log.debug("the lineage of all roots could not be fetched: %s", error)
+        frozen = self.version.timestamp
+        since, until = min(_time(int(first.min())), frozen), max(_time(int(last.max())), frozen)
+        links, failed = self._in_parts(roots, since, until)
+        return _reachable(np.setdiff1d(roots, failed), links), failed
+
+    def _in_parts(
+        self, roots: IdArray, since: datetime, until: datetime
+    ) -> tuple[list[tuple[int, int]], IdArray]:
+        """Fetch links, halving the roots where a request fails, until the roots that make it fail are alone."""
+        links: list[tuple[int, int]] = []
+        failed, parts, failures = [roots[:0]], [roots], 0
+
+        def fetch(part: IdArray) -> list[tuple[int, int]] | ServiceError:
+            try:
+                return _fetch_links(self._session, part, since, until)
+            except (AuthenticationError, OfflineError):
+                raise
+            except ServiceError as error:
+                return error
+
+        while parts:
+            halves: list[IdArray] = []
+            for part, answer in zip(parts, self._session.map(fetch, parts), strict=True):
+                if not isinstance(answer, ServiceError):
+                    links += answer
+                    continue
+                self.failure = answer
+                failures += 1
+                if len(part) == 1:
+                    failed.append(part)
+                else:
+                    halves += [part[: len(part) // 2], part[len(part) // 2 :]]
+            if failures > MOST_FAILURES:
+                failed += halves
+                break
+            parts = halves
+        return links, np.concatenate(failed)
+
+
+def _nothing_live(session: Session) -> UnknownVersionError:
+    return UnknownVersionError(
+        f"{session.datastack} has no live version to read its cells from", service="materialize", status=404
+    )
+
+
+def _fetch_links(session: Session, roots: IdArray, since: datetime, until: datetime) -> list[tuple[int, int]]:
+    """Fetch which root was made of which, as pairs of an older and a newer one."""
+    url = graph_url(session, "lineage_graph_multiple")
+    body = session.http.post_json(
+        "chunkedgraph",
+        url,
+        {"root_ids": roots.tolist()},
+        params={
+            "timestamp_past": f"{since.timestamp():.6f}",
+            "timestamp_future": f"{until.timestamp():.6f}",
+        },
+        keys=("links",),
+    )
+    try:
+        return [(as_id(link["source"]), as_id(link["target"])) for link in body["links"]]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ProtocolError(
+            f"the chunkedgraph gave a lineage that cannot be read ({error}); try again",
+            service="chunkedgraph",
+            status=200,
+            url=url,
+        ) from None
+
+
+def _reachable(roots: IdArray, links: list[tuple[int, int]]) -> IdArray:
+    """Give all ancestors and descendants of roots, and the roots, ascending."""
+    later: dict[int, list[int]] = {}
+    earlier: dict[int, list[int]] = {}
+    for source, target in links:
+        later.setdefault(source, []).append(target)
+        earlier.setdefault(target, []).append(source)
+    found: set[int] = set()
+    for neighbours in (later, earlier):
+        seen, waiting = set(roots.tolist()), roots.tolist()
+        while waiting:
+            for neighbour in neighbours.get(waiting.pop(), ()):
+                if neighbour not in seen:
+                    seen.add(neighbour)
+                    waiting.append(neighbour)
+        found |= seen
+    return np.array(sorted(found), dtype=np.int64)
+
+
 def _microseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1e6)
+    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _time(microseconds: int) -> datetime:

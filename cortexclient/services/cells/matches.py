@@ -1,4 +1,4 @@
-"""What was found for each id that was asked, from several tables, and what that amounts to."""
+"""Pairs of an id asked and an id found, collected from several tables, and the answers that they give."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cortexclient.errors import ServiceError
     from cortexclient.session import Moment
     from cortexclient.types import IdArray
 
-__all__ = ["Hits", "intervals_to_points", "versions_for"]
+__all__ = ["Matches", "intervals_to_points", "versions_for"]
 
 
-class Hits:
-    """Pairs of an id asked and an id found, gathered from tables of falling rank.
+class Matches:
+    """Collect pairs of an id asked and an id found from tables of different rank.
 
     Parameters
     ----------
@@ -29,12 +30,18 @@ class Hits:
     ----------
     moment : Moment or None
         When all of them were looked up; None where each id has a time of its own.
+    failed : numpy.ndarray of bool
+        Which ids could not be looked up, because a service failed for them.
+    failure : ServiceError or None
+        Why they could not.
     """
 
     def __init__(self, ids: IdArray, unknown: NDArray[np.bool_] | None = None) -> None:
         self.ids = ids
         self.unknown = np.zeros(len(ids), dtype=bool) if unknown is None else unknown
         self.moment: Moment | None = None
+        self.failed = np.zeros(len(ids), dtype=bool)
+        self.failure: ServiceError | None = None
         self._asked: list[IdArray] = []
         self._found: list[IdArray] = []
         self._rank: list[IdArray] = []
@@ -65,9 +72,9 @@ class Hits:
     def answers(
         self, *, first_of_many: bool = False
     ) -> tuple[IdArray, NDArray[np.object_], NDArray[np.object_], list[list[int]]]:
-        """Give for each id asked its answer (-1 for none), how it came about, from which table, and all candidates.
+        """Give for each id its answer (-1 for none), its status, the table it was found in, and all candidates.
 
-        The same pair from several tables is one. With ``first_of_many`` the smallest of several answers is given
+        The same pair from several tables counts once. With ``first_of_many`` the smallest of several answers is given
         instead of -1.
         """
         empty = np.zeros(0, dtype=np.int64)
@@ -87,6 +94,7 @@ class Hits:
         values = np.where(single, padded[np.minimum(start, len(found))], -1)
         states = np.full(len(self.ids), "not found", dtype=object)
         states[self.unknown] = "unknown root"
+        states[self.failed] = "failed"
         states[count == 1] = "found"
         states[count > 1] = "ambiguous"
         tables = np.full(len(self.ids), None, dtype=object)
@@ -98,7 +106,7 @@ class Hits:
 
 
 def intervals_to_points(first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
-    """Choose as few times as possible such that every interval holds one, and say which interval takes which.
+    """Choose as few times as possible such that every interval contains one.
 
     Parameters
     ----------
@@ -114,8 +122,7 @@ def intervals_to_points(first: IdArray, last: IdArray) -> tuple[IdArray, IdArray
 
     Notes
     -----
-    The greedy choice by ends is the smallest one there is, and it always ends: each step covers at least the interval
-    whose end it takes.
+    The greedy choice by ends is the smallest possible one.
     """
     last = np.maximum(first, last)
     order = np.argsort(last, kind="stable")
@@ -129,7 +136,7 @@ def intervals_to_points(first: IdArray, last: IdArray) -> tuple[IdArray, IdArray
 
 
 def versions_for(first: IdArray, last: IdArray, versions: dict[int, int]) -> dict[int, Any]:
-    """Choose few versions such that as many intervals as possible hold the time of one.
+    """Choose few versions such that as many intervals as possible contain the time of one.
 
     Parameters
     ----------
@@ -141,15 +148,17 @@ def versions_for(first: IdArray, last: IdArray, versions: dict[int, int]) -> dic
     Returns
     -------
     dict
-        Version -> indices of the intervals it answers for; intervals that hold no version's time are in none.
+        Version -> indices of the intervals it answers for; intervals that contain no version's time are left out.
     """
     open_ones = np.ones(len(first), dtype=bool)
     chosen: dict[int, Any] = {}
-    holds = {version: (first <= time) & (time <= last) for version, time in versions.items()}
-    while holds:
-        # most intervals first; of equals the newer version, which is the one most likely in the servers' caches
-        best = max(holds, key=lambda version: (int((holds[version] & open_ones).sum()), versions[version]))
-        mine = holds.pop(best) & open_ones
+    contains = {version: (first <= time) & (time <= last) for version, time in versions.items()}
+    while contains:
+        # most intervals first; of equals the newer version, which is most likely in the servers' caches
+        best = max(
+            contains, key=lambda version: (int((contains[version] & open_ones).sum()), versions[version])
+        )
+        mine = contains.pop(best) & open_ones
         if not mine.any():
             break
         chosen[best] = np.flatnonzero(mine)
