@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
 from datetime import UTC, datetime
@@ -63,6 +64,29 @@ def _restore(cls_spec: DatasetSpec, session: Session, exports_path: str | None) 
     return client
 
 
+class _Suggestions:
+    """A ``__getattr__`` that names the attributes that a misspelt name may have meant.
+
+    The class itself has none: IPython's completer evaluates no attribute of objects whose class does.
+    """
+
+    def __get__(self, client: object | None, owner: type) -> Callable[[str], Any]:
+        if client is None:
+            raise AttributeError("__getattr__")
+        return functools.partial(self._raise, client, owner)
+
+    @staticmethod
+    def _raise(client: object, owner: type, name: str) -> Any:
+        known = [each for each in dir(owner) if not each.startswith("_")]
+        if name in known:  # it exists, and failed with an AttributeError of its own
+            return object.__getattribute__(client, name)
+        close = [] if name.startswith("_") else difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise AttributeError(
+            f"{owner.__name__!r} object has no attribute {name!r}{hint}", name=name, obj=client
+        )
+
+
 class DatasetClient:
     """Everything about one dataset: tables and views, synapses, cells, skeletons, meshes, space, links, exports.
 
@@ -98,6 +122,8 @@ class DatasetClient:
     """
 
     default_spec: ClassVar[DatasetSpec | None] = None
+    if not TYPE_CHECKING:  # a type checker is to report misspelt attributes itself
+        __getattr__ = _Suggestions()
 
     def __init__(
         self,
@@ -255,15 +281,16 @@ class DatasetClient:
 
     # -- tables and queries
 
-    @property
+    # no plain properties: completers do not evaluate those, and so would not find the tables
+    @functools.cached_property
     def tables(self) -> TablesService:
         """Tables by name, with completion: ``client.tables.<name>(filters).query()``."""
-        return self._service(TablesService)
+        return TablesService(self._session)
 
-    @property
+    @functools.cached_property
     def views(self) -> ViewsService:
         """Views by name, with completion: ``client.views.<name>(filters).query()``."""
-        return self._service(ViewsService)
+        return ViewsService(self._session)
 
     query = _of(QueriesService, QueriesService.query)
     query_synapses = _of(SynapsesService, SynapsesService.query_synapses)

@@ -192,6 +192,7 @@ class TableHandle:
         self._session = session
         self.info = info
         self.__doc__ = info.description or TableHandle.__doc__
+        self.__annotations__ = {"return": TableQuery}  # so that completers know what a call returns
 
     def __call__(self, **filters: Any) -> TableQuery:
         """Give the table with filters, ready to be asked."""
@@ -280,6 +281,13 @@ class _Names:
         except CortexError:
             names = []  # completion must not raise; the next real use says what is wrong
         return sorted({*object.__dir__(self), *names})
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Names that IPython offers for ``client.tables["<TAB>``."""
+        try:
+            return self.table_names
+        except CortexError:
+            return []
 
     def __repr__(self) -> str:
         names = self.table_names
