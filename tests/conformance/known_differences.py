@@ -6,8 +6,8 @@ A test keeps the list honest: what stands here must differ, and what does not st
 from __future__ import annotations
 
 KNOWN: dict[int, str] = {
-    11: "all 57 JSON schemas are asked for: the sandbox has those of EMAnnotationSchemas 5.26, the recorded service those "
-    "of 5.25, where some ids of users have another type",
+    11: "all 57 JSON schemas are asked for: the sandbox has those of EMAnnotationSchemas 5.26, the recorded service "
+    "those of 5.25, where some ids of users have another type",
     86: "the real service orders the tables of a join by a hash that differs from process to process, "
     "and this port was another process",
 }
