@@ -301,9 +301,9 @@ class Session:
 
     def guard(self, service: str) -> AbstractContextManager[None]:
         """Tell every failure inside the block as one of `cortexclient.errors`."""
-        from cortexclient.session.http import translate
+        from cortexclient.session.failures import raised_as_ours
 
-        return translate(self.http.context(service))
+        return raised_as_ours(self.http.context(service))
 
     def watch_caps(self) -> AbstractContextManager[list[int]]:
         """Collect the row caps that answers mention inside the block; an empty list means that nothing was cut."""

@@ -1,34 +1,41 @@
-"""Every failure of a CAVE service, told as one of `cortexclient.errors`.
+"""Every failure of a CAVE service, raised as one of `cortexclient.errors`.
 
-The real materialization service answers nearly every mistake with HTTP 500 and writes the status it meant into the
-text, so the text decides first and the status line second. Long parts of messages (SQL, tracebacks) are cut, and
-anything that looks like a token is blanked.
+The materialization service answers nearly every mistake with HTTP 500 and writes the status that it means into the
+text, so the text decides first and the status line second. Where the text quotes the database, what follows its
+preamble decides whose mistake it is. Long parts of messages (SQL, tracebacks) are cut, and anything that looks like a
+token is blanked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from cortexclient import errors
+from cortexclient.session.database import database_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from requests import Response
 
 __all__ = [
-    "Answer",
     "Context",
+    "Refusal",
     "clean_url",
     "error_for",
     "meant_status",
-    "read_answer",
+    "note_response",
+    "raised_as_ours",
+    "read_refusal",
     "scrub",
     "service_of",
+    "unreadable",
 ]
 
 _STATUS_IN_TEXT = re.compile(r"^\[?(4\d\d|5\d\d)\]?\s*(?::|[A-Z][A-Za-z-]*(?: [A-Z][A-Za-z-]*)*:)")
@@ -36,6 +43,8 @@ _SECRET = re.compile(
     r"(?i)(bearer\s+|middle_auth_token=|[?&](?:token|access_token|key|signature|sig)=|\"?(?:auth_)?token\"?\s*[:=]\s*\"?)"
     r"([A-Za-z0-9+/=_\-.]{4,})"
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal would act on; tabs and newlines stay."""
 _UNKNOWN_VERSION = re.compile(
     r"version\s+'?(\d+)'? not found|no version found|no valid versions found", re.IGNORECASE
 )
@@ -46,27 +55,48 @@ _UNKNOWN_TABLE = re.compile(
 _QUERY_MISTAKES = (
     "not in model or models",
     "schema_errors",
-    "execution failed on sql",
     "regex filter is only supported",
     "must be less than max bounds",
     "duplicate suffixes set",
     "operators can be used",
     "operators are only allowed",
     "literal-quote value",
-    "has no attribute",
     "unknown field",
     "invalid literal for int",
     "object is not iterable",
     "neither 'instrumentedattribute'",
     "cannot be outside of inclusive range",
     "buffer size must be a multiple",
+    "cannot contain nul",
 )
+_QUERY_ROUTE_MISTAKES = ("has no attribute",)
+"""Texts of Python that are about the filters of a query; of any other route they are the server's own fault."""
 _MAX_TEXT = 300
+
+# -- reading refusals ------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Answer:
-    """What a refusing server said, with the transport peeled off."""
+class Refusal:
+    """What a refusing server said, without the transport around it.
+
+    Parameters
+    ----------
+    status : int
+        The status that was meant.
+    text : str
+        Its message.
+    body : object
+        Its JSON, if it is JSON.
+    url : str or None
+        The address, without secrets.
+    html : bool
+        Whether it is a page for people.
+    retry_after : str or None
+        The header of that name.
+    http_status : int or None
+        The status of HTTP, where it is another one.
+    """
 
     status: int
     text: str
@@ -74,11 +104,12 @@ class Answer:
     url: str | None = None
     html: bool = False
     retry_after: str | None = None
+    http_status: int | None = None
 
 
 @dataclass(slots=True)
 class Context:
-    """What the session knows that makes a message more useful; every helper may be missing and may fail."""
+    """What the session knows that makes a message more useful; every function may be missing and may fail."""
 
     service: str | None = None
     datastack: str | None = None
@@ -91,19 +122,25 @@ class Context:
 
 
 def scrub(text: str, tokens: tuple[str, ...] = ()) -> str:
-    """Blank anything that is, or looks like, a token."""
+    """Blank anything that is, or looks like, a token, and what a terminal would take for a command."""
     for token in tokens:
         if token:
             text = text.replace(token, "***")
-    return _SECRET.sub(lambda match: f"{match.group(1)}***", text)
+    return _CONTROL.sub("?", _SECRET.sub(lambda match: f"{match.group(1)}***", text))
 
 
 def clean_url(url: str | None) -> str | None:
-    """Give a URL without user, password and query string."""
+    """Return a URL without user, password and query string."""
     if not url:
         return None
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+_SERVICES = {"segmentation": "chunkedgraph", "skeletoncache": "skeleton", "nglstate": "state"}
 
 
 def service_of(url: str | None) -> str | None:
@@ -117,26 +154,30 @@ def meant_status(status: int, text: str) -> int:
     return int(match.group(1)) if match and status >= 400 else status
 
 
-def read_answer(response: Response) -> Answer:
-    """Read the text out of a refusing answer, whatever shape it has."""
+def read_refusal(response: Response) -> Refusal:
+    """Read the text of a refusing response, whatever shape it has."""
     raw = response.content or b""
     text = raw.decode("utf-8", errors="replace")
     kind = response.headers.get("Content-Type", "")
     body: Any = None
-    html = "<html" in text[:300].lower() or "<!doctype html" in text[:300].lower()
-    if not html:
-        try:
-            body = json.loads(text)
-        except ValueError:
-            body = None
+    html = False
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        html = "<html" in text[:300].lower() or "<!doctype html" in text[:300].lower()
     message = _message(body, text, html=html, reason=response.reason or "")
-    return Answer(
-        status=meant_status(response.status_code, message),
+    # what the database says is not what the status in front of it says ("404 Not Found: (psycopg2.errors...")
+    status = (
+        response.status_code if database_message(message) else meant_status(response.status_code, message)
+    )
+    return Refusal(
+        status=status,
         text=message,
         body=body,
         url=clean_url(response.url),
-        html=html or "html" in kind,
+        html=html or (body is None and "html" in kind),
         retry_after=response.headers.get("Retry-After"),
+        http_status=response.status_code,
     )
 
 
@@ -159,58 +200,66 @@ def _message(body: Any, text: str, *, html: bool, reason: str) -> str:
 
 
 def _shorten(text: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text.split()).rstrip(".")
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
 
 
-def error_for(answer: Answer, context: Context) -> errors.ServiceError:
-    """Name the error that a refusing answer stands for.
+# -- which error a refusal is ----------------------------------------------------------------------------------------
+
+_Made = tuple[type[errors.ServiceError], str] | None
+
+
+def error_for(refusal: Refusal, context: Context) -> errors.ServiceError:
+    """Make the error that a refusal stands for.
 
     Parameters
     ----------
-    answer : Answer
-        The answer, read by `read_answer`.
+    refusal : Refusal
+        The response, read by `read_refusal`.
     context : Context
-        What the session knows about the question.
+        What the session knows about the request.
 
     Returns
     -------
     errors.ServiceError
         Not raised yet. Its message says what happened, where, and what to do next, and holds no token.
     """
-    for rule in (_auth_error, _known_text_error, _status_error):
-        made = rule(answer, context)
+    made: _Made = None
+    for rule in (_auth_error, _database_error, _known_text_error, _status_error):
+        made = rule(refusal, context)
         if made is not None:
-            cls, message = made
-            return cls(
-                scrub(message, context.tokens), service=context.service, status=answer.status, url=answer.url
-            )
-    return errors.ServiceError(
-        scrub(
-            f"{_where(answer, context)} failed (status {answer.status}): {_shorten(answer.text)}. This is a fault of "
-            "the server; if it lasts, report it to the people who run it",
-            context.tokens,
+            break
+    cls, message = made or (
+        errors.ServiceError,
+        (
+            f"{_where(refusal, context)} failed (status {refusal.status}): {_shorten(refusal.text)}. This is a fault "
+            "of the server; if it lasts, report it to the people who run it"
         ),
+    )
+    return cls(
+        scrub(message, context.tokens),
         service=context.service,
-        status=answer.status,
-        url=answer.url,
+        status=refusal.status,
+        url=refusal.url or context.server_address,
     )
 
 
-_Made = tuple[type[errors.ServiceError], str] | None
-
-
-def _where(answer: Answer, context: Context) -> str:
+def _where(refusal: Refusal, context: Context) -> str:
     service = context.service or "service"
-    return f"the {service} service at {answer.url or context.server_address or 'the server'}"
+    return f"the {service} service at {refusal.url or context.server_address or 'the server'}"
 
 
-def _auth_error(answer: Answer, context: Context) -> _Made:
-    body: dict[str, Any] = answer.body if isinstance(answer.body, dict) else {}
+_RIGHTS = re.compile(
+    r"\b(owner|owned|permission|private|privilege|group|read access|write access)\b", re.IGNORECASE
+)
+
+
+def _auth_error(refusal: Refusal, context: Context) -> _Made:
+    body: dict[str, Any] = refusal.body if isinstance(refusal.body, dict) else {}
     code = body.get("error") if isinstance(body.get("error"), str) else None
     found = body.get("data")
     data: dict[str, Any] = found if isinstance(found, dict) else {}
-    where = _where(answer, context)
+    where = _where(refusal, context)
     if code == "missing_tos":
         return errors.TermsOfServiceError, (
             f"{where} wants its terms of service ({data.get('tos_name', 'unnamed')}) accepted first; "
@@ -227,39 +276,75 @@ def _auth_error(answer: Answer, context: Context) -> _Made:
             f"{where} knows no {data.get('resource_namespace', 'resource')} named {data.get('table_id')!r}; "
             "check the datastack and the server address in the dataset's spec"
         )
-    if answer.status == 401 or code in {"no_token", "invalid_token", "bad_auth_header"}:
-        return errors.AuthenticationError, _token_message(answer, context, code)
-    if answer.status == 403:
+    if refusal.status == 401 and code is None and _RIGHTS.search(refusal.text):
         return errors.AuthenticationError, (
-            f"{where} refused: {_shorten(answer.text)}. Your account does not have this right; ask the owners of "
+            f"{where} refused: {_shorten(refusal.text)}. The token is good, but your account does not have this right; "
+            "ask the owner of the table"
+        )
+    if refusal.status == 401 or code in {"no_token", "invalid_token", "bad_auth_header"}:
+        return errors.AuthenticationError, _token_message(refusal, context, code)
+    if refusal.status == 403:
+        return errors.AuthenticationError, (
+            f"{where} refused: {_shorten(refusal.text)}. Your account does not have this right; ask the owners of "
             f"{context.datastack or 'the dataset'}"
         )
     return None
 
 
-def _token_message(answer: Answer, context: Context, code: str | None) -> str:
+def _token_message(refusal: Refusal, context: Context, code: str | None) -> str:
     what = {
         "no_token": "no token was sent",
         "invalid_token": "the token is wrong or has expired",
         "bad_auth_header": "the token was not understood",
-    }.get(code or "", _shorten(answer.text) or "the token was not accepted")
+    }.get(code or "", _shorten(refusal.text) or "the token was not accepted")
     page = (
         f"get one at {context.token_page}" if context.token_page else "get one from the server's token page"
     )
     place = f" (it is looked up in {context.token_file})" if context.token_file else ""
     return (
-        f"{_where(answer, context)} refused: {what}{place}. To set it up, {page}, then run `cortexclient login`, "
+        f"{_where(refusal, context)} refused: {what}{place}. To set it up, {page}, then run `cortexclient login`, "
         "or pass auth_token= to load()"
     )
 
 
-def _known_text_error(answer: Answer, context: Context) -> _Made:
-    text = answer.text
+def _database_error(refusal: Refusal, context: Context) -> _Made:
+    said = database_message(refusal.text)
+    if said is None:
+        return None
+    where, reason = _where(refusal, context), _shorten(said.reason)
+    if said.kind == "mistake":
+        return errors.InvalidQueryError, (
+            f"{where} did not understand the query: the database refused: {reason}. Check the column names, the types "
+            "of the filters and the table's schema"
+        )
+    if said.kind == "duplicate":
+        return errors.InvalidQueryError, (
+            f"{where} refused: an id is in the table already ({reason}); leave the ids out, so that the service gives "
+            "new ones, or update those that exist"
+        )
+    if said.kind == "lost work":
+        return errors.ServiceUnavailableError, (
+            f"{where} lost its connection to the database, or the database gave up an earlier request ({reason}). "
+            "Nothing was wrong with this request, and nothing was written: try again"
+        )
+    if said.kind == "overload":
+        return errors.ServiceUnavailableError, (
+            f"{where} has a database that cannot answer this now ({reason}); ask for less (fewer ids, a limit), or try "
+            "again later"
+        )
+    return errors.ServiceError, (
+        f"{where} failed in its database: {reason}. This is a fault of the server; if it lasts, report it to the "
+        "people who run it"
+    )
+
+
+def _known_text_error(refusal: Refusal, context: Context) -> _Made:
+    text = refusal.text
     low = text.lower()
     if _UNKNOWN_VERSION.search(text):
         live = _helper(context.live_versions)
         return errors.UnknownVersionError, (
-            f"{_where(answer, context)}: {_shorten(text)}."
+            f"{_where(refusal, context)}: {_shorten(text)}."
             + (f" {live}" if live else " Ask versions() for those that exist")
         )
     table = _UNKNOWN_TABLE.search(text)
@@ -272,7 +357,8 @@ def _known_text_error(answer: Answer, context: Context) -> _Made:
         )
     if "no row was found for one()" in low and context.service == "materialize":
         return errors.UnknownTableError, (
-            f"{_where(answer, context)} knows no table or view of that name. {_helper(context.close_names, '')}".strip()
+            f"{_where(refusal, context)} knows no table or view of that name. "
+            f"{_helper(context.close_names, '')}".strip()
         )
     if "not valid at the query timestamp" in low or "all root id filters passed" in low:
         ids = re.search(r"\[[\d\s,]*\]?", text)
@@ -283,55 +369,66 @@ def _known_text_error(answer: Answer, context: Context) -> _Made:
         )
     if "live live query to query a materialized timestamp" in low:
         return errors.InvalidQueryError, (
-            f"{_where(answer, context)} does not answer live queries at exactly a version's time; ask for the version"
+            f"{_where(refusal, context)} does not answer live queries at exactly a version's time; ask for the version"
         )
-    if "need supervoxel lookups" in low or answer.status == 406:
+    if "need supervoxel lookups" in low or refusal.status == 406:
         return errors.ServiceUnavailableError, (
-            f"{_where(answer, context)} is still placing annotations ({_shorten(text)}); wait a few minutes, try "
+            f"{_where(refusal, context)} is still placing annotations ({_shorten(text)}); wait a few minutes, try "
             "again, or pass allow_missing_lookups=True to leave them out"
         )
     if "chunk indices are not yet computed" in low or "refusal list" in low:
         return errors.MissingDataError, (
-            f"{_where(answer, context)} cannot make this object: {_shorten(text)}. Level-2 data lack; try again later, "
-            "or use another object"
+            f"{_where(refusal, context)} cannot make this object: {_shorten(text)}. Level-2 data are missing; try "
+            "again later, or use another object"
         )
-    return _query_mistake(answer, context)
+    return _query_mistake(refusal, context)
 
 
-def _query_mistake(answer: Answer, context: Context) -> _Made:
-    low = answer.text.lower()
-    bare_name = re.fullmatch(r"'?(\w+)'?", answer.text)
-    if any(phrase in low for phrase in _QUERY_MISTAKES) or (bare_name and context.service == "materialize"):
-        what = _shorten(re.sub(r"(?is)execution failed on sql '.*?':", "the database refused:", answer.text))
-        if bare_name:
-            what = f"unknown column or table {bare_name.group(1)!r}"
+def _query_mistake(refusal: Refusal, context: Context) -> _Made:
+    low = refusal.text.lower()
+    phrases: tuple[str, ...] = _QUERY_MISTAKES
+    if (refusal.url or "").endswith("/query"):
+        phrases += _QUERY_ROUTE_MISTAKES
+    bare_name = re.fullmatch(r"'?(\w+)'?", refusal.text) if context.service == "materialize" else None
+    if bare_name or any(phrase in low for phrase in phrases):
+        what = f"unknown column or table {bare_name.group(1)!r}" if bare_name else _shorten(refusal.text)
         return errors.InvalidQueryError, (
-            f"{_where(answer, context)} did not understand the question: {what}. Check the column names, the types of "
+            f"{_where(refusal, context)} did not understand the query: {what}. Check the column names, the types of "
             "the filters and the table's schema"
         )
     return None
 
 
-def _status_error(answer: Answer, context: Context) -> _Made:
-    where, text = _where(answer, context), _shorten(answer.text)
-    if answer.status == 429:
-        wait = f" It asks to wait {answer.retry_after} s." if answer.retry_after else ""
+_UPSTREAM = re.compile(r"for url: \S*?://[^/\s]+/+(\w+)")
+
+
+def _status_error(refusal: Refusal, context: Context) -> _Made:
+    where, text = _where(refusal, context), _shorten(refusal.text)
+    if refusal.status == 429:
+        wait = f" It asks to wait {refusal.retry_after} s." if refusal.retry_after else ""
         return errors.ServiceUnavailableError, (
             f"{where} gets too many requests ({text}).{wait} Wait a little, or lower max_workers"
         )
-    if answer.status in {502, 503, 504}:
+    if refusal.status in {502, 503, 504}:
+        upstream = _UPSTREAM.search(refusal.text)
+        if upstream:
+            name = _SERVICES.get(upstream[1], upstream[1])
+            return errors.ServiceUnavailableError, (
+                f"{where} needs the {name} service, which does not work now (status {refusal.status}: "
+                f"{_shorten(refusal.text.partition(' content:')[0])}); every retry failed too. Try again later"
+            )
         return errors.ServiceUnavailableError, (
-            f"{where} does not work now (status {answer.status}: {text}); every retry failed too. Try again later"
+            f"{where} does not work now (status {refusal.status}: {text}); every retry failed too. Try again later"
         )
-    if answer.status == 404:
+    if refusal.status == 404:
         return (
             errors.MissingDataError,
             f"{where} has nothing there ({text}); check the id, the name and the version",
         )
-    if answer.status == 410:
+    if refusal.status == 410:
         return errors.ExpiredVersionError, (f"{where}: {text}. {_helper(context.live_versions)}".strip())
-    if answer.status in {400, 405, 409, 413, 422}:
-        return errors.InvalidQueryError, f"{where} refused the question: {text}. Correct the arguments"
+    if refusal.status in {400, 405, 409, 413, 422}:
+        return errors.InvalidQueryError, f"{where} refused the request: {text}. Correct the arguments"
     return None
 
 
@@ -343,3 +440,193 @@ def _helper(function: Callable[..., str] | None, *args: str) -> str:
     except (errors.CortexError, OSError):
         # the message is only made friendlier by it: a second failure must not hide the first
         return ""
+
+
+# -- responses that cannot be read, and what libraries raise ---------------------------------------------------------
+
+
+def unreadable(response: Response, what: str, *, service: str | None = None) -> errors.ProtocolError:
+    """Make the error for a response that cannot be read; ``what`` continues "the X service at URL ...".
+
+    Parameters
+    ----------
+    response : requests.Response
+        The response.
+    what : str
+        What is wrong with it, and what to do.
+    service : str, optional
+        Name of the service; left out: the one that the address names.
+    """
+    url = clean_url(response.url)
+    path = service_of(url) or "service"
+    name = service or _SERVICES.get(path, path)
+    return errors.ProtocolError(
+        scrub(f"the {name} service at {url} {what}"), service=name, status=response.status_code, url=url
+    )
+
+
+@dataclass(slots=True)
+class _Latest:
+    """The last response inside of a `raised_as_ours`, for errors of libraries that do not say what they are about."""
+
+    url: str | None = None
+    status: int | None = None
+
+
+_latest: ContextVar[_Latest | None] = ContextVar("cortexclient_latest", default=None)
+
+
+def note_response(response: Response) -> None:
+    """Remember which response is being read, for the messages of what fails next."""
+    latest = _latest.get()
+    if latest is not None:
+        latest.url, latest.status = clean_url(response.url), response.status_code
+
+
+@contextlib.contextmanager
+def raised_as_ours(context: Context) -> Iterator[None]:
+    """Turn everything that requests, urllib3, caveclient and cloud-volume raise inside the block into our errors.
+
+    Raises
+    ------
+    ServiceError
+        One of its subclasses, with service, status and URL.
+    """
+    latest = _Latest()
+    token = _latest.set(latest)
+    # nothing is chained: the originals hold the request with its headers, and so the token
+    try:
+        yield
+    except errors.ServiceError as error:
+        error.url = error.url or latest.url or context.server_address
+        error.service = error.service or context.service
+        raise
+    except errors.CortexError:
+        raise
+    except Exception as error:
+        made = _translated(error, context, latest)
+        if made is None:
+            raise
+        raise made from None
+    finally:
+        _latest.reset(token)
+
+
+def _translated(error: Exception, context: Context, latest: _Latest) -> errors.ServiceError | None:
+    import requests
+    import urllib3
+
+    asked = clean_url(getattr(getattr(error, "request", None), "url", None))
+    url = asked or latest.url or context.server_address
+    service = context.service or "service"
+    where = f"the {service} service at {url}"
+
+    def made(cls: type[errors.ServiceError], message: str, status: int | None = None) -> errors.ServiceError:
+        return cls(scrub(message, context.tokens), service=context.service, status=status, url=url)
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error_for(read_refusal(error.response), context)
+    if isinstance(error, requests.Timeout):
+        return made(
+            errors.ServiceTimeoutError,
+            f"{where} did not respond in time; try again later, ask for less, or raise the timeout "
+            "(load(..., timeout=seconds))",
+        )
+    if isinstance(error, json.JSONDecodeError):
+        return made(
+            errors.ProtocolError,
+            f"{where} answered something that is not JSON ({error.msg}); is the server address right?",
+            latest.status,
+        )
+    if isinstance(
+        error,
+        requests.exceptions.ChunkedEncodingError
+        | requests.exceptions.ContentDecodingError
+        | requests.exceptions.TooManyRedirects
+        | urllib3.exceptions.HTTPError,  # from libraries that read the stream below requests
+    ):
+        return made(
+            errors.ProtocolError,
+            f"the response of {where} broke off, cannot be unpacked or leads in a circle; try again",
+            latest.status,
+        )
+    if isinstance(error, requests.RequestException):
+        return made(
+            errors.ServiceUnavailableError,
+            f"{where} cannot be reached: {_cause(error)}. Check the network and the server address",
+        )
+    return _from_library(error, made, service, latest.status)
+
+
+_SPEAKER = re.compile(r"^(<[^>]*>|\w+\(host=[^)]*\)): ")
+"""urllib3 begins its messages with the connection object that they are about."""
+
+
+def _cause(error: BaseException) -> str:
+    reason = error
+    while True:
+        deeper = getattr(reason, "reason", None) or (reason.args[0] if reason.args else None)
+        if not isinstance(deeper, BaseException):
+            break
+        reason = deeper
+    said = _SPEAKER.sub("", " ".join(str(reason).split()))
+    return said[:200] or type(reason).__name__
+
+
+_LIBRARIES = (
+    "caveclient",
+    "cloudvolume",
+    "cloudfiles",
+    "requests",
+    "urllib3",
+    "json",
+    "http.",
+    "deflate",
+    "zlib",
+    "gzip",
+)
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the module that an error comes from."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
+
+
+def _from_library(
+    error: Exception, made: Callable[..., errors.ServiceError], service: str, status: int | None
+) -> errors.ServiceError | None:
+    """Make our error of one that a library raised over a response; None for a mistake of whoever called it."""
+    name = type(error).__name__
+    ours = not (type(error).__module__.startswith(_LIBRARIES) or _raised_in(error).startswith(_LIBRARIES))
+    if ours:
+        return None
+    text = " ".join(str(error).split())[:_MAX_TEXT]
+    if name in {"AuthException", "AuthenticationError"}:
+        return made(
+            errors.AuthenticationError,
+            f"the {service} service did not accept the token; run `cortexclient login`, or pass auth_token= to load()",
+            401,
+        )
+    if name == "NoL2CacheException":
+        return made(
+            errors.MissingDataError, f"this datastack has no level-2 cache, which this needs: {text}", 404
+        )
+    if name == "ServerIncompatibilityError":
+        return made(
+            errors.ProtocolError, f"the {service} service is too old or too new for this: {text}", status
+        )
+    if isinstance(error, KeyError):
+        return made(
+            errors.ProtocolError,
+            f"a response of the {service} service has no {error}, which every such response has; is the server address "
+            "right?",
+            status,
+        )
+    return made(
+        errors.ProtocolError,
+        f"a response of the {service} service cannot be read ({name}: {text}); is the server address right?",
+        status,
+    )

@@ -1,33 +1,22 @@
-"""Direct questions to the services over the shared pool, each failure told as one of our errors."""
+"""Requests to the services over the shared connections; every failure is one of our errors."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
-from cortexclient import errors
-from cortexclient.session.failures import (
-    Answer,
-    Context,
-    clean_url,
-    error_for,
-    meant_status,
-    read_answer,
-    scrub,
-)
+from cortexclient.session.failures import Context, error_for, raised_as_ours, read_refusal, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
 
     import requests
     from requests import Response
 
     from cortexclient.session.policy import Policy
 
-__all__ = ["Http", "encode", "translate"]
+__all__ = ["Http", "encode"]
 
 
 def encode(body: Any) -> str:
@@ -45,122 +34,8 @@ def encode(body: Any) -> str:
     return json.dumps(body, default=plain)
 
 
-@contextlib.contextmanager
-def translate(context: Context) -> Iterator[None]:
-    """Turn everything that requests, urllib3 and caveclient raise inside the block into one of our errors.
-
-    Raises
-    ------
-    ServiceError
-        One of its subclasses, with service, status and URL.
-    """
-    import requests
-    import urllib3
-
-    # nothing is chained: the originals hold the request with its headers, and so the token
-    try:
-        yield
-    except errors.CortexError:
-        raise
-    except requests.HTTPError as error:
-        if error.response is None:
-            raise errors.ServiceError(scrub(str(error), context.tokens), service=context.service) from None
-        raise error_for(read_answer(error.response), context) from None
-    except requests.Timeout as error:
-        raise errors.ServiceTimeoutError(
-            f"the {context.service or 'service'} service at {_asked(error) or context.server_address} gave no answer "
-            "in time; try again later, ask for less, or raise the timeout (load(..., timeout=seconds))",
-            service=context.service,
-            url=_asked(error),
-        ) from None
-    except json.JSONDecodeError as error:
-        raise errors.ProtocolError(
-            f"the {context.service or 'service'} service answered something that is not JSON ({error.msg}); "
-            "is the server address right?",
-            service=context.service,
-        ) from None
-    except (
-        requests.exceptions.ChunkedEncodingError,
-        requests.exceptions.ContentDecodingError,
-        urllib3.exceptions.HTTPError,  # from libraries that read the stream below requests
-    ) as error:
-        raise errors.ProtocolError(
-            f"the answer of the {context.service or 'service'} service broke off or cannot be unpacked; try again",
-            service=context.service,
-            url=_asked(error),
-        ) from None
-    except requests.RequestException as error:
-        raise errors.ServiceUnavailableError(
-            f"the {context.service} service at {_asked(error) or context.server_address} cannot be reached: "
-            f"{scrub(_cause(error), context.tokens)}. Check the network and the server address",
-            service=context.service,
-            url=_asked(error),
-        ) from None
-    except Exception as error:
-        mapped = _from_caveclient(error, context)
-        if mapped is None:
-            raise
-        raise mapped from None
-
-
-def _asked(error: Any) -> str | None:
-    request = getattr(error, "request", None)
-    return clean_url(getattr(request, "url", None))
-
-
-_SPEAKER = re.compile(r"^(<[^>]*>|\w+\(host=[^)]*\)): ")
-"""urllib3 begins its messages with the connection object that they are about."""
-
-
-def _cause(error: BaseException) -> str:
-    reason = error
-    while True:
-        deeper = getattr(reason, "reason", None) or (reason.args[0] if reason.args else None)
-        if not isinstance(deeper, BaseException):
-            break
-        reason = deeper
-    said = _SPEAKER.sub("", " ".join(str(reason).split()))
-    return said[:200] or type(reason).__name__
-
-
-_LIBRARIES = ("caveclient", "cloudvolume", "cloudfiles")
-
-
-def _raised_in(error: BaseException) -> str:
-    """Name of the module that an error comes from."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
-
-
-def _from_caveclient(error: Exception, context: Context) -> errors.ServiceError | None:
-    name, module = type(error).__name__, type(error).__module__
-    if isinstance(error, KeyError) and _raised_in(error).startswith(_LIBRARIES):
-        return errors.ProtocolError(
-            f"an answer of the {context.service} service has no {error}, which every such answer has; is the server "
-            "address right?",
-            service=context.service,
-        )
-    if not module.startswith(_LIBRARIES):
-        return None
-    text = scrub(" ".join(str(error).split())[:300], context.tokens)
-    if name in {"AuthException", "AuthenticationError"}:
-        answer = Answer(status=401, text="the token was not accepted", body={"error": "invalid_token"})
-        return error_for(answer, context)
-    if name == "ServerIncompatibilityError":
-        return errors.ProtocolError(
-            f"the {context.service} service is too old or too new for this: {text}", service=context.service
-        )
-    if name == "NoL2CacheException":
-        return errors.MissingDataError(
-            f"this datastack has no level-2 cache, which this needs: {text}", service=context.service
-        )
-    return None
-
-
 class Http:
-    """Questions to the services of one connection.
+    """Requests to the services of one connection.
 
     Parameters
     ----------
@@ -178,7 +53,7 @@ class Http:
         self.policy = policy
 
     def context(self, service: str | None) -> Context:
-        """Give the context for messages about one service."""
+        """Return the context for messages about one service."""
         return dataclasses.replace(self._context, service=service)
 
     def send(
@@ -193,7 +68,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         accept: tuple[int, ...] = (),
     ) -> Response:
-        """Send one request and give back its answer, which is a success or one of the statuses in ``accept``.
+        """Send one request; return its response, a success or one of the statuses in ``accept`` with a body of CAVE's.
 
         Raises
         ------
@@ -205,10 +80,12 @@ class Http:
         if body is not None:
             payload = encode(body)
             head.setdefault("Content-Type", "application/json")
-        with translate(self.context(service)):
+        with raised_as_ours(self.context(service)):
             response = self._session.request(method, url, params=params, data=payload, headers=head)
-        if response.status_code >= 300 and response.status_code not in accept:
-            raise error_for(read_answer(response), self.context(service))
+            if response.status_code >= 300:
+                if response.status_code not in accept:
+                    raise error_for(read_refusal(response), self.context(service))
+                _require_caves(response, service)
         return response
 
     def get_json(
@@ -220,7 +97,7 @@ class Http:
         body: Any = None,
         keys: Collection[str] | None = None,
     ) -> Any:
-        """GET an address and read JSON; ``keys`` as in `read_json`."""
+        """GET an address and parse JSON; ``keys`` as in `read_json`."""
         return self.read_json(service, self.send(service, "GET", url, params=params, body=body), keys=keys)
 
     def post_json(
@@ -232,47 +109,64 @@ class Http:
         params: Mapping[str, Any] | None = None,
         keys: Collection[str] | None = None,
     ) -> Any:
-        """POST JSON and read JSON; ``keys`` as in `read_json`."""
+        """POST JSON and parse JSON; ``keys`` as in `read_json`."""
         return self.read_json(service, self.send(service, "POST", url, params=params, body=body), keys=keys)
 
     def read_json(self, service: str, response: Response, *, keys: Collection[str] | None = None) -> Any:
-        """Read the JSON of an answer.
+        """Parse the JSON of a response.
 
         Parameters
         ----------
         service : str
             Name of the service, for messages.
         response : requests.Response
-            The answer.
+            The response.
         keys : collection of str, optional
-            Keys that the answer, an object then, must have; none in it asks for an object of any keys.
+            Keys that the response, an object then, must have; an empty collection asks for an object of any keys.
 
         Raises
         ------
         ProtocolError
-            If it is no JSON (a page for people, an answer that broke off), or of another shape.
+            If it is no JSON (a page for people, a response that broke off), or of another shape.
         """
-        body = self._loaded(service, response)
+        body = _parsed(service, response)
         if keys is None or (isinstance(body, dict) and all(key in body for key in keys)):
             return body
         wanted = f"an object with {', '.join(map(repr, keys))}" if keys else "an object"
-        raise errors.ProtocolError(
-            f"the {service} service at {clean_url(response.url)} answered JSON of another shape than CAVE's ({wanted} "
-            "was expected); is the server address right?",
+        raise unreadable(
+            response,
+            f"answered JSON of another shape than CAVE's ({wanted} was expected); is the server address right?",
             service=service,
-            status=response.status_code,
-            url=clean_url(response.url),
         )
 
-    def _loaded(self, service: str, response: Response) -> Any:
-        try:
-            return response.json()
-        except ValueError as error:
-            kind = response.headers.get("Content-Type", "no content type")
-            raise errors.ProtocolError(
-                f"the {service} service at {clean_url(response.url)} answered {kind} that is not JSON ({error}); "
-                "is the server address right?",
-                service=service,
-                status=meant_status(response.status_code, ""),
-                url=clean_url(response.url),
-            ) from None
+
+def _parsed(service: str, response: Response) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RecursionError) as error:
+        kind = response.headers.get("Content-Type", "no content type")
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise unreadable(
+            response,
+            f"answered {kind} that is not JSON ({why}); is the server address right?",
+            service=service,
+        ) from None
+
+
+def _require_caves(response: Response, service: str) -> None:
+    """Check that an accepted refusal ("there is none") was written by a service, not by a gateway in front of it.
+
+    Raises
+    ------
+    ProtocolError
+        If it has no JSON body.
+    """
+    try:
+        response.json()
+    except (ValueError, RecursionError):
+        raise unreadable(
+            response,
+            f"answered status {response.status_code} with something that is not CAVE's: it may be restarting, or the "
+            "server address is wrong; try again",
+            service=service,
+        ) from None

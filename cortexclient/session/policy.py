@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from cortexclient.session.database import database_message
 from cortexclient.settings import env_float, env_int
 
 if TYPE_CHECKING:
@@ -113,20 +114,27 @@ def may_repeat(request: PreparedRequest) -> bool:
     return request.method == "POST" and bool(_ASKING_POST.search(path))
 
 
-def passing_trouble(response: Response) -> bool:
-    """Whether an answer speaks of trouble that passes: 429, 502-504, and a 429 that came as a 500.
+def passing_trouble(response: Response, attempt: int = 0) -> bool:
+    """Whether a response tells of trouble that passes: 429, 502-504, those in the text of a 500, or lost work.
 
-    Every other 500 is a mistake of the user or of the server's code; asking again would only repeat it.
+    Work that the server's database lost (a connection, a transaction) is asked for once more; every other 500 is a
+    mistake of the user or of the server's code, and asking again would only repeat it.
     """
     if response.status_code in {429, 502, 503, 504}:
         return True
     if response.status_code != 500:
         return False
     try:
-        message = json.loads(response.content).get("message", "")
-    except (ValueError, AttributeError):
+        body = json.loads(response.content)
+    except (ValueError, RecursionError):
         return False
-    return isinstance(message, str) and re.match(r"\s*(429|502|503|504)\b", message) is not None
+    message = body.get("message") if isinstance(body, dict) else body
+    if not isinstance(message, str):
+        return False
+    if re.match(r"\s*(429|502|503|504)\b", message):
+        return True
+    said = database_message(message)
+    return attempt == 0 and said is not None and said.kind == "lost work"
 
 
 def cap_in(response: Response) -> int | None:

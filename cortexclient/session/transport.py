@@ -9,23 +9,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
+import io
 import json
 import logging
 import os
 import sys
 import threading
+import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from cortexclient.credentials import host_of, may_carry_token
+from cortexclient.errors import ServiceUnavailableError
 from cortexclient.forking import renew_in_child
-from cortexclient.session.failures import Answer, Context, clean_url, error_for, read_answer, service_of
+from cortexclient.session.failures import (
+    Context,
+    Refusal,
+    clean_url,
+    error_for,
+    note_response,
+    read_refusal,
+    service_of,
+    unreadable,
+)
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
 from cortexclient.session.stopping import Cancelled, current_stop, pause
 
@@ -39,6 +53,12 @@ if TYPE_CHECKING:
 __all__ = ["Wire", "adopt", "new_http_session", "watch_caps"]
 
 log = logging.getLogger(__name__)
+
+_SLOWEST = 10_000
+"""Bytes per second; a response that comes more slowly ends at the read timeout."""
+_BUFFER = 65_536
+_DOCUMENTED = {200, 201, 202, 206}
+"""Statuses of success that CAVE's protocol and byte ranges know, see `_is_documented`."""
 
 _caps: ContextVar[list[int] | None] = ContextVar("cortexclient_caps", default=None)
 
@@ -60,6 +80,57 @@ def watch_caps() -> Iterator[list[int]]:
         _caps.reset(token)
 
 
+class _PatientReader(io.RawIOBase):
+    """Reads a response from a socket within its timeout, plus the time that a slow network needs for what has come.
+
+    The timeout of a socket holds for each piece; a server that sends a byte now and then would never end.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self._socket = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._timeout: float | None = sock.gettimeout()
+        self._left = self._timeout
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return int(self._raw.fileno())
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._timeout is None or self._left is None:
+            return self._raw.readinto(buffer)  # type: ignore[no-any-return]
+        if self._left <= 0:
+            raise TimeoutError("the response comes too slowly")
+        began = time.monotonic()
+        self._socket.settimeout(min(self._timeout, self._left))
+        count: int | None = self._raw.readinto(buffer)
+        self._left += (count or 0) / _SLOWEST - (time.monotonic() - began)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _PatientSocket:
+    """Stands in for a socket where `http.client` opens it for reading."""
+
+    def __init__(self, sock: Any) -> None:
+        self._socket = sock
+
+    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - always "rb"
+        return io.BufferedReader(_PatientReader(self._socket), _BUFFER)
+
+
+class _Response(http.client.HTTPResponse):
+    """A response that has an overall deadline."""
+
+    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+        super().__init__(_PatientSocket(sock), *args, **options)  # type: ignore[arg-type]
+
+
 class _Tracked:
     """Mixed into urllib3's pools: a worker's connection can be found when the work is given up."""
 
@@ -75,15 +146,27 @@ class _Tracked:
         stop = current_stop()
         if stop is not None:
             stop.leave(conn)
+        if conn is not None and conn.spoiled:
+            # more may follow what was read, and the next request would take it for its own response
+            conn.close()
         super()._put_conn(conn)  # type: ignore[misc]
 
 
 class _Stoppable:
     """Mixed into urllib3's connections: who gives up finds no socket while one is made, so its maker looks again."""
 
+    response_class: Any = _Response
+    spoiled = False
+
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
+        self.spoiled = False
         _leave_if_stopped(self)
+
+    def getresponse(self) -> Any:
+        response = super().getresponse()  # type: ignore[misc]
+        self.spoiled = response.status < 300 and response.status not in _DOCUMENTED
+        return response
 
 
 def _leave_if_stopped(connection: Any) -> None:
@@ -204,13 +287,14 @@ class Wire(HTTPAdapter):
         attempt = 0
         while True:
             try:
-                response = super().send(
-                    request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
-                )
-                if not stream:
-                    # read here, so that a body that breaks off is asked for again like a refused connection; and in
-                    # one piece: requests' own ten kilobytes at a time take twice the memory and are not given back
-                    response._content = b"".join(response.iter_content(chunk_size=None))
+                with _named(request):
+                    response = super().send(
+                        request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
+                    )
+                    if not stream:
+                        # read here, so that a body that breaks off is asked for again like a refused connection; and
+                        # in one piece: requests' own ten kilobytes at a time take twice the memory for good
+                        response._content = b"".join(response.iter_content(chunk_size=None))
                 wait = self._wait_after(response, attempt) if repeatable else None
                 if wait is None:
                     return self._accept(response)
@@ -236,7 +320,11 @@ class Wire(HTTPAdapter):
             pause(wait)
 
     def _wait_after(self, response: Response, attempt: int) -> float | None:
-        if attempt >= self.policy.retries or response.status_code < 429 or not passing_trouble(response):
+        if (
+            attempt >= self.policy.retries
+            or response.status_code < 429
+            or not passing_trouble(response, attempt)
+        ):
             return None
         return self.policy.wait(attempt, response.headers.get("Retry-After"))
 
@@ -255,10 +343,17 @@ class Wire(HTTPAdapter):
             del request.headers["Cookie"]
 
     def _accept(self, response: Response) -> Response:
+        note_response(response)
         if response.is_redirect:
             self._refuse_login(response)
+        elif response.status_code < 400 and not _is_documented(response):
+            raise unreadable(
+                response,
+                f"answered with status {response.status_code}, which is not part of CAVE's protocol; a proxy or "
+                "gateway may stand between: check the server address, or try again",
+            )
         if response.status_code == 403:
-            answer = read_answer(response)
+            answer = read_refusal(response)
             if isinstance(answer.body, dict) and answer.body.get("error") == "missing_tos":
                 # raised here because caveclient would open a browser before anyone could stop it
                 raise error_for(answer, self._context_of(response))
@@ -276,17 +371,60 @@ class Wire(HTTPAdapter):
         elsewhere = bool(urlsplit(target).netloc) and host_of(target) != host_of(response.url or "")
         if not elsewhere and "authorize" not in target and "login" not in target:
             return
-        answer = Answer(
+        refusal = Refusal(
             status=401,
             text="the server sent a login page",
             body={"error": "no_token" if not self.token else "invalid_token"},
             url=clean_url(response.url),
         )
         response.close()
-        raise error_for(answer, self._context_of(response))
+        raise error_for(refusal, self._context_of(response))
 
     def _context_of(self, response: Response) -> Context:
         return dataclasses.replace(self.context, service=service_of(response.url))
+
+
+def _is_documented(response: Response) -> bool:
+    """Whether the protocol knows this status of success, for this request."""
+    status, request = response.status_code, response.request
+    if status == 200:
+        return True
+    path = urlsplit(request.url or "").path
+    return (
+        (status == 201 and path.startswith("/annotation/"))
+        or (status == 202 and path.endswith("/remeshing"))
+        or (status == 206 and "Range" in request.headers)
+    )
+
+
+@contextlib.contextmanager
+def _named(request: PreparedRequest) -> Iterator[None]:
+    """See to it that every failure of the block is one of requests', and says which request it is about."""
+    try:
+        yield
+    except requests.RequestException as error:
+        if error.request is None:
+            error.request = request
+        if isinstance(error, requests.ConnectionError) and _is_timeout(error):
+            # requests calls a body that stops coming a lost connection
+            raise requests.ReadTimeout(request=request) from None
+        raise
+    except (OverflowError, http.client.HTTPException) as error:
+        # a Content-Length that no machine can count to
+        raise requests.exceptions.ContentDecodingError(str(error)[:100], request=request) from None
+    except OSError as error:
+        # requests looks for the file of certificates only now
+        url = clean_url(request.url)
+        raise ServiceUnavailableError(
+            f"{url} cannot be asked: {str(error)[:200]}. Correct or unset the environment variable REQUESTS_CA_BUNDLE "
+            "(or CURL_CA_BUNDLE)",
+            service=service_of(url),
+            url=url,
+        ) from None
+
+
+def _is_timeout(error: requests.ConnectionError) -> bool:
+    return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError)
 
 
 def _make_object(response: Response) -> None:

@@ -12,6 +12,7 @@ import pytest
 from cortexclient.sandbox import Sandbox
 from cortexclient.session import Endpoint, Session
 from cortexclient.spec import DatasetSpec
+from tests.client.relay import Relay
 
 TOY = "toy"
 EPOCH = pd.Timestamp(0, tz="UTC")
@@ -125,3 +126,30 @@ class Files:
 @pytest.fixture(scope="session")
 def files(toy_folder) -> Files:
     return Files(toy_folder)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A tiny synthetic cortex."""
+    with Sandbox(size="tiny") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def relay_of():
+    """Make relays in front of sandboxes."""
+    made = []
+
+    def make(sandbox):
+        made.append(Relay(sandbox))
+        return made[-1]
+
+    yield make
+    for relay in made:
+        relay.close()
+
+
+@pytest.fixture(scope="module")
+def relay(tiny, relay_of):
+    """A relay in front of the tiny cortex."""
+    return relay_of(tiny)

@@ -30,8 +30,8 @@ from cortexclient.services.roots import RootsService
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService, ViewsService
 from cortexclient.session import Endpoint, Moment, Session, as_utc
+from cortexclient.session.failures import _cause
 from cortexclient.session.flow import work_off
-from cortexclient.session.http import _cause
 from cortexclient.session.policy import Policy, may_repeat
 from cortexclient.session.stopping import Cancelled, pause
 from cortexclient.session.transport import new_http_session

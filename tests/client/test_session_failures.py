@@ -17,12 +17,12 @@ from cortexclient.services.datastack import DatastackService
 from cortexclient.services.tables import QueriesService, TablesService
 from cortexclient.session import Endpoint, Session
 from cortexclient.session.failures import (
-    Answer,
     Context,
+    Refusal,
     clean_url,
     error_for,
     meant_status,
-    read_answer,
+    read_refusal,
     scrub,
 )
 from cortexclient.session.policy import passing_trouble
@@ -66,7 +66,7 @@ def error_of(exchange: dict) -> errors.ServiceError:
     context = Context(
         service=SERVICES.get(service, service), datastack="toy", tokens=("token-viewer", "token-nobody")
     )
-    return error_for(read_answer(response_of(exchange)), context)
+    return error_for(read_refusal(response_of(exchange)), context)
 
 
 def test_all_recorded_refusals(refusals):
@@ -129,6 +129,60 @@ def test_which_refusal_becomes_which_error(refusals, text, kind, status):
             assert error.status == status
 
 
+@pytest.fixture(scope="module")
+def later_refusals(recordings):
+    """Refusals of the deployed services, in trouble and out of it."""
+    lines = (recordings / "real_services_2026_11" / "exchanges.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [{**e, "url": f"http://127.0.0.1:9080{e['url']}"} for e in found if e["status"] >= 400]
+
+
+MISTAKE, TROUBLE = errors.InvalidQueryError, errors.ServiceUnavailableError
+
+
+@pytest.mark.parametrize(
+    ("label", "text", "kind", "again", "says"),
+    [
+        (r"bad|real.syn count", "^.*invalid input syntax", MISTAKE, False, "invalid input syntax"),
+        (r"bad", "operator does not exist", MISTAKE, False, "operator does not exist"),
+        (r"bad", "invalid regular expression", MISTAKE, False, "parentheses"),
+        (r"bad.nul", "unterminated|cannot contain NUL", MISTAKE, False, "Check the column names"),
+        (r"fail.timeout600", "statement timeout", TROUBLE, False, "ask for less"),
+        (r"fail.backend killed", "server closed", TROUBLE, True, "server closed the connection"),
+        (r"bad|real", "InFailedSql|: current transaction is aborted", TROUBLE, True, "try again"),
+        (r"real", "cursor already closed", TROUBLE, True, "try again"),
+        (r"fail.after duplicate id", "rolled back", TROUBLE, True, "nothing was written"),
+        (r"fail.duplicate id", "UniqueViolation", MISTAKE, False, "already"),
+        (r"fail.pcg down live", "502 Server Error", TROUBLE, True, "needs the chunkedgraph service"),
+        (r"fail.stage unknown", "NoneType", errors.ServiceError, False, "fault of the server"),
+        (
+            r"auth.editor upload",
+            "only be written to by owner",
+            errors.AuthenticationError,
+            False,
+            "token is good",
+        ),
+    ],
+)
+def test_whose_mistake_it_is(later_refusals, label, text, kind, again, says):
+    matching = [e for e in later_refusals if re.match(label, e["label"]) and re.search(text, message_of(e))]
+    assert matching
+    for exchange in matching:
+        error = error_of(exchange)
+        assert type(error) is kind, (exchange["label"], error)
+        assert says in str(error)
+        assert "SELECT" not in str(error)
+        assert error.url.startswith("http://127.0.0.1:9080/")
+        assert passing_trouble(response_of(exchange)) is again
+        # what the database lost is asked for once more, and no more
+        assert passing_trouble(response_of(exchange), attempt=1) is (again and "502" in text)
+
+
+def message_of(exchange: dict) -> str:
+    value = exchange["body"]["value"]
+    return str(value.get("message", value) if isinstance(value, dict) else value)
+
+
 def test_what_the_messages_say(refusals):
     def one(text):
         return str(error_of(next(e for e in refusals if text in json.dumps(e["body"]))))
@@ -157,8 +211,8 @@ def test_secrets_are_blanked():
         assert token not in scrub(text, (token,))
     assert token not in scrub(f"Bearer {token}")
     assert clean_url(f"https://user:{token}@x.org/a?token={token}#f") == "https://x.org/a"
-    answer = Answer(status=500, text=f"failed with Authorization: Bearer {token}", url="https://x.org")
-    assert token not in str(error_for(answer, Context(service="info")))
+    refusal = Refusal(status=500, text=f"failed with Authorization: Bearer {token}", url="https://x.org")
+    assert token not in str(error_for(refusal, Context(service="info")))
 
 
 FAULTS = [

@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from cortexclient import errors, load
-from cortexclient.sandbox import Sandbox
 
 ASKS = {
     "tables": lambda client: list(client.tables),
@@ -133,12 +132,6 @@ def test_broken_answers_are_told(tiny, kind, name, route):
             ASKS[name](tiny.load(version=3, retries=0))
     finally:
         tiny.clear_faults()
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox
 
 
 def test_an_upload_that_fails_half_way_says_how_far_it_came(tiny, monkeypatch):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import (
     ExpiredVersionError,
-    ProtocolError,
     ServiceError,
     UnknownTableError,
     UnknownVersionError,
 )
+from cortexclient.session.failures import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,9 +110,8 @@ def table_infos(session: Session, version: int | None = None) -> dict[str, Table
         for entry in body:
             name = isinstance(entry, dict) and (entry.get("annotation_table") or entry.get("table_name"))
             if not name:
-                raise ProtocolError(
-                    "the materialize service gave a list of tables that cannot be read; is the server address right?",
-                    service="materialize",
+                raise unreadable(
+                    response, "gave a list of tables that cannot be read; is the server address right?"
                 )
             found[name] = _info("table", name, entry, session.spec)
         memory.put("tables", list(found))
@@ -144,9 +143,8 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
             ) from error
         body = session.http.read_json("materialize", response, keys=()) if response.status_code == 200 else {}
         if not all(isinstance(entry, dict) for entry in body.values()):
-            raise ProtocolError(
-                "the materialize service gave a list of views that cannot be read; is the server address right?",
-                service="materialize",
+            raise unreadable(
+                response, "gave a list of views that cannot be read; is the server address right?"
             )
         found = {
             name: _info("view", name, entry, session.spec, number) for name, entry in sorted(body.items())
