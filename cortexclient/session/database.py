@@ -78,7 +78,9 @@ def database_message(text: str) -> DatabaseMessage | None:
     """Find what the database said in the message of a service; None where it is not quoted."""
     if _ROLLED_BACK in text:
         # it quotes the failure of an earlier request, which may have been anybody's
-        return DatabaseMessage("lost work", "the transaction of an earlier request was rolled back")
+        return DatabaseMessage(
+            "lost work", "its transaction has been rolled back, because an earlier request failed"
+        )
     found = next((match for form in _FORMS if (match := form.search(text))), None)
     if found is None:
         if text.strip() not in {"cursor already closed", "connection already closed"}:

@@ -237,6 +237,7 @@ FAULTS = [
     ("stale-root", errors.ServiceError),
     ("expired-version", errors.ServiceError),
     ("table-missing", errors.UnknownTableError),
+    ("aborted-transaction", errors.ServiceUnavailableError),
 ]
 
 
@@ -257,7 +258,7 @@ def test_every_fault_becomes_an_error(toy_server, toy_session, monkeypatch, kind
     assert len(handle.query()) == 40
 
 
-HARMLESS = ("refused", "drip", "version-appears")
+HARMLESS = ("refused", "drip", "version-appears", "poisons-worker")
 
 
 def test_no_fault_is_forgotten():

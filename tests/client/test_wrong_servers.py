@@ -132,23 +132,3 @@ def test_broken_answers_are_told(tiny, kind, name, route):
             ASKS[name](tiny.load(version=3, retries=0))
     finally:
         tiny.clear_faults()
-
-
-def test_an_upload_that_fails_half_way_says_how_far_it_came(tiny, monkeypatch):
-    from cortexclient.services import annotations
-
-    monkeypatch.setattr(annotations, "_BATCH", 2)
-    client = tiny.load(version=3, retries=0)
-    client.cave.annotation.create_table(
-        "marks", "bound_tag", description="Marks of a test.", voxel_resolution=[4, 4, 40]
-    )
-    stage = client.stage_annotations("marks")
-    for place in range(3):
-        stage.add(pt_position=[place, place, place], tag="x")
-    tiny.inject("500", route="/annotations$", after=1, count=None)
-    try:
-        with pytest.raises(errors.ServiceError) as caught:
-            client.upload_staged_annotations(stage)
-    finally:
-        tiny.clear_faults()
-    assert caught.value.__notes__ == ["the first 2 of 3 annotations had been written before"]
