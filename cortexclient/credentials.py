@@ -1,8 +1,9 @@
-"""Where tokens live, and to which server each of them may go.
+"""Where tokens are stored, and to which server each of them may be sent.
 
-Tokens are looked up where caveclient keeps them: ``~/.cloudvolume/secrets/HOST-cave-secret.json`` first. The default
-file ``cave-secret.json`` belongs to the public CAVE servers; it is not sent to any other host, so that a dataset
-spec from somewhere else cannot collect it.
+Tokens are looked up where caveclient keeps them: ``~/.cloudvolume/secrets/HOST-cave-secret.json`` first. The general
+token, ``cave-secret.json``, is sent only to hosts that the registry trusts (`cortexclient.registry.is_trusted`): those
+of the built-in datasets, and those in the user's own list, which this module reads and writes. A spec is a file that
+anybody can write, so a spec cannot add a host.
 """
 
 from __future__ import annotations
@@ -10,23 +11,22 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import os
-import tempfile
+import re
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cortexclient.files import write_bytes
 from cortexclient.settings import config_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
-    "BUILTIN_HOSTS",
     "Token",
     "as_token",
-    "default_token_applies",
     "find_token",
     "host_of",
     "is_loopback",
@@ -35,14 +35,16 @@ __all__ = [
     "store_token",
     "token_file",
     "token_page",
-    "trust_host",
+    "trust",
     "trusted_hosts",
+    "trusted_hosts_file",
+    "untrust",
 ]
 
-BUILTIN_HOSTS = frozenset(
-    {"global.daf-apis.com", "global.em.brain.allentech.org", "globalv1.em.brain.allentech.org"}
+_HOST = re.compile(
+    r"(?=.{1,260}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?"
 )
-"""Hosts of the datasets that come with the package: the default token may go there."""
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,27 @@ def secrets_dir() -> Path:
 
 
 def host_of(address: str) -> str:
-    """Host (and port, if any) of a server address, in lower case and without credentials."""
-    netloc = urlsplit(address if "://" in address else f"https://{address}").netloc
-    return netloc.rpartition("@")[2].lower()
+    """Host of a server address, in lower case and without credentials, with its port where one is written.
 
-
-def is_loopback(address: str) -> bool:
-    """Whether a server address names this machine."""
-    name = urlsplit(address if "://" in address else f"https://{address}").hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
+    Another port may be another person's server. What is no address gives an empty text.
+    """
+    address = address.strip()
     with contextlib.suppress(ValueError):
+        netloc = urlsplit(address if "://" in address else f"https://{address}").netloc
+        return netloc.rpartition("@")[2].lower()
+    return ""
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether a server address, or a bare host name, names this machine."""
+    if not address:
+        return False
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(address).is_loopback
+    with contextlib.suppress(ValueError):
+        name = urlsplit(address if "://" in address else f"https://{address}").hostname or ""
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
         return ipaddress.ip_address(name).is_loopback
     return False
 
@@ -87,30 +99,54 @@ def may_carry_token(address: str) -> bool:
     return urlsplit(address).scheme == "https" or is_loopback(address)
 
 
-def trusted_hosts() -> frozenset[str]:
-    """Hosts to which the default token may go: built-in ones, and ``trusted_hosts`` of the config folder."""
-    hosts = set(BUILTIN_HOSTS)
-    with contextlib.suppress(OSError):
-        for line in (config_dir() / "trusted_hosts").read_text(encoding="utf-8").splitlines():
-            name = line.partition("#")[0].strip().lower()
-            if name:
-                hosts.add(name)
-    return frozenset(hosts)
+def trusted_hosts_file() -> Path:
+    """File of the hosts that the user allowed, one per line."""
+    return config_dir() / "trusted_hosts"
 
 
-def trust_host(address: str) -> None:
-    """Remember that the default token may go to a host."""
-    path = config_dir() / "trusted_hosts"
-    if host_of(address) in trusted_hosts():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{host_of(address)}\n")
+def trusted_hosts() -> list[str]:
+    """Hosts that the user allowed, sorted."""
+    try:
+        lines = trusted_hosts_file().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    return sorted({name for line in lines if (name := line.partition("#")[0].strip().lower())})
 
 
-def default_token_applies(address: str) -> bool:
-    """Whether the default token file holds for a server."""
-    return host_of(address) in trusted_hosts()
+def trust(host: str) -> str:
+    """Allow the user's general token to be sent to a host, in every session from now on.
+
+    Returns
+    -------
+    str
+        The host name that was stored.
+
+    Raises
+    ------
+    ValueError
+        If that is no host name.
+    """
+    name = host_of(host)
+    if not _HOST.fullmatch(name):
+        raise ValueError(f"{host!r} is not a host name; write it as cave.my.lab")
+    _write_hosts({*trusted_hosts(), name})
+    return name
+
+
+def untrust(host: str) -> None:
+    """Remove a host from the list of those that the user allowed."""
+    _write_hosts({*trusted_hosts()} - {host_of(host)})
+
+
+def _write_hosts(hosts: set[str]) -> None:
+    text = "# Hosts that may be sent your general CAVE token, one per line (cortexclient trust HOST).\n"
+    with _lock:
+        _replace(trusted_hosts_file(), text + "".join(f"{host}\n" for host in sorted(hosts)))
+
+
+def _replace(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_bytes(path, content.encode(), private=True)
 
 
 def token_file(address: str) -> Path:
@@ -123,7 +159,7 @@ def token_page(address: str) -> str:
     return f"{address.rstrip('/')}/auth/api/v1/user/token"
 
 
-def find_token(address: str, *, is_trusted: Callable[[str], bool] = default_token_applies) -> Token | None:
+def find_token(address: str, *, is_trusted: Callable[[str], bool]) -> Token | None:
     """Look up the token for a server.
 
     Parameters
@@ -131,13 +167,13 @@ def find_token(address: str, *, is_trusted: Callable[[str], bool] = default_toke
     address : str
         Address of the global server, such as ``https://global.daf-apis.com``.
     is_trusted : callable
-        Whether the default token may go to an address; the session asks the registry, which knows the hosts of all
-        built-in datasets.
+        Whether the general token may be sent to an address: `cortexclient.registry.is_trusted`, which this module may
+        not import.
 
     Returns
     -------
     Token or None
-        From the server's own file, else from the default file if the server is a trusted one, else None.
+        From the server's own file, else the general token if the server is trusted, else None.
     """
     if not may_carry_token(address):
         return None
@@ -161,7 +197,7 @@ def _read(path: Path) -> str | None:
 
 
 def as_token(text: object) -> str:
-    """Give a token without the spaces around it.
+    """Return a token without the spaces around it.
 
     Raises
     ------
@@ -181,7 +217,7 @@ def as_token(text: object) -> str:
 
 
 def store_token(address: str, token: str) -> Path:
-    """Keep a token for one server, readable by this user only, where caveclient finds it.
+    """Store a token for one server where caveclient finds it, readable by this user only.
 
     Parameters
     ----------
@@ -206,21 +242,11 @@ def store_token(address: str, token: str) -> Path:
             f"{address} is not encrypted, so a token must not be sent there; use its https address"
         )
     path = token_file(address)
-    folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     content: dict[str, object] = {}
     with contextlib.suppress(OSError, ValueError):
         earlier = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(earlier, dict):
             content = earlier
     content["token"] = token
-    # written aside and renamed: a crash leaves the old token, never half a file; mkstemp makes it private (0600)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".token-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    _replace(path, json.dumps(content))
     return path

@@ -8,10 +8,11 @@ Importing this module reads nothing and loads neither pydantic nor yaml.
 
 from __future__ import annotations
 
+from cortexclient.credentials import trust, trusted_hosts, untrust
 from cortexclient.registry.finding import exists, get_spec, register, resolve, unregister
+from cortexclient.registry.hosts import is_trusted
 from cortexclient.registry.listing import DatasetInfo, list_datasets
 from cortexclient.registry.notices import SpecWarning
-from cortexclient.registry.trust import is_trusted, trust, trusted_hosts, untrust
 
 __all__ = [
     "DatasetInfo",

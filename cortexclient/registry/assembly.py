@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from cortexclient.registry.notices import SpecWarning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +37,6 @@ class Assembly:
         Files that would have taken part if they existed.
     lasting : bool
         Whether the same files give the same spec in another session, where other datasets are registered.
-    variables : dict
-        Environment variables that it asked for, and what they held.
     """
 
     root: MappingNode | None = None
@@ -44,7 +45,6 @@ class Assembly:
     files: list[Path] = field(default_factory=list)
     absent: list[Path] = field(default_factory=list)
     lasting: bool = True
-    variables: dict[str, str | None] = field(default_factory=dict)
 
 
 def read(path: Path, *, layer: str | None = None) -> DatasetSpec:
@@ -69,29 +69,25 @@ def finished(what: Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
         If it has problems.
     """
     from cortexclient.spec.dataset import DatasetSpec
-    from cortexclient.spec.environment import has_placeholder
     from cortexclient.spec.nodes import MappingNode, from_plain
     from cortexclient.spec.problems import raise_problems
 
     if isinstance(what, DatasetSpec):
-        exports = what.exports.path + "".join(what.exports.mirrors) if what.exports else ""
-        if not has_placeholder(what.server_address + what.datastack + exports):
-            return what
-        what = what.as_dict()
+        return what
     root = from_plain(what, "<mapping>")
     if not isinstance(root, MappingNode):
         raise TypeError(f"a spec is a mapping, a DatasetSpec or a path, not {type(what).__name__}")
     result = Assembly(root=root)
     _complete(result, name=None)
     raise_problems(result.problems)
+    for problem in result.problems:
+        warnings.warn(str(problem), SpecWarning, stacklevel=5)
     if result.spec is None:
         raise TypeError("a spec without problems is a spec")
     return result.spec
 
 
-def assemble(
-    path: Path, *, layer: str | None = None, must_match: bool = False, strict: bool = True
-) -> Assembly:
+def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) -> Assembly:
     """Put a dataset together from its file.
 
     Parameters
@@ -101,15 +97,13 @@ def assemble(
         The layer that it was found in; there its name must equal the file's.
     must_match : bool
         Whether the name must equal the file's stem wherever the file lies.
-    strict : bool
-        Whether an environment variable that is not set is a problem.
     """
     from cortexclient.spec.reading import load_nodes
 
     root, problems = load_nodes(path)
     result = Assembly(root=root, problems=problems, files=[path])
     if root is not None:
-        _complete(result, name=path.stem if layer is not None or must_match else None, strict=strict)
+        _complete(result, name=path.stem if layer is not None or must_match else None)
     return result
 
 
@@ -126,25 +120,29 @@ def skim(path: Path, *, layer: str, only: AbstractSet[str]) -> Assembly:
     return result
 
 
-def _complete(result: Assembly, *, name: str | None, strict: bool = True) -> None:
+def _complete(result: Assembly, *, name: str | None) -> None:
     from cortexclient.registry.inheritance import build_up
+    from cortexclient.spec.advice import implausible
     from cortexclient.spec.dataset import DatasetSpec
-    from cortexclient.spec.environment import fill_in
     from cortexclient.spec.problems import without_echoes
     from cortexclient.spec.reading import validate_nodes
-    from cortexclient.spec.secrets import find_secrets
+    from cortexclient.spec.secrets import find_placeholders, find_secrets
 
     if result.root is None:
         return
     if name is not None:
         result.problems += _name_problems(result.root, name)
-    merged = build_up(result.root, result)
-    result.root, problems, result.variables = fill_in(merged, strict=strict)
-    result.problems += problems
+    result.root = build_up(result.root, result)
     if not result.files:
+        result.problems += find_placeholders(result.root)
         result.problems += [problem for _, problem in find_secrets(result.root)]
     spec, problems = validate_nodes(result.root)
+    if any(problem.code in {"CX306", "CX307"} for problem in result.problems):
+        # what is missing here stands in the file that was not found: that one is the cause
+        problems = [problem for problem in problems if problem.code != "CX202"]
     result.problems += without_echoes(result.problems, problems)
+    if isinstance(spec, DatasetSpec):
+        result.problems += implausible(spec, result.root)
     if isinstance(spec, DatasetSpec):
         spec._origin = str(result.files[0]) if result.files else None
         result.spec = spec

@@ -152,7 +152,6 @@ def resolve(what: str | os.PathLike[str] | Mapping[str, Any] | DatasetSpec) -> t
     Returns
     -------
     spec : DatasetSpec
-        With ``${env:...}`` filled in.
     version : int or None
 
     Raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from cortexclient.registry.finding import candidates, registered
-from cortexclient.registry.layers import NAME, layers
+from cortexclient.registry.layers import NAME, Layer, layers
 from cortexclient.registry.shared import shared_nodes
 from cortexclient.spec.merge import inherit, overlay
 from cortexclient.spec.nodes import MappingNode, ScalarNode, from_plain
@@ -78,7 +78,7 @@ def _parent(chain: list[_Level], result: Assembly) -> _Level | None:
     if spec is not None:
         root_ = from_plain(spec.as_dict(), f"<registered {name}>")
         return _Level(root_, None) if isinstance(root_, MappingNode) else None
-    _complain(result, child, "extends", "CX306", *_why_no_parent(name, bool(files) or own))
+    _complain(result, child, "extends", "CX306", *_why_no_parent(name, here, bool(files) or own))
     return None
 
 
@@ -93,10 +93,12 @@ def _files_of(name: str, here: Path | None, result: Assembly) -> list[Path]:
     return found
 
 
-def _why_no_parent(name: str, loops: bool) -> tuple[str, str]:
+def _why_no_parent(name: str, here: Path | None, loops: bool) -> tuple[str, str]:
     if loops:
         return f"{name!r} extends itself, directly or through others", "break the circle"
-    known = {each for layer in layers() for each in layer.names()}
+    beside = [Layer("", here.parent)] if here is not None else []
+    known = {each for layer in (*beside, *layers()) for each in layer.names()}
+    known -= {here.stem} if here is not None else set()
     guesses = close_names(name, known)
     return (
         f"there is no dataset {name!r}",

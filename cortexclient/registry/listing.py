@@ -159,7 +159,7 @@ def read_line(file: Path, layer: str) -> Read:
     except CortexError as error:
         return Read(Line(problem=str(error)), lasting=False)
     files = (*made_of.files, *made_of.absent)
-    stamps = None if made_of.variables else {str(name): stamp(name) for name in files}
+    stamps = {str(name): stamp(name) for name in files}
     return Read(_line_in(made_of), stamps, made_of.lasting)
 
 

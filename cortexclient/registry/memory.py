@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,13 +24,10 @@ MOST_SPECS = 256
 class _Memory:
     spec: DatasetSpec
     stamps: dict[Path, Stamp | None]
-    variables: dict[str, str | None]
 
     def holds(self) -> bool:
-        """Whether neither a file nor an environment variable has changed."""
-        return all(stamp(file) == then for file, then in self.stamps.items()) and all(
-            os.environ.get(name) == value for name, value in self.variables.items()
-        )
+        """Whether no file has changed."""
+        return all(stamp(file) == then for file, then in self.stamps.items())
 
 
 _lock = ForkSafeLock()
@@ -64,7 +60,7 @@ def remembered(path: Path, layer: str | None) -> DatasetSpec:
         return result.spec
     stamps = {file: stamp(file) for file in (*result.files, *result.absent)}
     with _lock:
-        _memories[path, layer] = _Memory(result.spec, stamps, result.variables)
+        _memories[path, layer] = _Memory(result.spec, stamps)
         while len(_memories) > MOST_SPECS:
             _memories.pop(next(iter(_memories)))
     return result.spec

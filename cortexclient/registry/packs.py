@@ -7,43 +7,49 @@ is not run: only its folder is looked up.
 from __future__ import annotations
 
 import importlib.util
-import logging
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cortexclient.registry.layers import Layer
 
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-__all__ = ["GROUP", "forget_packs", "pack_layers"]
+__all__ = ["GROUP", "broken_packs", "forget_packs", "pack_layers"]
 
 GROUP = "cortexclient.datasets"
-_log = logging.getLogger(__name__)
+
+
+def pack_layers() -> tuple[Layer, ...]:
+    """Return the folders of all installed packs, in the order of their names; looked up once per process."""
+    return _packs()[0]
+
+
+def broken_packs() -> tuple[str, ...]:
+    """Say of every pack whose folder cannot be found what it names, one sentence each."""
+    return _packs()[1]
 
 
 @cache
-def pack_layers() -> tuple[Layer, ...]:
-    """Return the folders of all installed packs, in the order of their names; looked up once per process."""
+def _packs() -> tuple[tuple[Layer, ...], tuple[str, ...]]:
     from importlib.metadata import entry_points
 
-    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
-    return tuple(layer for point in points if (layer := _layer(point)) is not None)
+    found: list[Layer] = []
+    broken: list[str] = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        package = point.value.partition(":")[0].strip()
+        folder = _folder_of(package)
+        if folder is None:
+            where = f" of {point.dist.name}" if point.dist is not None else ""
+            broken.append(
+                f"the pack {point.name}{where} names {package}, but there is no such folder; correct the entry point "
+                f"{GROUP} in its pyproject.toml, and check that its YAML files are installed"
+            )
+        else:
+            found.append(Layer(f"pack {point.name}", folder))
+    return tuple(found), tuple(broken)
 
 
 def forget_packs() -> None:
     """Look the packs up anew at the next question (after an installation, say)."""
-    pack_layers.cache_clear()
-
-
-def _layer(point: EntryPoint) -> Layer | None:
-    package = point.value.partition(":")[0].strip()
-    folder = _folder_of(package)
-    if folder is None:
-        _log.warning("the spec pack %s names the package %s, which is not installed", point.name, package)
-        return None
-    return Layer(f"pack {point.name}", folder)
+    _packs.cache_clear()
 
 
 def _folder_of(package: str) -> Path | None:

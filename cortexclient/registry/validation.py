@@ -81,7 +81,7 @@ def _check(file: Path) -> list[Problem]:
         problems.append(
             Problem(str(file), 1, 1, "CX301", "", "only files ending in .yaml are found by name", advice)
         )
-    assembly = assemble(file, must_match=True, strict=False)
+    assembly = assemble(file, must_match=True)
     problems += assembly.problems
     if assembly.spec is not None and assembly.root is not None:
         problems += list(warnings_for(assembly.spec, assembly.root))

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from cortexclient.spec.fields import PLACEHOLDER, refuse, short
+from cortexclient.credentials import is_loopback
+from cortexclient.spec.fields import refuse, short
 
-__all__ = ["CloudPath", "ServerAddress", "Url", "is_loopback"]
+__all__ = ["CloudPath", "ServerAddress", "Url"]
 
 _HOST = re.compile(r"[^\W_]([\w-]*\w)?(\.[^\W_]([\w-]*\w)?)*\.?")
 
 
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address is this machine itself."""
-    if not host:
-        return False
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _web_address(value: str, *, what: str) -> str:
-    if PLACEHOLDER.search(value):
-        return value
     try:
         parts = urlsplit(value)
         port = parts.port
@@ -65,8 +51,6 @@ Url = Annotated[
 
 def _server_address(value: str) -> str:
     scheme, separator, rest = value.partition("://")
-    if PLACEHOLDER.search(value):
-        return value
     if separator and scheme not in {"http", "https"}:
         if scheme not in _launchers():
             refuse(
@@ -95,13 +79,11 @@ ServerAddress = Annotated[
     str,
     Field(strict=True, max_length=500),
     AfterValidator(_server_address),
-    WithJsonSchema({"type": "string", "pattern": r"^([a-z][a-z0-9+.-]*://\S+|.*\$\{env:.+\}.*)$"}),
+    WithJsonSchema({"type": "string", "pattern": r"^[a-z][a-z0-9+.-]*://\S+$"}),
 ]
 
 
 def _cloud_path(value: str) -> str:
-    if PLACEHOLDER.search(value):
-        return value
     scheme, separator, rest = value.partition("://")
     if scheme in {"http", "https"}:
         return _web_address(value, what="the path")
@@ -127,5 +109,5 @@ CloudPath = Annotated[
     str,
     Field(strict=True, max_length=2000),
     AfterValidator(_cloud_path),
-    WithJsonSchema({"type": "string", "pattern": r"^((gs|s3|file|https?)://\S+|.*\$\{env:.+\}.*)$"}),
+    WithJsonSchema({"type": "string", "pattern": r"^(gs|s3|file|https?)://\S+$"}),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
@@ -39,9 +39,6 @@ from cortexclient.spec.sections import (
     VersionSpec,
 )
 from cortexclient.spec.volume import VolumeSpec
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 __all__ = ["DatasetSpec", "default_class_name"]
 
@@ -353,15 +350,6 @@ class DatasetSpec(VolumeSpec):
             If it does, but not for that version; the message says which versions have one.
         """
         return table_at(self, role, version)
-
-    def version_info(self, version: int) -> VersionSpec | None:
-        """Return what the spec knows about a version, or None."""
-        return next((item for item in self.versions if item.version == version), None)
-
-    def timestamp_of(self, version: int) -> datetime | None:
-        """Return the moment that a version froze, in UTC, or None where the spec does not know it."""
-        item = self.version_info(version)
-        return item.timestamp if item else None
 
     def cite(self) -> str:
         """Say what to cite, as text for people; the same that ``cortexclient cite`` prints."""

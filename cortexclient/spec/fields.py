@@ -36,7 +36,6 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_INT64 = 2**63 - 1
-PLACEHOLDER = re.compile(r"\$\{env:[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}")
 _DEVICES = {
     *("con", "prn", "aux", "nul"),
     *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)),
@@ -143,7 +142,7 @@ def _matches(regex: str, what: str, advice: str) -> AfterValidator:
     compiled = re.compile(regex)
 
     def check(value: str) -> str:
-        if not compiled.fullmatch(value) and not PLACEHOLDER.search(value):
+        if not compiled.fullmatch(value):
             refuse("CX207", f"{short(value)} cannot be {what}", advice)
         return value
 
@@ -169,7 +168,7 @@ Datastack = Annotated[
         "the name of a datastack",
         "use the server's own name for it (letters, digits, _ . -), for example minnie65_public",
     ),
-    WithJsonSchema({"type": "string", "pattern": r"^([A-Za-z0-9][A-Za-z0-9_.-]*|.*\$\{env:.+\}.*)$"}),
+    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"}),
 ]
 DOI = Annotated[
     str,

@@ -91,7 +91,7 @@ def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]
 
 def without_echoes(first: Sequence[Problem], later: Iterable[Problem]) -> list[Problem]:
     """Leave out of `later` what complains again about a value whose very notation was refused."""
-    refused = {problem.path for problem in first if problem.code in {"CX105", "CX107"}}
+    refused = {problem.path for problem in first if problem.code in {"CX105", "CX107", "CX403"}}
     return [problem for problem in later if problem.path not in refused]
 
 

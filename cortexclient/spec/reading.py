@@ -12,7 +12,7 @@ from cortexclient.spec.merge import overlay
 from cortexclient.spec.migrate import migrate
 from cortexclient.spec.nodes import MappingNode, from_plain, to_plain
 from cortexclient.spec.problems import Problem, raise_problems, without_echoes
-from cortexclient.spec.secrets import find_secrets, find_secrets_in_text, may_hold_secrets
+from cortexclient.spec.secrets import find_placeholders, find_secrets, find_secrets_in_text, may_hold_secrets
 from cortexclient.spec.translate import problems_from
 from cortexclient.spec.yaml_reader import read_bytes, read_nodes
 
@@ -48,7 +48,7 @@ def load_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
     root, problems = read_nodes(content, str(path))
     if root is not None:
         root, more = migrate(root)
-        problems += more
+        problems += [*more, *find_placeholders(root)]
     if not may_hold_secrets(content):
         return root, problems
     if root is not None:
@@ -56,6 +56,17 @@ def load_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
     seen = {problem.line for problem in problems if problem.code == "CX401"}
     problems += [problem for problem in find_secrets_in_text(content, str(path)) if problem.line not in seen]
     return root, problems
+
+
+def read_text(text: str, label: str = "<text>") -> tuple[DatasetSpec | None, list[Problem]]:
+    """Read the text of a self-contained spec: the spec, None where there are errors, and all problems."""
+    content = text.encode("utf-8", "surrogatepass")
+    root, problems = read_nodes(content, label)
+    if root is None:
+        return None, problems
+    problems += [*find_placeholders(root), *find_secrets_in_text(content, label)]
+    spec, more = validate_nodes(root)
+    return cast("DatasetSpec | None", spec), problems + without_echoes(problems, more)
 
 
 def validate_nodes(
@@ -97,9 +108,9 @@ def spec_from_mapping(
     root = cast("MappingNode", from_plain(values, label))
     if onto is not None:
         root = overlay(cast("MappingNode", from_plain(onto, label)), root)
-    secrets = [problem for _, problem in find_secrets(root)]
+    found = [*find_placeholders(root), *(problem for _, problem in find_secrets(root))]
     spec, problems = validate_nodes(root)
-    raise_problems(secrets + problems)
+    raise_problems(found + without_echoes(found, problems))
     return cast("DatasetSpec", spec)
 
 

@@ -57,7 +57,7 @@ def _draft_07(model: type[BaseModel]) -> dict[str, Any]:
     for name, section in [(model.__name__, schema), *definitions.items()]:
         own = {**examples["Volume"], **examples["DatasetSpec"]} if section is schema else examples[name]
         for key, value in section["properties"].items():
-            value["examples"] = [{**examples["Sourced"], **examples["TableFacts"], **own}[key]]
+            value["examples"] = [{**examples["TableFacts"], **own}[key]]
     schema["definitions"] = definitions
     rewritten = _rewritten(schema)
     return {"$schema": DRAFT, **rewritten}

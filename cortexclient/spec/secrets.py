@@ -14,7 +14,14 @@ from cortexclient.spec.problems import Problem, dotted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["find_secrets", "find_secrets_in_text", "looks_secret", "may_hold_secrets", "names_a_secret"]
+__all__ = [
+    "find_placeholders",
+    "find_secrets",
+    "find_secrets_in_text",
+    "looks_secret",
+    "may_hold_secrets",
+    "names_a_secret",
+]
 
 _NAMES = re.compile(
     r"(?:^|[_\W])(?:auth|access|api|bearer|secret|private|middle_auth)?[_-]?"
@@ -29,10 +36,11 @@ _SHAPES = re.compile(
     r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}"
     r")(?![0-9A-Za-z])"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|(?:token|password|passwd|secret|api_?key|bearer)['\"]?\s*[=:]\s*['\"]?(?!\$\{)[^\s'\"<>{}]{8,}"
+    r"|(?:token|password|passwd|secret|api_?key|bearer)['\"]?\s*[=:]\s*['\"]?[^\s'\"<>{}]{8,}"
     r"|bearer\s+[A-Za-z0-9._~+/-]{16,}",
     re.IGNORECASE,
 )
+_PLACEHOLDER = re.compile(r"\$\{\s*[A-Za-z_]")
 # a backslash may spell any of them in another way, and so do the two letters that fold to k and s
 _HINTS = (
     *(b"\xe2\x84\xaa", b"\xc5\xbf"),
@@ -81,6 +89,20 @@ def find_secrets(root: MappingNode) -> Iterator[tuple[tuple[str | int, ...], Pro
         elif isinstance(key, str) and looks_secret(key):
             message = "this key looks like a token (it is not repeated here)"
             yield path[:-1], Problem(*mark, "CX401", dotted(path[:-1]), message, _ADVICE)
+
+
+def find_placeholders(root: MappingNode) -> Iterator[Problem]:
+    """Find ``${...}``: a spec means the same on every machine, and reads nothing from the environment."""
+    for path, _, node in walk(root):
+        if (
+            not isinstance(node, ScalarNode)
+            or not isinstance(node.value, str)
+            or str(path[0]).startswith("x-")
+        ):
+            continue
+        if _PLACEHOLDER.search(node.value):
+            message = "${...} is not filled in, because a spec means the same on every machine"
+            yield Problem(*node.mark, "CX403", dotted(path), message, "write the value itself")
 
 
 def _is_harmless(node: object) -> bool:

@@ -52,7 +52,6 @@ __all__ = [
     "LicenseSpec",
     "Section",
     "SourceSpec",
-    "Sourced",
     "SynapsesSpec",
     "TableFacts",
     "TableSpec",
@@ -110,15 +109,6 @@ def _plain(section: Section) -> dict[str, Any]:
     return plain(section)
 
 
-class Sourced(Section):
-    """A section whose facts can say where they are from."""
-
-    source: Text | None = None
-    """Where these facts were found: an address, a paper, a person."""
-    checked: Day | None = None
-    """Day on which somebody last compared them with the source."""
-
-
 class SourceSpec(Section):
     """Where one fact is from, and whether it was verified."""
 
@@ -132,7 +122,7 @@ class SourceSpec(Section):
     """One sentence: what is uncertain, or conflicting."""
 
 
-class CellIdsSpec(Sourced):
+class CellIdsSpec(Section):
     """The tables that tie stable cell ids (nucleus ids) to root ids."""
 
     lookup_view: TableName | None = None
@@ -181,7 +171,7 @@ ColumnKind = Annotated[
 ]
 
 
-class TableFacts(Sourced):
+class TableFacts(Section):
     """What is known about the rows of a table, whatever role it plays."""
 
     schema_name: Annotated[str, Field(strict=True), AfterValidator(_schema_name)] | None = Field(
@@ -240,10 +230,6 @@ class TableSpec(TableFacts):
     """Table that ``target_id`` refers to; left out: the table of nuclei (`cell_ids.main_table`)."""
     position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] | None = None
     """Point that stands for a row: ``pt`` means columns ``pt_position``."""
-    score_column: TableName | None = None
-    """Column with a confidence, or a weight for edges."""
-    rows: Annotated[int, Field(strict=True, ge=0)] | None = None
-    """Rows that are expected, as a sanity check; not kept up to date."""
     description: Text | None = None
     """One sentence for people."""
 
@@ -282,7 +268,7 @@ class TableSpec(TableFacts):
         return f"versions {self.since} to {self.until}"
 
 
-class VersionSpec(Sourced):
+class VersionSpec(Section):
     """One materialization: a frozen state of all tables."""
 
     version: VersionNumber
@@ -297,18 +283,18 @@ class VersionSpec(Sourced):
     """One sentence for people."""
 
 
-class ExportsSpec(Sourced):
+class ExportsSpec(Section):
     """Where static dumps of the tables lie; independent of the datastack's name."""
 
     path: CloudPath
     """Folder that holds one folder per version (``v1300/``): gs://, s3://, https:// or file://."""
-    format: Literal["csv-gz", "parquet"] = "csv-gz"
-    """csv-gz: gzipped CSV without a header row beside a ``_header.csv``; parquet."""
+    format: Literal["csv-gz"] = "csv-gz"
+    """csv-gz, the only format that is read: gzipped CSV without a header row beside a ``_header.csv``."""
     mirrors: tuple[CloudPath, ...] = ()
     """Other places with the same files, tried in this order."""
 
 
-class CapabilitiesSpec(Sourced):
+class CapabilitiesSpec(Section):
     """What the servers of this dataset offer; left out: unknown, so it is tried."""
 
     live: Bool | None = None
@@ -333,9 +319,7 @@ class AccessSpec(Section):
     terms_url: Url | None = None
     """Where the terms of service are accepted."""
     note: Text | None = None
-    """One sentence on how to get access."""
-    contact: Text | None = None
-    """Whom to ask."""
+    """One sentence on how to get access, and whom to ask."""
 
 
 class CitationSpec(Section):
@@ -355,13 +339,15 @@ class CitationSpec(Section):
     """One sentence for people."""
 
 
-class LicenseSpec(Sourced):
+class LicenseSpec(Section):
     """Under which terms the data may be used."""
 
     name: Text
     """SPDX name such as CC-BY-4.0, or ``unverified``."""
     url: Url | None = None
     """Text of the licence, or the owners' page about it."""
+    checked: Day | None = None
+    """Day on which somebody last read it there."""
     note: Text | None = None
     """One sentence: conflicting statements, say."""
 
@@ -373,10 +359,6 @@ class ExampleIdsSpec(Section):
     """A cell with a root."""
     root_id: Id | None = None
     """A root id that is valid at `version`."""
-    supervoxel_id: Id | None = None
-    """A supervoxel of that root."""
-    synapse_id: Id | None = None
-    """A synapse of that root."""
     version: VersionNumber | None = None
     """Version at which the ids belong together."""
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from cortexclient.spec.fields import Number, Text, Vector, refuse
-from cortexclient.spec.sections import Section, Sourced
+from cortexclient.spec.fields import Number, Vector, refuse
+from cortexclient.spec.sections import Section
 
 __all__ = ["RotationSpec", "TransformField", "TransformSpec", "TransformStep"]
 
@@ -113,7 +113,7 @@ class TransformStep(Section):
         return self
 
 
-class TransformSpec(Sourced):
+class TransformSpec(Section):
     """Positions in nm to um with the pia at y = 0 and depth along y."""
 
     dataset: Annotated[str, Field(strict=True, pattern="^[A-Za-z][A-Za-z0-9_]*$")] | None = None
@@ -126,8 +126,6 @@ class TransformSpec(Sourced):
     """Steps from nm to um for a brain that standard_transform does not know, applied in this order."""
     streamline_points: Annotated[tuple[Vector, ...], Field(max_length=10_000)] = ()
     """Points along one streamline from pia to white matter, in transformed um, ordered by depth."""
-    note: Text | None = None
-    """One sentence for people."""
 
     @model_validator(mode="after")
     def _named_or_declared(self) -> Self:

@@ -193,9 +193,8 @@ def _did_you_mean(guesses: list[str]) -> str:
 
 
 def _keys(section: type[BaseModel]) -> list[str]:
-    """Give the keys of a section; where its facts are from, which every section may say, comes last."""
-    names = [field.alias or name for name, field in section.model_fields.items()]
-    return sorted(names, key=lambda name: name in {"source", "checked"})
+    """Return the keys of a section."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _unknown_key(model: type[BaseModel], path: Path, *, suggest: bool) -> tuple[str, str, str]:

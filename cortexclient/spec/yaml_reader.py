@@ -335,6 +335,47 @@ def _is_tab(text: str, at: Any) -> bool:
     return bool(at.line < len(lines) and lines[at.line][at.column : at.column + 1] == "\t")
 
 
+_WORDS = {
+    "mapping values are not allowed": (
+        "a second colon stands in this line",
+        'put text with a colon in quotes: title: "One brain: all of it"',
+    ),
+    "did not find expected key": (
+        "this line does not belong to the lines above it",
+        "indent it as they are, and close every quote and bracket above",
+    ),
+    "did not find expected '-' indicator": (
+        "this line is indented like an item of the list above, but is none",
+        "begin it with `- `, or indent it like the key of the list",
+    ),
+    "block sequence entries are not allowed": (
+        "an item of a list cannot stand here",
+        "put it on a line of its own below the key, or write [a, b]",
+    ),
+    "could not find expected ':'": (
+        "this line is neither `key: value` nor part of a text",
+        "write a colon and a blank behind the key, or put a text of several lines in quotes",
+    ),
+    "cannot start any token": ("no value begins with this character", "put the text in quotes"),
+    "unknown escape character": (
+        "this is no escape sequence",
+        "write the text in single quotes, where a backslash is a backslash",
+    ),
+    "unexpected end of stream": ("the quote that opens here is never closed", "close it"),
+    "did not find expected ',' or ']'": ("the bracket that opens here is never closed", "close it with ]"),
+    "did not find expected ',' or '}'": ("the brace that opens here is never closed", "close it with }"),
+}
+
+
+def _in_words(error: yaml.MarkedYAMLError) -> tuple[str, str]:
+    """Say what is wrong and what to do, for the parser's own words."""
+    for said, words in _WORDS.items():
+        if said in str(error.problem):
+            return words
+    what = " ".join(part for part in (error.context, error.problem) if part) or "this is not YAML"
+    return f"YAML cannot be read here ({what})", "check indentation, colons, quotes and brackets"
+
+
 def _events(text: str, composer: _Composer) -> Iterator[Any]:
     try:
         loader = _Loader(text)
@@ -352,13 +393,7 @@ def _events(text: str, composer: _Composer) -> Iterator[Any]:
             mark = composer.stack[-1].mark
         if at is not None and _is_tab(text, at):
             composer.stop(mark, "CX103", "a tab stands here", "indent with blanks: YAML knows no tabs")
-        what = " ".join(part for part in (error.context, error.problem) if part) or "this is not YAML"
-        composer.stop(
-            mark,
-            "CX103",
-            f"YAML cannot be read here ({what})",
-            "check indentation, colons, quotes and brackets",
-        )
+        composer.stop(mark, "CX103", *_in_words(error))
     except yaml.reader.ReaderError as error:
         before = text[: error.position] if isinstance(error.position, int) else ""
         mark = Mark(composer.file, before.count("\n") + 1, len(before) - before.rfind("\n"))

@@ -9,6 +9,7 @@ import traceback
 import pytest
 
 from cortexclient import credentials, errors, load
+from cortexclient.registry import is_trusted
 from cortexclient.sandbox import Sandbox
 from cortexclient.session import Endpoint
 
@@ -49,7 +50,7 @@ def test_spaces_around_a_token_do_no_harm(guarded, tmp_path, monkeypatch):
     # as a shell writes it into a file
     monkeypatch.setattr(credentials, "secrets_dir", lambda: tmp_path)
     credentials.token_file(guarded.url).write_text(json.dumps({"token": f"{SECRET}\n"}))
-    found = credentials.find_token(guarded.url)
+    found = credentials.find_token(guarded.url, is_trusted=is_trusted)
     assert found is not None
     assert found.value == SECRET
 

@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NameResolutionError
 
 from cortexclient import credentials, errors
+from cortexclient.registry import is_trusted
 from cortexclient.sandbox.faults import Fault
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.roots import RootsService
@@ -323,14 +325,18 @@ def write_secret(home: Path, name: str, token: str) -> None:
 def test_the_default_token_goes_to_known_servers_only(home):
     write_secret(home, "cave-secret.json", "defaultdefault")
     write_secret(home, "one.example.org-cave-secret.json", "oneone")
-    assert credentials.find_token("https://global.daf-apis.com").value == "defaultdefault"
-    assert credentials.find_token("https://one.example.org").value == "oneone"
-    assert credentials.find_token("https://evil.example.org") is None
-    assert credentials.find_token("http://127.0.0.1:8000") is None
-    assert credentials.find_token("http://one.example.org") is None
-    credentials.trust_host("https://two.example.org/")
-    assert credentials.find_token("https://two.example.org").value == "defaultdefault"
-    assert "oneone" not in repr(credentials.find_token("https://one.example.org"))
+    find = partial(credentials.find_token, is_trusted=is_trusted)
+    assert find("https://global.daf-apis.com").value == "defaultdefault"
+    assert find("https://one.example.org").value == "oneone"
+    for stranger in ("https://evil.example.org", "http://127.0.0.1:8000", "http://one.example.org"):
+        assert find(stranger) is None
+    # one list: what is no built-in dataset's host is no trusted one, and an address that nobody verified is none either
+    assert find("https://globalv1.em.brain.allentech.org") is None
+    assert find("https://global.brain-wire-test.org") is None
+    credentials.trust("https://two.example.org/")
+    assert find("https://two.example.org").value == "defaultdefault"
+    assert find("https://two.example.org:8443") is None
+    assert "oneone" not in repr(find("https://one.example.org"))
 
 
 def test_tokens_are_stored_privately(home):
@@ -338,7 +344,7 @@ def test_tokens_are_stored_privately(home):
     assert path.name == "global.daf-apis.com-cave-secret.json"
     assert json.loads(path.read_text()) == {"token": TOKEN}
     assert path.stat().st_mode & 0o077 == 0
-    assert credentials.find_token("https://global.daf-apis.com").value == TOKEN
+    assert credentials.find_token("https://global.daf-apis.com", is_trusted=is_trusted).value == TOKEN
     from caveclient.auth import server_token_filename
 
     assert str(path) == server_token_filename("https://global.daf-apis.com")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cortexclient.errors import SpecError
-from cortexclient.registry import resolve
+from cortexclient.registry import SpecWarning, resolve
 from cortexclient.registry.validation import validate
 
 MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
@@ -74,7 +76,7 @@ CASES = [
     ("CX202", "datastack", "§name: my_brain\ntitle: a\nserver_address: https://a.b\n"),
     ("CX202", "datastack", "name: my_brain\ntitle: a\nserver_address: https://a.b\n§datastack: null\n"),
     ("CX202", "name", "title: a\n§name:\nserver_address: https://a.b\ndatastack: c\n"),
-    ("CX202", "exports.path", "§exports: {format: parquet}\n"),
+    ("CX202", "exports.path", "§exports: {format: csv-gz}\n"),
     ("CX202", "tables.a.name", "tables:\n  §a: {kind: view}\n"),
     ("CX202", "versions[1].version", "versions:\n  - {version: 1}\n  - §{status: major}\n"),
     ("CX202", "license.name", "§license: {url: 'https://a.b'}\n"),
@@ -139,6 +141,7 @@ CASES = [
     # --- choices
     ("CX206", "cell_ids.kind", "cell_ids: {kind: §veiw}\n"),
     ("CX206", "exports.format", "exports: {path: gs://a/b, format: §csv}\n"),
+    ("CX206", "exports.format", "exports: {path: gs://a/b, format: §parquet}\n"),
     ("CX206", "access.level", "access: {level: §private}\n"),
     ("CX206", "versions[0].status", "versions: [{version: 1, status: §gone}]\n"),
     ("CX206", "tables.a.units", "tables: {a: {name: b, units: §um}}\n"),
@@ -330,6 +333,70 @@ def test_refused_at_the_place(code: str, dotted: str | None, lines: str, tmp_pat
         if code != "CX301":
             assert caught.value.problems
             assert f"{path}:{line}:{column} {code}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            "description: One brain: all of it\n",
+            r"a second colon stands in this line; put text with a colon in quotes",
+        ),
+        (
+            "cell_ids:\n  main_table: a\n lookup_view: b\n",
+            "this line does not belong to the lines above it; indent it",
+        ),
+        ("aliases:\n  - a\n - b\n", "this line does not belong|is indented like an item"),
+        ("description: [a, b\n", "the bracket that opens here is never closed; close it with ]"),
+        ("tables: {a: {name: b}\n", "the brace that opens here is never closed; close it with }"),
+        ("description: 'open\n", "the quote that opens here is never closed"),
+        ("description: @home\n", "no value begins with this character; put the text in quotes"),
+        ("synapse_table\nlicense: {name: a}\n", "neither `key: value` nor part of a text"),
+        ("aliases: - a\n", "an item of a list cannot stand here"),
+        ("exports: {path: gs://a/b, format: parquet}\n", "'parquet' is not one of 'csv-gz'"),
+    ],
+)
+def test_the_mistake_is_said_in_plain_words(lines: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(MINIMAL + lines)
+    with pytest.raises(SpecError, match=message):
+        resolve(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "path", "advice"),
+    [
+        ("voxel_resolution: [0.008, 0.008, 0.03]\n", "voxel_resolution", r"write \[8, 8, 30\]"),
+        ("synapses: {voxel_resolution: [9700, 9700, 45000]}\n", "synapses.voxel_resolution", "in nm"),
+        (
+            "tables: {a: {name: b, voxel_resolution: [0.004, 0.004, 0.04]}}\n",
+            "tables.a.voxel_resolution",
+            r"\[4, 4, 40\]",
+        ),
+        ("depth_range_um: [0, 775000]\n", "depth_range_um", "write 775"),
+        ("layers: [{name: L1, top_um: 0, bottom_um: 91810}]\n", "layers[0]", "write 91.81"),
+    ],
+)
+def test_an_implausible_length_warns_when_checked_and_when_loaded(
+    lines: str, path: str, advice: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "my_brain.yaml"
+    file.write_text(MINIMAL + lines)
+    (found,) = [each for result in validate([file]) for each in result.problems if each.code == "CX505"]
+    assert (found.severity, found.path, found.line) == ("warning", path, 5)
+    assert re.search(advice, found.advice)
+    with pytest.warns(SpecWarning, match="CX505"):
+        resolve(file)
+    with pytest.warns(SpecWarning, match="CX505"):
+        resolve({**yaml.safe_load(MINIMAL), **yaml.safe_load(lines)})
+
+
+def test_sensible_lengths_pass_without_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "my_brain.yaml"
+    file.write_text(
+        MINIMAL + "voxel_resolution: [0.8, 1.2, 640]\nsynapses: {voxel_resolution: [16, 16, 45]}\n"
+    )
+    assert "CX505" not in {each.code for result in validate([file]) for each in result.problems}
 
 
 def test_there_are_enough_of_them() -> None:

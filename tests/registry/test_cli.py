@@ -67,6 +67,19 @@ def test_show_loses_nothing_on_the_way_into_a_pipe(run, monkeypatch: pytest.Monk
     assert tree.startswith(f"name: {name}\ntitle: ")
 
 
+def test_show_uses_only_colours_that_light_and_dark_terminals_can_show(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    spans = re.findall(r"\x1b\[([0-9;]*)m", run("show", "minnie_public")[1])
+    codes = {code for span in spans for code in span.split(";")}
+    assert "36" in codes  # keys
+    # neither white, yellow nor a colour that is fixed beside the terminal's own palette, and no background
+    assert codes <= {"0", "1", "2", "35", "36", "49"}
+
+
 def test_show_fits_a_terminal(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -288,6 +301,11 @@ def test_check_asks_whether_services_are_there(run, server, tmp_path: Path) -> N
         line = lines[f"capabilities.{name}"]
         assert line.startswith("FAIL")
         assert f"write capabilities.{name}: {there}" in line
+    status, out, _ = run("check", path, "--token", server.token, "--json")
+    report = json.loads(out)
+    assert (status, report["ok"], report["dataset"]) == (1, False, "my_brain")
+    failed = {point["name"]: point["advice"] for point in report["points"] if point["state"] == "fail"}
+    assert failed["capabilities.live"] == "write capabilities.live: true"
     # a service that is down today may well exist
     assert lines["capabilities.l2cache"].startswith("-")
 

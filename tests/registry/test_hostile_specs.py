@@ -185,45 +185,32 @@ def test_times_at_the_ends_of_time(tmp_path: Path) -> None:
     assert errors(tmp_path, MINIMAL + lines) == [("CX209", "versions[0].timestamp")]
 
 
-# --------------------------------------------------------------------------------------------------- environment
-@pytest.mark.parametrize(
-    ("value", "code"),
-    [
-        *(
-            ("https://a.b\nX-Evil: 1", "CX207"),
-            ("https://user:word@a.b", "CX405"),
-            ("http://evil.example", "CX402"),
-        ),
-        *(
-            ("0123456789abcdef0123456789abcdef", "CX401"),
-            ("${env:OTHER}", "CX403"),
-            ("javascript:x", "CX406"),
-        ),
-    ],
-)
-def test_what_a_variable_holds_is_checked_like_what_a_file_says(
-    value: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LAB_SERVER", value)
-    monkeypatch.setenv("OTHER", "https://other.example")
-    path = tmp_path / "my_brain.yaml"
-    path.write_text(MINIMAL.replace("https://cave.my.lab", "'${env:LAB_SERVER}'"))
-    with pytest.raises(SpecError, match=rf"{code}|CX207"):
-        get_spec(path)
-
-
+# -------------------------------------------------------------------------------------------------- placeholders
 @pytest.mark.parametrize(
     "line",
     [
-        "description: ${env:HOME}",
-        "title: '${env:HOME}'",
-        "aliases: ['${env:USER}']",
-        "viewer_site: ${env:SITE}",
+        "server_address: https://${env:GH_PAT}.evil.example",
+        "server_address: ${env:GH_PAT}",
+        "datastack: '${env:GH_PAT}'",
+        "title: '${env:GH_PAT:-nothing}'",
+        "description: ${GH_PAT}",
+        "aliases: ['${env:GH_PAT}']",
+        "viewer_site: https://evil.example/${env:GH_PAT}",
+        "exports: {path: 'gs://lab/${env:GH_PAT', mirrors: ['gs://${ env:GH_PAT }/x']}",
+        'cell_ids: {main_table: "\\x24{env:GH_PAT}"}',
     ],
 )
-def test_the_environment_is_read_into_addresses_only(line: str, tmp_path: Path) -> None:
-    lines = MINIMAL if not line.startswith("title") else MINIMAL.replace("title: My brain\n", "")
-    assert "CX403" in {code for code, _ in errors(tmp_path, f"{lines}{line}\n")}
+def test_nothing_is_read_from_the_environment(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GH_PAT", "hunter2secret")
+    key = line.partition(":")[0]
+    lines = "".join(each for each in MINIMAL.splitlines(True) if not each.startswith(f"{key}:"))
+    assert {code for code, _ in errors(tmp_path, f"{lines}{line}\n")} == {"CX403"}
+    with pytest.raises(SpecError) as caught:
+        get_spec(tmp_path / "my_brain.yaml")
+    assert "hunter2secret" not in str(caught.value)
+    assert str(caught.value).count("\n") == line.count("GH_PAT") - 1
 
 
 # ------------------------------------------------------------------------------------------------------- secrets

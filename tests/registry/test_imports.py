@@ -218,15 +218,13 @@ def test_values_given_to_load_win_and_are_checked(write) -> None:
         cortexclient.load("my_brain", overrides={"x-note": "0123456789abcdef0123456789abcdef"})
 
 
-def test_overrides_follow_the_environment(write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrides_read_nothing_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     import cortexclient
 
-    write("my_brain")
-    monkeypatch.setenv("LAB_STACK", "brain_v9")
-    assert (
-        cortexclient.load("my_brain", overrides={"datastack": "${env:LAB_STACK}"}).datastack_name
-        == "brain_v9"
-    )
+    monkeypatch.setenv("LAB_STACK", "hunter2secret")
+    with pytest.raises(SpecError, match="CX403") as caught:
+        cortexclient.load("v1dd", overrides={"datastack": "${env:LAB_STACK}"})
+    assert "hunter2secret" not in str(caught.value)
 
 
 def test_a_client_says_what_to_cite(write) -> None:

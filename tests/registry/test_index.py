@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cortexclient.registry import index as index_module
-from cortexclient.registry import list_datasets, listing, register
+from cortexclient.registry import list_datasets, listing
 from cortexclient.registry.listing import DatasetInfo
 
 
@@ -81,24 +81,6 @@ def test_a_change_of_any_file_that_took_part_is_seen(
     # a nearer parent takes over as soon as it is there
     write("base", "access: {level: group, note: Ask.}\n")
     assert listed("child").access == "group"
-
-
-def test_what_depends_on_the_session_or_the_environment_is_not_kept(
-    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> None:
-    write("filled", "name: filled\ntitle: a\nserver_address: https://a.b\ndatastack: '${env:LAB_STACK}'\n")
-    write("child", "name: child\nextends: made\n")
-    assert "CX404" in (listed("filled").problem or "")
-    assert "CX306" in (listed("child").problem or "")
-    monkeypatch.setenv("LAB_STACK", "a_private_name")
-    register({"name": "made", "title": "Made", "server_address": "https://a.b", "datastack": "c"})
-    assert listed("filled").problem is None
-    assert listed("child").title == "Made"
-    kept = "".join(path.read_text() for path in cache.iterdir())
-    assert "v1dd.yaml" in kept
-    assert not {"filled.yaml", "child.yaml", "a_private_name"} & {
-        word for word in ("filled.yaml", "child.yaml", "a_private_name") if word in kept
-    }
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"built-in:x": 3}', "\x00"])

@@ -16,6 +16,7 @@ from typing import ClassVar
 import pytest
 
 from cortexclient import registry
+from cortexclient.cli import main
 from cortexclient.errors import NotConfiguredError, SpecError, UnknownDatasetError, UnknownTableError
 from cortexclient.registry import SpecWarning, get_spec, list_datasets, register, resolve, unregister
 from cortexclient.registry import packs as packs_module
@@ -66,7 +67,8 @@ def test_facts_of_the_four_core_datasets() -> None:
         "V1ddClient",
         "V1ddPublicClient",
     ]
-    assert public.timestamp_of(1300).isoformat() == "2025-01-13T10:10:01.286229+00:00"
+    times = {item.version: item.timestamp for item in public.versions}
+    assert times[1300].isoformat() == "2025-01-13T10:10:01.286229+00:00"
 
 
 def test_aliases_lead_to_their_dataset() -> None:
@@ -149,7 +151,7 @@ def test_the_first_folder_of_the_path_wins(write, tmp_path: Path, monkeypatch: p
 
 
 def test_an_installed_pack_is_found_without_running_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     package = tmp_path / "site" / "lab_pack"
     write("lab_brain", into=package / "specs")
@@ -164,6 +166,13 @@ def test_an_installed_pack_is_found_without_running_it(
     packs_module.forget_packs()
     try:
         assert "lab_brain" in list_datasets()
+        # what names no folder is reported where people look
+        for command in (["where"], ["list"]):
+            assert main(command) == 0
+            assert (
+                "the pack broken of lab-pack names no_such_pack, but there is no such folder"
+                in capsys.readouterr().err
+            )
         assert get_spec("lab_brain").origin == str(package / "specs" / "lab_brain.yaml")
         assert (
             next(info.layer for info in list_datasets(details=True) if info.name == "lab_brain") == "pack lab"
@@ -294,6 +303,15 @@ def test_circles_and_missing_parents_are_refused(write) -> None:
         get_spec("lost")
 
 
+def test_a_misspelt_parent_is_the_one_cause_and_the_neighbour_is_suggested(write) -> None:
+    write("lab_base")
+    path = write("lab_a", "name: lab_a\nextends: lab_bsae\n")
+    with pytest.raises(SpecError) as caught:
+        get_spec(path)
+    assert [(problem.code, problem.line) for problem in caught.value.problems] == [("CX306", 2)]
+    assert "did you mean lab_base?" in str(caught.value)
+
+
 def test_problems_of_a_parent_point_into_the_parent(write) -> None:
     parent = write("base", "synapse_tabel: x\n")
     write("my_brain", "extends: base\n")
@@ -328,39 +346,6 @@ def test_a_volume_is_shared(write, folder: Path) -> None:
     (folder / "volumes" / "brain.yaml").write_text("server_address: https://evil.example\n")
     with pytest.raises(SpecError, match=r"volumes/brain\.yaml:1:1 CX201"):
         get_spec("one")
-
-
-# ----------------------------------------------------------------------------------------------- environment
-def test_the_environment_fills_in(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "name: my_brain\ntitle: a\nserver_address: '${env:LAB_SERVER}'\ndatastack: '${env:LAB_STACK:-brain_v1}'\n"
-    write("my_brain", text)
-    with pytest.raises(SpecError, match=r"CX404.*LAB_SERVER is not set"):
-        get_spec("my_brain")
-    monkeypatch.setenv("LAB_SERVER", "https://cave.my.lab")
-    spec = get_spec("my_brain")
-    assert (spec.server_address, spec.datastack) == ("https://cave.my.lab", "brain_v1")
-    monkeypatch.setenv("LAB_STACK", "brain_v2")
-    assert get_spec("my_brain").datastack == "brain_v2"
-    monkeypatch.setenv("LAB_SERVER", "http://evil.example")
-    with pytest.raises(SpecError, match="CX402"):
-        get_spec("my_brain")
-
-
-def test_a_secret_in_the_environment_stays_there(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    secret = "0123456789abcdef0123456789abcdef"
-    monkeypatch.setenv("INNOCENT", secret)
-    write("my_brain", "exports: {path: 'https://evil.example/${env:INNOCENT}'}\n")
-    with pytest.raises(SpecError, match="CX401") as caught:
-        get_spec("my_brain")
-    assert secret not in str(caught.value)
-
-
-def test_a_spec_made_in_python_is_filled_in_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = DatasetSpec(**{**GOOD, "datastack": "${env:LAB_STACK}"})
-    with pytest.raises(SpecError, match="CX404"):
-        get_spec(spec)
-    monkeypatch.setenv("LAB_STACK", "brain_v3")
-    assert get_spec(spec).datastack == "brain_v3"
 
 
 # --------------------------------------------------------------------------------------- deprecation, schema
@@ -512,16 +497,19 @@ def test_private_keys_are_kept_and_ids_stay_whole() -> None:
 
 def test_naive_times_are_utc() -> None:
     spec = get_spec({**GOOD, "versions": [{"version": 1, "timestamp": "2021-06-11 08:10:00.215114"}]})
-    assert spec.timestamp_of(1).isoformat() == "2021-06-11T08:10:00.215114+00:00"
+    assert spec.versions[0].timestamp.isoformat() == "2021-06-11T08:10:00.215114+00:00"
     spec = get_spec({**GOOD, "versions": [{"version": 1, "timestamp": "2021-06-11T10:10:00+02:00"}]})
-    assert spec.timestamp_of(1).isoformat() == "2021-06-11T08:10:00+00:00"
+    assert spec.versions[0].timestamp.isoformat() == "2021-06-11T08:10:00+00:00"
 
 
 # ----------------------------------------------------------------------------------------------------- trust
 def test_hosts_of_built_in_datasets_are_trusted_and_no_others() -> None:
-    for name in BUILT_IN:
-        address = get_spec(name).server_address
-        assert registry.is_trusted(address) == address.startswith("https://"), address
+    for spec in map(get_spec, BUILT_IN):
+        if spec.is_verified("server_address"):
+            assert registry.is_trusted(spec.server_address) == spec.server_address.startswith("https://"), (
+                spec.name
+            )
+    assert not registry.is_trusted(get_spec("h01").server_address)  # nobody has verified that address
     assert registry.is_trusted("global.daf-apis.com")
     for host in (
         "evil.example",

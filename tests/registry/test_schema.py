@@ -37,7 +37,7 @@ BEYOND_A_SCHEMA = {
         "CX312",  # a parent may have given the other value
         "CX311",
     ),
-    *("CX401", "CX402", "CX403", "CX404", "CX405", "CX406", "CX501", "CX502", "CX503", "CX504"),
+    *("CX401", "CX402", "CX403", "CX405", "CX406", "CX501", "CX502", "CX503", "CX504", "CX505"),
 }
 MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
 

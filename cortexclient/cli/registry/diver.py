@@ -80,7 +80,7 @@ def convert(file: Path, *, name: str | None = None, server: str, volume: Path | 
     if rest:
         text.comment(f"Without a counterpart here: {', '.join(rest)}")
     _check(str(text), file)
-    return str(text)
+    return text.finished()
 
 
 def _plain(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.cli.registry.live import datastack_info
 from cortexclient.cli.registry.probes import offered, skeleton_versions, versions_of
-from cortexclient.cli.registry.text import SpecText
+from cortexclient.cli.registry.text import SpecText, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
     Returns
     -------
     str
-        Valid YAML; everything that was guessed says so.
+        A spec that can be loaded; everything that was guessed says so.
     """
     from cortexclient.session import Session
     from cortexclient.spec import spec_from_mapping
@@ -56,7 +56,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
         views = list(session.cave.materialize.get_views(version=latest)) if latest is not None else []
     text = SpecText(name)
     sources: dict[str, Any] = {}
-    text.add("title", str(info.get("description") or name)[:100], "One line for people.")
+    text.add("title", one_line(info.get("description") or "", 100) or name, "One line for people.")
     text.comment("description: A few sentences for people.")
     text.blank()
     text.add("server_address", spec.server_address)
@@ -77,7 +77,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
     _write_versions(text, versions)
     text.add("default_version", "latest")
     text.blank()
-    text.comment("access: {level: group, note: One sentence on how to get access., contact: ...}")
+    text.comment("access: {level: group, note: One sentence on how to get access.}")
     text.comment("citation: {doi: 10.1234/my-brain}   # or note: Nothing is published yet.")
     text.add("license", {"name": "unverified"}, "An SPDX name such as CC-BY-4.0, once you know.")
     if latest is not None:
@@ -89,7 +89,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
         {"datastack": {"source": record}, **sources},
         "What is not verified shows in the documentation.",
     )
-    return str(text)
+    return text.finished()
 
 
 def _write_services(text: SpecText, session: Session, table: str | None) -> None:

@@ -78,9 +78,8 @@ def trust(
     remove: Annotated[bool, typer.Option("--remove", help="Take it off the list again.")] = False,
 ) -> None:
     """Allow your general CAVE token to be sent to a host (one stored for the host itself always is)."""
-    from cortexclient.registry import trust as allow
-    from cortexclient.registry import trusted_hosts, untrust
-    from cortexclient.registry.trust import trusted_hosts_file
+    from cortexclient.credentials import trust as allow
+    from cortexclient.credentials import trusted_hosts, trusted_hosts_file, untrust
 
     out = console()
     if host is None:
@@ -91,4 +90,4 @@ def trust(
         untrust(host)
         out.print(f"{host} is no longer trusted")
     else:
-        out.print(f"{allow(host)} may be shown your general token from now on")
+        out.print(f"{allow(host)} may be sent your general token from now on")

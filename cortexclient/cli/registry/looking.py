@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cortexclient.cli.output import console, error_console, say
-from cortexclient.cli.registry.text import print_table
+from cortexclient.cli.registry.text import as_yaml, print_table
 
 if TYPE_CHECKING:
     from cortexclient.registry import DatasetInfo
@@ -59,10 +59,20 @@ def list_command(
         access = _ACCESS.get(info.access, "[dim]unknown[/]")
         table.add_row(f"[bold]{info.name}[/]", title, access, origin, f"[dim]{', '.join(info.aliases)}[/]")
     print_table(table)
+    _warn_of_packs()
     skimmed = sum(not info.checked for info in infos)
     if skimmed:
         hint = "`cortexclient list --check` says which cannot be loaded"
         error_console().print(f"[dim]{skimmed:,} file(s) were read only as far as this list needs; {hint}[/]")
+
+
+def _warn_of_packs() -> None:
+    from rich.markup import escape
+
+    from cortexclient.registry.packs import broken_packs
+
+    for sentence in broken_packs():
+        error_console().print(f"[yellow]warning:[/] {escape(sentence)}")
 
 
 def _plain(info: DatasetInfo) -> dict[str, Any]:
@@ -93,8 +103,10 @@ def show(
 
         say(dataset_page(spec), nl=False)
         return
+    from rich.markup import escape
+
     out = console()
-    out.print(f"[bold]{spec.name}[/]  {spec.title}", markup=True)
+    out.print(f"[bold]{spec.name}[/]  {escape(spec.title)}")
     out.print(
         f"[dim]{spec.origin or 'made in this session'}   fingerprint {spec.fingerprint}[/]", soft_wrap=True
     )
@@ -109,7 +121,7 @@ def show(
 def _assembly(origin: str | None) -> Assembly | None:
     from cortexclient.registry.assembly import assemble
 
-    return assemble(Path(origin), strict=False) if origin is not None else None
+    return assemble(Path(origin)) if origin is not None else None
 
 
 def _print_resolved(assembly: Assembly) -> None:
@@ -153,28 +165,28 @@ def _print_tree(values: dict[str, Any]) -> None:
     if "sources" in values:
         ordered["sources"] = values["sources"]
     if not sys.stdout.isatty():
-        say(_as_yaml(ordered, 100))
+        say(as_yaml(ordered, 100))
         return
     out = console()
     # PyYAML breaks a line behind the word that is too long for it, so it is told of less room than there is
-    text = _as_yaml(ordered, max(20, out.width - 20))
-    out.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+    text = as_yaml(ordered, max(20, out.width - 20))
+    out.print(Syntax(text, "yaml", theme=_colours(), background_color="default", word_wrap=True))
 
 
-def _as_yaml(values: dict[str, Any], width: int) -> str:
-    import yaml
+def _colours() -> Any:
+    """Colours of the terminal's own palette that can be read on light and on dark; texts keep the terminal's own."""
+    from pygments.token import Comment, Keyword, Name, Number
+    from rich.style import Style
+    from rich.syntax import ANSISyntaxTheme
 
-    class Dumper(yaml.SafeDumper):
-        """Writes text of several lines as it is, not on one line with signs for their ends."""
-
-    def represent(dumper: Any, text: str) -> Any:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-    Dumper.add_representer(str, represent)
-    text = yaml.dump(
-        values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=None
+    return ANSISyntaxTheme(
+        {
+            Name.Tag: Style(color="cyan"),
+            Comment: Style(dim=True),
+            Number: Style(color="magenta"),
+            Keyword: Style(color="magenta"),
+        }
     )
-    return str(text).rstrip()
 
 
 def where(
@@ -198,6 +210,7 @@ def where(
         count = f"{len(layer.names())} dataset(s)" if layer.folder.is_dir() else "no such folder"
         out.print(f"  [bold]{layer.name:18}[/] {layer.folder}  [dim]{count}[/]")
     out.print(f"  [bold]{'register()':18}[/] this session  [dim]{len(registered())} dataset(s)[/]")
+    _warn_of_packs()
 
 
 def cite(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -53,8 +55,13 @@ def new(
         )
 
 
-def check(name: Name, server: Server = None, token: Token = None) -> None:
-    """Go through a dataset's live server point by point; exit 1 if something is not as the spec says."""
+def check(
+    name: Name,
+    server: Server = None,
+    token: Token = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Compare a spec with its live server point by point; exit 1 if something is not as the spec says."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -63,6 +70,11 @@ def check(name: Name, server: Server = None, token: Token = None) -> None:
 
     spec = get_spec(name)
     points = check_live(spec, server=server, token=token)
+    failures = sum(point.state == "fail" for point in points)
+    if as_json:
+        body = {"dataset": spec.name, "ok": not failures, "points": [asdict(point) for point in points]}
+        say(json.dumps(body, indent=2, ensure_ascii=False))
+        raise typer.Exit(1 if failures else 0)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("", "point", "found", "what to change"):
         table.add_column(column, overflow="fold")
@@ -70,7 +82,6 @@ def check(name: Name, server: Server = None, token: Token = None) -> None:
     for point in points:
         table.add_row(marks[point.state], point.name, escape(point.found), escape(point.advice))
     print_table(table)
-    failures = sum(point.state == "fail" for point in points)
     error_console().print(f"{spec.name}: {len(points)} points, {failures} to change")
     raise typer.Exit(1 if failures else 0)
 
