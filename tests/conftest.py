@@ -1,4 +1,4 @@
-"""What every test shares: a private home, no token, and the folder of real recordings where it is present."""
+"""What every test shares: a private home, no token, the recordings, and the cortices that were built before."""
 
 from __future__ import annotations
 
@@ -23,13 +23,11 @@ for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
 os.environ.pop("CLOUD_VOLUME_DIR", None)
 os.environ.setdefault("NGLUI_DISABLE_CAPABILITY_PROBE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# built cortices are expensive and never change: they may outlive one run of the tests
-if "CORTEXCLIENT_TEST_CACHE" in os.environ:
-    os.environ["CORTEXCLIENT_CACHE_DIR"] = os.environ["CORTEXCLIENT_TEST_CACHE"]
-else:
-    os.environ["CORTEXCLIENT_CACHE_DIR"] = str(Path(_HOME) / "cache")
-
 REPOSITORY = Path(__file__).resolve().parents[1]
+# built cortices take many seconds and never change: they outlive one run of the tests
+os.environ["CORTEXCLIENT_CACHE_DIR"] = os.environ.get("CORTEXCLIENT_TEST_CACHE") or str(
+    REPOSITORY / ".pytest_cache" / "cortices" if os.access(REPOSITORY, os.W_OK) else Path(_HOME) / "cache"
+)
 # spawned processes import the test module that their function is from; last, so that the tested package stays the
 # installed one
 sys.path.append(str(REPOSITORY))
@@ -47,7 +45,7 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("CORTEXCLIENT_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(
-            f"the recordings of real data are not here ({folder}); set CORTEXCLIENT_SHARED_DATA to use them"
+            f"the real neurons are not here ({folder}); CORTEXCLIENT_SHARED_DATA may name their folder"
         )
     return folder
 

@@ -24,7 +24,11 @@ LINK = re.compile(r"\[[^\]]+\]\((?!https?://|#|mailto:)(?P<target>[^)#\s]+)(?:#[
 
 def pages() -> list[Path]:
     found = sorted((REPOSITORY / "docs").glob("**/*.md"))
-    return [REPOSITORY / "README.md", *(page for page in found if page.parent.name != "datasets")]
+    return [
+        REPOSITORY / "README.md",
+        REPOSITORY / "CONTRIBUTING.md",
+        *(page for page in found if page.parent.name != "datasets"),
+    ]
 
 
 def blocks(page: Path) -> list[tuple[int, str]]:

@@ -111,9 +111,12 @@ def test_installed_versions_meet_the_lower_bounds(project: dict[str, Any]) -> No
 
 
 def test_version_is_said_once(project: dict[str, Any], repository: Path) -> None:
+    from importlib import metadata
+
     import cortexclient
 
-    assert cortexclient.__version__ == project["version"]
+    assert cortexclient.__version__ == metadata.version("cortexclient")
+    assert project["dynamic"] == ["version"]
     assert "## [Unreleased]" in (repository / "CHANGELOG.md").read_text(encoding="utf-8")
 
 

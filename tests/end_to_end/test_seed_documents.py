@@ -10,7 +10,6 @@ import inspect
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,7 +82,6 @@ OWN_DEFAULTS = {
     },  # as many as one answer holds; a tuple, which calls cannot change
     "get_dataframe": {"verbose"},  # nothing is shown unless it is asked for
 }
-SIGNATURE = re.compile(r"^([a-z]\w*)\((.*)\)$")
 
 
 def listed() -> list[tuple[type, str, str]]:
@@ -93,18 +91,6 @@ def listed() -> list[tuple[type, str, str]]:
         for cls, text in PROMISED.items()
         for name, arguments in re.findall(r"(\w+)\(([^()]*)\)", text)
     ]
-
-
-def test_the_list_is_that_of_the_document(shared_data: Path) -> None:
-    document = shared_data.parent / "seeds" / "api-reference.txt"
-    if not document.is_file():
-        pytest.skip(f"the reference that the list was taken from is not here: {document}")
-    lines = document.read_text(encoding="utf-8").splitlines()
-    signatures = {line for line in lines if SIGNATURE.match(line)}
-    names = {line.split()[0] for line in lines if re.match(r"^[a-z]\w* property( writable)?$", line)}
-    ours = {f"{name}({arguments})" for _, name, arguments in listed()}
-    assert {line for line in signatures if not line.startswith("now(")} <= ours
-    assert names == {name for group in PROPERTIES.values() for name in group}
 
 
 @pytest.mark.parametrize(
