@@ -133,9 +133,13 @@ class DatasetClient:
         timestamp: Timestamp | None = None,
         **options: Any,
     ) -> None:
-        chosen = spec or self.default_spec
-        if chosen is None:
-            raise TypeError("DatasetClient needs a spec; cortexclient.load(name) finds the one of a dataset")
+        chosen: Any = spec or self.default_spec
+        if chosen is None or isinstance(chosen, str) or "datastack_name" in options:
+            raise TypeError(
+                "a DatasetClient is made from the spec of a dataset, not from the name of a datastack: use "
+                "cortexclient.load('NAME or file.yaml'); `cortexclient list` shows the datasets, and `cortexclient new "
+                "NAME --server ADDRESS --datastack DATASTACK` writes the file of another one"
+            )
         self._start(Session(chosen, version=version, timestamp=timestamp, **options))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What the servers say about the datastack itself: its record, sources, viewer, states and versions."""
+"""Return what the servers know about the datastack itself: its record, sources, viewer, states and versions."""
 
 from __future__ import annotations
 
@@ -17,32 +17,42 @@ if TYPE_CHECKING:
 
     from cortexclient.session import Session, VersionRecord
 
-__all__ = ["DatastackService"]
+__all__ = ["DatastackService", "require_own"]
 
 Format = Literal["raw", "cloudvolume", "neuroglancer", "cave_explorer", "cave-explorer", "spelunker"]
 
 
 class DatastackService:
-    """Methods about the datastack itself.
+    """Ask about the datastack itself.
+
+    The methods that take a ``datastack_name``, as those of caveclient and cortical-tools do, accept the one of this
+    client and refuse any other.
 
     Parameters
     ----------
     session : Session
-        Where to ask.
+        The connection.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def get_datastack_info(self, use_stored: bool = True, image_mirror: str | None = None) -> dict[str, Any]:
-        """Give the info service's record of the datastack.
+    def get_datastack_info(
+        self,
+        datastack_name: str | None = None,
+        use_stored: bool = True,
+        image_mirror: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the info service's record of the datastack.
 
         Parameters
         ----------
+        datastack_name : str, optional
+            That of this client; another one is refused.
         use_stored : bool
             Use the record that was read before, if any.
         image_mirror : str, optional
-            Give it with the image source of this mirror.
+            Return it with the image source of this mirror.
 
         Returns
         -------
@@ -50,10 +60,12 @@ class DatastackService:
 
         Raises
         ------
+        ValueError
+            If the datastack is another one than this client's.
         TypeError
-            If ``use_stored`` is something else, such as the name of a datastack, which caveclient takes first.
+            If ``use_stored`` is not True or False.
         """
-        _check_stored(use_stored)
+        use_stored = self._stored(datastack_name, use_stored)
         if use_stored and image_mirror is None:
             return dict(self._session.info())
         with self._session.guard("info"):
@@ -63,29 +75,37 @@ class DatastackService:
         return record
 
     def image_source(
-        self, use_stored: bool = True, format_for: Format = "raw", image_mirror: str | None = None
+        self,
+        datastack_name: str | None = None,
+        use_stored: bool = True,
+        format_for: Format = "raw",
+        image_mirror: str | None = None,
     ) -> str:
-        """Give the address of the images, written for one of several programs."""
-        _check_stored(use_stored)
+        """Return the address of the images, written for one of several programs."""
+        use_stored = self._stored(datastack_name, use_stored)
         options = {} if image_mirror is None else {"image_mirror": image_mirror}
         with self._session.guard("info"):
             return str(
                 self._session.cave.info.image_source(use_stored=use_stored, format_for=format_for, **options)
             )
 
-    def segmentation_source(self, use_stored: bool = True, format_for: Format = "raw") -> str:
-        """Give the address of the segmentation, written for one of several programs."""
-        _check_stored(use_stored)
+    def segmentation_source(
+        self, datastack_name: str | None = None, use_stored: bool = True, format_for: Format = "raw"
+    ) -> str:
+        """Return the address of the segmentation, written for one of several programs."""
+        use_stored = self._stored(datastack_name, use_stored)
         with self._session.guard("info"):
             return str(
                 self._session.cave.info.segmentation_source(use_stored=use_stored, format_for=format_for)
             )
 
-    def viewer_resolution(self, use_stored: bool = True) -> NDArray[np.float64]:
-        """Give the size in nm of a voxel in the viewer: shape (3,), float64."""
+    def viewer_resolution(
+        self, datastack_name: str | None = None, use_stored: bool = True
+    ) -> NDArray[np.float64]:
+        """Return the size in nm of a voxel in the viewer: shape (3,), float64."""
         import numpy as np
 
-        record = self.get_datastack_info(use_stored=use_stored)
+        record = self.get_datastack_info(datastack_name, use_stored)
         return np.array([record[f"viewer_resolution_{axis}"] for axis in "xyz"], dtype=np.float64)
 
     def image_cloudvolume(self, /, image_mirror: str | None = None, **kwargs: Any) -> Any:
@@ -108,7 +128,7 @@ class DatastackService:
             )
 
     def get_state_json(self, state_id: int | str) -> dict[str, Any]:
-        """Give a Neuroglancer state by its id (or its address on this server).
+        """Return a Neuroglancer state by its id (or its address on this server).
 
         Raises
         ------
@@ -130,7 +150,7 @@ class DatastackService:
     def upload_state_json(
         self, json_state: Mapping[str, Any], state_id: int | None = None, timestamp: datetime | None = None
     ) -> int:
-        """Store a Neuroglancer state and give its id.
+        """Store a Neuroglancer state and return its id.
 
         Parameters
         ----------
@@ -149,11 +169,11 @@ class DatastackService:
             )
 
     def versions(self) -> dict[int, VersionRecord]:
-        """Give all materialized versions by number, oldest first, expired ones included."""
+        """Return all materialized versions by number, oldest first, expired ones included."""
         return self._session.versions()
 
     def version_timestamp(self, version: int | None = None) -> datetime:
-        """Give the time of a version (default: the client's), aware, in UTC.
+        """Return the time of a version (default: the client's), aware, in UTC.
 
         Raises
         ------
@@ -164,14 +184,17 @@ class DatastackService:
             self._session.version if version is None else int(version)
         ).timestamp
 
-    def most_recent_materialization_version(self) -> int:
-        """Ask for the newest version that answers queries.
+    def most_recent_materialization_version(self, datastack_name: str | None = None) -> int:
+        """Fetch the number of the newest version that answers queries.
 
         Raises
         ------
         UnknownVersionError
             If there is none.
+        ValueError
+            If the datastack is another one than this client's.
         """
+        require_own(self._session, datastack_name)
         require_versions(self._session.spec, "the newest version")
         found = newest(self._session.versions(refresh=True).values())
         if found is None:
@@ -180,10 +203,31 @@ class DatastackService:
             )
         return found.version
 
+    def _stored(self, datastack_name: object, use_stored: object) -> bool:
+        """Check the two arguments that callers give in either order."""
+        if isinstance(datastack_name, bool):
+            datastack_name, use_stored = None, datastack_name
+        require_own(self._session, datastack_name)
+        if not isinstance(use_stored, bool):
+            raise TypeError(f"use_stored must be True or False, not {use_stored!r}")
+        return use_stored
 
-def _check_stored(use_stored: object) -> None:
-    if not isinstance(use_stored, bool):
-        raise TypeError(
-            f"use_stored must be True or False, not {use_stored!r}; a client has one datastack, so its name is not "
-            "given"
-        )
+
+def require_own(session: Session, datastack_name: object) -> None:
+    """Check that a datastack that a caller names is the one of the client.
+
+    Raises
+    ------
+    ValueError
+        If it is another one.
+    TypeError
+        If it is no name.
+    """
+    if datastack_name is None or datastack_name in {session.datastack, session.spec.name}:
+        return
+    if not isinstance(datastack_name, str):
+        raise TypeError(f"datastack_name must be a name, not {datastack_name!r}")
+    raise ValueError(
+        f"this client is for datastack {session.datastack!r}, not {datastack_name!r}; leave out datastack_name, or "
+        "load the other dataset with cortexclient.load"
+    )

@@ -42,6 +42,7 @@ class CellsService:
     def root_id_to_cell_id(
         self,
         root_ids: Ids,
+        client: Any = None,
         *,
         filter_empty: bool = False,
         status: bool = False,
@@ -58,6 +59,8 @@ class CellsService:
         ----------
         root_ids : int or sequence of int
             Root ids.
+        client : CAVEclient or DatasetClient, optional
+            As in cortical-tools: another client of the same datastack, whose moment is taken if none is given here.
         filter_empty : bool
             Leave out roots without a cell.
         status : bool
@@ -97,6 +100,7 @@ class CellsService:
             If a service fails for all roots, or if ``strict`` and it fails for one.
         """
         self._require()
+        version, timestamp = self._moment_of(client, version, timestamp)
         ids = as_ids(root_ids, "root_ids")
         matches = from_roots(self._session, ids, version=version, timestamp=timestamp, progress=progress)
         _report(matches, strict=strict, status=status)
@@ -110,6 +114,7 @@ class CellsService:
     def cell_id_to_root_id(
         self,
         cell_ids: Ids,
+        client: Any = None,
         *,
         filter_empty: bool = False,
         status: bool = False,
@@ -130,6 +135,8 @@ class CellsService:
         ----------
         cell_ids : int or sequence of int
             Cell ids.
+        client : CAVEclient or DatasetClient, optional
+            As in cortical-tools: another client of the same datastack, whose moment is taken if none is given here.
         filter_empty : bool
             Leave out cells without a root.
         status : bool
@@ -170,15 +177,18 @@ class CellsService:
             raise ValueError(
                 f"version={version} and materialization_version={materialization_version} conflict"
             )
+        version = materialization_version if version is None else version
+        if client is not None and not live:
+            version, timestamp = self._moment_of(client, version, timestamp)
         if live:
-            if not (version is None and materialization_version is None):
+            if version is not None:
                 raise ValueError("live=True asks at a time; leave out version=, or pass live=False")
             timestamp = timestamp or self._session.timestamp or datetime.now(UTC)
         ids = as_ids(cell_ids, "cell_ids")
         matches = from_cells(
             self._session,
             ids,
-            version=materialization_version if version is None else version,
+            version=version,
             timestamp=timestamp,
             progress=progress,
         )
@@ -195,6 +205,29 @@ class CellsService:
             provenance_of(self._session, matches.moment) | fallback_note(self._session, matches.moment)
         )
         return frame
+
+    def _moment_of(
+        self, client: Any, version: int | None, timestamp: Timestamp | None
+    ) -> tuple[int | None, Timestamp | None]:
+        """Take the moment of another client of the datastack, unless one is given."""
+        if client is None:
+            return version, timestamp
+        if not (hasattr(client, "datastack_name") and hasattr(client, "server_address")):
+            raise TypeError(f"client must be a CAVEclient or DatasetClient, not {client!r}")
+        theirs, ours = (
+            (client.datastack_name, client.server_address.rstrip("/")),
+            (self._session.datastack, self._session.server_address.rstrip("/")),
+        )
+        if theirs != ours:
+            raise ValueError(
+                f"client= is for datastack {theirs[0]!r} at {theirs[1]}, not {ours[0]!r} at {ours[1]}; leave it out"
+            )
+        if version is not None or timestamp is not None:
+            return version, timestamp
+        moment = getattr(getattr(client, "session", None), "moment", client)
+        if moment.version is not None:
+            return int(moment.version), None
+        return None, moment.timestamp
 
     def _require(self) -> None:
         cells = self._session.spec.cell_ids

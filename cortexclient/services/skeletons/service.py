@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from cortexclient.errors import CortexError
 from cortexclient.files import write_text
 from cortexclient.ids import as_id, as_ids, is_one
+from cortexclient.services.datastack import require_own
 from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader, Wanted
 from cortexclient.services.skeletons.shapes import shape_of
 from cortexclient.services.skeletons.source import stored_skeletons
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     from cortexclient.services.skeletons.load import Output
     from cortexclient.services.skeletons.shapes import Unit
     from cortexclient.services.space import Space
     from cortexclient.session import Session
     from cortexclient.types import Ids, PathLike, TransformName
+
+    ReferenceTables: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 __all__ = ["SkeletonsService"]
 
@@ -53,6 +57,7 @@ class SkeletonsService:
         *,
         output: Output = "meshwork",
         fallback: Literal["compute"] | None = None,
+        reference_tables: ReferenceTables | None = None,
     ) -> Any:
         """Get a neuron: its skeleton, with compartments, synapses and the properties of its level-2 ids.
 
@@ -82,6 +87,8 @@ class SkeletonsService:
             Where the service has no skeleton or refuses to make one, compute it here by ``pcg_skel`` from the level-2
             graph. Such a skeleton says so in ``skeleton.meta.skeleton_type`` (of a dict: in ``meta``), and has neither
             compartments nor radii.
+        reference_tables : str, sequence of str or dict, optional
+            cortical-tools' name of ``synapse_reference_tables``; tables that are not given by side are for both.
 
         Returns
         -------
@@ -119,7 +126,7 @@ class SkeletonsService:
             synapses=synapses,
             restore_graph=restore_graph,
             restore_properties=restore_properties,
-            synapse_reference_tables=synapse_reference_tables,
+            synapse_reference_tables=_one_of(synapse_reference_tables, reference_tables),
             skeleton_version=skeleton_version,
             transform=transform,
             output=output,
@@ -147,6 +154,7 @@ class SkeletonsService:
         errors: Literal["raise", "collect"] = "collect",
         batch_size: int = 50,
         progress: bool = True,
+        reference_tables: ReferenceTables | None = None,
     ) -> SkeletonBatches:
         """Get many neurons, a batch at a time, so that they need not all be in memory.
 
@@ -172,6 +180,8 @@ class SkeletonsService:
             Neurons asked for at a time; at most 500. The answers of two batches are in memory at most.
         progress : bool
             Show a progress bar.
+        reference_tables : str, sequence of str or dict, optional
+            As for `get_skeleton`.
 
         Returns
         -------
@@ -200,7 +210,7 @@ class SkeletonsService:
             synapses=synapses,
             restore_graph=restore_graph,
             restore_properties=restore_properties,
-            synapse_reference_tables=synapse_reference_tables,
+            synapse_reference_tables=_one_of(synapse_reference_tables, reference_tables),
             skeleton_version=skeleton_version,
             transform=transform,
             output=output,
@@ -262,31 +272,43 @@ class SkeletonsService:
 
     def skeletons_exist(
         self,
-        skeleton_version: int | None = None,
         root_ids: Ids = 0,
+        skeleton_version: int | None = None,
         log_warning: bool = True,
         verbose_level: int | None = 0,
+        *,
+        datastack_name: str | None = None,
     ) -> bool | dict[int, bool]:
-        """Say which neurons have a skeleton in the service's cache.
+        """Return which neurons have a skeleton in the service's cache.
 
         Parameters
         ----------
+        root_ids : int or sequence of int
+            Roots; any number, requested in batches.
         skeleton_version : int, optional
             Version of the skeletons. Default: the spec's, or 4.
-        root_ids : int or sequence of int
-            Roots; any number, asked in batches.
         log_warning, verbose_level
             As in caveclient.
+        datastack_name : str, optional
+            That of this client; another one is refused.
 
         Returns
         -------
         bool or dict
             For a single id True or False, else id -> bool for each distinct id.
+
+        Raises
+        ------
+        ValueError
+            If the datastack is another one than this client's.
         """
+        require_own(self._session, datastack_name)
         self._session.spec.require_capability("skeletons", feature="stored skeletons")
+        if skeleton_version is not None and not is_one(skeleton_version):  # caveclient's order
+            root_ids, skeleton_version = skeleton_version, as_id(root_ids, "skeleton_version")
         one = is_one(root_ids)
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
-        version = skeleton_version or self._default_version()
+        version = as_id(skeleton_version or self._default_version(), "skeleton_version")
         found = stored_skeletons(
             self._session, ids, version, log_warning=log_warning, verbose_level=verbose_level
         )
@@ -361,6 +383,19 @@ class SkeletonsService:
         if self._space is None:
             self._space = Space(self._session)
         return self._space
+
+
+def _one_of(sides: Any, reference_tables: Any) -> Any:
+    """Choose between the two names of one argument; tables that are not given by side are for both."""
+    if reference_tables is None:
+        return sides
+    if sides is not None:
+        raise ValueError(
+            "synapse_reference_tables and reference_tables are one argument; leave out one of them"
+        )
+    if hasattr(reference_tables, "items"):
+        return reference_tables
+    return {"pre": reference_tables, "post": reference_tables}
 
 
 def _references(given: Any) -> dict[str, list[str]]:
