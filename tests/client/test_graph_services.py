@@ -175,15 +175,6 @@ def test_the_datastacks_record(toy, toy_server, files):
     record = json.loads((files.folder / "datastack_info.json").read_text())
     assert service.get_datastack_info()["description"] == record["description"]
     assert service.viewer_resolution().tolist() == [4.0, 4.0, 40.0]
-    # caveclient takes the name of a datastack first, which would count for use_stored
-    for ask in (
-        service.get_datastack_info,
-        service.image_source,
-        service.segmentation_source,
-        service.viewer_resolution,
-    ):
-        with pytest.raises(TypeError, match="its name is not given"):
-            ask("toy")
     assert service.segmentation_source().startswith("graphene://")
     assert toy_server.url in service.segmentation_source(format_for="cloudvolume")
     assert service.image_source()
