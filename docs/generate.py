@@ -1,22 +1,20 @@
 """Write the pages that follow from the code: codes of problems, fields of specs, and one page per dataset.
 
 Run it after changing a model or a code (`python docs/generate.py`); the tests compare what is committed with what it
-writes. mkdocs runs it before each build (`hooks` in mkdocs.yml), which is also when the pages of the datasets are made:
+writes. The site is built with it (docs/conf.py), which is also when the pages of the datasets are made:
 adding a dataset touches its YAML file and nothing else.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
 
 from cortexclient.registry import get_spec, list_datasets
 from cortexclient.spec.codes import codes, page
 from cortexclient.spec.pages import dataset_page, fields_page
 
 DOCS = Path(__file__).resolve().parent
-ROLE = re.compile(r":(?:func|class|meth|attr|data|mod):(?=<code)")
+TOC = "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
 BEGIN, END = "<!-- fields: written by docs/generate.py -->", "<!-- end of fields -->"
 
 
@@ -27,7 +25,7 @@ def write_codes() -> None:
     for code in codes():
         (folder / f"{code}.md").write_text(page(code), encoding="utf-8")
     lines = "".join(f"- [{code}]({code}.md): {entry.title}\n" for code, entry in codes().items())
-    (folder / "index.md").write_text(f"# Codes of problems in specs\n\n{lines}", encoding="utf-8")
+    (folder / "index.md").write_text(f"# Codes of problems in specs\n\n{lines}{TOC}", encoding="utf-8")
 
 
 def write_fields() -> None:
@@ -46,7 +44,7 @@ def write_datasets() -> None:
     for spec in specs:
         (folder / f"{spec.name}.md").write_text(dataset_page(spec), encoding="utf-8")
     lines = "".join(f"- [{spec.name}]({spec.name}.md): {spec.title}\n" for spec in specs)
-    (folder / "index.md").write_text(f"# Datasets\n\n{lines}", encoding="utf-8")
+    (folder / "index.md").write_text(f"# Datasets\n\n{lines}{TOC}", encoding="utf-8")
 
 
 def write_all() -> None:
@@ -54,27 +52,6 @@ def write_all() -> None:
     write_codes()
     write_fields()
     write_datasets()
-
-
-def on_config(config: Any) -> Any:
-    """Write the pages before mkdocs looks for them, and put them into the navigation under "Datasets"."""
-    write_all()
-    for section in config["nav"]:
-        if "Datasets" in section:
-            section["Datasets"][:0] = [f"datasets/{path}" for path in _index_first(DOCS / "datasets")]
-            section["Datasets"].append(
-                {"Codes of problems": [f"codes/{path}" for path in _index_first(DOCS / "codes")]}
-            )
-    return config
-
-
-def on_page_content(html: str, **_: Any) -> str:
-    """Take the marks of Sphinx's roles out of docstrings: here they are plain code."""
-    return ROLE.sub("", html)
-
-
-def _index_first(folder: Path) -> list[str]:
-    return ["index.md", *sorted(path.name for path in folder.glob("*.md") if path.name != "index.md")]
 
 
 if __name__ == "__main__":

@@ -110,3 +110,14 @@ def test_every_command_is_documented() -> None:
     page = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
     missing = [command for command in group.commands if f"cortexclient {command}" not in page]
     assert not missing
+
+
+def test_every_member_of_the_client_is_in_the_api_reference() -> None:
+    from cortexclient import DatasetClient
+
+    pages = "".join(
+        page.read_text(encoding="utf-8") for page in (REPOSITORY / "docs" / "api").glob("client*.md")
+    )
+    shown = set(re.findall(r"DatasetClient\.(\w+)$", pages, re.MULTILINE))
+    public = {name for name in dir(DatasetClient) if not name.startswith("_")} - {"default_spec"}
+    assert shown == public
