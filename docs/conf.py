@@ -1,4 +1,4 @@
-"""The site: Sphinx reads these pages (`sphinx-build -W docs site`), runs those that draw, and fills the API reference."""
+"""The site: Sphinx reads these pages (`sphinx-build -W docs site`), runs those that draw, fills the API reference."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ html_theme_options: dict[str, Any] = {
 _ROLES = re.compile(r":(?:func|class|meth|attr|data|mod|exc):(?=`)")
 
 
-def _plain_code(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def _plain_code(*arguments: Any) -> None:
     """Show references of docstrings as code: what they name is found by the search."""
+    lines = arguments[-1]
     lines[:] = [_ROLES.sub("", line) for line in lines]
 
 
