@@ -74,7 +74,7 @@ def load(
     SandboxClient(dataset='sandbox', datastack='sandbox', version=3)
     """
     from cortexclient import registry
-    from cortexclient.session import is_snapshot
+    from cortexclient.services.snapshots import is_snapshot
 
     if is_snapshot(name_or_path_or_spec):
         return _load_snapshot(
@@ -116,8 +116,7 @@ def _load_snapshot(
     """Build the client of a snapshot: at its moment unless another is asked for, and never with a network."""
     from pathlib import Path
 
-    from cortexclient.session import read_manifest
-    from cortexclient.spec import DatasetSpec
+    from cortexclient.services.snapshots import read_manifest
 
     for name in ("server_address", "auth_token", "overrides", "cache"):
         if options.pop(name, None) is not None:
@@ -131,13 +130,12 @@ def _load_snapshot(
     file = Path(path).expanduser()
     manifest = read_manifest(file)
     if version is None and timestamp is None:
-        version, timestamp = manifest["moment"]["version"], manifest["moment"]["timestamp"]
-    spec = DatasetSpec(**manifest["spec"])
-    return client_class(spec)(
-        spec,
+        version, timestamp = manifest.version, manifest.timestamp
+    return client_class(manifest.spec)(
+        manifest.spec,
         version=version,
         timestamp=timestamp,
-        server_address=manifest["server"],
+        server_address=manifest.server,
         cache=file,
         offline=True,
         **options,

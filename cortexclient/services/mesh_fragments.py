@@ -11,7 +11,7 @@ from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.services.vertex_labels.grid import ChunkGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -70,18 +70,17 @@ def fetch_fragments(
             f"{node_id} has no mesh in {session.datastack}: is it a root id, and has it been meshed yet?",
             service="meshing",
         )
-    contents = _download(session, names)
-    missing = [name for name in names if contents.get(name) is None]
+    found = _fragments(session, names)
+    missing = [name for name in names if name not in found]
     if missing and not allow_missing:
         raise MissingDataError(
             f"{len(missing)} of {len(names)} mesh fragments of {node_id} are not in the bucket, the first is "
             f"{missing[0]!r}; pass allow_missing=True to do without them",
             service="meshing",
         )
-    found = [_decode(name, content) for name in names if (content := contents.get(name)) is not None]
     if not found:
         raise MissingDataError(f"none of the mesh fragments of {node_id} is in the bucket", service="meshing")
-    return found
+    return list(found.values())
 
 
 def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> dict[str, Any]:
@@ -104,33 +103,40 @@ def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> dict[
     return body
 
 
-def _download(session: Session, names: Sequence[str]) -> dict[str, bytes | None]:
-    """Content of each fragment; None where there is none. Kept as one piece, if it is whole and anything is kept."""
+def _fragments(session: Session, names: Sequence[str]) -> dict[str, Fragment]:
+    """Fragments by name, without those that do not exist. Cached as one entry if all exist and can be decoded."""
     cache = session.connection.cache
     if cache is None:
-        return _from_bucket(session, names)
+        return _decoded(_from_bucket(session, names))
     name = "\n".join([str(session.segmentation_info().get("mesh")), *names])
-    kept = cache.read_bytes("mesh fragments", name)
-    if kept is not None:
-        return dict(_parts(kept))
+    cached: dict[str, Fragment] | None = cache.read_bytes("mesh fragments", name, _parse)
+    if cached is not None:
+        return cached
     if cache.offline:
         raise cache.offline_error(
             f"the mesh of fragment {names[0]!r} and {len(names) - 1} others", service="meshing"
         )
-    contents = _from_bucket(session, names)
-    whole = {name: content for name in names if (content := contents.get(name)) is not None}
-    if len(whole) == len(names):
-        sizes = json.dumps({name: len(content) for name, content in whole.items()})
-        cache.keep_bytes("mesh fragments", name, b"\n".join([sizes.encode(), b"".join(whole.values())]))
-    return contents
+    contents = {
+        name: content for name, content in _from_bucket(session, names).items() if content is not None
+    }
+    found = _decoded(contents)
+    if len(found) == len(names):
+        sizes = json.dumps({name: len(content) for name, content in contents.items()})
+        cache.store_bytes("mesh fragments", name, b"\n".join([sizes.encode(), b"".join(contents.values())]))
+    return found
 
 
-def _parts(kept: bytes) -> Iterator[tuple[str, bytes]]:
-    sizes, _, rest = kept.partition(b"\n")
-    start = 0
+def _parse(cached: bytes) -> dict[str, Fragment]:
+    sizes, _, rest = cached.partition(b"\n")
+    contents, start = {}, 0
     for name, size in json.loads(sizes).items():
-        yield name, rest[start : start + size]
+        contents[name] = rest[start : start + size]
         start += size
+    return _decoded(contents)
+
+
+def _decoded(contents: Mapping[str, bytes | None]) -> dict[str, Fragment]:
+    return {name: _decode(name, content) for name, content in sorted(contents.items()) if content is not None}
 
 
 def _from_bucket(session: Session, names: Sequence[str]) -> dict[str, bytes | None]:

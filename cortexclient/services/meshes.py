@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from cortexclient.errors import MissingDataError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.ids import as_id, as_ids
-from cortexclient.services.mesh_cache import MeshCache
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
 from cortexclient.services.vertex_assigner import VertexAssigner
 from cortexclient.session import leaves, side_by_side
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from cortexclient.session import Session
-    from cortexclient.types import FloatArray, IdArray, Ids, PathLike
+    from cortexclient.types import FloatArray, IdArray, Ids
 
 __all__ = ["MeshClient"]
 
@@ -38,14 +37,10 @@ class MeshClient:
     ----------
     session : Session
         Where to ask.
-    cache : bool or path
-        Keep meshes on disk, here or (True) in the user's cache folder. A root id never changes its shape, so they stay
-        valid until the dataset is meshed anew.
     """
 
-    def __init__(self, session: Session, *, cache: bool | PathLike = False) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._cache = MeshCache.open(cache, session.datastack) if cache else None
         self._mappings: OrderedDict[int, IdArray] = OrderedDict()
         self._lock = ForkSafeLock()
 
@@ -173,23 +168,19 @@ class MeshClient:
             return self._from_cloudvolume(root, options)
         from cloudvolume.mesh import Mesh
 
-        kept = self._cache.read(root) if self._cache is not None and not options else None
-        if kept is None:
-            fragments = fetch_fragments(
-                self._session,
-                root,
-                bounds=_bounds(options.get("bounding_box")),
-                allow_missing=bool(options.get("allow_missing")),
-            )
-            kept = join_fragments(
-                fragments,
-                self._session.segmentation_info(),
-                mesh_mip=self._mesh_mip(),
-                merge=bool(options.get("deduplicate_chunk_boundaries", True)),
-            )
-            if self._cache is not None and not options:
-                self._cache.write(root, *kept)
-        mesh = Mesh(*kept, segid=root)
+        fragments = fetch_fragments(
+            self._session,
+            root,
+            bounds=_bounds(options.get("bounding_box")),
+            allow_missing=bool(options.get("allow_missing")),
+        )
+        vertices, faces = join_fragments(
+            fragments,
+            self._session.segmentation_info(),
+            mesh_mip=self._mesh_mip(),
+            merge=bool(options.get("deduplicate_chunk_boundaries", True)),
+        )
+        mesh = Mesh(vertices, faces, segid=root)
         if options.get("remove_duplicate_vertices"):
             mesh = mesh.consolidate()
             mesh.segid = root
@@ -206,7 +197,9 @@ class MeshClient:
         """Mip at which the meshes were made, as the info of the mesh folder says."""
         cache = self._session.connection.cache
         name = f"mesh mip of {self._session.segmentation_info().get('mesh')}"
-        if (known := None if cache is None else cache.recall(name)) is None:
+        if (
+            known := None if cache is None else cache.recall(name, lambda value: isinstance(value, int))
+        ) is None:
             info = getattr(self.cv.mesh.meta, "info", None) or {}
             # legacy infos carry a mip that nobody filled in; the vertices themselves tell better
             known = int(info.get("mip") or 0) if "sharding" in info else 0

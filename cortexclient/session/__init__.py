@@ -34,12 +34,10 @@ moved moves every service with it.
 from __future__ import annotations
 
 from cortexclient.session.ahead import Ahead
-from cortexclient.session.cache.choice import CacheChoice, default_folder, size_limit
-from cortexclient.session.cache.entry import DamagedEntryError, unpack
-from cortexclient.session.cache.snapshot import is_snapshot, read_manifest, save
-from cortexclient.session.cache.store import FolderStore
+from cortexclient.session.cache import AnswerCache, CacheChoice, FolderStore, SnapshotStore
+from cortexclient.session.cache import Entry as CacheEntry
 from cortexclient.session.core import Session
-from cortexclient.session.endpoints import Endpoint
+from cortexclient.session.endpoints import Endpoint, bare_address
 from cortexclient.session.graph import graph_url, is_below_roots, is_latest, leaves, lifetimes, roots_of
 from cortexclient.session.moments import Moment, as_utc
 from cortexclient.session.progress import ProgressBar, progress_bar
@@ -70,8 +68,9 @@ __all__ = [
     "NM",
     "Ahead",
     "Answer",
+    "AnswerCache",
     "CacheChoice",
-    "DamagedEntryError",
+    "CacheEntry",
     "Endpoint",
     "Filters",
     "FolderStore",
@@ -80,14 +79,15 @@ __all__ = [
     "ProgressBar",
     "Request",
     "Session",
+    "SnapshotStore",
     "TableInfo",
     "VersionRecord",
     "as_asked",
     "as_choice",
     "as_number",
     "as_utc",
+    "bare_address",
     "count",
-    "default_folder",
     "fallback_note",
     "fields_of",
     "find",
@@ -97,7 +97,6 @@ __all__ = [
     "graph_url",
     "is_below_roots",
     "is_latest",
-    "is_snapshot",
     "join_positions",
     "joined",
     "leaves",
@@ -108,18 +107,14 @@ __all__ = [
     "progress_bar",
     "provenance_of",
     "put",
-    "read_manifest",
     "require_versions",
     "roots_of",
     "run",
     "run_many",
-    "save",
     "side_by_side",
-    "size_limit",
     "successors_of",
     "table_infos",
     "unknown",
-    "unpack",
     "view_infos",
     "within_worker",
 ]

@@ -11,7 +11,7 @@ from cortexclient.session.failures import Context
 from cortexclient.session.once import Once
 
 if TYPE_CHECKING:
-    from cortexclient.session.cache import CacheChoice, Memory
+    from cortexclient.session.cache import AnswerCache, CacheChoice
     from cortexclient.session.http import Http
     from cortexclient.session.policy import Policy
     from cortexclient.session.transport import Wire
@@ -21,6 +21,16 @@ __all__ = ["LOOPBACK_TOKEN", "Connection"]
 
 LOOPBACK_TOKEN = "0" * 32
 """Stands in for a token on this machine: cloud-volume refuses to start without one that looks like hex."""
+
+
+def _is_endpoint(value: Any) -> bool:
+    """Whether a note of the cache is an address, the path of exports and a viewer site."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and isinstance(value[0], str)
+        and all(part is None or isinstance(part, str) for part in value)
+    )
 
 
 class Connection:
@@ -60,15 +70,14 @@ class Connection:
         self._endpoint_given = endpoint
         self._choice = choice
         self.offline = choice is not None and choice.offline
-        self.cache: Memory | None = None if choice is None else self._open_cache(choice)
+        self.cache: AnswerCache | None = None if choice is None else self._open_cache(choice)
 
-    def _open_cache(self, choice: CacheChoice) -> Memory:
-        from cortexclient.session.cache import Memory
-        from cortexclient.session.cache.asked import Realm
+    def _open_cache(self, choice: CacheChoice) -> AnswerCache:
+        from cortexclient.session.cache import AnswerCache, Origin
 
         given = self._endpoint_given
         server = self.address_asked if given is None else given.address.rstrip("/")
-        return Memory(choice, Realm(server, self.spec.datastack), self._frozen_at)
+        return AnswerCache(choice, Origin(server, self.spec.datastack), self._frozen_at)
 
     def _frozen_at(self, version: int) -> str | None:
         record = (self.memory.peek("versions") or {}).get(version)
@@ -86,7 +95,7 @@ class Connection:
 
         return self.memory.get("endpoint", find)
 
-    def _remembered(self, cache: Memory) -> Endpoint:
+    def _remembered(self, cache: AnswerCache) -> Endpoint:
         """Resolve the address; offline, nothing is started, and it is where it was when the answers were kept."""
         if self.address_asked.startswith(("http://", "https://")):
             return resolve(self.address_asked)
@@ -94,7 +103,7 @@ class Connection:
             found = resolve(self.address_asked)
             cache.note("endpoint", [found.address, found.exports_path, found.viewer_site])
             return found
-        known = cache.recall("endpoint")
+        known = cache.recall("endpoint", _is_endpoint)
         if known is None:
             raise cache.offline_error(f"anything of {self.spec.name} at {self.address_asked}")
         return Endpoint(known[0], None, known[1], known[2])

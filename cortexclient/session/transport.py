@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from requests import PreparedRequest, Response
 
-    from cortexclient.session.cache import Memory
+    from cortexclient.session.cache import AnswerCache
 
 __all__ = ["Wire", "adopt", "new_http_session", "watch_caps"]
 
@@ -212,7 +212,7 @@ class Wire(HTTPAdapter):
         The token; sent to ``home`` and to the hosts that `trust` adds, and nowhere else.
     context : Context
         What error messages may mention.
-    cache : Memory, optional
+    cache : AnswerCache, optional
         What is asked first, and told what came.
     """
 
@@ -223,7 +223,7 @@ class Wire(HTTPAdapter):
         home: str,
         token: str | None,
         context: Context,
-        cache: Memory | None = None,
+        cache: AnswerCache | None = None,
     ) -> None:
         self.cache = cache
         self.policy = policy

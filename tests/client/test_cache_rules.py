@@ -1,36 +1,38 @@
-"""Which answers are final, as of then, or never kept."""
+"""Which responses are stored for good, for work offline, or never; and only if they can be parsed completely."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import requests
 
-from cortexclient.session.cache.asked import Realm, read_request
-from cortexclient.session.cache.rules import RULES, Keep, rule_for, settled
+from cortexclient.session.cache.rules import RULES, Origin, Validity, read_request, rule_for, settled
 
 HOME = "https://x.org"
-REALM = Realm(HOME, "d")
+ORIGIN = Origin(HOME, "d")
 PAST, NOW = "1700000000.000000", f"{time.time():.6f}"
 MAT = "/materialize/api/v3/datastack/d"
 PCG = "/segmentation/api/v1/table/t"
 
 
 def ask(method, path, body=None, **headers):
-    if isinstance(body, dict):
+    if isinstance(body, dict | list):
         body = json.dumps(body)
     return read_request(
-        requests.Request(method, f"{HOME}{path}", data=body, headers=headers).prepare(), REALM, HOME
+        requests.Request(method, f"{HOME}{path}", data=body, headers=headers).prepare(), ORIGIN, HOME
     )
 
 
 def keep(method, path, body=None):
     asked = ask(method, path, body)
     rule = rule_for(asked)
-    return Keep.NEVER if rule is None else rule.asked(asked)
+    return Validity.NEVER if rule is None else rule.of_request(asked)
 
 
 FINAL = [
@@ -96,7 +98,7 @@ NEVER = [
     ("how", "method", "path"),
     [
         (how, *route)
-        for how, routes in ((Keep.FOREVER, FINAL), (Keep.AS_OF, AS_OF), (Keep.NEVER, NEVER))
+        for how, routes in ((Validity.FOREVER, FINAL), (Validity.AS_OF, AS_OF), (Validity.NEVER, NEVER))
         for route in routes
     ],
     ids=lambda value: value.replace(NOW, "now") if isinstance(value, str) else None,
@@ -110,9 +112,9 @@ def test_every_row_is_tried():
     untried = {rule.what for rule in RULES if id(rule) not in tried}
     assert untried <= {
         "children of {node}",
-        "the edits of {node}",
+        "edits of {node}",
         "edits",
-        "the attributes that the level-2 cache has",
+        "attributes of the level-2 cache",
     }
 
 
@@ -134,33 +136,119 @@ def test_the_past_is_settled_after_a_while(text, past):
     assert settled(text) is past
 
 
-def given_answer(path, body, answer, method="POST"):
-    asked = ask(method, path, body)
-    return rule_for(asked).answered(asked, answer)
+def arrow(**columns):
+    table = pa.table(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return sink.getvalue().to_pybytes()
 
 
-def test_answers_with_gaps_are_not_final():
-    ids = np.array([5, 6], dtype="<u8").tobytes()
-    roots = f"{PCG}/roots_binary?timestamp={PAST}"
-    assert given_answer(roots, ids, np.array([9, 9], dtype="<u8").tobytes()) is Keep.FOREVER
-    assert given_answer(roots, ids, np.array([9, 0], dtype="<u8").tobytes()) is Keep.AS_OF
-    assert given_answer(roots, ids, ids[:8]) is Keep.NEVER
-    nothing = np.array([0, 6], dtype="<u8").tobytes()
-    assert given_answer(roots, nothing, np.array([0, 9], dtype="<u8").tobytes()) is Keep.FOREVER
-    times = f"{PCG}/root_timestamps?latest=False"
-    assert given_answer(times, {"node_ids": [5, 6]}, b'{"timestamp": [1.0, 2.0]}') is Keep.FOREVER
-    assert given_answer(times, {"node_ids": [5, 6]}, b'{"timestamp": [1.0]}') is Keep.NEVER
-    assert given_answer(f"{PCG}/node/5/leaves", None, b'{"leaf_ids": []}', "GET") is Keep.NEVER
-    assert given_answer(f"{MAT}/version/3/table/t/query", {}, b"") is Keep.NEVER
-    assert (
-        given_answer("/meshing/api/v1/table/t/manifest/5:0", None, b'{"fragments": []}', "GET") is Keep.NEVER
-    )
-    assert given_answer("/info/api/v2/x", None, b"<html>login</html>", "GET") is Keep.NEVER
+def ids(*values):
+    return np.array(values, dtype="<u8").tobytes()
+
+
+def as_json(value):
+    return json.dumps(value).encode()
+
+
+ROWS = arrow(id=[1, 2, 3], text=["a", "b", "c"])
+BAD_OFFSETS = ROWS.replace(np.array([0, 1, 2], "<i4").tobytes(), np.array([0, 2**30, 2], "<i4").tobytes())
+SKELETON = gzip.compress(as_json({"vertices": [[0, 0, 0]], "edges": []}))
+QUERY = ("POST", f"{MAT}/version/3/table/t/query", {})
+ROOTS = ("POST", f"{PCG}/roots_binary?timestamp={PAST}")
+TIMES = ("POST", f"{PCG}/root_timestamps?latest=False", {"node_ids": [5, 6]})
+LEAVES = ("GET", f"{PCG}/node/5/leaves", None)
+ONE = ("GET", "/skeletoncache/api/v1/d/async/get_skeleton/4/5/flatdict", None)
+ATTRIBUTES = ("POST", "/l2cache/api/v1/table/t/attributes?attribute_names=size", {"l2_ids": [5, 6]})
+INFO = ("GET", "/info/api/v2/datastack/full/d", None)
+VIEWS = ("GET", f"{MAT}/version/3/views", None)
+COUNT = ("GET", f"{MAT}/version/3/table/t/count", None)
+FOREVER, AS_FOUND, NOT = Validity.FOREVER, Validity.AS_OF, Validity.NEVER
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "validity"),
+    [
+        (QUERY, ROWS, FOREVER),
+        (QUERY, ROWS[:-8], NOT),
+        (QUERY, ROWS[: len(ROWS) // 2], NOT),
+        (QUERY, BAD_OFFSETS, NOT),
+        (QUERY, arrow(id=[1], di=[2]).replace(b"di", b"id"), NOT),
+        (QUERY, b"", NOT),
+        (QUERY, b"<html>login</html>", NOT),
+        ((*ROOTS, ids(5, 6)), ids(9, 9), FOREVER),
+        ((*ROOTS, ids(5, 6)), ids(9, 0), AS_FOUND),
+        ((*ROOTS, ids(5, 6)), ids(9), NOT),
+        ((*ROOTS, ids(0, 6)), ids(0, 9), FOREVER),
+        (TIMES, as_json({"timestamp": [1.0, 2]}), FOREVER),
+        (TIMES, as_json({"timestamp": [1.0]}), NOT),
+        (TIMES, as_json({"timestamp": [1.0, None]}), NOT),
+        (LEAVES, as_json({"leaf_ids": [7]}), FOREVER),
+        (LEAVES, as_json({"leaf_ids": []}), NOT),
+        (LEAVES, as_json({"leaf_ids": [7.0]}), NOT),
+        (LEAVES, b'{"leaf_ids": [7', NOT),
+        (ONE, SKELETON, FOREVER),
+        (ONE, gzip.compress(SKELETON), FOREVER),
+        (ONE, SKELETON[:-9], NOT),
+        (ONE, gzip.compress(b"[]"), NOT),
+        (ONE, b"a page", NOT),
+        (ATTRIBUTES, as_json({"5": {"size": 1}, "6": {"size": 2}}), FOREVER),
+        (ATTRIBUTES, as_json({"5": {"size": 1}, "6": {}}), AS_FOUND),
+        (ATTRIBUTES, as_json({"5": 1}), NOT),
+        (INFO, as_json({"local_server": HOME}), AS_FOUND),
+        (INFO, b"<html>login</html>", NOT),
+        (INFO, b"[" * 100_000, NOT),
+        (VIEWS, b"[]", NOT),
+        (COUNT, b"12", FOREVER),
+        (COUNT, b"-1", NOT),
+        (COUNT, b"12.5", NOT),
+        (COUNT, b"true", NOT),
+    ],
+    ids=str,
+)
+def test_only_what_is_complete_is_stored(route, body, validity):
+    asked = ask(*route)
+    kind = "data.arrow" if route is QUERY else "application/json"
+    assert rule_for(asked).validity(asked, 200, body, kind) is validity
+    assert rule_for(asked).validity(asked, 206, body, kind) is NOT
+    if route is QUERY:
+        assert rule_for(asked).validity(asked, 200, body, "text/html") is NOT
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "stored"), [(VIEWS, b"{}", True), (VIEWS, b"<h1>", False), (INFO, b"{}", False)]
+)
+def test_none_is_stored_where_the_service_itself_says_so(route, body, stored):
+    asked = ask(*route)
+    assert rule_for(asked).validity(asked, 404, body, "") is (AS_FOUND if stored else NOT)
+
+
+def test_no_response_of_a_real_service_is_taken_for_damaged(toy_folder):
+    lines = gzip.decompress((toy_folder / "exchanges.jsonl.gz").read_bytes()).decode().splitlines()[1:]
+    sound, refused = set(), []
+    for exchange in map(json.loads, lines):
+        body = exchange["body"] if exchange["status"] == 200 else {}
+        if body.get("kind") != "json":
+            continue
+        asked = ask(
+            exchange["method"], re.sub("^https?://[^/]+", "", exchange["url"]), exchange["request_body"]
+        )
+        rule = rule_for(asked)
+        if rule is not None and rule.of_request(asked) is not NOT:
+            found = rule.validity(asked, 200, as_json(body["value"]), "application/json")
+            sound.add(rule.what) if found is not NOT else refused.append(
+                (rule.what, exchange["url"][-50:], body["value"])
+            )
+    assert len(sound) > 12
+    assert [
+        entry for entry in refused if next(iter(entry[2].values())) != []
+    ] == []  # an empty list is not stored
 
 
 def test_the_same_question_has_the_same_name():
-    def name(path, body=None, realm=REALM, **headers):
-        return ask("POST", path, body, **headers).key(realm)
+    def name(path, body=None, origin=ORIGIN, **headers):
+        return ask("POST", path, body, **headers).identity(origin)
 
     assert name("/a?b=1&a=2") == name("/a?a=2&b=1")
     assert name("/a", '{"x": 1, "y": 2}') == name("/a", '{"y":2,"x":1}')
@@ -169,17 +257,17 @@ def test_the_same_question_has_the_same_name():
     assert name("/a?middle_auth_token=1234&b=1") == name("/a?b=1")
     assert name("/a", Authorization="Bearer one") == name("/a", Authorization="Bearer two")
     assert name("/a", Accept="application/json") != name("/a")
-    assert name("/a") != name("/a", realm=Realm("https://y.org", "d"))
-    assert name("/a") != name("/a", realm=Realm(HOME, "e"))
-    assert name("/a") != ask("GET", "/a").key(REALM)
+    assert name("/a") != name("/a", origin=Origin("https://y.org", "d"))
+    assert name("/a") != name("/a", origin=Origin(HOME, "e"))
+    assert name("/a") != ask("GET", "/a").identity(ORIGIN)
 
 
 def test_a_launched_server_has_a_lasting_name():
-    realm = Realm("sandbox://small", "d")
+    origin = Origin("sandbox://small", "d")
 
     def name(port):
         request = requests.Request("GET", f"http://127.0.0.1:{port}/info/api").prepare()
-        return read_request(request, realm, f"http://127.0.0.1:{port}")
+        return read_request(request, origin, f"http://127.0.0.1:{port}")
 
     assert name(1234) == name(4321)
     assert "127.0.0.1" not in name(1234).url

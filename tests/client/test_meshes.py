@@ -17,7 +17,6 @@ from cortexclient.testing import clear_client_caches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from cortexclient.session import Session
 
@@ -171,17 +170,6 @@ def test_what_has_no_mesh(meshes: MeshClient, roots: list[int]) -> None:
         meshes.get_meshes(roots, missing="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one root id"):
         meshes.get_mesh(roots)  # type: ignore[arg-type]
-
-
-def test_cache(server: Sandbox, session: Session, roots: list[int], tmp_path: Path) -> None:
-    first = MeshClient(session, cache=tmp_path).get_mesh(roots[0])
-    before = len(server.requests)
-    again = MeshClient(session, cache=tmp_path).get_mesh(roots[0])
-    assert len(server.requests) == before
-    np.testing.assert_array_equal(again.vertices, first.vertices)
-    np.testing.assert_array_equal(again.faces, first.faces)
-    next(tmp_path.rglob("*.npz")).write_bytes(b"damaged")
-    assert len(MeshClient(session, cache=tmp_path).get_mesh(roots[0]).vertices) == len(first.vertices)
 
 
 # -- level-2 ids of vertices -------------------------------------------------------------------------------------------

@@ -1,36 +1,164 @@
-"""Which answers of CAVE are final: one row for each route, and whatever has no row is never kept.
+"""Which responses of CAVE may be stored and for how long: one rule per route; a route without a rule is never stored.
 
-`Keep.FOREVER` is for what can never be another answer; it is served without asking. `Keep.AS_OF` is for what may
-change: online it is asked anew each time, and the last answer serves offline alone. `Keep.NEVER` is for live answers,
-edits, secrets, and everything that nobody has thought about.
+A rule looks twice. At the request: is it about a frozen version, or about a time that is long past? And at the
+response: only what can be parsed completely is stored, and only what misses nothing is stored for good.
 
-A row decides twice: from the question (a time in the past or the present?) and from the answer (is anything missing in
-it that may be there tomorrow?). Only HTTP 200 is kept; 404 only where it is how a service says that it has none.
+`Validity.FOREVER` is for what can never change; it is served without a request. `Validity.AS_OF` is for what may
+change: online it is requested anew each time, and the last response serves work offline. `Validity.NEVER` is for live
+queries, edits, secrets, damaged responses, and every route that nobody has thought about.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import re
 import time
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from cortexclient.session.cache.store import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cortexclient.session.cache.asked import Asked
+    from requests import PreparedRequest
 
-__all__ = ["SETTLED", "Keep", "Rule", "rule_for", "settled"]
+    OfRequest: TypeAlias = "Callable[[CacheRequest], Validity]"
+    OfResponse: TypeAlias = "Callable[[CacheRequest, bytes, str], Validity]"
+
+__all__ = [
+    "RULES",
+    "CacheRequest",
+    "Origin",
+    "Rule",
+    "Validity",
+    "parse_json",
+    "read_request",
+    "readable_skeleton",
+    "rule_for",
+    "settled",
+]
 
 SETTLED = 3600.0
 """Seconds until the past is settled: an edit that is under way may still be written with an earlier time."""
 
+_SECRET_PARAMS = {"middle_auth_token", "token", "access_token", "auth_token"}
+_IDLE_PARAMS = {"verbose_level", "log_warning"}
+"""Parameters that change nothing in a response."""
 
-class Keep(enum.IntEnum):
-    """How long an answer holds; the smaller of two decides."""
+_END_OF_ARROW = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_MOST_UNPACKED = 1 << 30
+
+
+# -- requests as the cache sees them
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose responses: part of the identity of each.
+
+    Parameters
+    ----------
+    server : str
+        Address of the server as the dataset names it; for one that a launcher starts, the launcher's address, since
+        the port is another one each time.
+    datastack : str
+        The datastack.
+    """
+
+    server: str
+    datastack: str
+
+    def identity(self, *parts: str) -> list[str]:
+        """Name something of this origin."""
+        return ["cortexclient", "2", self.server, self.datastack, *parts]
+
+
+@dataclass(frozen=True)
+class CacheRequest:
+    """A request without the token, and the same for the same question.
+
+    Parameters
+    ----------
+    method, url : str
+        The URL without parameters; the home server stands in it under its lasting name.
+    path : str
+        Path of the URL.
+    params : dict
+        Parameters of the URL, without secrets and those that change nothing.
+    body : bytes
+        What was sent.
+    accept : str
+        Content type that was asked for.
+    """
+
+    method: str
+    url: str
+    path: str
+    params: dict[str, str]
+    body: bytes = b""
+    accept: str = field(default="*/*")
+
+    @functools.cached_property
+    def json(self) -> Any:
+        """The body as JSON; None where it is something else."""
+        return parse_json(self.body)
+
+    @functools.cached_property
+    def version(self) -> int | None:
+        """The materialized version that it is about, if it is about one."""
+        found = re.match(_VERSION + r"(?:/|$)", self.path)
+        return int(found["version"]) if found else None
+
+    def identity(self, origin: Origin, *, without: tuple[str, ...] = ()) -> list[str]:
+        """Name the request, leaving out parameters that do not matter to its response."""
+        params = sorted((name, value) for name, value in self.params.items() if name not in without)
+        text = self.body if self.json is None else json.dumps(self.json, sort_keys=True).encode()
+        return origin.identity(self.method, self.url, urlencode(params), digest(text), self.accept)
+
+
+def read_request(request: PreparedRequest, origin: Origin, home: str) -> CacheRequest:
+    """Read a request on its way out.
+
+    Parameters
+    ----------
+    request : requests.PreparedRequest
+        The request; of its headers, which hold the token, only ``Accept`` is looked at.
+    origin : Origin
+        Whose.
+    home : str
+        Address at which the origin's server answers at present.
+    """
+    parts = urlsplit(request.url or "")
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if address == home.rstrip("/"):
+        address = origin.server
+    params = {
+        name: value
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        if name not in _SECRET_PARAMS and name not in _IDLE_PARAMS
+    }
+    body = request.body or b""
+    return CacheRequest(
+        method=request.method or "GET",
+        url=f"{address}{parts.path}",
+        path=parts.path,
+        params=params,
+        body=body.encode() if isinstance(body, str) else bytes(body),
+        accept=str(request.headers.get("Accept") or "*/*"),
+    )
+
+
+# -- rules
+
+
+class Validity(enum.IntEnum):
+    """How long a response holds; the smaller of two decides."""
 
     NEVER = 0
     AS_OF = 1
@@ -44,35 +172,47 @@ class Rule:
     Parameters
     ----------
     what : str
-        The answer in words; ``{...}`` are groups of the pattern.
+        The response in words; ``{...}`` are groups of the pattern.
     methods : str
-        Methods, divided by spaces.
-    pattern : re.Pattern
-        Of the path, from its first part on.
-    asked : callable
-        How long the answer to a question holds at most.
-    answered : callable
-        How long it holds, given what came.
-    idle : callable
-        Parameters that do not matter to the answer to a question.
+        HTTP methods, divided by spaces.
+    pattern : str
+        Of the URL's path.
+    of_request : callable
+        How long the response to a request holds at most.
+    of_response : callable
+        How long it holds, given its body and content type; `Validity.NEVER` where it cannot be parsed.
+    ignored : callable
+        Parameters of a request that do not matter to its response.
     none : bool
-        Whether 404 is an answer, too: the service has none of these.
+        Whether 404 is a response too: the service has none of these.
     """
 
     what: str
     methods: str
-    pattern: re.Pattern[str]
-    asked: Callable[[Asked], Keep]
-    answered: Callable[[Asked, bytes], Keep] = lambda _, body: Keep.FOREVER if body else Keep.NEVER
-    idle: Callable[[Asked], tuple[str, ...]] = lambda _: ()
+    pattern: str
+    of_request: OfRequest
+    of_response: OfResponse
+    ignored: Callable[[CacheRequest], tuple[str, ...]] = lambda _: ()
     none: bool = False
 
-    def describe(self, asked: Asked) -> str:
-        """Say in words what was asked."""
-        found = self.pattern.search(asked.path)
+    def describe(self, request: CacheRequest) -> str:
+        """Say in words what was requested."""
+        found = re.search(self.pattern, request.path)
         words = self.what.format(**(found.groupdict() if found else {}))
-        when = asked.params.get("timestamp")
-        return f"{words} at {_readable(when)}" if when else words
+        when = request.params.get("timestamp")
+        return f"{words} at {_readable_time(when)}" if when else words
+
+    def validity(self, request: CacheRequest, status: int, body: bytes, content_type: str) -> Validity:
+        """Say how long a response holds: at most as long as its request allows, and not at all if it is damaged."""
+        allowed = self.of_request(request)
+        if status == 200:
+            return min(allowed, self.of_response(request, body, content_type))
+        # "there is none" may be another answer tomorrow, and a page of a gateway is no answer
+        says_none = status == 404 and self.none and parse_json(body) is not None
+        return min(allowed, Validity.AS_OF) if says_none else Validity.NEVER
+
+
+# -- what a request allows
 
 
 def settled(text: str | None) -> bool:
@@ -92,247 +232,287 @@ def settled(text: str | None) -> bool:
     return seconds < time.time() - SETTLED
 
 
-def _readable(text: str) -> str:
+def _readable_time(text: str) -> str:
     try:
         return datetime.fromtimestamp(float(text)).astimezone().isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):
         return text
 
 
-def _forever(_: Asked) -> Keep:
-    return Keep.FOREVER
+def _forever(_: CacheRequest) -> Validity:
+    return Validity.FOREVER
 
 
-def _as_of(_: Asked) -> Keep:
-    return Keep.AS_OF
+def _as_of(_: CacheRequest) -> Validity:
+    return Validity.AS_OF
 
 
-def _at_a_settled_time(*names: str) -> Callable[[Asked], Keep]:
-    def decide(asked: Asked) -> Keep:
-        return Keep.FOREVER if all(settled(asked.params.get(name)) for name in names) else Keep.NEVER
+def _past(*names: str) -> OfRequest:
+    def decide(request: CacheRequest) -> Validity:
+        return _if(all(settled(request.params.get(name)) for name in names))
 
     return decide
 
 
-def _query(asked: Asked) -> Keep:
-    body = asked.json if isinstance(asked.json, dict) else {}
-    sampled = any(
-        asked.params.get(name) or body.get(name) for name in ("random_sample", "random_sample_size")
-    )
-    return Keep.NEVER if sampled else Keep.FOREVER
+def _frozen_query(request: CacheRequest) -> Validity:
+    body = request.json if isinstance(request.json, dict) else {}
+    names = ("random_sample", "random_sample_size")
+    return _if(not any(request.params.get(name) or body.get(name) for name in names))
 
 
-def _lifetime(asked: Asked) -> Keep:
+def _is_about_birth(request: CacheRequest) -> bool:
+    return request.params.get("latest", "False").lower() == "false"
+
+
+def _lifetimes(request: CacheRequest) -> Validity:
     # when a root was made never changes; until when it is valid is known for the past only
-    if asked.params.get("latest", "False").lower() == "false":
-        return Keep.FOREVER
-    return _at_a_settled_time("timestamp")(asked)
+    return Validity.FOREVER if _is_about_birth(request) else _past("timestamp")(request)
 
 
-def _lifetime_idle(asked: Asked) -> tuple[str, ...]:
-    return ("timestamp",) if asked.params.get("latest", "False").lower() == "false" else ()
-
-
-def _skeleton(asked: Asked) -> Keep:
-    found = re.search(r"/(-?\d+)/\d+/\w+/?$", asked.path)
+def _skeleton_version(request: CacheRequest) -> Validity:
     # versions below 1 are names for another one: "the newest", "the one for neuroglancer"
-    return Keep.FOREVER if found and int(found.group(1)) > 0 else Keep.NEVER
+    return _if(re.search(r"/[1-9]\d*/\d+/\w+/?$", request.path) is not None)
 
 
-def _json(body: bytes) -> Any:
+# -- what a response holds
+
+
+def _if(sound: bool) -> Validity:
+    return Validity.FOREVER if sound else Validity.NEVER
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse JSON; None where it is something else."""
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
-def _all_roots(asked: Asked, body: bytes) -> Keep:
-    """Zeros stand for nodes without a root, but for those that were asked as zero."""
-    if not body or len(body) != len(asked.body):
-        return Keep.NEVER
+def _arrow(_: CacheRequest, body: bytes, content_type: str) -> Validity:
+    """An Arrow stream that is complete and valid, or JSON where that was asked for."""
+    if not content_type.startswith("data.arrow"):
+        return _if("json" in content_type and isinstance(parse_json(body), list | dict | int))
+    import pyarrow as pa
+
+    if not body.endswith(_END_OF_ARROW):
+        return Validity.NEVER
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError):
+        return Validity.NEVER
+    return _if(len(set(table.column_names)) == table.num_columns)
+
+
+def _json_of(*kinds: type, of: type | tuple[type, ...] = object) -> OfResponse:
+    """JSON of one of these types; if it is a list, one of members of the type ``of``."""
+
+    def decide(_: CacheRequest, body: bytes, __: str) -> Validity:
+        found = parse_json(body)
+        members = found if isinstance(found, list) else ()
+        return _if(isinstance(found, kinds) and all(isinstance(member, of) for member in members))
+
+    return decide
+
+
+def _list_under(name: str, of: type | tuple[type, ...], *, per_id: bool = False) -> OfResponse:
+    """An object with a list under a name: one member for each id of the request, or at least one.
+
+    An empty list may fill up tomorrow.
+    """
+
+    def decide(request: CacheRequest, body: bytes, _: str) -> Validity:
+        found = parse_json(body)
+        values = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(values, list) or not all(isinstance(value, of) for value in values):
+            return Validity.NEVER
+        if not per_id:
+            return _if(bool(values))
+        ids = request.json.get("node_ids") if isinstance(request.json, dict) else None
+        return _if(isinstance(ids, list) and len(ids) == len(values))
+
+    return decide
+
+
+def _row_count(_: CacheRequest, body: bytes, __: str) -> Validity:
+    found = parse_json(body)
+    return _if(type(found) is int and found >= 0)
+
+
+def _roots(request: CacheRequest, body: bytes, _: str) -> Validity:
+    """Eight bytes per id. Zeros stand for nodes without a root, but for those that were requested as zero."""
+    if not body or len(body) != len(request.body):
+        return Validity.NEVER
     zero = bytes(8)
     missing = any(
-        body[at : at + 8] == zero and asked.body[at : at + 8] != zero for at in range(0, len(body), 8)
+        body[at : at + 8] == zero and request.body[at : at + 8] != zero for at in range(0, len(body), 8)
     )
-    return Keep.AS_OF if missing else Keep.FOREVER
+    return Validity.AS_OF if missing else Validity.FOREVER
 
 
-def _as_many(name: str) -> Callable[[Asked, bytes], Keep]:
-    """An answer is whole if it has one value for each id."""
-
-    def decide(asked: Asked, body: bytes) -> Keep:
-        answer, question = _json(body), asked.json
-        if not isinstance(answer, dict) or not isinstance(question, dict):
-            return Keep.NEVER
-        values, ids = answer.get(name), question.get("node_ids")
-        whole = isinstance(values, list) and isinstance(ids, list) and len(values) == len(ids)
-        return Keep.FOREVER if whole and None not in (values or ()) else Keep.NEVER
-
-    return decide
+def _attributes(request: CacheRequest, body: bytes, _: str) -> Validity:
+    """Attributes by level-2 id; requesting missing ones makes the service compute them, so they are requested again."""
+    found = parse_json(body)
+    if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
+        return Validity.NEVER
+    ids = request.json.get("l2_ids") if isinstance(request.json, dict) else None
+    names = [name for name in request.params.get("attribute_names", "").split(",") if name]
+    values = [found.get(str(one)) for one in ids or ()]
+    complete = bool(values) and all(value and None not in map(value.get, names) for value in values)
+    return Validity.FOREVER if complete else Validity.AS_OF
 
 
-def _holds(*names: str) -> Callable[[Asked, bytes], Keep]:
-    """An answer counts if it has something under one of these names."""
-
-    def decide(_: Asked, body: bytes) -> Keep:
-        answer = _json(body)
-        return (
-            Keep.FOREVER
-            if isinstance(answer, dict) and any(answer.get(name) for name in names)
-            else Keep.NEVER
-        )
-
-    return decide
+def _skeleton(request: CacheRequest, body: bytes, _: str) -> Validity:
+    return _if(readable_skeleton(body, flat=request.path.rstrip("/").endswith("/flatdict")))
 
 
-def _any_json(_: Asked, body: bytes) -> Keep:
-    return Keep.FOREVER if _json(body) is not None else Keep.NEVER
-
-
-def _row(what: str, methods: str, pattern: str, *rest: Any, **more: Any) -> Rule:
-    return Rule(what, methods, re.compile(pattern), *rest, **more)
+def readable_skeleton(body: bytes, *, flat: bool = True) -> bool:
+    """Whether a skeleton of the service can be unpacked and, for ``flatdict``, has vertices and edges."""
+    try:
+        while body[:2] == b"\x1f\x8b":
+            unpacker = zlib.decompressobj(wbits=31)
+            body = unpacker.decompress(body, _MOST_UNPACKED)
+            if not unpacker.eof or unpacker.unused_data:
+                return False
+    except zlib.error:
+        return False
+    if not flat:
+        return bool(body)
+    found = parse_json(body)
+    return isinstance(found, dict) and all(isinstance(found.get(key), list) for key in ("vertices", "edges"))
 
 
 _MAT = r"^/materialize/api/v\d+/datastack/[^/]+"
 _VERSION = _MAT + r"/version/(?P<version>\d+)"
+_TABLE = _VERSION + r"/table/(?P<table>[^/]+)"
 _PCG = r"^/segmentation/api/v1/table/[^/]+"
-_SKEL = r"^/skeletoncache/api/v1/[^/]+"
+_NODE = _PCG + r"/node/(?P<node>\d+)"
+_EDITS = _PCG + r"/(?:tabular_change_log_many|operation_details|oldest_timestamp)$"
+_L2 = r"^/l2cache/api/v1"
+_SKELETONS = r"^/skeletoncache/api/v1/[^/]+"
+_MESHES = r"^/meshing/api/v1/table/[^/]+"
+_SERVICE = r"^/(?P<service>materialize|segmentation|skeletoncache|annotation|l2cache|nglstate|meshing)"
+
+_past_time, _past_times = _past("timestamp"), _past("timestamp_past", "timestamp_future")
+_object, _object_or_list, _any_json = (
+    _json_of(dict),
+    _json_of(dict, list),
+    _json_of(dict, list, str, int, float),
+)
+_records, _ids = _json_of(list, of=dict), (int, str)
 
 RULES = (
     # frozen versions
-    _row(
+    Rule("rows of {table} at version {version}", "POST", _TABLE + r"/query/?$", _frozen_query, _arrow),
+    Rule(
         "rows of {table} at version {version}",
         "POST",
-        _VERSION + r"/(?:table|views)/(?P<table>[^/]+)/query/?$",
-        _query,
+        _VERSION + r"/views/(?P<table>[^/]+)/query/?$",
+        _frozen_query,
+        _arrow,
     ),
-    _row("a join of tables at version {version}", "POST", _VERSION + r"/query/?$", _query),
-    _row(
-        "the size of {table} at version {version}",
-        "GET",
-        _VERSION + r"/table/(?P<table>[^/]+)/count$",
-        _forever,
-    ),
-    _row(
+    Rule("a join of tables at version {version}", "POST", _VERSION + r"/query/?$", _frozen_query, _arrow),
+    Rule("the row count of {table} at version {version}", "GET", _TABLE + r"/count$", _forever, _row_count),
+    Rule(
         "the tables of version {version}",
         "GET",
         _VERSION + r"/tables/metadata$",
         _forever,
-        _any_json,
+        _records,
         none=True,
     ),
-    _row(
-        "the description of {table} at version {version}",
-        "GET",
-        _VERSION + r"/table/(?P<table>[^/]+)/metadata$",
-        _forever,
-        _any_json,
+    Rule(
+        "metadata of {table} at version {version}", "GET", _TABLE + r"/metadata$", _forever, _object_or_list
     ),
     # views may be added to a version later
-    _row(
-        "the views of version {version}",
-        "GET",
-        _VERSION + r"(?:/views(?:/.+)?|/tables|)$",
-        _as_of,
-        _any_json,
-        none=True,
-    ),
-    _row("the list of versions", "GET", _MAT + r"/(?:metadata|versions)$", _as_of, _any_json),
+    Rule("the views of version {version}", "GET", _VERSION + r"/views(?:/.+)?$", _as_of, _object, none=True),
+    Rule("the record of version {version}", "GET", _VERSION + r"(?:/tables|)$", _as_of, _any_json, none=True),
+    Rule("the list of versions", "GET", _MAT + r"/(?:metadata|versions)$", _as_of, _json_of(list)),
     # the chunkedgraph
-    _row(
-        "roots of supervoxels", "POST", _PCG + r"/roots_binary$", _at_a_settled_time("timestamp"), _all_roots
-    ),
-    _row(
+    Rule("roots of supervoxels", "POST", _PCG + r"/roots_binary$", _past_time, _roots),
+    Rule(
         "which roots are valid",
         "POST",
         _PCG + r"/is_latest_roots$",
-        _at_a_settled_time("timestamp"),
-        _as_many("is_latest"),
+        _past_time,
+        _list_under("is_latest", bool, per_id=True),
     ),
-    _row(
+    Rule(
         "lifetimes of roots",
         "POST",
         _PCG + r"/root_timestamps$",
-        _lifetime,
-        _as_many("timestamp"),
-        idle=_lifetime_idle,
+        _lifetimes,
+        _list_under("timestamp", (int, float), per_id=True),
+        ignored=lambda request: ("timestamp",) if _is_about_birth(request) else (),
     ),
-    _row("pieces of {node}", "GET", _PCG + r"/node/(?P<node>\d+)/leaves$", _forever, _holds("leaf_ids")),
-    _row(
-        "children of {node}", "GET", _PCG + r"/node/(?P<node>\d+)/children$", _forever, _holds("children_ids")
+    Rule("leaves of {node}", "GET", _NODE + r"/leaves$", _forever, _list_under("leaf_ids", _ids)),
+    Rule("children of {node}", "GET", _NODE + r"/children$", _forever, _list_under("children_ids", _ids)),
+    Rule(
+        "level-2 graph of {node}", "GET", _NODE + r"/lvl2_graph$", _forever, _list_under("edge_graph", list)
     ),
-    _row(
-        "level-2 graph of {node}",
-        "GET",
-        _PCG + r"/node/(?P<node>\d+)/lvl2_graph$",
-        _forever,
-        _holds("edge_graph"),
-    ),
-    _row(
+    Rule(
         "lineage of roots",
         "POST",
         _PCG + r"/lineage_graph_multiple$",
-        _at_a_settled_time("timestamp_past", "timestamp_future"),
-        _holds("nodes"),
+        _past_times,
+        _list_under("nodes", dict),
     ),
-    _row(
-        "the edits of {node}",
+    Rule(
+        "edits of {node}", "GET", _PCG + r"/root/(?P<node>\d+)/(?:change_log|merge_log)$", _as_of, _any_json
+    ),
+    Rule("edits", "GET", _EDITS, _as_of, _any_json),
+    Rule("the info of the segmentation", "GET", r"^/segmentation/table/[^/]+/info$", _as_of, _object),
+    # morphology; skeletons in bulk are stored one by one
+    Rule("attributes of level-2 ids", "POST", _L2 + r"/table/[^/]+/attributes$", _forever, _attributes),
+    Rule(
+        "skeleton of {root}",
         "GET",
-        _PCG + r"/root/(?P<node>\d+)/(?:change_log|merge_log)$",
-        _as_of,
-        _any_json,
+        _SKELETONS + r"/async/get_skeleton/-?\d+/(?P<root>\d+)/\w+/?$",
+        _skeleton_version,
+        _skeleton,
     ),
-    _row(
-        "edits",
-        "GET",
-        _PCG + r"/(?:tabular_change_log_many|operation_details|oldest_timestamp)$",
-        _as_of,
-        _any_json,
+    Rule(
+        "skeletons",
+        "POST",
+        _SKELETONS + r"/bulk/get_cached_skeletons/[1-9]\d*/flatdict/?$",
+        _forever,
+        _object,
     ),
-    _row(
-        "the description of the segmentation", "GET", r"^/segmentation/table/[^/]+/info$", _as_of, _any_json
-    ),
-    # morphology; attributes of level-2 ids and skeletons in bulk are completed in `partial`
-    _row(
-        "attributes of level-2 ids", "POST", r"^/l2cache/api/v1/table/[^/]+/attributes$", _forever, _any_json
-    ),
-    _row("skeleton of {root}", "GET", _SKEL + r"/async/get_skeleton/-?\d+/(?P<root>\d+)/\w+/?$", _skeleton),
-    _row(
-        "skeletons", "POST", _SKEL + r"/bulk/get_cached_skeletons/[1-9]\d*/flatdict/?$", _forever, _any_json
-    ),
-    _row(
+    Rule(
         "the mesh fragments of {node}",
         "GET",
-        r"^/meshing/api/v1/table/[^/]+/manifest/(?P<node>\d+):",
+        _MESHES + r"/manifest/(?P<node>\d+):",
         _forever,
-        _holds("fragments"),
+        _list_under("fragments", str),
     ),
     # what the servers say about themselves
-    _row("the datastack's record", "GET", r"^/info/", _as_of, _any_json),
-    _row("schemas of annotations", "GET POST", r"^/schema/", _as_of, _any_json),
-    _row(
-        "the attributes that the level-2 cache has",
+    Rule("the datastack's record", "GET", r"^/info/", _as_of, _any_json),
+    Rule("schemas of annotations", "GET POST", r"^/schema/", _as_of, _object_or_list),
+    Rule(
+        "attributes of the level-2 cache",
         "GET",
-        r"^/l2cache/api/v1/(?:table_mapping|attribute_metadata)$",
+        _L2 + r"/(?:table_mapping|attribute_metadata)$",
         _as_of,
+        _any_json,
     ),
-    _row(
+    Rule(
         "the version of the {service} service",
         "GET",
-        r"^/(?P<service>materialize|segmentation|skeletoncache|annotation|l2cache|nglstate|meshing)"
-        r"/(?:api/)?(?:v\d+/)?versions?$",
+        _SERVICE + r"/(?:api/)?(?:v\d+/)?versions?$",
         _as_of,
         _any_json,
         none=True,
     ),
-    _row("Neuroglancer state {state}", "GET", r"^/nglstate/api/v1/(?P<state>\d+)$", _as_of, _any_json),
+    Rule("Neuroglancer state {state}", "GET", r"^/nglstate/api/v1/(?P<state>\d+)$", _as_of, _object),
 )
-"""The table; the first row that fits decides."""
+"""The table; the first rule that fits decides."""
 
 
-def rule_for(asked: Asked) -> Rule | None:
-    """Find the row for a question; None where the answer is never kept."""
+def rule_for(request: CacheRequest) -> Rule | None:
+    """Find the rule of a request; None where its response is never stored."""
     for rule in RULES:
-        if asked.method in rule.methods.split() and rule.pattern.search(asked.path):
+        if request.method in rule.methods.split() and re.search(rule.pattern, request.path):
             return rule
     return None

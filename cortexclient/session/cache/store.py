@@ -1,46 +1,204 @@
-"""A folder of entries: private, shared by processes without locks, bounded in size, whole after any crash."""
+"""Entries on disk: one format, in a folder that is shared by processes, or in a snapshot, which is one file.
+
+What was looked at before this was written (November 2026), for a cache of responses that is private, shared by
+processes, bounded, and never wrong: *requests-cache* 1.3 pickles by default and bounds only its file backend;
+*hishel* 2.0 and *CacheControl* 0.14 decide by headers that CAVE does not send, and nearly all that is worth caching
+here are responses to POST; *diskcache* 5.6 pickles and has had no release since 2023; *sqlite3* in WAL mode is unsafe
+on the network drives that home folders of clusters are. None knows which responses of CAVE are final (`rules`).
+
+So an entry is one file, written to a part file and renamed: folders 0700, files 0600, a checksum over all of it, JSON
+and raw bytes, nothing is unpickled or executed. No locks between processes: two that write the same entry write the
+same file, and one that dies leaves a part file that nobody reads.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import re
 import secrets
 import stat
 import time
+import zipfile
+import zlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cortexclient.errors import CortexError
+from cortexclient.files import replacing
 from cortexclient.forking import ForkSafeLock
-from cortexclient.session.cache.entry import DamagedEntryError, Entry, pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["FolderStore", "Listed"]
+    Check = Callable[["Entry"], bool]
+
+__all__ = ["DamagedEntryError", "Entry", "FolderStore", "Listed", "SnapshotStore", "digest", "now_text"]
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[0-9a-f]{62}\Z")
+_MAGIC = b"cortexclient-answer 2 "
+_COMPRESS_FROM = 32_768
+_MOST_BYTES = 1 << 31
+"""Largest entry that is read: a file of a stranger may claim any size."""
+
+_FOLDER, _NAME = re.compile(r"[0-9a-f]{2}\Z"), re.compile(r"[0-9a-f]{62}\Z")
+_PART = re.compile(r"[0-9a-f]{62}\.\d+\.[0-9a-f]{8}\.part\Z")
+_MEMBER = re.compile(r"answers/([0-9a-f]{64})\Z")
 _STALE_PART = 3600.0
 _TOUCH_AFTER = 60.0
 _FULL, _AFTER = 1.0, 0.9
 
 
+def digest(text: bytes) -> str:
+    """Return the SHA-256 of some bytes: 64 hexadecimal digits."""
+    return hashlib.sha256(text).hexdigest()
+
+
+def now_text() -> str:
+    """Return the time as entries note it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class DamagedEntryError(ValueError):
+    """Bytes that are not a complete entry, or not the one that they should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One cached response.
+
+    Parameters
+    ----------
+    head : dict
+        JSON: ``request`` (its identity, a list of texts), ``what`` (in words), ``valid`` (``"forever"`` or
+        ``"as-of"``), ``stored`` (when), and for responses ``status`` and ``headers``. Never holds a token.
+    body : bytes
+        The body of the response, not compressed.
+    """
+
+    head: dict[str, Any]
+    body: bytes
+
+    @property
+    def key(self) -> str:
+        """Name of its file: made of the request, so that an entry under another's name is noticed."""
+        return key_of(self.head["request"])
+
+    @property
+    def final(self) -> bool:
+        """Whether it can never change."""
+        return bool(self.head.get("valid") == "forever")
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return int(self.head.get("status", 200))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers that belong to the response."""
+        return dict(self.head.get("headers", {}))
+
+    def to_bytes(self) -> bytes:
+        """Write the entry: a line with a checksum of the rest, a line of JSON, the body."""
+        codec, body = _compress(self.body)
+        head = {**self.head, "size": len(self.body), "codec": codec}
+        rest = json.dumps(head, sort_keys=True).encode() + b"\n" + body
+        return _MAGIC + digest(rest).encode() + b"\n" + rest
+
+    @classmethod
+    def from_bytes(cls, content: bytes, key: str | None = None) -> Entry:
+        """Read what `to_bytes` wrote, under the name that it has.
+
+        Raises
+        ------
+        DamagedEntryError
+            If any byte of it is not what was written, or it answers another request.
+        """
+        line, _, rest = content.partition(b"\n")
+        if not line.startswith(_MAGIC) or digest(rest).encode() != line[len(_MAGIC) :]:
+            raise DamagedEntryError("its checksum is wrong")
+        text, _, body = rest.partition(b"\n")
+        try:
+            head = json.loads(text)
+            if not _is_head(head):
+                raise DamagedEntryError("its head has another shape")
+            entry = cls(head, _decompress(head.pop("codec"), body, head.pop("size")))
+        except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
+            reason = str(error) if isinstance(error, DamagedEntryError) else type(error).__name__
+            raise DamagedEntryError(f"it cannot be read ({reason})") from error
+        if key is not None and entry.key != key:
+            raise DamagedEntryError("it answers another request")
+        return entry
+
+
+def key_of(identity: list[str]) -> str:
+    """Name the file of a request."""
+    return digest(json.dumps(identity).encode())
+
+
+def _is_head(head: Any) -> bool:
+    if not isinstance(head, dict):
+        return False
+    request, headers, size = head.get("request"), head.get("headers", {}), head.get("size")
+    return (
+        isinstance(request, list)
+        and all(isinstance(part, str) for part in request)
+        and isinstance(headers, dict)
+        and all(isinstance(text, str) for text in headers.values())
+        and head.get("status", 200) in {200, 404}
+        and isinstance(size, int)
+        and 0 <= size <= _MOST_BYTES
+    )
+
+
+def _compress(body: bytes) -> tuple[str | None, bytes]:
+    if len(body) < _COMPRESS_FROM or body[:2] == b"\x1f\x8b" or body[:5] == b"DRACO":
+        return None, body  # too small to matter, or compressed already
+    import pyarrow as pa
+
+    compressed: bytes = pa.compress(body, codec="zstd", asbytes=True)
+    return ("zstd", compressed) if len(compressed) < 0.9 * len(body) else (None, body)
+
+
+def _decompress(codec: str | None, body: bytes, size: int) -> bytes:
+    if codec is None:
+        if len(body) != size:
+            raise DamagedEntryError("it has the wrong length")
+        return body
+    if codec != "zstd":
+        raise DamagedEntryError(f"it is compressed by an unknown method {codec!r}")
+    import pyarrow as pa
+
+    try:
+        content: bytes = pa.decompress(body, decompressed_size=size, codec=codec, asbytes=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedEntryError(f"it cannot be decompressed ({error})") from error
+    return content
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file of the store, as the folder shows it."""
+    """A file of the folder: an entry, or a part file."""
 
-    key: str
     path: Path
     size: int
     used: float
 
+    @property
+    def key(self) -> str:
+        """Key of the entry."""
+        return self.path.parent.name + self.path.name
+
 
 class FolderStore:
-    """Entries by key, one file each.
+    """Entries by key, one file each; private, bounded in size, complete after any crash.
 
     Parameters
     ----------
@@ -62,23 +220,26 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / key[2:]
 
-    def read(self, key: str) -> Entry | None:
-        """Give an entry; None where there is none. A damaged one is removed, so that it is asked for again."""
+    def read(self, identity: list[str], check: Check = lambda _: True) -> Entry | None:
+        """Return the entry of a request; None where there is none.
+
+        A damaged one, or one that ``check`` refuses, is removed, so that the request is sent again.
+        """
+        key = key_of(identity)
         path = self._path(key)
         try:
             self._check_owner()
-            content = path.read_bytes()
+            entry = Entry.from_bytes(_read_own_file(path), key)
+            if not check(entry):
+                raise DamagedEntryError("its body cannot be parsed")
         except FileNotFoundError:
+            return None
+        except DamagedEntryError as error:
+            log.warning("a cached response is damaged and is requested again: %s: %s", path, error)
+            _remove(path)
             return None
         except OSError as error:
             self._complain("read", error)
-            return None
-        try:
-            entry = unpack(content)
-        except DamagedEntryError as error:
-            log.warning("a kept answer is damaged and is asked for again: %s: %s", path, error)
-            with contextlib.suppress(OSError):
-                path.unlink()
             return None
         with contextlib.suppress(OSError):
             # when it was used last decides what goes first; once a minute is exact enough
@@ -86,20 +247,22 @@ class FolderStore:
                 os.utime(path)
         return entry
 
-    def write(self, key: str, entry: Entry) -> bool:
-        """Keep an entry. A full or broken disk costs the entry and a warning, not the user's work."""
-        content = pack(entry)
+    def write(self, entry: Entry) -> bool:
+        """Store an entry. A full or broken disk costs the entry and a warning, not the user's work."""
+        content = entry.to_bytes()
         if len(content) > self.limit // 2:
             log.info(
-                "an answer of %d bytes is too large for the cache: %s", len(content), entry.head.get("what")
+                "a response of %d bytes is too large for the cache: %s", len(content), entry.head.get("what")
             )
             return False
-        path = self._path(key)
+        path = self._path(entry.key)
         part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
         try:
             self._make_folders(path.parent)
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
+            if path.is_dir():
+                _remove(path)
             part.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -109,10 +272,9 @@ class FolderStore:
         self._make_room(len(content))
         return True
 
-    def remove(self, key: str) -> None:
-        """Drop an entry."""
-        with contextlib.suppress(OSError):
-            self._path(key).unlink()
+    def remove(self, identity: list[str]) -> None:
+        """Remove the entry of a request."""
+        _remove(self._path(key_of(identity)))
 
     def _make_folders(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -122,18 +284,20 @@ class FolderStore:
         self._check_owner()
 
     def _check_owner(self) -> None:
-        """See once that the folder is the user's own and closed to others: answers may be private, and are believed.
+        """See once that the folder is the user's own and closed to others: responses may be private, and are believed.
 
         Raises
         ------
         PermissionError
-            If it belongs to someone else.
+            If it belongs to someone else, or is a link, which someone else could have made.
         FileNotFoundError
             If there is none yet.
         """
         if self._checked:
             return
-        found = self.folder.stat()
+        found = self.folder.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise PermissionError(f"{self.folder} is no folder, or a link to one; remove it")
         if hasattr(os, "getuid") and found.st_uid != os.getuid():
             raise PermissionError(f"{self.folder} belongs to another user; choose a cache folder of your own")
         if stat.S_IMODE(found.st_mode) & 0o077:
@@ -151,21 +315,21 @@ class FolderStore:
 
     def listing(self) -> Iterator[Listed]:
         """List the entries, in no order."""
-        for path, found in self._files():
-            if _NAME.match(path.name):
-                yield Listed(path.parent.name + path.name, path, found.st_size, found.st_mtime)
+        return (file for file in self._files() if _NAME.match(file.path.name))
 
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for folder in _entries(self.folder):
-            if folder.is_dir(follow_symlinks=False):
-                for entry in _entries(folder):
-                    with contextlib.suppress(OSError):  # another process may have removed it
-                        if entry.is_file(follow_symlinks=False):
-                            yield Path(entry.path), entry.stat(follow_symlinks=False)
+    def _files(self) -> Iterator[Listed]:
+        """List our own files: entries and part files in folders of two digits; nothing else that lies there."""
+        for folder in _scan(self.folder):
+            if folder.is_dir(follow_symlinks=False) and _FOLDER.match(folder.name):
+                for file in _scan(folder):
+                    if _NAME.match(file.name) or _PART.match(file.name):
+                        with contextlib.suppress(OSError):  # another process may have removed it
+                            found = file.stat(follow_symlinks=False)
+                            yield Listed(Path(file.path), found.st_size, found.st_mtime)
 
     def _make_room(self, added: int) -> None:
         with self._lock:
-            # the first write of a process looks at the folder, later ones only when enough has come since
+            # the first write of a process looks at the folder, later ones only after enough was written
             if self._written is not None:
                 self._written += added
                 if self._written < self.limit // 20:
@@ -176,53 +340,210 @@ class FolderStore:
     def sweep(self) -> int:
         """Remove what dead processes left, and the entries unused for longest while there are too many bytes."""
         now = time.time()
-        for path, found in self._files():
-            if path.name.endswith(".part") and now - found.st_mtime > _STALE_PART:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        listed = sorted(self.listing(), key=lambda entry: entry.used)
-        total = sum(entry.size for entry in listed)
+        listed = []
+        for file in self._files():
+            if _NAME.match(file.path.name):
+                listed.append(file)
+            elif now - file.used > _STALE_PART:
+                _remove(file.path)
+        total = sum(file.size for file in listed)
         if total <= self.limit * _FULL:
             return 0
         removed = 0
-        for entry in listed:
+        for file in sorted(listed, key=lambda file: file.used):
             if total <= self.limit * _AFTER:
                 break
-            with contextlib.suppress(OSError):
-                entry.path.unlink()
-                removed += 1
-            total -= entry.size
-        log.info("the cache was full: %d answers were removed", removed)
+            removed += _remove(file.path)
+            total -= file.size
+        log.info("the cache was full: %d entries were removed", removed)
         return removed
 
-    def verify(self) -> list[Path]:
-        """Read every entry, remove the damaged ones, and give their paths."""
-        damaged = []
-        for listed in self.listing():
+    def heads(self) -> Iterator[tuple[Listed, dict[str, Any] | None]]:
+        """Read the head of every entry; None for a damaged one."""
+        for file in self.listing():
             try:
-                unpack(listed.path.read_bytes())
+                yield file, Entry.from_bytes(_read_own_file(file.path), file.key).head
             except FileNotFoundError:
                 continue
             except (DamagedEntryError, OSError):
-                damaged.append(listed.path)
-                with contextlib.suppress(OSError):
-                    listed.path.unlink()
+                yield file, None
+
+    def verify(self) -> list[Path]:
+        """Read every entry, remove the damaged ones, and return their paths."""
+        damaged = [file.path for file, head in self.heads() if head is None]
+        for path in damaged:
+            _remove(path)
         return damaged
 
     def clear(self, *, older_than: float | None = None) -> int:
-        """Remove all entries, or those not used for some seconds; gives their number."""
+        """Remove all entries, or those not used for some seconds; returns their number."""
         now, removed = time.time(), 0
-        for path, found in list(self._files()):
-            if older_than is None or now - found.st_mtime > older_than:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                    removed += not path.name.endswith(".part")
+        for file in list(self._files()):
+            if older_than is None or now - file.used > older_than:
+                gone = _remove(file.path)
+                removed += gone and _NAME.match(file.path.name) is not None
         return removed
 
 
-def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+def _read_own_file(path: Path) -> bytes:
+    """Read a regular file of the user's, without following a link and without waiting for a pipe.
+
+    Raises
+    ------
+    DamagedEntryError
+        If it is a link, a pipe, a folder, someone else's or too large.
+    """
+    flags = (
+        os.O_RDONLY
+        | getattr(os, "O_NOFOLLOW", 0)
+        | getattr(os, "O_NONBLOCK", 0)
+        | getattr(os, "O_CLOEXEC", 0)
+    )
+    try:
+        handle = os.open(path, flags)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if path.is_symlink():
+            raise DamagedEntryError("it is a link") from error
+        raise
+    try:
+        found = os.fstat(handle)
+        owned = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        if not stat.S_ISREG(found.st_mode) or not owned or found.st_size > _MOST_BYTES:
+            raise DamagedEntryError("it is no regular file of yours, or too large")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.rmdir()  # an empty folder in an entry's place
+            return True
+        return False
+    return True
+
+
+def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError:
         return []
+
+
+# -- snapshots
+
+_ZIP_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,  # of a part that is no JSON, too
+    LookupError,
+    RuntimeError,  # encrypted
+    NotImplementedError,  # an unknown compression
+    RecursionError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class SnapshotStore:
+    """The entries of a snapshot file, which may be a stranger's; read only.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file: a zip with ``snapshot.json``, which describes it, and one entry per member of ``answers``.
+    """
+
+    manifest_name = "snapshot.json"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = ForkSafeLock()
+        self._archive: tuple[int, zipfile.ZipFile] | None = None
+
+    def member(self, name: str, most: int = _MOST_BYTES) -> bytes | None:
+        """Read one part of the file; None where there is none.
+
+        Raises
+        ------
+        CortexError
+            If the file is damaged, or the part is larger than ``most`` bytes.
+        """
+        try:
+            with self._lock:
+                # a forked child must not share the parent's place in the file
+                if self._archive is None or self._archive[0] != os.getpid():
+                    self._archive = (os.getpid(), zipfile.ZipFile(self.path))
+                archive = self._archive[1]
+                if name not in archive.NameToInfo:
+                    return None
+                with archive.open(name) as file:
+                    content = file.read(most + 1)  # whatever size the file claims
+        except _ZIP_ERRORS as error:
+            raise self.damaged(str(error) or type(error).__name__) from error
+        if len(content) > most:
+            raise self.damaged(f"{name} is larger than {most} bytes")
+        return content
+
+    def damaged(self, reason: str) -> CortexError:
+        """Say that the file cannot be used: what it lacks cannot be requested again."""
+        return CortexError(
+            f"the snapshot {self.path} is damaged or incomplete ({reason}); get another copy of it"
+        )
+
+    def read(self, identity: list[str], check: Check = lambda _: True) -> Entry | None:
+        """Return the entry of a request; None where there is none.
+
+        Raises
+        ------
+        CortexError
+            If the file is damaged, or ``check`` refuses the entry.
+        """
+        key = key_of(identity)
+        content = self.member(f"answers/{key}")
+        if content is None:
+            return None
+        try:
+            entry = Entry.from_bytes(content, key)
+        except DamagedEntryError as error:
+            raise self.damaged(str(error)) from error
+        if not check(entry):
+            raise self.damaged(f"{entry.head.get('what')} cannot be parsed")
+        return entry
+
+    def write(self, entry: Entry) -> bool:  # noqa: ARG002 - the interface of a store
+        """Store nothing: a snapshot stays as it is."""
+        return False
+
+    def remove(self, identity: list[str]) -> None:
+        """Remove nothing."""
+
+    @classmethod
+    def save(cls, path: Path, manifest: dict[str, Any], entries: Iterable[Entry]) -> None:
+        """Write a snapshot, readable by the user alone: others may be shown it on purpose, not by accident.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written; an old one is unchanged.
+        """
+        with replacing(path, private=True) as part, zipfile.ZipFile(part, "w") as archive:
+            text = json.dumps(manifest, indent=1)
+            archive.writestr(cls.manifest_name, text, zipfile.ZIP_DEFLATED)
+            for entry in entries:
+                content = entry.to_bytes()
+                small = len(content) < _COMPRESS_FROM
+                archive.writestr(
+                    f"answers/{entry.key}", content, zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
+                )
