@@ -34,7 +34,7 @@ moved moves every service with it.
 from __future__ import annotations
 
 from cortexclient.session.ahead import Ahead
-from cortexclient.session.cache import AnswerCache, CacheChoice, FolderStore, SnapshotStore
+from cortexclient.session.cache import AnswerCache, CacheChoice, FolderStore, SnapshotStore, forget
 from cortexclient.session.cache import Entry as CacheEntry
 from cortexclient.session.core import Session
 from cortexclient.session.endpoints import Endpoint, bare_address
@@ -91,6 +91,7 @@ __all__ = [
     "fallback_note",
     "fields_of",
     "find",
+    "forget",
     "from_dicts",
     "from_keywords",
     "gather",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from cortexclient import errors
+from cortexclient.session.cache import forget
 from cortexclient.session.database import database_message
 
 if TYPE_CHECKING:
@@ -448,6 +449,8 @@ def _helper(function: Callable[..., str] | None, *args: str) -> str:
 def unreadable(response: Response, what: str, *, service: str | None = None) -> errors.ProtocolError:
     """Make the error for a response that cannot be read; ``what`` continues "the X service at URL ...".
 
+    The response is removed from the cache.
+
     Parameters
     ----------
     response : requests.Response
@@ -457,6 +460,7 @@ def unreadable(response: Response, what: str, *, service: str | None = None) -> 
     service : str, optional
         Name of the service; left out: the one that the address names.
     """
+    forget(response)
     url = clean_url(response.url)
     path = service_of(url) or "service"
     name = service or _SERVICES.get(path, path)

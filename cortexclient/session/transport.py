@@ -275,6 +275,7 @@ class Wire(HTTPAdapter):
         if self.cache is None:
             return ask(request)
         response, kept = self.cache.answer(request, ask)
+        response.connection = self  # as requests has it: what cannot be read is removed from this cache
         return self._accept(response) if kept else response
 
     def _send(

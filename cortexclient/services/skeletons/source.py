@@ -17,7 +17,7 @@ from cortexclient.errors import (
     ServiceTimeoutError,
 )
 from cortexclient.services.skeletons.synapses import no_root
-from cortexclient.session import is_below_roots, pause, progress_bar
+from cortexclient.session import forget, is_below_roots, pause, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,11 @@ def fetch_skeleton(session: Session, root: int, version: int) -> dict[str, Any]:
                 url=error.url,
             ) from error
         raise
-    return parse_skeleton(response.content, root)
+    try:
+        return parse_skeleton(response.content, root)
+    except ProtocolError:
+        forget(response)
+        raise
 
 
 def stored(session: Session, roots: Sequence[int], version: int) -> dict[int, dict[str, Any] | CortexError]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import ProtocolError
+from cortexclient.session.cache import forget
 from cortexclient.session.failures import clean_url
 from cortexclient.session.policy import cap_in
 
@@ -91,6 +92,7 @@ def _read(response: Response) -> Any:
         with pa.ipc.open_stream(response.content, options=options) as reader:
             table = reader.read_all()
     except (pa.ArrowInvalid, OSError) as error:
+        forget(response)
         raise ProtocolError(
             f"the answer of the materialize service broke off or cannot be read ({str(error)[:100]!r}); "
             "try again",
