@@ -169,6 +169,11 @@ def test_plain_and_merged_are_told_apart(folder: Path) -> None:
     client = TableExportClient(str(folder))
     assert len(client.get_table("nucleus", 2)) == 2
     assert len(client.get_table("nucleus_merged", 2)) == 4
+    # the exact name is meant, wherever in the listing it stands
+    write(folder, "v3/a/nucleus_merged", ROWS[:1])
+    write(folder, "v3/b/nucleus", ROWS[:3])
+    client.reset_available_files()
+    assert len(client.get_table("nucleus", 3)) == 3
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,10 @@ def test_level_2_ids(toy, files):
         for high, chunks in ((1024, 2), (1025, 3)):
             inside = nodes.loc[ids].query(f"chunk_x < {chunks} and chunk_y == 0 and chunk_z == 0").index
             assert service.get_l2_ids(root, bounds=[[0, high], [0, 500], [0, 1000]]) == sorted(inside)
+        # a box that begins within a chunk touches this chunk, also in its last voxel and in a part of that
+        for low, first in ((500, 0), (511.5, 0), (512, 1), (1023.9, 1)):
+            inside = nodes.loc[ids].query(f"{first} <= chunk_x < 3 and chunk_y == 0 and chunk_z == 0").index
+            assert service.get_l2_ids(root, bounds=[[low, 1500], [500, 511], [1200, 1279]]) == sorted(inside)
 
 
 def test_level_2_attributes(toy, files):
