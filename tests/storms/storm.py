@@ -164,10 +164,8 @@ class Weather:
         ]
 
     def load(self, cache: Path | None) -> Any:
-        options = {} if cache is None else {"cache": str(cache)}
-        return self.sandbox.load(
-            version=VERSION, server_address=self.proxy.url, timeout=1.0, retries=1, **options
-        )
+        hurried: dict[str, Any] = {} if cache is None else {"cache": str(cache), "timeout": 1.0, "retries": 1}
+        return self.sandbox.load(version=VERSION, server_address=self.proxy.url, **hurried)
 
     def close(self) -> None:
         self.proxy.close()
@@ -218,6 +216,8 @@ def storm(weather: Weather, seed: str, fault: str, call: str, folder: Path) -> O
         clients = [("new client, same cache", weather.load(folder))]
         for who, again in clients if lie else [("same client", client), *clients]:
             later, detail = attempt(weather, again, call)
+            if "ServiceTimeoutError" in detail:  # a machine that is busy otherwise
+                later, detail = attempt(weather, again, call)
             if later != "right" and not (lie and later == "wrong"):
                 faults.append(f"{who} afterwards {later}: {detail}")
                 break
