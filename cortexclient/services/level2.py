@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import InvalidQueryError, MissingDataError
 from cortexclient.ids import as_id, as_ids
@@ -34,6 +34,7 @@ ATTRIBUTES = {
 """Attributes of a level-2 id, and the columns that each becomes (names as caveclient's)."""
 
 _BATCH = 10_000
+_SMALL_NM = 10_000
 _LAYER_SHIFT = 56  # the layer of a node is in the first 8 bits of its id
 
 log = logging.getLogger(__name__)
@@ -51,16 +52,20 @@ class Level2Service:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def get_l2_ids(self, root_id: int, bounds: Any = None) -> list[int]:
-        """Give the level-2 ids of a neuron.
+    def get_l2_ids(
+        self, root_id: int, bounds: Any = None, *, bounds_unit: Literal["nm", "vx"] | None = None
+    ) -> list[int]:
+        """Return the level-2 ids of a neuron.
 
         Parameters
         ----------
         root_id : int
             A root of any age.
         bounds : array of shape (3, 2), optional
-            Box (x, y, z) by (from, to) in nm. Level-2 ids of all chunks that it touches are given. (caveclient takes
-            voxels of the chunkedgraph here.)
+            Box (x, y, z) by (from, to). Level-2 ids of all chunks that it touches are returned.
+        bounds_unit : {"nm", "vx"}, optional
+            Unit of the box: nm, or voxels of the chunkedgraph as in caveclient. Default: nm, but a box without level-2
+            ids that has some if it is read as voxels is refused.
 
         Returns
         -------
@@ -70,19 +75,46 @@ class Level2Service:
         Raises
         ------
         ValueError
-            If the bounds have another shape, or end before they begin.
+            If the bounds have another shape, end before they begin, or look like voxels.
         MissingDataError
             If the id has no level-2 ids, because it is no root.
         """
+        if bounds_unit not in {"nm", "vx", None}:
+            raise ValueError(f"bounds_unit must be 'nm' or 'vx', not {bounds_unit!r}")
         root = as_id(root_id, "root_id")
-        text = None if bounds is None else _bounds_text(bounds, _voxel_nm(self._session.segmentation_info()))
+        voxel_nm = _voxel_nm(self._session.segmentation_info()) if bounds is not None else []
+        text = (
+            None if bounds is None else _bounds_text(bounds, [1, 1, 1] if bounds_unit == "vx" else voxel_nm)
+        )
         found = leaves(self._session, root, stop_layer=2, bounds=text)
+        if not len(found) and bounds is not None and bounds_unit is None:
+            self._refuse_voxels(root, bounds)
         if not len(found) and bounds is None:
             raise MissingDataError(
                 f"{root} has no level-2 ids in {self._session.datastack}; is it a root id?",
                 service="chunkedgraph",
             )
         return sorted(found.tolist())
+
+    def _refuse_voxels(self, root: int, bounds: Any) -> None:
+        """Raise if a box in which a neuron has no level-2 ids was probably given in voxels."""
+        import numpy as np
+
+        info = self._session.segmentation_info()
+        scale, size = info["scales"][int(info["graph"].get("cv_mip", 0))], np.array(_voxel_nm(info))
+        low = np.array(scale["voxel_offset"]) * size
+        high = low + np.array(scale["size"]) * size
+        box = np.asarray(bounds, dtype=np.float64)
+        outside = ((box[:, 1] < low) | (box[:, 0] > high)).any()
+        if not outside and (high - low).min() < _SMALL_NM:
+            return  # in so small a volume, a box may well be meant either way
+        others = leaves(self._session, root, stop_layer=2, bounds=_bounds_text(bounds, [1, 1, 1]))
+        if len(others):
+            raise ValueError(
+                f"{root} has no level-2 ids in this box in nm, but {len(others)} if its numbers are voxels of "
+                f"{' x '.join(f'{length:g}' for length in size)} nm: pass bounds_unit='vx' for voxels, or "
+                "bounds_unit='nm' if they are nm"
+            )
 
     def get_l2data(
         self,
@@ -178,9 +210,9 @@ def _bounds_text(bounds: Any, voxel_nm: Sequence[float]) -> str:
 
     box = np.asarray(bounds, dtype=np.float64)
     if box.shape != (3, 2):
-        raise ValueError(f"bounds must have the shape (3, 2): (x, y, z) by (from, to) in nm, not {box.shape}")
+        raise ValueError(f"bounds must have the shape (3, 2): (x, y, z) by (from, to), not {box.shape}")
     if not (box[:, 0] <= box[:, 1]).all():
-        raise ValueError(f"bounds must begin before they end on every axis, in nm: {box.tolist()}")
+        raise ValueError(f"bounds must begin before they end on every axis: {box.tolist()}")
     low = np.maximum(np.floor(box[:, 0] / voxel_nm), 0).astype(np.int64)
     high = np.maximum(np.ceil(box[:, 1] / voxel_nm), 0).astype(np.int64)
     return "_".join(f"{start}-{stop}" for start, stop in zip(low.tolist(), high.tolist(), strict=True))

@@ -67,8 +67,11 @@ class Http:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         accept: tuple[int, ...] = (),
+        timeout: float | None = None,
     ) -> Response:
         """Send one request; return its response, a success or one of the statuses in ``accept`` with a body of CAVE's.
+
+        With ``timeout`` (seconds) no longer than that is waited for the response, where the policy waits longer.
 
         Raises
         ------
@@ -81,12 +84,20 @@ class Http:
             payload = encode(body)
             head.setdefault("Content-Type", "application/json")
         with raised_as_ours(self.context(service)):
-            response = self._session.request(method, url, params=params, data=payload, headers=head)
+            response = self._session.request(
+                method, url, params=params, data=payload, headers=head, timeout=self._timeout(timeout)
+            )
             if response.status_code >= 300:
                 if response.status_code not in accept:
                     raise error_for(read_refusal(response), self.context(service))
                 _require_caves(response, service)
         return response
+
+    def _timeout(self, seconds: float | None) -> tuple[float, float] | None:
+        """Timeouts of connecting and reading for one request; None for the policy's."""
+        if seconds is None:
+            return None
+        return min(seconds, self.policy.connect_timeout), min(seconds, self.policy.read_timeout)
 
     def get_json(
         self,

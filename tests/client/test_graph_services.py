@@ -149,6 +149,32 @@ def test_level_2_ids(toy, files):
             assert service.get_l2_ids(root, bounds=[[low, 1500], [500, 511], [1200, 1279]]) == sorted(inside)
 
 
+def test_a_box_in_voxels_is_noticed(sandbox_client):
+    root = int(sandbox_client.tables.nucleus_detection().query()["pt_root_id"].max())
+    points = sandbox_client.get_l2data(sandbox_client.get_l2_ids(root), ["rep_coord_nm"]).to_numpy()
+    middle = np.median(points, axis=0)
+    info = sandbox_client.session.segmentation_info()
+    voxels = (
+        np.column_stack([(middle - 5000), (middle + 5000)]) / np.array([info["scales"][0]["resolution"]]).T
+    )
+    expected = sandbox_client.get_l2_ids(root, bounds=np.column_stack([middle - 5000, middle + 5000]))
+    assert expected
+    with pytest.raises(ValueError, match="bounds_unit='vx'"):
+        sandbox_client.get_l2_ids(root, bounds=voxels)
+    found = sandbox_client.get_l2_ids(root, bounds=voxels.round(), bounds_unit="vx")
+    assert len(set(found) ^ set(expected)) <= 0.1 * len(expected)
+    assert sandbox_client.get_l2_ids(root, bounds=voxels, bounds_unit="nm") == []
+    # a box inside of the volume is what it says, whatever else it could mean
+    assert (
+        sandbox_client.get_l2_ids(
+            root, bounds=np.column_stack([points.max(0) + 50_000, points.max(0) + 50_100])
+        )
+        == []
+    )
+    with pytest.raises(ValueError, match="bounds_unit must be"):
+        sandbox_client.get_l2_ids(root, bounds=voxels, bounds_unit="um")
+
+
 def test_level_2_attributes(toy, files):
     service = Level2Service(toy)
     cache = files.l2cache.set_index("l2_id")

@@ -7,6 +7,7 @@ import json
 import pickle
 import sys
 import threading
+import time
 import warnings
 import weakref
 from datetime import timedelta
@@ -21,7 +22,9 @@ from cortexclient.errors import (
     MissingDataError,
     MissingExtraError,
     NotConfiguredError,
+    ProtocolError,
     ServiceTimeoutError,
+    ServiceUnavailableError,
     StaleRootError,
 )
 from cortexclient.sandbox import Sandbox
@@ -317,9 +320,16 @@ def test_declared_transform_moves_neurons(server: Sandbox, roots: list[int]) -> 
 def test_reference_tables(server: Sandbox, service: SkeletonsService, roots: list[int]) -> None:
     names = [name for name in server.load().tables.table_names if "tag" in name]
     assert names
-    neuron = service.get_skeleton(
-        roots[0], restore_properties=False, synapse_reference_tables={"post": names[0]}
-    )
+    options: dict[str, Any] = {"restore_properties": False}
+    neuron = service.get_skeleton(roots[0], synapse_reference_tables={"post": names[0]}, **options)
+    for alias in (names[:1], names[0]):  # cortical-tools' name, for both sides
+        both = service.get_skeleton(roots[0], reference_tables=alias, **options)
+        pd.testing.assert_frame_equal(both.anno.post_syn.df, neuron.anno.post_syn.df)
+        assert len(both.anno.pre_syn.df.columns) == len(both.anno.post_syn.df.columns)
+    with pytest.raises(ValueError, match="are one argument"):
+        service.get_skeleton(
+            roots[0], reference_tables=names, synapse_reference_tables={"post": names[0]}, **options
+        )
     plain = service.get_skeleton(roots[0], restore_properties=False)
     with_tags, without = neuron.anno.post_syn.df, plain.anno.post_syn.df
     assert with_tags["id"].tolist() == without["id"].tolist()
@@ -380,7 +390,7 @@ def test_one_batch_costs_few_requests(server: Sandbox, roots: list[int]) -> None
 
 
 def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int]) -> None:
-    from cortexclient.errors import ServiceUnavailableError, UnknownTableError
+    from cortexclient.errors import UnknownTableError
     from cortexclient.services.skeletons import SkeletonBatches
 
     asked: list[list[int]] = []
@@ -822,10 +832,164 @@ def test_what_cannot_be_made_is_told_before_the_deadline(server: Sandbox) -> Non
         assert sorted(ids) == client.get_l2_ids(root)
 
 
+@pytest.fixture(scope="module")
+def queue(recordings: Path) -> Iterator[Sandbox]:
+    """A skeleton service as deployed: it never says that it cannot make a skeleton."""
+    with Sandbox(data=recordings / "real_toy_datastack", skeleton_queue=True, skeleton_gateway=30) as sandbox:
+        yield sandbox
+
+
+HOPELESS, FINE = 360287970189639687, 360287970189639948  # level-2 ids of the first one have no attributes
+GENERATE = "/bulk/gen_skeletons"
+
+
+def asked_of_skeletons(sandbox: Sandbox, since: int) -> list[str]:
+    paths = [request.path for request in sandbox.requests[since:]]
+    return [path.split("/toy/")[-1].split("/sandbox/")[-1] for path in paths if "skeletoncache" in path]
+
+
+@pytest.mark.parametrize("output", ["meshwork", "dict"])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_cannot_be_made_is_reported_in_time(queue: Sandbox, output: Any, many: bool) -> None:
+    client = toy_client(queue)
+    before, began = len(queue.requests), time.monotonic()
+    if many:
+        batches = client.get_skeletons([HOPELESS, FINE, 5, -1], output=output, deadline=25, progress=False)
+        assert list(batches.to_dict()) == [FINE]
+        error: Any = batches.failures.pop(HOPELESS)
+        assert {root: type(each) for root, each in batches.failures.items()} == dict.fromkeys(
+            [5, -1], StaleRootError
+        )
+    else:
+        with pytest.raises(MissingDataError) as caught:
+            client.get_skeleton(HOPELESS, output=output, deadline=25)
+        error = caught.value
+    assert time.monotonic() - began < 15
+    assert "level-2 ids have no attributes" in str(error)
+    assert (error.service, error.url.endswith("gen_skeletons")) == ("skeleton", True)
+    asked = asked_of_skeletons(queue, before)
+    assert not any("async" in path for path in asked)
+    assert sum(path.endswith("gen_skeletons") for path in asked) == 1
+    # given up for what it lacks, but computable here
+    neuron = client.get_skeleton(HOPELESS, output=output, fallback="compute", deadline=0)
+    meta = neuron["meta"]["skeleton_type"] if output == "dict" else neuron.skeleton.meta.skeleton_type
+    assert "computed" in meta
+
+
+def toy_client(sandbox: Sandbox, **options: Any) -> DatasetClient:
+    spec = DatasetSpec(
+        name="toy",
+        title="A small recorded datastack",
+        server_address="https://toy.invalid",
+        datastack="toy",
+        synapse_table="synapses_toy",
+    )
+    return DatasetClient(spec, endpoint=Endpoint(sandbox.url, sandbox.token), **options)
+
+
+def test_what_is_not_made_in_time_says_what_was_waited_for(roots: list[int]) -> None:
+    with Sandbox(size="tiny", cold_skeletons=True, skeleton_queue=True, skeleton_delay=4) as slow:
+        client = slow.load()
+        began = time.monotonic()
+        with pytest.raises(ServiceTimeoutError, match=r"queued .* looked for \d+ times .* in 2 s") as caught:
+            client.get_skeleton(roots[0], output="dict", deadline=2)
+        assert 1.9 < time.monotonic() - began < 3.5
+        assert caught.value.service == "skeleton"
+        assert "/skeletoncache/" in str(caught.value.url)
+        computed = client.get_skeleton(roots[1], output="dict", deadline=0, fallback="compute")
+        assert computed["meta"]["skeleton_type"] == "computed from the level-2 graph"
+        assert (
+            sum(request.path.endswith(GENERATE) for request in slow.requests) == 1
+        )  # not with a deadline of 0
+        made = client.get_skeleton(roots[0], output="dict")  # the default deadline is longer than that
+        assert len(made["vertices"]) > 1
+
+
+@pytest.mark.parametrize("route", [r"/bulk/gen_skeletons", r"/bulk/get_cached_skeletons/"])
+@pytest.mark.parametrize("fault", ["hang", "503"])
+def test_a_failing_service_is_asked_to_generate_once(roots: list[int], route: str, fault: str) -> None:
+    with Sandbox(size="tiny", cold_skeletons=True, skeleton_queue=True) as sandbox:
+        client = sandbox.load(timeout=20, retries=1)
+        client.get_skeleton(roots[1], output="dict")  # what is known of the dataset
+        before, began = len(sandbox.requests), time.monotonic()
+        # the first look is not part of the wait
+        sandbox.inject(fault, route=route, count=None, after=1 if "cached" in route else 0)
+        with pytest.raises((ServiceTimeoutError, ServiceUnavailableError)) as caught:
+            client.get_skeleton(roots[0], output="dict", deadline=2)
+        assert time.monotonic() - began < 9
+        assert caught.value.url is not None
+        asked = asked_of_skeletons(sandbox, before)
+        assert sum(path.endswith("gen_skeletons") for path in asked) <= 1  # one that hangs is not noted
+        sandbox.clear_faults()
+        batches = client.get_skeletons(roots[:3], output="dict", progress=False, deadline=60)
+        assert len(batches.to_dict()) == 3
+
+
+def test_a_service_without_bulk_routes_is_asked_one_by_one(roots: list[int]) -> None:
+    with Sandbox(size="tiny", cold_skeletons=True, skeleton_limiter=True) as sandbox:
+        client = sandbox.load()
+        expected = client.get_skeletons(roots[:2], output="dict", progress=False).to_dict()
+        sandbox.inject("404", route="/bulk/", count=None)
+        found = client.get_skeletons(roots[:3], output="dict", progress=False)
+        for root, data in found:
+            np.testing.assert_array_equal(data["vertices"], expected[root]["vertices"])
+        assert list(found.failures) == [roots[2]]
+        assert "in bulk" in str(found.failures[roots[2]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"edges": [[0, 1], [1, 9]]}, "edges names vertices"),
+        ({"root": 7}, "root names vertices"),
+        ({"mesh_to_skel_map": [0, 1, 1, -4]}, "mesh_to_skel_map names vertices"),
+        ({"radius": [1.0]}, "radius has the shape"),
+        ({"compartment": [1, 2, 3, 4]}, "compartment has the shape"),
+        ({"lvl2_ids": [1, 2]}, "2 level-2 ids"),
+        ({"lvl2_ids": [11.0, 12.0, 13.0, 14.5]}, "whole numbers"),
+        ({"vertices": [[0, 0]]}, "cannot reshape"),
+        ({"vertices": []}, "no vertices"),
+    ],
+)
+def test_damaged_skeletons_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        small_skeleton(**change)
+
+
+def test_a_damaged_skeleton_is_neither_its_batchs_fault_nor_cached(
+    server: Sandbox, roots: list[int], tmp_path: Path
+) -> None:
+    whole = server.world.skeletons.get(roots[0])
+    server.world.skeletons._flat[roots[0]] = dict(whole, edges=[[0, len(whole["vertices"])]])
+    options: dict[str, Any] = {"output": "dict", "progress": False}
+    client = server.load(cache=tmp_path)
+    try:
+        batches = client.get_skeletons(roots[:2], **options)
+        assert list(batches.to_dict()) == [roots[1]]
+        error: Any = batches.failures[roots[0]]
+        assert isinstance(error, ProtocolError)
+        assert "/get_cached_skeletons/" in error.url
+    finally:
+        server.world.skeletons._flat[roots[0]] = whole
+    for again in (client, server.load(cache=tmp_path)):
+        found = again.get_skeletons(roots[:2], **options).to_dict()
+        np.testing.assert_array_equal(found[roots[0]]["vertices"], np.array(whole["vertices"]))
+
+
 def test_which_exist(service: SkeletonsService, roots: list[int]) -> None:
     service.get_skeleton(roots[0], synapses=False, restore_properties=False)
+    wanted = {roots[0]: True}
     assert service.skeletons_exist(root_ids=roots[0]) is True
-    assert service.skeletons_exist(root_ids=roots[:1]) == {roots[0]: True}
+    assert service.skeletons_exist(roots[0]) is True
+    assert service.skeletons_exist(root_ids=roots[:1]) == wanted
+    assert service.skeletons_exist(roots[:1]) == wanted
+    assert service.skeletons_exist(np.array(roots[:1]), 4) == wanted
+    assert service.skeletons_exist(4, roots[:1]) == wanted
+    assert service.skeletons_exist(4, roots[0]) is service.skeletons_exist(roots[0], 4) is True
+    with pytest.raises(ValueError, match="given twice"):
+        service.skeletons_exist(roots, roots)
+    with pytest.raises(ValueError, match="root_ids is missing"):
+        service.skeletons_exist(skeleton_version=4)
 
 
 # -- recorded answers of the real services ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from cortexclient.errors import (
 )
 from cortexclient.services.skeletons.compute import compute_skeleton, level2_graph
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
-from cortexclient.services.skeletons.source import generate_skeletons, stored
+from cortexclient.services.skeletons.source import fetch_stored, generate_skeletons
 from cortexclient.services.skeletons.synapses import RootMoment, moments_of, no_root, synapses_of
 from cortexclient.session import Ahead, is_below_roots, side_by_side, within_worker
 
@@ -76,6 +76,7 @@ class SkeletonLoader:
         self._session = session
         self._wanted = wanted
         self._space = space
+        self._queued: set[int] = set()  # a batch that fails is read in parts, and nothing is queued twice
 
     def load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
         """Ask for shapes and synapses side by side; for each root, what makes its neuron or gives the error."""
@@ -123,12 +124,21 @@ class SkeletonLoader:
         session, wanted = self._session, self._wanted
         if session.spec.denies("skeletons"):
             return dict(zip(roots, session.map(self._computed, roots), strict=True))
-        # a single one is asked for directly, which makes it at once if need be
-        found = stored(session, roots, wanted.version) if len(roots) > 1 or not wanted.generate else {}
+        found = fetch_stored(session, roots, wanted.version)
         missing = [root for root in roots if root not in found]
-        if wanted.generate and missing:
+        cache = session.connection.cache
+        if missing and cache is not None and cache.offline:
+            found |= {
+                root: cache.offline_error(f"the skeleton of {root}", service="skeleton") for root in missing
+            }
+        elif missing and wanted.generate:
             found |= generate_skeletons(
-                session, missing, wanted.version, deadline=wanted.deadline, progress=wanted.progress
+                session,
+                missing,
+                wanted.version,
+                deadline=wanted.deadline,
+                queued=self._queued,
+                progress=wanted.progress,
             )
         else:
             found |= {root: _absent(session, root) for root in missing}

@@ -29,6 +29,7 @@ __all__ = ["SkeletonsService"]
 
 _TRANSFORMS = ("rigid", "streamline", None)
 _COMPUTE = "fallback='compute' makes one here from the level-2 graph"
+_LARGEST_VERSION = 1_000_000  # roots are larger
 _OUTPUTS = ("meshwork", "cell", "dict", "swc")
 
 
@@ -55,9 +56,10 @@ class SkeletonsService:
         skeleton_version: int | None = None,
         transform: TransformName | None = None,
         *,
-        output: Output = "meshwork",
-        fallback: Literal["compute"] | None = None,
         reference_tables: ReferenceTables | None = None,
+        output: Output = "meshwork",
+        deadline: float = 120.0,
+        fallback: Literal["compute"] | None = None,
     ) -> Any:
         """Get a neuron: its skeleton, with compartments, synapses and the properties of its level-2 ids.
 
@@ -74,6 +76,8 @@ class SkeletonsService:
             (length, effective radius, Strahler number of each unbranched segment).
         synapse_reference_tables : dict, optional
             ``"pre"``, ``"post"`` -> reference table or tables whose columns are added to those synapses.
+        reference_tables : str, sequence of str or dict, optional
+            The same under cortical-tools' name; tables that are not in a dict are added to both sides.
         skeleton_version : int, optional
             Version of the service's skeletons; default the spec's, or 4.
         transform : {"rigid", "streamline"}, optional
@@ -83,12 +87,13 @@ class SkeletonsService:
         output : {"meshwork", "cell", "dict", "swc"}
             A Meshwork; an ossify Cell (needs the extra ``ossify``); the service's skeleton as a dict of arrays; or a
             text in SWC (um). The last two carry neither synapses nor properties.
+        deadline : float
+            Seconds to wait for a skeleton that the service has not made yet; it is asked to make it once. With 0 it is
+            not asked.
         fallback : {"compute"}, optional
-            Where the service has no skeleton or refuses to make one, compute it here by ``pcg_skel`` from the level-2
-            graph. Such a skeleton says so in ``skeleton.meta.skeleton_type`` (of a dict: in ``meta``), and has neither
-            compartments nor radii.
-        reference_tables : str, sequence of str or dict, optional
-            cortical-tools' name of ``synapse_reference_tables``; tables that are not given by side are for both.
+            Where the service has no skeleton, refuses to make one or does not make it in time, compute it here by
+            ``pcg_skel`` from the level-2 graph. Such a skeleton says so in ``skeleton.meta.skeleton_type`` (of a dict:
+            in ``meta``), and has neither compartments nor radii.
 
         Returns
         -------
@@ -108,7 +113,9 @@ class SkeletonsService:
             If the id is no root, or was not valid at a pinned client's moment. A floating client looks at the synapses
             of an older root at the last time it was valid.
         MissingDataError
-            If the service refuses to make a skeleton of this root.
+            If the service refuses to make a skeleton of this root, or level-2 data that it needs lack.
+        ServiceTimeoutError
+            If the service has not made the skeleton within the deadline.
         NotConfiguredError
             If the spec denies a service that is needed (``capabilities``), or has no ``transform`` for one.
         MissingExtraError
@@ -131,6 +138,7 @@ class SkeletonsService:
             transform=transform,
             output=output,
             fallback=fallback,
+            deadline=_seconds(deadline),
         )
         found = self._loader(wanted).load([root])[root]()
         if isinstance(found, CortexError):
@@ -145,6 +153,7 @@ class SkeletonsService:
         restore_graph: bool = False,
         restore_properties: bool = True,
         synapse_reference_tables: Mapping[str, str | Sequence[str]] | None = None,
+        reference_tables: ReferenceTables | None = None,
         skeleton_version: int | None = None,
         transform: TransformName | None = None,
         output: Output = "meshwork",
@@ -154,7 +163,6 @@ class SkeletonsService:
         errors: Literal["raise", "collect"] = "collect",
         batch_size: int = 50,
         progress: bool = True,
-        reference_tables: ReferenceTables | None = None,
     ) -> SkeletonBatches:
         """Get many neurons, a batch at a time, so that they need not all be in memory.
 
@@ -165,13 +173,15 @@ class SkeletonsService:
         ----------
         root_ids : int or sequence of int
             Duplicates are read once.
-        synapses, restore_graph, restore_properties, synapse_reference_tables, skeleton_version, transform, output
+        synapses, restore_graph, restore_properties, synapse_reference_tables, reference_tables, skeleton_version
+            As for `get_skeleton`.
+        transform, output
             As for `get_skeleton`.
         generate : bool
             Have skeletons made that the service has not made yet, and wait for them; without it they are failures.
         deadline : float
             Seconds to wait for those of one batch, 0 or more; what is not made by then is a failure. The service goes
-            on making it, so that it can be had later. It is looked at between requests.
+            on making it, so that it can be fetched later.
         fallback : {"compute"}, optional
             As for `get_skeleton`; also of what was not made in time.
         errors : {"raise", "collect"}
@@ -180,8 +190,6 @@ class SkeletonsService:
             Neurons asked for at a time; at most 500. The answers of two batches are in memory at most.
         progress : bool
             Show a progress bar.
-        reference_tables : str, sequence of str or dict, optional
-            As for `get_skeleton`.
 
         Returns
         -------
@@ -204,8 +212,6 @@ class SkeletonsService:
         size = as_id(batch_size, "batch_size")
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, not {size}")
-        if not isinstance(deadline, int | float) or not deadline >= 0:
-            raise ValueError(f"deadline must be a number of seconds, 0 or more, not {deadline!r}")
         wanted = self._wanted(
             synapses=synapses,
             restore_graph=restore_graph,
@@ -216,7 +222,7 @@ class SkeletonsService:
             output=output,
             fallback=fallback,
             generate=generate,
-            deadline=float(deadline),
+            deadline=_seconds(deadline),
             progress=progress,
         )
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
@@ -272,21 +278,21 @@ class SkeletonsService:
 
     def skeletons_exist(
         self,
-        root_ids: Ids = 0,
-        skeleton_version: int | None = None,
+        root_ids: Ids | None = None,
+        skeleton_version: int | Ids | None = None,
         log_warning: bool = True,
         verbose_level: int | None = 0,
         *,
         datastack_name: str | None = None,
     ) -> bool | dict[int, bool]:
-        """Return which neurons have a skeleton in the service's cache.
+        """Return which neurons have a skeleton stored in the service.
 
         Parameters
         ----------
         root_ids : int or sequence of int
-            Roots; any number, requested in batches.
+            Roots; any number, looked up in batches.
         skeleton_version : int, optional
-            Version of the skeletons. Default: the spec's, or 4.
+            Version of the skeletons. Default: the spec's, or 4. The two arguments may come in either order.
         log_warning, verbose_level
             As in caveclient.
         datastack_name : str, optional
@@ -300,15 +306,26 @@ class SkeletonsService:
         Raises
         ------
         ValueError
-            If the datastack is another one than this client's.
+            If no roots are given, both arguments are roots, or the datastack is another one than this client's.
+
+        Examples
+        --------
+        >>> client.skeletons_exist(root_ids)   # doctest: +SKIP
         """
         require_own(self._session, datastack_name)
         self._session.spec.require_capability("skeletons", feature="stored skeletons")
-        if skeleton_version is not None and not is_one(skeleton_version):  # caveclient's order
-            root_ids, skeleton_version = skeleton_version, as_id(root_ids, "skeleton_version")
-        one = is_one(root_ids)
-        ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
-        version = as_id(skeleton_version or self._default_version(), "skeleton_version")
+        given, roots = skeleton_version, root_ids
+        if _are_roots(given):  # the other order
+            if _are_roots(roots):
+                raise ValueError(
+                    "roots are given twice; give them as root_ids=, and a version as skeleton_version="
+                )
+            given, roots = roots, given
+        if roots is None:
+            raise ValueError("root_ids is missing; give the roots to look up")
+        version = as_id(given, "skeleton_version") if given is not None else self._default_version()
+        one = is_one(roots)
+        ids = list(dict.fromkeys(as_ids(roots, "root_ids").tolist()))
         found = stored_skeletons(
             self._session, ids, version, log_warning=log_warning, verbose_level=verbose_level
         )
@@ -386,7 +403,7 @@ class SkeletonsService:
 
 
 def _one_of(sides: Any, reference_tables: Any) -> Any:
-    """Choose between the two names of one argument; tables that are not given by side are for both."""
+    """Return the reference tables under either of their names; tables that are not given by side are for both."""
     if reference_tables is None:
         return sides
     if sides is not None:
@@ -396,6 +413,17 @@ def _one_of(sides: Any, reference_tables: Any) -> Any:
     if hasattr(reference_tables, "items"):
         return reference_tables
     return {"pre": reference_tables, "post": reference_tables}
+
+
+def _seconds(deadline: Any) -> float:
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline >= 0:
+        raise ValueError(f"deadline must be a number of seconds, 0 or more, not {deadline!r}")
+    return float(deadline)
+
+
+def _are_roots(given: Any) -> bool:
+    """Whether an argument is a root or several, and not a version of skeletons."""
+    return given is not None and (not is_one(given) or as_id(given, "root_ids") > _LARGEST_VERSION)
 
 
 def _references(given: Any) -> dict[str, list[str]]:

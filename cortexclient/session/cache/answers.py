@@ -273,9 +273,13 @@ class AnswerCache:
     def forget(self, request: PreparedRequest) -> None:
         """Remove the response to a request, which its reader could not use."""
         asked = read_request(request, self.origin, self.home)
-        rule = rule_for(asked)
-        if rule is not None:
-            self.store.remove(asked.identity(self.origin, without=rule.ignored(asked)))
+        every = [asked]
+        if _BULK.match(asked.path) and isinstance(asked.json, dict):
+            every = [_alone(asked, str(root)) for root in asked.json.get("root_ids", ())]
+        for one in every:
+            rule = rule_for(one)
+            if rule is not None:
+                self.store.remove(one.identity(self.origin, without=rule.ignored(one)))
 
     # -- skeletons in bulk: stored one by one, as if each had been requested alone
 
