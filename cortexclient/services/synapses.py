@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import NotConfiguredError, ServiceTimeoutError, ServiceUnavailableError
+from cortexclient.errors import NotConfiguredError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
 from cortexclient.ids import as_ids
 from cortexclient.services.synapse_references import attach, find_references, to_follow
 from cortexclient.session import (
@@ -21,6 +21,8 @@ from cortexclient.session import (
     gather,
     is_latest,
     joined,
+    lifetimes,
+    moment_of_tables,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _MOST_ROOTS = 25
 _FEWEST_ROOTS = 10
+_NAMED = 100
 
 
 class SynapsesService:
@@ -71,7 +74,10 @@ class SynapsesService:
         duplicates: Literal["first", "all", "raise"] = "first",
         return_as: Literal["pandas", "arrow", "polars"] = "pandas",
     ) -> Any:
-        """Give the synapses of one or more neurons, all of them, once each.
+        """Return the synapses of one or more neurons, all of them, once each.
+
+        A floating client reads them from its version of the tables, as `get_skeleton` does: the two have the same
+        synapses. Roots that were made after that version have none in it (``live=True`` returns them).
 
         Parameters
         ----------
@@ -98,7 +104,7 @@ class SynapsesService:
             Reference table -> suffix of those of its columns whose names another table has, too. Default: ``_`` and
             the table's name. Columns of the synapse table keep their names.
         batch_size : int, optional
-            Neurons in one request. Default: chosen by their number; answers that are cut short are split further.
+            Neurons in one request. Default: chosen by their number; truncated responses are split further.
         ref_batch_size : int
             Synapses in one request to a reference table.
         progress : bool
@@ -114,9 +120,10 @@ class SynapsesService:
         pandas.DataFrame
             One row a synapse, in ascending order of ``id``: ``id``, ``pre_pt_root_id``, ``post_pt_root_id``,
             ``pre_pt_supervoxel_id``, ``post_pt_supervoxel_id`` (int64), positions of ``pre_pt``, ``post_pt``,
-            ``ctr_pt``, ``size``, then the columns of the reference tables (nullable types). No synapses give an empty
-            frame with the same columns and types. ``df.attrs["stale_root_ids"]`` lists neurons that have no synapses
-            because they were not valid at the moment asked; it is None where the chunkedgraph did not tell.
+            ``ctr_pt`` (float64, in nm or the units of ``resolution``; int64 in own voxels), ``size`` (float64 or
+            ``Int64``), then the columns of the reference tables (nullable types). No synapses give an empty frame with
+            the same columns and types. ``df.attrs["stale_root_ids"]`` lists neurons that have no synapses because they
+            were not valid at the moment asked; it is None where the chunkedgraph did not answer.
 
         Raises
         ------
@@ -141,7 +148,7 @@ class SynapsesService:
         as_choice(duplicates, "duplicates", ("first", "all", "raise"))
         session = self._session
         table = session.require_synapse_table(synapse_table)
-        shape = Request(table, split_positions=split_positions, return_as=return_as)
+        shape = Request(table, resolution=resolution, split_positions=split_positions, return_as=return_as)
         ids = as_ids(root_ids, "root_ids")
         moment = self._moment(live=live, timestamp=timestamp)
         sides = [side for side, wanted in (("pre", pre), ("post", post)) if wanted]
@@ -185,13 +192,12 @@ class SynapsesService:
     def _moment(self, *, live: bool, timestamp: Timestamp | None) -> Moment:
         if timestamp is not None:
             return Moment.of(timestamp=timestamp)
-        moment = self._session.moment
-        if live and moment.floating:
+        if live and self._session.moment.floating:
             return Moment(timestamp=datetime.now(UTC))
-        return moment
+        return moment_of_tables(self._session)
 
     def _stale(self, ids: IdArray, frame: pd.DataFrame, moment: Moment) -> dict[str, Any]:
-        """Say which neurons had no row because they did not exist then: a server answers them like silent ones."""
+        """Return which neurons have no row because they did not exist then: a server does not say so."""
         import numpy as np
 
         seen = np.union1d(frame["pre_pt_root_id"].unique(), frame["post_pt_root_id"].unique())
@@ -206,18 +212,38 @@ class SynapsesService:
         except (ServiceUnavailableError, ServiceTimeoutError) as error:
             # the synapses are there, and a service that they do not come from is no reason to lose them
             log.warning(
-                "which of %d silent neurons were valid could not be found out: %s", len(silent), error
+                "cannot find out which of %d neurons without synapses were valid: %s", len(silent), error
             )
             return {"stale_root_ids": None}
         if len(stale):
-            log.warning(
-                "%d of the root ids were not valid at %s and so have no synapses there (the first is %d); "
-                "latest_roots() and latest_valid_timestamp() tell what became of them",
-                len(stale),
-                at.isoformat(),
-                stale[0],
-            )
+            self._warn_of_stale(stale, moment, at)
         return {"stale_root_ids": stale.tolist()}
+
+    def _warn_of_stale(self, stale: IdArray, moment: Moment, at: datetime) -> None:
+        try:
+            is_newer = lifetimes(self._session, stale).created > at.timestamp() * 1e6
+        except ServiceError:
+            is_newer = stale != stale
+        newer, others = stale[is_newer], stale[~is_newer]
+        when = at.isoformat() if moment.version is None else f"{at.isoformat()} (version {moment.version})"
+        if len(newer):
+            log.warning(
+                "%d of the root ids were made after %s, and so have no synapses there: %s. Pass live=True (--live on "
+                "the command line) for their synapses at present, or ask for their predecessors: "
+                "suggest_latest_roots(root_id, timestamp=%r)",
+                len(newer),
+                when,
+                _listed(newer),
+                at.isoformat(),
+            )
+        if len(others):
+            log.warning(
+                "%d of the root ids were not valid at %s, and so have no synapses there: %s. latest_roots() returns "
+                "their successors, latest_valid_timestamp() the last time at which they can be asked with timestamp=",
+                len(others),
+                when,
+                _listed(others),
+            )
 
     def connectivity(
         self,
@@ -312,6 +338,10 @@ class SynapsesService:
             return self._session.spec.table_for("edges", self._session.moment.version)
         except (NotConfiguredError, LookupError):
             return None
+
+
+def _listed(ids: IdArray) -> str:
+    return ", ".join(map(str, ids[:_NAMED].tolist())) + (" ..." if len(ids) > _NAMED else "")
 
 
 def _batch(number: int, workers: int, sides: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
 import inspect
@@ -39,25 +40,44 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _UnknownNameError(UnknownTableError, AttributeError):
+class _UnknownAttributeError(UnknownTableError, AttributeError):
     """No table of that name; also an AttributeError, so that ``hasattr`` and completion work."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return UnknownTableError(
+            str(self), service=self.service, status=self.status, url=self.url
+        ).__reduce__()
+
+
+# shown to users under the name that they may catch it by
+_UnknownAttributeError.__name__ = _UnknownAttributeError.__qualname__ = UnknownTableError.__name__
+_UnknownAttributeError.__module__ = UnknownTableError.__module__
 
 
 class TableQuery:
-    """A table or view with filters, ready to be asked.
+    """A table or view with filters. Made by ``client.tables.NAME(filters)``.
 
-    Made by ``client.tables.NAME(filters)``.
+    Parameters
+    ----------
+    session : Session
+        Where to ask.
+    info : TableInfo
+        The table or view.
+    read_filters : callable
+        Takes the table as it is asked (with or without the one that it refers to), returns the filters.
     """
 
-    def __init__(self, session: Session, info: TableInfo, filters: Filters) -> None:
+    def __init__(
+        self, session: Session, info: TableInfo, read_filters: Callable[[TableInfo], Filters]
+    ) -> None:
         self._session = session
         self._info = info
-        self.filters = filters
+        self._read_filters = read_filters
+        self.filters = read_filters(info)
 
     def query(
         self,
-        *,
-        select_columns: str | Sequence[str] | None = None,
+        select_columns: str | Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         offset: int | None = None,
         limit: int | None = None,
         split_positions: bool = False,
@@ -66,47 +86,74 @@ class TableQuery:
         metadata: bool = True,
         desired_resolution: Sequence[float] | None = NM,
         get_counts: bool = False,
+        log_warning: bool = True,  # noqa: ARG002 - caveclient's, see below
         random_sample: int | None = None,
+        *,
         allow_missing_lookups: bool = False,
+        merge_reference: bool = True,
         progress: bool = False,
         return_as: Literal["pandas", "arrow", "polars"] = "pandas",
     ) -> Any:
-        """Ask, and get every row that matches, however many the server gives at once.
+        """Return every row that matches, however many the server returns in one response.
 
         Parameters
         ----------
-        select_columns : str or sequence of str, optional
-            Columns wanted (a point's name stands for its three columns); a single name will do. Default: all.
+        select_columns : str, sequence of str, or dict, optional
+            Columns wanted (a point's name stands for its three columns); a single name will do. Of a reference table,
+            which comes joined with the table that it refers to, also table -> columns (as caveclient has it, with the
+            supervoxel ids that belong to root ids). Default: all.
         offset : int, optional
-            Rows to leave out at the beginning, in order of ids. Servers keep no order, so the whole answer is read.
+            Rows to leave out at the beginning, in order of ids. Servers keep no order, so all rows are fetched.
         limit : int, optional
-            Most rows wanted. Without it the answer is complete.
+            Most rows wanted. Without it the result is complete.
         split_positions : bool
-            Give each point as three columns ``_x _y _z`` instead of one column of arrays of three.
+            Return each point as three columns ``_x _y _z`` instead of one column of arrays of three.
         materialization_version : int, optional
             Another version than the client's.
         timestamp : datetime.datetime or str, optional
             Another time than the client's; without a zone it is UTC.
         metadata : bool
-            Whether ``df.attrs`` says where the answer is from.
+            Whether ``df.attrs`` says where the rows are from.
         desired_resolution : sequence of float or None
-            Size in nm of one unit of the positions that come back. Default: nm. None: the table's own voxels.
+            Size in nm of one unit of the positions that are returned. Default: nm. None: the table's own voxels.
         get_counts : bool
-            Give one row with the number of matching rows, column ``count``.
+            Return one row with the number of matching rows, column ``count``.
+        log_warning : bool
+            Accepted for code written for caveclient. Its warning tells of truncated responses, which are completed
+            here, so that there is nothing to warn of.
         random_sample : int, optional
-            Draw that many rows at random. Servers ignore such a wish, so the whole answer is read.
+            Draw that many rows at random. Servers ignore this, so all rows are fetched.
         allow_missing_lookups : bool
             In a live query, leave out rows whose segments are not looked up yet instead of raising.
+        merge_reference : bool
+            Whether a reference table comes joined with the table that it refers to (``id`` is the id there, ``id_ref``
+            that of the reference row). False returns the bare reference rows with their own ``id`` and ``target_id``,
+            and filters are about these.
         progress : bool
-            Show one bar.
+            Show a progress bar.
         return_as : {"pandas", "arrow", "polars"}
             Kind of frame.
 
         Returns
         -------
         pandas.DataFrame
-            Rows in ascending order of ``id``. Ids are int64, text is ``string``; types do not depend on the number of
-            rows.
+            Rows in ascending order of ``id``. The types do not depend on the rows:
+
+            =====================  ==============================================================================
+            columns                dtype
+            =====================  ==============================================================================
+            ids                    int64 (``Int64`` where a table has rows without one)
+            positions              float64, in nm or the units asked for; NaN in every axis of a missing point
+            ... in own voxels      int64; float64 with NaN where a point is missing
+            other whole numbers    ``Int64``
+            other numbers          float64
+            truth values           ``boolean``; ``valid`` is bool
+            text                   ``string``
+            times                  datetime64[ns, UTC]
+            =====================  ==============================================================================
+
+            A point in one column is an array of three of these numbers. Arrow and Polars frames have int64, float64,
+            bool and string; own voxels of a missing point are null there.
 
         Raises
         ------
@@ -115,20 +162,24 @@ class TableQuery:
         TypeError, ValueError
             If a number of rows or a resolution is none, or ``return_as`` is unknown.
         IncompleteResultError
-            If the server cuts the answer and it cannot be completed.
+            If the server truncates a response and it cannot be completed.
         ServiceError
             If the service fails.
 
         Examples
         --------
-        >>> client.tables.nucleus_detection_v0(id=[1, 2]).query(split_positions=True)  # doctest: +SKIP
+        >>> client.tables.nucleus_detection(id=[300583]).query(split_positions=True)  # doctest: +SKIP
         """
         moment = Moment.of(materialization_version, timestamp)
+        filters = self.filters
+        if not merge_reference and self._info.reference_table:
+            filters = self._read_filters(dataclasses.replace(self._info, reference_table=None))
         request = Request(
             self._info.name,
             kind=self._info.kind,
-            filters=self.filters,
+            filters=filters,
             select=select_columns,
+            merge_reference=merge_reference,
             resolution=desired_resolution,
             split_positions=split_positions,
             limit=limit,
@@ -146,12 +197,37 @@ class TableQuery:
             frame.attrs.clear()
         return frame
 
-    def live_query(self, timestamp: Timestamp, **options: Any) -> Any:
-        """Ask at a time; the same as ``query(timestamp=...)``, with all of its other options."""
-        return self.query(timestamp=timestamp, **options)
+    def live_query(self, timestamp: Timestamp, *args: Any, **options: Any) -> Any:
+        """Return the rows as they were at a time; the same as ``query(timestamp=...)``, with its other options.
+
+        Parameters
+        ----------
+        timestamp : datetime.datetime or str
+            The time; without a zone it is UTC.
+        *args, **options
+            As caveclient has them: offset, limit, split_positions, metadata, desired_resolution,
+            allow_missing_lookups, log_warning, random_sample; and all further options of `query` by name.
+
+        Examples
+        --------
+        >>> client.tables.nucleus_detection().live_query("2026-11-21T12:00:00Z")  # doctest: +SKIP
+        """
+        if len(args) > len(_LIVE_OPTIONS):
+            raise TypeError(
+                f"live_query takes a time and at most {', '.join(_LIVE_OPTIONS)}; give options by name"
+            )
+        given = dict(zip(_LIVE_OPTIONS, args, strict=False))
+        if twice := sorted(set(given) & set(options)):
+            raise TypeError(f"live_query got {twice[0]} twice, by position and by name")
+        return self.query(timestamp=timestamp, **given, **options)
 
     def count(self) -> int:
-        """Give the number of rows that match."""
+        """Return the number of rows that match.
+
+        Examples
+        --------
+        >>> client.tables.nucleus_detection(volume={">": 200}).count()  # doctest: +SKIP
+        """
         return count(self._session, Request(self._info.name, kind=self._info.kind, filters=self.filters))
 
     def __repr__(self) -> str:
@@ -159,6 +235,19 @@ class TableQuery:
             kind: columns for kind, tables in self.filters.items() for columns in tables.values() if columns
         }
         return f"{self._info.kind} {self._info.name} where {shown or 'anything'}; .query() asks"
+
+
+_LIVE_OPTIONS = (
+    "offset",
+    "limit",
+    "split_positions",
+    "metadata",
+    "desired_resolution",
+    "allow_missing_lookups",
+    "log_warning",
+    "random_sample",
+)
+"""The options of caveclient's `live_query`, in its order."""
 
 
 def _count_frame(number: int, request: Request) -> Any:
@@ -184,8 +273,8 @@ class TableHandle:
     """One table or view. Calling it with filters gives a `TableQuery`.
 
     Filters are columns: ``column=value``, ``column=[values]``, ``column={">": 1, "<=": 9}`` (also ``"!="``, ``"in"``,
-    ``"not in"``, ``"regex"``), and for points ``NAME_position_bbox=[[x, y, z], [x, y, z]]`` in nm (all
-    voxels that the box touches). An empty list matches nothing.
+    ``"not in"``, ``"regex"``), and for points ``NAME_position_bbox=[[x, y, z], [x, y, z]]`` in nm (rows
+    whose own position lies inside). An empty list matches nothing.
     """
 
     def __init__(self, session: Session, info: TableInfo) -> None:
@@ -195,8 +284,14 @@ class TableHandle:
         self.__annotations__ = {"return": TableQuery}  # so that completers know what a call returns
 
     def __call__(self, **filters: Any) -> TableQuery:
-        """Give the table with filters, ready to be asked."""
-        return TableQuery(self._session, self.info, from_keywords(self._session, self.info, filters))
+        """Return the table with filters, ready for ``.query()``.
+
+        Raises
+        ------
+        InvalidQueryError
+            If a column or an operator is unknown, or a value cannot be compared.
+        """
+        return TableQuery(self._session, self.info, lambda info: from_keywords(self._session, info, filters))
 
     @property
     def fields(self) -> list[str]:
@@ -226,6 +321,8 @@ class TableHandle:
 
     query = _without_filters(TableQuery.query)
     get_all = _without_filters(TableQuery.query)
+    live_query = _without_filters(TableQuery.live_query)
+    get_all_live = _without_filters(TableQuery.live_query)
     count = _without_filters(TableQuery.count)
 
     def __repr__(self) -> str:
@@ -257,8 +354,12 @@ class _Names:
     def __getitem__(self, name: str) -> TableHandle:
         info = self._infos().get(name)
         if info is None:
-            message = unknown(self._session, str(name), self._kind)
-            raise _UnknownNameError(message, service="materialize", status=404)
+            raise _UnknownAttributeError(
+                unknown(self._session, str(name), self._kind),
+                service="materialize",
+                status=404,
+                url=f"{self._session.local_server}/materialize",
+            )
         return TableHandle(self._session, info)
 
     def __getattr__(self, name: str) -> TableHandle:
@@ -362,7 +463,9 @@ class QueriesService:
         filter_spatial_dict : dict, optional
             Point column -> ``[[x, y, z], [x, y, z]]`` in nm.
         **options
-            Options of `TableQuery.query`, and further filters as keyword arguments (``cell_type="BC"``).
+            Options of `TableQuery.query`, and further filters as keyword arguments (``cell_type="BC"``). Of a
+            reference table, ``id`` is the id of the row that it refers to and ``id_ref`` its own, unless
+            ``merge_reference=False`` is given.
 
         Returns
         -------
@@ -379,21 +482,27 @@ class QueriesService:
         info = find(self._session, table_or_view)
         accepted = inspect.signature(TableQuery.query).parameters
         keywords = {name: options.pop(name) for name in list(options) if name not in accepted}
-        filters = from_dicts(
-            self._session,
-            info,
-            filter_in_dict=filter_in_dict,
-            filter_out_dict=filter_out_dict,
-            filter_equal_dict=filter_equal_dict,
-            filter_greater_dict=filter_greater_dict,
-            filter_less_dict=filter_less_dict,
-            filter_greater_equal_dict=filter_greater_equal_dict,
-            filter_less_equal_dict=filter_less_equal_dict,
-            filter_spatial_dict=filter_spatial_dict,
-            filter_regex_dict=filter_regex_dict,
-        )
-        for kind, tables in from_keywords(self._session, info, keywords).items():
-            for table, columns in tables.items():
-                for column, content in columns.items():
-                    put(filters, kind, table, column, content)
-        return TableQuery(self._session, info, filters).query(**options)
+
+        def read_filters(info: TableInfo) -> Filters:
+            filters = from_dicts(
+                self._session,
+                info,
+                filter_in_dict=filter_in_dict,
+                filter_out_dict=filter_out_dict,
+                filter_equal_dict=filter_equal_dict,
+                filter_greater_dict=filter_greater_dict,
+                filter_less_dict=filter_less_dict,
+                filter_greater_equal_dict=filter_greater_equal_dict,
+                filter_less_equal_dict=filter_less_equal_dict,
+                filter_spatial_dict=filter_spatial_dict,
+                filter_regex_dict=filter_regex_dict,
+            )
+            for kind, tables in from_keywords(self._session, info, keywords).items():
+                for table, columns in tables.items():
+                    for column, content in columns.items():
+                        put(filters, kind, table, column, content)
+            return filters
+
+        if not options.get("merge_reference", True):
+            info = dataclasses.replace(info, reference_table=None)
+        return TableQuery(self._session, info, read_filters).query(**options)

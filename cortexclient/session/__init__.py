@@ -50,6 +50,7 @@ from cortexclient.session.query import (
     count,
     fallback_note,
     gather,
+    moment_of_tables,
     run,
     run_many,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "joined",
     "leaves",
     "lifetimes",
+    "moment_of_tables",
     "nearest",
     "newest",
     "pause",

@@ -235,12 +235,22 @@ def test_boxes_are_in_nm(toy, files):
     frame = TablesService(toy.at(version=2)).nucleus_toy(pt_position_bbox=[low, high]).query()
     assert 0 < inside.sum() < len(nuclei)
     assert frame["id"].tolist() == nuclei["id"][inside].tolist()
-    # a voxel that the box only touches counts, at both ends
+    # a row is inside if its own position is, on the edge too, however thin the box
     row = nuclei.iloc[0]
     corner = row[[f"pt_position_{axis}" for axis in "xyz"]].to_numpy(dtype=float)
-    for low, high in ((corner - 0.4, corner), (corner - 0.6, corner - 0.4), (corner, corner + 0.4)):
-        box = [(low * (4, 4, 40)).tolist(), (high * (4, 4, 40)).tolist()]
-        found = TablesService(toy.at(version=2)).nucleus_toy(pt_position_bbox=box).query()
+    nucleus_toy = TablesService(toy.at(version=2)).nucleus_toy
+    for low, high in ((-0.6, -0.4), (0.4, 0.6)):
+        box = [((corner + low) * (4, 4, 40)).tolist(), ((corner + high) * (4, 4, 40)).tolist()]
+        assert nucleus_toy(pt_position_bbox=box).query()["id"].tolist() == []
+        assert nucleus_toy(pt_position_bbox=box).count() == 0
+    for low, high in ((-0.4, 0), (-0.4, 0.4), (0, 0.4), (-3, 0), (0, 3)):
+        box = [((corner + low) * (4, 4, 40)).tolist(), ((corner + high) * (4, 4, 40)).tolist()]
+        within = nucleus_toy(pt_position_bbox=box)
+        found = within.query(select_columns=["pt_root_id", "id"])
+        assert list(found.columns) == ["pt_root_id", "id"]
+        assert within.count() == len(found)
+        for position in within.query()["pt_position"]:
+            assert ((box[0] <= position) & (position <= box[1])).all()
         assert row["id"] in found["id"].tolist()
     with pytest.raises(errors.InvalidQueryError, match="in nm"):
         TablesService(toy).nucleus_toy(pt_position_bbox=[[9, 9, 9], [1, 1, 1]])

@@ -206,4 +206,4 @@ def test_a_graph_that_is_down_takes_no_synapses_along(toy_folder, files, session
         frame = service.query_synapses([*roots, 5], pre=True, progress=False)
     pd.testing.assert_frame_equal(frame, whole)
     assert frame.attrs["stale_root_ids"] is None
-    assert "could not be found out" in caplog.text
+    assert "cannot find out which of 1 neurons" in caplog.text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import StaleRootError
+from cortexclient.errors import NotConfiguredError, StaleRootError, UnknownVersionError
 from cortexclient.services.synapse_references import ask_about, attach, find_references
 from cortexclient.session import (
     NM,
@@ -17,6 +17,7 @@ from cortexclient.session import (
     join_positions,
     joined,
     lifetimes,
+    moment_of_tables,
     roots_of,
     side_by_side,
 )
@@ -59,9 +60,10 @@ def moments_of(
 ) -> dict[int, RootMoment | StaleRootError]:
     """Find the moment at which each neuron is looked at, in tables too or in the graph alone.
 
-    A pinned session looks at its own moment, and the root must have been valid then. A floating one looks at each root
-    at the last time it was valid, as pcg_skel does; where the spec denies live queries, in the newest version that has
-    it.
+    A pinned session looks at its own moment, and the root must have been valid then. A floating one looks at the
+    version that all tables are read from, if that has the root, so that `query_synapses` has the same synapses; else at
+    the last time the root was valid, as pcg_skel does, or in the newest version that has it, where the spec denies live
+    queries.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -69,15 +71,20 @@ def moments_of(
 
     life = lifetimes(session, np.asarray(roots, dtype=np.int64))
     pinned = session.timestamp
-    frozen = _frozen(session) if tables and pinned is None and session.spec.denies("live") else None
+    frozen = _frozen(session) if tables and pinned is None else []
+    live = not session.spec.denies("live")
     result: dict[int, RootMoment | StaleRootError] = {}
     for root, known, created, last in zip(
         roots, life.known.tolist(), life.created.tolist(), life.last.tolist(), strict=True
     ):
         if not known:
             result[root] = no_root(session, root)
-        elif frozen is not None:
-            result[root] = _newest_with(session, root, frozen, created, last)
+        elif (
+            tables
+            and pinned is None
+            and (there := _newest_with(session, root, frozen, created, last, live=live))
+        ):
+            result[root] = there
         elif pinned is None:
             at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=last)
             result[root] = RootMoment(Moment(timestamp=at), at)
@@ -93,18 +100,27 @@ def moments_of(
 
 
 def _frozen(session: Session) -> list[RootMoment]:
-    """All versions that answer, the newest first."""
+    """All versions that a floating session may read: its own, and where there are no live queries the others, too."""
+    try:
+        own = moment_of_tables(session).version
+    except (UnknownVersionError, NotConfiguredError):
+        return []
     records = [record for record in session.versions().values() if record.valid]
-    return [RootMoment(Moment(version=record.version), record.timestamp) for record in reversed(records)]
+    if not session.spec.denies("live"):
+        records = [record for record in records if record.version == own]
+    records.sort(key=lambda record: (record.version == own, record.timestamp), reverse=True)
+    return [RootMoment(Moment(version=record.version), record.timestamp) for record in records]
 
 
 def _newest_with(
-    session: Session, root: int, frozen: Sequence[RootMoment], created: int, last: int
-) -> RootMoment | StaleRootError:
-    """Give the newest version that has a root, whose first and last moment are given in us since 1970."""
+    session: Session, root: int, frozen: Sequence[RootMoment], created: int, last: int, *, live: bool
+) -> RootMoment | StaleRootError | None:
+    """Return the first version that has a root, whose first and last moment are given in us since 1970."""
     for when in frozen:
         if created <= when.at.timestamp() * 1e6 <= last + 1000:
             return when
+    if live:
+        return None
     return StaleRootError(
         f"no version of {session.datastack} has root {root}, and its tables are asked at versions only "
         "(`capabilities.live: false` in its spec); ask with synapses=False, or for the root that latest_roots() gives"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import (
@@ -14,9 +16,11 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
+from cortexclient.session.moments import Moment
 from cortexclient.session.query.advice import expired, misnamed, stale
 from cortexclient.session.query.arguments import as_columns, as_frame_kind, as_number, as_resolution
 from cortexclient.session.query.complete import Following, fetch_all
+from cortexclient.session.query.filters import columns_of
 from cortexclient.session.query.metadata import TableInfo, column_kinds, find
 from cortexclient.session.query.question import Filters, Question
 from cortexclient.session.query.results import Answer, assemble
@@ -24,14 +28,24 @@ from cortexclient.session.query.wire import ask_count
 from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from cortexclient.session.core import Session
-    from cortexclient.session.moments import Moment
     from cortexclient.types import IdArray
 
-__all__ = ["NM", "Answer", "Follow", "Request", "count", "fallback_note", "gather", "run", "run_many"]
+__all__ = [
+    "NM",
+    "Answer",
+    "Follow",
+    "Request",
+    "count",
+    "fallback_note",
+    "gather",
+    "moment_of_tables",
+    "run",
+    "run_many",
+]
 
 NM = (1.0, 1.0, 1.0)
 """Resolution of positions in nanometres."""
@@ -50,8 +64,8 @@ class Request:
     filters : dict
         kind -> table -> column -> value (kinds of `cortexclient.session.query.question.FILTERS`). Boxes are
         ``[[x, y, z], [x, y, z]]`` in nm.
-    select : sequence of str, optional
-        Columns wanted.
+    select : sequence of str, or dict, optional
+        Columns wanted; of a joined pair also table -> columns of it.
     merge_reference : bool
         Join a reference table with the table that it points at.
     suffixes : dict, optional
@@ -79,7 +93,7 @@ class Request:
     name: str
     kind: Literal["table", "view"] | None = None
     filters: Filters = field(default_factory=dict)
-    select: Sequence[str] | None = None
+    select: Sequence[str] | Mapping[str, Sequence[str]] | None = None
     merge_reference: bool = True
     suffixes: dict[str, str] | None = None
     resolution: Sequence[float] | None = NM
@@ -212,8 +226,8 @@ def _explained(session: Session, questions: Sequence[Question]) -> Iterator[None
         raise
     except ServiceError as error:
         raise (
-            expired(session, {question.version for question in questions})
-            or stale(session, error, questions[0].timestamp)
+            expired(session, error, {question.version for question in questions})
+            or stale(session, error, questions)
             or misnamed(session, error, questions)
             or error
         ) from None
@@ -243,7 +257,9 @@ def plan(session: Session, request: Request) -> tuple[TableInfo, Question, dict[
             f"(client.at(version={metadata_version}))",
             service="materialize",
         )
-    base = info.reference_table if info.kind == "table" and request.merge_reference else None
+    base = None
+    if info.kind == "table" and request.merge_reference and info.reference_table:
+        base = find(session, info.reference_table, kind="table", version=metadata_version)
     near = None if version is not None else metadata_version
     return info, _question(session, request, info, base, version, timestamp, near), notes
 
@@ -252,37 +268,92 @@ def _question(
     session: Session,
     request: Request,
     info: TableInfo,
-    base: str | None,
+    base: TableInfo | None,
     version: int | None,
     timestamp: datetime | None,
     near: int | None,
 ) -> Question:
-    suffixes = request.suffixes or ({info.name: "_ref", base: ""} if base else {})
-    return Question(
+    suffixes = request.suffixes or ({info.name: "_ref", base.name: ""} if base else {})
+    owners = {} if base is None else _owners(session, info, base, suffixes)
+    filters, thin = _in_voxels(session, request.filters, version if version is not None else near)
+    columns = _columns_needed(request, info, base, live=version is None)
+    if columns is not None:
+        columns = tuple(dict.fromkeys([*columns, *(column for _, column in thin)]))
+    question = Question(
         kind=info.kind,
         name=info.name,
-        base=base,
-        filters=_nothing(session, info, _in_voxels(session, request.filters, version)),
-        select=_columns_needed(request, info, base, live=version is None),
+        base=None if base is None else base.name,
+        filters=_nothing(session, info, filters),
+        select=columns,
         suffixes=tuple(suffixes.items()) if base else (),
-        resolution=None if request.resolution is None or info.units else tuple(request.resolution),
-        limit=None if _needs_all(request) else request.limit,
+        resolution=_exact_resolution(request, owners),
+        limit=request.limit,
         version=version,
         timestamp=timestamp if version is None else None,
         allow_missing_lookups=request.allow_missing_lookups,
         allow_invalid_root_ids=request.allow_invalid_root_ids,
         near=near,
         batch=request.batch,
+        owners=owners,
+        thin=thin,
     )
+    return dataclasses.replace(question, limit=None) if _needs_all(request, question) else question
 
 
-def _needs_all(request: Request) -> bool:
+def _owners(
+    session: Session, info: TableInfo, base: TableInfo, suffixes: dict[str, str]
+) -> dict[str, TableInfo]:
+    """Return the table that each point of a joined answer is of, where it matters: the two have other units."""
+    if (info.unit, info.voxel_resolution) == (base.unit, base.voxel_resolution):
+        return {}
+    points = {
+        table.name: {name for name, kind in columns_of(session, table).items() if kind == "point"}
+        for table in (info, base)
+    }
+    shared = points[info.name] & points[base.name]
+    return {
+        f"{name}{suffixes.get(table.name, '')}" if name in shared else name: table
+        for table in (info, base)
+        for name in points[table.name]
+    }
+
+
+def _exact_resolution(request: Request, owners: dict[str, TableInfo]) -> tuple[float, ...] | None:
+    """Return the resolution to ask for, so that the service scales nothing, or by whole numbers only.
+
+    The services cut scaled positions toward zero, so they are never asked for other units than those of the table. Only
+    a join of two tables with different units comes in one of them, whatever is asked; in the greatest size that divides
+    both, nothing is cut.
+    """
+    if not owners:
+        return None
+    if request.resolution is None and len({table.unit for table in owners.values()}) > 1:
+        names = " and ".join(sorted({f"{table.name} {list(table.unit)}" for table in owners.values()}))
+        raise InvalidQueryError(
+            f"the points of {names} have no voxels in common; ask with desired_resolution=, such as [1, 1, 1] for nm",
+            service="materialize",
+        )
+    sizes = {table.voxel_resolution for table in owners.values()}
+    return tuple(_common_divisor({size[axis] for size in sizes}) for axis in range(3))
+
+
+def _common_divisor(sizes: set[float]) -> float:
+    fractions = [Fraction(size).limit_denominator(1_000_000) for size in sizes]
+    below = math.lcm(*(fraction.denominator for fraction in fractions))
+    return float(Fraction(math.gcd(*(int(fraction * below) for fraction in fractions)), below))
+
+
+def _needs_all(request: Request, question: Question) -> bool:
     """Whether the whole answer is asked for although fewer rows are wanted.
 
     Rows after an offset are only defined in the order of ids, which no service keeps; exclusions and samples are
-    accepted and ignored by the services, so both are made here.
+    accepted and ignored by the services, so both are made here, as is a box that is thinner than a voxel.
     """
-    return request.offset is not None or request.random_sample is not None or bool(request.filters.get("out"))
+    return (
+        request.offset is not None
+        or request.random_sample is not None
+        or bool(request.filters.get("out") or question.thin)
+    )
 
 
 def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any, dict[str, Any]]:
@@ -297,6 +368,16 @@ def resolve_moment(session: Session, request: Request) -> tuple[int | None, Any,
     version = moment.version if moment.version is not None else session.version
     notes = fallback_note(session, moment)
     return (None, session.version_record(version).timestamp, notes) if notes else (version, None, {})
+
+
+def moment_of_tables(session: Session) -> Moment:
+    """Return the moment at which tables are read where the caller names none.
+
+    This is the rule of the whole package: a pinned session reads at its own moment, a floating one reads the version
+    that its spec names or else the newest. Versions are complete and never change, so that two methods of one client
+    give the same rows. What was made after that version is there in a live query only, which has to be asked for.
+    """
+    return session.moment if session.pinned else Moment(version=session.version)
 
 
 def fallback_note(session: Session, moment: Moment | None) -> dict[str, str]:
@@ -321,29 +402,56 @@ def _require_live(session: Session, at: datetime) -> None:
     session.spec.require_capability("live", feature=f"a query at {at.isoformat()}", instead=instead)
 
 
-def _in_voxels(session: Session, filters: Filters, version: int | None) -> Filters:
-    """Give the filters with boxes in voxels of their tables, lists without duplicates and nothing empty."""
-    import math
+def _in_voxels(
+    session: Session, filters: Filters, version: int | None
+) -> tuple[Filters, dict[tuple[str, str], tuple[list[float], list[float]]]]:
+    """Return the filters with boxes in voxels of their tables and lists without duplicates.
 
+    A voxel is inside a box if its own position is, as it is returned. The services want boxes that are wider than
+    nothing on every axis: those that are not are asked one voxel wider, and returned to be applied here.
+    """
     result: Filters = {
         kind: {table: dict(columns) for table, columns in tables.items()} for kind, tables in filters.items()
     }
+    thin: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    empty: list[tuple[str, str]] = []
     for table, boxes in result.get("spatial", {}).items():
         unit = find(session, table, version=version).unit
-        for column, box in boxes.items():
-            low, high = box
-            boxes[column] = [
-                [math.floor(value / size) for value, size in zip(low, unit, strict=True)],
-                [math.ceil(value / size) for value, size in zip(high, unit, strict=True)],
-            ]
+        for column, box in list(boxes.items()):
+            low = [_voxel(value, size, up=True) for value, size in zip(box[0], unit, strict=True)]
+            high = [_voxel(value, size, up=False) for value, size in zip(box[1], unit, strict=True)]
+            if any(a > b for a, b in zip(low, high, strict=True)):
+                empty.append((table, column))  # between two voxels
+            elif any(a == b for a, b in zip(low, high, strict=True)):
+                thin[table, column] = (list(box[0]), list(box[1]))
+            boxes[column] = [low, [max(a + 1, b) for a, b in zip(low, high, strict=True)]]
+    for table, column in empty:
+        del result["spatial"][table][column]
+        result.setdefault("in", {}).setdefault(table, {})[column] = []
     for columns in result.get("in", {}).values():
         for column, values in columns.items():
             columns[column] = list(dict.fromkeys(values))
-    return result
+    return result, thin
+
+
+def _voxel(value: float, size: float, *, up: bool) -> int:
+    """Return the first voxel whose position is not below a value, or the last that is not above it."""
+    number = round(value / size)
+    if up:
+        while number * size < value:
+            number += 1
+        while (number - 1) * size >= value:
+            number -= 1
+    else:
+        while number * size > value:
+            number -= 1
+        while (number + 1) * size <= value:
+            number += 1
+    return number
 
 
 def _nothing(session: Session, info: TableInfo, filters: Filters) -> Filters:
-    """Give filters that no row passes where a list is empty: a service would take the empty list for no filter.
+    """Return filters that no row passes where a list is empty: a service would take the empty list for no filter.
 
     The question is still asked, because its answer has the columns.
     """
@@ -361,16 +469,25 @@ def _nothing(session: Session, info: TableInfo, filters: Filters) -> Filters:
     kinds = column_kinds(session, info)
     if kinds.get("id") == "integer":
         return {"equal": {table: {"id": -1}}}
+    if kinds.get(column) not in {"string", "integer"}:
+        column = next(
+            (name for name, kind in kinds.items() if kind == "integer" and name[-2:-1] != "_"), column
+        )
     return {"equal": {table: {column: "no value" if kinds.get(column) == "string" else -1}}}
 
 
 def _columns_needed(
-    request: Request, info: TableInfo, base: str | None, *, live: bool
+    request: Request, info: TableInfo, base: TableInfo | None, *, live: bool
 ) -> tuple[str, ...] | None:
     """Give the columns to ask for; None for all. Exclusions are made here, so what they look at must come, too."""
     if request.select is None or base:
         return None
-    needed = list(request.select)
+    by_table = request.select
+    needed = (
+        [column for columns in by_table.values() for column in columns]
+        if isinstance(by_table, dict)
+        else list(request.select)
+    )
     for kind, tables in request.filters.items():
         # a live service filters once more after it has looked up the roots, among the columns that it selected
         if kind == "out" or (live and kind != "spatial"):
@@ -386,7 +503,9 @@ def count(session: Session, request: Request) -> int:
     """Count the rows that match a request, whatever its limit: on the server where it can, else by asking for ids."""
     every = dataclasses.replace(request, limit=None, offset=None, random_sample=None)
     info, question, _ = plan(session, every)
-    if not request.filters.get("out"):  # the service ignores exclusions when it counts, too
+    if (
+        not request.filters.get("out") and not question.thin
+    ):  # the service ignores exclusions when it counts, too
         with _explained(session, [question]):
             counted = ask_count(session, dataclasses.replace(question, select=None))
         if counted is not None:

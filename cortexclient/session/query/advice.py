@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from cortexclient.errors import ExpiredVersionError, InvalidQueryError, ServiceError, StaleRootError
+from cortexclient.session.graph import is_latest
 from cortexclient.session.query.filters import fields_of, no_column
 from cortexclient.session.query.metadata import find
 from cortexclient.session.successors import successors_of
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["expired", "misnamed", "stale"]
 
+_NAMED = 100
+_FATES = 5
 
-def expired(session: Session, versions: set[int | None]) -> ExpiredVersionError | None:
+
+def expired(session: Session, error: ServiceError, versions: set[int | None]) -> ExpiredVersionError | None:
     """Say that a version has expired, and what there is instead; None if that was not why a question failed."""
     records = session.versions()
     for record in (records[number] for number in versions if number in records):
@@ -38,29 +42,58 @@ def expired(session: Session, versions: set[int | None]) -> ExpiredVersionError 
             f"Live versions are {live}{offer}. load(..., version_fallback=True) answers by queries at its time",
             service="materialize",
             status=410,
+            url=error.url,
         )
     return None
 
 
-def stale(session: Session, error: ServiceError, at: datetime | None) -> StaleRootError | None:
-    """Say what became of roots for which a live query was refused; None if it was refused for something else."""
-    ids = [
-        int(number)
-        for number in re.findall(r"\b\d{12,19}\b", str(error).partition("did not exist at the time")[2])
-    ]
-    if not ids or at is None:
+def stale(session: Session, error: ServiceError, questions: Sequence[Question]) -> StaleRootError | None:
+    """Name all root ids for which a live query was refused, and what became of them; None if it was not for roots.
+
+    A service names those of the one request that it refuses, and not all of them; the chunkedgraph knows all.
+    """
+    text = str(error).partition("did not exist at the time")[2]
+    named = [int(number) for number in re.findall(r"\b\d{12,19}\b", text)]
+    at = next((question.timestamp for question in questions if question.timestamp is not None), None)
+    if not named or at is None:
         return None
-    told = []
+    ids = _stale_of(session, questions, at) or named
+    fates = []
     try:
-        for root, (found, share) in zip(ids[:5], successors_of(session, ids[:5], at=at), strict=True):
+        for root, (found, share) in zip(
+            ids[:_FATES], successors_of(session, ids[:_FATES], at=at), strict=True
+        ):
             now = ", ".join(f"{new} ({part:.0%})" for new, part in zip(found[:3], share[:3], strict=True))
-            told.append(f"{root} -> {now or 'nothing'}")
+            fates.append(f"{root} -> {now or 'nothing'}")
     except ServiceError:
-        told = [str(root) for root in ids[:5]]
+        fates = []
+    listed = ", ".join(map(str, ids[:_NAMED])) + (" ..." if len(ids) > _NAMED else "")
     return StaleRootError(
-        f"{len(ids)} root ids were not valid at {at.isoformat()}; what holds their pieces then: {'; '.join(told)}. Ask "
-        "with those (latest_roots() gives all), or at a time when the old ones were valid (latest_valid_timestamp())"
+        f"{len(ids)} root ids were not valid at {at.isoformat()}: {listed}. "
+        + (f"What holds their pieces then: {'; '.join(fates)}. " if fates else "")
+        + "Ask with those (latest_roots() returns all), or at a time when the old ones were valid "
+        "(latest_valid_timestamp())"
     )
+
+
+def _stale_of(session: Session, questions: Sequence[Question], at: datetime) -> list[int]:
+    """Return all root ids of the filters that were not valid at a time; none where the graph does not answer."""
+    import numpy as np
+
+    asked: dict[int, None] = {}
+    for question in questions:
+        for kind in ("in", "equal"):
+            for columns in question.filters.get(kind, {}).values():
+                for column, value in columns.items():
+                    if column.endswith("root_id"):
+                        asked |= dict.fromkeys(value if isinstance(value, list) else [value])
+    ids = np.array([value for value in asked if isinstance(value, int) and value > 0], dtype=np.int64)
+    if not len(ids):
+        return []
+    try:
+        return [int(value) for value in ids[~is_latest(session, ids, at=at)]]
+    except ServiceError:
+        return []
 
 
 def misnamed(
@@ -84,5 +117,5 @@ def misnamed(
         for column in named:
             if column not in known:
                 message = no_column(info, column, list(fields))
-                return InvalidQueryError(message, service="materialize", status=error.status)
+                return InvalidQueryError(message, service="materialize", status=error.status, url=error.url)
     return None

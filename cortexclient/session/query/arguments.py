@@ -58,8 +58,10 @@ def as_resolution(value: Any) -> tuple[float, float, float] | None:
     return x, y, z
 
 
-def as_columns(value: str | Sequence[str] | None) -> list[str] | None:
-    """Give the columns to select as a list; None stays None, a single name is a list of one.
+def as_columns(value: Any) -> list[str] | dict[str, list[str]] | None:
+    """Return the columns to select as a list; None stays None, a single name is a list of one.
+
+    A dict of columns by table stays one.
 
     Raises
     ------
@@ -68,6 +70,11 @@ def as_columns(value: str | Sequence[str] | None) -> list[str] | None:
     """
     if value is None:
         return None
+    if hasattr(value, "keys"):
+        by_table = {str(table): as_columns(value[table]) for table in value}
+        if not by_table:
+            return as_columns([])
+        return {table: names for table, names in by_table.items() if isinstance(names, list)}
     names = [value] if isinstance(value, str) else [str(name) for name in value]
     if not names:
         raise InvalidQueryError(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
+import re
 import reprlib
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import InvalidQueryError
+from cortexclient.errors import InvalidQueryError, ServiceError
 from cortexclient.ids import as_id
 from cortexclient.session.query.frames import is_id_column
 from cortexclient.session.query.metadata import TableInfo, find, schema_columns, view_schemas
 from cortexclient.session.query.question import FILTERS, Filters, as_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cortexclient.session.core import Session
 
@@ -105,10 +107,41 @@ def locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
 
 
 def no_column(info: TableInfo, name: str, known: list[str]) -> str:
-    """Say that a table has no such column to filter by, and which close ones there are."""
+    """Say that a table has no such column to filter by, and what to write instead."""
+    said = f"{info.kind} {info.name!r} has no column {name!r}"
+    boxes = [field for field in known if field.endswith("_bbox")]
+    if boxes and re.search(r"box|bounds|spatial", name):
+        boxes.sort(
+            key=lambda field: (field != "ctr_pt_position_bbox", field != "pt_position_bbox"), reverse=True
+        )
+        point = boxes[-1].removesuffix("_bbox")
+        return (
+            f"{said}; for a box, write {boxes[-1]}=[[x, y, z], [x, y, z]] in nm, or give client.query() "
+            f"filter_spatial_dict={{{point!r}: [[x, y, z], [x, y, z]]}}"
+            + (f" (also {', '.join(boxes[:-1])})" if boxes[1:] else "")
+        )
+    wire = difflib.get_close_matches(name, [*FILTERS.values(), "filter_out_dict"], n=1, cutoff=0.7)
+    if wire:
+        return f"{said}; did you mean {wire[0]}={{column: value}} of client.query()?"
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"it can be filtered by {', '.join(known)}"
-    return f"{info.kind} {info.name!r} has no column {name!r}; {hint}"
+    return f"{said}; {hint}"
+
+
+@contextlib.contextmanager
+def _names_before_values(session: Session, info: TableInfo, name: str) -> Iterator[None]:
+    """Where a value is refused, say first that there is no such column, if there is none."""
+    try:
+        yield
+    except InvalidQueryError:
+        try:
+            fields = fields_of(session, info)
+        except ServiceError:
+            fields = {}
+        known = {column for _, column, _ in fields.values()} | set(fields)
+        if fields and name not in known and name.removesuffix("_bbox") not in known:
+            raise InvalidQueryError(no_column(info, name, list(fields)), service="materialize") from None
+        raise
 
 
 def from_keywords(session: Session, info: TableInfo, keywords: Mapping[str, Any]) -> Filters:
@@ -134,9 +167,10 @@ def from_keywords(session: Session, info: TableInfo, keywords: Mapping[str, Any]
         if value is None:
             continue
         table, column = locate(session, info, name)
-        spatial = name.endswith("_bbox") or _is_box_of_view(session, info, column, value)
-        for kind, content in _kinds(name, value, spatial=spatial):
-            put(filters, kind, table, column, _checked(column, kind, content))
+        with _names_before_values(session, info, name):
+            spatial = name.endswith("_bbox") or _is_box_of_view(session, info, column, value)
+            for kind, content in _kinds(name, value, spatial=spatial):
+                put(filters, kind, table, column, _checked(column, kind, content))
     return filters
 
 
@@ -154,7 +188,8 @@ def from_dicts(session: Session, info: TableInfo, **dicts: Mapping[str, Any] | N
         for name, value in (columns or {}).items():
             table, column = locate(session, info, name)
             kind = names[wire]
-            put(filters, kind, table, column, _checked(column, kind, as_plain(value)))
+            with _names_before_values(session, info, name):
+                put(filters, kind, table, column, _checked(column, kind, as_plain(value)))
     return filters
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,13 +13,16 @@ from cortexclient.errors import (
     UnknownTableError,
     UnknownVersionError,
 )
+from cortexclient.session.cache import forget
 from cortexclient.session.failures import unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from requests import Response
+
+    from cortexclient.errors import ProtocolError
     from cortexclient.session.core import Session
-    from cortexclient.spec import DatasetSpec
 
 __all__ = ["TableInfo", "column_kinds", "find", "schema_columns", "table_infos", "view_infos", "view_schemas"]
 
@@ -72,11 +76,18 @@ def _info(
     kind: Literal["table", "view"],
     name: str,
     body: Mapping[str, Any],
-    spec: DatasetSpec,
+    session: Session,
+    response: Response,
     version: int | None = None,
 ) -> TableInfo:
-    resolution = [body.get(f"voxel_resolution_{axis}") for axis in "xyz"]
-    known = tuple(float(value) for value in resolution if value is not None)
+    sizes = [body.get(f"voxel_resolution_{axis}") for axis in "xyz"]
+    try:
+        known = tuple(float(value) for value in sizes if value is not None)
+    except (TypeError, ValueError):
+        known = (math.nan,)
+    texts = [body.get(key) for key in ("description", "reference_table", "schema", "schema_type")]
+    if not all(0 < size < math.inf for size in known) or not all(isinstance(t, str | None) for t in texts):
+        raise _unreadable(response, f"{kind}s")
     return TableInfo(
         name=name,
         kind=kind,
@@ -85,9 +96,37 @@ def _info(
         reference_table=body.get("reference_table") or None,
         schema=body.get("schema") or body.get("schema_type"),
         metadata=body,
-        units=spec.table_unit(name),
+        units=session.spec.table_unit(name),
         version=version,
     )
+
+
+def _body(session: Session, response: Response, what: str, shapes: tuple[type, ...]) -> Any:
+    """Read what a service says of tables or views; nothing where the service itself says 404, there are none."""
+    body = session.http.read_json("materialize", response)
+    if response.status_code == 404 and (
+        not body or isinstance(body, str) or (isinstance(body, dict) and "message" in body)
+    ):
+        return shapes[-1]()
+    if response.status_code != 200 or not isinstance(body, shapes):
+        raise _unreadable(response, what)
+    return body
+
+
+def _unreadable(response: Response, what: str, service: str = "materialize") -> ProtocolError:
+    forget(response)
+    return unreadable(
+        response, f"sent {what} that cannot be read; is the server address right?", service=service
+    )
+
+
+def _remembered(session: Session, key: tuple[Any, ...], ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Ask once for what there is; that there is nothing is asked again, because it may pass."""
+    memory = session.connection.memory
+    found: dict[str, Any] = memory.get(key, ask)
+    if not found:
+        memory.forget(key)
+    return found
 
 
 def table_infos(session: Session, version: int | None = None) -> dict[str, TableInfo]:
@@ -102,22 +141,22 @@ def table_infos(session: Session, version: int | None = None) -> dict[str, Table
         except UnknownVersionError:
             session.version_record(number)  # says which versions there are
             raise
-        body = session.http.read_json("materialize", response) if response.status_code == 200 else None
+        body = _body(session, response, "tables", (list,))
         if not body:
-            session.version_record(number)  # the same, where the service says no more than 404
+            session.version_record(
+                number
+            )  # says which versions there are, where the service says no more than 404
             return {}
         found = {}
         for entry in body:
             name = isinstance(entry, dict) and (entry.get("annotation_table") or entry.get("table_name"))
-            if not name:
-                raise unreadable(
-                    response, "gave a list of tables that cannot be read; is the server address right?"
-                )
-            found[name] = _info("table", name, entry, session.spec)
+            if not isinstance(entry, dict) or not name or not isinstance(name, str):
+                raise _unreadable(response, "tables")
+            found[name] = _info("table", name, entry, session, response)
         memory.put("tables", list(found))
         return dict(sorted(found.items()))
 
-    return memory.get(("tables", number), ask)
+    return _remembered(session, ("tables", number), ask)
 
 
 def view_infos(session: Session, version: int | None = None) -> dict[str, TableInfo]:
@@ -141,18 +180,17 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
                 service="materialize",
                 status=410,
             ) from error
-        body = session.http.read_json("materialize", response, keys=()) if response.status_code == 200 else {}
+        body = _body(session, response, "views", (dict,))
         if not all(isinstance(entry, dict) for entry in body.values()):
-            raise unreadable(
-                response, "gave a list of views that cannot be read; is the server address right?"
-            )
+            raise _unreadable(response, "views")
         found = {
-            name: _info("view", name, entry, session.spec, number) for name, entry in sorted(body.items())
+            name: _info("view", name, entry, session, response, number)
+            for name, entry in sorted(body.items())
         }
         memory.put("views", list(found))
         return found
 
-    return memory.get(("views", number), ask)
+    return _remembered(session, ("views", number), ask)
 
 
 def view_schemas(session: Session, version: int | None = None) -> dict[str, dict[str, str]]:
@@ -163,27 +201,32 @@ def view_schemas(session: Session, version: int | None = None) -> dict[str, dict
         base = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}"
         # a datastack without views answers 404 with an empty object
         response = session.http.send("materialize", "GET", f"{base}/views/schemas", accept=(404,))
-        body = session.http.read_json("materialize", response, keys=()) if response.status_code == 200 else {}
-        return {
-            view: {column: str(entry.get("type", "string")) for column, entry in columns.items()}
-            for view, columns in body.items()
-        }
+        body = _body(session, response, "columns of views", (dict,))
+        try:
+            return {
+                view: {column: str(entry.get("type", "string")) for column, entry in columns.items()}
+                for view, columns in body.items()
+            }
+        except AttributeError:
+            raise _unreadable(response, "columns of views") from None
 
-    return session.connection.memory.get(("view schemas", number), ask)
+    return _remembered(session, ("view schemas", number), ask)
 
 
 def schema_columns(session: Session, schema: str) -> dict[str, str]:
     """Give the columns of an annotation schema: name -> kind; points are ``BoundSpatialPoint`` or ``SpatialPoint``."""
 
     def ask() -> dict[str, str]:
-        url = f"{session.server_address}/schema/api/v2/type/{schema}"
-        body = session.http.get_json("schema", url, keys=())
-        definitions = body.get("definitions", {})
-        top = str(body.get("$ref", "")).rpartition("/")[2]
+        response = session.http.send("schema", "GET", f"{session.server_address}/schema/api/v2/type/{schema}")
+        body = session.http.read_json("schema", response, keys=())
         columns = {}
-        for name, entry in definitions.get(top, {}).get("properties", {}).items():
-            reference = str(entry.get("$ref", "")).rpartition("/")[2]
-            columns[name] = reference or str(entry.get("format") or entry.get("type") or "string")
+        try:
+            top = str(body.get("$ref", "")).rpartition("/")[2]
+            for name, entry in body.get("definitions", {}).get(top, {}).get("properties", {}).items():
+                reference = str(entry.get("$ref", "")).rpartition("/")[2]
+                columns[name] = reference or str(entry.get("format") or entry.get("type") or "string")
+        except AttributeError:
+            raise _unreadable(response, f"columns of schema {schema!r}", "schema") from None
         return columns
 
     return session.connection.memory.get(("schema", schema), ask)

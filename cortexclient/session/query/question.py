@@ -11,6 +11,8 @@ from cortexclient.errors import InvalidQueryError
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from cortexclient.session.query.metadata import TableInfo
+
 __all__ = ["FILTERS", "Filters", "Question", "as_plain"]
 
 FILTERS = {
@@ -58,7 +60,7 @@ class Question:
     suffixes : tuple of (table, suffix)
         Suffixes for columns that both joined tables have.
     resolution : tuple of float or None
-        Resolution of positions (nm); None for the table's own.
+        Resolution of positions to ask for (nm); None for the table's own.
     limit : int or None
         Most rows that are wanted.
     version : int or None
@@ -69,6 +71,10 @@ class Question:
         For a live query, a version whose rows are about as many.
     batch : int or None
         Most values of a list filter to send at once.
+    owners : dict
+        Point of a joined answer -> the table that it is of, where the two have other units.
+    thin : dict
+        (table, column) -> box in nm that is applied to the rows that come.
     """
 
     kind: Literal["table", "view"]
@@ -85,6 +91,8 @@ class Question:
     allow_invalid_root_ids: bool = False
     near: int | None = None
     batch: int | None = None
+    owners: dict[str, TableInfo] = field(default_factory=dict)
+    thin: dict[tuple[str, str], tuple[list[float], list[float]]] = field(default_factory=dict)
 
     @property
     def live(self) -> bool:

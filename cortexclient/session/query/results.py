@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import InvalidQueryError
+from cortexclient.errors import InvalidQueryError, ProtocolError
 from cortexclient.session.moments import Moment
 from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query.frames import (
     combine,
-    give_back,
+    free_memory,
     is_id_column,
     join_positions,
     join_positions_of,
@@ -46,9 +46,7 @@ class Answer:
     info : TableInfo
         The table or view.
     table : pyarrow.Table
-        All rows, in ascending order of ids, positions split.
-    factor : tuple of float or None
-        What positions still have to be multiplied by.
+        All rows, in ascending order of ids, positions split, in the units asked for.
     attrs : dict
         Where the answer is from.
     """
@@ -56,7 +54,6 @@ class Answer:
     request: Request
     info: TableInfo
     table: Any
-    factor: tuple[float, ...] | None
     attrs: dict[str, Any]
 
     def take(self, order: Any) -> None:
@@ -66,13 +63,12 @@ class Answer:
         columns = self._columns()
         for name in columns:
             columns[name] = columns[name].take(order)
-            give_back(len(order))
+            free_memory(len(order))
         self.table = pa.table(columns)
 
     def frame(self) -> pd.DataFrame:
-        """Give the rows as a frame with stable types, positions in the units asked for; the answer is used up."""
-        frame = to_pandas(self._columns())
-        return frame if self.factor is None else scale_positions(frame, self.factor)
+        """Return the rows as a frame with stable types; the answer is used up."""
+        return to_pandas(self._columns())
 
     def _columns(self) -> dict[str, Any]:
         columns = dict(zip(self.table.column_names, self.table.columns, strict=True))
@@ -80,13 +76,12 @@ class Answer:
         return columns
 
     def present(self) -> Any:
-        """Give the frame that the user asked for; the answer is used up."""
-        request = self.request
-        if request.return_as == "arrow" and self.factor is None and request.split_positions:
-            return self.table
+        """Return the frame that the user asked for; the answer is used up."""
+        if self.request.return_as != "pandas":
+            return _in_arrow(self.table, self.request)
         frame = self.frame()
         frame.attrs.update(self.attrs)
-        return as_asked(frame, request)
+        return as_asked(frame, self.request)
 
 
 def joined(answers: Sequence[Answer]) -> Answer:
@@ -116,11 +111,15 @@ def assemble(
         parts = [_with_valid(part) for part in parts]
     table = combine(parts, lambda: column_kinds(session, info))
     del parts
+    if info.kind == "table":
+        _require_once_each(session, question, table)
     resolution = harvest.replies[0].resolution
     harvest.replies.clear()
-    give_back(table.num_rows)
-    rows = _sample(_exclude(table, question), request.random_sample)
-    answer = Answer(request, info, rows, _factor(request, info, resolution), {})
+    free_memory(table.num_rows)
+    units = _units(info, question, table, resolution)
+    rows = _sample(_inside(_exclude(table, question), question, units), request.random_sample)
+    rows = scale_positions(rows, units, request.resolution)
+    answer = Answer(request, info, rows, {})
     del table, rows
     if in_order:
         order = _order(answer.table, question)
@@ -134,6 +133,23 @@ def assemble(
     return answer
 
 
+def _require_once_each(session: Session, question: Question, table: Any) -> None:
+    """Notice rows that came twice: ids of a table are unique."""
+    import pyarrow.compute as pc
+
+    if question.key_name not in table.column_names:
+        return
+    ids = table.column(question.key_name)
+    if (distinct := pc.count_distinct(ids, mode="all").as_py()) < table.num_rows:
+        raise ProtocolError(
+            f"the materialize service sent {table.num_rows} rows of {question.name!r} with {distinct} ids, so some "
+            "are there twice; try again",
+            service="materialize",
+            status=200,
+            url=session.local_server + question.path(session.datastack),
+        )
+
+
 def _with_valid(table: Any) -> Any:
     """Say of every row of a live answer that it is valid: the server leaves that out for newer rows."""
     import pyarrow as pa
@@ -144,12 +160,20 @@ def _with_valid(table: Any) -> Any:
 
 
 def as_asked(frame: pd.DataFrame, request: Request) -> Any:
-    """Give a frame with split positions in the shape and of the kind that a request wants."""
+    """Return a frame with split positions in the shape and of the kind that a request wants."""
     if request.return_as == "pandas":
         return frame if request.split_positions else join_positions(frame)
     import pyarrow as pa
 
+    points = triples(list(frame.columns))
     table = pa.Table.from_pandas(frame, preserve_index=False)
+    if request.resolution is not None:
+        # pandas cannot tell NaN from null, and a missing point is NaN by every road
+        table = scale_positions(table, dict.fromkeys(points, (1.0, 1.0, 1.0)), (1.0, 1.0, 1.0))
+    return _in_arrow(table.replace_schema_metadata(None), request)
+
+
+def _in_arrow(table: Any, request: Request) -> Any:
     if not request.split_positions:
         table = join_positions_of(table)
     if request.return_as == "arrow":
@@ -166,8 +190,7 @@ def _exclude(table: Any, question: Question) -> Any:
 
     for owner, columns in question.filters.get("out", {}).items():
         for column, values in columns.items():
-            suffix = dict(question.suffixes).get(owner, "") if question.base else ""
-            name = f"{column}{suffix}" if suffix and f"{column}{suffix}" in table.column_names else column
+            name = _name_of(table.column_names, question, owner, column)
             if name not in table.column_names:
                 raise InvalidQueryError(
                     f"{question.name!r} has no column {column!r} to exclude values of; it has "
@@ -219,7 +242,7 @@ def _only_selected(table: Any, request: Request, question: Question) -> Any:
         return table
     points = triples(table.column_names)
     wanted: list[str] = []
-    for name in request.select:
+    for name in _selected(table, request.select, question):
         if name in points:
             wanted.extend(points[name])
         elif name in table.column_names:
@@ -232,22 +255,65 @@ def _only_selected(table: Any, request: Request, question: Question) -> Any:
     return table.select(list(dict.fromkeys(wanted)))
 
 
-def _factor(
-    request: Request, info: TableInfo, resolution: tuple[float, ...] | None
-) -> tuple[float, ...] | None:
-    """Give what positions still have to be multiplied by; None where the server has done it."""
-    if request.resolution is None:
-        return None
-    if info.units:
-        # asked for as stored, because the server does not know the true units
-        factor = tuple(unit / wanted for unit, wanted in zip(info.units, request.resolution, strict=True))
-    elif resolution is not None:
-        return None
-    else:
-        factor = tuple(
-            unit / wanted for unit, wanted in zip(info.voxel_resolution, request.resolution, strict=True)
-        )
-    return None if factor == (1.0, 1.0, 1.0) else factor
+def _selected(
+    table: Any, select: Sequence[str] | Mapping[str, Sequence[str]], question: Question
+) -> Sequence[str]:
+    """Return the names that selected columns have in the answer; those of two tables may be given by table."""
+    if not isinstance(select, dict):
+        return [str(name) for name in select]
+    known = [name for name in (question.name, question.base) if name]
+    names: list[str] = []
+    for owner, columns in select.items():
+        if owner not in known:
+            raise InvalidQueryError(
+                f"select_columns names the table {owner!r}, which is not asked; asked are {', '.join(known)}",
+                service="materialize",
+            )
+        for column in columns:
+            # the services send it along, and so caveclient returns it
+            beside = column.replace("_root_id", "_supervoxel_id")
+            found = [_name_of(table.column_names, question, owner, name) for name in (beside, column)]
+            names += [name for name in found if name in table.column_names or name == found[-1]]
+    return names
+
+
+def _units(
+    info: TableInfo, question: Question, table: Any, resolution: tuple[float, ...] | None
+) -> dict[str, tuple[float, ...]]:
+    """Return the size in nm of one unit of each point of a response.
+
+    What the service says of a response (its header) matters where it is not what it says of the table.
+    """
+    units = {}
+    for point in triples(table.column_names):
+        owner = question.owners.get(point, info)
+        given = resolution or question.resolution or owner.voxel_resolution
+        sizes = zip(owner.unit, given, owner.voxel_resolution, strict=True)
+        units[point] = tuple(unit if a == b else unit * a / b for unit, a, b in sizes)
+    return units
+
+
+def _inside(table: Any, question: Question, units: Mapping[str, tuple[float, ...]]) -> Any:
+    """Leave out rows beyond boxes that are thinner than a voxel, which were asked one voxel wider."""
+    import pyarrow.compute as pc
+
+    for (owner, column), (low, high) in question.thin.items():
+        name = _name_of(table.column_names, question, owner, column)
+        for axis, unit in enumerate(units[name]):
+            places = pc.multiply(table.column(f"{name}_{'xyz'[axis]}").cast("float64"), unit)
+            tiny = unit * 1e-6
+            keep = pc.and_(
+                pc.greater_equal(places, low[axis] - tiny), pc.less_equal(places, high[axis] + tiny)
+            )
+            table = table.filter(keep)
+    return table
+
+
+def _name_of(names: Sequence[str], question: Question, owner: str, column: str) -> str:
+    """Return the name that a column of one of two joined tables has in the answer."""
+    suffix = dict(question.suffixes).get(owner, "") if question.base else ""
+    present = {*names, *triples(names)}
+    return f"{column}{suffix}" if suffix and f"{column}{suffix}" in present else column
 
 
 def _provenance(
@@ -260,23 +326,28 @@ def _provenance(
 ) -> dict[str, Any]:
     """Say where an answer is from. Plain values only, and few: pandas copies them at every step."""
     prefix = session.spec.position_prefix_of(info.name, synapse_table=session.synapse_table)
+    own = next(iter({table.unit for table in question.owners.values()}), info.unit)
     return {
         **provenance_of(session, Moment(version=question.version, timestamp=question.timestamp)),
         "table_name": info.name,
         "table_kind": info.kind,
         "reference_table": info.reference_table,
         "position_column": None if prefix is None else f"{prefix}_position",
-        "table_voxel_resolution": list(info.unit),
-        "dataframe_resolution": list(request.resolution or info.unit),
+        "table_voxel_resolution": list(own),
+        "dataframe_resolution": list(request.resolution or own),
         "live_query": question.live,
         "filters": _short(request.filters),
-        "select_columns": None if request.select is None else list(request.select),
+        "select_columns": _plain(request.select),
         "limit": request.limit,
         "offset": request.offset,
         "complete": request.limit is None and request.random_sample is None and not request.offset,
         "requests": harvest.requests,
         **notes,
     }
+
+
+def _plain(select: Sequence[str] | Mapping[str, Sequence[str]] | None) -> Any:
+    return dict(select) if isinstance(select, dict) else None if select is None else list(select)
 
 
 def _short(value: Any) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import ProtocolError
 from cortexclient.session.cache import forget
-from cortexclient.session.failures import clean_url
+from cortexclient.session.failures import unreadable
 from cortexclient.session.policy import cap_in
+from cortexclient.session.query.frames import typed
 
 if TYPE_CHECKING:
     from requests import Response
 
+    from cortexclient.errors import ProtocolError
     from cortexclient.session.core import Session
     from cortexclient.session.query.question import Question
 
@@ -20,7 +22,10 @@ __all__ = ["Reply", "ask", "ask_count"]
 
 _HEADERS = {"Accept-Encoding": "zstd"}
 _LARGE = 1_000_000
-"""Bytes of an answer from which on threads pay for unpacking its columns."""
+"""Bytes of a response from which on threads pay for unpacking its columns."""
+
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""The end-of-stream mark of Arrow."""
 
 
 @dataclass(slots=True)
@@ -43,25 +48,40 @@ class Reply:
 
 
 def ask(session: Session, question: Question) -> Reply:
-    """Send a question and read the Arrow stream that answers it.
+    """Send a query and read the Arrow stream that answers it.
 
     Raises
     ------
     ServiceError
-        If the service refuses or its answer cannot be read.
+        If the service refuses, or its response cannot be read (`ProtocolError`).
     """
     response = _post(session, question, count=False)
     return Reply(_read(response), cap_in(response), _resolution(response))
 
 
 def ask_count(session: Session, question: Question) -> int | None:
-    """Ask how many rows a question has; None where the service cannot tell (joins and live queries)."""
+    """Ask how many rows a query has; None where the service cannot count (joins and live queries).
+
+    Raises
+    ------
+    ServiceError
+        If the service refuses, or its response is no count (`ProtocolError`).
+    """
     if question.live or question.base:
         return None
-    table = _read(_post(session, question, count=True))
-    if "count" not in table.column_names or table.num_rows != 1:
-        return None
-    return int(table.column("count")[0].as_py())
+    response = _post(session, question, count=True)
+    table = _read(response)
+    number = (
+        table.column("count")[0].as_py() if table.column_names == ["count"] and table.num_rows == 1 else None
+    )
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        found = (
+            repr(number)
+            if number is not None
+            else f"{table.num_rows} rows of {', '.join(table.column_names)}"
+        )
+        raise _unreadable(response, f"counted {found[:100]}, which is no number of rows")
+    return number
 
 
 def _post(session: Session, question: Question, *, count: bool) -> Response:
@@ -75,33 +95,36 @@ def _post(session: Session, question: Question, *, count: bool) -> Response:
     )
 
 
+def _unreadable(response: Response, what: str) -> ProtocolError:
+    forget(response)
+    return unreadable(response, f"{what}; try again, and if it lasts, check the server address")
+
+
 def _read(response: Response) -> Any:
+    """Read an Arrow stream, which must be complete, valid, and of types that can be converted."""
     import pyarrow as pa
 
     kind = response.headers.get("Content-Type", "")
-    if not kind.startswith("data.arrow"):
-        raise ProtocolError(
-            f"the materialize service answered {kind or 'no content type'} instead of Arrow data; it may be older than "
-            "5.13, or the server address may be wrong",
-            service="materialize",
-            status=response.status_code,
-            url=clean_url(response.url),
+    if response.status_code != 200 or not kind.startswith("data.arrow"):
+        raise _unreadable(
+            response,
+            f"answered status {response.status_code} and {kind or 'no content type'} instead of Arrow data (it may be "
+            "older than 5.13)",
         )
-    options = pa.ipc.IpcReadOptions(use_threads=len(response.content) >= _LARGE)
+    body = response.content
+    if not body.endswith(_END):
+        # without this mark, pyarrow takes a stream that broke off between two batches for a complete one
+        raise _unreadable(response, "sent a response that broke off")
+    options = pa.ipc.IpcReadOptions(use_threads=len(body) >= _LARGE)
     try:
-        with pa.ipc.open_stream(response.content, options=options) as reader:
+        with pa.ipc.open_stream(body, options=options) as reader:
             table = reader.read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        forget(response)
-        raise ProtocolError(
-            f"the answer of the materialize service broke off or cannot be read ({str(error)[:100]!r}); "
-            "try again",
-            service="materialize",
-            status=response.status_code,
-            url=clean_url(response.url),
-        ) from None
-    hidden = [name for name in table.column_names if name.startswith("__index_level_")]
-    return table.drop_columns(hidden) if hidden else table
+        # damaged offsets would read other memory, or crash the interpreter
+        table.validate(full=True)
+        hidden = [name for name in table.column_names if name.startswith("__index_level_")]
+        return typed(table.drop_columns(hidden) if hidden else table)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise _unreadable(response, f"sent a response that cannot be read ({str(error)[:150]})") from None
 
 
 def _resolution(response: Response) -> tuple[float, ...] | None:
@@ -109,6 +132,7 @@ def _resolution(response: Response) -> tuple[float, ...] | None:
     if not text:
         return None
     try:
-        return tuple(float(part) for part in text.strip("[] ").split(","))
+        sizes = tuple(float(part) for part in text.strip("[] ").split(","))
     except ValueError:
         return None
+    return sizes if len(sizes) == 3 and all(0 < size < math.inf for size in sizes) else None

@@ -1,0 +1,196 @@
+"""Responses that are damaged or of another shape: the right answer, or one of our errors that says where."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from cortexclient import errors
+from cortexclient.sandbox import Sandbox
+
+END = 8
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(size="tiny") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def truncating():
+    with Sandbox(size="tiny", row_limit=100) as sandbox:
+        yield sandbox
+
+
+def read(body: bytes) -> pa.Table:
+    return pa.ipc.open_stream(body).read_all()
+
+
+def written(table: pa.Table, batches: int = 1) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(1, table.num_rows // batches))
+    return sink.getvalue()
+
+
+def client_through(sandbox, monkeypatch, change, *, path="/query", **options):
+    """Load a client whose responses from a path are changed on the way; its requests are counted."""
+    client = sandbox.load(version=3, retries=0, **options)
+    send, client.sent = client.session.http.send, []
+
+    def through(service, method, url, **more):
+        response = send(service, method, url, **more)
+        client.sent.append(url)
+        if path in url:
+            response._content = change(response.content)
+            response._content_consumed = True
+        return response
+
+    monkeypatch.setattr(client.session.http, "send", through)
+    return client
+
+
+def offsets(place: int, value: int):
+    """Damage one offset of a text column, whose bytes stay as long as they were."""
+
+    def change(body):
+        table = read(body)
+        if "cell_type" not in table.column_names:
+            return body
+        body = written(table)
+        column = read(body).column("cell_type").combine_chunks()
+        found = np.frombuffer(column.buffers()[1], np.int32)[: len(column) + 1].copy()
+        at = body.find(found.tobytes())
+        found[place] = value
+        return body[:at] + found.tobytes() + body[at + found.nbytes :]
+
+    return change
+
+
+def cast_ids(kind):
+    def change(body):
+        table = read(body)
+        for number, field in enumerate(table.schema):
+            if field.name.endswith("root_id"):
+                column = table.column(number)
+                column = column.dictionary_encode() if kind == "dictionary" else column.cast(kind, safe=False)
+                table = table.set_column(number, field.name, column)
+        return written(table)
+
+    return change
+
+
+BROKEN = {
+    "no end mark": lambda body: body[:-END],
+    "one of two batches": lambda body: written(read(body), 2)[: -END - 200],
+    "schema alone": lambda body: written(read(body).slice(0, 0))[:-END],
+    "garbage after the end": lambda body: body + b"garbage",
+    "nothing": lambda _: b"",
+    "a page": lambda _: b"<html>please log in</html>",
+    "a column twice": lambda body: written(read(body).append_column("id", read(body).column("id"))),
+    "maps": lambda body: written(
+        read(body).append_column(
+            "x", pa.array([[("a", 1)]] * len(read(body)), pa.map_(pa.string(), pa.int64()))
+        )
+    ),
+    "offset beyond": offsets(2, 2**30),
+    "offset before": offsets(2, -(2**30)),
+    "offset of others": offsets(2, 4000),
+    "last offset": offsets(-1, 2**20),
+    "ids as floats": cast_ids(pa.float64()),
+    "unsigned ids beyond": lambda body: written(
+        read(body).set_column(0, "id", pa.array([2**64 - 1] * len(read(body)), pa.uint64()))
+    ),
+    "text positions": lambda body: written(
+        read(body)
+        .drop_columns("pt_position_x")
+        .append_column("pt_position_x", pa.array(["x"] * len(read(body))))
+    ),
+    "rows twice": lambda body: written(pa.concat_tables([read(body), read(body).slice(0, 2)])),
+}
+
+
+@pytest.mark.parametrize("way", BROKEN)
+def test_what_cannot_be_read_raises_with_its_address(sandbox, monkeypatch, way):
+    client = client_through(sandbox, monkeypatch, BROKEN[way])
+    with pytest.raises(errors.ProtocolError) as caught:
+        client.tables.cell_types().query()
+    assert (caught.value.service, caught.value.status) == ("materialize", 200)
+    assert caught.value.url.endswith("/query")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.decimal128(20, 0), pa.uint64(), "dictionary"]
+)
+def test_ids_are_exact_whatever_holds_them(sandbox, monkeypatch, kind):
+    expected = sandbox.load(version=3).tables.nucleus_detection().query()
+    client = client_through(sandbox, monkeypatch, cast_ids(kind))
+    pd.testing.assert_frame_equal(client.tables.nucleus_detection().query(), expected)
+    roots = expected["pt_root_id"][expected["pt_root_id"] > 0].tolist()[:3]
+    right = sandbox.load(version=3)
+    pd.testing.assert_frame_equal(client.connectivity(roots), right.connectivity(roots))
+    pd.testing.assert_frame_equal(client.root_id_to_cell_id(roots), right.root_id_to_cell_id(roots))
+
+
+@pytest.mark.parametrize("batches", [1, 3, 50])
+def test_batches_and_other_kinds_of_text_are_read(sandbox, monkeypatch, batches):
+    expected = sandbox.load(version=3).tables.cell_types().query()
+
+    def change(body):
+        table = read(body)
+        place = table.column_names.index("cell_type")
+        text = pa.array(
+            table.column("cell_type").to_pylist(), pa.string_view() if batches == 3 else pa.large_string()
+        )
+        return written(table.set_column(place, "cell_type", text), batches)
+
+    client = client_through(sandbox, monkeypatch, change)
+    pd.testing.assert_frame_equal(client.tables.cell_types().query(), expected)
+
+
+def lists_as(value):
+    return lambda _: json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("path", ["/tables/metadata", "/views"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        5,
+        "text",
+        None,
+        True,
+        [[1]],
+        [None],
+        {"a": 5},
+        [{"table_name": ["a"]}],
+        {"v": {"voxel_resolution_x": "wide"}},
+    ],
+    ids=repr,
+)
+def test_lists_of_another_shape_raise_with_their_address(sandbox, monkeypatch, path, value):
+    client = client_through(sandbox, monkeypatch, lists_as(value), path=path)
+    names = client.tables if "tables" in path else client.views
+    with pytest.raises(errors.ProtocolError) as caught:
+        list(names)
+    assert caught.value.service == "materialize"
+    assert path in caught.value.url
+
+
+@pytest.mark.parametrize(("path", "number"), [("/tables/metadata$", 13), ("/views$", 5)])
+@pytest.mark.parametrize("fault", ["404", "503"])
+def test_trouble_that_passes_is_not_remembered(sandbox, path, number, fault):
+    client = sandbox.load(version=3, retries=0)
+    names = client.tables if "tables" in path else client.views
+    sandbox.inject(fault, route=path, count=1)
+    try:
+        assert list(names) == []
+    except errors.ServiceError:
+        assert fault == "503"
+    assert len(names) >= number
