@@ -110,22 +110,13 @@ class DatastackService:
 
     def image_cloudvolume(self, /, image_mirror: str | None = None, **kwargs: Any) -> Any:
         """Open the images as a CloudVolume; without options the same object each time."""
-        if image_mirror is None and not kwargs:
-            return self._session.image_cloudvolume()
         options = {} if image_mirror is None else {"image_mirror": image_mirror}
-        self._session.connection.require_network("voxels of the images")
-        with self._session.guard("info"):
-            return self._session.cave.info.image_cloudvolume(**options, **kwargs)
+        return self._session.image_cloudvolume(**options, **kwargs)
 
     def segmentation_cloudvolume(self, /, use_client_secret: bool = True, **kwargs: Any) -> Any:
-        """Open the segmentation as a CloudVolume; without options the same object each time."""
-        if use_client_secret and not kwargs:
-            return self._session.segmentation_cloudvolume()
-        self._session.connection.require_network("voxels of the segmentation")
-        with self._session.guard("chunkedgraph"):
-            return self._session.cave.info.segmentation_cloudvolume(
-                use_client_secret=use_client_secret, **kwargs
-            )
+        """Open the segmentation as a CloudVolume at the client's moment; without options the same object each time."""
+        options = {} if use_client_secret else {"use_client_secret": False}
+        return self._session.segmentation_cloudvolume(**options, **kwargs)
 
     def get_state_json(self, state_id: int | str) -> dict[str, Any]:
         """Return a Neuroglancer state by its id (or its address on this server).

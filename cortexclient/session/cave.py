@@ -47,7 +47,7 @@ class _Wired:
     def _get_version(self) -> None:
         # called at the end of caveclient's constructor, where the HTTP session exists and has not been used
         cave = self._fc  # type: ignore[attr-defined]
-        adopt(self.session, cave.cortex_session.connection.wire)  # type: ignore[attr-defined]
+        adopt(self.session, cave.cortex_session.connection.transport)  # type: ignore[attr-defined]
 
     @property
     def _server_version(self) -> Version | None:
@@ -83,7 +83,16 @@ class _Auth(auth.AuthClient):  # type: ignore[misc]
         return {**self.__dict__, "_token": None}
 
 
-class _Info(_Wired, infoservice.InfoServiceClient): ...  # type: ignore[misc]
+class _Info(_Wired, infoservice.InfoServiceClient):  # type: ignore[misc]
+    """With volumes of the session: at its moment, with its patience, and its token for its own server only."""
+
+    def segmentation_cloudvolume(self, use_client_secret: bool = True, **options: Any) -> Any:
+        return self._fc.cortex_session.segmentation_cloudvolume(
+            use_client_secret=use_client_secret, **options
+        )
+
+    def image_cloudvolume(self, image_mirror: str | None = None, **options: Any) -> Any:
+        return self._fc.cortex_session.image_cloudvolume(image_mirror=image_mirror, **options)
 
 
 class _State(_Wired, jsonservice.JSONService): ...  # type: ignore[misc]

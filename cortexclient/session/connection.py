@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cortexclient.session.cache import AnswerCache, CacheChoice
     from cortexclient.session.http import Http
     from cortexclient.session.policy import Policy
-    from cortexclient.session.transport import Wire
+    from cortexclient.session.transport import Transport
     from cortexclient.spec import DatasetSpec
 
 __all__ = ["LOOPBACK_TOKEN", "Connection"]
@@ -147,18 +147,20 @@ class Connection:
         return LOOPBACK_TOKEN if credentials.is_loopback(self.address) else None
 
     @property
-    def wire(self) -> Wire:
+    def transport(self) -> Transport:
         """The pool."""
 
-        def make() -> Wire:
-            from cortexclient.session.transport import Wire
+        def make() -> Transport:
+            from cortexclient.session.transport import Transport
 
             context = self.context()
             if self.cache is not None:
                 self.cache.home, self.cache.tokens = self.address, context.tokens
-            return Wire(self.policy, home=self.address, token=self.token, context=context, cache=self.cache)
+            return Transport(
+                self.policy, home=self.address, token=self.token, context=context, cache=self.cache
+            )
 
-        return self.memory.get("wire", make)
+        return self.memory.get("transport", make)
 
     @property
     def http(self) -> Http:
@@ -168,7 +170,7 @@ class Connection:
             from cortexclient.session.http import Http
             from cortexclient.session.transport import new_http_session
 
-            return Http(new_http_session(self.wire), self.context(), self.policy)
+            return Http(new_http_session(self.transport), self.context(), self.policy)
 
         return self.memory.get("http", make)
 
@@ -210,7 +212,7 @@ class Connection:
         def ask() -> dict[str, Any]:
             url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
             body: dict[str, Any] = self.http.get_json("info", url, keys=("aligned_volume",))
-            self.wire.trust(body.get("local_server") or self.address)
+            self.transport.trust(body.get("local_server") or self.address)
             return body
 
         return self.memory.get("info", ask)

@@ -15,7 +15,7 @@ from cortexclient.session.versions import VersionRecord, nearest, newest, parse_
 from cortexclient.session.workers import default_workers, map_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from cortexclient.session.cave import SessionCAVEclient
@@ -334,21 +334,34 @@ class Session:
 
         return connection.memory.get("segmentation info", ask)
 
-    def segmentation_cloudvolume(self) -> Any:
-        """Give the segmentation as a CloudVolume (opened once)."""
-        return self._volume("segmentation", "chunkedgraph")
+    def segmentation_cloudvolume(self, **options: Any) -> Any:
+        """Open the segmentation as a CloudVolume at this session's moment; without options the same one each time."""
+        return self._volume("segmentation", options)
 
-    def image_cloudvolume(self) -> Any:
-        """Give the images as a CloudVolume (opened once)."""
-        return self._volume("image", "info")
+    def image_cloudvolume(self, **options: Any) -> Any:
+        """Open the images as a CloudVolume; without options the same one each time."""
+        return self._volume("image", options)
 
-    def _volume(self, kind: str, service: str) -> Any:
+    def _volume(self, kind: str, options: dict[str, Any]) -> Any:
         def make() -> Any:
-            self.connection.require_network(f"voxels of the {kind}")
-            with self.guard(service):
-                return getattr(self.cave.info, f"{kind}_cloudvolume")(progress=False)
+            from cortexclient.session.volumes import open_volume
 
-        return self.connection.memory.get(f"{kind} volume", make)
+            self.connection.require_network(f"voxels of the {kind}")
+            with self.guard("chunkedgraph" if kind == "segmentation" else "info"):
+                return open_volume(self, kind, **options)
+
+        return make() if options else self._own.get(f"{kind} volume", make)
+
+    def read_files(
+        self, folder: str, wanted: Sequence[str | tuple[str, int, int]], *, service: str = "bucket"
+    ) -> list[bytes | None]:
+        """Read files, or ranges of bytes, of a web folder or bucket with this session's timeouts, retries and workers.
+
+        See `cortexclient.session.volumes.read_files`.
+        """
+        from cortexclient.session.volumes import read_files
+
+        return read_files(self, folder, wanted, service=service)
 
     def query(self, table_or_view: str, **options: Any) -> Any:
         """Give the complete answer of a table or view; options are fields of `cortexclient.session.query.Request`."""
@@ -396,5 +409,5 @@ class Session:
 
     def close(self) -> None:
         """Close the connections; the session may be used again and opens new ones."""
-        if (wire := self.connection.memory.peek("wire")) is not None:
-            wire.close()
+        if (transport := self.connection.memory.peek("transport")) is not None:
+            transport.close()

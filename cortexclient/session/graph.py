@@ -15,6 +15,7 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
+from cortexclient.session.failures import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,13 +95,29 @@ def roots_of(
             data=batch.astype("<u8").tobytes(),
         )
         if len(response.content) != 8 * len(batch):
-            raise ProtocolError(
-                f"the chunkedgraph gave {len(response.content)} bytes for {len(batch)} ids of 8 bytes; try again",
-                service="chunkedgraph",
+            raise unreadable(
+                response, f"sent {len(response.content)} bytes for {len(batch)} ids of 8 bytes; try again"
             )
-        return np.frombuffer(response.content, dtype="<u8").astype(np.int64)
+        found = np.frombuffer(response.content, dtype="<u8").astype(np.int64)
+        if (found < 0).any():
+            raise unreadable(response, "sent ids that are none (their top bit is set); try again")
+        return _above(session, batch, found, stop_layer)
 
     return _distinct(session, ids, ask, np.int64(0))
+
+
+def _above(session: Session, asked: IdArray, found: IdArray, layer: int | None) -> IdArray:
+    """Return ancestors, 0 for those below the layer that was asked for.
+
+    Before the graph began nothing has a parent, and the service returns the ids that it was asked about.
+    """
+    import numpy as np
+
+    if not (found == asked).any() and not np.ptp(found[found > 0] >> 56 if (found > 0).any() else [0]):
+        return found  # all of one layer, and another one
+    graph = session.segmentation_info()["graph"]
+    layers = found >> (64 - int(graph.get("n_bits_for_layer_id", 8)))
+    return np.where(layers < int(layer or graph.get("n_layers", 0)), 0, found)
 
 
 def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> NDArray[np.bool_]:
@@ -119,6 +136,8 @@ def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> 
             raise ProtocolError(
                 f"the chunkedgraph did not say of each of {len(batch)} roots whether it is the latest; try again",
                 service="chunkedgraph",
+                status=200,
+                url=graph_url(session, "is_latest_roots"),
             )
         return np.array(answer, dtype=bool)
 

@@ -99,6 +99,24 @@ class Http:
             return None
         return min(seconds, self.policy.connect_timeout), min(seconds, self.policy.read_timeout)
 
+    def fetch_file(
+        self, service: str, url: str, *, headers: Mapping[str, str] | None = None
+    ) -> Response | None:
+        """GET a file of a bucket or web folder; None where there is none (404, or 403 as buckets say it).
+
+        Raises
+        ------
+        ServiceError
+            For every failure.
+        """
+        with raised_as_ours(self.context(service)):
+            response = self._session.request("GET", url, headers=dict(headers or {}))
+            if response.status_code in {403, 404}:
+                return None
+            if response.status_code >= 300:
+                raise error_for(read_refusal(response), self.context(service))
+        return response
+
     def get_json(
         self,
         service: str,

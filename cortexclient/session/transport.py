@@ -1,8 +1,8 @@
 """One pool of connections for everything that talks to one server: patient, careful with the token, never hanging.
 
-`Wire` is the adapter below every ``requests.Session`` of a client: caveclient's nine and our own. It sets timeouts,
-repeats what may be repeated, keeps the token on the hosts it belongs to, refuses redirects to login pages, and notes
-the row caps that servers mention only in a header.
+`Transport` is the adapter under every ``requests.Session`` of a client: caveclient's nine and our own. It sets
+timeouts, sends again what may be sent again, keeps the token on the hosts that it belongs to, refuses statuses that the
+protocol does not know and redirects to login pages, and notes the row limits that servers mention only in a header.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ import http.client
 import io
 import json
 import logging
-import os
-import sys
-import threading
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -23,7 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
+from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
@@ -50,7 +47,7 @@ if TYPE_CHECKING:
 
     from cortexclient.session.cache import AnswerCache
 
-__all__ = ["Wire", "adopt", "new_http_session", "watch_caps"]
+__all__ = ["PatientAdapter", "Transport", "adopt", "new_http_session", "watch_caps"]
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +146,9 @@ class _Tracked:
         if conn is not None and conn.spoiled:
             # more may follow what was read, and the next request would take it for its own response
             conn.close()
+        if conn is not None and self.pool is not None and self.pool.full():  # type: ignore[attr-defined]
+            conn.close()  # more threads than connections kept: urllib3 would write a warning to the terminal
+            return
         super()._put_conn(conn)  # type: ignore[misc]
 
 
@@ -199,39 +199,18 @@ class _HTTPSPool(_Tracked, HTTPSConnectionPool):
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
-class Wire(HTTPAdapter):
-    """The adapter under every HTTP session of a client.
+class PatientAdapter(HTTPAdapter):
+    """An adapter of requests that has timeouts, sends again what may be sent again, and can be interrupted.
 
     Parameters
     ----------
-    policy : Policy
-        Timeouts and retries.
-    home : str
-        Address of the server that the token belongs to.
-    token : str or None
-        The token; sent to ``home`` and to the hosts that `trust` adds, and nowhere else.
-    context : Context
-        What error messages may mention.
-    cache : AnswerCache, optional
-        What is asked first, and told what came.
+    pool_size : int
+        Connections kept to each host.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        *,
-        home: str,
-        token: str | None,
-        context: Context,
-        cache: AnswerCache | None = None,
-    ) -> None:
-        self.cache = cache
-        self.policy = policy
-        self.token = token
-        self.context = context
-        self._hosts = {host_of(home)}
-        self._lock = threading.Lock()
-        super().__init__(pool_connections=32, pool_maxsize=policy.pool_size, max_retries=0, pool_block=False)
+    def __init__(self, pool_size: int) -> None:
+        self._pool_size = pool_size
+        super().__init__(pool_connections=32, pool_maxsize=pool_size, max_retries=0, pool_block=False)
         renew_in_child(self)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
@@ -247,14 +226,97 @@ class Wire(HTTPAdapter):
 
     def renew(self) -> None:
         """Leave the open connections to the parent process: a child that reads from them takes its responses."""
-        self._lock = threading.Lock()
         self.proxy_manager = {}
-        self.init_poolmanager(32, self.policy.pool_size, block=False)
+        self.init_poolmanager(32, self._pool_size, block=False)
+
+    def fetch(
+        self, request: PreparedRequest, policy: Policy, *, stream: bool, timeout: Any, **options: Any
+    ) -> Response:
+        """Send a request and read its response, again where that helps and does no harm.
+
+        Raises
+        ------
+        requests.RequestException
+            The last failure; it names the request.
+        """
+        if timeout is None:
+            timeout = (policy.connect_timeout, policy.read_timeout)
+        repeatable = may_repeat(request)
+        attempt = 0
+        while True:
+            try:
+                with _named(request):
+                    response = HTTPAdapter.send(self, request, stream=stream, timeout=timeout, **options)
+                    if not stream:
+                        # read here, so that a body that breaks off is asked for again like a refused connection; and
+                        # in one piece: requests' own ten kilobytes at a time take twice the memory for good
+                        response._content = b"".join(response.iter_content(chunk_size=None))
+                wait = _wait_after(response, policy, attempt) if repeatable else None
+                if wait is None:
+                    return response
+                response.close()
+            except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+                # a connection that was never made carried nothing, so even an edit may try again
+                timed_out = isinstance(error, requests.exceptions.ConnectTimeout)
+                unsent = timed_out or "NewConnectionError" in str(error)
+                dropped = not isinstance(error, requests.exceptions.SSLError)
+                again = (repeatable or unsent) and dropped and attempt < policy.retries
+                wait = policy.wait(attempt, None) if again else None
+                if wait is None:
+                    raise
+            attempt += 1
+            log.info(
+                "trying %s again in %.1f s (%d of %d)", clean_url(request.url), wait, attempt, policy.retries
+            )
+            pause(wait)
+
+
+def _wait_after(response: Response, policy: Policy, attempt: int) -> float | None:
+    if attempt >= policy.retries or response.status_code < 429 or not passing_trouble(response, attempt):
+        return None
+    return policy.wait(attempt, response.headers.get("Retry-After"))
+
+
+class Transport(PatientAdapter):
+    """The adapter under every HTTP session of a client.
+
+    Parameters
+    ----------
+    policy : Policy
+        Timeouts and retries.
+    home : str
+        Address of the server that the token belongs to.
+    token : str or None
+        The token; sent to ``home`` and to the hosts that `trust` adds, and nowhere else.
+    context : Context
+        What error messages may mention.
+    cache : AnswerCache, optional
+        What is asked first, and given the responses.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        home: str,
+        token: str | None,
+        context: Context,
+        cache: AnswerCache | None = None,
+    ) -> None:
+        self.cache = cache
+        self.policy = policy
+        self.token = token
+        self.context = context
+        self._hosts = frozenset({host_of(home)})
+        super().__init__(policy.pool_size)
 
     def trust(self, address: str) -> None:
         """Let the token go to a further host: the local server that the home server names."""
-        with self._lock:
-            self._hosts.add(host_of(address))
+        self._hosts |= {host_of(address)}
+
+    def may_send_token(self, url: str) -> bool:
+        """Whether the token belongs to the server of an address: the home server or the local one, encrypted."""
+        return host_of(url) in self._hosts and may_carry_token(url)
 
     def send(
         self,
@@ -265,75 +327,27 @@ class Wire(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
-        """Answer from the cache where that is right; else send, again where that helps and does no harm."""
+        """Return the cached response where there is one; else send the request."""
 
         def ask(asked: PreparedRequest) -> Response:
-            return self._send(
-                asked, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
-            )
+            self._authorise(asked)
+            options = {
+                "stream": stream,
+                "timeout": timeout,
+                "verify": verify,
+                "cert": cert,
+                "proxies": proxies,
+            }
+            return self._accept(self.fetch(asked, self.policy, **options))
 
         if self.cache is None:
             return ask(request)
-        response, kept = self.cache.answer(request, ask)
+        response, cached = self.cache.answer(request, ask)
         response.connection = self  # as requests has it: what cannot be read is removed from this cache
-        return self._accept(response) if kept else response
-
-    def _send(
-        self, request: PreparedRequest, *, stream: bool, timeout: Any, verify: Any, cert: Any, proxies: Any
-    ) -> Response:
-        self._authorise(request)
-        if timeout is None:
-            timeout = (self.policy.connect_timeout, self.policy.read_timeout)
-        repeatable = may_repeat(request)
-        attempt = 0
-        while True:
-            try:
-                with _named(request):
-                    response = super().send(
-                        request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
-                    )
-                    if not stream:
-                        # read here, so that a body that breaks off is asked for again like a refused connection; and
-                        # in one piece: requests' own ten kilobytes at a time take twice the memory for good
-                        response._content = b"".join(response.iter_content(chunk_size=None))
-                wait = self._wait_after(response, attempt) if repeatable else None
-                if wait is None:
-                    return self._accept(response)
-                response.close()
-            except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-                # a connection that was never made carried nothing, so even an edit may try again
-                unsent = isinstance(error, requests.exceptions.ConnectTimeout) or "NewConnectionError" in str(
-                    error
-                )
-                dropped = not isinstance(error, requests.exceptions.SSLError)
-                again = (repeatable or unsent) and dropped and attempt < self.policy.retries
-                wait = self.policy.wait(attempt, None) if again else None
-                if wait is None:
-                    raise
-            attempt += 1
-            log.info(
-                "trying %s again in %.1f s (%d of %d)",
-                clean_url(request.url),
-                wait,
-                attempt,
-                self.policy.retries,
-            )
-            pause(wait)
-
-    def _wait_after(self, response: Response, attempt: int) -> float | None:
-        if (
-            attempt >= self.policy.retries
-            or response.status_code < 429
-            or not passing_trouble(response, attempt)
-        ):
-            return None
-        return self.policy.wait(attempt, response.headers.get("Retry-After"))
+        return self._accept(response) if cached else response
 
     def _authorise(self, request: PreparedRequest) -> None:
-        url = request.url or ""
-        with self._lock:
-            ours = host_of(url) in self._hosts
-        if ours and may_carry_token(url):
+        if self.may_send_token(request.url or ""):
             if self.token and "Authorization" not in request.headers:
                 request.headers["Authorization"] = f"Bearer {self.token}"
             return
@@ -460,41 +474,20 @@ def _as_it_is(request: PreparedRequest) -> PreparedRequest:
     return request
 
 
-def new_http_session(wire: Wire) -> requests.Session:
+def new_http_session(transport: Transport) -> requests.Session:
     """Make an HTTP session over the shared pool that keeps no cookies."""
     from http.cookiejar import DefaultCookiePolicy
 
     session = _Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adopt(session, wire)
+    adopt(session, transport)
     return session
 
 
-def adopt(session: requests.Session, wire: Wire) -> None:
+def adopt(session: requests.Session, transport: Transport) -> None:
     """Put an existing HTTP session onto the shared pool."""
-    session.mount("https://", wire)
-    session.mount("http://", wire)
+    session.mount("https://", transport)
+    session.mount("http://", transport)
     if session.auth is None:
         # .netrc entries would replace the token without a word
         session.auth = _as_it_is
-
-
-def _renew_cloud_files() -> None:
-    """Give cloud-files new pools in a forked child; it keeps those of buckets and of http for the whole process."""
-    interfaces: Any = sys.modules.get("cloudfiles.interfaces")
-    if interfaces is None:
-        return
-    for name in ("S3_BUCKET_POOL_LOCK", "GCS_BUCKET_POOL_LOCK", "MEM_BUCKET_POOL_LOCK"):
-        if hasattr(interfaces, name):
-            setattr(interfaces, name, threading.Lock())
-    in_memory = interfaces.MEM_POOL
-    interfaces.reset_connection_pools()
-    interfaces.MEM_POOL = in_memory  # files that the user put there, no connections
-    adapter = getattr(interfaces.HttpInterface, "adaptor", None)
-    if isinstance(adapter, HTTPAdapter):
-        # in place: sessions that exist have it mounted
-        adapter.init_poolmanager(DEFAULT_POOLSIZE, DEFAULT_POOLSIZE)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_cloud_files)

@@ -57,6 +57,7 @@ class Relay(ThreadingHTTPServer):
     """Passes requests on to a sandbox; ``faults`` are pairs of a route and a function of the request's handler."""
 
     daemon_threads = True
+    request_queue_size = 256
 
     def __init__(self, upstream):
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -369,7 +369,11 @@ def test_a_netrc_does_not_replace_the_token(toy_server, toy, tmp_path, monkeypat
     netrc.write_text("default login somebody password else\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    sessions = [toy.cave.info.session, toy.cave.chunkedgraph.session, new_http_session(toy.connection.wire)]
+    sessions = [
+        toy.cave.info.session,
+        toy.cave.chunkedgraph.session,
+        new_http_session(toy.connection.transport),
+    ]
     for session in sessions:
         answer = session.get(f"{toy_server.url}/info/version")
         assert answer.request.headers["Authorization"] == f"Bearer {toy_server.token}"
@@ -378,7 +382,7 @@ def test_a_netrc_does_not_replace_the_token(toy_server, toy, tmp_path, monkeypat
 def test_proxies_of_the_environment_hold(toy, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    session = new_http_session(toy.connection.wire)
+    session = new_http_session(toy.connection.transport)
     for _ in range(2):
         far = session.merge_environment_settings("http://far.invalid/info", {}, None, None, None)
         near = session.merge_environment_settings("http://127.0.0.1:80/info", {}, None, None, None)
@@ -390,14 +394,14 @@ def test_the_token_stays_with_its_server(toy_server, capped_server, toy):
     """caveclient's own sessions would send it to any address they are given."""
     cave = toy.cave
     seen = []
-    original = type(toy.connection.wire).__mro__[1].send
+    original = type(toy.connection.transport).__mro__[1].send
 
     def spy(self, request, **options):
         seen.append((request.url, request.headers.get("Authorization"), request.headers.get("Cookie")))
         return original(self, request, **options)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(type(toy.connection.wire).__mro__[1], "send", spy)
+    patch.setattr(type(toy.connection.transport).__mro__[1], "send", spy)
     try:
         cave.state.session.get(f"{capped_server.url}/info/version")
         cave.info.session.get(f"{toy_server.url}/info/version")

@@ -1,0 +1,389 @@
+"""Volumes and files of buckets: CloudVolume objects at the session's moment, with its patience, without its token.
+
+cloud-volume and cloud-files send their own requests: without timeouts, with retries of their own, with the token to
+whatever host an info service names, at any time but the session's. So what they need to begin with is read here and
+given to them, what they ask the chunkedgraph goes through the session, and the rest goes through an adapter that is
+mounted where cloud-files looks for one.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
+from urllib3 import HTTPResponse
+
+from cortexclient.credentials import host_of
+from cortexclient.errors import AuthenticationError, MissingDataError
+from cortexclient.session.connection import LOOPBACK_TOKEN
+from cortexclient.session.failures import unreadable
+from cortexclient.session.graph import leaves, roots_of
+from cortexclient.session.moments import as_utc
+from cortexclient.session.transport import PatientAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from requests import PreparedRequest, Response
+
+    from cortexclient.session.core import Session
+    from cortexclient.session.policy import Policy
+
+__all__ = ["open_volume", "read_files"]
+
+_BUCKETS = {"gs": "https://storage.googleapis.com/", "s3": "https://s3.amazonaws.com/"}
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_files(
+    session: Session, folder: str, wanted: Sequence[str | tuple[str, int, int]], *, service: str = "bucket"
+) -> list[bytes | None]:
+    """Read files, or ranges of their bytes, of a folder on the web, in a bucket or on this machine, concurrently.
+
+    Parameters
+    ----------
+    session : Session
+        Gives timeouts, retries and workers.
+    folder : str
+        ``https://...``, ``gs://...``, ``s3://...`` (public ones) or ``file://...``, with or without ``precomputed://``.
+    wanted : sequence of str or (str, int, int)
+        Names, or names with the first byte and the one after the last.
+    service : str
+        Name of the service, for messages.
+
+    Returns
+    -------
+    list of bytes or None
+        In the order asked; None where there is no such file.
+
+    Raises
+    ------
+    ServiceError
+        If the server fails, or a range comes back with another length.
+    """
+    address = _web_address(folder)
+
+    def one(item: str | tuple[str, int, int]) -> bytes | None:
+        name, start, end = (item, None, None) if isinstance(item, str) else item
+        if address.startswith("file://"):
+            return _local(address, name, start, end)
+        url = f"{address}/{name}"
+        headers = {} if start is None or end is None else {"Range": f"bytes={start}-{end - 1}"}
+        response = session.http.fetch_file(service, url, headers=headers)
+        if response is None or start is None or end is None:
+            return None if response is None else response.content
+        # a server that knows no ranges sends the whole file
+        content = response.content if response.status_code == 206 else response.content[start:end]
+        if len(content) != end - start:
+            raise unreadable(
+                response, f"sent {len(content)} bytes of {end - start}; try again", service=service
+            )
+        return content
+
+    return session.map(one, wanted)
+
+
+def _web_address(folder: str) -> str:
+    address = folder.removeprefix("precomputed://").rstrip("/")
+    scheme, _, rest = address.partition("://")
+    return f"{_BUCKETS[scheme]}{rest}" if scheme in _BUCKETS else address
+
+
+def _host_address(source: str) -> str:
+    """Return the plain address in a source such as ``graphene://middleauth+https://host/...``."""
+    scheme, _, rest = source.removeprefix("graphene://").removeprefix("precomputed://").partition("://")
+    return f"{scheme.rpartition('+')[2]}://{rest}"
+
+
+def _local(address: str, name: str, start: int | None, end: int | None) -> bytes | None:
+    path = Path(unquote(urlsplit(address).path)) / name
+    try:
+        with path.open("rb") as file:
+            file.seek(start or 0)
+            return file.read() if start is None or end is None else file.read(end - start)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+
+
+def _read_json(session: Session, folder: str, name: str, service: str, *keys: str) -> dict[str, Any] | None:
+    """Read a JSON object of a folder on the web; None where it is not there, or the folder is not on the web."""
+    address = _web_address(folder)
+    if not address.startswith(("http://", "https://")):
+        return None
+    response = session.http.fetch_file(service, f"{address}/{name}")
+    if response is None:
+        return None
+    body: dict[str, Any] = session.http.read_json(service, response, keys=keys)
+    return body
+
+
+# -- volumes ---------------------------------------------------------------------------------------------------------
+
+
+class _Secret(dict[str, str]):
+    """A token as cloud-volume takes it; what is pickled holds something else."""
+
+    def __init__(self, values: dict[str, str], *, pickled: dict[str, str]) -> None:
+        super().__init__(values)
+        self._pickled = pickled
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return dict, (self._pickled,)
+
+
+def open_volume(session: Session, kind: str, **options: Any) -> Any:
+    """Open the segmentation or the images as a CloudVolume.
+
+    Parameters
+    ----------
+    session : Session
+        Where, when and how patiently.
+    kind : str
+        ``"segmentation"`` or ``"image"``.
+    **options
+        Of ``cloudvolume.CloudVolume``, and ``image_mirror`` and ``use_client_secret`` as caveclient has them.
+
+    Raises
+    ------
+    AuthenticationError
+        If the data lie behind a login of a host that the token does not belong to.
+    ServiceError
+        If what describes the volume cannot be read.
+    """
+    import cloudvolume
+
+    named = {name: options.pop(name) for name in ("image_mirror",) if options.get(name) is not None}
+    use_secret = options.pop("use_client_secret", True)
+    info_service = session.cave.info
+    source = str(getattr(info_service, f"{kind}_source")(format_for="cloudvolume", **named))
+    settings: dict[str, Any] = {"use_https": True, "bounded": False, "fill_missing": True, "progress": False}
+    settings |= options
+    graphene = source.startswith("graphene://")
+    trusted = session.connection.transport.may_send_token(_host_address(source))
+    service = "chunkedgraph" if graphene else "info"
+    if graphene:
+        token = (session.token if trusted and use_secret else None) or LOOPBACK_TOKEN
+        # a source of another host gets a stand-in: without one, cloud-volume would look for any token on this machine
+        settings["secrets"] = _Secret({"token": token}, pickled={"token": LOOPBACK_TOKEN})
+        settings.setdefault("info", copy.deepcopy(session.segmentation_info()))
+        folder = str(settings["info"].get("data_dir", ""))
+    else:
+        folder = source
+    if "middleauth" in folder and not session.connection.transport.may_send_token(_host_address(folder)):
+        raise AuthenticationError(
+            f"the {kind} of {session.datastack} lies behind a login at {host_of(_host_address(folder))}, and the "
+            f"token of {session.server_address} does not go to other hosts",
+            service=service,
+            status=401,
+            url=_web_address(folder),
+        )
+    address = _web_address(folder)
+    if address.startswith(("http://", "https://")) and settings["use_https"]:
+        _be_patient_with(host_of(address), session.connection.policy)
+        if "info" not in settings:
+            settings["info"] = _read_json(session, folder, "info", service, "scales")
+            if settings["info"] is None:
+                raise MissingDataError(
+                    f"there is no {kind} at {address}, where the info service says it is",
+                    service=service,
+                    status=404,
+                    url=f"{address}/info",
+                )
+            if "redirect" in settings["info"]:
+                del settings["info"]  # cloud-volume follows it
+        if "provenance" not in settings and "info" in settings:
+            settings["provenance"] = _read_json(session, folder, "provenance", service) or {}
+    volume = cloudvolume.CloudVolume(source, **settings)
+    if graphene:
+        volume.meta.auth_header = _Secret(
+            {"Authorization": f"Bearer {token}"}, pickled={"Authorization": f"Bearer {LOOPBACK_TOKEN}"}
+        )
+        volume.get_roots = _Roots(session)
+        volume.get_leaves = _Leaves(session)
+        volume.mesh.fetch_manifest_remote = _Manifest(session)
+    return volume
+
+
+class _Asking:
+    """A method of a CloudVolume that asks through a session; it goes with the volume into pickles."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def layers(self, ids: Any) -> Any:
+        bits = int(self.session.segmentation_info()["graph"].get("n_bits_for_layer_id", 8))
+        return ids >> (64 - bits)
+
+
+class _Roots(_Asking):
+    """``CloudVolume.get_roots``, at the session's moment where no time is given."""
+
+    def __call__(
+        self,
+        segids: Any,
+        timestamp: Any = None,
+        binary: bool = True,  # noqa: ARG002 - cloud-volume's name; it is always sent as bytes
+        stop_layer: int | None = None,
+    ) -> Any:
+        import numpy as np
+
+        ids = np.atleast_1d(np.array(list(segids) if np.iterable(segids) else [segids], dtype=np.uint64))
+        asked = ids.astype(np.int64)
+        top = int(self.session.segmentation_info()["graph"].get("n_layers", 6))
+        known = np.isin(self.layers(asked), [layer for layer in (stop_layer, top) if layer is not None])
+        at = self.session.timestamp if timestamp is None else _time(timestamp)
+        with self.session.guard("chunkedgraph"):
+            asked[~known] = roots_of(self.session, asked[~known], at=at, stop_layer=stop_layer)
+        return asked.astype(np.uint64)
+
+
+def _time(value: Any) -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(float(value), UTC) if isinstance(value, int | float) else as_utc(value)
+
+
+class _Leaves(_Asking):
+    """``CloudVolume.get_leaves``."""
+
+    def __call__(self, root_id: int, bbox: Any, mip: int, stop_layer: int | None = None) -> Any:
+        import numpy as np
+        from cloudvolume.lib import Bbox
+
+        volume = self.session.segmentation_cloudvolume()
+        box = Bbox.create(bbox, context=volume.meta.bounds(mip), bounded=volume.bounded)
+        with self.session.guard("chunkedgraph"):
+            found = leaves(self.session, int(root_id), stop_layer=stop_layer, bounds=box.to_filename())
+        return found.astype(np.uint64)
+
+
+class _Manifest(_Asking):
+    """``CloudVolume.mesh.fetch_manifest_remote``."""
+
+    def __call__(
+        self,
+        segid: int,
+        lod: int = 0,
+        level: int | None = 2,
+        bbox: Any = None,
+        return_segids: bool = False,
+        verify: bool = True,
+    ) -> Any:
+        from cloudvolume.lib import Bbox
+
+        session = self.session
+        highest = (session.segmentation_info().get("mesh_metadata") or {}).get("max_meshed_layer")
+        if level is not None and highest is not None:
+            level = min(level, int(highest))
+        params = {"verify": str(bool(verify))}
+        if return_segids:
+            params["return_seg_ids"] = "1"
+        if bbox is not None:
+            params["bounds"] = Bbox.create(bbox).to_filename()
+        table = session.connection.segmentation_table
+        url = f"{session.local_server}/meshing/api/v1/table/{table}/manifest/{segid}:{lod}"
+        body = None if level is None else {"start_layer": level}
+        return session.http.get_json("meshing", url, params=params, body=body, keys=())
+
+
+# -- what cloud-files sends itself -----------------------------------------------------------------------------------
+
+
+class _FilesAdapter(PatientAdapter):
+    """The adapter of cloud-files: for hosts of volumes that sessions opened, with their timeouts and retries."""
+
+    def __init__(self) -> None:
+        self.policies: dict[str, Policy] = {}
+        super().__init__(pool_size=64)
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> Response:
+        """Send as any adapter; to a known host with patience, and with a mark on errors that are final."""
+        options = {"verify": verify, "cert": cert, "proxies": proxies}
+        policy = self.policies.get(host_of(request.url or ""))
+        if policy is None:
+            return HTTPAdapter.send(self, request, stream=stream, timeout=timeout, **options)
+        try:
+            response = self.fetch(request, policy, stream=False, timeout=timeout, **options)
+            if response.status_code not in {403, 404}:
+                response.raise_for_status()
+        except requests.RequestException as error:
+            error.final = True  # type: ignore[attr-defined]
+            raise
+        # cloud-files reads the stream below, and unpacks it itself
+        response.headers.pop("Content-Encoding", None)
+        response.raw = HTTPResponse(
+            io.BytesIO(response.content), status=response.status_code, preload_content=False
+        )
+        return response
+
+
+_mounting = threading.Lock()
+
+
+def _be_patient_with(host: str, policy: Policy) -> None:
+    """Give cloud-files' requests to a host the timeouts and retries of a session."""
+    import cloudfiles.interfaces as interfaces
+
+    with _mounting:
+        adapter = getattr(interfaces.HttpInterface, "adaptor", None)
+        if not isinstance(adapter, _FilesAdapter):
+            adapter = interfaces.HttpInterface.adaptor = _FilesAdapter()
+            for name in ("get_file", "head", "exists", "size", "save_file"):
+                retrying = getattr(getattr(interfaces.HttpInterface, name, None), "retry", None)
+                if retrying is not None and hasattr(retrying, "stop"):
+                    retrying.stop = _StopAtFinal(retrying.stop)
+        adapter.policies[host] = policy
+
+
+class _StopAtFinal:
+    """A rule of tenacity, with which cloud-files tries again: not after an error that our adapter calls final."""
+
+    def __init__(self, usual: Any) -> None:
+        self._usual = usual
+
+    def __call__(self, state: Any) -> bool:
+        failed = state.outcome is not None and state.outcome.failed
+        if failed and getattr(state.outcome.exception(), "final", False):
+            return True
+        return bool(self._usual(state))
+
+
+def _renew_cloud_files() -> None:
+    """Give cloud-files new pools in a forked child; it keeps those of buckets and of http for the whole process."""
+    global _mounting  # noqa: PLW0603 - the parent may have held it while it forked
+    _mounting = threading.Lock()
+    interfaces: Any = sys.modules.get("cloudfiles.interfaces")
+    if interfaces is None:
+        return
+    for name in ("S3_BUCKET_POOL_LOCK", "GCS_BUCKET_POOL_LOCK", "MEM_BUCKET_POOL_LOCK"):
+        if hasattr(interfaces, name):
+            setattr(interfaces, name, threading.Lock())
+    in_memory = interfaces.MEM_POOL
+    interfaces.reset_connection_pools()
+    interfaces.MEM_POOL = in_memory  # files that the user put there, no connections
+    adapter = getattr(interfaces.HttpInterface, "adaptor", None)
+    if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, _FilesAdapter):
+        # in place: sessions that exist have it mounted; ours renews itself
+        adapter.init_poolmanager(DEFAULT_POOLSIZE, DEFAULT_POOLSIZE)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_cloud_files)
