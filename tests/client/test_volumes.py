@@ -152,7 +152,7 @@ def test_no_file_is_waited_for_without_end(impatient, relay, root, opener, route
     ]
     assert len(failed) <= 2
     relay.recover()
-    OPENERS[opener](impatient(), root)
+    OPENERS[opener](relay.upstream.load(server_address=relay.url, version=3), root)
 
 
 def test_meshes_of_several_neurons_write_no_line_to_the_terminal(tiny, caplog):
