@@ -300,10 +300,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storms", type=int, default=1000)
+    parser.add_argument("--begin", type=int, default=0, help="number of the first one")
     parser.add_argument("--only", help="one storm, as SEED.NUMBER")
     parser.add_argument("--fault", action="append", help="only these kinds")
     parser.add_argument("--call", action="append", help="only these calls")
     parser.add_argument("--without", action="append", default=[], help="none of these kinds")
+    parser.add_argument("--verbose", action="store_true", help="each storm before it begins")
     chosen = parser.parse_args()
     os.environ.setdefault("CORTEXCLIENT_BACKOFF_MAX", "0.05")
     warnings.simplefilter("ignore")
@@ -313,7 +315,7 @@ def main() -> int:
     begin = time.monotonic()
     with contextlib.closing(weather), tempfile.TemporaryDirectory() as folder:
         for seed, fault, call in storms(weather, chosen.seed, chosen.storms):
-            if chosen.only not in (None, seed):
+            if chosen.only not in (None, seed) or int(seed.partition(".")[2]) < chosen.begin:
                 continue
             if (
                 fault in chosen.without
@@ -321,6 +323,8 @@ def main() -> int:
                 or call not in (chosen.call or [call])
             ):
                 continue
+            if chosen.verbose:
+                print(seed, call, fault, flush=True)
             outcome = storm(weather, seed, fault, call, Path(folder) / seed)
             tally["storms"] += 1
             tally["struck"] += bool(outcome.struck)
