@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.services.vertex_labels.grid import ChunkGrid
+from cortexclient.session import forget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fragment", "fetch_fragments", "join_fragments"]
 
-_INITIAL = re.compile(r"~(?P<layer>\d+)/(?P<shard>[^:]+):(?P<start>\d+):(?P<size>\d+)$")
+_INITIAL = re.compile(r"~(?P<layer>\d+)/(?P<shard>[^:]+):(?P<start>\d{1,15}):(?P<size>\d{1,12})")
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ def fetch_fragments(
     ServiceError
         If a service fails.
     """
-    manifest = _manifest(session, node_id, bounds)
-    names = sorted({str(name) for name in manifest.get("fragments", ()) if name})
+    names, url = _manifest(session, node_id, bounds)
     if not names:
         raise MissingDataError(
             f"{node_id} has no mesh in {session.datastack}: is it a root id, and has it been meshed yet?",
             service="meshing",
+            url=url,
         )
     found = _fragments(session, names)
     missing = [name for name in names if name not in found]
@@ -77,13 +78,17 @@ def fetch_fragments(
             f"{len(missing)} of {len(names)} mesh fragments of {node_id} are not in the bucket, the first is "
             f"{missing[0]!r}; pass allow_missing=True to do without them",
             service="meshing",
+            url=url,
         )
     if not found:
-        raise MissingDataError(f"none of the mesh fragments of {node_id} is in the bucket", service="meshing")
+        raise MissingDataError(
+            f"none of the mesh fragments of {node_id} is in the bucket", service="meshing", url=url
+        )
     return list(found.values())
 
 
-def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> dict[str, Any]:
+def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> tuple[list[str], str]:
+    """Return the names of a node's fragments, sorted, each once, and the URL of the response."""
     import numpy as np
 
     info = session.segmentation_info()
@@ -99,15 +104,34 @@ def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> dict[
         params["bounds"] = "_".join(f"{low}-{high}" for low, high in zip(box[0], box[1], strict=True))
     table = session.connection.segmentation_table
     url = f"{session.local_server}/meshing/api/v1/table/{table}/manifest/{node_id}:0"
-    body: dict[str, Any] = session.http.get_json("meshing", url, params=params, body={"start_layer": layer})
-    return body
+    response = session.http.send("meshing", "GET", url, params=params, body={"start_layer": layer})
+    names = session.http.read_json("meshing", response, keys=("fragments",))["fragments"]
+    wrong = [name for name in names if name and not _is_name(name)] if isinstance(names, list) else [names]
+    if wrong:
+        forget(response)
+        raise ProtocolError(
+            f"the meshing service named a fragment {wrong[0]!r:.80} of {node_id}, which is no name of one; try again",
+            service="meshing",
+            status=response.status_code,
+            url=url,
+        )
+    return sorted(set(filter(None, names))), url
+
+
+def _is_name(name: Any) -> bool:
+    """Whether a fragment's name can be one: it becomes part of an address, and must not lead anywhere else."""
+    if not isinstance(name, str) or not name.isprintable():
+        return False
+    if name.startswith("~"):
+        return _INITIAL.fullmatch(name) is not None and ".." not in name
+    return not name.startswith("/") and not {"..", "."} & set(name.split("/")) and "//" not in name
 
 
 def _fragments(session: Session, names: Sequence[str]) -> dict[str, Fragment]:
     """Fragments by name, without those that do not exist. Cached as one entry if all exist and can be decoded."""
     cache = session.connection.cache
     if cache is None:
-        return _decoded(_from_bucket(session, names))
+        return _decoded(_from_bucket(session, names), _folder(session))
     name = "\n".join([str(session.segmentation_info().get("mesh")), *names])
     cached: dict[str, Fragment] | None = cache.read_bytes("mesh fragments", name, _parse)
     if cached is not None:
@@ -119,7 +143,7 @@ def _fragments(session: Session, names: Sequence[str]) -> dict[str, Fragment]:
     contents = {
         name: content for name, content in _from_bucket(session, names).items() if content is not None
     }
-    found = _decoded(contents)
+    found = _decoded(contents, _folder(session))
     if len(found) == len(names):
         sizes = json.dumps({name: len(content) for name, content in contents.items()})
         cache.store_bytes("mesh fragments", name, b"\n".join([sizes.encode(), b"".join(contents.values())]))
@@ -135,8 +159,18 @@ def _parse(cached: bytes) -> dict[str, Fragment]:
     return _decoded(contents)
 
 
-def _decoded(contents: Mapping[str, bytes | None]) -> dict[str, Fragment]:
-    return {name: _decode(name, content) for name, content in sorted(contents.items()) if content is not None}
+def _decoded(contents: Mapping[str, bytes | None], folder: str | None = None) -> dict[str, Fragment]:
+    return {
+        name: _decode(name, content, folder)
+        for name, content in sorted(contents.items())
+        if content is not None
+    }
+
+
+def _folder(session: Session) -> str:
+    """Return the address of the mesh folder."""
+    meta = session.segmentation_cloudvolume().mesh.meta
+    return str(meta.join(meta.cloudpath, meta.mesh_path))
 
 
 def _from_bucket(session: Session, names: Sequence[str]) -> dict[str, bytes | None]:
@@ -151,19 +185,19 @@ def _from_bucket(session: Session, names: Sequence[str]) -> dict[str, bytes | No
             contents[answer["path"]] = answer["content"]
     ranges: dict[tuple[str, int, int], str] = {}
     for name in names:
-        if name.startswith("~"):
-            match = _INITIAL.match(name)
-            if match is None:
-                raise ProtocolError(
-                    f"the meshing service named a fragment {name!r} that cannot be read", service="meshing"
-                )
+        match = _INITIAL.fullmatch(name)
+        if match is not None:
             start = int(match["start"])
             ranges[f"{match['layer']}/{match['shard']}", start, start + int(match["size"])] = name
     if ranges:
         where = source.meta.join(folder, source.meta.sharded_mesh_dir)
         wanted = [{"path": path, "start": start, "end": end} for path, start, end in ranges]
         for answer in _get(session, source, where, wanted):
-            contents[ranges[(answer["path"], *answer["byte_range"])]] = answer["content"]
+            start, end = answer["byte_range"]
+            name, content = ranges[answer["path"], start, end], answer["content"]
+            if content is not None and len(content) != end - start:
+                raise _damaged(name, f"it has {len(content)} bytes instead of {end - start}", where)
+            contents[name] = content
     return contents
 
 
@@ -177,18 +211,41 @@ def _get(session: Session, source: Any, folder: str, wanted: Sequence[Any]) -> l
     return found
 
 
-def _decode(name: str, content: bytes) -> Fragment:
+def _decode(name: str, content: bytes, folder: str | None) -> Fragment:
+    """Decode a fragment, and check that its parts fit each other.
+
+    Raises
+    ------
+    ProtocolError
+        If it is damaged.
+    """
+    import numpy as np
     from cloudvolume.mesh import Mesh
 
     draco = content[:5] == b"DRACO"
     try:
         mesh = Mesh.from_draco(content) if draco else Mesh.from_precomputed(content)
+        vertices, faces = mesh.vertices.reshape(-1, 3), mesh.faces.reshape(-1, 3)
     except Exception as error:  # decoders raise whatever they like
-        raise ProtocolError(
-            f"mesh fragment {name!r} of {len(content)} bytes cannot be read: {type(error).__name__}: {error}",
-            service="meshing",
-        ) from error
-    return Fragment(name, mesh.vertices.reshape(-1, 3), mesh.faces.reshape(-1, 3), draco)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise _damaged(name, f"its {len(content)} bytes cannot be decoded ({reason})", folder) from error
+    if not len(vertices) or not len(faces):
+        raise _damaged(name, f"it has {len(vertices)} vertices and {len(faces)} faces", folder)
+    if not draco and len(content) != 4 + 12 * (len(vertices) + len(faces)):
+        raise _damaged(name, f"its {len(content)} bytes hold no whole number of faces", folder)
+    if int(faces.max()) >= len(vertices):
+        raise _damaged(name, f"a face names vertex {int(faces.max())} of {len(vertices)}", folder)
+    if not np.isfinite(vertices).all():
+        raise _damaged(name, "a vertex is not finite", folder)
+    return Fragment(name, vertices, faces, draco)
+
+
+def _damaged(name: str, why: str, folder: str | None) -> ProtocolError:
+    return ProtocolError(
+        f"the mesh fragment {name!r} is damaged: {why}; try again, and report it if it stays so",
+        service="meshing",
+        url=None if folder is None else f"{folder}/{name}",
+    )
 
 
 def join_fragments(

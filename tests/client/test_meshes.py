@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import struct
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cortexclient.errors import MissingDataError
+from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.sandbox import Sandbox
 from cortexclient.services.mesh_fragments import Fragment, join_fragments
 from cortexclient.services.meshes import MeshClient
@@ -170,6 +172,96 @@ def test_what_has_no_mesh(meshes: MeshClient, roots: list[int]) -> None:
         meshes.get_meshes(roots, missing="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one root id"):
         meshes.get_mesh(roots)  # type: ignore[arg-type]
+
+
+# -- what comes damaged ------------------------------------------------------------------------------------------------
+
+
+def legacy(vertices: Any, faces: Any, rest: bytes = b"") -> bytes:
+    points, corners = np.array(vertices, dtype="<f4"), np.array(faces, dtype="<u4")
+    return struct.pack("<I", len(points)) + points.tobytes() + corners.tobytes() + rest
+
+
+TRIANGLE = [[0, 0, 0], [9, 0, 0], [0, 9, 0]]
+DAMAGES: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "cannot be decoded"),
+    "zeros": (bytes(400), "0 vertices"),
+    "four zeros": (bytes(4), "0 vertices"),
+    "text": (b"<html>Sign in</html>", "cannot be decoded"),
+    "draco that ends": (b"DRACO\x02\x02\x01\x01\x00\x00\x03", "cannot be decoded"),
+    "no faces": (legacy(TRIANGLE, []), "0 faces"),
+    "short face": (legacy(TRIANGLE, [[0, 1, 2]], b"\0" * 8), "cannot be decoded|whole number"),
+    "face beyond": (legacy(TRIANGLE, [[0, 1, 3]]), "names vertex 3 of 3"),
+    "not finite": (legacy([*TRIANGLE[:2], [0, np.nan, 0]], [[0, 1, 2]]), "not finite"),
+    "too many vertices": (struct.pack("<I", 2**31) + bytes(60), "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_fragments_raise_and_are_not_cached(
+    server: Sandbox, relay_of: Any, roots: list[int], tmp_path: Any, damage: str
+) -> None:
+    body, message = DAMAGES[damage]
+    relay = relay_of(server)
+    client = server.load(server_address=relay.url, cache=tmp_path)
+    relay.fail(r"/precomputed/seg/meshes/\d+:", lambda _: (200, body), count=1)
+    for ask in (client.mesh.get_mesh, client.mesh.compute_vertex_to_l2_mapping):
+        relay.count = 1
+        with pytest.raises(ProtocolError, match=message) as caught:
+            ask(roots[0])
+        assert "/precomputed/seg/meshes/" in str(caught.value.url)
+        assert "\n" not in str(caught.value)
+    relay.faults = []
+    expected = server.load().mesh.get_mesh(roots[0])
+    for again in (client, server.load(server_address=relay.url, cache=tmp_path)):
+        found = again.mesh.get_mesh(roots[0])
+        np.testing.assert_array_equal(found.vertices, expected.vertices)
+        np.testing.assert_array_equal(found.faces, expected.faces)
+    fragments = sum("/precomputed/seg/meshes/" in path for _, path, _ in relay.seen)
+    again.mesh.get_mesh(roots[0])
+    # the second client read the fragments from the cache
+    assert sum("/precomputed/seg/meshes/" in path for _, path, _ in relay.seen) == fragments
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        None,
+        {"a": 1},
+        "name",
+        [5],
+        [["a"]],
+        ["../secret"],
+        ["/etc/passwd"],
+        ["a/../../b"],
+        ["~2/x:0:-5"],
+        ["a\nb"],
+        ["~2/../x:0:5"],
+    ],
+)
+def test_names_that_are_none_are_refused(
+    server: Sandbox, relay_of: Any, roots: list[int], names: Any
+) -> None:
+    relay = relay_of(server)
+    relay.fail("/manifest/", lambda _: (200, json.dumps({"fragments": names}).encode()))
+    client = server.load(server_address=relay.url)
+    with pytest.raises(ProtocolError, match="no name of one") as caught:
+        client.mesh.get_mesh(roots[0])
+    assert "/manifest/" in str(caught.value.url)
+    assert not any("meshes/" in path and "info" not in path for _, path, _ in relay.seen)
+
+
+def test_a_range_of_another_length_is_damaged(
+    server: Sandbox, session: Session, relay_of: Any, roots: list[int]
+) -> None:
+    relay = relay_of(server)
+    client = server.load(server_address=relay.url)
+    names = ["~6/shard:3:50"]
+    relay.fail("/manifest/", lambda _: (200, json.dumps({"fragments": names}).encode()))
+    for body in (b"x" * 49, b"x" * 51):
+        relay.faults = [relay.faults[0], ("initial/6/shard|/6/shard", lambda _, body=body: (206, body))]
+        with pytest.raises(ProtocolError, match=f"has {len(body)} bytes instead of 50"):
+            client.mesh.get_mesh(roots[0])
 
 
 # -- level-2 ids of vertices -------------------------------------------------------------------------------------------
