@@ -121,3 +121,20 @@ def test_every_member_of_the_client_is_in_the_api_reference() -> None:
     shown = set(re.findall(r"DatasetClient\.(\w+)$", pages, re.MULTILINE))
     public = {name for name in dir(DatasetClient) if not name.startswith("_")} - {"default_spec"}
     assert shown == public
+
+
+def test_every_environment_variable_is_documented() -> None:
+    read = {
+        name
+        for path in (REPOSITORY / "cortexclient").rglob("*.py")
+        for name in re.findall(r"CORTEXCLIENT_[A-Z_]+[A-Z]", path.read_text(encoding="utf-8"))
+    }
+    page = (REPOSITORY / "docs" / "tokens.md").read_text(encoding="utf-8")
+    assert read <= set(re.findall(r"CORTEXCLIENT_[A-Z_]+[A-Z]", page))
+
+
+def test_every_error_is_documented() -> None:
+    from cortexclient import errors
+
+    page = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
+    assert [name for name in errors.__all__ if f"`{name}`" not in page] == []
