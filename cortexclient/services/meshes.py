@@ -10,7 +10,12 @@ from cortexclient.errors import MissingDataError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.ids import as_id, as_ids
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
-from cortexclient.services.vertex_assigner import VertexAssigner
+from cortexclient.services.vertex_assigner import (
+    VertexAssigner,
+    level2_at,
+    values_of_level2,
+    values_on_vertices,
+)
 from cortexclient.session import leaves, side_by_side
 
 if TYPE_CHECKING:
@@ -335,8 +340,6 @@ class MeshClient:
         return known, found.to_numpy(dtype=np.float64)
 
     def _lookup(self, root: int) -> Any:
-        from cortexclient.services.mesh_lookup import level2_at
-
         return lambda points: level2_at(self._session, root, points)
 
     # -- carrying values over ----------------------------------------------------------------------------------
@@ -368,8 +371,6 @@ class MeshClient:
         ValueError
             If the neuron has no such column.
         """
-        from cortexclient.services.vertex_assigner import values_of_level2, values_on_vertices
-
         values = values_of_level2(source, column)
         return values_on_vertices(as_ids(l2_mapping, "l2_mapping"), values, missing)
 

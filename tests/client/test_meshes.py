@@ -345,7 +345,7 @@ def test_half_given_arrays_are_refused(
 
 
 def test_lookup_in_the_segmentation(server: Sandbox, session: Session, roots: list[int]) -> None:
-    from cortexclient.services.mesh_lookup import level2_at
+    from cortexclient.services.vertex_assigner import level2_at
 
     cache = pd.read_parquet(server.folder.path / "l2cache.parquet")
     ids = np.array(server.load().get_l2_ids(roots[0]))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cortexclient.services.vertex_labels import Decision, label_vertices
-from cortexclient.services.vertex_labels.connected import connected
+from cortexclient.services.vertex_labels.arrays import connected
 from cortexclient.services.vertex_labels.grid import ChunkGrid
-from cortexclient.services.vertex_labels.spread import spread_labels
+from cortexclient.services.vertex_labels.steps import spread_labels
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -1,20 +1,37 @@
-"""Which level-2 id owns each piece of a chunk that holds several."""
+"""Which level-2 id owns each piece of a chunk that holds several.
+
+Points claim the pieces that they lie in, told by distances and winding numbers; other pieces are claimed by
+elimination, enclosure, proximity or, where the segmentation may be asked, by what lies just inside them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.blocks import blocks_of_groups
-from cortexclient.services.vertex_labels.components import Pieces, gaps, ragged
-from cortexclient.services.vertex_labels.winding import winding_numbers
+from cortexclient.services.vertex_labels.arrays import blocks_of_groups, ragged
+from cortexclient.services.vertex_labels.pieces import Pieces, gaps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-__all__ = ["Claimants", "claim_by_elimination", "claim_by_enclosure", "claim_by_point", "claim_by_proximity"]
+    Lookup: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.int64]]
+    Vectors: TypeAlias = list[NDArray[Any]]
+    """x, y and z of many vectors."""
+
+__all__ = [
+    "Claimants",
+    "Lookup",
+    "claim_by_elimination",
+    "claim_by_enclosure",
+    "claim_by_lookup",
+    "claim_by_point",
+    "claim_by_proximity",
+]
 
 # pieces within this many times the distance of the nearest one, and this many nm more, are about as near
 _ABOUT_AS_NEAR = 2.0
@@ -333,3 +350,180 @@ def _clear_winners(
     second[exists] = nm[runner_up[exists]]
     clear = (nm[best] <= max_distance) & (nm[best] < ratio_better * second)
     return piece[best[clear]], label[best[clear]]
+
+
+# -- voxels ------------------------------------------------------------------------------------------------------------
+
+# vertices of a piece whose surroundings are looked up, and how far from the surface, in nm and on both sides,
+# because not every mesh is oriented the same way
+_VERTICES = 24
+_STEPS_NM = (12.0, 40.0, 90.0)
+
+
+def claim_by_lookup(
+    vertices: NDArray[Any],
+    faces: NDArray[Any],
+    pieces: Pieces,
+    claimants: Claimants,
+    ids: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    lookup: Lookup,
+) -> NDArray[np.int64]:
+    """Give free pieces to the level-2 id of their chunk that most points beside their surface belong to.
+
+    The same points are asked every time: vertices spread evenly over each piece, and all pieces in one question.
+
+    Parameters
+    ----------
+    ids : ndarray of int64, shape (K,)
+        The level-2 ids, sorted.
+    labels : ndarray of int32, shape (V,)
+        Filled where a piece finds its owner.
+    lookup : callable
+        Gives the level-2 id at each of many positions in nm.
+
+    Returns
+    -------
+    ndarray of int64
+        The pieces that found an owner.
+    """
+    free = np.flatnonzero(labels[pieces.start[:-1]] < 0)
+    if not len(free):
+        return free
+    size = pieces.size[free]
+    taken = np.minimum(size, _VERTICES)
+    place = ragged(np.zeros(len(free), dtype=np.int64), taken)
+    rows = np.repeat(pieces.start[free], taken) + place * np.repeat(size, taken) // np.repeat(taken, taken)
+    chosen = pieces.vertex[rows]
+    normals = _normals(vertices, faces, chosen)
+    steps = np.array([sign * step for step in _STEPS_NM for sign in (1, -1)])
+    points = vertices[chosen].astype(np.float64)[:, None] + normals[:, None] * steps[None, :, None]
+    found = np.asarray(lookup(points.reshape(-1, 3)), dtype=np.int64)
+    owner = np.repeat(np.repeat(free, taken), len(steps))
+    # only ids of the piece's own chunk count
+    index = np.searchsorted(ids, found).clip(max=len(ids) - 1)
+    chunk_of = np.full(len(ids), -1, dtype=np.int64)
+    chunk_of[claimants.label] = claimants.chunk
+    good = (ids[index] == found) & (chunk_of[index] == pieces.chunk[owner])
+    pairs, votes = np.unique(np.stack([owner[good], index[good]]), axis=1, return_counts=True)
+    order = np.lexsort((pairs[1], -votes, pairs[0]))
+    first = order[np.flatnonzero(np.diff(pairs[0][order], prepend=-1))]
+    decided, label = pairs[0][first], pairs[1][first]
+    lengths = pieces.size[decided]
+    labels[ragged(pieces.start[decided], lengths)] = np.repeat(label.astype(np.int32), lengths)
+    return np.asarray(decided, dtype=np.int64)
+
+
+def _normals(vertices: NDArray[Any], faces: NDArray[Any], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    number = np.full(len(vertices), -1, dtype=np.int64)
+    number[chosen] = np.arange(len(chosen))
+    touching = faces[(number[faces] >= 0).any(axis=1)]
+    a, b, c = (vertices[touching[:, k]].astype(np.float64) for k in range(3))
+    across = np.cross(b - a, c - a)
+    total = np.zeros((len(chosen), 3))
+    for k in range(3):
+        at = number[touching[:, k]]
+        np.add.at(total, at[at >= 0], across[at >= 0])
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    return np.asarray(np.divide(total, length, out=np.zeros_like(total), where=length > 0))
+
+
+# -- winding numbers ---------------------------------------------------------------------------------------------------
+
+# triangles seen from points, measured at once: some twenty arrays of them
+_TRIANGLES = 1 << 14
+# triangles that are looked at to tell which way the mesh is turned
+_ENOUGH = 20_000
+
+
+def winding_numbers(
+    pieces: Pieces, piece: NDArray[np.int64], point: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How often a piece winds around a point: 1 inside a closed surface, 0 outside, in between near a cut.
+
+    Outside, in front of the wall of a piece that is open behind, it is negative. Inside a large body it is positive
+    also far from the patch of its surface that lies in the chunk.
+
+    The sum of the solid angles of the triangles, by A. van Oosterom and J. Strackee, IEEE Trans. Biomed. Eng. 30
+    (1983) 125, over 4 pi.
+
+    Parameters
+    ----------
+    piece : ndarray of int64, shape (Q,)
+        Piece of each pair.
+    point : ndarray of float64, shape (Q, 3)
+        Point of each pair in nm.
+
+    Returns
+    -------
+    ndarray of float64, shape (Q,)
+        Positive inside, whichever way the triangles of the mesh are turned.
+    """
+    if not len(piece):
+        return np.zeros(0)
+    seen_from = (point - pieces.origin).astype(np.float32)
+    order, begin = pieces.triangles
+    count = np.diff(begin)[piece]
+    total = np.zeros(len(piece))
+    for pairs in blocks_of_groups(count, _TRIANGLES):
+        each = count[pairs]
+        rows = order.take(ragged(begin[piece[pairs]], each))
+        a, b, c = (
+            [along - np.repeat(seen_from[pairs, axis], each) for axis, along in enumerate(corner)]
+            for corner in _corners(pieces, rows)
+        )
+        pair = np.repeat(np.arange(len(each)), each)
+        total[pairs] = np.bincount(pair, weights=_solid_angles(a, b, c), minlength=len(each))
+    return total * (_turn(pieces) / (4 * np.pi))
+
+
+def _corners(pieces: Pieces, triangles: NDArray[np.int64]) -> list[Vectors]:
+    """Positions of the corners of triangles: for each corner x, y and z."""
+    rows = [pieces.row.take(corner.take(triangles)) for corner in pieces.corners]
+    return [[pieces.points[:, axis].take(row) for axis in range(3)] for row in rows]
+
+
+def _turn(pieces: Pieces) -> float:
+    """1 if triangles look outward as they are written, -1 if inward: most look away from the middle of their piece."""
+    order, begin = pieces.triangles
+    begin = begin[: int(np.searchsorted(begin, _ENOUGH)) + 1]
+    if begin[-1] == 0:
+        return 1.0
+    a, b, c = ([x.astype(np.float64) for x in corner] for corner in _corners(pieces, order[: begin[-1]]))
+    count = np.diff(begin)
+    there = count > 0
+    away, ab, ac = [], [], []
+    for x, y, z in zip(a, b, c, strict=True):
+        middle = (x + y + z) / 3
+        own = np.add.reduceat(middle, begin[:-1][there]) / count[there]
+        away.append(middle - np.repeat(own, count[there]))
+        ab.append(y - x)
+        ac.append(z - x)
+    return -1.0 if float(_triple(away, ab, ac).sum()) < 0 else 1.0
+
+
+def _triple(a: Vectors, b: Vectors, c: Vectors) -> NDArray[Any]:
+    """Volume of the boxes that three vectors span."""
+    result = a[0] * (b[1] * c[2] - b[2] * c[1])
+    result += a[1] * (b[2] * c[0] - b[0] * c[2])
+    result += a[2] * (b[0] * c[1] - b[1] * c[0])
+    return np.asarray(result)
+
+
+def _dot(a: Vectors, b: Vectors) -> NDArray[Any]:
+    result = a[0] * b[0]
+    result += a[1] * b[1]
+    result += a[2] * b[2]
+    return np.asarray(result)
+
+
+def _solid_angles(a: Vectors, b: Vectors, c: Vectors) -> NDArray[Any]:
+    la, lb, lc = (np.sqrt(_dot(x, x)) for x in (a, b, c))
+    below = la * lb
+    below += _dot(a, b)
+    below *= lc
+    below += _dot(b, c) * la
+    below += _dot(c, a) * lb
+    angle = np.arctan2(_triple(a, b, c), below)
+    angle *= 2
+    return np.asarray(angle)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.blocks import blocks
+from cortexclient.services.vertex_labels.arrays import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

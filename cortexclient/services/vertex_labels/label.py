@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from cortexclient.services.vertex_labels.grid import ChunkGrid
-from cortexclient.services.vertex_labels.work import Decision, Work
+from cortexclient.services.vertex_labels.steps import Decision, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from cortexclient.services.vertex_labels.lookup import Lookup
+    from cortexclient.services.vertex_labels.claims import Lookup
 
 __all__ = ["Decision", "Labels", "label_mesh", "label_vertices"]
 
@@ -182,13 +182,13 @@ def label_mesh(
     triangles = _check_faces(faces, len(points))
     ids, representatives = _check_ids(l2_ids, l2_points)
     grid = ChunkGrid.from_info(info, mesh_mip=mesh_mip)
-    work = Work(points, triangles, ids, representatives, grid)
-    work.own_chunks()
-    work.several(max_distance, ratio_better, lookup)
-    work.propagate(hop_limit, max_distance)
-    work.crumbs(max_distance)
-    found = np.append(ids, 0).take(work.labels)  # label -1 reads the appended 0
-    return Labels(found, work.decisions, work.piece)
+    steps = Steps(points, triangles, ids, representatives, grid)
+    steps.own_chunks()
+    steps.several(max_distance, ratio_better, lookup)
+    steps.propagate(hop_limit, max_distance)
+    steps.crumbs(max_distance)
+    found = np.append(ids, 0).take(steps.labels)  # label -1 reads the appended 0
+    return Labels(found, steps.decisions, steps.piece)
 
 
 def _check_points(vertices: ArrayLike) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.blocks import blocks
+from cortexclient.services.vertex_labels.arrays import blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     Three: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 
-__all__ = ["Fragments", "sort_into_chunks", "turned"]
+__all__ = ["ChunkParts", "sort_into_chunks", "turned"]
 
 
 @dataclass(frozen=True)
-class Fragments:
+class ChunkParts:
     """The parts of a mesh that lie in wanted chunks, and the chunk of every vertex.
 
     Attributes
@@ -61,7 +61,7 @@ class Fragments:
         return [(a, b), (b, c), (a_[second], b_[second]), (a_[third], c_[third])]
 
 
-def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.bool_]) -> Fragments:
+def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.bool_]) -> ChunkParts:
     """Find the chunk of every triangle, and of every vertex by its triangles.
 
     Parameters
@@ -88,7 +88,7 @@ def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.boo
         start, end = end, end + part.shape[1]
         nodes[:, start:end] = node.take(part)
     a, b, c = nodes
-    return Fragments(home, rim, np.concatenate([vertex, guest]), len(vertex), (a, b, c), inner)
+    return ChunkParts(home, rim, np.concatenate([vertex, guest]), len(vertex), (a, b, c), inner)
 
 
 def _with_guests(

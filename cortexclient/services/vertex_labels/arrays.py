@@ -1,12 +1,11 @@
-"""The connected components of a graph, by whole-array steps."""
+"""Steps over whole arrays that NumPy does not have: blocks, ranges, orders and the components of a graph."""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-
-from cortexclient.services.vertex_labels.blocks import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,7 +14,48 @@ if TYPE_CHECKING:
 
     Ends: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
 
-__all__ = ["connected"]
+__all__ = ["BLOCK", "blocks", "blocks_of_groups", "connected", "in_order", "ragged"]
+
+# rows at once; half or twice as many take about as long
+BLOCK = 1 << 15
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Cut ``count`` rows into slices of at most ``BLOCK``."""
+    for start in range(0, count, BLOCK):
+        yield slice(start, min(start + BLOCK, count))
+
+
+def blocks_of_groups(lengths: NDArray[np.int64], size: int = BLOCK) -> Iterator[slice]:
+    """Cut groups of rows, given by their lengths, into slices of groups with about ``size`` rows together."""
+    ends = np.searchsorted(np.cumsum(lengths), np.arange(0, int(lengths.sum()) + size, size))
+    for low, high in itertools.pairwise(ends.tolist()):
+        if low < high:
+            yield slice(low, high)
+
+
+def in_order(values: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Stable ``argsort`` of numbers that are not negative.
+
+    numpy sorts 16 bits by counting, which is several times faster than comparing; two passes sort 32.
+    """
+    order = np.argsort(values.astype(np.uint16), kind="stable")
+    if int(values.max(initial=0)) < 1 << 16:
+        return order
+    upper = (values >> 16).astype(np.uint16)[order]
+    return np.asarray(order[np.argsort(upper, kind="stable")])
+
+
+def ragged(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Concatenate the ranges ``[start, start + length)``."""
+    total = int(lengths.sum())
+    if not total:
+        return np.empty(0, dtype=np.int64)
+    ends = np.cumsum(lengths)
+    return np.asarray(np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths))
+
+
+# -- connected components ----------------------------------------------------------------------------------------------
 
 
 def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""The steps of labelling a mesh, and the arrays that they hand on to each other."""
+"""The steps of labelling a mesh, and the arrays that they pass on to each other."""
 
 from __future__ import annotations
 
@@ -8,32 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.services.vertex_labels.arrays import blocks, in_order, ragged
+from cortexclient.services.vertex_labels.chunks import sort_into_chunks
 from cortexclient.services.vertex_labels.claims import (
     Claimants,
     claim_by_elimination,
     claim_by_enclosure,
+    claim_by_lookup,
     claim_by_point,
     claim_by_proximity,
 )
-from cortexclient.services.vertex_labels.components import (
-    Pieces,
-    cut_again,
-    cut_into_pieces,
-    in_order,
-    nearest_owner,
-    ragged,
-)
-from cortexclient.services.vertex_labels.fragments import sort_into_chunks
-from cortexclient.services.vertex_labels.lookup import claim_by_lookup
-from cortexclient.services.vertex_labels.spread import spread_labels, touching
+from cortexclient.services.vertex_labels.pieces import Pieces, cut_again, cut_into_pieces, nearest_owner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cortexclient.services.vertex_labels.claims import Lookup
     from cortexclient.services.vertex_labels.grid import ChunkGrid, Located
-    from cortexclient.services.vertex_labels.lookup import Lookup
 
-__all__ = ["Decision", "Work"]
+__all__ = ["Decision", "Steps", "spread_labels"]
 
 # how far, in times the distance of its nearest vertex, an object without a vertex gathers the vertices around it
 CRUMB_REACH = 1.5
@@ -60,8 +53,8 @@ class Decision(IntEnum):
     """Voxels inside the piece were looked up in the segmentation (only with ``cloudvolume_fallback``)."""
 
 
-class Work:
-    """The arrays that the steps hand on to each other."""
+class Steps:
+    """The steps, and the arrays that they pass on to each other."""
 
     def __init__(
         self,
@@ -81,22 +74,22 @@ class Work:
         self.chunk_of_id = chunk_of_id.reshape(-1).astype(np.int32)
         self.ids_in_chunk = np.bincount(self.chunk_of_id, minlength=len(positions))
         self.where: Located = grid.locate(vertices, faces, positions)
-        self.fragments = sort_into_chunks(faces, self.where, self.ids_in_chunk > 1)
+        self.parts = sort_into_chunks(faces, self.where, self.ids_in_chunk > 1)
 
     def own_chunks(self) -> None:
         """Label the vertices of chunks with one id."""
         only = np.full(len(self.ids_in_chunk) + 1, -1, dtype=np.int32)  # the last entry answers chunk -1
         only[self.chunk_of_id] = np.arange(len(self.chunk_of_id), dtype=np.int32)
         only[:-1][self.ids_in_chunk != 1] = -1
-        self.labels = only.take(self.fragments.home)
+        self.labels = only.take(self.parts.home)
         np.multiply(self.labels >= 0, np.uint8(Decision.OWN_CHUNK), out=self.decisions)
 
     def several(self, max_distance: float, ratio_better: float, lookup: Lookup | None) -> None:
         """Label the pieces of chunks with several ids."""
-        if not len(self.fragments.vertex):
+        if not len(self.parts.vertex):
             return
         settle = partial(self._settle, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup)
-        pieces = cut_into_pieces(self.vertices, self.fragments, self.where.middle)
+        pieces = cut_into_pieces(self.vertices, self.parts, self.where.middle)
         order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
         order = order[(self.ids_in_chunk > 1)[self.chunk_of_id[order]]]
         claimants = Claimants(order, self.chunk_of_id[order], self.points[order])
@@ -112,7 +105,7 @@ class Work:
         seam = (self.where.planes[pieces.vertex] != 0) & pieces.spread(stitched)
         self.labels[pieces.vertex[seam]] = -1
         self.decisions[pieces.vertex[seam]] = Decision.NONE
-        self.fragments.rim[pieces.vertex[seam]] = True
+        self.parts.rim[pieces.vertex[seam]] = True
         pieces = cut_again(pieces, again, seam)
         claimants = claimants.select(again[claimants.chunk])
         labels, _ = claim_by_point(pieces, claimants)
@@ -162,7 +155,7 @@ class Work:
         """
         faces = touching(self.faces, self.labels < 0)
         spread = partial(spread_labels, self.vertices, faces, self.labels, self.where.planes != 0)
-        rims = spread(None, only=self.fragments.rim, chunk=self.fragments.home)
+        rims = spread(None, only=self.parts.rim, chunk=self.parts.home)
         self.decisions[rims] = Decision.COMPONENT
         reached = spread(hop_limit)
         self.decisions[reached] = Decision.PROPAGATION
@@ -206,11 +199,11 @@ class Work:
         waiting = np.append(
             np.bincount(self.chunk_of_id[empty], minlength=len(self.ids_in_chunk)) > 0, [False]
         )
-        vertex = np.flatnonzero(waiting.take(self.fragments.home))
+        vertex = np.flatnonzero(waiting.take(self.parts.home))
         if not len(empty) or not len(vertex):
             return
-        vertex = vertex[in_order(self.fragments.home[vertex])]
-        chunk = self.fragments.home[vertex]
+        vertex = vertex[in_order(self.parts.home[vertex])]
+        chunk = self.parts.home[vertex]
         first = np.searchsorted(chunk, self.chunk_of_id[empty], "left")
         count = np.searchsorted(chunk, self.chunk_of_id[empty], "right") - first
         rows, ids = ragged(first, count), np.repeat(empty, count)
@@ -238,3 +231,81 @@ class Work:
 
 def _mark(pieces: Pieces, decisions: NDArray[np.uint8], which: NDArray[np.int64], as_: Decision) -> None:
     decisions[ragged(pieces.start[which], pieces.size[which])] = as_
+
+
+# -- along the mesh ----------------------------------------------------------------------------------------------------
+
+
+def touching(faces: NDArray[Any], marked: NDArray[np.bool_]) -> NDArray[Any]:
+    """The triangles with a corner among marked vertices."""
+    found = []
+    for block in blocks(len(faces)):
+        triangles = faces[block]
+        hit = marked.take(triangles)
+        found.append(triangles[hit[:, 0] | hit[:, 1] | hit[:, 2]])
+    return np.concatenate(found) if found else faces
+
+
+def spread_labels(
+    vertices: NDArray[Any],
+    faces: NDArray[Any],
+    labels: NDArray[np.int32],
+    on_face: NDArray[np.bool_],
+    hop_limit: int | None,
+    *,
+    only: NDArray[np.bool_] | None = None,
+    chunk: NDArray[np.int32] | None = None,
+) -> NDArray[np.int64]:
+    """One breadth-first search from all labelled vertices at once; fills ``labels``.
+
+    A vertex that is reached from several at the same step takes the label of one off the chunk faces if there is one,
+    because what lies on a face may be of either side; then the label at the end of its shortest edge, and of equal
+    ones the smallest label, so that neither the order of vertices nor that of faces matters.
+
+    Parameters
+    ----------
+    vertices : ndarray, shape (N, 3)
+    faces : ndarray of int, shape (M, 3)
+    labels : ndarray of int32, shape (N,)
+        -1 where there is none.
+    on_face : ndarray of bool, shape (N,)
+        Vertices on chunk faces.
+    hop_limit : int or None
+        How many edges a label may travel; None for as many as there are.
+    only : ndarray of bool, shape (N,), optional
+        The vertices to label; default all that have no label.
+    chunk : ndarray of int32, shape (N,), optional
+        Chunk of each vertex; where it is given, labels stay inside their chunk.
+
+    Returns
+    -------
+    ndarray of int64
+        The vertices that were reached.
+    """
+    blank = labels < 0
+    if only is not None:
+        blank &= only
+    if hop_limit == 0 or not blank.any() or blank.all():
+        return np.empty(0, dtype=np.int64)
+    a, b, c = np.ascontiguousarray(touching(faces, blank).T, dtype=np.int64)
+    near = np.concatenate([a, b, c, b, c, a])
+    far = np.concatenate([b, c, a, a, b, c])
+    keep = blank[near] & (near != far)
+    if chunk is not None:
+        keep &= chunk[near] == chunk[far]
+    near, far = near[keep], far[keep]
+    length = ((vertices[near].astype(np.float64) - vertices[far]) ** 2).sum(axis=1)
+    reached: list[NDArray[np.int64]] = []
+    hops = 0
+    while len(near) and (hop_limit is None or hops < hop_limit):
+        ready = np.flatnonzero(labels[far] >= 0)
+        if not len(ready):
+            break
+        order = ready[np.lexsort((labels[far[ready]], length[ready], on_face[far[ready]], near[ready]))]
+        first = order[np.flatnonzero(np.diff(near[order], prepend=-1))]
+        labels[near[first]] = labels[far[first]]
+        reached.append(near[first])
+        still = labels[near] < 0
+        near, far, length = near[still], far[still], length[still]
+        hops += 1
+    return np.concatenate(reached) if reached else np.empty(0, dtype=np.int64)

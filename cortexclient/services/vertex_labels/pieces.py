@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.blocks import blocks, blocks_of_groups
-from cortexclient.services.vertex_labels.connected import connected
-from cortexclient.services.vertex_labels.fragments import turned
+from cortexclient.services.vertex_labels.arrays import blocks, blocks_of_groups, connected, in_order, ragged
+from cortexclient.services.vertex_labels.chunks import turned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cortexclient.services.vertex_labels.fragments import Fragments, Three
+    from cortexclient.services.vertex_labels.chunks import ChunkParts, Three
 
-__all__ = ["Pieces", "cut_again", "cut_into_pieces", "gaps", "in_order", "nearest_owner", "ragged"]
+__all__ = ["Pieces", "cut_again", "cut_into_pieces", "gaps", "nearest_owner"]
 
 # how many vertex pairs are measured at once: bounds the memory, and still fills the vector units
 _BLOCK = 1 << 19
@@ -86,23 +85,23 @@ class Pieces:
         return np.repeat(values, self.size)
 
 
-def cut_into_pieces(vertices: NDArray[Any], fragments: Fragments, origin: NDArray[np.float64]) -> Pieces:
+def cut_into_pieces(vertices: NDArray[Any], parts: ChunkParts, origin: NDArray[np.float64]) -> Pieces:
     """Find the connected components of the parts of a mesh in chunks.
 
     Parameters
     ----------
     vertices : ndarray, shape (N, 3)
-    fragments : Fragments
+    parts : ChunkParts
     origin : ndarray of float64, shape (3,)
         A place in nm near the chunks.
     """
-    part = connected(fragments.count, fragments.edges())
-    plan = _arranged(part, fragments.home[fragments.vertex[: fragments.count]], len(fragments.vertex))
-    vertex = fragments.vertex[plan.order]
+    part = connected(parts.count, parts.edges())
+    plan = _arranged(part, parts.home[parts.vertex[: parts.count]], len(parts.vertex))
+    vertex = parts.vertex[plan.order]
     points = np.empty((3, len(vertex)), dtype=np.float32).T
     for block in blocks(len(vertex)):
         points[block] = vertices.take(vertex[block], axis=0) - origin
-    return plan.pieces(vertex, points, origin, fragments.corners)
+    return plan.pieces(vertex, points, origin, parts.corners)
 
 
 def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]) -> Pieces:
@@ -177,27 +176,6 @@ def _arranged(part: NDArray[np.int32], chunk: NDArray[np.int32], total: int) -> 
     row[order] = np.arange(total, dtype=np.int32)
     start = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=len(of)))])
     return _Plan(order, row, start, of[by_chunk])
-
-
-def in_order(values: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Stable ``argsort`` of numbers that are not negative.
-
-    numpy sorts 16 bits by counting, which is several times faster than comparing; two passes sort 32.
-    """
-    order = np.argsort(values.astype(np.uint16), kind="stable")
-    if int(values.max(initial=0)) < 1 << 16:
-        return order
-    upper = (values >> 16).astype(np.uint16)[order]
-    return np.asarray(order[np.argsort(upper, kind="stable")])
-
-
-def ragged(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Concatenate the ranges ``[start, start + length)``."""
-    total = int(lengths.sum())
-    if not total:
-        return np.empty(0, dtype=np.int64)
-    ends = np.cumsum(lengths)
-    return np.asarray(np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths))
 
 
 def gaps(
