@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# machines are shared: how long an example takes says nothing about the code
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# machines are shared: how long an example takes says nothing about the code; a red pull request can be run again
+settings.register_profile(
+    "patient",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+    print_blob=True,
+)
 settings.load_profile("patient")
 
 # caveclient and cloud-volume read the home folder when they are imported, so it must move before any test module is

@@ -43,6 +43,7 @@ def root(printed: Any) -> str:
     return str(roots.loc[roots["root_id"] > 0, "root_id"].iloc[0])
 
 
+@pytest.mark.slow
 def test_demo_does_the_whole_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "demo.png"
     run("demo", "--out", str(picture))
@@ -66,6 +67,7 @@ def test_demo_does_the_whole_job(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert picture.stat().st_size > 50_000
 
 
+@pytest.mark.slow
 def test_demo_on_a_chosen_neuron(tmp_path: Path, root: str, capsys: pytest.CaptureFixture[str]) -> None:
     run("demo", "--root-id", root, "--out", str(tmp_path / "demo.png"))
     assert f"neuron {root} is cell" in capsys.readouterr().out
@@ -206,6 +208,7 @@ def test_link_and_plot(tmp_path: Path, root: str, capsys: pytest.CaptureFixture[
         assert (tmp_path / out).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_as_a_program_with_pipes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; from cortexclient.cli import main; sys.exit(main())"]
     query = subprocess.run(

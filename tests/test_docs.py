@@ -45,6 +45,7 @@ def name(page: Path) -> str:
     return str(page.relative_to(REPOSITORY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in pages() if blocks(page)], ids=name)
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

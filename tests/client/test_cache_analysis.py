@@ -108,6 +108,7 @@ def altered(value: object) -> object:
     return [*value[:-1], f"{value[-1]}x" if isinstance(value[-1], str) else value[-1] + 1]
 
 
+@pytest.mark.slow
 def test_every_difference_is_seen(server):
     found = analysis(server.load(version=3))
     same(found, dict(found))

@@ -114,6 +114,7 @@ def test_a_fork_amid_requests_of_other_threads(client, truth_roots):
     assert ask((client, truth_roots[1])) == [truth_roots[1]]
 
 
+@pytest.mark.slow
 def test_meshes_in_parent_and_children(server, truth_roots):
     client = server.load(version=3, timeout=10)
     meshes = [client.mesh.get_mesh(root) for root in truth_roots[:2]]

@@ -43,6 +43,7 @@ def assert_alike(frames: list[Any], kind: str) -> None:
             assert dtype.lower() == "int64", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tables_and_views(client, kind, split):

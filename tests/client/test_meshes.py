@@ -109,6 +109,7 @@ def test_two_copies_in_one_fragment_are_not_joined() -> None:
     assert len(alone) == 4
 
 
+@pytest.mark.slow
 def test_mesh_is_the_truth_with_joined_faces(server: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
     vertices, faces, owners = server.truth.mesh(roots[0])
     mesh = meshes.get_mesh(roots[0])
@@ -129,6 +130,7 @@ def test_mesh_is_the_truth_with_joined_faces(server: Sandbox, meshes: MeshClient
     assert 1000 < certain <= len(vertices) - len(mesh.vertices) < possible
 
 
+@pytest.mark.slow
 def test_options_reach_their_goal(meshes: MeshClient, roots: list[int], capsys: Any) -> None:
     whole = meshes.get_mesh(roots[0])
     middle = np.floor(np.median(whole.vertices, axis=0) / [192, 192, 240]).astype(int)

@@ -119,6 +119,7 @@ def assert_same_values(one: pd.Series, other: pd.Series, name: str) -> None:
         assert [int(value) for value in one] == [int(value) for value in other], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore_graph", [False, True])
 def test_equal_to_pcg_skel(
     server: Sandbox, at_present: SkeletonsService, roots: list[int], restore_graph: bool
@@ -522,6 +523,7 @@ def test_root_ids_are_saved_as_swc(
         client.save_swc(moved, tmp_path / "no.swc", transform="rigid")
 
 
+@pytest.mark.slow
 def test_live_synapses_are_complete_although_the_server_cuts_answers(
     server: Sandbox, roots: list[int]
 ) -> None:

@@ -46,6 +46,7 @@ def test_synapses_of_neurons(request, files, server, version, pre, post, omit):
     assert frame["ctr_pt_position_z"].tolist() == (expected["ctr_pt_position_z"] * 40).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["toy", "capped"])
 def test_at_any_time(request, files, server):
     when = pd.Timestamp("2026-11-21T00:53:02.9", tz="UTC")

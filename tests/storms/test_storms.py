@@ -38,6 +38,7 @@ def weather() -> Iterator[Weather]:
         weather.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("fault", [kind for kind in KINDS if kind not in NOT_YET])
 def test_answers_are_right_or_errors_of_ours(weather: Weather, fault: str, tmp_path: Path) -> None:
