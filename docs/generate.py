@@ -1,57 +1,145 @@
 """Write the pages that follow from the code: codes of problems, fields of specs, and one page per dataset.
 
-Run it after changing a model or a code (`python docs/generate.py`); the tests compare what is committed with what it
-writes. The site is built with it (docs/conf.py), which is also when the pages of the datasets are made:
-adding a dataset touches its YAML file and nothing else.
+Run it after changing a model, a code or a dataset (`python docs/generate.py`); the tests compare what is committed with
+what it writes. The site is built with it (docs/conf.py), which is also when the pages of the datasets are made: adding
+a dataset touches its YAML file and nothing else.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from cortexclient.cli.registry.page import dataset_page
 from cortexclient.registry import get_spec, list_datasets
-from cortexclient.spec.codes import codes, page
-from cortexclient.spec.pages import dataset_page, fields_page
+from cortexclient.spec.problems import codes, explain
+from cortexclient.spec.schema import dataset_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cortexclient.spec import DatasetSpec
 
 DOCS = Path(__file__).resolve().parent
 TOC = "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
-BEGIN, END = "<!-- fields: written by docs/generate.py -->", "<!-- end of fields -->"
+SECTIONS = (
+    *(
+        "CellIdsSpec",
+        "SynapsesSpec",
+        "TransformSpec",
+        "TransformStep",
+        "RotationSpec",
+        "TableSpec",
+        "VersionSpec",
+    ),
+    *(
+        "ExportsSpec",
+        "CapabilitiesSpec",
+        "AccessSpec",
+        "CitationSpec",
+        "LicenseSpec",
+        "ExampleIdsSpec",
+        "LayerSpec",
+    ),
+    *("DeprecationSpec", "SourceSpec"),
+)
 
 
-def write_codes() -> None:
-    """One page per code, and an index."""
-    folder = DOCS / "codes"
-    folder.mkdir(exist_ok=True)
-    for code in codes():
-        (folder / f"{code}.md").write_text(page(code), encoding="utf-8")
-    lines = "".join(f"- [{code}]({code}.md): {entry.title}\n" for code, entry in codes().items())
-    (folder / "index.md").write_text(f"# Codes of problems in specs\n\n{lines}{TOC}", encoding="utf-8")
+# --------------------------------------------------------------------------------------------------------------- codes
+def codes_page() -> str:
+    """Write the page of all codes."""
+    head = (
+        "# Codes of problems in specs\n\nEach problem that `cortexclient validate` reports has a code; "
+        "`cortexclient validate --explain CODE` shows the same text.\n\n"
+    )
+    return head + "\n".join(explain(code).replace("# ", "## ", 1) for code in codes())
 
 
-def write_fields() -> None:
-    """The tables of spec-reference.md."""
-    path = DOCS / "spec-reference.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n\n{fields_page()}\n{END}{after}", encoding="utf-8")
+# -------------------------------------------------------------------------------------------------------------- fields
+def fields_page() -> str:
+    """Write the table of all fields of a spec."""
+    schema = dataset_schema()
+    lines = ["## A dataset", "", *_table(schema, required=["name", *schema["then"]["required"]])]
+    for name in SECTIONS:
+        section = schema["definitions"][name]
+        used = ", ".join(f"`{key}`" for key in _users(schema, name))
+        lines += ["", f"## {used}", "", str(section["description"]).split("\n")[0], ""]
+        lines += _table(section, required=section.get("required", []))
+    return "\n".join(lines) + "\n"
 
 
-def write_datasets() -> None:
-    """One page per built-in dataset, and an index."""
+def _users(schema: dict[str, Any], name: str) -> Iterator[str]:
+    """Dotted keys under which a section stands."""
+    target = {"$ref": f"#/definitions/{name}"}
+    owners = {"": schema, "transform.": schema["definitions"]["TransformSpec"]}
+    owners["transform.steps."] = schema["definitions"]["TransformStep"]
+    for prefix, owner in owners.items():
+        for key, value in owner["properties"].items():
+            if str(target) in str(value):
+                yield prefix + key + (".<role>" if key == "tables" else ".<path>" if key == "sources" else "")
+
+
+def _table(section: dict[str, Any], *, required: list[str]) -> list[str]:
+    rows = ["| key | value | meaning |", "|---|---|---|"]
+    for key, value in section["properties"].items():
+        kind = _kind(value) + (", **required**" if key in required else "")
+        meaning = str(value.get("description", "")).replace("\n", " ").replace("|", "\\|").replace("``", "`")
+        rows.append(f"| `{key}` | {kind} | {meaning} |")
+    return rows
+
+
+def _kind(value: dict[str, Any]) -> str:
+    if "anyOf" in value:
+        kinds = [_kind(option) for option in value["anyOf"] if option.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "$ref" in value or value.get("type") == "object":
+        return "map"
+    if "enum" in value:
+        return ", ".join(f"`{item}`" for item in value["enum"])
+    if "const" in value:
+        return f"`{value['const']}`"
+    if value.get("type") == "array":
+        return f"list of {_kind(value.get('items', {}))}"
+    names = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+    return names.get(str(value.get("type")), "anything")
+
+
+# ------------------------------------------------------------------------------------------------------------ datasets
+def datasets_table() -> str:
+    """Write the table of built-in datasets, as the README shows it."""
+    rows = [datasets_row(get_spec(name)) for name in list_datasets()]
+    return "\n".join(["| name | what | server | access |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def datasets_row(spec: DatasetSpec) -> str:
+    """Write the row of one dataset; an address that nobody verified says so."""
+    server = spec.host or "this machine"
+    unsure = "" if spec.is_verified("server_address") else " (not verified)"
+    return f"| `{spec.name}` | {spec.title} | {server}{unsure} | {spec.access.level if spec.access else 'unknown'} |"
+
+
+def write_between(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marks of a name in a page."""
+    begin, end = f"<!-- {name}: written by docs/generate.py -->", f"<!-- end of {name} -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    path.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def write_all() -> None:
+    """Write every page, table and schema that follows from the code."""
+    (DOCS / "codes.md").write_text(codes_page(), encoding="utf-8")
+    write_between(DOCS / "spec-reference.md", "fields", fields_page())
+    write_between(DOCS.parent / "README.md", "datasets", datasets_table())
     folder = DOCS / "datasets"
     folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.md"):
+        old.unlink()
     specs = [get_spec(name) for name in list_datasets()]
     for spec in specs:
         (folder / f"{spec.name}.md").write_text(dataset_page(spec), encoding="utf-8")
     lines = "".join(f"- [{spec.name}]({spec.name}.md): {spec.title}\n" for spec in specs)
     (folder / "index.md").write_text(f"# Datasets\n\n{lines}{TOC}", encoding="utf-8")
-
-
-def write_all() -> None:
-    """All of it."""
-    write_codes()
-    write_fields()
-    write_datasets()
 
 
 if __name__ == "__main__":

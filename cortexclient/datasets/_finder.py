@@ -47,7 +47,7 @@ class DatasetFinder(MetaPathFinder):
         from cortexclient import registry
 
         if not registry.exists(name):
-            from cortexclient.registry.finding import nothing_found
+            from cortexclient.registry.lookup import nothing_found
 
             raise ModuleNotFoundError(f"no module {fullname}: {nothing_found(name)}", name=fullname)
         return spec_from_file_location(fullname, _TEMPLATE)

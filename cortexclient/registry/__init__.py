@@ -9,10 +9,10 @@ Importing this module reads nothing and loads neither pydantic nor yaml.
 from __future__ import annotations
 
 from cortexclient.credentials import trust, trusted_hosts, untrust
-from cortexclient.registry.finding import exists, get_spec, register, resolve, unregister
-from cortexclient.registry.hosts import is_trusted
+from cortexclient.registry.assembly import SpecWarning
 from cortexclient.registry.listing import DatasetInfo, list_datasets
-from cortexclient.registry.notices import SpecWarning
+from cortexclient.registry.lookup import exists
+from cortexclient.registry.specs import get_spec, is_trusted, register, resolve, unregister
 
 __all__ = [
     "DatasetInfo",

@@ -1,23 +1,33 @@
-"""Putting a spec together from its file, the dataset that it extends, and the volume that it shares."""
+"""From a file to a spec: the file is laid over the dataset that it extends, then validated."""
 
 from __future__ import annotations
 
+import threading
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cortexclient.registry.notices import SpecWarning
+from cortexclient.registry.folders import NAME, Layer, layers
+from cortexclient.registry.lookup import candidates, registered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from cortexclient.spec.dataset import DatasetSpec
     from cortexclient.spec.nodes import MappingNode
     from cortexclient.spec.problems import Problem
 
-__all__ = ["Assembly", "assemble", "finished", "read", "skim"]
+__all__ = ["Assembly", "SpecWarning", "assemble", "finished", "forget", "read"]
+
+MAX_PARENTS = 10
+MAX_REMEMBERED = 256
+
+Stamp = tuple[int, int, int] | None
+
+
+class SpecWarning(UserWarning):
+    """Something about a spec that the user should know: it is deprecated, implausible, or hides a built-in one."""
 
 
 @dataclass(slots=True)
@@ -33,62 +43,118 @@ class Assembly:
     problems : list of Problem
     files : list of pathlib.Path
         Every file that took part, the dataset's own first.
-    absent : list of pathlib.Path
-        Files that would have taken part if they existed.
+    stamps : dict
+        State of these files, and of those that would have taken part if they existed.
     lasting : bool
-        Whether the same files give the same spec in another session, where other datasets are registered.
+        Whether the same files always give the same spec: not where one that was registered takes part.
     """
 
     root: MappingNode | None = None
     spec: DatasetSpec | None = None
     problems: list[Problem] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
-    absent: list[Path] = field(default_factory=list)
+    stamps: dict[Path, Stamp] = field(default_factory=dict)
     lasting: bool = True
+
+    def load(self, path: Path) -> MappingNode | None:
+        """Read a file that takes part."""
+        from cortexclient.spec.reading import load_nodes
+
+        self.stamps[path] = _stamp(path)
+        self.files.append(path)
+        root, problems = load_nodes(path)
+        self.problems += problems
+        return root
+
+    def complain(self, root: MappingNode, key: str, code: str, message: str, advice: str) -> None:
+        """Add a problem at the value of a key."""
+        from cortexclient.spec.problems import Problem
+
+        self.problems.append(Problem(*root.entries[key].node.mark, code, key, message, advice))
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+_lock = threading.Lock()
+_remembered: dict[tuple[Path, str | None], Assembly] = {}
 
 
 def read(path: Path, *, layer: str | None = None) -> DatasetSpec:
-    """Read a dataset's file with all that it builds on, ready for use.
+    """Read a dataset's file with all that it extends, or return the spec that was read before if no file has changed.
 
     Raises
     ------
     SpecError
         With every problem of the file.
     """
-    from cortexclient.registry.memory import remembered
+    path = path.absolute()
+    with _lock:
+        known = _remembered.get((path, layer))
+    if (
+        known is not None
+        and known.spec is not None
+        and all(_stamp(file) == then for file, then in known.stamps.items())
+    ):
+        return known.spec
+    result = assemble(path, layer=layer)
+    spec = _usable(result)
+    if result.lasting:
+        with _lock:
+            _remembered[path, layer] = result
+            while len(_remembered) > MAX_REMEMBERED:
+                _remembered.pop(next(iter(_remembered)))
+    return spec
 
-    return remembered(path, layer)
+
+def forget() -> None:
+    """Read every file again when it is asked for."""
+    with _lock:
+        _remembered.clear()
 
 
 def finished(what: Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
-    """Make a spec ready for use: a mapping is put together like a file.
+    """Return a spec as it is; put a mapping together like a file.
 
     Raises
     ------
     SpecError
         If it has problems.
     """
+    from collections.abc import Mapping
+
     from cortexclient.spec.dataset import DatasetSpec
-    from cortexclient.spec.nodes import MappingNode, from_plain
-    from cortexclient.spec.problems import raise_problems
+    from cortexclient.spec.reading import nodes_of_mapping
 
     if isinstance(what, DatasetSpec):
         return what
-    root = from_plain(what, "<mapping>")
-    if not isinstance(root, MappingNode):
+    if not isinstance(what, Mapping):
         raise TypeError(f"a spec is a mapping, a DatasetSpec or a path, not {type(what).__name__}")
-    result = Assembly(root=root)
-    _complete(result, name=None)
+    root, problems = nodes_of_mapping(what, "<mapping>")
+    return _usable(_complete(Assembly(root=root, problems=problems)))
+
+
+def _usable(result: Assembly) -> DatasetSpec:
+    from cortexclient.spec.problems import raise_problems
+
     raise_problems(result.problems)
     for problem in result.problems:
-        warnings.warn(str(problem), SpecWarning, stacklevel=5)
+        warnings.warn(str(problem), SpecWarning, stacklevel=6)
     if result.spec is None:
         raise TypeError("a spec without problems is a spec")
     return result.spec
 
 
+def _stamp(file: Path) -> Stamp:
+    """Time, size and number of a file, which change when it does; None where there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+# ------------------------------------------------------------------------------------------------------------ assembly
 def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) -> Assembly:
-    """Put a dataset together from its file.
+    """Put a dataset together from its file, with every problem of all files that take part.
 
     Parameters
     ----------
@@ -98,62 +164,109 @@ def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) 
     must_match : bool
         Whether the name must equal the file's stem wherever the file lies.
     """
-    from cortexclient.spec.reading import load_nodes
+    from cortexclient.spec.problems import Problem
 
-    root, problems = load_nodes(path)
-    result = Assembly(root=root, problems=problems, files=[path])
-    if root is not None:
-        _complete(result, name=path.stem if layer is not None or must_match else None)
-    return result
-
-
-def skim(path: Path, *, layer: str, only: AbstractSet[str]) -> Assembly:
-    """Put some values of a dataset together, with what it takes over for them; nothing is validated."""
-    from cortexclient.registry.inheritance import build_up
-    from cortexclient.spec.reading import skim_nodes
-
-    root, problems = skim_nodes(path, {*only, "name", "schema_version", "extends"})
-    result = Assembly(root=root, problems=problems, files=[path])
-    if root is not None:
-        result.problems += _name_problems(root, path.stem) if layer else []
-        result.root = build_up(root, result)
-    return result
+    result = Assembly()
+    result.root = result.load(path)
+    name = result.root.value("name") if result.root is not None else None
+    if result.root is not None and (layer is not None or must_match) and name not in {path.stem, None}:
+        node = result.root.entries["name"].node
+        message = f"the name {str(name)[:80]!r} is not the file's ({path.stem}.yaml)"
+        advice = f"write name: {path.stem}, or rename the file"
+        result.problems.append(Problem(*node.mark, "CX301", "name", message, advice))
+    return _complete(result)
 
 
-def _complete(result: Assembly, *, name: str | None) -> None:
-    from cortexclient.registry.inheritance import build_up
+def _complete(result: Assembly) -> Assembly:
     from cortexclient.spec.advice import implausible
     from cortexclient.spec.dataset import DatasetSpec
     from cortexclient.spec.problems import without_echoes
     from cortexclient.spec.reading import validate_nodes
-    from cortexclient.spec.secrets import find_placeholders, find_secrets
 
     if result.root is None:
-        return
-    if name is not None:
-        result.problems += _name_problems(result.root, name)
-    result.root = build_up(result.root, result)
-    if not result.files:
-        result.problems += find_placeholders(result.root)
-        result.problems += [problem for _, problem in find_secrets(result.root)]
-    spec, problems = validate_nodes(result.root)
-    if any(problem.code in {"CX306", "CX307"} for problem in result.problems):
+        return result
+    result.root = _inherit(result.root, result)
+    spec, problems = validate_nodes(result.root, DatasetSpec)
+    if any(problem.code == "CX306" for problem in result.problems):
         # what is missing here stands in the file that was not found: that one is the cause
         problems = [problem for problem in problems if problem.code != "CX202"]
     result.problems += without_echoes(result.problems, problems)
-    if isinstance(spec, DatasetSpec):
+    if spec is not None:
         result.problems += implausible(spec, result.root)
-    if isinstance(spec, DatasetSpec):
         spec._origin = str(result.files[0]) if result.files else None
         result.spec = spec
+    return result
 
 
-def _name_problems(root: MappingNode, stem: str) -> list[Problem]:
-    from cortexclient.spec.nodes import ScalarNode
-    from cortexclient.spec.problems import Problem
+class _Level(NamedTuple):
+    """A file of the chain of parents; None where the parent was registered without one."""
 
-    entry = root.entries.get("name")
-    if entry is None or not isinstance(entry.node, ScalarNode) or entry.node.value in {stem, None}:
-        return []
-    what = f"the name {entry.node.text!r} is not the file's ({stem}.yaml)"
-    return [Problem(*entry.node.mark, "CX301", "name", what, f"write name: {stem}, or rename the file")]
+    root: MappingNode
+    path: Path | None
+
+
+def _inherit(root: MappingNode, result: Assembly) -> MappingNode:
+    """Lay a file over the dataset that it extends, that one over its own parent, and so on."""
+    from cortexclient.spec.merge import inherit
+    from cortexclient.spec.nodes import MappingNode
+
+    chain = [_Level(root, result.files[0] if result.files else None)]
+    while (parent := _parent(chain, result)) is not None:
+        chain.append(parent)
+    found = len(chain) > 1
+    merged = chain.pop().root
+    while chain:
+        merged = inherit(merged, chain.pop().root)
+    # what was taken over is there now: a spec that has found its parent stands on its own
+    kept = {key: entry for key, entry in merged.entries.items() if not (found and key == "extends")}
+    return MappingNode(kept, merged.mark)
+
+
+def _parent(chain: list[_Level], result: Assembly) -> _Level | None:
+    from cortexclient.spec.reading import nodes_of_mapping
+
+    child, here = chain[-1]
+    name = child.value("extends")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        return None  # what is no name is the model's to complain about, and leads to no file
+    if len(chain) > MAX_PARENTS:
+        result.complain(
+            child, "extends", "CX306", f"there are more than {MAX_PARENTS} parents", "extend fewer"
+        )
+        return None
+    files = _files_of(name, here, result)
+    visited = {level.path.resolve() for level in chain if level.path is not None}
+    # a file may extend the one of its own name that it hides; under any other name, meeting a file again is a circle
+    own = name == child.value("name")
+    fresh = next((path for path in files if path.resolve() not in visited), None)
+    circle = bool(files) and files[0].resolve() in visited and not own
+    if fresh is not None and not circle:
+        root = result.load(fresh)
+        return None if root is None else _Level(root, fresh)
+    spec = registered()[name].spec if name in registered() and not own and not files else None
+    if spec is not None:
+        return _Level(nodes_of_mapping(spec.as_dict(), f"<registered {name}>")[0], None)
+    result.complain(child, "extends", "CX306", *_why_no_parent(name, here, circle or bool(files) or own))
+    return None
+
+
+def _files_of(name: str, here: Path | None, result: Assembly) -> list[Path]:
+    """Return the files that a dataset's name may mean: the neighbour first, then those of the layers."""
+    beside = [here.parent / f"{name}.yaml"] if here is not None else []
+    places = [*beside, *(layer.file(name) for layer in reversed(layers()))]
+    found = [path for path in beside if path.is_file()]
+    found += [candidate.path for candidate in candidates(name) if candidate.path is not None]
+    result.stamps.update((path, None) for path in places if path not in found)
+    result.lasting &= bool(found) and name not in registered()
+    return found
+
+
+def _why_no_parent(name: str, here: Path | None, circle: bool) -> tuple[str, str]:
+    from cortexclient.spec.problems import did_you_mean
+
+    if circle:
+        return f"{name!r} extends itself, directly or through others", "break the circle"
+    beside = [Layer("", here.parent)] if here is not None else []
+    known = {each for layer in (*beside, *layers()) for each in layer.names()}
+    known -= {here.stem} if here is not None else set()
+    return f"there is no dataset {name!r}", did_you_mean(name, known, "name a known dataset")

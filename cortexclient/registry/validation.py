@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cortexclient.registry.layers import Layer, layers
+from cortexclient.registry.assembly import assemble
+from cortexclient.registry.folders import layers
+from cortexclient.registry.lookup import candidates, exists, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,12 +39,14 @@ class Checked:
         return all(problem.severity != "error" for problem in self.problems)
 
 
+def all_folders() -> list[Path]:
+    """Return every folder that specs are looked for in and that exists."""
+    return [layer.folder for layer in layers() if layer.folder.is_dir()]
+
+
 def spec_files(path: Path) -> list[Path]:
-    """Files meant by a path: the file itself, or the ``*.yaml`` of a folder and its ``volumes``."""
-    if not path.is_dir():
-        return [path]
-    files = [*path.glob("*.yaml"), *path.glob("*.yml"), *path.glob("volumes/*.yaml")]
-    return sorted(files)
+    """Return the files meant by a path: the file itself, or the ``*.yaml`` of a folder."""
+    return sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
 
 
 def validate(paths: Iterable[Path]) -> list[Checked]:
@@ -59,115 +63,63 @@ def validate(paths: Iterable[Path]) -> list[Checked]:
         One per file.
     """
     files = list(dict.fromkeys(file for path in paths for file in spec_files(Path(path))))
-    results = {file: _check(file) for file in files}
-    for file, problem in _collisions(files):
-        results[file].append(problem)
-    return [Checked(file, tuple(sorted(problems))) for file, problems in results.items()]
+    return [Checked(file, tuple(sorted(_problems(file)))) for file in files]
 
 
-def _check(file: Path) -> list[Problem]:
-    from cortexclient.registry.assembly import assemble
+def _problems(file: Path) -> Iterator[Problem]:
     from cortexclient.spec.advice import warnings_for
     from cortexclient.spec.problems import Problem
-    from cortexclient.spec.reading import load_nodes, validate_nodes
-    from cortexclient.spec.volume import VolumeSpec
 
-    if file.parent.name == "volumes":
-        root, problems = load_nodes(file)
-        return problems if root is None else problems + validate_nodes(root, VolumeSpec)[1]
-    problems = []
     if file.suffix != ".yaml":
-        advice = f"rename it to {file.stem}.yaml"
-        problems.append(
-            Problem(str(file), 1, 1, "CX301", "", "only files ending in .yaml are found by name", advice)
-        )
+        message, advice = "only files ending in .yaml are found by name", f"rename it to {file.stem}.yaml"
+        yield Problem(str(file), 1, 1, "CX301", "", message, advice)
     assembly = assemble(file, must_match=True)
-    problems += assembly.problems
+    yield from assembly.problems
     if assembly.spec is not None and assembly.root is not None:
-        problems += list(warnings_for(assembly.spec, assembly.root))
-        problems += _successor(assembly)
-        problems += _hidden_aliases(assembly)
-    return problems
+        yield from warnings_for(assembly.spec, assembly.root)
+        yield from _successor(assembly)
+    yield from _aliases(file, assembly)
 
 
-def _successor(assembly: Assembly) -> list[Problem]:
+def _successor(assembly: Assembly) -> Iterator[Problem]:
     """Complain if a deprecation names a successor that does not exist."""
-    from cortexclient.registry.finding import exists
     from cortexclient.spec.nodes import find
     from cortexclient.spec.problems import Problem
 
-    plan = assembly.spec.deprecation if assembly.spec else None
-    if plan is None or plan.replaced_by is None or assembly.root is None or exists(plan.replaced_by):
-        return []
-    if (assembly.files[0].parent / f"{plan.replaced_by}.yaml").is_file():
-        return []
-    path = ("deprecation", "replaced_by")
-    node, _, _ = find(assembly.root, path)
-    what = f"there is no dataset {plan.replaced_by!r}"
-    return [Problem(*node.mark, "CX311", "deprecation.replaced_by", what, "name an existing one")]
-
-
-def _hidden_aliases(assembly: Assembly) -> Iterator[Problem]:
-    """Warn about aliases that never lead here, because a dataset of that very name goes first."""
-    from cortexclient.registry.finding import candidates
-    from cortexclient.spec.nodes import find
-    from cortexclient.spec.problems import Problem
-
-    if assembly.spec is None or assembly.root is None:
+    successor = assembly.spec.deprecation.replaced_by if assembly.spec and assembly.spec.deprecation else None
+    if successor is None or assembly.root is None or exists(successor):
         return
-    own = assembly.files[0].resolve().parent
-    for index, alias in enumerate(assembly.spec.aliases):
-        others = [
-            each for each in candidates(alias) if each.path is None or each.path.resolve().parent != own
-        ]
-        if others:  # in the same folder it is an error, which is reported apart
-            node, _, _ = find(assembly.root, ("aliases", index))
-            what = f"{alias!r} is the name of another dataset ({others[0].layer}), which goes first"
-            yield Problem(
-                *node.mark, "CX302", f"aliases[{index}]", what, "choose another alias", severity="warning"
-            )
+    if not (assembly.files[0].parent / f"{successor}.yaml").is_file():
+        node, _, _ = find(assembly.root, ("deprecation", "replaced_by"))
+        message = f"there is no dataset {successor!r}"
+        yield Problem(*node.mark, "CX311", "deprecation.replaced_by", message, "name an existing one")
 
 
-def _collisions(files: list[Path]) -> Iterator[tuple[Path, Problem]]:
-    """Find aliases that belong to another dataset of the same folder: which of the two was meant could not be told."""
-    from cortexclient.spec.nodes import MappingNode, ScalarNode, SequenceNode
+def _aliases(file: Path, assembly: Assembly) -> Iterator[Problem]:
+    """Complain about aliases that lead to another dataset.
+
+    In the same folder it is an error: nobody could tell which of the two was meant. A dataset of that very name
+    elsewhere goes first, which is a warning.
+    """
+    from cortexclient.spec.nodes import ScalarNode, SequenceNode
     from cortexclient.spec.problems import Problem
-    from cortexclient.spec.reading import load_nodes
 
-    owners: dict[Path, dict[str, Path]] = {}
-    for file in files:
-        if file.parent.name == "volumes":
+    entry = assembly.root.entries.get("aliases") if assembly.root is not None else None
+    if entry is None or not isinstance(entry.node, SequenceNode):
+        return
+    taken = names_in([other for other in spec_files(file.parent) if other != file and other.is_file()])
+    for index, node in enumerate(entry.node.items):
+        if not isinstance(node, ScalarNode) or not isinstance(node.value, str):
             continue
-        taken = owners.setdefault(file.parent, _names_in(file.parent))
-        root, _ = load_nodes(file)
-        entry = root.entries.get("aliases") if isinstance(root, MappingNode) else None
-        if entry is None or not isinstance(entry.node, SequenceNode):
+        place = (*node.mark, "CX302", f"aliases[{index}]")
+        owner = taken.get(node.value)
+        if owner is not None and (owner.stem == node.value or owner < file):
+            message = f"{node.value!r} belongs to {owner.name} already"
+            yield Problem(*place, message, "remove it from one of the two files")
             continue
-        for index, node in enumerate(entry.node.items):
-            if not isinstance(node, ScalarNode) or not isinstance(node.value, str):
-                continue
-            owner = taken.setdefault(node.value, file)
-            if owner != file:
-                what = f"{node.value!r} belongs to {owner.name} already"
-                yield (
-                    file,
-                    Problem(
-                        *node.mark, "CX302", f"aliases[{index}]", what, "remove it from one of the two files"
-                    ),
-                )
-
-
-def _names_in(folder: Path) -> dict[str, Path]:
-    from cortexclient.registry.aliases import aliases_in
-
-    layer = Layer("", folder)
-    names = {name: layer.file(name) for name in layer.names()}
-    for other in names.copy().values():
-        for alias in aliases_in(other):
-            names.setdefault(alias, other)
-    return names
-
-
-def all_folders() -> list[Path]:
-    """Every folder that specs are looked for in and that exists."""
-    return [layer.folder for layer in layers() if layer.folder.is_dir()]
+        others = [
+            each for each in candidates(node.value) if each.path is None or each.path.parent != file.parent
+        ]
+        if others and owner is None and assembly.spec is not None:
+            message = f"{node.value!r} is the name of another dataset ({others[0].layer}), which goes first"
+            yield Problem(*place, message, "choose another alias", severity="warning")

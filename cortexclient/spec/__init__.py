@@ -5,9 +5,8 @@ Nothing here needs numpy, pandas or a network.
 
 from __future__ import annotations
 
-from cortexclient.spec.dataset import DatasetSpec, default_class_name
+from cortexclient.spec.dataset import DatasetSpec, default_class_name, read_spec, spec_from_mapping
 from cortexclient.spec.problems import Problem
-from cortexclient.spec.reading import read_spec, spec_from_mapping
 from cortexclient.spec.sections import (
     AccessSpec,
     CapabilitiesSpec,
@@ -18,15 +17,16 @@ from cortexclient.spec.sections import (
     ExportsSpec,
     LayerSpec,
     LicenseSpec,
+    RotationSpec,
     SourceSpec,
     SynapsesSpec,
     TableFacts,
     TableSpec,
+    TransformSpec,
+    TransformStep,
     VersionSpec,
 )
 from cortexclient.spec.table_schemas import TableField, table_schemas
-from cortexclient.spec.transform import RotationSpec, TransformSpec, TransformStep
-from cortexclient.spec.volume import VolumeSpec
 
 __all__ = [
     "AccessSpec",
@@ -49,7 +49,6 @@ __all__ = [
     "TransformSpec",
     "TransformStep",
     "VersionSpec",
-    "VolumeSpec",
     "default_class_name",
     "read_spec",
     "spec_from_mapping",

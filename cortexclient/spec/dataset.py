@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
-from cortexclient.errors import NotConfiguredError
-from cortexclient.spec import checks
-from cortexclient.spec.addresses import ServerAddress, Url
+from cortexclient.errors import NotConfiguredError, UnknownTableError
 from cortexclient.spec.dump import fingerprint
 from cortexclient.spec.fields import (
     DatasetName,
     Datastack,
+    Finding,
     FrozenDict,
+    ServerAddress,
     TableName,
     Text,
+    Url,
+    VoxelSize,
+    distinct,
     frozen,
+    raise_findings,
     refuse,
     without_nulls,
 )
-from cortexclient.spec.lifetimes import lives, table_at
-from cortexclient.spec.migrate import CURRENT_SCHEMA
+from cortexclient.spec.nodes import parts_of
+from cortexclient.spec.problems import raise_problems, without_echoes
+from cortexclient.spec.reading import load_nodes, nodes_of_mapping, validate_nodes
 from cortexclient.spec.sections import (
     AccessSpec,
     CapabilitiesSpec,
     CellIdsSpec,
     CitationSpec,
     DeprecationSpec,
+    DepthRange,
     ExampleIdsSpec,
     ExportsSpec,
+    LayerSpec,
     LicenseSpec,
+    Section,
+    SourceSpec,
     SynapsesSpec,
     TableFacts,
     TableSpec,
+    TransformField,
     VersionSpec,
+    layers_in_order,
+    versions_in_order,
 )
-from cortexclient.spec.volume import VolumeSpec
 
-__all__ = ["DatasetSpec", "default_class_name"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["CURRENT_SCHEMA", "DatasetSpec", "default_class_name", "read_spec", "spec_from_mapping"]
+
+CURRENT_SCHEMA = 1
 
 
 def _latest_or_number(value: object) -> object:
@@ -62,7 +79,7 @@ ClassName = Annotated[str, Field(strict=True, pattern=r"^[A-Z][A-Za-z0-9]{0,62}$
 Role = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
-class DatasetSpec(VolumeSpec):
+class DatasetSpec(Section):
     """One dataset: where it is, what its tables are called, how its space is oriented, who may use it.
 
     Frozen: copies with other values come from `with_overrides`. Two specs with equal values are equal and share a
@@ -76,21 +93,23 @@ class DatasetSpec(VolumeSpec):
     """
 
     schema_version: Annotated[int, Field(strict=True)] = CURRENT_SCHEMA
-    """Version of this file format; older ones are brought up to date with a warning."""
+    """Version of this file format."""
     name: DatasetName
     """Name to load it by; equals the stem of the file."""
     title: Text
     """One line for people."""
     description: Text | None = None
     """A few sentences for people."""
-    aliases: Annotated[tuple[DatasetName, ...], Field(max_length=100), AfterValidator(checks.distinct)] = ()
+    species: Text | None = None
+    """Whose brain: Mus musculus."""
+    region: Text | None = None
+    """Which part of it: primary visual cortex."""
+    aliases: Annotated[tuple[DatasetName, ...], Field(max_length=100), AfterValidator(distinct)] = ()
     """Other names to load it by."""
     class_name: ClassName | None = None
     """Name of its client class; left out: the name in CamelCase with Client behind."""
     extends: DatasetName | None = None
     """Another dataset whose values hold wherever this file is silent."""
-    volume: DatasetName | None = None
-    """A shared volume whose values hold wherever this file is silent."""
     server_address: ServerAddress
     """The global CAVE server."""
     datastack: Datastack
@@ -100,6 +119,14 @@ class DatasetSpec(VolumeSpec):
     viewer_target: Literal["spelunker", "cave-explorer", "mainline", "seunglab"] | None = None
     """Dialect of that site: how stored states are linked and annotation tags written. Where nothing
     names a site, it also chooses one: spelunker and cave-explorer are Spelunker, mainline is Google's demo."""
+    voxel_resolution: VoxelSize | None = None
+    """Size in nm of the voxels in which the server gives positions."""
+    transform: TransformField | None = None
+    """From positions in nm to depth below the pia: a name of standard_transform, or a map."""
+    layers: Annotated[tuple[LayerSpec, ...], AfterValidator(layers_in_order)] = ()
+    """Layers of cortex from the pia down, in um."""
+    depth_range_um: DepthRange | None = None
+    """Range of depths that figures show, in um below the pia."""
     synapse_table: TableName | None = None
     """Table of synapses; left out: what the info service says."""
     synapses: SynapsesSpec | None = None
@@ -114,7 +141,7 @@ class DatasetSpec(VolumeSpec):
         Field(default_factory=FrozenDict)
     )
     """Tables and views by the role that they play (proofreading, cell_types, edges, coregistration, ...)."""
-    versions: Annotated[tuple[VersionSpec, ...], AfterValidator(checks.versions_in_order)] = ()
+    versions: Annotated[tuple[VersionSpec, ...], AfterValidator(versions_in_order)] = ()
     """Materialized versions that are worth knowing offline."""
     default_version: DefaultVersion = "latest"
     """Version that a client without one uses: latest, or a number."""
@@ -131,13 +158,17 @@ class DatasetSpec(VolumeSpec):
     example_ids: ExampleIdsSpec | None = None
     """Ids that exist, for documentation and checks."""
     deprecation: DeprecationSpec | None = None
-    """The end of this entry: warn, refuse, gone."""
+    """Says that another entry should be used."""
+    sources: Annotated[Mapping[str, SourceSpec], BeforeValidator(without_nulls), AfterValidator(frozen)] = (
+        Field(default_factory=FrozenDict)
+    )
+    """Where single facts are from, by their dotted path."""
 
     _origin: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        checks.raise_findings(checks.fits_together(self, CURRENT_SCHEMA))
+        raise_findings(_fits_together(self))
         return self
 
     # ------------------------------------------------------------------------------------------------ identity
@@ -182,8 +213,6 @@ class DatasetSpec(VolumeSpec):
         SpecError
             If the result is not a valid spec.
         """
-        from cortexclient.spec.reading import spec_from_mapping
-
         copy = spec_from_mapping(overrides, onto=self.as_dict(), label=f"<overrides of {self.name}>")
         copy._origin = self._origin
         return copy
@@ -281,7 +310,7 @@ class DatasetSpec(VolumeSpec):
         if self.synapses is not None and name == (synapse_table or self.synapse_table):
             return "synapses", self.synapses
         for role, entry in self.tables.items():
-            for table in lives(entry):
+            for table in entry.history():
                 if table.name == name:
                     return f"tables.{role}", table
         return None
@@ -320,13 +349,8 @@ class DatasetSpec(VolumeSpec):
         synapse_table : str, optional
             The synapse table, where only the server names it.
         """
-        if self.synapses is not None and table == (synapse_table or self.synapse_table):
-            return self.synapses.position_prefix
-        for entry in self.tables.values():
-            for life in lives(entry):
-                if life.name == table and life.position_prefix is not None:
-                    return life.position_prefix
-        return None
+        facts = self.table_facts(table, synapse_table=synapse_table)
+        return facts.position_prefix if facts is not None else None
 
     def table_for(self, role: str, version: int | None = None) -> TableSpec:
         """Return the table or view that plays a role at a version.
@@ -349,15 +373,156 @@ class DatasetSpec(VolumeSpec):
         UnknownTableError
             If it does, but not for that version; the message says which versions have one.
         """
-        return table_at(self, role, version)
+        entry = self.tables.get(role)
+        if entry is None and role == "synapses" and self.synapse_table is not None:
+            entry = TableSpec(name=self.synapse_table)
+        if entry is None:
+            known = ", ".join(self.tables) or "none"
+            raise NotConfiguredError(
+                f"the spec of {self.name} names no table for the role {role!r} (it has: {known}); "
+                f"add `tables.{role}` to it"
+            )
+        tables = list(entry.history())
+        if version is None:
+            # versions only grow, so the newest state of things has what has not ended
+            fitting = [table for table in tables if table.until is None]
+        else:
+            fitting = [table for table in tables if table.exists_at(version)]
+        if fitting:
+            return fitting[-1]
+        history = "; ".join(f"{table.name}: {table.lifetime}" for table in tables)
+        when = "any more" if version is None else f"in version {version}"
+        raise UnknownTableError(
+            f"{self.name} has no table for {role!r} {when} ({history}); pin another version"
+        )
 
     def cite(self) -> str:
         """Say what to cite, as text for people; the same that ``cortexclient cite`` prints."""
-        from cortexclient.spec.citing import citation_text
-
-        return citation_text(self)
+        lines = [self.title, ""]
+        citation = self.citation
+        if citation is None:
+            lines.append("Citation: not recorded; ask the owners of the dataset.")
+        else:
+            if citation.text:
+                lines.append(f"Citation: {citation.text}")
+            if citation.doi:
+                lines.append(f"DOI: https://doi.org/{citation.doi}")
+            lines.extend(f"Also: https://doi.org/{doi}" for doi in citation.also)
+            if citation.policy_url:
+                lines.append(f"How the owners want to be cited: {citation.policy_url}")
+            if citation.note:
+                lines.append(citation.note)
+        if self.license is not None:
+            address = f" ({self.license.url})" if self.license.url else ""
+            lines.append(f"Licence: {self.license.name}{address}")
+            if self.license.note:
+                lines.append(self.license.note)
+        if citation is not None and citation.bibtex:
+            lines += ["", citation.bibtex.strip()]
+        return "\n".join(lines)
 
 
 def default_class_name(name: str) -> str:
     """Name of the client class of a dataset: ``minnie_public`` -> ``MinniePublicClient``."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_")) + "Client"
+
+
+def spec_from_mapping(
+    values: Mapping[str, Any], *, onto: Mapping[str, Any] | None = None, label: str = "<mapping>"
+) -> DatasetSpec:
+    """Make a spec of a mapping that is nested like the YAML.
+
+    Parameters
+    ----------
+    values : mapping
+    onto : mapping, optional
+        What `values` are merged onto: maps by key, lists replace, None clears.
+    label : str
+        What messages call it in place of a file name.
+
+    Raises
+    ------
+    SpecError
+        With all problems.
+    """
+    root, found = nodes_of_mapping(values, label, onto=onto)
+    spec, problems = validate_nodes(root, DatasetSpec)
+    raise_problems([*found, *without_echoes(found, problems)])
+    return cast("DatasetSpec", spec)
+
+
+def read_spec(path: str | Path) -> DatasetSpec:
+    """Read one self-contained spec file; the registry also follows ``extends``.
+
+    Raises
+    ------
+    SpecError
+        With all problems of the file.
+    """
+    root, problems = load_nodes(Path(path))
+    spec: DatasetSpec | None = None
+    if root is not None:
+        spec, more = validate_nodes(root, DatasetSpec)
+        problems += without_echoes(problems, more)
+    raise_problems(problems)
+    result = cast("DatasetSpec", spec)
+    result._origin = str(path)
+    return result
+
+
+def _fits_together(spec: DatasetSpec) -> Iterator[Finding]:
+    """Find what is wrong between the sections of a spec."""
+    if spec.schema_version != CURRENT_SCHEMA:
+        what = f"schema version {spec.schema_version} is not known here"
+        yield Finding(("schema_version",), "CX310", what, f"write {CURRENT_SCHEMA}, or update cortexclient")
+    if spec.name in spec.aliases:
+        where = ("aliases", spec.aliases.index(spec.name))
+        yield Finding(where, "CX302", f"{spec.name!r} is the dataset's own name", "remove it")
+    if isinstance(spec.default_version, int) and spec.versions:
+        known = {item.version: item.status for item in spec.versions}
+        status = known.get(spec.default_version)
+        if status in {None, "expired"}:
+            what = f"version {spec.default_version} is {status or 'not among the versions'}"
+            yield Finding(("default_version",), "CX305", what, "choose another, or write latest")
+    if spec.deprecation and spec.deprecation.replaced_by == spec.name:
+        place = ("deprecation", "replaced_by")
+        yield Finding(place, "CX311", "a dataset cannot replace itself", "name its successor")
+    yield from _contradictions(spec)
+    for path in spec.sources:
+        if not _exists(spec, path):
+            advice = "name a value of this file by its dotted path"
+            yield Finding(("sources", path), "CX309", f"there is no value at {path[:80]!r}", advice)
+
+
+def _contradictions(spec: DatasetSpec) -> Iterator[Finding]:
+    """Values that say how a service is used which the capabilities say is not there."""
+    used = {
+        "exports": [("exports", spec.exports is not None)],
+        "skeletons": [("skeleton_version", spec.skeleton_version is not None)],
+        "versions": [
+            ("versions", bool(spec.versions)),
+            ("default_version", spec.default_version != "latest"),
+        ],
+    }
+    for capability, keys in used.items():
+        given = [key for key, present in keys if present]
+        if given and spec.denies(capability):
+            what = f"the capability is false, but {' and '.join(given)} {'are' if len(given) > 1 else 'is'} given"
+            cleared = ", ".join(f"{key}: null" for key in given)
+            advice = f"remove one of them; what a parent gave is cleared by {cleared}"
+            yield Finding(("capabilities", capability), "CX312", what, advice)
+
+
+def _exists(value: Any, path: str) -> bool:
+    for part in parts_of(path):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, tuple):
+            value = value[int(part)] if part.isdecimal() and int(part) < len(value) else None
+        else:
+            fields = getattr(type(value), "model_fields", {})
+            name = next((name for name, field in fields.items() if part == (field.alias or name)), None)
+            value = getattr(value, name) if name is not None else None
+        if value is None:
+            return False
+    return True

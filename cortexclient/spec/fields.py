@@ -1,35 +1,52 @@
-"""The kinds of values that a spec holds: ids, names, dates, vectors; each refuses what it cannot mean."""
+"""The kinds of values that a spec holds: ids, names, addresses, dates, vectors; each refuses what it cannot mean."""
 
 from __future__ import annotations
 
 import keyword
 import re
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from cortexclient.credentials import is_loopback
+from cortexclient.spec.problems import did_you_mean
+from cortexclient.spec.table_schemas import COLUMN_TYPES, schema_names, table_field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
     "DOI",
     "Bool",
+    "CloudPath",
+    "ColumnKind",
+    "ColumnName",
     "DatasetName",
     "Datastack",
     "Day",
+    "Finding",
     "FrozenDict",
     "Id",
     "Number",
+    "PointName",
+    "SchemaName",
+    "ServerAddress",
     "TableName",
     "Text",
     "TimeStamp",
+    "Url",
     "Vector",
     "VersionNumber",
     "VoxelSize",
+    "distinct",
+    "frozen",
+    "raise_findings",
     "refuse",
     "short",
+    "without_nulls",
 ]
 
 K = TypeVar("K")
@@ -52,6 +69,45 @@ def refuse(code: str, what: str, advice: str) -> NoReturn:
         Always.
     """
     raise PydanticCustomError(code, "{what}", {"what": what, "advice": advice})
+
+
+class Finding(NamedTuple):
+    """A mistake at a place below the value that a validator looks at."""
+
+    place: tuple[str | int, ...]
+    code: str
+    what: str
+    advice: str
+
+
+def raise_findings(findings: Iterable[Finding]) -> None:
+    """Raise all findings of a validator at once, each at its own place.
+
+    Raises
+    ------
+    pydantic_core.ValidationError
+        If there are any; raised inside a validator, pydantic joins it to the errors of the other fields.
+    """
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError(code, "{what}", {"what": what, "advice": advice}), loc=place, input=None
+        )
+        for place, code, what, advice in findings
+    ]
+    if details:
+        raise ValidationError.from_exception_data("spec", details)
+
+
+def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a list in which something stands twice."""
+    seen: set[str] = set()
+    findings: list[Finding] = []
+    for index, value in enumerate(values):
+        if value in seen:
+            findings.append(Finding((index,), "CX302", f"{value!r} stands here twice", "keep one of them"))
+        seen.add(value)
+    raise_findings(findings)
+    return values
 
 
 class FrozenDict(dict[K, V]):
@@ -179,6 +235,145 @@ DOI = Annotated[
         "write the bare DOI, without https://doi.org/ : 10.1038/s41586-025-08790-w",
     ),
     WithJsonSchema({"type": "string", "pattern": r"^10\.[0-9]{4,9}/\S+$"}),
+]
+
+
+# ------------------------------------------------------------------------------------------------------------- columns
+def _schema_name(value: str) -> str:
+    known = schema_names()
+    if value not in known:
+        advice = did_you_mean(value, known, f"there are {', '.join(known)}")
+        refuse("CX206", f"{value[:60]!r} is not a schema of EMAnnotationSchemas", advice)
+    return value
+
+
+def _column_type(value: object) -> object:
+    try:
+        table_field("", value)
+    except ValueError as error:
+        advice = "write bool, int, float, text, id, point or bound_point, with |null behind it where it may be missing"
+        refuse("CX206", str(error), f"{advice}; or the list of values that the column may have")
+    return tuple(value) if isinstance(value, list) else value
+
+
+PointName = Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")]
+ColumnName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+SchemaName = Annotated[str, Field(strict=True), AfterValidator(_schema_name)]
+ColumnKind = Annotated[
+    str | tuple[str | int | None, ...],
+    BeforeValidator(_column_type),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "string",
+                    "pattern": rf"^({'|'.join(COLUMN_TYPES)})(\s*\|\s*null)?$",
+                },
+                {"type": "array", "items": {"type": ["string", "integer", "null"]}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+# ----------------------------------------------------------------------------------------------------------- addresses
+_HOST = re.compile(r"[^\W_]([\w-]*\w)?(\.[^\W_]([\w-]*\w)?)*\.?")
+
+
+def _web_address(value: str, *, what: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        refuse("CX207", f"{short(value)} is not an address", "write it as https://host.name/path")
+    if re.search(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]", value):
+        refuse("CX207", f"{short(value)} holds characters that no address has", "remove blanks and quotes")
+    if parts.username or parts.password or "@" in parts.netloc:
+        refuse("CX405", f"{what} carries a user name or password", "remove everything before the @")
+    if parts.hostname and not _HOST.fullmatch(parts.hostname) and not parts.netloc.startswith("["):
+        refuse("CX207", f"{short(parts.hostname)} is not the name of a host", "write it as host.name")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        refuse("CX207", f"{short(value)} is not a web address", "write it as https://host.name/path")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        refuse(
+            "CX402", f"{what} is plain http to {parts.hostname}", "use https (http is for this machine only)"
+        )
+    return value
+
+
+def _url(value: str) -> str:
+    return _web_address(value, what="the address")
+
+
+Url = Annotated[
+    str,
+    Field(strict=True, max_length=2000),
+    AfterValidator(_url),
+    WithJsonSchema({"type": "string", "pattern": r"^https?://\S+$"}),
+]
+
+
+def _server_address(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if separator and scheme not in {"http", "https"}:
+        if scheme not in _launchers():
+            refuse(
+                "CX406",
+                f"no server is reached by {short(scheme)}://",
+                f"use https://, or one of the installed launchers: {', '.join(sorted(_launchers()))}",
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", rest):
+            refuse("CX207", f"{short(value)} does not name what to start", f"write it as {scheme}://small")
+        return value
+    _web_address(value, what="the server address")
+    parts = urlsplit(value)
+    if parts.query or parts.fragment:
+        refuse("CX207", f"{short(value)} has a query or fragment", "give the address of the server only")
+    return value.rstrip("/")
+
+
+def _launchers() -> set[str]:
+    """Schemes that start a server on this machine (entry points of the group ``cortexclient.servers``)."""
+    from importlib.metadata import entry_points
+
+    return {"sandbox", *(point.name for point in entry_points(group="cortexclient.servers"))}
+
+
+ServerAddress = Annotated[
+    str,
+    Field(strict=True, max_length=500),
+    AfterValidator(_server_address),
+    WithJsonSchema({"type": "string", "pattern": r"^[a-z][a-z0-9+.-]*://\S+$"}),
+]
+
+
+def _cloud_path(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if scheme in {"http", "https"}:
+        return _web_address(value, what="the path")
+    if not separator or scheme not in {"gs", "s3", "file"} or not rest.strip("/") or re.search(r"\s", rest):
+        refuse(
+            "CX207",
+            f"{short(value)} is not a path in a bucket",
+            f"a folder of this machine is written as file://{value[:200]}"
+            if value.startswith("/")
+            else "write it as gs://bucket/folder/, s3://..., https://... or file:///...",
+        )
+    bucket = rest.split("/")[0]
+    if "@" in bucket:
+        refuse("CX405", "the path carries a user name or password", "remove everything before the @")
+    if scheme != "file" and not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?", bucket):
+        refuse(
+            "CX207", f"{short(bucket)} is not the name of a bucket", f"write it as {scheme}://bucket/folder/"
+        )
+    return value
+
+
+CloudPath = Annotated[
+    str,
+    Field(strict=True, max_length=2000),
+    AfterValidator(_cloud_path),
+    WithJsonSchema({"type": "string", "pattern": r"^(gs|s3|file|https?)://\S+$"}),
 ]
 
 

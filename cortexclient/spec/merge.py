@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from cortexclient.spec.nodes import Entry, MappingNode, Node, ScalarNode, SequenceNode
+from cortexclient.spec.nodes import Entry, MappingNode, Node, ScalarNode, SequenceNode, parts_of
 
 __all__ = ["NOT_INHERITED", "inherit", "merge", "overlay"]
 
@@ -47,7 +45,7 @@ def overlay(below: MappingNode, above: MappingNode) -> MappingNode:
 
 
 def _is_there(node: Node, path: str) -> bool:
-    for part in re.findall(r"[^.\[\]]+", path):
+    for part in parts_of(path):
         if isinstance(node, MappingNode) and part in node.entries:
             node = node.entries[part].node
         elif isinstance(node, SequenceNode) and part.isdecimal() and int(part) < len(node.items):
@@ -60,7 +58,7 @@ def _is_there(node: Node, path: str) -> bool:
 
 def _is_replaced(node: Node, path: str) -> bool:
     """Whether a layer gives the value at a path, or a whole that holds it, anew; adding to a map replaces nothing."""
-    for part in re.findall(r"[^.\[\]]+", path):
+    for part in parts_of(path):
         if not isinstance(node, MappingNode):
             return True
         if part not in node.entries:

@@ -1,8 +1,7 @@
 """YAML values that remember where they stand.
 
 A spec is read into these nodes first: inheritance merges them, so that after any number of files every value still
-knows the line that it came from. Nodes are shared between specs and never changed; they are not frozen because that
-makes each of them three times as expensive, and a listing reads millions.
+knows the line that it came from. Nodes are shared between specs and never changed.
 """
 
 from __future__ import annotations
@@ -21,9 +20,12 @@ __all__ = [
     "SequenceNode",
     "find",
     "from_plain",
+    "parts_of",
     "to_plain",
     "walk",
 ]
+
+Path: TypeAlias = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
@@ -73,15 +75,17 @@ class MappingNode:
     entries: dict[str, Entry]
     mark: Mark = field(default=Mark("<nowhere>", 0, 0))
 
+    def value(self, key: str) -> Any:
+        """Return the single value of a key, or None where there is none."""
+        entry = self.entries.get(key)
+        return entry.node.value if entry is not None and isinstance(entry.node, ScalarNode) else None
+
 
 Node: TypeAlias = ScalarNode | SequenceNode | MappingNode
 
 
 def to_plain(node: Node, *, private: bool = False) -> Any:
-    """Python values of a node.
-
-    Under private keys a look-alike is simply its text: nothing there has a type to get wrong.
-    """
+    """Return the Python values of a node; under private keys a look-alike is simply its text."""
     if isinstance(node, ScalarNode):
         return node.value.text if private and isinstance(node.value, Lookalike) else node.value
     if isinstance(node, SequenceNode):
@@ -93,7 +97,7 @@ def to_plain(node: Node, *, private: bool = False) -> Any:
 
 
 def from_plain(value: Any, label: str) -> Node:
-    """Nodes for Python values, all of them marked with the same label instead of a place."""
+    """Return nodes for Python values, all of them marked with the same label instead of a place."""
     mark = Mark(label, 0, 0)
     if isinstance(value, Mapping):
         return MappingNode(
@@ -104,7 +108,12 @@ def from_plain(value: Any, label: str) -> Node:
     return ScalarNode(value, mark, str(value))
 
 
-def find(root: Node, path: tuple[str | int, ...]) -> tuple[Node, Mark, tuple[str | int, ...]]:
+def parts_of(path: str) -> list[str]:
+    """Split a dotted path such as ``versions[2].timestamp`` into its parts."""
+    return path.replace("[", ".").replace("]", "").split(".")
+
+
+def find(root: Node, path: Path) -> tuple[Node, Mark, Path]:
     """Follow a path as far as it goes.
 
     Returns
@@ -131,8 +140,8 @@ def find(root: Node, path: tuple[str | int, ...]) -> tuple[Node, Mark, tuple[str
     return node, mark, tuple(followed)
 
 
-def walk(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Mark, Node]]:
-    """Every node below one, with its path and the mark of its key or item, in the order of the file."""
+def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Mark, Node]]:
+    """Yield every node below one, with its path and the mark of its key or item, in the order of the file."""
     if isinstance(node, MappingNode):
         for key, entry in node.entries.items():
             yield (*path, key), entry.key_mark, entry.node

@@ -1,9 +1,15 @@
-"""What is wrong with a spec file: one `Problem` per mistake, all of them in one `SpecError`."""
+"""What is wrong with a spec file: one `Problem` per mistake, all of them in one `SpecError`.
+
+Each kind has a code. ``codes.yaml`` beside this module explains the codes, with an example that has the problem and the
+same example without it; the tests run both.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher, get_close_matches
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cortexclient.errors import SpecError
@@ -11,9 +17,19 @@ from cortexclient.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["MAX_SHOWN", "Problem", "close_names", "dotted", "raise_problems", "report", "without_echoes"]
-
-PathParts = tuple[str | int, ...]
+__all__ = [
+    "MAX_SHOWN",
+    "Code",
+    "Problem",
+    "close_names",
+    "codes",
+    "did_you_mean",
+    "dotted",
+    "explain",
+    "raise_problems",
+    "report",
+    "without_echoes",
+]
 
 # a file with more mistakes than this is not a spec; the first ones say so well enough
 MAX_SHOWN = 100
@@ -30,7 +46,7 @@ class Problem:
     line, column : int
         Where, counted from 1; 0 where there is no text to point into.
     code : str
-        Stable code such as ``CX201``; `cortexclient.spec.codes` explains each.
+        Stable code such as ``CX201``; `explain` says more.
     path : str
         Dotted path of the value, for example ``versions[2].timestamp``; empty for the file as a whole.
     message : str
@@ -89,6 +105,12 @@ def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]
     ]
 
 
+def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Say which known words look like `word`; something else where none does."""
+    guesses = close_names(word, known)
+    return f"did you mean {' or '.join(guesses)}?" if guesses else otherwise
+
+
 def without_echoes(first: Sequence[Problem], later: Iterable[Problem]) -> list[Problem]:
     """Leave out of `later` what complains again about a value whose very notation was refused."""
     refused = {problem.path for problem in first if problem.code in {"CX105", "CX107", "CX403"}}
@@ -118,3 +140,52 @@ def raise_problems(problems: Sequence[Problem]) -> None:
     error = SpecError(report(errors))
     error.problems = tuple(sorted(errors))
     raise error
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One kind of problem.
+
+    Attributes
+    ----------
+    code, title : str
+    why : str
+        What is behind it, and what to do.
+    bad, good : str
+        Lines of a file that has the problem, and the same without it.
+    """
+
+    code: str
+    title: str
+    why: str
+    bad: str
+    good: str
+
+
+@cache
+def codes() -> dict[str, Code]:
+    """Return all codes, in their order."""
+    import yaml
+
+    content = yaml.safe_load(Path(__file__).with_name("codes.yaml").read_text(encoding="utf-8"))
+    return {name: Code(name, **entry) for name, entry in content.items()}
+
+
+def explain(code: str) -> str:
+    """Explain a code, as Markdown.
+
+    Raises
+    ------
+    ValueError
+        If there is no such code.
+    """
+    wanted = code.strip().upper()
+    if wanted not in codes():
+        near = close_names(wanted, codes())
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(codes())}"
+        raise ValueError(f"there is no code {code!r}; {hint}")
+    entry = codes()[wanted]
+    return (
+        f"# {entry.code}: {entry.title}\n\n{entry.why}\n\n"
+        f"Refused:\n\n```yaml\n{entry.bad.rstrip()}\n```\n\nRight:\n\n```yaml\n{entry.good.rstrip()}\n```\n"
+    )

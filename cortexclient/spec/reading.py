@@ -1,40 +1,30 @@
-"""From a YAML file to a `DatasetSpec`, with every problem of the file in one error."""
+"""From YAML to a model: nodes of a file, and pydantic's errors as problems with a place, plain words and a way out."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from cortexclient.spec.dataset import DatasetSpec
 from cortexclient.spec.merge import overlay
-from cortexclient.spec.migrate import migrate
-from cortexclient.spec.nodes import MappingNode, from_plain, to_plain
-from cortexclient.spec.problems import Problem, raise_problems, without_echoes
-from cortexclient.spec.secrets import find_placeholders, find_secrets, find_secrets_in_text, may_hold_secrets
-from cortexclient.spec.translate import problems_from
+from cortexclient.spec.nodes import Lookalike, MappingNode, ScalarNode, find, from_plain, to_plain
+from cortexclient.spec.problems import MAX_SHOWN, Problem, close_names, dotted
+from cortexclient.spec.secrets import find_placeholders, find_secrets, find_secrets_in_text
 from cortexclient.spec.yaml_reader import read_bytes, read_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    import pathlib
 
-    from cortexclient.spec.volume import VolumeSpec
+__all__ = ["load_nodes", "nodes_of_mapping", "parse_nodes", "validate_nodes"]
 
-__all__ = ["load_nodes", "read_spec", "skim_nodes", "spec_from_mapping", "validate_nodes"]
-
-
-def skim_nodes(path: Path, only: Container[str]) -> tuple[MappingNode | None, list[Problem]]:
-    """Read some keys of a file into nodes of the current schema, for what must be quick; nothing else is looked at."""
-    content, problems = read_bytes(path, str(path))
-    if problems:
-        return None, problems
-    root, problems = read_nodes(content, str(path), only=only)
-    return (None, problems) if root is None else (migrate(root)[0], problems)
+Model = TypeVar("Model", bound=BaseModel)
+Path: TypeAlias = tuple[str | int, ...]
 
 
-def load_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
-    """Read a file into nodes of the current schema, and look for secrets in all of its text.
+def load_nodes(path: pathlib.Path) -> tuple[MappingNode | None, list[Problem]]:
+    """Read a file into nodes, and look for secrets in all of its text.
 
     Returns
     -------
@@ -43,40 +33,45 @@ def load_nodes(path: Path) -> tuple[MappingNode | None, list[Problem]]:
     problems : list of Problem
     """
     content, problems = read_bytes(path, str(path))
-    if problems:
-        return None, problems
-    root, problems = read_nodes(content, str(path))
+    return (None, problems) if problems else parse_nodes(content, str(path))
+
+
+def parse_nodes(content: bytes, label: str) -> tuple[MappingNode | None, list[Problem]]:
+    """Do the same with the content of a file."""
+    root, problems = read_nodes(content, label)
     if root is not None:
-        root, more = migrate(root)
-        problems += [*more, *find_placeholders(root)]
-    if not may_hold_secrets(content):
-        return root, problems
-    if root is not None:
+        problems += find_placeholders(root)
         problems += [problem for _, problem in find_secrets(root)]
     seen = {problem.line for problem in problems if problem.code == "CX401"}
-    problems += [problem for problem in find_secrets_in_text(content, str(path)) if problem.line not in seen]
+    problems += [problem for problem in find_secrets_in_text(content, label) if problem.line not in seen]
     return root, problems
 
 
-def read_text(text: str, label: str = "<text>") -> tuple[DatasetSpec | None, list[Problem]]:
-    """Read the text of a self-contained spec: the spec, None where there are errors, and all problems."""
-    content = text.encode("utf-8", "surrogatepass")
-    root, problems = read_nodes(content, label)
-    if root is None:
-        return None, problems
-    problems += [*find_placeholders(root), *find_secrets_in_text(content, label)]
-    spec, more = validate_nodes(root)
-    return cast("DatasetSpec | None", spec), problems + without_echoes(problems, more)
+def nodes_of_mapping(
+    values: Mapping[str, Any], label: str, *, onto: Mapping[str, Any] | None = None
+) -> tuple[MappingNode, list[Problem]]:
+    """Return the nodes of a mapping that is nested like the YAML, and what must not stand in it.
+
+    Parameters
+    ----------
+    values : mapping
+    label : str
+        What messages call it in place of a file name.
+    onto : mapping, optional
+        What `values` are merged onto: maps by key, lists replace, None clears.
+    """
+    root = cast("MappingNode", from_plain(values, label))
+    if onto is not None:
+        root = overlay(cast("MappingNode", from_plain(onto, label)), root)
+    return root, [*find_placeholders(root), *(problem for _, problem in find_secrets(root))]
 
 
-def validate_nodes(
-    root: MappingNode, model: type[VolumeSpec] = DatasetSpec
-) -> tuple[VolumeSpec | None, list[Problem]]:
-    """Make a spec of merged nodes.
+def validate_nodes(root: MappingNode, model: type[Model]) -> tuple[Model | None, list[Problem]]:
+    """Make a model of merged nodes.
 
     Returns
     -------
-    spec : DatasetSpec or VolumeSpec or None
+    spec : model or None
         None where there are problems.
     problems : list of Problem
     """
@@ -84,50 +79,219 @@ def validate_nodes(
         return model.model_validate(to_plain(root)), []
     except ValidationError as error:
         secret = [path for path, _ in find_secrets(root)]
-        return None, problems_from(error, root, model, hidden=secret)
+        return None, _problems_from(error, root, model, hidden=secret)
 
 
-def spec_from_mapping(
-    values: Mapping[str, Any], *, onto: Mapping[str, Any] | None = None, label: str = "<mapping>"
-) -> DatasetSpec:
-    """Make a spec of a mapping that is nested like the YAML.
+# ------------------------------------------------------------------------------------------------- pydantic's errors
+def _problems_from(
+    error: ValidationError, root: MappingNode, model: type[BaseModel], *, hidden: Sequence[Path] = ()
+) -> list[Problem]:
+    """Translate a validation error, pointing into the nodes that were validated.
 
-    Parameters
-    ----------
-    values : mapping
-    onto : mapping, optional
-        What `values` are merged onto: maps by key, lists replace, None clears.
-    label : str
-        What messages call it in place of a file name.
+    Nothing is said about values at or below the `hidden` paths: they hold secrets, and have been complained about.
 
-    Raises
-    ------
-    SpecError
-        With all problems.
+    Returns
+    -------
+    list of Problem
+        One per place: of several complaints about one value the first is kept.
     """
-    root = cast("MappingNode", from_plain(values, label))
-    if onto is not None:
-        root = overlay(cast("MappingNode", from_plain(onto, label)), root)
-    found = [*find_placeholders(root), *(problem for _, problem in find_secrets(root))]
-    spec, problems = validate_nodes(root)
-    raise_problems(found + without_echoes(found, problems))
-    return cast("DatasetSpec", spec)
+    problems: dict[tuple[Path, str], Problem] = {}
+    for item in error.errors(include_url=False)[: 10 * MAX_SHOWN]:
+        path = tuple(item["loc"])
+        if any(path[: len(secret)] == secret for secret in hidden):
+            continue
+        node, mark, followed = find(root, path)
+        kind = item["type"]
+        if kind == "missing" and isinstance(path[-1], int):
+            message = f"there are only {path[-1]} values here"
+            problems.setdefault((followed, ""), Problem(*mark, "CX210", dotted(followed), message, _HOW_MANY))
+            continue
+        if kind == "missing":
+            name = str(path[-1])
+            problem = Problem(*mark, "CX202", dotted(path), f"{name} is missing", _what_to_write(model, path))
+            problems[path, kind] = problem
+            continue
+        if kind == "extra_forbidden":
+            code, message, advice = _unknown_key(model, path, suggest=len(problems) < MAX_SHOWN)
+        elif kind.startswith("CX"):
+            context = item.get("ctx", {})
+            code, message, advice = kind, item["msg"], str(context.get("advice", ""))
+        else:
+            code, message, advice = _wrong_value(item, node)
+            if kind in _MAPS:
+                advice = _what_map(model, path, advice)
+        if isinstance(node, ScalarNode) and kind != "extra_forbidden":
+            mark = node.mark
+            if isinstance(node.value, Lookalike):
+                code = "CX204"
+                message = f"unquoted, {_clipped(node.text)} is taken for {node.value.taken_for} by some readers of YAML"
+                advice = _plainly(node.value.text, wants_truth=kind == "bool_type")
+        shown = path if kind == "extra_forbidden" else followed
+        problems.setdefault((shown, ""), Problem(*mark, code, dotted(shown), message, advice))
+    return list(problems.values())
 
 
-def read_spec(path: str | Path) -> DatasetSpec:
-    """Read one self-contained spec file; the registry also follows ``extends`` and ``volume``.
+def _plainly(text: str, *, wants_truth: bool) -> str:
+    if wants_truth and text.casefold() in {"yes", "on", "no", "off"}:
+        return f"write {'true' if text.casefold() in {'yes', 'on'} else 'false'}"
+    return f'if text is meant, quote it: "{_clipped(text)}"; else write true or false, or a decimal number'
 
-    Raises
-    ------
-    SpecError
-        With all problems of the file.
-    """
-    root, problems = load_nodes(Path(path))
-    spec: VolumeSpec | None = None
-    if root is not None:
-        spec, more = validate_nodes(root)
-        problems += without_echoes(problems, more)
-    raise_problems(problems)
-    result = cast("DatasetSpec", spec)
-    result._origin = str(path)
-    return result
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shown(value: Any) -> str:
+    # cut first: the repr of a megabyte is another megabyte
+    return _clipped(repr(value[:100] if isinstance(value, str | bytes | list | tuple) else value))
+
+
+def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
+    kind, context = item["type"], item.get("ctx", {})
+    value = node.text if isinstance(node, ScalarNode) and node.text else item.get("input")
+    if isinstance(node, ScalarNode) and not isinstance(node.value, str) and kind == "string_type":
+        text = _clipped(node.text)
+        return "CX204", f"{text} is not text unless it is quoted", f'write "{text}" in quotes'
+    if kind == "literal_error":
+        allowed = str(context.get("expected", ""))
+        guesses = close_names(
+            str(value), [part.strip(" '") for part in allowed.replace(" or ", ",").split(",")]
+        )
+        return (
+            "CX206",
+            f"{_shown(value)} is not one of {allowed}",
+            _did_you_mean(guesses) or "choose one of them",
+        )
+    if kind in _LENGTHS:
+        return (
+            "CX210",
+            f"there are {_LENGTHS[kind]} here",
+            str(item["msg"]).replace("Tuple", "the list").lower(),
+        )
+    if kind in _BOUNDS:
+        return "CX208", f"{_shown(value)} is out of range", f"it must be {_BOUNDS[kind]} {_bound(context)}"
+    if kind == "string_pattern_mismatch":
+        return (
+            "CX207",
+            f"{_shown(value)} is not written as it should be",
+            _PATTERNS.get(str(context.get("pattern")), f"it must match {context.get('pattern')}"),
+        )
+    return (
+        "CX203",
+        f"{_described(item.get('input'))} stands here",
+        f"it should be {_EXPECTED.get(kind, item['msg'])}",
+    )
+
+
+_LOWER = "use lower-case letters, digits and underscores, beginning with a letter"
+_NUMBERED = 'write a version in quotes, as "1.4"'
+_PATTERNS = {
+    "^[a-z][a-z0-9_]{0,62}$": _LOWER,
+    "^[a-z][a-z0-9_]*$": _LOWER,
+    "^[A-Z][A-Za-z0-9]{0,62}$": "use letters and digits, beginning with a capital, as in MyBrainClient",
+    "^[A-Za-z][A-Za-z0-9_]*$": "use a name that standard_transform knows, as in minnie65",
+    r"^[0-9]+(\.[0-9]+)*$": _NUMBERED,
+    r"^[A-Za-z_][A-Za-z0-9_]{0,62}$": "use letters, digits and underscores, as the server does",
+}
+_HOW_MANY = "points and resolutions have three numbers, as in [4, 4, 40]; ranges have two"
+_LENGTHS = {
+    "too_long": "too many values",
+    "too_short": "too few values",
+    "string_too_long": "too many characters",
+    "string_too_short": "no characters",
+}
+_BOUNDS = {
+    "greater_than_equal": "at least",
+    "greater_than": "greater than",
+    "less_than_equal": "at most",
+    "less_than": "less than",
+    "finite_number": "finite",
+}
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number without quotes",
+    "int_from_float": "a whole number",
+    "float_type": "a number without quotes",
+    "bool_type": "true or false",
+    "tuple_type": "a list: [a, b, c]",
+    "list_type": "a list: [a, b, c]",
+    "dict_type": "a map of key: value lines",
+    "mapping_type": "a map of key: value lines",
+    "model_type": "a map of key: value lines",
+    "model_attributes_type": "a map of key: value lines",
+}
+
+
+_MAPS = {"dict_type", "mapping_type", "model_type", "model_attributes_type"}
+
+
+def _what_map(model: type[BaseModel], path: Path, advice: str) -> str:
+    """Say which keys a section has, where something else stands in its place."""
+    section = _model_at(model, path)
+    if section is model:
+        return advice
+    own = _keys(section)
+    keys = [name for name, field in section.model_fields.items() if field.is_required()]
+    keys += [name for name in own if name not in keys][: 6 - len(keys)]
+    named = "a name, and below it " if isinstance(path[-1], str) and path[-1] in {"tables", "sources"} else ""
+    return f"it should be a map: {named}{', '.join(f'{key}:' for key in keys)}{' ...' if len(own) > len(keys) else ''}"
+
+
+def _bound(context: Mapping[str, Any]) -> str:
+    return " ".join(str(value) for key, value in context.items() if key in {"ge", "gt", "le", "lt"})
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a map"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, str):
+        return f"the text {_shown(value)}"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {_shown(value)}"
+    return f"the date {value.isoformat()}" if isinstance(value, date) else _shown(value)
+
+
+def _did_you_mean(guesses: list[str]) -> str:
+    return f"did you mean {' or '.join(guesses)}?" if guesses else ""
+
+
+def _keys(section: type[BaseModel]) -> list[str]:
+    """Return the keys of a section."""
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _unknown_key(model: type[BaseModel], path: Path, *, suggest: bool) -> tuple[str, str, str]:
+    known = _keys(_model_at(model, path[:-1]))
+    guesses = close_names(str(path[-1]), known) if suggest else []
+    where = dotted(path[:-1]) or "a spec"
+    advice = _did_you_mean(guesses) or f"{where} knows: {', '.join(known)}; private keys begin with x-"
+    return "CX201", "this key is not known", advice
+
+
+def _what_to_write(model: type[BaseModel], path: Path) -> str:
+    field = _model_at(model, path[:-1]).model_fields.get(str(path[-1]))
+    return f"add it: {field.description}" if field is not None and field.description else "add it"
+
+
+def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
+    """Find the section that a path leads to; list indices, map keys and union branches do not change it."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            inner = _section_in(field.annotation)
+            model = inner or model
+    return model
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _section_in(argument)
+        if found is not None:
+            return found
+    return None

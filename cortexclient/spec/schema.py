@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.spec.dataset import DatasetSpec
-from cortexclient.spec.volume import VolumeSpec
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["dataset_schema", "schema_text", "volume_schema"]
+__all__ = ["dataset_schema", "schema_text"]
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _REQUIRED_SOMEWHERE = ["title", "server_address", "datastack"]
@@ -30,13 +29,6 @@ def dataset_schema() -> dict[str, Any]:
     # what a parent may supply is required only of files without one
     schema["if"] = {"not": {"required": ["extends"]}}
     schema["then"] = {"required": _REQUIRED_SOMEWHERE}
-    return schema
-
-
-def volume_schema() -> dict[str, Any]:
-    """JSON Schema (draft 07) of the files in ``datasets/volumes/``."""
-    schema = _draft_07(VolumeSpec)
-    schema["title"] = "A volume that several datasets of cortexclient share"
     return schema
 
 
@@ -55,7 +47,7 @@ def _draft_07(model: type[BaseModel]) -> dict[str, Any]:
         section["description"] = str(section.get("description", "")).partition("\n\n")[0]
     examples = _examples()
     for name, section in [(model.__name__, schema), *definitions.items()]:
-        own = {**examples["Volume"], **examples["DatasetSpec"]} if section is schema else examples[name]
+        own = examples[name]
         for key, value in section["properties"].items():
             value["examples"] = [{**examples["TableFacts"], **own}[key]]
     schema["definitions"] = definitions

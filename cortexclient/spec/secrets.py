@@ -14,14 +14,7 @@ from cortexclient.spec.problems import Problem, dotted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "find_placeholders",
-    "find_secrets",
-    "find_secrets_in_text",
-    "looks_secret",
-    "may_hold_secrets",
-    "names_a_secret",
-]
+__all__ = ["find_placeholders", "find_secrets", "find_secrets_in_text"]
 
 _NAMES = re.compile(
     r"(?:^|[_\W])(?:auth|access|api|bearer|secret|private|middle_auth)?[_-]?"
@@ -41,52 +34,30 @@ _SHAPES = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(r"\$\{\s*[A-Za-z_]")
-# a backslash may spell any of them in another way, and so do the two letters that fold to k and s
-_HINTS = (
-    *(b"\xe2\x84\xaa", b"\xc5\xbf"),
-    *(b"\\", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_", b"glpat-", b"akia", b"aiza"),
-    *(b"ya29.", b"xox", b"sk-", b"eyj", b"-----begin", b"bearer"),
-)
-# every hexadecimal digit as 0, everything else as a dot: finding a row of zeros is faster than any pattern
-_HEX_OR_NOT = bytes(ord("0") if chr(code) in "0123456789abcdefABCDEF" else ord(".") for code in range(256))
-_LONG_HEX = b"0" * 32
-_WORDS = (b"token", b"passw", b"pwd", b"passphrase", b"secret", b"credential", b"key")
-_ANNOUNCED = re.compile(rb"(?:" + b"|".join(_WORDS) + rb")[^\n:=]*\s*[:=]")
 _ADVICE = "remove it and revoke it if it was published; tokens are stored for a server, never in a spec"
 
 
-def looks_secret(text: str) -> bool:
+def _looks_secret(text: str) -> bool:
     """Whether a text holds something shaped like a token, a key or a password."""
     return _SHAPES.search(text) is not None
 
 
-def names_a_secret(key: str) -> bool:
+def _names_a_secret(key: str) -> bool:
     """Whether a key or the name of a variable announces a secret."""
     return _NAMES.search(key) is not None
-
-
-def may_hold_secrets(content: bytes) -> bool:
-    """Whether a file is worth searching: if this is False, nothing in it can be what `find_secrets` looks for.
-
-    Plain substrings are found a hundred times faster than the patterns above, and nearly no spec has one.
-    """
-    folded = content.lower()
-    if any(hint in folded for hint in _HINTS) or _LONG_HEX in content.translate(_HEX_OR_NOT):
-        return True
-    return any(word in folded for word in _WORDS) and _ANNOUNCED.search(folded) is not None
 
 
 def find_secrets(root: MappingNode) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
     """Find values that look like secrets, and keys that announce one."""
     for path, mark, node in walk(root):
         key = path[-1]
-        if isinstance(key, str) and names_a_secret(key) and not _is_harmless(node):
+        if isinstance(key, str) and _names_a_secret(key) and not _is_harmless(node):
             message = f"{key[:60]} announces a token or a password"
             yield path, Problem(*mark, "CX401", dotted(path), message, _ADVICE)
-        elif isinstance(node, ScalarNode) and isinstance(node.value, str) and looks_secret(node.value):
+        elif isinstance(node, ScalarNode) and isinstance(node.value, str) and _looks_secret(node.value):
             message = "this looks like a token or a password (it is not repeated here)"
             yield path, Problem(*node.mark, "CX401", dotted(path), message, _ADVICE)
-        elif isinstance(key, str) and looks_secret(key):
+        elif isinstance(key, str) and _looks_secret(key):
             message = "this key looks like a token (it is not repeated here)"
             yield path[:-1], Problem(*mark, "CX401", dotted(path[:-1]), message, _ADVICE)
 
@@ -111,7 +82,7 @@ def _is_harmless(node: object) -> bool:
         return False
     if node.value is None or isinstance(node.value, bool):
         return True
-    return isinstance(node.value, str) and node.value.startswith("https://") and not looks_secret(node.value)
+    return isinstance(node.value, str) and node.value.startswith("https://") and not _looks_secret(node.value)
 
 
 def find_secrets_in_text(content: bytes, file: str) -> Iterator[Problem]:

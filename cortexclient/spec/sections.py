@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -18,26 +18,34 @@ from pydantic import (
     model_validator,
 )
 
-from cortexclient.spec.addresses import CloudPath, Url
+from cortexclient.spec.dump import plain
 from cortexclient.spec.fields import (
     DOI,
     Bool,
+    CloudPath,
+    ColumnKind,
+    ColumnName,
     DatasetName,
     Day,
+    Finding,
     FrozenDict,
     Id,
     Number,
+    PointName,
+    SchemaName,
     TableName,
     Text,
     TimeStamp,
+    Url,
+    Vector,
     VersionNumber,
     VoxelSize,
     frozen,
+    raise_findings,
     refuse,
     without_nulls,
 )
-from cortexclient.spec.problems import close_names
-from cortexclient.spec.table_schemas import COLUMN_TYPES, TableField, fields_of, schema_names, table_field
+from cortexclient.spec.table_schemas import TableField, fields_of
 
 __all__ = [
     "AccessSpec",
@@ -50,12 +58,18 @@ __all__ = [
     "ExportsSpec",
     "LayerSpec",
     "LicenseSpec",
+    "RotationSpec",
     "Section",
     "SourceSpec",
     "SynapsesSpec",
     "TableFacts",
     "TableSpec",
+    "TransformField",
+    "TransformSpec",
+    "TransformStep",
     "VersionSpec",
+    "layers_in_order",
+    "versions_in_order",
 ]
 
 
@@ -100,13 +114,7 @@ class Section(BaseModel):
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that was set, private keys included, as plain JSON-like values (ids as strings)."""
-        return _plain(self)
-
-
-def _plain(section: Section) -> dict[str, Any]:
-    from cortexclient.spec.dump import plain
-
-    return plain(section)
+        return plain(self)
 
 
 class SourceSpec(Section):
@@ -135,48 +143,13 @@ class CellIdsSpec(Section):
     """Reference tables with other points for nuclei that miss the segmentation, tried in this order."""
 
 
-def _schema_name(value: str) -> str:
-    known = schema_names()
-    if value not in known:
-        guesses = close_names(value, known)
-        advice = f"did you mean {' or '.join(guesses)}?" if guesses else f"there are {', '.join(known)}"
-        refuse("CX206", f"{value[:60]!r} is not a schema of EMAnnotationSchemas", advice)
-    return value
-
-
-def _column_type(value: object) -> object:
-    try:
-        table_field("", value)
-    except ValueError as error:
-        advice = "write bool, int, float, text, id, point or bound_point, with |null behind it where it may be missing"
-        refuse("CX206", str(error), f"{advice}; or the list of values that the column may have")
-    return tuple(value) if isinstance(value, list) else value
-
-
-ColumnName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
-ColumnKind = Annotated[
-    str | tuple[str | int | None, ...],
-    BeforeValidator(_column_type),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {
-                    "type": "string",
-                    "pattern": rf"^({'|'.join(COLUMN_TYPES)})(\s*\|\s*null)?$",
-                },
-                {"type": "array", "items": {"type": ["string", "integer", "null"]}, "minItems": 1},
-            ]
-        }
-    ),
-]
-
-
 class TableFacts(Section):
     """What is known about the rows of a table, whatever role it plays."""
 
-    schema_name: Annotated[str, Field(strict=True), AfterValidator(_schema_name)] | None = Field(
-        default=None, alias="schema"
-    )
+    position_prefix: PointName | None = None
+    """Point that stands for a row: ``pt`` means columns ``pt_position``."""
+
+    schema_name: SchemaName | None = Field(default=None, alias="schema")
     """Its schema, by the name that EMAnnotationSchemas gives it: func_unit_ext_coreg."""
     columns: Annotated[
         Mapping[ColumnName, ColumnKind], BeforeValidator(without_nulls), AfterValidator(frozen)
@@ -202,7 +175,7 @@ class TableFacts(Section):
 class SynapsesSpec(TableFacts):
     """How the rows of the synapse table are to be read."""
 
-    position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] = "ctr_pt"
+    position_prefix: PointName = "ctr_pt"
     """Point that stands for the synapse in annotations, depths and figures: ``ctr_pt`` means columns
     ``ctr_pt_position``."""
     size_column: TableName | None = None
@@ -228,8 +201,6 @@ class TableSpec(TableFacts):
     """What played this role before, each with its own `since` and `until`."""
     references: TableName | None = None
     """Table that ``target_id`` refers to; left out: the table of nuclei (`cell_ids.main_table`)."""
-    position_prefix: Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")] | None = None
-    """Point that stands for a row: ``pt`` means columns ``pt_position``."""
     description: Text | None = None
     """One sentence for people."""
 
@@ -251,6 +222,14 @@ class TableSpec(TableFacts):
             if table.earlier:
                 refuse("CX304", "an earlier table has earlier ones itself", "list all of them at one level")
         return self
+
+    def history(self) -> Iterator[TableSpec]:
+        """Yield all tables that ever played this role, oldest first: earlier ones, this one, its successor."""
+        yield from sorted(self.earlier, key=lambda table: table.since or 0)
+        yield self
+        if self.replaced_by is not None and self.until is not None:
+            changes = {"since": self.until + 1, "until": None, "replaced_by": None, "earlier": ()}
+            yield self.model_copy(update={"name": self.replaced_by, **changes})
 
     def exists_at(self, version: int) -> bool:
         """Whether this very table exists at a version (its predecessors and successors apart)."""
@@ -281,6 +260,35 @@ class VersionSpec(Section):
     """Day on which it goes, where that is announced."""
     note: Text | None = None
     """One sentence for people."""
+
+
+def versions_in_order(versions: tuple[VersionSpec, ...]) -> tuple[VersionSpec, ...]:
+    """Refuse a version that is listed twice, and one that is older than a lower-numbered one."""
+    raise_findings([*_repeated_versions(versions), *_backward_versions(versions)])
+    return versions
+
+
+def _repeated_versions(versions: tuple[VersionSpec, ...]) -> Iterator[Finding]:
+    seen: set[int] = set()
+    for index, item in enumerate(versions):
+        if item.version in seen:
+            yield Finding(
+                (index, "version"), "CX303", f"version {item.version} is listed twice", "keep one of them"
+            )
+        seen.add(item.version)
+
+
+def _backward_versions(versions: tuple[VersionSpec, ...]) -> Iterator[Finding]:
+    dated = sorted((item.version, item.timestamp, i) for i, item in enumerate(versions) if item.timestamp)
+    for (version, stamp, _), (later, its_stamp, index) in pairwise(dated):
+        if its_stamp <= stamp and later != version:
+            yield Finding(
+                (index, "timestamp"),
+                "CX303",
+                f"version {later} ({its_stamp:%Y-%m-%d %H:%M}) would be older than version {version} "
+                f"({stamp:%Y-%m-%d %H:%M})",
+                "take both timestamps from the server's own version metadata",
+            )
 
 
 class ExportsSpec(Section):
@@ -384,35 +392,30 @@ class LayerSpec(Section):
         return self
 
 
+def layers_in_order(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
+    """Refuse layers of cortex that overlap or are not listed from the pia down."""
+    raise_findings(
+        Finding(
+            (index,),
+            "CX208",
+            f"layer {lower.name} begins above the end of {upper.name}",
+            "list them from the pia down",
+        )
+        for index, (upper, lower) in enumerate(pairwise(layers), start=1)
+        if lower.top_um < upper.bottom_um
+    )
+    return layers
+
+
 class DeprecationSpec(Section):
-    """The end of an entry in three steps: warn, refuse, gone."""
+    """Why a dataset should not be used any more, and what to use instead: loading it warns."""
 
     since: Day | None = None
-    """From this day on, loading warns; left out: it warns already."""
-    refused_from: Day | None = None
-    """From this day on, loading raises unless CORTEXCLIENT_ALLOW_DEPRECATED=1 is set."""
-    removed_from: Day | None = None
-    """From this day on, the name is gone."""
+    """Day from which loading warns; left out: it warns already."""
     replaced_by: DatasetName | None = None
     """Name of the dataset to use instead."""
     message: Text | None = None
     """One sentence: why."""
-
-    @model_validator(mode="after")
-    def _steps_in_order(self) -> Self:
-        days = [
-            (name, day)
-            for name in ("since", "refused_from", "removed_from")
-            if (day := getattr(self, name)) is not None
-        ]
-        for (first, day), (second, later) in pairwise(days):
-            if later < day:
-                refuse(
-                    "CX311",
-                    f"{second} ({later}) comes before {first} ({day})",
-                    "warn first, then refuse, then remove",
-                )
-        return self
 
 
 def _depth_range(value: tuple[float, float]) -> tuple[float, float]:
@@ -425,4 +428,147 @@ DepthRange = Annotated[
     tuple[Number, Number],
     AfterValidator(_depth_range),
     WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
+]
+
+
+# ----------------------------------------------------------------------------------------------------------- transform
+Matrix = Annotated[
+    tuple[Vector, Vector, Vector],
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+            "minItems": 3,
+            "maxItems": 3,
+        }
+    ),
+]
+
+
+class RotationSpec(Section):
+    """A rotation: an axis and an angle, or a 3x3 matrix."""
+
+    axis: Literal["x", "y", "z"] | None = None
+    """Axis to turn around."""
+    degrees: Number | None = None
+    """Angle, counter-clockwise when the axis points at the reader."""
+    matrix: Matrix | None = None
+    """Three rows; applied as ``matrix @ point``. Writing the rows directly under ``rotation`` does the same."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> Self:
+        if self.matrix is None:
+            if self.axis is None or self.degrees is None:
+                refuse(
+                    "CX308", "a rotation needs axis and degrees, or a matrix", "write {axis: z, degrees: 5}"
+                )
+            return self
+        if self.axis is not None or self.degrees is not None:
+            refuse("CX308", "the rotation is given twice", "keep either the matrix, or axis and degrees")
+        rows = self.matrix
+        for i in range(3):
+            for j in range(i, 3):
+                product = sum(rows[i][k] * rows[j][k] for k in range(3))
+                if abs(product - (i == j)) > 1e-3:
+                    refuse(
+                        "CX308",
+                        "the matrix stretches or shears, so it is no rotation",
+                        "its rows must have length 1 and stand at right angles; put lengths into a scaling step",
+                    )
+        return self
+
+
+def _rows_are_a_matrix(value: Any) -> Any:
+    return {"matrix": value} if isinstance(value, list | tuple) else value
+
+
+def _one_factor_for_all(value: Any) -> Any:
+    return [value] * 3 if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _factors(value: tuple[float, float, float]) -> tuple[float, float, float]:
+    if 0 in value:
+        refuse("CX308", "a scaling by zero flattens the brain", "use factors other than 0")
+    return value
+
+
+class TransformStep(Section):
+    """One step; exactly one of the three."""
+
+    rotation: (
+        Annotated[
+            RotationSpec, BeforeValidator(_rows_are_a_matrix, json_schema_input_type=RotationSpec | Matrix)
+        ]
+        | None
+    ) = None
+    """Rotation about the origin."""
+    translation: Vector | None = None
+    """Shift, in the unit that holds at this step (nm at first)."""
+    scaling: (
+        Annotated[
+            Vector,
+            BeforeValidator(_one_factor_for_all),
+            AfterValidator(_factors),
+            WithJsonSchema(
+                {
+                    "anyOf": [
+                        {"type": "number"},
+                        {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+                    ]
+                }
+            ),
+        ]
+        | None
+    ) = None
+    """Factor for all axes, or one per axis (0.001 makes um of nm)."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in ("rotation", "translation", "scaling") if getattr(self, name) is not None]
+        if len(given) != 1:
+            refuse(
+                "CX308",
+                f"a step must be one thing, this one is {' and '.join(given) or 'nothing'}",
+                "write each of rotation, translation and scaling as a list item of its own",
+            )
+        return self
+
+
+class TransformSpec(Section):
+    """Positions in nm to um with the pia at y = 0 and depth along y."""
+
+    dataset: Annotated[str, Field(strict=True, pattern="^[A-Za-z][A-Za-z0-9_]*$")] | None = None
+    """Name of a dataset in standard_transform (minnie65, v1dd)."""
+    version: Annotated[str, Field(strict=True, pattern=r"^[0-9]+(\.[0-9]+)*$")] | None = None
+    """Pinned version of its transform, quoted: "1.4"; left out: the newest installed."""
+    streamline_version: Annotated[str, Field(strict=True, pattern=r"^[0-9]+(\.[0-9]+)*$")] | None = None
+    """Pinned version of its streamlines, quoted: "2.0"; left out: the newest installed."""
+    steps: Annotated[tuple[TransformStep, ...], Field(max_length=100)] = ()
+    """Steps from nm to um for a brain that standard_transform does not know, applied in this order."""
+    streamline_points: Annotated[tuple[Vector, ...], Field(max_length=10_000)] = ()
+    """Points along one streamline from pia to white matter, in transformed um, ordered by depth."""
+
+    @model_validator(mode="after")
+    def _named_or_declared(self) -> Self:
+        if self.dataset is None and not self.steps:
+            refuse("CX308", "the transform neither names a dataset nor has steps", "add dataset: or steps:")
+        if self.dataset is not None and (self.steps or self.streamline_points):
+            refuse(
+                "CX308",
+                "the transform both names a dataset and declares its own",
+                "keep dataset (with version, streamline_version) or steps (with streamline_points)",
+            )
+        if self.dataset is None and (self.version is not None or self.streamline_version is not None):
+            refuse("CX308", "versions belong to a standard_transform dataset, not to steps", "remove them")
+        if len(self.streamline_points) == 1:
+            refuse("CX308", "one point is not a streamline", "give two or more streamline_points")
+        return self
+
+
+def _name_is_a_dataset(value: Any) -> Any:
+    return {"dataset": value} if isinstance(value, str) else value
+
+
+TransformField = Annotated[
+    TransformSpec, BeforeValidator(_name_is_a_dataset, json_schema_input_type=str | TransformSpec)
 ]

@@ -1,253 +1,98 @@
 """Safe reading of one YAML document into nodes, in bounded time and memory.
 
-Only PyYAML's event stream is used; nothing is ever constructed from a tag. The limits below are far above any honest
-spec.
+PyYAML composes the document (`yaml.compose`), after one pass over its parser's events that enforces the limits; nothing
+is ever constructed from a tag. The limits are far above any honest spec.
 """
 
 from __future__ import annotations
 
+import re
 import stat
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
 from cortexclient.spec.nodes import Entry, Lookalike, MappingNode, Mark, Node, ScalarNode, SequenceNode
 from cortexclient.spec.problems import Problem, dotted
-from cortexclient.spec.scalars import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
     from pathlib import Path
 
-__all__ = ["MAX_ALIASES", "MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "read_bytes", "read_nodes"]
+__all__ = ["MAX_ALIASES", "MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "read_bytes", "read_nodes", "resolve_scalar"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_NODES = 50_000
 MAX_ALIASES = 50
 MAX_KEY = 200
-MOST_PROBLEMS = 500  # what comes after so many is not going to help anybody
+MAX_PROBLEMS = 500
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Place = tuple[int, int]
 
 
-class _Stop(Exception):  # noqa: N818 - a jump out of the reader, never seen by a caller
+class _Unreadable(Exception):  # noqa: N818 - a jump out of the reader, never seen by a caller
     """Nothing after this point of the file can be read."""
 
 
-@dataclass(slots=True)
-class _Open:
-    """A list or map that is still being read."""
-
-    mark: Mark
-    anchor: str | None
-    mapping: dict[str, Entry] | None
-    items: list[Node]
-    key: str | None = None
-    key_mark: Mark | None = None
-    skip: bool = False
-    weight: int = 1
-    height: int = 1
-
-
-@dataclass(slots=True)
-class _Composer:
-    """Turns parser events into nodes, noting every problem on the way."""
-
-    file: str
-    problems: list[Problem] = field(default_factory=list)
-    stack: list[_Open] = field(default_factory=list)
-    anchors: dict[str, tuple[Node, int, int]] = field(default_factory=dict)
-    aliases: int = 0
-    nodes: int = 0
-    root: Node | None = None
-
-    def problem(self, mark: Mark, code: str, message: str, advice: str) -> None:
-        self.problems.append(Problem(*mark, code=code, path=self.path(), message=message, advice=advice))
-        if len(self.problems) > MOST_PROBLEMS:
-            raise _Stop
-
-    def stop(self, mark: Mark, code: str, message: str, advice: str) -> None:
-        self.problem(mark, code, message, advice)
-        raise _Stop
-
-    def path(self) -> str:
-        parts: list[str | int] = []
-        for level in self.stack:
-            if level.mapping is None:
-                parts.append(len(level.items))
-            elif level.key is not None:
-                parts.append(level.key)
-        return dotted(parts)
-
-    def feed(self, event: Any) -> None:
-        kind = type(event)
-        if kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-            self.close()
-            return
-        start = event.start_mark
-        mark = Mark(self.file, start.line + 1, start.column + 1)
-        if kind is yaml.ScalarEvent:  # nine of ten
-            self.scalar(event, mark)
-        elif kind is yaml.DocumentStartEvent:
-            if self.root is not None:
-                self.stop(
-                    mark,
-                    "CX108",
-                    "a second document begins here",
-                    "one file holds one dataset: split the file at ---",
-                )
-        elif kind is yaml.AliasEvent:
-            self.alias(event, mark)
-        elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-            self.open(event, mark)
-
-    def refuse_tag(self, tag: str | None, mark: Mark) -> None:
-        if tag is not None:
-            shown = tag if len(tag) <= 60 and tag.isprintable() else ascii(tag[:57])[1:-1] + "..."
-            self.problem(
-                mark, "CX105", f"the tag {shown} asks for a special type", "remove it: specs are plain values"
-            )
-
-    def count(self, mark: Mark, weight: int = 1) -> None:
-        self.nodes += weight
-        if self.nodes > MAX_NODES:
-            self.stop(
-                mark, "CX106", f"the file holds more than {MAX_NODES:,} values", "a spec is a page or two"
-            )
-
-    def open(self, event: Any, mark: Mark) -> None:
-        if self.wants_key():
-            self.stop(mark, "CX109", "a list or map stands where a key should", "keys are plain words")
-        self.refuse_tag(event.tag, mark)
-        self.count(mark)
-        if len(self.stack) >= MAX_DEPTH:
-            self.stop(
-                mark, "CX106", f"values are nested more than {MAX_DEPTH} levels deep", "specs are nearly flat"
-            )
-        is_map = isinstance(event, yaml.MappingStartEvent)
-        self.stack.append(_Open(mark, event.anchor, {} if is_map else None, []))
-
-    def close(self) -> None:
-        done = self.stack.pop()
-        node: Node
-        node = (
-            SequenceNode(done.items, done.mark)
-            if done.mapping is None
-            else MappingNode(done.mapping, done.mark)
-        )
-        self.place(node, done.weight, done.height, done.anchor)
-
-    def scalar(self, event: Any, mark: Mark) -> None:
-        self.count(mark)
-        if event.tag is not None:
-            self.refuse_tag(event.tag, mark)
-        if self.wants_key():
-            self.key(event, mark)
-            return
-        text = event.value
-        value = resolve(text) if not event.style and event.implicit[0] else text
-        self.place(ScalarNode(value, mark, text), 1, 0, event.anchor)
-
-    def wants_key(self) -> bool:
-        if not self.stack:
-            return False
-        level = self.stack[-1]
-        return level.key_mark is None and level.mapping is not None
-
-    def key(self, event: Any, mark: Mark) -> None:
-        level = self.stack[-1]
-        text = event.value
-        level.key_mark, level.skip = mark, False
-        if event.anchor is not None:
-            self.problem(mark, "CX107", "a key carries an anchor", "anchor values, not keys")
-        if text == "<<" and not event.style:
-            self.problem(
-                mark, "CX107", "merge keys (<<) are not read", "use extends: or volume: to share values"
-            )
-            level.skip = True
-        elif len(text) > MAX_KEY:
-            self.problem(mark, "CX109", f"a key is {len(text):,} characters long", "keys are plain words")
-            level.skip = True
-        elif not event.style and not isinstance(resolve(text), str):
-            kind = "an unquoted look-alike" if isinstance(resolve(text), Lookalike) else "not a word"
-            self.problem(mark, "CX109", f"the key {text!r} is {kind}", f'write it in quotes: "{text}"')
-            level.skip = True
-        level.key = text[:MAX_KEY]
-        if not level.skip and level.mapping is not None and text in level.mapping:
-            first = level.mapping[text].key_mark
-            self.problem(
-                mark, "CX104", f"the key {text!r} stood already in line {first.line}", "keep one of them"
-            )
-            level.skip = True
-
-    def awaits_unwanted(self, only: Container[str]) -> bool:
-        """Whether the value of an outermost key is next that nobody asked for."""
-        if len(self.stack) != 1:
-            return False
-        level = self.stack[0]
-        return level.key_mark is not None and level.key not in only
-
-    def pass_over(self, events: Iterator[Any]) -> None:
-        """Leave out the value that is next, however large."""
-        depth = 0
-        for event in events:
-            kind = type(event)
-            if kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-                depth += 1
-            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-                depth -= 1
-            if depth == 0:
-                break
-        self.stack[0].key = self.stack[0].key_mark = None
-
-    def alias(self, event: Any, mark: Mark) -> None:
-        self.aliases += 1
-        if self.aliases > MAX_ALIASES:
-            self.stop(mark, "CX106", f"the file uses more than {MAX_ALIASES} aliases", "write the values out")
-        if self.wants_key():
-            self.stop(mark, "CX107", "an alias stands where a key should", "keys are plain words")
-        if event.anchor not in self.anchors:
-            known = (
-                "is defined around itself"
-                if any(o.anchor == event.anchor for o in self.stack)
-                else "is not defined"
-            )
-            self.problem(
-                mark,
-                "CX107",
-                f"the anchor &{event.anchor[:40]} {known}",
-                "define it above, or write the value out",
-            )
-            self.place(ScalarNode(None, mark), 1, 0, None)
-            return
-        node, weight, height = self.anchors[event.anchor]
-        self.count(mark, weight)
-        if len(self.stack) + height > MAX_DEPTH:
-            self.stop(
-                mark, "CX106", f"values are nested more than {MAX_DEPTH} levels deep", "specs are nearly flat"
-            )
-        self.place(node, weight, height, None)
-
-    def place(self, node: Node, weight: int, height: int, anchor: str | None) -> None:
-        if anchor is not None:
-            self.anchors[anchor] = (node, weight, height)
-        if not self.stack:
-            self.root = node
-            return
-        level = self.stack[-1]
-        level.weight += weight
-        if height >= level.height:
-            level.height = height + 1
-        if level.mapping is None:
-            level.items.append(node)
-            return
-        if not level.skip and level.key is not None and level.key_mark is not None:
-            level.mapping[level.key] = Entry(level.key_mark, node)
-        level.key = level.key_mark = None
+# ------------------------------------------------------------------------------------------------------------- scalars
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(\.[0-9]*)?[ \t]*(Z|[-+][0-9:]+)?"
+)
+_OTHER_NUMBERS = re.compile(
+    r"[-+]?(0[0-9_]+|0o[0-7]+|0x[0-9a-fA-F_]+|0b[01_]+|[0-9][0-9_]*_[0-9_]*|[0-9]+(:[0-9]{1,2})+(\.[0-9]*)?)"
+)
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WORDS = {
+    **dict.fromkeys(("null", "Null", "NULL", "~", "")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **{
+        form: Lookalike(form, "a truth value")
+        for word in ("yes", "no", "on", "off")
+        for form in (word, word.title(), word.upper())
+    },
+}
+_MAX_DIGITS = 30
 
 
+def resolve_scalar(text: str) -> Any:
+    """Return the value of an unquoted scalar.
+
+    YAML 1.1 and 1.2 readers disagree about ``no``, ``012`` and ``12:30``. Such a value means nothing until it is
+    quoted, so that no editor, validator or other language reads a spec differently from us.
+
+    Returns
+    -------
+    None, bool, int, float, datetime.date, datetime.datetime, Lookalike or str
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if not (text[0].isdigit() or text[0] in "+-."):
+        return text
+    if _INTEGER.fullmatch(text):
+        return int(text) if len(text) <= _MAX_DIGITS else Lookalike(text, "a number of too many digits")
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    try:
+        if _DATE.fullmatch(text):
+            return date.fromisoformat(text)
+        if _TIME.fullmatch(text):
+            return datetime.fromisoformat(text)
+    except ValueError:
+        return Lookalike(text, "a date")
+    if _OTHER_NUMBERS.fullmatch(text):
+        return Lookalike(text, "a number in another notation")
+    return Lookalike(text, "no finite number") if _NOT_FINITE.fullmatch(text) else text
+
+
+# --------------------------------------------------------------------------------------------------------------- files
 def read_bytes(path: Path, file: str) -> tuple[bytes, list[Problem]]:
     """Read a spec file, at most `MAX_BYTES` of it.
 
@@ -270,17 +115,12 @@ def read_bytes(path: Path, file: str) -> tuple[bytes, list[Problem]]:
         reason = getattr(error, "strerror", None) or str(error)
         return failed("CX110", f"the file cannot be read ({reason})", "check the path and the permissions")
     if len(content) > MAX_BYTES:
-        return failed(
-            "CX102",
-            f"the file is larger than {MAX_BYTES:,} bytes",
-            "a spec is a page or two; data belong elsewhere",
-        )
+        message = f"the file is larger than {MAX_BYTES:,} bytes"
+        return failed("CX102", message, "a spec is a page or two; data belong elsewhere")
     return content, []
 
 
-def read_nodes(
-    content: bytes, file: str, *, only: Container[str] | None = None
-) -> tuple[MappingNode | None, list[Problem]]:
+def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Problem]]:
     """Parse the content of a spec file.
 
     Parameters
@@ -289,8 +129,6 @@ def read_nodes(
         UTF-8, with or without a byte-order mark.
     file : str
         Name for messages.
-    only : container of str, optional
-        Keys of the outermost map that are wanted; what stands under others is passed over, and not looked at.
 
     Returns
     -------
@@ -305,29 +143,222 @@ def read_nodes(
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         message = f"byte 0x{content[error.start]:02x} is not UTF-8"
         return None, [Problem(file, line, column, "CX101", "", message, "save the file as UTF-8")]
-    composer = _Composer(file)
+    reader = _Reader(file)
     try:
-        events = _events(text, composer)
-        for event in events:
-            composer.feed(event)
-            if only is not None and composer.awaits_unwanted(only):
-                composer.pass_over(events)
-    except _Stop:
-        return None, composer.problems
-    root = composer.root
+        reader.check_limits(text)
+        composed = yaml.compose(text, Loader=_Loader)
+        root = reader.convert(composed, (), ()) if composed is not None else None
+    except _Unreadable:
+        return None, reader.problems
+    except yaml.MarkedYAMLError as error:
+        reader.problems.append(reader.syntax_error(error, text))
+        return None, reader.problems
+    except yaml.reader.ReaderError as error:
+        before_it = text[: error.position] if isinstance(error.position, int) else ""
+        line, column = before_it.count("\n") + 1, len(before_it) - before_it.rfind("\n")
+        message = "a control character stands here"
+        return None, [Problem(file, line, column, "CX103", "", message, "remove it; retype the line")]
     if isinstance(root, MappingNode):
-        return root, composer.problems
-    if not composer.problems:
+        return root, reader.problems
+    if not reader.problems:
         empty = root is None or (isinstance(root, ScalarNode) and root.value is None)
-        what = (
-            "the file is empty"
-            if empty
-            else f"the file holds a {'list' if isinstance(root, SequenceNode) else 'single value'}"
+        holds = "the file holds a list" if isinstance(root, SequenceNode) else "the file holds a single value"
+        advice = "write `key: value` lines, beginning with name and title"
+        reader.problem(Mark(file, 1, 1), "CX108", "the file is empty" if empty else holds, advice)
+    return None, reader.problems
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Checks a document's events against the limits, then turns its composed nodes into ours."""
+
+    file: str
+    problems: list[Problem] = field(default_factory=list)
+    # what composed nodes no longer know: where tags, anchors and aliases were written
+    tags: dict[_Place, str] = field(default_factory=dict)
+    anchors: set[_Place] = field(default_factory=set)
+    aliases: deque[Mark] = field(default_factory=deque)
+    open: list[Mark] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    nodes: int = 0
+
+    def problem(
+        self, mark: Mark, code: str, message: str, advice: str, path: tuple[str | int, ...] = ()
+    ) -> None:
+        self.problems.append(Problem(*mark, code, dotted(path), message, advice))
+        if len(self.problems) > MAX_PROBLEMS:
+            raise _Unreadable
+
+    def stop(
+        self, mark: Mark, code: str, message: str, advice: str, path: tuple[str | int, ...] = ()
+    ) -> NoReturn:
+        self.problem(mark, code, message, advice, path)
+        raise _Unreadable
+
+    def mark(self, at: Any) -> Mark:
+        return Mark(self.file, at.line + 1, at.column + 1)
+
+    def count(self, mark: Mark) -> None:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            self.stop(
+                mark, "CX106", f"the file holds more than {MAX_NODES:,} values", "a spec is a page or two"
+            )
+
+    def too_deep(self, mark: Mark) -> NoReturn:
+        self.stop(
+            mark, "CX106", f"values are nested more than {MAX_DEPTH} levels deep", "specs are nearly flat"
         )
-        composer.problem(
-            Mark(file, 1, 1), "CX108", what, "write `key: value` lines, beginning with name and title"
-        )
-    return None, composer.problems
+
+    # ---------------------------------------------------------------------------------------------------- events
+    def check_limits(self, text: str) -> None:
+        """Pass over the document once without building anything, and stop where it is larger than any spec."""
+        documents = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.CollectionEndEvent):
+                self.open.pop()
+                continue
+            mark = self.mark(event.start_mark)
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    advice = "one file holds one dataset: split the file at ---"
+                    self.stop(mark, "CX108", "a second document begins here", advice)
+            elif isinstance(event, yaml.NodeEvent):
+                self.count(mark)
+                self._note(event, mark)
+        self.nodes = 0
+
+    def _note(self, event: Any, mark: Mark) -> None:
+        if isinstance(event, yaml.AliasEvent):
+            self.aliases.append(mark)
+            if len(self.aliases) > MAX_ALIASES:
+                message = f"the file uses more than {MAX_ALIASES} aliases"
+                self.stop(mark, "CX106", message, "write the values out")
+            return
+        if event.tag is not None:
+            self.tags[mark.line, mark.column] = event.tag
+        if event.anchor is not None:
+            self.anchors.add((mark.line, mark.column))
+        if isinstance(event, yaml.CollectionStartEvent):
+            if len(self.open) >= MAX_DEPTH:
+                self.too_deep(mark)
+            self.open.append(mark)
+
+    # --------------------------------------------------------------------------------------------------- composing
+    def convert(
+        self, node: Any, path: tuple[str | int, ...], around: tuple[int, ...], copied: Mark | None = None
+    ) -> Node:
+        """Turn a composed node into one of ours.
+
+        Parameters
+        ----------
+        node : yaml.Node
+        path : tuple
+            Where it stands in the document.
+        around : tuple of int
+            Identities of the nodes around it: one of them again would never end.
+        copied : Mark, optional
+            Place of the alias of which this is the content, or a part of the content.
+        """
+        if copied is None and id(node) in self.seen:
+            copied = self.aliases.popleft()
+        mark = self.mark(node.start_mark)
+        if id(node) in around:
+            message, advice = "the anchor is defined around itself", "define it above, or write the value out"
+            self.problem(copied or mark, "CX107", message, advice, path)
+            return ScalarNode(None, copied or mark)
+        self.count(copied or mark)
+        if len(around) > MAX_DEPTH:
+            self.too_deep(copied or mark)
+        if copied is None:
+            self.seen.add(id(node))
+            self.refuse_tag(mark, path)
+        around = (*around, id(node))
+        if isinstance(node, yaml.ScalarNode):
+            text = node.value
+            return ScalarNode(text if node.style else resolve_scalar(text), mark, text)
+        if isinstance(node, yaml.SequenceNode):
+            items = [self.convert(item, (*path, i), around, copied) for i, item in enumerate(node.value)]
+            return SequenceNode(items, mark)
+        entries: dict[str, Entry] = {}
+        for key, value in node.value:
+            name, at, good = self.key(key, path, entries, copied)
+            made = self.convert(value, (*path, name), around, copied)
+            if good:
+                entries[name] = Entry(at, made)
+        return MappingNode(entries, mark)
+
+    def refuse_tag(self, mark: Mark, path: tuple[str | int, ...]) -> None:
+        tag = self.tags.get((mark.line, mark.column))
+        if tag is not None:
+            shown = tag if len(tag) <= 60 and tag.isprintable() else ascii(tag[:57])[1:-1] + "..."
+            message = f"the tag {shown} asks for a special type"
+            self.problem(mark, "CX105", message, "remove it: specs are plain values", path)
+
+    def key(
+        self, node: Any, path: tuple[str | int, ...], entries: dict[str, Entry], copied: Mark | None
+    ) -> tuple[str, Mark, bool]:
+        """Check a key; returns its name, its place, and whether it can be used."""
+        mark = self.mark(node.start_mark)
+        if copied is None and id(node) in self.seen:
+            self.stop(
+                self.aliases.popleft(),
+                "CX107",
+                "an alias stands where a key should",
+                "keys are plain words",
+                path,
+            )
+        if not isinstance(node, yaml.ScalarNode):
+            self.stop(mark, "CX109", "a list or map stands where a key should", "keys are plain words", path)
+        self.count(mark)
+        self.seen.add(id(node))
+        text, plain = node.value, not node.style
+        name = text[:MAX_KEY]
+        here = (*path, name)
+        found = len(self.problems)
+        if copied is None:
+            self.refuse_tag(mark, here)
+        if (mark.line, mark.column) in self.anchors:
+            self.problem(mark, "CX107", "a key carries an anchor", "anchor values, not keys", here)
+        value = resolve_scalar(text) if plain else text
+        if text == "<<" and plain:
+            self.problem(mark, "CX107", "merge keys (<<) are not read", "use extends: to share values", path)
+        elif len(text) > MAX_KEY:
+            self.problem(
+                mark, "CX109", f"a key is {len(text):,} characters long", "keys are plain words", here
+            )
+        elif not isinstance(value, str):
+            kind = "an unquoted look-alike" if isinstance(value, Lookalike) else "not a word"
+            self.problem(mark, "CX109", f"the key {text!r} is {kind}", f'write it in quotes: "{text}"', here)
+        elif text in entries:
+            message = f"the key {text!r} stood already in line {entries[text].key_mark.line}"
+            self.problem(mark, "CX104", message, "keep one of them", here)
+        return name, mark, len(self.problems) == found
+
+    # ------------------------------------------------------------------------------------------------ syntax errors
+    def syntax_error(self, error: yaml.MarkedYAMLError, text: str) -> Problem:
+        """Describe what PyYAML could not read, at the place where a person would look for it."""
+        # what is never closed is reported where it was opened: the end of the file helps nobody
+        opened = "flow" in str(error.context) or "end of stream" in str(error.problem)
+        at = (error.context_mark if opened else None) or error.problem_mark or error.context_mark
+        mark = self.mark(at) if at is not None else Mark(self.file, 1, 1)
+        if "flow node" in str(error.context) and self.open:
+            mark = self.open[-1]
+        if at is not None and _is_tab(text, at):
+            return Problem(*mark, "CX103", "", "a tab stands here", "indent with blanks: YAML knows no tabs")
+        if "nesting depth" in str(error.problem):
+            message = f"values are nested more than {MAX_DEPTH} levels deep"
+            return Problem(*mark, "CX106", "", message, "specs are nearly flat")
+        if "alias" in str(error.problem) or "anchor" in str(error.problem):
+            message = f"the anchor cannot be used ({error.problem})"
+            return Problem(*mark, "CX107", "", message, "define it once, above, or write the value out")
+        for said, (message, advice) in _SYNTAX.items():
+            if said in str(error.problem):
+                return Problem(*mark, "CX103", "", message, advice)
+        what = " ".join(part for part in (error.context, error.problem) if part) or "this is not YAML"
+        advice = "check indentation, colons, quotes and brackets"
+        return Problem(*mark, "CX103", "", f"YAML cannot be read here ({what})", advice)
 
 
 def _is_tab(text: str, at: Any) -> bool:
@@ -335,7 +366,8 @@ def _is_tab(text: str, at: Any) -> bool:
     return bool(at.line < len(lines) and lines[at.line][at.column : at.column + 1] == "\t")
 
 
-_WORDS = {
+# PyYAML's words for a mistake, and ours
+_SYNTAX = {
     "mapping values are not allowed": (
         "a second colon stands in this line",
         'put text with a colon in quotes: title: "One brain: all of it"',
@@ -365,36 +397,3 @@ _WORDS = {
     "did not find expected ',' or ']'": ("the bracket that opens here is never closed", "close it with ]"),
     "did not find expected ',' or '}'": ("the brace that opens here is never closed", "close it with }"),
 }
-
-
-def _in_words(error: yaml.MarkedYAMLError) -> tuple[str, str]:
-    """Say what is wrong and what to do, for the parser's own words."""
-    for said, words in _WORDS.items():
-        if said in str(error.problem):
-            return words
-    what = " ".join(part for part in (error.context, error.problem) if part) or "this is not YAML"
-    return f"YAML cannot be read here ({what})", "check indentation, colons, quotes and brackets"
-
-
-def _events(text: str, composer: _Composer) -> Iterator[Any]:
-    try:
-        loader = _Loader(text)
-        try:
-            while (event := loader.get_event()) is not None:
-                yield event
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        # what is never closed is reported where it was opened: the end of the file helps nobody
-        opened = "flow" in str(error.context) or "end of stream" in str(error.problem)
-        at = (error.context_mark if opened else None) or error.problem_mark or error.context_mark
-        mark = Mark(composer.file, at.line + 1, at.column + 1) if at else Mark(composer.file, 1, 1)
-        if "flow node" in str(error.context) and composer.stack:
-            mark = composer.stack[-1].mark
-        if at is not None and _is_tab(text, at):
-            composer.stop(mark, "CX103", "a tab stands here", "indent with blanks: YAML knows no tabs")
-        composer.stop(mark, "CX103", *_in_words(error))
-    except yaml.reader.ReaderError as error:
-        before = text[: error.position] if isinstance(error.position, int) else ""
-        mark = Mark(composer.file, before.count("\n") + 1, len(before) - before.rfind("\n"))
-        composer.stop(mark, "CX103", "a control character stands here", "remove it; retype the line")

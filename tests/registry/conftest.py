@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from cortexclient.registry import finding, memory
+from cortexclient.registry import assembly, lookup, specs
 
 MINIMAL = """\
 name: {name}
@@ -20,11 +22,20 @@ datastack: my_brain_v1
 def private_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CORTEXCLIENT_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.delenv("CORTEXCLIENT_PATH", raising=False)
-    monkeypatch.setattr(finding, "_registered", {})
-    monkeypatch.setattr(finding, "_told", set())
-    memory.forget()
+    monkeypatch.setattr(lookup, "_registered", {})
+    monkeypatch.setattr(specs, "_shadows_reported", set())
+    assembly.forget()
     yield
-    memory.forget()
+    assembly.forget()
+
+
+@pytest.fixture(scope="session")
+def generator(repository: Path) -> ModuleType:
+    """The script that writes the pages of documentation that follow from the code."""
+    location = importlib.util.spec_from_file_location("docs_generate", repository / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import jsonschema
 import pytest
 import yaml
 
+from cortexclient.cli.registry.page import dataset_page
 from cortexclient.registry import list_datasets, resolve
-from cortexclient.registry.layers import builtin_folder
+from cortexclient.registry.folders import builtin_folder
 from cortexclient.registry.validation import validate
 from cortexclient.spec import DatasetSpec
-from cortexclient.spec.pages import dataset_page
 from cortexclient.spec.schema import dataset_schema
 
 FOLDER = builtin_folder()

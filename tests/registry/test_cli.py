@@ -7,14 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
 from cortexclient.cli import main
+from cortexclient.cli.registry.page import dataset_page
 from cortexclient.registry import get_spec, list_datasets
 from cortexclient.registry.validation import validate
-from cortexclient.spec.pages import dataset_page, fields_page
 
 MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
 
@@ -93,18 +94,15 @@ def test_show_fits_a_terminal(run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_show_resolved_names_file_and_line(run, write, folder: Path) -> None:
-    (folder / "volumes").mkdir()
-    (folder / "volumes" / "brain.yaml").write_text("species: Mus musculus\n")
     write("base", "synapse_table: synapses_v1\n")
-    write("my_brain", "name: my_brain\nextends: base\nvolume: brain\ntitle: Child\n")
+    write("my_brain", "name: my_brain\nextends: base\ntitle: Child\n")
     status, out, _ = run("show", "my_brain", "--resolved")
     assert status == 0
     places = {
         line.split()[0]: line.split()[-1] for line in out.splitlines() if re.search(r"\.yaml:\d+ *$", line)
     }
-    assert places["title"].endswith("my_brain.yaml:4")
+    assert places["title"].endswith("my_brain.yaml:3")
     assert places["synapse_table"].endswith("base.yaml:5")
-    assert places["species"].endswith("volumes/brain.yaml:1")
 
 
 def test_where(run, write, folder: Path) -> None:
@@ -187,8 +185,8 @@ def test_schema(run, tmp_path: Path, repository: Path) -> None:
     status, out, _ = run("schema")
     assert status == 0
     assert out == (repository / "datasets" / "dataset.schema.json").read_text()
-    assert run("schema", "--volume", "-o", tmp_path / "v.json")[0] == 0
-    assert (tmp_path / "v.json").read_text() == (repository / "datasets" / "volume.schema.json").read_text()
+    assert run("schema", "-o", tmp_path / "s.json")[0] == 0
+    assert (tmp_path / "s.json").read_text() == out
 
 
 def test_trust(run) -> None:
@@ -369,66 +367,6 @@ def test_check_of_a_server_that_is_not_there(run, tmp_path: Path) -> None:
     assert "FAIL" in out
 
 
-# ------------------------------------------------------------------------------------------------ cave-diver
-DIVER = """\
-live_mode: false
-cache_alias: something
-cell_id_lookup:
-  kind: view
-  name: nucleus_lookup
-root_id_lookup_main_table: nuclei
-root_id_lookup_alt_tables:
-  - other_points
-decoration_warmup:
-  enabled: true
-  tables: [cell_types_v2]
-"""
-VOLUME = """\
-spatial:
-  transform: minnie_nm
-  depth_range: [0, 775]
-  layer_boundaries: [91.81, 261.22]
-  layer_names: [L1, L2/3]
-synapse: {position_prefix: ctr_pt, columns: [id, size]}
-"""
-
-
-def test_import_cave_diver(run, tmp_path: Path) -> None:
-    (tmp_path / "my_stack.yaml").write_text(DIVER)
-    (tmp_path / "volume.yaml").write_text(VOLUME)
-    out = tmp_path / "my_brain.yaml"
-    words = ("--name", "my_brain", "--volume", tmp_path / "volume.yaml", "--out", out)
-    assert run("import-cave-diver", tmp_path / "my_stack.yaml", *words)[0] == 0
-    spec = get_spec(out)
-    assert (spec.name, spec.datastack, spec.server_address) == (
-        "my_brain",
-        "my_stack",
-        "https://global.daf-apis.com",
-    )
-    assert spec.cell_ids.as_dict() == {
-        "lookup_view": "nucleus_lookup",
-        "main_table": "nuclei",
-        "alternative_tables": ["other_points"],
-    }
-    assert spec.capabilities is None
-    assert spec.transform.dataset == "minnie65"
-    assert spec.depth_range_um == (0, 775)
-    layers = [(layer.name, layer.top_um, layer.bottom_um) for layer in spec.layers]
-    assert layers == [("L1", 0, 91.81), ("L2/3", 91.81, 261.22)]
-    text = out.read_text()
-    assert "cell_types_v2" in text
-    assert "cache_alias" in text
-    # to advise against something is not to deny it
-    assert "# capabilities: {live: false}" in text
-
-
-def test_import_of_a_broken_file_says_where(run, tmp_path: Path) -> None:
-    (tmp_path / "my_stack.yaml").write_text("live_mode: [\n")
-    status, _, err = run("import-cave-diver", tmp_path / "my_stack.yaml")
-    assert status == 1
-    assert "my_stack.yaml:1:12 CX103" in err.replace("\n", "")
-
-
 # ----------------------------------------------------------------------------------------------------- pages
 @pytest.mark.parametrize("name", list_datasets())
 def test_every_dataset_has_a_page(name: str) -> None:
@@ -442,9 +380,22 @@ def test_every_dataset_has_a_page(name: str) -> None:
         assert fact.verified or f"`{path}`" in text
 
 
-def test_the_reference_lists_every_field(repository: Path) -> None:
+def test_the_reference_lists_every_field(repository: Path, generator: ModuleType) -> None:
     committed = (repository / "docs" / "spec-reference.md").read_text(encoding="utf-8")
-    assert fields_page() in committed, "run python docs/generate.py"
+    assert generator.fields_page() in committed, "run python docs/generate.py"
+
+
+def test_the_readme_says_nothing_wrong_about_a_dataset(repository: Path, generator: ModuleType) -> None:
+    table = (
+        (repository / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("<!-- datasets:")[2]
+        .partition("<!-- end")[0]
+    )
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) >= 8
+    for row in rows:
+        assert row == generator.datasets_row(get_spec(row.split("`")[1])), "run python docs/generate.py"
 
 
 def test_every_yaml_of_the_guides_is_right(repository: Path, tmp_path: Path) -> None:
@@ -455,7 +406,9 @@ def test_every_yaml_of_the_guides_is_right(repository: Path, tmp_path: Path) -> 
                 continue
             path = tmp_path / f"{page[:4]}{number}" / "my_brain.yaml"
             path.parent.mkdir()
-            whole = block if "\nname:" in block else MINIMAL + block
+            named = re.search(r"^name: (\w+)", block, re.MULTILINE)
+            path = path.with_name(f"{named[1]}.yaml") if named else path
+            whole = block if named else MINIMAL + block
             if block.startswith("sources"):
                 whole += "synapse_table: a\nvoxel_resolution: [1, 1, 1]\n"
             path.write_text(whole)

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from cortexclient.errors import SpecError
 from cortexclient.registry import resolve
 from cortexclient.spec import DatasetSpec, spec_from_mapping
-from cortexclient.spec.codes import codes
 from cortexclient.spec.nodes import to_plain
-from cortexclient.spec.scalars import resolve as resolve_scalar
-from cortexclient.spec.yaml_reader import read_nodes
+from cortexclient.spec.problems import codes
+from cortexclient.spec.yaml_reader import read_nodes, resolve_scalar
 
 MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
 GOOD = yaml.safe_load(MINIMAL)

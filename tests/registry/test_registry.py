@@ -9,9 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from datetime import date
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -19,8 +17,8 @@ from cortexclient import registry
 from cortexclient.cli import main
 from cortexclient.errors import NotConfiguredError, SpecError, UnknownDatasetError, UnknownTableError
 from cortexclient.registry import SpecWarning, get_spec, list_datasets, register, resolve, unregister
-from cortexclient.registry import packs as packs_module
-from cortexclient.registry.layers import builtin_folder
+from cortexclient.registry import folders as packs_module
+from cortexclient.registry.folders import builtin_folder
 from cortexclient.registry.validation import validate
 from cortexclient.spec import DatasetSpec, spec_from_mapping
 
@@ -183,10 +181,8 @@ def test_an_installed_pack_is_found_without_running_it(
 
 
 def test_loading_reads_only_what_it_needs(write, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write("base")
-    write("my_brain", "extends: base\nvolume: brain\n")
-    (folder / "volumes").mkdir()
-    (folder / "volumes" / "brain.yaml").write_text("species: Mus musculus\n")
+    write("base", "species: Mus musculus\n")
+    write("my_brain", "extends: base\n")
     for number in range(50):
         (folder / f"other_{number}.yaml").write_text("this: [is not, a spec")
     opened: list[str] = []
@@ -194,7 +190,7 @@ def test_loading_reads_only_what_it_needs(write, folder: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: opened.append(self.name) or real(self, *a, **k))
     yamls = lambda: sorted(name for name in opened if name.endswith(".yaml"))  # noqa: E731
     assert get_spec("my_brain").species == "Mus musculus"
-    assert yamls() == ["base.yaml", "brain.yaml", "my_brain.yaml"]
+    assert yamls() == ["base.yaml", "my_brain.yaml"]
     opened.clear()
     assert len(list_datasets()) == len(BUILT_IN) + 52
     get_spec("my_brain")
@@ -332,77 +328,37 @@ def test_a_transform_in_short_form_is_merged_into(write) -> None:
     assert get_spec("other").transform.model_dump(exclude_defaults=True) == {"dataset": "v1dd"}
 
 
-def test_a_volume_is_shared(write, folder: Path) -> None:
-    (folder / "volumes").mkdir()
-    (folder / "volumes" / "brain.yaml").write_text(
-        "title: V\ndepth_range_um: [0, 800]\nvoxel_resolution: [1, 1, 1]\n"
-    )
-    write("one", "volume: brain\n")
-    write("two", "volume: brain\nvoxel_resolution: [2, 2, 2]\n")
-    assert get_spec("one").depth_range_um == get_spec("two").depth_range_um == (0, 800)
-    assert get_spec("one").voxel_resolution == (1, 1, 1)
-    assert get_spec("two").voxel_resolution == (2, 2, 2)
-    assert get_spec("one").title == "My brain"
-    (folder / "volumes" / "brain.yaml").write_text("server_address: https://evil.example\n")
-    with pytest.raises(SpecError, match=r"volumes/brain\.yaml:1:1 CX201"):
-        get_spec("one")
+def test_a_spec_that_found_its_parent_stands_on_its_own(write) -> None:
+    write("base", "example_ids: {root_id: 5}\nversions: [{version: 1}]\n")
+    write("my_brain", "extends: base\nexample_ids: null\n")
+    spec = get_spec("my_brain")
+    assert (spec.extends, spec.example_ids) == (None, None)
+    assert get_spec(spec.as_dict()) == spec
 
 
-# --------------------------------------------------------------------------------------- deprecation, schema
-class TestRetirement:
-    CASES: ClassVar = [
-        ("since: 2999-01-01", None),
-        ("since: 2020-01-01, replaced_by: v1dd, message: Moved.", "deprecated"),
-        ("since: 2020-01-01, refused_from: 2021-01-01, replaced_by: v1dd", "refused"),
-        ("removed_from: 2021-01-01, replaced_by: v1dd", "removed"),
-    ]
-
-    def test_current(self, write) -> None:
-        write("old", "deprecation: {since: 2999-01-01}\n")
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            spec = get_spec("old")
-        assert said == []
-        assert spec.name == "old"
-        assert spec.deprecation is not None
-        assert spec.deprecation.since == date(2999, 1, 1)
-        assert next(info.stage for info in list_datasets(details=True) if info.name == "old") == "current"
-
-    def test_warns(self, write) -> None:
-        write("old", "deprecation: {since: 2020-01-01, replaced_by: v1dd, message: Moved.}\n")
-        with pytest.warns(SpecWarning, match=r"old is deprecated \(Moved\); use v1dd instead"):
-            get_spec("old")
-
-    def test_refuses_unless_asked_not_to(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
-        write("old", "deprecation: {refused_from: 2020-01-01, replaced_by: v1dd}\n")
-        with pytest.raises(UnknownDatasetError, match=r"use v1dd instead.*CORTEXCLIENT_ALLOW_DEPRECATED=1"):
-            get_spec("old")
-        monkeypatch.setenv("CORTEXCLIENT_ALLOW_DEPRECATED", "1")
-        with pytest.warns(SpecWarning, match="deprecated"):
-            assert get_spec("old").name == "old"
-
-    def test_is_gone(self, write, monkeypatch: pytest.MonkeyPatch) -> None:
-        write("old", "deprecation: {removed_from: 2020-01-01}\n")
-        monkeypatch.setenv("CORTEXCLIENT_ALLOW_DEPRECATED", "1")
-        with pytest.raises(UnknownDatasetError, match="was removed on 2020-01-01"):
-            get_spec("old")
-        assert next(info.stage for info in list_datasets(details=True) if info.name == "old") == "removed"
+# ----------------------------------------------------------------------------------------------- deprecation
+@pytest.mark.parametrize(
+    "plan", ["since: 2020-01-01, replaced_by: v1dd, message: Moved.", "replaced_by: v1dd, message: Moved"]
+)
+def test_a_deprecated_dataset_warns_and_loads(plan: str, write) -> None:
+    write("old", f"deprecation: {{{plan}}}\n")
+    with pytest.warns(SpecWarning, match=r"old is deprecated \(Moved\); use v1dd instead"):
+        assert get_spec("old").name == "old"
+    assert next(info for info in list_datasets(details=True) if info.name == "old").deprecated
 
 
-def test_an_old_file_is_brought_up_to_date_with_a_warning(write) -> None:
-    write(
-        "old",
-        "name: old\nschema_version: 0\ntitle: a\nserver_address: https://a.b\ndatastack_name: c\n"
-        "cell_id_lookup_view: v\nroot_id_lookup_main_table: m\nroot_id_lookup_alt_tables: [n]\n"
-        "static_table_cloudpath: gs://a/b\ndataset_transform: v1dd\n",
-    )
-    with pytest.warns(SpecWarning, match="CX501.*datastack_name is now datastack"):
-        spec = get_spec("old")
-    assert spec.datastack == "c"
-    assert spec.cell_ids.lookup_view == "v"
-    assert spec.cell_ids.alternative_tables == ("n",)
-    assert spec.exports.path == "gs://a/b"
-    assert spec.transform.dataset == "v1dd"
+def test_a_deprecation_of_another_day_is_silent(write) -> None:
+    write("old", "deprecation: {since: 2999-01-01, message: Later.}\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert get_spec("old").deprecation.message == "Later."
+    assert not next(info for info in list_datasets(details=True) if info.name == "old").deprecated
+
+
+def test_a_file_of_another_schema_version_is_refused(write) -> None:
+    write("old", "name: old\nschema_version: 0\ntitle: a\nserver_address: https://a.b\ndatastack: c\n")
+    with pytest.raises(SpecError, match=r"CX310.*write 1"):
+        get_spec("old")
 
 
 # -------------------------------------------------------------------------------------------------- the spec

@@ -11,11 +11,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import cortexclient.spec as spec_models
-from cortexclient.registry.layers import builtin_folder
+from cortexclient.registry.folders import builtin_folder
 from cortexclient.registry.validation import validate
 from cortexclient.spec import DatasetSpec
-from cortexclient.spec.codes import codes
-from cortexclient.spec.schema import dataset_schema, schema_text, volume_schema
+from cortexclient.spec.problems import codes
+from cortexclient.spec.schema import dataset_schema, schema_text
 
 FOLDER = builtin_folder()
 # what only a reader of the whole file, or of other files, can know
@@ -30,14 +30,13 @@ BEYOND_A_SCHEMA = {
         "CX304",
         "CX305",
         "CX306",
-        "CX307",
         "CX308",
         "CX309",
         "CX310",
         "CX312",  # a parent may have given the other value
         "CX311",
     ),
-    *("CX401", "CX402", "CX403", "CX405", "CX406", "CX501", "CX502", "CX503", "CX504", "CX505"),
+    *("CX401", "CX402", "CX403", "CX405", "CX406", "CX502", "CX503", "CX504", "CX505"),
 }
 MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
 
@@ -46,13 +45,12 @@ def _errors(text: str, schema: dict) -> list[str]:
     return [error.message for error in jsonschema.Draft7Validator(schema).iter_errors(yaml.safe_load(text))]
 
 
-def test_committed_schemas_are_in_step() -> None:
-    hint = "run: cortexclient schema -o datasets/dataset.schema.json, and with --volume -o datasets/volume.schema.json"
+def test_the_committed_schema_is_in_step() -> None:
+    hint = "run: cortexclient schema -o datasets/dataset.schema.json"
     assert (FOLDER / "dataset.schema.json").read_text(encoding="utf-8") == schema_text(dataset_schema()), hint
-    assert (FOLDER / "volume.schema.json").read_text(encoding="utf-8") == schema_text(volume_schema()), hint
 
 
-@pytest.mark.parametrize("schema", [dataset_schema(), volume_schema()], ids=["dataset", "volume"])
+@pytest.mark.parametrize("schema", [dataset_schema()], ids=["dataset"])
 def test_schemas_are_draft_07_and_nothing_newer(schema: dict) -> None:
     jsonschema.Draft7Validator.check_schema(schema)
     text = json.dumps(schema)
@@ -72,7 +70,7 @@ def test_schemas_are_draft_07_and_nothing_newer(schema: dict) -> None:
     walk(schema)
 
 
-@pytest.mark.parametrize("schema", [dataset_schema(), volume_schema()], ids=["dataset", "volume"])
+@pytest.mark.parametrize("schema", [dataset_schema()], ids=["dataset"])
 def test_every_key_has_a_hover_text_and_an_example_that_holds(schema: dict) -> None:
     for name, section in {"": schema, **schema["definitions"]}.items():
         for key, value in section["properties"].items():
@@ -109,13 +107,6 @@ def test_built_in_files_pass_and_name_their_schema(path: Path) -> None:
     assert text.startswith("# yaml-language-server: $schema=./dataset.schema.json\n")
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("volumes/*.yaml")), ids=lambda path: path.stem)
-def test_built_in_volumes_pass_and_name_their_schema(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert _errors(text, volume_schema()) == []
-    assert text.startswith("# yaml-language-server: $schema=../volume.schema.json\n")
-
-
 @pytest.mark.parametrize("code", sorted(set(codes()) - BEYOND_A_SCHEMA))
 def test_the_schema_refuses_what_the_models_refuse(code: str) -> None:
     bad, good = codes()[code].bad, codes()[code].good
@@ -123,11 +114,7 @@ def test_the_schema_refuses_what_the_models_refuse(code: str) -> None:
     assert not _errors(MINIMAL + good, dataset_schema())
 
 
-# written in YAML that the plain reader of this test takes for something else, or of an older form
-OTHERWISE_READ = {"CX501"}
-
-
-@pytest.mark.parametrize("code", sorted(set(codes()) - OTHERWISE_READ))
+@pytest.mark.parametrize("code", sorted(codes()))
 def test_the_schema_accepts_what_the_models_accept(code: str) -> None:
     good = codes()[code].good
     text = good if good.startswith("name:") else MINIMAL + good
@@ -145,7 +132,7 @@ def test_what_a_parent_supplies_is_not_required() -> None:
 def test_all_built_in_files_are_valid_together() -> None:
     results = validate([FOLDER])
     assert [str(problem) for result in results for problem in result.problems] == []
-    assert len(results) == len([*FOLDER.glob("*.yaml"), *FOLDER.glob("volumes/*.yaml")])
+    assert len(results) == len([*FOLDER.glob("*.yaml")])
 
 
 def test_an_alias_of_two_datasets_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cortexclient.cli.registry import files, looking, writing
+from cortexclient.cli.registry import check, scaffold, show, validate
 
 if TYPE_CHECKING:
     import typer
@@ -17,16 +17,15 @@ _PANEL = "Datasets"
 def register_commands(app: typer.Typer) -> None:
     """Add the commands about specs."""
     for name, command in (
-        ("list", looking.list_command),
-        ("show", looking.show),
-        ("where", looking.where),
-        ("cite", looking.cite),
-        ("validate", files.validate),
-        ("schema", files.schema),
-        ("trust", files.trust),
-        ("new", writing.new),
-        ("check", writing.check),
-        ("diff", writing.diff),
-        ("import-cave-diver", writing.import_cave_diver),
+        ("list", show.list_command),
+        ("show", show.show),
+        ("where", show.where),
+        ("cite", show.cite),
+        ("validate", validate.validate),
+        ("schema", validate.schema),
+        ("trust", validate.trust),
+        ("new", scaffold.new),
+        ("check", check.check),
+        ("diff", check.diff),
     ):
         app.command(name, rich_help_panel=_PANEL)(command)

@@ -1,20 +1,25 @@
-"""A first spec for a dataset that has none, from what its server says and from how tables are usually named."""
+"""The command that writes a first spec: from what a server says, and from how tables are usually named."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cortexclient.cli.registry.live import datastack_info
-from cortexclient.cli.registry.probes import offered, skeleton_versions, versions_of
-from cortexclient.cli.registry.text import SpecText, one_line
+import typer
+
+from cortexclient.cli.output import error_console, say
+from cortexclient.cli.registry.check import Token, datastack_info, offered, skeleton_versions, versions_of
+from cortexclient.cli.registry.text import as_yaml, one_line
+from cortexclient.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cortexclient.session import Session, VersionRecord
+    from cortexclient.spec import Problem
 
-__all__ = ["draft"]
+__all__ = ["SpecText", "draft", "new"]
 
 # a version that expires later than this is meant to stay
 KEPT_DAYS = 5 * 365
@@ -23,6 +28,107 @@ _ROLES = {
     "cell_types": ("cell_type", "celltype"),
     "coregistration": ("coregistration",),
 }
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name for the dataset: lower case, digits, underscores.")],
+    server: Annotated[str, typer.Option("--server", help="Address of the global CAVE server.")],
+    datastack: Annotated[str, typer.Option("--datastack", help="The server's name for the dataset.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write; left out: print it.", show_default=False),
+    ] = None,
+    token: Token = None,
+) -> None:
+    """Write a commented YAML file for a new dataset, asking the live server for what it knows."""
+    text = draft(name, server=server, datastack=datastack, token=token)
+    if out is None:
+        say(text, nl=False)
+        return
+    if out.is_dir():
+        out = out / f"{name}.yaml"
+    if out.exists():
+        raise typer.BadParameter(f"{out} exists already; give another --out or remove it")
+    write_text(out, text)
+    error_console().print(f"wrote {out}; look through it, then: cortexclient validate {out}")
+    if not (schema := out.parent / "dataset.schema.json").exists():
+        error_console().print(
+            f"for completion and hover texts in an editor: cortexclient schema --out {schema}"
+        )
+
+
+class SpecText:
+    """A spec file under construction: keys in the order in which they are added, each with its comment.
+
+    What is added may come from a server, so the result is read back: a value that a spec cannot hold becomes a comment.
+    """
+
+    def __init__(self, name: str, *, schema: str = "./dataset.schema.json") -> None:
+        self._head = [f"# yaml-language-server: $schema={schema}", "schema_version: 1", f"name: {name}"]
+        self._parts: list[str | tuple[str, Any, str | None]] = []
+
+    def comment(self, text: str) -> None:
+        """Add a line of explanation."""
+        self._parts += [f"# {one_line(line)}" for line in text.splitlines()]
+
+    def blank(self) -> None:
+        """Add an empty line."""
+        self._parts.append("")
+
+    def add(self, key: str, value: Any, comment: str | None = None) -> None:
+        """Add a key, with an explanation above it; a key without a value is left as a comment to fill in."""
+        self._parts.append((key, value, comment))
+
+    def __str__(self) -> str:
+        lines = [*self._head]
+        for part in self._parts:
+            if isinstance(part, str):
+                lines.append(part)
+                continue
+            key, value, comment = part
+            if comment:
+                lines += [f"# {one_line(line)}" for line in comment.splitlines()]
+            empty = value is None or value in ("", {}, [])
+            lines.append(f"# {key}:" if empty else as_yaml({key: value}))
+        return "\n".join(lines) + "\n"
+
+    def finished(self) -> str:
+        """Return the file. It can be loaded: a value that a spec refuses is left out, with a comment that says why."""
+        for _ in range(len(self._parts)):
+            refused = {
+                problem.path.partition(".")[0].partition("[")[0]: problem.message
+                for problem in _errors(str(self))
+            }
+            if not refused:
+                break
+            self._parts = [self._without(part, refused) for part in self._parts]
+        return str(self)
+
+    def _without(self, part: str | tuple[str, Any, str | None], refused: dict[str, str]) -> Any:
+        if isinstance(part, str):
+            return part if not part.startswith("#") or "" not in refused else "#"
+        key, value, comment = part
+        if key == "sources" and key not in refused and isinstance(value, dict):
+            return (
+                key,
+                {path: fact for path, fact in value.items() if path.partition(".")[0] not in refused},
+                comment,
+            )
+        if key not in refused:
+            return part
+        return key, None, f"What the server says cannot stand in a spec: {refused[key]}"
+
+
+def _errors(text: str) -> list[Problem]:
+    """Return the problems of a spec's text that would keep it from being loaded."""
+    from cortexclient.spec import DatasetSpec
+    from cortexclient.spec.problems import without_echoes
+    from cortexclient.spec.reading import parse_nodes, validate_nodes
+
+    root, problems = parse_nodes(text.encode("utf-8", "replace"), "<draft>")
+    if root is not None:
+        problems += without_echoes(problems, validate_nodes(root, DatasetSpec)[1])
+    return problems
 
 
 def draft(name: str, *, server: str, datastack: str, token: str | None = None) -> str:

@@ -27,9 +27,9 @@ def validate(
 ) -> None:
     """Check spec files and report every problem with file, line and column; exit 1 if there are any."""
     if explain is not None:
-        from cortexclient.spec.codes import page
+        from cortexclient.spec.problems import explain as explanation
 
-        say(page(explain))
+        say(explanation(explain))
         return
     from cortexclient.registry.validation import all_folders
     from cortexclient.registry.validation import validate as check
@@ -55,15 +55,14 @@ def validate(
 
 
 def schema(
-    volume: Annotated[bool, typer.Option("--volume", help="The schema of files in volumes/.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write.", show_default=False)
     ] = None,
 ) -> None:
     """Print the JSON Schema of spec files (draft 07, for editors)."""
-    from cortexclient.spec.schema import dataset_schema, schema_text, volume_schema
+    from cortexclient.spec.schema import dataset_schema, schema_text
 
-    text = schema_text(volume_schema() if volume else dataset_schema())
+    text = schema_text(dataset_schema())
     if out is None:
         say(text, nl=False)
     else:

@@ -1,21 +1,110 @@
-"""Comparing a spec with the live server that it describes, point by point."""
+"""Commands that compare a spec with the live server that it describes: check, diff."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cortexclient.cli.registry.probes import offered, skeleton_versions, versions_of
-from cortexclient.errors import AuthenticationError, CortexError, MissingDataError, UnknownDatasetError
+import typer
+
+from cortexclient.cli.output import error_console, say
+from cortexclient.cli.registry.text import print_table
+from cortexclient.errors import (
+    AuthenticationError,
+    CortexError,
+    MissingDataError,
+    ServiceError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+    UnknownDatasetError,
+)
 
 if TYPE_CHECKING:
-    from cortexclient.session import Session
-    from cortexclient.spec import DatasetSpec, TableSpec
+    from cortexclient.session import Session, VersionRecord
+    from cortexclient.spec import DatasetSpec, SynapsesSpec, TableFacts
 
-__all__ = ["Point", "check_live", "datastack_info", "differences"]
+__all__ = [
+    "Point",
+    "check",
+    "check_live",
+    "datastack_info",
+    "diff",
+    "differences",
+    "offered",
+    "skeleton_versions",
+    "versions_of",
+]
+
+Name = Annotated[str, typer.Argument(help="Name, alias or YAML file of a dataset.")]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", help="Ask this server instead of the spec's own.", show_default=False),
+]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", envvar="CORTEXCLIENT_TOKEN", help="Use this token.", show_default=False),
+]
 
 
+def check(
+    name: Name,
+    server: Server = None,
+    token: Token = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Compare a spec with its live server point by point; exit 1 if something is not as the spec says."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from cortexclient.registry import get_spec
+
+    spec = get_spec(name)
+    points = check_live(spec, server=server, token=token)
+    failures = sum(point.state == "fail" for point in points)
+    if as_json:
+        body = {"dataset": spec.name, "ok": not failures, "points": [asdict(point) for point in points]}
+        say(json.dumps(body, indent=2, ensure_ascii=False))
+        raise typer.Exit(1 if failures else 0)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("", "point", "found", "what to change"):
+        table.add_column(column, overflow="fold")
+    marks = {"pass": "[green]ok[/]", "fail": "[red]FAIL[/]", "skip": "[dim]-[/]"}
+    for point in points:
+        table.add_row(marks[point.state], point.name, escape(point.found), escape(point.advice))
+    print_table(table)
+    error_console().print(f"{spec.name}: {len(points)} points, {failures} to change")
+    raise typer.Exit(1 if failures else 0)
+
+
+def diff(
+    name: Name,
+    live: Annotated[bool, typer.Option("--live", help="Against the live server.")] = True,
+    server: Server = None,
+    token: Token = None,
+) -> None:
+    """Show where a spec and the live server's own record say different things; exit 1 if they do."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from cortexclient.registry import get_spec
+
+    del live  # the server is the only thing to compare with so far
+    found = differences(get_spec(name), server=server, token=token)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("key", "spec", "server"):
+        table.add_column(column, overflow="fold")
+    for key, ours, theirs in found:
+        table.add_row(escape(key), f"[red]{escape(ours)}[/]", f"[green]{escape(theirs)}[/]")
+    if found:
+        print_table(table)
+    error_console().print(f"{len(found)} difference(s)")
+    raise typer.Exit(1 if found else 0)
+
+
+# -------------------------------------------------------------------------------------------------------- comparing
 @dataclass(frozen=True, slots=True)
 class Point:
     """One thing that was compared.
@@ -43,6 +132,11 @@ class _Live:
     tables: list[str] = field(default_factory=list)
     views: list[str] = field(default_factory=list)
     version: int | None = None
+
+    def columns(self, table: str) -> list[str]:
+        """Return the columns of a table or view, as one row of it has them."""
+        kind = "view" if table in self.views else "table"
+        return [str(column) for column in self.session.query(table, limit=1, kind=kind).columns]
 
 
 def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | None = None) -> list[Point]:
@@ -214,7 +308,7 @@ def _present(key: str, name: str, names: list[str]) -> Point:
 def _roles(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
     for role in spec.tables if live.version is not None else ():
         try:
-            table: TableSpec = spec.table_for(role, live.version)
+            table = spec.table_for(role, live.version)
         except CortexError as error:
             yield Point(f"tables.{role}", "skip", _first(error))
             continue
@@ -226,28 +320,34 @@ def _roles(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
 
 
 def _columns(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
-    """The columns that the spec says its tables have."""
+    """Compare the columns that the services need, and those that the spec declares, with the live tables."""
     ids = spec.cell_ids
     if ids is not None:
         main = [ids.main_table] if ids.main_table in live.tables else []
         for name in [*main, *(table for table in ids.alternative_tables if table in live.tables)]:
             yield from _has_columns(f"columns of {name}", live, name, ["id", "pt_root_id"])
         if ids.lookup_view in (live.views if ids.kind == "view" else live.tables):
-            yield from _has_columns(
-                f"columns of {ids.lookup_view}", live, str(ids.lookup_view), ["id", "pt_root_id"]
-            )
+            name = str(ids.lookup_view)
+            yield from _has_columns(f"columns of {name}", live, name, ["id", "pt_root_id"])
     table = spec.synapse_table
-    if table is None or table not in live.tables:
-        return
-    roots = ["id", "pre_pt_root_id", "post_pt_root_id"]
-    yield from _has_columns(f"columns of {table}", live, table, roots)
-    wanted = spec.synapses
-    if wanted is None:
-        return
-    columns = list(live.session.query(table, limit=1).columns)
-    position = f"{wanted.position_prefix}_position"
+    if table is not None and table in live.tables:
+        roots = ["id", "pre_pt_root_id", "post_pt_root_id"]
+        yield from _has_columns(f"columns of {table}", live, table, roots)
+        if spec.synapses is not None:
+            yield from _synapse_columns(spec.synapses, live.columns(table))
+            yield from _declared("synapses", spec, table, spec.synapses, live)
+    for role in spec.tables if live.version is not None else ():
+        try:
+            entry = spec.table_for(role, live.version)
+        except CortexError:
+            continue  # said above
+        if entry.name in (*live.tables, *live.views):
+            yield from _declared(f"tables.{role}", spec, entry.name, entry, live)
+
+
+def _synapse_columns(wanted: SynapsesSpec, columns: list[str]) -> Iterator[Point]:
     for key, column in (
-        ("position_prefix", position),
+        ("position_prefix", f"{wanted.position_prefix}_position"),
         ("size_column", wanted.size_column),
         ("score_column", wanted.score_column),
     ):
@@ -257,14 +357,38 @@ def _columns(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
             yield Point(f"synapses.{key}", "pass" if found else "fail", column, advice)
 
 
+def _declared(key: str, spec: DatasetSpec, name: str, facts: TableFacts, live: _Live) -> Iterator[Point]:
+    """Compare what a spec declares about one table with the table's own metadata and columns."""
+    info = live.session.table_info(name, kind="view" if name in live.views else "table")
+    if facts.schema_name is not None:
+        theirs = info.schema if name in live.tables else None
+        yield (
+            _same(f"{key}.schema", facts.schema_name, theirs)
+            if theirs is not None
+            else Point(f"{key}.schema", "skip", "the server does not say")
+        )
+    references = getattr(facts, "references", None)
+    if references is not None:
+        yield _same(f"{key}.references", references, info.reference_table)
+    unit = spec.table_unit(name, unverified=True)
+    if unit is not None:
+        field = "units" if facts.units == "nm" else "voxel_resolution"
+        yield _same(f"{key}.{field}", list(unit), list(info.voxel_resolution))
+    wanted = [column for each in facts.declared_fields for column in each.columns]
+    if wanted:
+        columns = live.columns(name)
+        missing = [column for column in wanted if column not in columns]
+        found = f"no {', '.join(missing)}" if missing else f"all {len(wanted)} declared ones"
+        advice = f"it has {', '.join(columns)}" if missing else ""
+        yield Point(f"columns of {name}", "fail" if missing else "pass", found, advice)
+
+
 def _has_columns(name: str, live: _Live, table: str, wanted: list[str]) -> Iterator[Point]:
-    columns = list(
-        live.session.query(table, limit=1, kind="view" if table in live.views else "table").columns
-    )
+    columns = live.columns(table)
     missing = [column for column in wanted if column not in columns]
     if missing:
         found = f"no {', '.join(missing)}"
-        yield Point(name, "fail", found, f"name another table; this one has {', '.join(map(str, columns))}")
+        yield Point(name, "fail", found, f"name another table; this one has {', '.join(columns)}")
     else:
         yield Point(name, "pass", ", ".join(wanted))
 
@@ -375,3 +499,72 @@ def differences(
 
 
 _Step = Callable[["DatasetSpec", _Live], Iterator[Point]]
+
+
+# ------------------------------------------------------------------------------------------- which services there are
+def offered(session: Session, *, table: str | None) -> dict[str, bool | None]:
+    """Ask each service whether it is there.
+
+    Parameters
+    ----------
+    session : Session
+        On a spec that denies nothing: what is denied would not be asked for.
+    table : str or None
+        A small table to ask for one row at this moment.
+
+    Returns
+    -------
+    dict
+        Fields of ``capabilities`` -> True, False, or None where it cannot be told (no answer in time, no right to ask).
+    """
+    return {
+        "live": _answer(lambda: _live(session, table)),
+        "versions": _answer(lambda: any(record.valid for record in versions_of(session).values())),
+        "l2cache": _answer(lambda: _l2cache(session)),
+        "skeletons": _answer(lambda: bool(skeleton_versions(session))),
+    }
+
+
+def _answer(ask: Callable[[], bool | None]) -> bool | None:
+    try:
+        return ask()
+    except (ServiceTimeoutError, ServiceUnavailableError):
+        return None
+    except ServiceError as error:
+        # 401 and 403 say who asked, 5xx that something is broken; only these say that there is nothing
+        return False if error.status in {400, 404, 405, 410} else None
+    except CortexError:
+        return None
+
+
+def _live(session: Session, table: str | None) -> bool | None:
+    if table is None:
+        return None
+    now = datetime.now(UTC)
+    session.at(timestamp=now).query(table, kind="table", limit=1, allow_missing_lookups=True)
+    return True
+
+
+def versions_of(session: Session) -> dict[int, VersionRecord]:
+    """Give all versions; none where the server has nothing of the kind for this datastack."""
+    try:
+        return session.versions()
+    except MissingDataError:
+        return {}
+
+
+def _l2cache(session: Session) -> bool:
+    mapping: Any = session.http.get_json("l2cache", f"{session.local_server}/l2cache/api/v1/table_mapping")
+    return session.connection.segmentation_table in mapping
+
+
+def skeleton_versions(session: Session) -> list[int]:
+    """Give the versions of skeletons that the service makes.
+
+    Raises
+    ------
+    ServiceError
+        If there is no such service, or it fails.
+    """
+    known: Any = session.http.get_json("skeleton", f"{session.local_server}/skeletoncache/api/versions")
+    return sorted(int(version) for version in known)

@@ -1,4 +1,4 @@
-"""Commands that look at datasets: list, show, where, cite."""
+"""Commands that show datasets: list, show, where, cite."""
 
 from __future__ import annotations
 
@@ -25,21 +25,11 @@ _ACCESS = {"public": "[green]public[/]", "login": "[cyan]login[/]", "group": "[y
 _FIRST = ("name", "title", "description", "aliases")
 
 
-def list_command(
-    as_json: AsJson = False,
-    check: Annotated[
-        bool | None,
-        typer.Option(
-            "--check/--no-check",
-            help="Read every file in full and say which cannot be loaded; left out: unless there are very many.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
+def list_command(as_json: AsJson = False) -> None:
     """List the datasets that can be loaded by name."""
     from cortexclient.registry import list_datasets
 
-    infos = list_datasets(details=True, check=check)
+    infos = list_datasets(details=True)
     if as_json:
         say(json.dumps([_plain(info) for info in infos], indent=2))
         return
@@ -51,25 +41,21 @@ def list_command(
         table.add_column(column, overflow="fold")
     for info in infos:
         title = escape(info.title)
-        if info.checked and info.problem is not None:
+        if info.problem is not None:
             title = f"[red]cannot be loaded:[/] {escape(info.problem.splitlines()[0])}"
-        elif info.stage != "current":
-            title += f" [yellow]({info.stage})[/]"
+        elif info.deprecated:
+            title += " [yellow](deprecated)[/]"
         origin = info.layer + (f" [dim](hides {', '.join(info.shadows)})[/]" if info.shadows else "")
         access = _ACCESS.get(info.access, "[dim]unknown[/]")
         table.add_row(f"[bold]{info.name}[/]", title, access, origin, f"[dim]{', '.join(info.aliases)}[/]")
     print_table(table)
     _warn_of_packs()
-    skimmed = sum(not info.checked for info in infos)
-    if skimmed:
-        hint = "`cortexclient list --check` says which cannot be loaded"
-        error_console().print(f"[dim]{skimmed:,} file(s) were read only as far as this list needs; {hint}[/]")
 
 
 def _warn_of_packs() -> None:
     from rich.markup import escape
 
-    from cortexclient.registry.packs import broken_packs
+    from cortexclient.registry.folders import broken_packs
 
     for sentence in broken_packs():
         error_console().print(f"[yellow]warning:[/] {escape(sentence)}")
@@ -78,9 +64,7 @@ def _warn_of_packs() -> None:
 def _plain(info: DatasetInfo) -> dict[str, Any]:
     from dataclasses import asdict
 
-    values = {key: value for key, value in asdict(info).items() if not key.startswith("_")}
-    values["problem"] = info.problem if info.checked else None
-    return {**values, "path": str(info.path) if info.path else None}
+    return {**asdict(info), "path": str(info.path) if info.path else None}
 
 
 def show(
@@ -99,7 +83,7 @@ def show(
         say(json.dumps({**spec.as_dict(), "fingerprint": spec.fingerprint}, indent=2, ensure_ascii=False))
         return
     if markdown:
-        from cortexclient.spec.pages import dataset_page
+        from cortexclient.cli.registry.page import dataset_page
 
         say(dataset_page(spec), nl=False)
         return
@@ -175,16 +159,15 @@ def _print_tree(values: dict[str, Any]) -> None:
 
 def _colours() -> Any:
     """Colours of the terminal's own palette that can be read on light and on dark; texts keep the terminal's own."""
-    from pygments.token import Comment, Keyword, Name, Number
     from rich.style import Style
     from rich.syntax import ANSISyntaxTheme
 
     return ANSISyntaxTheme(
         {
-            Name.Tag: Style(color="cyan"),
-            Comment: Style(dim=True),
-            Number: Style(color="magenta"),
-            Keyword: Style(color="magenta"),
+            ("Name", "Tag"): Style(color="cyan"),
+            ("Comment",): Style(dim=True),
+            ("Literal", "Number"): Style(color="magenta"),
+            ("Keyword",): Style(color="magenta"),
         }
     )
 
@@ -193,8 +176,8 @@ def where(
     name: Annotated[str | None, typer.Argument(help="A dataset; left out: all places.")] = None,
 ) -> None:
     """Show where datasets are looked for, and which file wins."""
-    from cortexclient.registry.finding import candidates, registered
-    from cortexclient.registry.layers import layers
+    from cortexclient.registry.folders import layers
+    from cortexclient.registry.lookup import candidates, registered
 
     out = console()
     if name is not None:

@@ -1,0 +1,195 @@
+"""From a name, a path or a mapping to one `DatasetSpec`, and what the user should know about it."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import warnings
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.credentials import host_of, trusted_hosts
+from cortexclient.errors import CortexError, UnknownDatasetError
+from cortexclient.registry import lookup
+from cortexclient.registry.assembly import SpecWarning, finished, read
+from cortexclient.registry.folders import BUILT_IN, Layer, builtin_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cortexclient.registry.lookup import Candidate
+    from cortexclient.spec import DatasetSpec
+
+__all__ = ["get_spec", "is_deprecated", "is_trusted", "register", "resolve", "unregister"]
+
+_lock = threading.Lock()
+_shadows_reported: set[tuple[str, str]] = set()
+
+
+def register(spec: str | Path | Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
+    """Make a dataset known in this session, under its own name and its aliases.
+
+    Parameters
+    ----------
+    spec : path, mapping or DatasetSpec
+        A YAML file, the same as a mapping, or a finished spec. A dataset of that name that was registered before is
+        replaced; one from a file is hidden.
+
+    Returns
+    -------
+    DatasetSpec
+
+    Raises
+    ------
+    SpecError
+        With every problem of the file.
+    """
+    path: Path | None = None
+    if isinstance(spec, str | Path):
+        path = Path(spec).expanduser().absolute()
+        made = read(path)
+    else:
+        made = finished(spec)
+    lookup.add(made, path)
+    return made
+
+
+def unregister(name: str) -> None:
+    """Forget a dataset that was registered in this session.
+
+    Raises
+    ------
+    UnknownDatasetError
+        If it was not.
+    """
+    lookup.remove(name)
+
+
+def get_spec(name: str | os.PathLike[str] | Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
+    """Return the spec of a dataset.
+
+    Parameters
+    ----------
+    name : str, path, mapping or DatasetSpec
+        As for `resolve`.
+
+    Raises
+    ------
+    UnknownDatasetError
+        If nothing has that name; the message lists close names and every place that was searched.
+    SpecError
+        If its file has mistakes.
+    """
+    return resolve(name)[0]
+
+
+def resolve(what: str | os.PathLike[str] | Mapping[str, Any] | DatasetSpec) -> tuple[DatasetSpec, int | None]:
+    """Find the spec that is meant, and the version if one was named.
+
+    Parameters
+    ----------
+    what : str, path, mapping or DatasetSpec
+        A name or alias (``minnie_public``), one with a version (``minnie_public@1300``), the path of a YAML file (a
+        text with a slash or ending in .yaml), a mapping nested like the YAML, or a spec.
+
+    Returns
+    -------
+    spec : DatasetSpec
+    version : int or None
+
+    Raises
+    ------
+    UnknownDatasetError
+        If nothing has that name.
+    SpecError
+        If the file has mistakes.
+    """
+    if isinstance(what, os.PathLike):
+        return read(Path(os.fspath(what)).expanduser()), None
+    if not isinstance(what, str):
+        return finished(what), None
+    if what.endswith((".yaml", ".yml")) or "/" in what or os.sep in what:
+        return read(Path(what).expanduser()), None
+    name, at, version = what.partition("@")
+    number = None
+    if at and version != "latest":
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+            raise UnknownDatasetError(
+                f"{what!r}: behind the @ stands the number of a version, as in {name}@1300"
+            )
+        number = int(version)
+    return _named(name), number
+
+
+def _named(name: str) -> DatasetSpec:
+    found = lookup.find(name)
+    if not found:
+        raise UnknownDatasetError(lookup.nothing_found(name))
+    winner = found[0]
+    _warn_of_shadows(found)
+    spec = winner.spec
+    if spec is None and winner.path is not None:
+        spec = read(winner.path, layer=winner.layer)
+    if spec is None:  # a candidate has one or the other
+        raise UnknownDatasetError(lookup.nothing_found(name))
+    if is_deprecated(spec) and spec.deprecation is not None:
+        plan = spec.deprecation
+        reason = f" ({plan.message.rstrip('.')})" if plan.message else ""
+        instead = f"; use {plan.replaced_by} instead" if plan.replaced_by else ""
+        warnings.warn(f"the dataset {spec.name} is deprecated{reason}{instead}", SpecWarning, stacklevel=5)
+    return spec
+
+
+def is_deprecated(spec: DatasetSpec, today: date | None = None) -> bool:
+    """Whether a spec says that another dataset should be used, as of a day."""
+    plan = spec.deprecation
+    return plan is not None and (plan.since is None or plan.since <= (today or datetime.now(UTC).date()))
+
+
+def _warn_of_shadows(found: list[Candidate]) -> None:
+    """Report once that a file of the user's hides a dataset that comes with cortexclient."""
+    winner, *hidden = found
+    if winner.layer == BUILT_IN or not any(candidate.layer == BUILT_IN for candidate in hidden):
+        return
+    where = str(winner.path or "a spec registered in this session")
+    with _lock:
+        if (winner.name, where) in _shadows_reported:
+            return
+        _shadows_reported.add((winner.name, where))
+    warnings.warn(
+        f"{winner.name} comes from {where} ({winner.layer}), which hides the built-in dataset of that name",
+        SpecWarning,
+        stacklevel=6,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- trust
+def is_trusted(host: str) -> bool:
+    """Whether the user's general token, the one that is stored without a server, may be sent to a host.
+
+    A spec is a file that anybody can write, so what a spec says makes no host trusted: only the built-in datasets do,
+    where the address is a verified fact, and the user (`trust`). Not even this machine is: one of its ports may be
+    somebody else's. A token that is stored for a server goes to that server in any case, and to no other.
+
+    Parameters
+    ----------
+    host : str
+        A host name or an address (``https://cave.my.lab/info``).
+    """
+    name = host_of(host)
+    return bool(name) and (name in trusted_hosts() or _is_builtin(name))
+
+
+@lru_cache(maxsize=64)
+def _is_builtin(host: str) -> bool:
+    layer = Layer(BUILT_IN, builtin_folder())
+    for name in layer.names():
+        with suppress(CortexError):
+            spec = read(layer.file(name), layer=BUILT_IN)
+            if spec.host == host and spec.is_verified("server_address"):
+                return True
+    return False
