@@ -98,10 +98,11 @@ def test_nested_calls_share_one_pool():
     jobs = [lambda job=job: run_items(lambda n: wait(job, n), range(6), workers=9) for job in range(2)]
     assert run_all(jobs, workers=4) == [list(range(6)), list(range(10, 16))]
     assert max(most) <= 4
+
     # however deep, even with fewer workers than levels
-    deep = lambda depth: (
-        depth if depth == 0 else sum(run_items(lambda _: deep(depth - 1) + 1, range(2), workers=2))
-    )
+    def deep(depth):
+        return sum(run_items(lambda _: deep(depth - 1) + 1, range(2), workers=2)) if depth else 0
+
     assert run_items(deep, [4, 4, 4], workers=2) == [30, 30, 30]
 
 
