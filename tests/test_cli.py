@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -12,12 +14,13 @@ import typer
 
 import cortexclient
 from cortexclient.cli import main
+from cortexclient.cli.app import build_app, run
 from cortexclient.cli.options import filters_from, ids_from
 from cortexclient.cli.output import write_frame
-from cortexclient.cli.running import run
 from cortexclient.errors import NotConfiguredError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -130,6 +133,120 @@ def test_files_hold_ids_exactly(ending: str, tmp_path: Path) -> None:
 def test_unknown_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="xlsx"):
         write_frame(pd.DataFrame({"a": [1]}), tmp_path / "frame.xlsx")
+
+
+def commands(app: typer.Typer, *prefix: str) -> Iterator[tuple[str, ...]]:
+    """Every command of the command line, as the words that name it."""
+    for command in app.registered_commands:
+        yield (*prefix, str(command.name))
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from commands(group.typer_instance, *prefix, str(group.name))
+
+
+COMMANDS = sorted(commands(build_app()))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_help_of_every_command_ends_with_an_example_that_can_be_copied(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*words, "-h"]) == 0
+    shown = capsys.readouterr().out.rstrip().splitlines()
+    assert shown[-1].lstrip().startswith("Example: ")
+    assert " ".join(("cortexclient", *words)) in shown[-1]
+    assert max(map(len, shown)) <= 80
+    assert "<bool>" not in "".join(shown)
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("cortexclient tables minnie_pu", ["minnie_public"]),
+        ("cortexclient tables my_l", ["my_lab.yaml"]),
+        ("cortexclient doctor minnie_pu", ["minnie_public"]),
+        ("cortexclient demo --dataset minnie_pu", ["minnie_public"]),
+        (
+            "cortexclient query sandbox nuc",
+            ["nucleus_alternative_points", "nucleus_detection", "nucleus_lookup"],
+        ),
+        ("cortexclient synapses sandbox 1 -r synapse_t", ["synapse_targets"]),
+        ("cortexclient query minnie_public x --version 13", ["1300"]),
+        ("cortexclient query no_such_dataset nuc", []),
+    ],
+)
+def test_the_shell_completes_names_without_a_server(line: str, offered: list[str], tmp_path: Path) -> None:
+    (tmp_path / "my_lab.yaml").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "cortexclient"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "_CORTEXCLIENT_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split()) - 1),
+        },
+    )
+    assert done.stdout.split() == offered
+
+
+def test_a_reader_that_has_enough_is_no_failure() -> None:
+    code = (
+        "import sys, pandas as pd, typer\n"
+        "from cortexclient.cli.app import run\n"
+        "from cortexclient.cli.output import show_frame\n"
+        "app = typer.Typer()\n"
+        "app.command()(lambda: show_frame(pd.DataFrame({'id': range(300_000)})))\n"
+        "sys.exit(run(app, [], debug=False))"
+    )
+    command = f'set -o pipefail; "{sys.executable}" -c "$CODE" | head -2'
+    done = subprocess.run(
+        [str(shutil.which("bash")), "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CODE": code},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "id\n0\n", "")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("gone; load(..., version_fallback=True) asks", "gone; --timestamp TIME asks"),
+        ("the nearest is client.at(version=3)", "the nearest is --version 3"),
+        (
+            "run `cortexclient login`, or pass auth_token= to load()",
+            "run `cortexclient login x.yaml`, pass --token",
+        ),
+        ("older: latest_roots() gives all", "older: `cortexclient latest-roots` gives all"),
+    ],
+)
+def test_advice_is_for_the_command_line(message: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fail(dataset: str) -> None:
+        raise NotConfiguredError(f"{dataset}: {message}")
+
+    app.command("other")(lambda: None)
+    assert run(app, ["fail", "x.yaml"], debug=False) == 1
+    assert shown in capsys.readouterr().err
+
+
+def test_a_file_beside_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_lab.yaml").touch()
+    for command in ("tables", "doctor", "login"):
+        assert main([command, "my_lab"]) == 1
+        assert "give its name with the ending: my_lab.yaml" in " ".join(capsys.readouterr().err.split())
 
 
 def test_help_needs_nothing_heavy() -> None:

@@ -123,6 +123,27 @@ def test_synapses_of_both_sides(printed: Any, root: str) -> None:
     assert set(post["post_pt_root_id"]) <= {int(root)}
 
 
+def test_roots_newer_than_the_version_are_told_from_old_ones(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Sandbox(size="tiny") as sandbox:
+        server = ["--server", f"sandbox://127.0.0.1:{sandbox.port}"]
+        halves = sandbox.split(int(root)).new_roots.tolist()
+        new = halves[0]
+        capsys.readouterr()
+        assert main(["synapses", "sandbox", str(new), "5", *server]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"no synapses of {new}: newer than what was queried; add --live" in said
+        assert "no synapses of 5: not valid roots" in said
+        assert main(["synapses", "sandbox", str(new), "--live", *server]) == 0
+        found = pd.read_csv(io.StringIO(capsys.readouterr().out))
+        assert len(found) > 0
+        cells = sandbox.truth.cells["cell_id"].to_numpy()
+        cell = int(cells[sandbox.truth.root_of_cell(cells) == int(root)][0])
+        assert main(["cell-id-to-root-id", "sandbox", str(cell), "--live", *server]) == 0
+        assert pd.read_csv(io.StringIO(capsys.readouterr().out))["root_id"].isin(halves).all()
+
+
 def test_level2_ids(printed: Any, root: str) -> None:
     ids = printed("l2-ids", "sandbox", root)
     attributes = printed("l2-ids", "sandbox", root, "--attributes")

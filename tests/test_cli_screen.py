@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from cortexclient.cli.screen import fitted
+from cortexclient.cli.screen import fitted, wrapped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +75,47 @@ def test_the_telling_columns_stay_and_points_are_one_column() -> None:
     assert "a type [with] brackets" in lines[2]
 
 
+SYNAPSES = pd.DataFrame(
+    {
+        "id": [20000038, 20000043],
+        "valid": [True, True],
+        **{f"pre_pt_position_{axis}": [780000.0, 1.0] for axis in "xyz"},
+        "pre_pt_root_id": [ROOT, ROOT],
+        **{f"post_pt_position_{axis}": [780000.0, 1.0] for axis in "xyz"},
+        "post_pt_root_id": [ROOT + 2, ROOT + 4],
+        **{f"ctr_pt_position_{axis}": [780000.0, 1.0] for axis in "xyz"},
+        "size": [385.0, 228.0],
+    }
+)
+TYPES = pd.DataFrame(
+    {
+        "id": [300207, 300809],
+        **{f"bb_start_position_{axis}": [780000.0, 1.0] for axis in "xyz"},
+        "volume": [123.575, 159.41],
+        **{f"pt_position_{axis}": [780000.0, 1.0] for axis in "xyz"},
+        "pt_supervoxel_id": [88891049011371731, 88891049011371732],
+        "pt_root_id": [ROOT, ROOT + 2],
+        "id_ref": [25, 22],
+        "valid_ref": [True, True],
+        "target_id": [300207, 300809],
+        "classification_system": ["inhibitory_neuron", "excitatory_neuron"],
+        "cell_type": ["BC", "23P"],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("frame", "columns"),
+    [
+        (SYNAPSES, {"id", "post_pt_root_id", "ctr_pt_position", "size"}),
+        (TYPES, {"id", "volume", "pt_root_id", "classification_system", "cell_type"}),
+    ],
+)
+def test_eighty_columns_show_what_one_came_for(frame: pd.DataFrame, columns: set[str]) -> None:
+    lines, _ = rendered(frame, 80)
+    assert columns <= set(lines[0].split())
+
+
 def test_wide_terminals_show_everything() -> None:
     assert rendered(FRAME, 200)[1] == []
 
@@ -97,6 +138,19 @@ def test_long_text_is_broken_into_lines() -> None:
     lines, hidden = rendered(frame, 60)
     assert hidden == []
     assert " ".join(" ".join(lines[2:]).split()) == " ".join(["a", *["word"] * 40])
+
+
+@pytest.mark.parametrize("width", [34, 40, 60, 80])
+def test_no_word_is_broken(width: int) -> None:
+    frame = pd.DataFrame({"n": ["a"], "name": ["proofreading_status_and_strategy of some"]})
+    lines, _ = rendered(frame[["name"]], width)
+    words = set(" ".join(lines[2:]).split())
+    assert words == {"proofreading_status_and_strategy", "of", "some"}
+    text = "one two `cortexclient latest-roots lab ID` three https://an.address.org/as/long/as/no/line/is/x\n  four"
+    wrapped_lines = wrapped(text, width).splitlines()
+    assert " ".join(wrapped_lines).split() == text.split()
+    assert any("`cortexclient latest-roots lab ID`" in line for line in wrapped_lines)
+    assert all(len(line) <= width or " " not in line.strip() or "`" in line for line in wrapped_lines)
 
 
 def on_a_terminal(code: str, columns: int, folder: Path, **environment: str) -> str:

@@ -34,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    from cortexclient.cli.app import build_app
-    from cortexclient.cli.running import run
+    from cortexclient.cli.app import build_app, run
 
     return run(build_app(), words, debug=debug)

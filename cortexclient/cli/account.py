@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cortexclient.cli.options import Dataset, Server
+from cortexclient.cli.options import (
+    AsJson,
+    Dataset,
+    Server,
+    Token,
+    complete_dataset,
+    environment_token,
+    spec_of,
+)
 from cortexclient.cli.output import console, say
+from cortexclient.cli.screen import for_the_shell, note
 from cortexclient.errors import AuthenticationError, CortexError, TermsOfServiceError
 
 if TYPE_CHECKING:
@@ -31,30 +42,33 @@ def login(
     server: Server = None,
     check: Annotated[bool, typer.Option(help="Try the token on the server before storing it.")] = True,
 ) -> None:
-    """Store the token for a dataset's server, where caveclient looks for it, readable by you only.
+    """Store the token for a dataset's server.
 
-    The token is typed without echo, or read from standard input if that is a pipe.
+    It is stored where caveclient looks for it, readable by you only. The token
+    is typed without echo, or read from standard input if that is a pipe.
     """
     from cortexclient import credentials
-    from cortexclient.registry import get_spec
     from cortexclient.session import Session
 
-    spec = get_spec(dataset)
+    spec = spec_of(dataset)
     address = (server or spec.server_address).rstrip("/")
     if not address.startswith(("https://", "http://")):
         say(f"{spec.name} runs on this machine ({address}) and needs no token.")
         return
     _explain(spec, address)
-    token = (
-        sys.stdin.readline() if not sys.stdin.isatty() else typer.prompt("Token (not shown)", hide_input=True)
-    )
+    typed = sys.stdin.isatty()
+    token = typer.prompt("Token (not shown)", hide_input=True) if typed else sys.stdin.readline()
     token = token.strip().removeprefix("Bearer ").strip('"')
-    notice = None
+    missing = None
     if check and token:
-        notice = _try(Session(spec, server_address=address, auth_token=token))
+        missing = _try(Session(spec, server_address=address, auth_token=token), address)
     path = credentials.store_token(address, token)
     say(f"Stored in {path}.")
-    say(notice or f"Ready: cortexclient tables {spec.name}")
+    also = "" if server is None else f" --server {server}"
+    if missing or not check:
+        say(missing or f"It was not tried; `cortexclient doctor {dataset}{also}` does.")
+    else:
+        say(f"Ready: cortexclient tables {dataset}{also}")
 
 
 def _explain(spec: DatasetSpec, address: str) -> None:
@@ -64,28 +78,41 @@ def _explain(spec: DatasetSpec, address: str) -> None:
     say(f"{spec.title} is served by {address}.")
     if access is not None and access.note:
         say(access.note)
-    if access is not None and access.terms_url:
-        say(f"1. Accept the terms of service: {access.terms_url}")
-    say(
-        f"{'2' if access is not None and access.terms_url else '1'}. Log in and copy a token: {token_page(address)}"
-    )
+    terms = access.terms_url if access is not None else None
+    if terms:
+        say(f"1. Accept the terms of service: {terms}")
+    say(f"{'2' if terms else '1'}. Log in and copy a token: {token_page(address)}")
 
 
-def _try(session: Session) -> str | None:
-    """Try a token; gives what is still missing, raises if the token itself is wrong."""
+def _try(session: Session, address: str) -> str | None:
+    """Try a token; return what else is missing.
+
+    Raises
+    ------
+    AuthenticationError
+        If the token itself is wrong.
+    """
+    from cortexclient.credentials import token_page
+
     try:
         session.info()
     except TermsOfServiceError as error:
         return f"The token is good. {error}"
     except AuthenticationError as error:
         if error.status == 401:
-            raise
+            raise AuthenticationError(
+                f"{address} does not know this token, so it was not stored. Copy it again from {token_page(address)}: "
+                "it may have been cut short, or a newer one may have replaced it",
+                service=error.service,
+                status=error.status,
+                url=error.url,
+            ) from None
         return f"The token is good. {error}"
     return None
 
 
 class Finding(NamedTuple):
-    """One line of what the doctor says."""
+    """One line of the doctor's report; ``good`` is None where nothing can be said yet."""
 
     dataset: str
     check: str
@@ -96,54 +123,70 @@ class Finding(NamedTuple):
 def doctor(
     dataset: Annotated[
         str | None,
-        typer.Argument(help="Dataset to check against its server. Default: what this machine has."),
+        typer.Argument(
+            help="Dataset to check against its server. Default: the tokens of all datasets.",
+            autocompletion=complete_dataset,
+        ),
     ] = None,
     server: Server = None,
+    token: Token = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Say in one table what works, and what to do about the rest."""
-    findings = _machine() if dataset is None else _check_dataset(dataset, server)
-    _show(findings)
+    """Report what works, and what to do about the rest."""
+    findings = _tokens() if dataset is None else _check_dataset(dataset, server, token)
+    if as_json:
+        keys = ("dataset", "check", "ok", "message")
+        say(json.dumps([dict(zip(keys, finding, strict=True)) for finding in findings], indent=1))
+    else:
+        _show(findings)
     if any(finding.good is False for finding in findings):
         raise typer.Exit(1)
 
 
-def _machine() -> list[Finding]:
+def _tokens() -> list[Finding]:
+    """Say which datasets have a token; looked for, not tried."""
     from cortexclient.registry import get_spec, list_datasets
 
-    findings = []
-    for name in list_datasets():
-        spec = get_spec(name)
-        findings.append(_token(spec, spec.server_address))
-    return findings
+    return [_token(spec, spec.server_address) for spec in map(get_spec, list_datasets())]
 
 
-def _token(spec: DatasetSpec, address: str) -> Finding:
+def _token(spec: DatasetSpec, address: str, dataset: str | None = None) -> Finding:
     from cortexclient import credentials
     from cortexclient.registry import is_trusted
 
-    if not address.startswith(("https://", "http://")) or credentials.is_loopback(address):
+    if not address.startswith(("https://", "http://")):
         return Finding(spec.name, "token", True, "needs none: it runs on this machine")
-    found = credentials.find_token(address, is_trusted=is_trusted)
-    if found is not None:
-        return Finding(spec.name, "token", True, f"for {credentials.host_of(address)}, in {found.path}")
-    words = f"none for {credentials.host_of(address)}; run `cortexclient login {spec.name}`"
+    host = credentials.host_of(address)
+    if os.environ.get("CORTEXCLIENT_TOKEN") and dataset and environment_token(address):
+        return Finding(spec.name, "token", True, f"for {host}, from CORTEXCLIENT_TOKEN")
+    if (found := credentials.find_token(address, is_trusted=is_trusted)) is not None:
+        return Finding(spec.name, "token", True, f"for {host}, in {found.path}")
+    public = "; most servers of this machine need none" if credentials.is_loopback(address) else ""
+    words = f"none for {host}{public}; `cortexclient login {dataset or spec.name}` stores one"
     return Finding(spec.name, "token", None, words)
 
 
-def _check_dataset(dataset: str, server: str | None) -> list[Finding]:
-    from cortexclient.registry import get_spec
+def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[Finding]:
     from cortexclient.session import Session
 
-    spec = get_spec(dataset)
-    session = Session(spec, server_address=server, retries=1, timeout=(5.0, 30.0))
-    findings = [_token(spec, server or spec.server_address)]
+    spec = spec_of(dataset)
+    address = server or spec.server_address
+    session = Session(
+        spec,
+        server_address=server,
+        auth_token=token or environment_token(address),
+        retries=1,
+        timeout=(5.0, 30.0),
+    )
+    given = Finding(spec.name, "token", True, "given by --token")
+    findings = [given if token else _token(spec, address, dataset)]
     for check, work in _checks(session):
         try:
             findings.append(Finding(spec.name, check, True, work()))
         except CortexError as error:
-            findings.append(Finding(spec.name, check, False, str(error)))
+            findings.append(Finding(spec.name, check, False, for_the_shell(str(error), dataset)))
             if check in {"server", "datastack"}:
-                break  # nothing behind it can be asked
+                break  # everything else depends on these
     return findings
 
 
@@ -157,7 +200,7 @@ def _checks(session: Session) -> list[tuple[str, Callable[[], str]]]:
     def versions() -> str:
         live = [record for record in session.versions().values() if record.valid]
         if not live:
-            return "no live version at present; tables can only be asked at a time (timestamp=)"
+            return "no live version at present; tables can only be queried at a time (--timestamp)"
         return (
             f"{len(live)} live versions, newest {live[-1].version} of {live[-1].timestamp:%Y-%m-%d %H:%M} UTC"
         )
@@ -192,12 +235,18 @@ def _version(session: Session, path: str) -> Any:
 
 
 def _show(findings: list[Finding]) -> None:
+    """Print a table; what does not work is explained below it, where there is room."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("", "dataset", "check", "what", box=None, pad_edge=False)
-    marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: "[yellow]--[/yellow]"}
-    from rich.markup import escape
-
+    table = Table("", "dataset", "check", "what", box=None, pad_edge=False, show_header=False)
+    marks = {True: "[green]ok[/]", False: "[bold red]no[/]", None: "[bold]--[/]"}
+    show = console()
     for finding in findings:
-        table.add_row(marks[finding.good], finding.dataset, finding.check, escape(finding.words))
-    console().print(table)
+        words = finding.words if finding.good is not False or not show.is_terminal else "see below"
+        table.add_row(marks[finding.good], finding.dataset, finding.check, escape(words))
+    show.print(table)
+    if show.is_terminal:
+        for finding in findings:
+            if finding.good is False:
+                note(finding.words, label=f"{finding.check}: ", style="bold red")

@@ -1,22 +1,26 @@
-"""``cortexclient demo``: the whole job on one neuron."""
+"""``cortexclient demo``: ids, synapses, skeleton, mesh, export, link and picture of one neuron. Public API only."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cortexclient.cli.options import Server, Version, ids_from, open_client
+from cortexclient.cli.options import Server, Token, Version, complete_dataset, ids_from, open_client
 from cortexclient.cli.output import console, error_console
-from cortexclient.errors import MissingDataError, NotConfiguredError
+from cortexclient.errors import MissingDataError, NotConfiguredError, UnknownTableError
+from cortexclient.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cortexclient.client import DatasetClient
 
 __all__ = ["register_commands"]
+
+SHOWN_CELLS = 20
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -25,7 +29,16 @@ def register_commands(app: typer.Typer) -> None:
 
 
 def demo(
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Dataset to work on.")] = "sandbox",
+    dataset: Annotated[
+        str,
+        typer.Option(
+            "--dataset",
+            "-d",
+            metavar="NAME",
+            help="Dataset to work on.",
+            autocompletion=complete_dataset,
+        ),
+    ] = "sandbox",
     root_id: Annotated[
         str | None,
         typer.Option("--root-id", "-r", help="Neuron to show. Default: an example.", show_default=False),
@@ -33,26 +46,33 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("demo.png"),
     version: Version = None,
     server: Server = None,
+    token: Token = None,
 ) -> None:
-    """Do the whole job on one neuron: ids, synapses, skeleton, mesh, export, link, picture.
+    """Show one neuron from every side.
 
-    On the sandbox it needs no account and no network; on a real dataset it needs your token.
+    Its ids, synapses, skeleton, mesh, a static export, a link and a picture. On the sandbox it
+    needs no account and no network; on a real dataset it needs your token.
     """
-    from cortexclient.cli.tour import Tour
-
     began = time.perf_counter()
-    client = open_client(dataset, version, server=server)
-    tour = Tour(client, None if root_id is None else ids_from([root_id])[0], out)
+    client = open_client(dataset, version=version, server=server, token=token)
+    steps_of = Demo(client, None if root_id is None else ids_from([root_id])[0], out)
+    starting = client.session.connection.address_asked.startswith("sandbox://")
     steps: list[tuple[str, str, Callable[[], list[str]]]] = [
-        ("connect", "starting the server" if dataset == "sandbox" else "connecting", tour.connect),
-        ("tables", "listing tables", tour.tables),
-        ("cells", "mapping cell ids to root ids and back", tour.cells),
-        ("synapses", "querying synapses with a reference table", tour.synapses),
-        ("skeleton", "fetching the skeleton in cortical depth", tour.skeleton),
-        ("mesh", "fetching the mesh and its level-2 ids", tour.mesh),
-        ("export", "reading a static export", tour.export),
-        ("link", "making a Neuroglancer link", tour.link),
-        ("picture", "drawing", tour.picture),
+        (
+            "connect",
+            "starting the sandbox (the first time it builds a small cortex: about a minute)"
+            if starting
+            else "connecting",
+            steps_of.connect,
+        ),
+        ("tables", "listing tables", steps_of.tables),
+        ("cells", "looking up root ids of cells, and back", steps_of.cells),
+        ("synapses", "querying synapses with a reference table", steps_of.synapses),
+        ("skeleton", "fetching the skeleton in cortical depth", steps_of.skeleton),
+        ("mesh", "fetching the mesh and its level-2 ids", steps_of.mesh),
+        ("export", "reading a static export", steps_of.export),
+        ("link", "making a Neuroglancer link", steps_of.link),
+        ("picture", "drawing", steps_of.picture),
     ]
     show = console()
     for number, (name, doing, step) in enumerate(steps, start=1):
@@ -63,13 +83,198 @@ def demo(
 
 
 def _run(name: str, doing: str, step: Callable[[], list[str]]) -> list[str]:
-    """Run one step behind a spinner; what a dataset does not offer is said and passed over."""
+    """Run one step behind a spinner; what a dataset does not offer is reported and skipped."""
     errors = error_console()
+    if not errors.is_terminal and name == "connect":
+        errors.print(doing, markup=False)  # it may take a minute, and a spinner is not shown here
     with errors.status(doing):
         try:
             return step()
         except (NotConfiguredError, MissingDataError) as missing:
-            # the neuron itself is needed for everything that follows
+            # everything that follows needs the neuron
             if name in {"connect", "cells"}:
                 raise
             return [f"[dim]not available here: {missing}[/]"]
+
+
+class Demo:
+    """The steps of the demo on one neuron; each returns a line or two about what it found.
+
+    Parameters
+    ----------
+    client : DatasetClient
+        The dataset.
+    root_id : int or None
+        The neuron; None takes the spec's example, else a cell of the nucleus table.
+    out : pathlib.Path
+        Picture to write.
+    """
+
+    def __init__(self, client: DatasetClient, root_id: int | None, out: Path) -> None:
+        self.client = client
+        self.root_id = root_id
+        self.out = out
+        self.neuron: Any = None
+        self.shape: Any = None
+        self.labels: Any = None
+        self.sites: Any = None
+
+    @property
+    def root(self) -> int:
+        """Return the neuron, once it is chosen."""
+        if self.root_id is None:
+            raise NotConfiguredError("no neuron is chosen; name one with --root-id")
+        return self.root_id
+
+    def connect(self) -> list[str]:
+        """Ask the server for its version, and pin the client to it."""
+        version = self.client.version
+        # one moment for every step: a floating client would put the synapses of now on the skeleton
+        self.client = client = self.client.at(version=version)
+        moment = client.version_timestamp(version)
+        return [
+            f"{client.spec.title} ({client.datastack_name} at {client.server_address})",
+            f"version {version}, frozen {moment:%Y-%m-%d %H:%M} UTC",
+        ]
+
+    def tables(self) -> list[str]:
+        """List tables and views."""
+        tables, views = sorted(self.client.tables), sorted(self.client.views)
+        return [f"{len(tables)} tables, {len(views)} views: {_some(tables + views)}"]
+
+    def cells(self) -> list[str]:
+        """Map cell ids to root ids and back; choose the neuron."""
+        client = self.client
+        ids = client.spec.cell_ids
+        if ids is None or ids.main_table is None:
+            self.root_id = self.root_id or self._example()
+            if self.root_id is None:
+                raise NotConfiguredError(
+                    f"the spec of {client.spec.name} has neither example nor nucleus table; choose a neuron: --root-id"
+                )
+            return [f"no cell ids in this dataset; neuron {self.root_id}"]
+        nuclei = getattr(client.tables, ids.main_table)().query(limit=SHOWN_CELLS)
+        roots = client.cell_id_to_root_id(nuclei["id"].to_numpy())
+        found = roots[roots["root_id"] > 0]
+        cells = client.root_id_to_cell_id(found["root_id"].to_numpy())
+        back = int((cells["cell_id"].to_numpy() == found.index.to_numpy()).sum())
+        lines = [
+            f"{len(found)} of {len(roots)} cell ids have a root id; {back} of those root ids lead back to their cell"
+        ]
+        if self.root_id is None:
+            self.root_id = self._example() or int(found["root_id"].iloc[0])
+        own = int(client.root_id_to_cell_id([self.root_id])["cell_id"].iloc[0])
+        lines.append(f"neuron {self.root_id} is " + (f"cell {own}" if own > 0 else "no cell with a nucleus"))
+        return lines
+
+    def _example(self) -> int | None:
+        """Return the spec's example neuron at the client's moment."""
+        example = self.client.spec.example_ids
+        if example is not None and example.cell_id is not None:
+            root = int(self.client.cell_id_to_root_id([int(example.cell_id)])["root_id"].iloc[0])
+            if root > 0:
+                return root
+        return int(example.root_id) if example is not None and example.root_id is not None else None
+
+    def synapses(self) -> list[str]:
+        """Fetch the neuron's synapses on both sides."""
+        client = self.client
+        reference = _synapse_reference(client)
+        frame = client.query_synapses(
+            [self.root], pre=True, post=True, reference_tables=reference, progress=False
+        )
+        out_of = int((frame["pre_pt_root_id"] == self.root).sum())
+        into = int((frame["post_pt_root_id"] == self.root).sum())
+        self.sites = frame
+        lines = [f"{out_of:,} outputs, {into:,} inputs"]
+        if reference:
+            lines[0] += f", with the columns of {', '.join(reference)}"
+        return lines
+
+    def skeleton(self) -> list[str]:
+        """Fetch the skeleton, rigidly moved so that y is the depth below the pia."""
+        neuron = self.client.get_skeleton(self.root, transform="rigid")
+        self.neuron = neuron
+        depth = neuron.skeleton.vertices[:, 1]
+        length = neuron.skeleton.path_length() / 1000
+        soma = neuron.skeleton.vertices[int(neuron.skeleton.root), 1]
+        return [
+            (
+                f"{len(depth):,} vertices, {length:.2f} mm of neurite, {depth.min():.0f} to {depth.max():.0f} µm below "
+                f"the pia, root at {soma:.0f} µm"
+            )
+        ]
+
+    def mesh(self) -> list[str]:
+        """Fetch the mesh and find the level-2 id of each of its vertices."""
+        client = self.client
+        self.shape = client.mesh.get_mesh(self.root)
+        began = time.perf_counter()
+        self.labels = client.mesh.compute_vertex_to_l2_mapping(
+            self.root, vertices=self.shape.vertices, faces=self.shape.faces
+        )
+        took = time.perf_counter() - began
+        known = self.labels[self.labels != 0]
+        share = 100 * len(known) / max(1, len(self.labels))
+        return [
+            (
+                f"{len(self.shape.vertices):,} vertices, {len(self.shape.faces):,} faces; {share:.1f} % of the "
+                f"vertices have one of {len(set(known.tolist())):,} level-2 ids ({took:.2f} s)"
+            )
+        ]
+
+    def export(self) -> list[str]:
+        """Read the smallest static export."""
+        exports = self.client.exports
+        available = exports.available_data_df()
+        if not len(available):
+            return ["none in the bucket"]
+        first = available.sort_values(["bytes", "name"]).iloc[0]
+        frame = exports.get_table(str(first["name"]), int(first["version"]))
+        return [
+            (
+                f"{len(available)} files; {first['name']} of version {first['version']}: {len(frame):,} rows x "
+                f"{len(frame.columns)} columns"
+            )
+        ]
+
+    def link(self) -> list[str]:
+        """Make a Neuroglancer link that shows the neuron and its synapses."""
+        url = self.client.neuroglancer_url(root_ids=self.root, annotations=self.sites, shorten=True)
+        lines = [f"[link={url}]{url}[/link]"]
+        if self.client.session.connection.address_asked.startswith("sandbox://"):  # stops with this command
+            lines.append(
+                "[dim]it opens while the sandbox runs: start one with `cortexclient sandbox serve`, then the demo "
+                "with --server and its address[/]"
+            )
+        return lines
+
+    def picture(self) -> list[str]:
+        """Draw the neuron."""
+        from cortexclient.cli.shapes import neuron_figure
+
+        if self.neuron is None:
+            raise NotConfiguredError("there is no skeleton to draw")
+        mesh = self.shape and (self.client.space.transform_nm.apply(self.shape.vertices), self.shape.faces)
+        figure = neuron_figure(
+            self.neuron,
+            layers=self.client.spec.layers or None,
+            mesh=mesh,
+            labels=self.labels,
+            title=f"{self.client.spec.title}: neuron {self.root}",
+        )
+        with replacing(self.out) as part:
+            figure.savefig(part, dpi=170)
+        return [str(self.out.resolve())]
+
+
+def _synapse_reference(client: DatasetClient) -> list[str] | None:
+    """Name a reference table on synapses, where the spec has one at the client's version."""
+    try:
+        return [client.spec.table_for("synapse_targets", client.version).name]
+    except (NotConfiguredError, UnknownTableError):
+        return None
+
+
+def _some(names: list[str], count: int = 6) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

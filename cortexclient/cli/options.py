@@ -1,66 +1,285 @@
-"""Options that many commands share."""
+"""Arguments and options that many commands share, and the decorator that gives them to a command."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-if TYPE_CHECKING:
-    from cortexclient.client import DatasetClient
+from cortexclient.errors import CortexError, UnknownDatasetError
 
-__all__ = ["Dataset", "Moment", "Out", "Server", "Version", "ids_from", "open_client"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cortexclient.client import DatasetClient
+    from cortexclient.spec import DatasetSpec
+
+    Client: TypeAlias = DatasetClient
+else:
+    Client = Any  # typer reads annotations, and importing the class takes half a second
+
+__all__ = [
+    "AsJson",
+    "Client",
+    "Dataset",
+    "Live",
+    "Moment",
+    "Out",
+    "Server",
+    "Table",
+    "Token",
+    "Version",
+    "complete_dataset",
+    "complete_table",
+    "dataset_command",
+    "environment_token",
+    "filters_from",
+    "ids_from",
+    "open_client",
+    "spec_of",
+    "table_names",
+]
+
+# -- completion in the shell -----------------------------------------------------------------------------------
+
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """Offer the names of datasets, and YAML files of the current folder."""
+    from cortexclient.registry import list_datasets
+
+    files = sorted(str(path) for path in Path().glob(f"{incomplete}*.y*ml"))
+    return [name for name in list_datasets() if name.startswith(incomplete)] + files
+
+
+def _complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offer the versions that the spec of the dataset lists."""
+    try:
+        known = [str(known.version) for known in spec_of(_typed_dataset(ctx)).versions]
+    except Exception:  # noqa: BLE001 - a completion that fails offers nothing
+        return []
+    return [version for version in known if version.startswith(incomplete)]
+
+
+def complete_table(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offer the tables and views of the dataset."""
+    try:
+        names = table_names(_typed_dataset(ctx), ctx.params.get("server"))
+    except Exception:  # noqa: BLE001 - a completion that fails offers nothing
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _typed_dataset(ctx: typer.Context) -> str:
+    """Return the dataset of the line that is being completed: nothing is parsed while an option lacks its value."""
+    if found := ctx.params.get("dataset"):
+        return str(found)
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS") or ""
+    return line.split()[2]
+
+
+def table_names(dataset: str, server: str | None = None) -> list[str]:
+    """Return the tables that the spec names, and those that the server lists if it answers within two seconds.
+
+    No server is started for this.
+    """
+    spec = spec_of(dataset)
+    names = {role.name for role in spec.tables.values()} | {spec.synapse_table}
+    if (cells := spec.cell_ids) is not None:
+        names |= {cells.lookup_view, cells.main_table, *cells.alternative_tables}
+    if (server or spec.server_address).startswith(("http://", "https://")):
+        import cortexclient
+
+        client = cortexclient.load(spec, server_address=server, timeout=(1.0, 2.0), retries=0)
+        with contextlib.suppress(CortexError):
+            names |= {*client.tables, *client.views}
+    return sorted(name for name in names if name)
+
+
+# -- arguments and options ------------------------------------------------------------------------------------
 
 Dataset = Annotated[
-    str, typer.Argument(help="Name, alias or YAML file of a dataset; `cortexclient list` shows the names.")
+    str,
+    typer.Argument(
+        help="Name, alias or YAML file of a dataset; `cortexclient list` shows the names.",
+        autocompletion=complete_dataset,
+    ),
+]
+Table = Annotated[
+    str,
+    typer.Argument(
+        help="Table or view; `cortexclient tables DATASET` lists them.", autocompletion=complete_table
+    ),
 ]
 Version = Annotated[
-    int | None, typer.Option("--version", "-v", help="Materialized version to look at.", show_default=False)
+    int | None,
+    typer.Option(
+        "--version",
+        "-v",
+        metavar="N",
+        help="Materialized version to query.",
+        show_default=False,
+        autocompletion=_complete_version,
+    ),
 ]
 Moment = Annotated[
     str | None,
     typer.Option(
         "--timestamp",
         "-t",
-        help="Moment to look at instead, ISO 8601; UTC where it names no zone.",
+        metavar="TIME",
+        help="Time to query instead of a version, ISO 8601; UTC if it names no zone.",
         show_default=False,
     ),
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--server", help="Ask this global server instead of the dataset's own.", show_default=False),
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="Global server to use instead of the dataset's own.",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="TOKEN",
+        help="Token to use instead of the stored one; or set CORTEXCLIENT_TOKEN, which trusted hosts get.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         "--out",
         "-o",
+        metavar="FILE",
         help="File to write: .csv, .csv.gz, .parquet, .feather or .json (there, ids beyond 2^53 are texts).",
         show_default=False,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Live = Annotated[
+    bool,
+    typer.Option("--live", help="Query the current state instead of the newest version."),
+]
+
+
+def dataset_command(
+    app: typer.Typer, name: str, *, panel: str, moment: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose first parameter is a client.
+
+    The command takes a dataset in its place, and has the options ``--version`` and ``--timestamp`` (if ``moment``),
+    ``--server`` and ``--token`` besides those of the function.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        shared: dict[str, Any] = {"version": Version, "timestamp": Moment} if moment else {}
+        shared |= {"server": Server, "token": Token}
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        own = [*inspect.signature(function, eval_str=True).parameters.values()][1:]
+        parameters = [
+            inspect.Parameter("dataset", keyword, annotation=Dataset),
+            *(parameter.replace(kind=keyword) for parameter in own),
+            *(
+                inspect.Parameter(option, keyword, default=None, annotation=kind)
+                for option, kind in shared.items()
+            ),
+        ]
+
+        @functools.wraps(function)
+        def command(*, dataset: str, **given: Any) -> None:
+            client = open_client(dataset, **{option: given.pop(option) for option in shared})
+            function(client, **given)
+
+        # what typer reads
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name, rich_help_panel=panel)(command)
+        return function
+
+    return register
+
+
+# -- datasets and tokens --------------------------------------------------------------------------------------
+
+
+def spec_of(dataset: str) -> DatasetSpec:
+    """Find the spec of a dataset; an error says if a YAML file of that name lies in the current folder."""
+    from cortexclient.registry import get_spec
+
+    try:
+        return get_spec(dataset)
+    except UnknownDatasetError as error:
+        for ending in (".yaml", ".yml"):
+            if (file := Path(dataset + ending)).is_file():
+                raise UnknownDatasetError(
+                    f"there is no dataset {dataset!r}, but a file {file}; give its name with the ending: {file}"
+                ) from error
+        raise
 
 
 def open_client(
-    dataset: str, version: int | None = None, timestamp: str | None = None, server: str | None = None
+    dataset: str,
+    *,
+    version: int | None = None,
+    timestamp: str | None = None,
+    server: str | None = None,
+    token: str | None = None,
+    **options: Any,
 ) -> DatasetClient:
     """Load a dataset with the options of the command line."""
     import cortexclient
 
-    return cortexclient.load(dataset, version=version, timestamp=timestamp, server_address=server)
+    if (name := dataset.partition("@")[0]).isidentifier():
+        spec_of(name)
+    load = functools.partial(
+        cortexclient.load, dataset, version=version, timestamp=timestamp, server_address=server, **options
+    )
+    client = load(auth_token=token)
+    if token is None and (found := environment_token(server or client.spec.server_address)):
+        return load(auth_token=found)
+    return client
+
+
+def environment_token(address: str) -> str | None:
+    """Return ``CORTEXCLIENT_TOKEN`` if it may go to a server: one of this machine, or one that the user trusts."""
+    from cortexclient import credentials
+    from cortexclient.cli.screen import note
+    from cortexclient.registry import is_trusted
+
+    token = os.environ.get("CORTEXCLIENT_TOKEN", "").strip()
+    if not token or not address.startswith(("https://", "http://")):
+        return None
+    if credentials.is_loopback(address) or is_trusted(address):
+        return token
+    host = credentials.host_of(address)
+    note(
+        f"CORTEXCLIENT_TOKEN is not sent to {host}, which is not among the hosts that you trust: run `cortexclient "
+        f"trust {host}`, or pass --token"
+    )
+    return None
+
+
+# -- what is typed --------------------------------------------------------------------------------------------
 
 
 def ids_from(words: list[str]) -> list[int]:
-    """Ids out of command-line words: numbers, or ``-`` for one per line (or comma) from standard input.
+    """Read ids from words of the command line, or for ``-`` from standard input, one per line (or comma).
 
     Raises
     ------
     typer.BadParameter
         If a word is not a whole number.
     """
-    import sys
-
     if words == ["-"]:
         words = sys.stdin.read().replace(",", " ").split()
     return [_id(word) for word in words]
@@ -74,7 +293,7 @@ def _id(word: str) -> int:
 
 
 def filters_from(words: list[str]) -> dict[str, Any]:
-    """Read filters out of words such as ``cell_type=BC`` or ``id=1,2,3``: a list of values means any of them.
+    """Read filters from words such as ``cell_type=BC`` or ``id=1,2,3``: a list of values means any of them.
 
     Raises
     ------

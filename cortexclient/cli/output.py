@@ -80,17 +80,17 @@ def show_frame(
     rows : int or None
         Most rows on a terminal; None shows all.
     """
+    from cortexclient.cli.screen import fitted, note
+
     if out is not None:
         write_frame(frame, out, index=index)
-        error_console().print(f"{len(frame):,} rows -> {out}")
+        note(f"{len(frame):,} rows -> {out}")
         return
     if index:
         frame = frame.reset_index()
     if not sys.stdout.isatty():
         frame.to_csv(_PrintableStream(), index=False)  # type: ignore[call-overload]  # which asks for more than pandas
         return
-    from cortexclient.cli.screen import fitted
-
     table, hidden = fitted(frame if rows is None else frame.head(rows), console().width)
     console().print(table)
     notes = []
@@ -99,7 +99,7 @@ def show_frame(
     if hidden:
         notes.append(f"no room for {', '.join(hidden)}")
     if notes:
-        error_console().print(f"{'; '.join(notes)}. --out FILE writes everything ({', '.join(ENDINGS)})")
+        note(f"{'; '.join(notes)}. --out FILE writes everything ({', '.join(ENDINGS)})")
 
 
 class _PrintableStream:

@@ -1,24 +1,83 @@
-"""A table on a terminal: points in one column, ids never broken, and no more columns than there is room for."""
+"""Text and tables that fit a terminal: no word, id or command is broken, and the columns one came for stay."""
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["fitted"]
+__all__ = ["fitted", "for_the_shell", "note", "wrapped"]
 
 GAP = 2  # of which one is the line between columns
 TEXT_WIDTH = 24
-"""Text wider than this is broken into lines rather than taking the room of another column."""
+"""Text wider than this is broken into lines, between words, rather than taking the room of another column."""
+_UNITS = re.compile(r"\S*`[^`]*`\S*|\S+")
+"""What stays on one line: words, and commands between backticks."""
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break text into lines between words; a command between backticks stays on one line."""
+    lines = []
+    for paragraph in text.splitlines():
+        indent = paragraph[: len(paragraph) - len(paragraph.lstrip())]
+        line = ""
+        for unit in _UNITS.findall(paragraph):
+            if line and len(line) + 1 + len(unit) > width:
+                lines.append(line)
+                line = unit
+            else:
+                line = f"{line} {unit}" if line else indent + unit
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def note(text: str, *, label: str = "", style: str = "") -> None:
+    """Print a message to standard error, wrapped where that is a terminal."""
+    from rich.text import Text
+
+    from cortexclient.cli.output import error_console
+    from cortexclient.errors import printable
+
+    console = error_console()
+    message = printable(label + text)
+    if sys.stderr.isatty():
+        message = wrapped(message, console.width)
+    shown = Text(message)
+    shown.stylize(style, 0, len(label))
+    console.print(shown, soft_wrap=True)
+
+
+_SHELL_WORDS = (
+    (r"load\(\.\.\., version_fallback=True\)", "--timestamp TIME"),
+    (r"\(load\(\.\.\., version=N\), client\.at\(version=N\)\)", "(--version N)"),
+    (r"client\.at\(version=(\d+)\)", r"--version \1"),
+    (r"or pass auth_token= to load\(\)", "pass --token or set CORTEXCLIENT_TOKEN"),
+    (r"\(load\(\.\.\., timeout=seconds\)\)", "(CORTEXCLIENT_READ_TIMEOUT=SECONDS)"),
+    (r"lower max_workers", "set CORTEXCLIENT_MAX_WORKERS to less"),
+    (r"(?<![\w`])versions\(\)", "`cortexclient versions`"),
+    (r"(?<![\w`])(?:suggest_)?latest_roots\(\d*\)", "`cortexclient latest-roots`"),
+    (r"(?<![\w`])live=True", "--live"),
+    (r" \(latest_valid_timestamp\(\)\)", ""),
+)
+"""Advice for Python, and what it is on the command line."""
+
+
+def for_the_shell(message: str, dataset: str) -> str:
+    """Write the advice of an error message in words of the command line."""
+    for python, shell in _SHELL_WORDS:
+        message = re.sub(python, shell, message)
+    return message.replace("`cortexclient login`", f"`cortexclient login {dataset}`")
 
 
 def fitted(frame: pd.DataFrame, width: int) -> tuple[Table, list[str]]:
     """Make a table of a frame that is not wider than the terminal.
 
-    Columns keep their order. Where not all fit, bounding boxes, supervoxel ids and bookkeeping give way first.
+    Columns keep their order. Where not all fit, those give way first that say least: bounding boxes, supervoxel ids,
+    ids of reference tables, columns that hold one value, and all positions but one.
 
     Parameters
     ----------
@@ -39,7 +98,7 @@ def fitted(frame: pd.DataFrame, width: int) -> tuple[Table, list[str]]:
 
     columns = _columns(frame)
     room = {name: _room(name, cells, right=right) for name, (cells, right) in columns.items()}
-    shown = _choose(list(columns), room, width)
+    shown = _choose({name: cells for name, (cells, _) in columns.items()}, room, width)
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="bold"
     )
@@ -74,27 +133,50 @@ def _columns(frame: pd.DataFrame) -> dict[str, tuple[list[str], bool]]:
 
 
 def _room(name: str, cells: list[str], *, right: bool) -> int:
-    """Characters that a column needs: numbers their full length, text no more than it can be broken into."""
+    """Return the characters that a column needs: numbers and words their full length, text that can be wrapped less."""
     longest = max(map(len, cells), default=0)
-    return max(len(name), longest if right else min(longest, TEXT_WIDTH))
+    if not right:
+        words = max((len(word) for cell in cells for word in cell.split()), default=0)
+        longest = max(words, min(longest, TEXT_WIDTH))
+    return max(len(name), longest)
 
 
-def _choose(names: list[str], room: dict[str, int], width: int) -> list[str]:
-    """Choose the columns that fit, the telling ones first, and give them in the order in which they stand."""
+def _choose(columns: dict[str, list[str]], room: dict[str, int], width: int) -> list[str]:
+    """Choose the columns that fit, the telling ones first, and return them in the order in which they stand."""
     left = width - 1  # rich before 14.3 pads the last column as well
     chosen: set[str] = set()
-    for name in sorted(names, key=_weight):
+    point = _main_point(list(columns))
+    weights = {
+        name: 0 if number == 0 else _weight(name, cells, point=point)
+        for number, (name, cells) in enumerate(columns.items())
+    }
+    for name in sorted(columns, key=weights.__getitem__):
         if room[name] <= left or not chosen:
             chosen.add(name)
             left -= room[name] + GAP
-    return [name for name in names if name in chosen]
+    return [name for name in columns if name in chosen]
 
 
-def _weight(name: str) -> int:
-    """How readily a column gives way: 0 stays longest."""
+def _main_point(names: list[str]) -> str | None:
+    """Name the position that says most of a row."""
+    points = [name for name in names if name.endswith("position")]
+    known = [name for name in ("ctr_pt_position", "pt_position") if name in points]
+    return (known or points or [None])[0]
+
+
+def _weight(name: str, cells: list[str], *, point: str | None) -> int:
+    """Say how readily a column gives way: 0 stays longest."""
     if name.startswith("bb_"):
+        return 4
+    if name.startswith("valid") or "supervoxel" in name or name in {"created", "superceded_id"}:
+        return 4
+    if name.endswith("_ref") or name == "target_id":
+        return 3
+    if len(cells) > 1 and len(set(cells)) == 1:
         return 2
-    return int(name.startswith("valid") or "supervoxel" in name or name in {"created", "superceded_id"})
+    if name.endswith("position"):
+        return 1 if name == point else 3
+    return 0
 
 
 def _cell(value: Any) -> str:

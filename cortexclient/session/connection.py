@@ -179,7 +179,7 @@ class Connection:
         return Context(
             datastack=self.spec.datastack,
             server_address=self.address,
-            token_file=str(credentials.token_file(self.address)),
+            token_file=None if self._token_given else str(credentials.token_file(self.address)),
             token_page=credentials.token_page(self.address),
             tokens=tuple(token for token in (self.token,) if token and token != LOOPBACK_TOKEN),
             close_names=self._close_names,

@@ -293,15 +293,17 @@ def _auth_error(refusal: Refusal, context: Context) -> _Made:
 
 
 def _token_message(refusal: Refusal, context: Context, code: str | None) -> str:
+    if code == "invalid_token" and not context.tokens:
+        code = "no_token"  # a placeholder was sent
     what = {
-        "no_token": "no token was sent",
+        "no_token": "it wants a token, and none is stored for it",
         "invalid_token": "the token is wrong or has expired",
         "bad_auth_header": "the token was not understood",
     }.get(code or "", _shorten(refusal.text) or "the token was not accepted")
     page = (
         f"get one at {context.token_page}" if context.token_page else "get one from the server's token page"
     )
-    place = f" (it is looked up in {context.token_file})" if context.token_file else ""
+    place = f" (it is looked for in {context.token_file})" if context.token_file else ""
     return (
         f"{_where(refusal, context)} refused: {what}{place}. To set it up, {page}, then run `cortexclient login`, "
         "or pass auth_token= to load()"

@@ -30,7 +30,9 @@ def run(tmp_path, locked):
         "access: {level: login, terms_url: 'https://terms.example.org', note: Ask the owners.}\n"
     )
 
-    def call(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    def call(
+        *words: str, text: str = "", environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
                 sys.executable,
@@ -42,7 +44,7 @@ def run(tmp_path, locked):
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "HOME": str(tmp_path), "COLUMNS": "200"},
+            env={**os.environ, "HOME": str(tmp_path), "COLUMNS": "200", **(environment or {})},
         )
 
     call.home = tmp_path
@@ -70,8 +72,50 @@ def test_a_good_token_is_stored_privately_and_found(run, locked):
 def test_a_wrong_token_is_not_stored(run):
     made = run("login", "toy", text="1111111111111111\n")
     assert made.returncode != 0
+    assert "does not know this token, so it was not stored" in made.stderr
+    assert "cortexclient login" not in made.stderr  # which is what is running
     assert not list(run.home.glob(".cloudvolume/secrets/*"))
     assert "1111111111111111" not in made.stdout + made.stderr
+
+
+def test_a_missing_token_is_told_from_a_wrong_one(run):
+    missing = run("tables", "toy")
+    assert missing.returncode == 1
+    assert "wants a token, and none is stored for it" in missing.stderr
+    assert "`cortexclient login " in missing.stderr
+    stored = run("login", "toy", "--no-check", text="1111111111111111\n")
+    assert "It was not tried; `cortexclient doctor " in stored.stdout
+    assert "Ready" not in stored.stdout
+    wrong = run("tables", "toy")
+    assert "the token is wrong or has expired (it is looked for in " in wrong.stderr
+    assert "-cave-secret.json)" in wrong.stderr
+    given = run("tables", "toy", "--token", "2222222222222222")
+    assert "the token is wrong or has expired. " in given.stderr
+
+
+def test_advice_after_login_works(run):
+    made = run("login", "toy", text=f"{GOOD}\n")
+    command = made.stdout.rpartition("Ready: cortexclient ")[2].split()
+    assert run(*command).returncode == 0, command
+
+
+@pytest.mark.parametrize("command", ["tables", "versions", "doctor"])
+def test_a_token_can_be_given_to_every_command(run, command):
+    assert run(command, "toy", "--json").returncode == 1
+    assert run(command, "toy", "--json", "--token", GOOD).returncode == 0
+    made = run(command, "toy", "--json", environment={"CORTEXCLIENT_TOKEN": GOOD})
+    assert made.returncode == 0, made.stderr
+    assert {len(row) for row in json.loads(made.stdout)} == {4 if command == "doctor" else 3}
+    assert GOOD not in made.stdout
+
+
+def test_the_token_of_the_environment_goes_to_trusted_hosts_only(run, tmp_path):
+    (tmp_path / "far.yaml").write_text(
+        "schema_version: 1\nname: far\ntitle: Far\nserver_address: https://far.invalid\ndatastack: far\n"
+    )
+    made = run("tables", str(tmp_path / "far.yaml"), environment={"CORTEXCLIENT_TOKEN": GOOD})
+    assert "CORTEXCLIENT_TOKEN is not sent to far.invalid" in made.stderr
+    assert GOOD not in made.stderr
 
 
 def test_a_token_without_rights_is_stored_and_said_so(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import socket
@@ -32,8 +33,11 @@ from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService, ViewsService
 from cortexclient.session import Endpoint, Moment, Session, as_utc
 from cortexclient.session.failures import _cause
+from cortexclient.session.flow import work_off
 from cortexclient.session.policy import Policy, may_repeat
+from cortexclient.session.stopping import Cancelled, pause
 from cortexclient.session.transport import new_http_session
+from cortexclient.session.workers import at_once, map_in_order, side_by_side
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -497,3 +501,192 @@ def test_servers_are_started_by_scheme(toy_session):
     session = Session(spec, server_address="nothing://here")
     with pytest.raises(errors.SpecError, match="unknown scheme"):
         _ = session.server_address
+
+
+# -- workers ---------------------------------------------------------------------------------------------------
+
+
+def test_results_come_in_order():
+    def slow(number):
+        time.sleep(0.001 * (20 - number))
+        return number * number
+
+    assert map_in_order(slow, range(20), workers=8) == [number * number for number in range(20)]
+    assert map_in_order(slow, [], workers=8) == []
+    assert map_in_order(str, [1], workers=8) == ["1"]
+
+
+def test_the_first_failure_stops_the_rest():
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        time.sleep(0.01)
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    threads = threading.active_count()
+    with pytest.raises(ValueError, match="three"):
+        map_in_order(work, range(1000), workers=4)
+    assert len(begun) < 50
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_fewer_threads_than_wanted_do_the_work(monkeypatch, most):
+    begin, begun = threading.Thread.start, []
+
+    def start(thread):
+        if thread.name.startswith("cortexclient-") and len(begun) >= most:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    waiting, done = list(range(20)), []
+
+    def take():
+        if not waiting:
+            return None
+        number = waiting.pop()
+        return lambda: (time.sleep(0.001), done.append(number))
+
+    worker = threading.Thread(target=work_off, args=(take,), kwargs={"workers": 4}, daemon=True)
+    begin(worker)
+    worker.join(timeout=30)
+    assert not worker.is_alive()
+    assert sorted(done) == list(range(20))
+
+
+def test_small_questions_that_belong_together_are_given_up_at_the_first_failure():
+    asked, given_up = threading.Event(), threading.Event()
+
+    def waits():
+        asked.set()
+        try:
+            pause(60)
+        except Cancelled:
+            given_up.set()
+            raise
+
+    def fails():
+        asked.wait(30)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        at_once([waits, fails])
+    assert given_up.wait(30)
+    assert at_once([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
+
+    def meets(_):
+        meet = threading.Barrier(2, timeout=30)
+        return sorted(at_once([meet.wait, meet.wait]))
+
+    # inside of a worker they are asked at the same time, too
+    assert map_in_order(meets, [0, 1], workers=2) == [[0, 1], [0, 1]]
+
+
+def test_jobs_with_pools_of_their_own_share_one_pool():
+    pairs = [threading.Barrier(2, timeout=30) for _ in range(2)]
+    lock, running, most = threading.Lock(), [], []
+
+    def wait(job, number):
+        with lock:
+            running.append(number)
+            most.append(len(running))
+        pairs[job].wait()  # two of one job's own items must be on their way at once
+        time.sleep(0.01)
+        with lock:
+            running.pop()
+        return 10 * job + number
+
+    jobs = [lambda job=job: map_in_order(lambda n: wait(job, n), range(6), workers=4) for job in range(2)]
+    assert side_by_side(jobs, workers=4) == [list(range(6)), list(range(10, 16))]
+    assert max(most) <= 4
+
+
+def test_side_by_side_inside_of_a_worker_is_one_after_the_other():
+    threads = map_in_order(
+        lambda _: side_by_side([threading.current_thread] * 2, workers=4), range(2), workers=2
+    )
+    assert all(first is second for first, second in threads)
+    assert side_by_side([], workers=4) == []
+    assert side_by_side([lambda: 7], workers=4) == [7]
+
+
+def test_a_failing_job_gives_up_the_pools_of_the_others():
+    begun, threads = [], threading.active_count()
+
+    def step(number):
+        begun.append(number)
+        time.sleep(0.01)
+
+    def fail():
+        time.sleep(0.05)
+        raise ValueError("this one")
+
+    with pytest.raises(ValueError, match="this one"):
+        side_by_side([lambda: map_in_order(step, range(2000), workers=4), fail], workers=4)
+    assert len(begun) < 1000
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    ("route", "work"),
+    [
+        (
+            "/info/version",
+            'session.map(lambda n: session.http.get_json("info", session.server_address + "/info/version"), range(16))',
+        ),
+        (
+            "/materialize",
+            "SynapsesService(session).query_synapses(range(1, 17), pre=True, post=True, batch_size=1, progress=False)",
+        ),
+        ("lineage|root_timestamps", "CellsService(session).root_id_to_cell_id(range(1, 17))"),
+    ],
+)
+def test_an_interrupt_stops_at_once_and_leaves_no_thread(toy_server, route, work):
+    code = f"""
+import os, signal, sys, threading, time
+from cortexclient.session import Endpoint, Session
+from cortexclient.spec import DatasetSpec
+from cortexclient.services.cells import CellsService
+from cortexclient.services.synapses import SynapsesService
+from cortexclient.services.tables import TablesService
+spec = DatasetSpec(name="toy", title="t", server_address="https://x.invalid", datastack="toy",
+                   synapse_table="synapses_toy", cell_ids={{"main_table": "nucleus_toy"}})
+session = Session(spec, endpoint=Endpoint({toy_server.url!r}, {toy_server.token!r}), version=2)
+TablesService(session).nucleus_toy().query()
+print("ready", flush=True)
+sys.stdin.readline()
+# a job in the background of a shell is told to ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# while threads begin, while they connect, while they wait for the answer
+for delay in (0.0, 0.002, 0.004, 0.007, 0.01, 0.015, 0.02, 0.03, 0.4):
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        {work}
+    except KeyboardInterrupt:
+        while any(t.name.startswith("cortexclient") for t in threading.enumerate()):
+            time.sleep(0.05)
+        print("stopped")
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    ) as made:
+        assert made.stdout.readline() == "ready\n"
+        # neither an answer nor a timeout of the client comes while this process waits
+        toy_server.inject(Fault("hang", route=route, count=None, seconds=3600))
+        try:
+            out, error = made.communicate("go\n", timeout=60)
+        finally:
+            made.kill()
+            toy_server.clear_faults()
+    assert out.split() == ["stopped"] * 9, out + error
