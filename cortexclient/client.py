@@ -13,6 +13,7 @@ from cortexclient.forking import ForkSafeLock
 from cortexclient.services.annotations import AnnotationsService
 from cortexclient.services.cells import CellsService
 from cortexclient.services.datastack import DatastackService
+from cortexclient.services.history import HistoryService
 from cortexclient.services.level2 import Level2Service
 from cortexclient.services.links import LinksService
 from cortexclient.services.roots import RootsService
@@ -296,6 +297,9 @@ class DatasetClient:
         """Views by name, with completion: ``client.views.<name>(filters).query()``."""
         return ViewsService(self._session)
 
+    versions = _of(HistoryService, HistoryService.versions)
+    diff = _of(HistoryService, HistoryService.diff)
+    edit_history = _of(HistoryService, HistoryService.edit_history)
     query = _of(QueriesService, QueriesService.query)
     query_synapses = _of(SynapsesService, SynapsesService.query_synapses)
     connectivity = _of(SynapsesService, SynapsesService.connectivity)

@@ -1,0 +1,432 @@
+"""History: the edits that made roots, the versions of a datastack, and what changed in a table between two of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cortexclient.errors import AuthenticationError, OfflineError, ProtocolError, ServiceError, StaleRootError
+from cortexclient.ids import as_id, as_ids
+from cortexclient.session import Moment, graph_url, lifetimes, provenance_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from cortexclient.session import Session
+    from cortexclient.types import IdArray, Ids
+
+__all__ = ["HistoryService"]
+
+_ROOTS_A_REQUEST = 25
+_EDITS_A_REQUEST = 200  # their numbers travel in the address
+_EDIT_COLUMNS = {
+    "root_id": "int64",
+    "operation_id": "int64",
+    "timestamp": "datetime64[us, UTC]",
+    "user_id": "string",
+    "kind": "string",
+    "before_root_ids": "object",
+    "after_root_ids": "object",
+    "ancestor_root_ids": "object",
+    "source_points": "object",
+    "sink_points": "object",
+    "pt_position": "object",
+}
+
+
+class HistoryService:
+    """Methods about edits, versions and what changed between them.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def edit_history(self, root_ids: Ids, *, progress: bool = False) -> pd.DataFrame:
+        """Return every merge and split that led to some roots.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Roots of any age. Duplicates are asked once.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each root and edit, by root in the order given, then by time; no row for a root that was never
+            edited.
+
+            ===================  ===================  ==============================================================
+            root_id              int64                root asked about
+            operation_id         int64                number of the edit
+            timestamp            datetime64[us, UTC]  when
+            user_id              string               who, as the server numbers its users
+            kind                 string               ``merge`` or ``split``
+            before_root_ids      object               array of int64: roots that the edit ended
+            after_root_ids       object               array of int64: roots that it made; of a split all parts
+            ancestor_root_ids    object               those of ``after_root_ids`` that led to ``root_id``, itself
+                                                      included: the side of a split that the neuron stayed on
+            source_points        object               (n, 3) float64, nm: points set on one side
+            sink_points          object               (n, 3) float64, nm: points set on the other side
+            pt_position          object               (3,) float64, nm: the mean of all of them, NaN where there are
+                                                      none, for depths, links and joins
+            ===================  ===================  ==============================================================
+
+            ``df.attrs["failed_root_ids"]`` lists roots whose history the chunkedgraph could not give; the others are
+            complete.
+
+        Raises
+        ------
+        StaleRootError
+            If an id was never a root.
+        ServiceError
+            If no root's history can be had.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> roots = client.tables.nucleus_detection().query(limit=3)["pt_root_id"]
+        >>> edits = client.edit_history(roots[roots > 0])
+        >>> set(edits["kind"]) <= {"merge", "split"}
+        True
+        """
+        import pandas as pd
+
+        roots = np.array(list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist())), dtype=np.int64)
+        session = self._session
+        unknown = roots[~lifetimes(session, roots).known] if len(roots) else roots
+        if len(unknown):
+            raise StaleRootError(
+                f"{', '.join(map(str, unknown[:5].tolist()))} never were root ids of {session.datastack}"
+            )
+        batches = [
+            roots[start : start + _ROOTS_A_REQUEST] for start in range(0, len(roots), _ROOTS_A_REQUEST)
+        ]
+        found = session.map(self._lineages, batches, progress=progress, description="edit history")
+        graphs = dict(pair for pairs, _ in found for pair in pairs)
+        failures = {root: error for _, errors in found for root, error in errors.items()}
+        if failures and not graphs:
+            raise next(iter(failures.values()))
+        operations = {root: graph.operations(root) for root, graph in graphs.items()}
+        numbers = sorted({number for mine in operations.values() for number in mine})
+        details = self._details(numbers)
+        scale = np.array(session.segmentation_info()["scales"][0]["resolution"], dtype=np.float64)
+        edits = {number: _edit(number, details[number], scale, session) for number in numbers}
+        rows = []
+        for root, graph in graphs.items():
+            ancestors = [root, *graph.ancestors(root)]
+            for number, ended in operations[root].items():
+                after = edits[number]["after_root_ids"]
+                own = {
+                    "root_id": root,
+                    "before_root_ids": np.array(sorted(ended), dtype=np.int64),
+                    "ancestor_root_ids": after[np.isin(after, ancestors)],
+                }
+                rows.append({**edits[number], **own})
+        place = {root: position for position, root in enumerate(roots.tolist())}
+        rows.sort(key=lambda row: (place[row["root_id"]], row["timestamp"], row["operation_id"]))
+        frame = pd.DataFrame({name: _column(name, kind, rows) for name, kind in _EDIT_COLUMNS.items()})
+        frame.attrs.update(provenance_of(session, Moment(timestamp=datetime.now(UTC))))
+        frame.attrs["failed_root_ids"] = sorted(failures)
+        frame.attrs["dataframe_resolution"] = [1.0, 1.0, 1.0]
+        return frame
+
+    def versions(self) -> pd.DataFrame:
+        """Return the materialized versions of the datastack, newest first.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+            ===========  ===================  ====================================================================
+            version      int64                number
+            timestamp    datetime64[us, UTC]  the moment at which its tables froze
+            valid        bool                 whether it still answers queries
+            expires      datetime64[us, UTC]  when it will stop to, NaT if it will not
+            status       string               what the spec says of it (``major``, ...), null where it says nothing
+            exported     bool                 whether static exports of it exist; False where none are configured
+            ===========  ===================  ====================================================================
+
+        Raises
+        ------
+        NotConfiguredError
+            If the spec says that the datastack has no versions.
+        ServiceError
+            If the materialization service fails.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> cortexclient.load("sandbox").versions()["version"].is_monotonic_decreasing
+        True
+        """
+        import pandas as pd
+
+        from cortexclient.session import require_versions
+
+        session = self._session
+        require_versions(session.spec, "versions()")
+        records = sorted(session.versions().values(), key=lambda record: -record.version)
+        said = {entry.version: entry.status for entry in session.spec.versions}
+        exported = self._exported()
+        frame = pd.DataFrame(
+            {
+                "version": pd.array([record.version for record in records], dtype="int64"),
+                "timestamp": _times([record.timestamp for record in records]),
+                "valid": np.array([record.valid for record in records], dtype=bool),
+                "expires": _times([record.expires for record in records]),
+                "status": pd.array([said.get(record.version) for record in records], dtype="string"),
+                "exported": np.array([record.version in exported for record in records], dtype=bool),
+            }
+        )
+        frame.attrs.update(provenance_of(session, Moment(timestamp=datetime.now(UTC))))
+        return frame
+
+    def _exported(self) -> set[int]:
+        from cortexclient.services.exports import TableExportClient
+
+        if self._session.exports_path is None:
+            return set()
+        return set(TableExportClient(self._session.exports_path).available_versions())
+
+    def diff(self, table: str, version_a: int, version_b: int) -> pd.DataFrame:
+        """Return what changed in a table between two versions.
+
+        Parameters
+        ----------
+        table : str
+            A table, or a view that has an ``id``.
+        version_a, version_b : int
+            The earlier and the later version (or the other way round: then "added" means added going from a to b).
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each id that differs, ascending.
+
+            ==========  ==============  ========================================================================
+            id          int64           id of the row
+            change      string          ``added``, ``removed`` or ``changed``
+            columns     object          tuple of the columns that differ, for ``changed``; else empty
+            NAME_a      as in `query`   every column at version a; null for added rows
+            NAME_b      as in `query`   every column at version b; null for removed rows
+            ==========  ==============  ========================================================================
+
+            Rows of a reference table are compared without those that they refer to. Root ids count: a row whose
+            ``pt_root_id`` was edited is "changed".
+
+        Raises
+        ------
+        UnknownTableError
+            If one of the versions has no such table.
+        InvalidQueryError
+            If its rows have no id.
+        UnknownVersionError, ExpiredVersionError
+            If a version is not there (any more).
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> changes = client.diff("nucleus_detection", client.version - 1, client.version)
+        >>> set(changes["change"]) <= {"added", "removed", "changed"}
+        True
+        """
+        import pandas as pd
+
+        from cortexclient.errors import InvalidQueryError
+
+        frames = [
+            self._session.at(version=version).query(table, merge_reference=False, split_positions=True)
+            for version in (version_a, version_b)
+        ]
+        for frame in frames:
+            if "id" not in frame:
+                raise InvalidQueryError(
+                    f"rows of {table!r} have no id, so those of two versions cannot be matched",
+                    service="materialize",
+                )
+        first, second = (frame.set_index("id") for frame in frames)
+        both = first.index.intersection(second.index)
+        shared = [name for name in first.columns if name in second.columns]
+        differs = pd.DataFrame(
+            {name: _unequal(first.loc[both, name], second.loc[both, name]) for name in shared}, index=both
+        )
+        changed = both[differs.any(axis=1).to_numpy(dtype=bool)] if shared else both[:0]
+        added, removed = second.index.difference(first.index), first.index.difference(second.index)
+        ids = pd.Index(np.concatenate([added, removed, changed]).astype(np.int64), name="id").sort_values()
+        kinds = pd.Series("changed", index=ids, dtype="string")
+        kinds[added], kinds[removed] = "added", "removed"
+        named: dict[int, tuple[str, ...]] = dict.fromkeys(ids.tolist(), ())
+        for number, row in zip(changed.tolist(), differs.loc[changed].to_numpy(dtype=bool), strict=True):
+            named[number] = tuple(name for name, unlike in zip(shared, row, strict=True) if unlike)
+        result = pd.DataFrame({"change": kinds, "columns": pd.Series(named, dtype=object)}, index=ids)
+        sides = [
+            side.reindex(ids).add_suffix(f"_{letter}")
+            for side, letter in ((_nullable(first), "a"), (_nullable(second), "b"))
+        ]
+        order = [f"{name}_{letter}" for name in dict.fromkeys([*first, *second]) for letter in "ab"]
+        values = pd.concat(sides, axis=1)
+        result = pd.concat([result, values[[name for name in order if name in values]]], axis=1).reset_index()
+        result.attrs.update(frames[1].attrs)
+        result.attrs["versions"] = (int(version_a), int(version_b))
+        return result
+
+    def _lineages(self, roots: IdArray) -> tuple[list[tuple[int, _Lineage]], dict[int, ServiceError]]:
+        """Fetch the lineage of some roots; halve them where it fails, until those that make it fail are alone."""
+        try:
+            graph = self._lineage(roots)
+        except (AuthenticationError, OfflineError):
+            raise
+        except ServiceError as error:
+            if len(roots) == 1:
+                return [], {int(roots[0]): error}
+            half = len(roots) // 2
+            (first, lost), (second, also_lost) = self._lineages(roots[:half]), self._lineages(roots[half:])
+            return first + second, lost | also_lost
+        return [(root, graph) for root in roots.tolist()], {}
+
+    def _lineage(self, roots: IdArray) -> _Lineage:
+        url = graph_url(self._session, "lineage_graph_multiple")
+        # microseconds, as the service reads times; it goes back to the beginning of the graph
+        params = {"timestamp_past": "0.000000", "timestamp_future": f"{datetime.now(UTC).timestamp():.6f}"}
+        body = self._session.http.post_json(
+            "chunkedgraph", url, {"root_ids": roots.tolist()}, params=params, keys=("links", "nodes")
+        )
+        try:
+            links = [(as_id(link["source"]), as_id(link["target"])) for link in body["links"]]
+            ended = {
+                as_id(node["id"]): as_id(node["operation_id"])
+                for node in body["nodes"]
+                if node.get("operation_id")
+            }
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise _unreadable("a lineage", error, url) from None
+        return _Lineage(links, ended)
+
+    def _details(self, numbers: list[int]) -> dict[int, dict[str, Any]]:
+        url = graph_url(self._session, "operation_details")
+
+        def fetch(batch: list[int]) -> dict[int, dict[str, Any]]:
+            body = self._session.http.get_json(
+                "chunkedgraph", url, params={"operation_ids": str(batch)}, keys=()
+            )
+            missing = [number for number in batch if not isinstance(body.get(str(number)), dict)]
+            if missing:
+                raise _unreadable("the record of edits", ValueError(f"{missing[:5]} are not in it"), url)
+            return {number: body[str(number)] for number in batch}
+
+        batches = [
+            numbers[start : start + _EDITS_A_REQUEST] for start in range(0, len(numbers), _EDITS_A_REQUEST)
+        ]
+        return {
+            number: record for part in self._session.map(fetch, batches) for number, record in part.items()
+        }
+
+
+class _Lineage:
+    """Which root was made of which, and by which edit each root ended."""
+
+    def __init__(self, links: list[tuple[int, int]], ended: dict[int, int]) -> None:
+        self._former: dict[int, list[int]] = {}
+        for source, target in links:
+            self._former.setdefault(target, []).append(source)
+        self._ended = ended
+
+    def ancestors(self, root: int) -> set[int]:
+        seen: set[int] = set()
+        waiting = [root]
+        while waiting:
+            for former in self._former.get(waiting.pop(), ()):
+                if former not in seen:
+                    seen.add(former)
+                    waiting.append(former)
+        return seen
+
+    def operations(self, root: int) -> dict[int, list[int]]:
+        """Edits that led to a root -> the ancestors that each of them ended."""
+        found: dict[int, list[int]] = {}
+        for ancestor in self.ancestors(root):
+            if ancestor in self._ended:
+                found.setdefault(self._ended[ancestor], []).append(ancestor)
+        return found
+
+
+def _edit(
+    number: int, record: dict[str, Any], scale: NDArray[np.float64], session: Session
+) -> dict[str, Any]:
+    import pandas as pd
+
+    try:
+        source, sink = (_points(record.get(key), scale) for key in ("source_coords", "sink_coords"))
+        points = np.concatenate([source, sink])
+        return {
+            "operation_id": number,
+            "timestamp": pd.Timestamp(record["timestamp"]).tz_convert("UTC"),
+            "user_id": str(record["user"]),
+            "kind": "merge" if record.get("added_edges") is not None else "split",
+            "after_root_ids": np.sort(as_ids(record["roots"], "roots")),
+            "source_points": source,
+            "sink_points": sink,
+            "pt_position": points.mean(axis=0) if len(points) else np.full(3, np.nan),
+        }
+    except (TypeError, KeyError, ValueError) as error:
+        raise _unreadable(
+            f"the record of edit {number}", error, graph_url(session, "operation_details")
+        ) from None
+
+
+def _points(coordinates: Any, scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(coordinates if coordinates is not None else [], dtype=np.float64).reshape(-1, 3) * scale
+
+
+def _unreadable(what: str, error: Exception, url: str) -> ProtocolError:
+    return ProtocolError(
+        f"the chunkedgraph gave {what} that cannot be read ({error}); try again",
+        service="chunkedgraph",
+        status=200,
+        url=url,
+    )
+
+
+def _column(name: str, kind: str, rows: list[dict[str, Any]]) -> pd.Series[Any]:
+    import pandas as pd
+
+    values = [row[name] for row in rows]
+    if kind == "object":
+        column = pd.Series([None] * len(values), dtype=object)
+        column[:] = values
+        return column
+    return pd.Series(values, dtype=kind)
+
+
+def _times(values: list[datetime | None]) -> Any:
+    import pandas as pd
+
+    return pd.Series(values, dtype="datetime64[us, UTC]").array
+
+
+def _unequal(first: pd.Series[Any], second: pd.Series[Any]) -> NDArray[np.bool_]:
+    missing, also_missing = first.isna().to_numpy(), second.isna().to_numpy()
+    unlike = (first != second).fillna(value=True).to_numpy(dtype=bool)
+    return np.where(missing | also_missing, missing != also_missing, unlike)
+
+
+def _nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose whole numbers and truth values may be missing, so that no id becomes a float."""
+    kinds = {
+        name: {"i": "Int64", "b": "boolean"}[column.dtype.kind]
+        for name, column in frame.items()
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "ib"
+    }
+    return frame.astype(kinds)

@@ -1,0 +1,129 @@
+"""Edits, versions and differences between versions, against the files of the recorded datastack."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient import errors
+from cortexclient.sandbox import Sandbox
+from cortexclient.services.history import HistoryService
+
+from .conftest import session_on
+
+
+@pytest.fixture(scope="module")
+def log(toy_folder) -> list[dict]:
+    return json.loads((toy_folder / "chunkedgraph" / "operations.json").read_text())
+
+
+def edits_that_led_to(log: list[dict], root: int) -> dict[int, dict]:
+    """Walk back from a root through the recorded edits."""
+    found: dict[int, dict] = {}
+    waiting = [root]
+    while waiting:
+        wanted = waiting.pop()
+        for edit in log:
+            if wanted in edit["new_roots"]:
+                found[edit["operation_id"]] = edit
+                waiting += edit["old_roots"]
+    return found
+
+
+def test_every_edit_of_every_root(toy, files, log):
+    roots = files.roots["node_id"].tolist()
+    frame = HistoryService(toy).edit_history([*roots, roots[0]])
+    voxel = np.array([8, 8, 40])  # of the graph, not of a table
+    for root in roots:
+        expected = edits_that_led_to(log, root)
+        mine = frame[frame["root_id"] == root].set_index("operation_id")
+        assert set(mine.index) == set(expected)
+        assert mine["timestamp"].is_monotonic_increasing
+        for number, row in mine.iterrows():
+            edit = expected[number]
+            assert row["kind"] == edit["kind"]
+            assert row["user_id"] == edit["user"]
+            assert row["timestamp"] == pd.Timestamp(edit["time"])
+            assert row["before_root_ids"].tolist() == sorted(edit["old_roots"])
+            assert row["after_root_ids"].tolist() == sorted(edit["new_roots"])
+            led = [new for new in edit["new_roots"] if new == root or number in edits_that_led_to(log, root)]
+            assert set(row["ancestor_root_ids"].tolist()) <= set(led)
+            assert len(row["ancestor_root_ids"])
+            points = np.array([*edit["source_coords_voxel"], *edit["sink_coords_voxel"]]) * voxel
+            assert np.concatenate([row["source_points"], row["sink_points"]]).tolist() == points.tolist()
+            np.testing.assert_allclose(row["pt_position"], points.mean(axis=0))
+    assert frame["root_id"].drop_duplicates().tolist() == [
+        root for root in roots if edits_that_led_to(log, root)
+    ]
+    nothing = HistoryService(toy).edit_history([])
+    assert len(nothing) == 0
+    assert nothing.dtypes.to_dict() == frame.dtypes.to_dict()
+    with pytest.raises(errors.StaleRootError, match="5 never were root ids"):
+        HistoryService(toy).edit_history([roots[0], 5])
+
+
+def test_a_split_shows_both_halves():
+    with Sandbox(size="tiny") as sandbox:
+        client = sandbox.load()
+        history = sandbox.truth.history
+        split = next(
+            edit
+            for edit in sandbox.folder.json("chunkedgraph", "operations.json")
+            if edit["kind"] == "split" and len(edit["new_roots"]) == 2
+        )
+        kept, other = split["new_roots"]
+        row = client.edit_history(kept).set_index("operation_id").loc[split["operation_id"]]
+        assert set(row["after_root_ids"]) == {kept, other}
+        assert row["ancestor_root_ids"].tolist() == [kept]
+        assert set(history["root_id"]) >= {kept, other}
+        versions = client.versions().set_index("version")["exported"]
+        exported = set(client.exports.available_data_df()["version"])
+        assert exported
+        assert set(versions.index[versions]) == exported
+
+
+def test_one_root_without_a_lineage_fails_alone(toy_folder, files, log):
+    roots = files.roots["node_id"].tolist()
+    with Sandbox(data=toy_folder) as sandbox:
+        sandbox.inject("500", route="/lineage_graph_multiple$", count=1)
+        session = session_on(sandbox, retries=0)
+        frame = HistoryService(session).edit_history(roots)
+        # the request of all failed, and those of its halves did not
+        assert frame.attrs["failed_root_ids"] == []
+        assert set(frame["operation_id"]) == {edit["operation_id"] for edit in log}
+        sandbox.inject("500", route="/lineage_graph_multiple$", count=1000)
+        with pytest.raises(errors.ServiceError):
+            HistoryService(session).edit_history(roots)
+
+
+def test_versions(toy, files):
+    frame = HistoryService(toy).versions()
+    assert frame["version"].tolist() == sorted(files.versions, reverse=True)
+    assert [files.versions[version] for version in frame["version"]] == frame["timestamp"].tolist()
+    assert frame["valid"].all()
+    assert not frame["exported"].any()
+
+
+def test_what_changed_between_versions(toy, files):
+    before, after = (files.frozen("celltype_toy", version).set_index("id") for version in (1, 2))
+    before, after = before[before["valid"]], after[after["valid"]]
+    changes = HistoryService(toy).diff("celltype_toy", 1, 2).set_index("id")
+    assert set(changes.index[changes["change"] == "added"]) == set(after.index) - set(before.index)
+    assert set(changes.index[changes["change"] == "removed"]) == set(before.index) - set(after.index)
+    nuclei = HistoryService(toy).diff("nucleus_toy", 1, 2).set_index("id")
+    before, after = (files.frozen("nucleus_toy", version).set_index("id") for version in (1, 2))
+    both = before.index.intersection(after.index)
+    moved = both[(before.loc[both, "pt_root_id"] != after.loc[both, "pt_root_id"]).to_numpy()]
+    assert len(moved)
+    assert set(moved) == set(nuclei.index[nuclei["change"] == "changed"])
+    for number in moved:
+        assert nuclei.loc[number, "columns"] == ("pt_root_id",)
+        assert nuclei.loc[number, "pt_root_id_a"] == before.loc[number, "pt_root_id"]
+        assert nuclei.loc[number, "pt_root_id_b"] == after.loc[number, "pt_root_id"]
+    assert nuclei["pt_root_id_a"].dtype == "Int64"
+    back = HistoryService(toy).diff("nucleus_toy", 2, 1)
+    assert sorted(back["id"]) == sorted(nuclei.index)
+    assert len(HistoryService(toy).diff("nucleus_toy", 2, 2)) == 0
