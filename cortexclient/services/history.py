@@ -197,7 +197,7 @@ class HistoryService:
 
         if self._session.exports_path is None:
             return set()
-        return set(TableExportClient(self._session.exports_path).available_versions())
+        return {file.version for file in TableExportClient(self._session.exports_path).available_files}
 
     def diff(self, table: str, version_a: int, version_b: int) -> pd.DataFrame:
         """Return what changed in a table between two versions.
