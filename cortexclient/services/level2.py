@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import InvalidQueryError, MissingDataError
+from cortexclient.errors import InvalidQueryError, MissingDataError, ProtocolError
 from cortexclient.ids import as_id, as_ids
-from cortexclient.session import leaves, provenance_of
+from cortexclient.session import forget, leaves, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +31,10 @@ ATTRIBUTES = {
     "rep_coord_nm": tuple(f"rep_coord_nm_{axis}" for axis in "xyz"),
     "size_nm3": ("size_nm3",),
 }
-"""Attributes of a level-2 id, and the columns that each becomes (names as caveclient's)."""
+"""Attributes of a level-2 id, and the columns that each becomes (named as in caveclient)."""
 
 _BATCH = 10_000
+_NUMBERS = {int, float, type(None)}
 _SMALL_NM = 10_000
 _LAYER_SHIFT = 56  # the layer of a node is in the first 8 bits of its id
 
@@ -46,7 +47,7 @@ class Level2Service:
     Parameters
     ----------
     session : Session
-        Where to ask.
+        The connection to the dataset.
     """
 
     def __init__(self, session: Session) -> None:
@@ -123,7 +124,7 @@ class Level2Service:
         as_dataframe: bool = True,
         split_columns: bool = True,
     ) -> pd.DataFrame | dict[str, dict[str, Any]]:
-        """Give measured attributes of level-2 ids.
+        """Return measured attributes of level-2 ids.
 
         Parameters
         ----------
@@ -133,21 +134,40 @@ class Level2Service:
             Some of ``area_nm2``, ``chunk_intersect_count``, ``max_dt_nm``, ``mean_dt_nm``, ``pca``, ``pca_val``,
             ``rep_coord_nm``, ``size_nm3``. Default: all.
         as_dataframe : bool
-            Give a frame; otherwise the service's own answer.
+            Return a frame; otherwise a dict as the service does.
         split_columns : bool
             One column for each number (``rep_coord_nm_x``, ...) instead of one for each attribute.
 
         Returns
         -------
         pandas.DataFrame or dict
-            Index ``l2_id``: the ids asked, in order, duplicates kept; float64 columns, NaN where the cache has
-            nothing or a number is no level-2 id. As a dict: id as text -> attribute -> value, ``{}`` where there is
-            nothing.
+            Index ``l2_id``: the given ids, in order, duplicates kept; float64 columns, NaN where the cache has no
+            value or a number is no level-2 id. As a dict: id as text -> attribute -> value, ``{}`` where there is
+            none.
+
+            ======================= ======= ====================================================
+            column                  unit    meaning
+            ======================= ======= ====================================================
+            area_nm2                nm2     area of the surface
+            chunk_intersect_count_* voxels  voxels on each face of the chunk
+            max_dt_nm, mean_dt_nm   nm      largest and mean distance to the surface
+            pca_*, pca_val_*                principal axes of the voxels, and their variances
+            rep_coord_nm_*          nm      a point inside, near the middle
+            size_nm3                nm3     volume
+            ======================= ======= ====================================================
 
         Raises
         ------
         InvalidQueryError
             If an attribute is unknown.
+        NotConfiguredError
+            If the spec says that there is no level-2 cache.
+        ProtocolError
+            If a response holds anything but numbers.
+
+        Examples
+        --------
+        >>> client.get_l2data(client.get_l2_ids(root_id), ["size_nm3"])   # doctest: +SKIP
         """
         ids = as_ids(l2_ids, "l2_ids")
         wanted = list(ATTRIBUTES) if attributes is None else list(attributes)
@@ -157,14 +177,14 @@ class Level2Service:
                 f"unknown level-2 attributes {', '.join(unknown)}; there are {', '.join(ATTRIBUTES)}",
                 service="l2cache",
             )
-        found = self._ask(ids, None if attributes is None else wanted)
+        found = self._fetch(ids, None if attributes is None else wanted)
         if not as_dataframe:
             return found
         frame = _frame(ids, found, wanted, split=split_columns)
         frame.attrs.update(provenance_of(self._session, self._session.moment))
         return frame
 
-    def _ask(self, ids: Any, attributes: list[str] | None) -> dict[str, dict[str, Any]]:
+    def _fetch(self, ids: Any, attributes: list[str] | None) -> dict[str, dict[str, Any]]:
         import numpy as np
 
         session = self._session
@@ -175,7 +195,7 @@ class Level2Service:
         params = {"int64_as_str": "False"}
         if attributes is not None:
             params["attribute_names"] = ",".join(attributes)
-        # for numbers that are no level-2 ids (0, -1, cells) the service would fail, and for all others with them
+        # one number that is no level-2 id (0, -1, a cell) makes the service fail for all of them
         fits = ids >> _LAYER_SHIFT == 2
         if not fits[ids > 0].all():
             stray = ids[(ids > 0) & ~fits]
@@ -186,26 +206,57 @@ class Level2Service:
             )
         distinct = np.unique(ids[fits])
         batches = [distinct[start : start + _BATCH] for start in range(0, len(distinct), _BATCH)]
-        parts = session.map(
-            lambda batch: session.http.post_json(
-                "l2cache", url, {"l2_ids": batch.tolist()}, params=params, keys=()
-            ),
-            batches,
-        )
+
+        def fetch(batch: Any) -> dict[str, dict[str, Any]]:
+            response = session.http.send(
+                "l2cache", "POST", url, body={"l2_ids": batch.tolist()}, params=params
+            )
+            body: dict[str, Any] = session.http.read_json("l2cache", response, keys=())
+            wrong = next((key for key, row in body.items() if not _is_row(row)), None)
+            if wrong is None:
+                return body
+            forget(response)
+            raise ProtocolError(
+                f"the level-2 cache returned attributes of {wrong!r:.40} that are not the numbers that they should "
+                "be; try again",
+                service="l2cache",
+                url=url,
+            )
+
+        parts = session.map(fetch, batches)
         found: dict[str, dict[str, Any]] = {str(number): {} for number in ids[~fits].tolist()}
         for part in parts:
             found.update(part)
         return found
 
 
+def _is_row(row: Any) -> bool:
+    """Whether the attributes of an id are numbers, as many as each attribute has, or missing."""
+    if not isinstance(row, dict):
+        return False
+    for name, value in row.items():
+        columns = ATTRIBUTES.get(name)
+        if columns is None or value is None:
+            continue
+        if len(columns) == 1:
+            values: list[Any] = [value]
+        elif isinstance(value, list):
+            values = [one for each in value for one in (each if isinstance(each, list) else [each])]
+        else:
+            return False
+        if len(values) not in {0, len(columns)} or not all(type(one) in _NUMBERS for one in values):
+            return False
+    return True
+
+
 def _voxel_nm(info: dict[str, Any]) -> list[float]:
-    """Size in nm of the voxels that the chunkedgraph counts in."""
+    """Return the size in nm of the voxels that the chunkedgraph counts in."""
     scale = info["scales"][int(info["graph"].get("cv_mip", 0))]
     return [float(size) for size in scale["resolution"]]
 
 
 def _bounds_text(bounds: Any, voxel_nm: Sequence[float]) -> str:
-    """Bounds as the chunkedgraph takes them: voxels, rounded outward."""
+    """Write bounds as the chunkedgraph takes them: voxels, rounded outward."""
     import numpy as np
 
     box = np.asarray(bounds, dtype=np.float64)

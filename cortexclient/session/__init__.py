@@ -38,7 +38,15 @@ from cortexclient.session.cache import AnswerCache, CacheChoice, FolderStore, Sn
 from cortexclient.session.cache import Entry as CacheEntry
 from cortexclient.session.core import Session
 from cortexclient.session.endpoints import Endpoint, bare_address
-from cortexclient.session.graph import graph_url, is_below_roots, is_latest, leaves, lifetimes, roots_of
+from cortexclient.session.graph import (
+    graph_url,
+    ids_in,
+    is_below_roots,
+    is_latest,
+    leaves,
+    lifetimes,
+    roots_of,
+)
 from cortexclient.session.moments import Moment, as_utc
 from cortexclient.session.progress import ProgressBar, progress_bar
 from cortexclient.session.provenance import provenance_of
@@ -97,6 +105,7 @@ __all__ = [
     "from_keywords",
     "gather",
     "graph_url",
+    "ids_in",
     "is_below_roots",
     "is_latest",
     "join_positions",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from requests import Response
 
     from cortexclient.session.core import Session
     from cortexclient.types import IdArray
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Lifetimes",
     "graph_url",
+    "ids_in",
     "is_below_roots",
     "is_latest",
     "leaves",
@@ -282,17 +284,44 @@ def require_latest(session: Session) -> None:
 def leaves(
     session: Session, root: int, *, stop_layer: int | None = None, bounds: str | None = None
 ) -> IdArray:
-    """Give the descendants of a node at a layer (default: supervoxels), within ``x0-x1_y0-y1_z0-z1`` (voxels)."""
-    import numpy as np
-
+    """Return the descendants of a node at a layer (default: supervoxels), within ``x0-x1_y0-y1_z0-z1`` (voxels)."""
     params = {"stop_layer": stop_layer, "bounds": bounds}
-    body = session.http.get_json(
+    response = session.http.send(
         "chunkedgraph",
+        "GET",
         graph_url(session, f"node/{root}/leaves"),
         params={name: str(value) for name, value in params.items() if value is not None},
-        keys=("leaf_ids",),
     )
-    return np.array(body["leaf_ids"], dtype=np.int64)
+    body = session.http.read_json("chunkedgraph", response, keys=("leaf_ids",))
+    return ids_in(response, body["leaf_ids"])
+
+
+def ids_in(response: Response, values: Any) -> IdArray:
+    """Return the ids in a JSON response as int64.
+
+    Raises
+    ------
+    ProtocolError
+        If they are no whole numbers below 2**63, or texts of such: an id that went through a float is another one.
+    """
+    import numpy as np
+
+    try:
+        numbers = np.asarray(values)
+        if isinstance(values, list) and not numbers.size:
+            return np.empty(numbers.shape, dtype=np.int64)
+        if numbers.dtype.kind == "U":
+            numbers = np.array([int(text) for text in numbers.ravel().tolist()]).reshape(numbers.shape)
+        if (
+            numbers.ndim
+            and numbers.dtype.kind in "iu"
+            and int(numbers.min()) >= 0
+            and int(numbers.max()) < 1 << 63
+        ):
+            return numbers.astype(np.int64)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise unreadable(response, "returned ids that are not whole numbers below 2**63; try again")
 
 
 def is_below_roots(session: Session, node: int) -> bool:

@@ -243,3 +243,46 @@ def test_an_expired_version_is_answered_at_its_time_on_request(tmp_path, toy_fol
     assert len(frame) == 40
     assert "expired" in frame.attrs["version_fallback"]
     assert frame["pt_root_id"].tolist() == files.live("nucleus_toy", files.versions[1])["pt_root_id"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "call"),
+    [
+        ("/leaves$", {"leaf_ids": [1.5e17, 2]}, "ids"),
+        ("/leaves$", {"leaf_ids": [2**63]}, "ids"),
+        ("/leaves$", {"leaf_ids": [-1]}, "ids"),
+        ("/leaves$", {"leaf_ids": [True]}, "ids"),
+        ("/leaves$", {"leaf_ids": "12"}, "ids"),
+        ("/leaves$", {"leaf_ids": [[1], [2, 3]]}, "ids"),
+        ("/leaves$", {"leaves": []}, "ids"),
+        ("/attributes$", {"144257850313539585": {"size_nm3": "big"}}, "data"),
+        ("/attributes$", {"144257850313539585": {"rep_coord_nm": [1, 2]}}, "data"),
+        ("/attributes$", {"144257850313539585": {"rep_coord_nm": 5}}, "data"),
+        ("/attributes$", {"144257850313539585": [1]}, "data"),
+        ("/attributes$", [], "data"),
+        ("/lvl2_graph$", {"edge_graph": [[1, 2, 3]]}, "graph"),
+        ("/lvl2_graph$", {"edge_graph": [[1.0, 2.5]]}, "graph"),
+        ("/lvl2_graph$", {}, "graph"),
+    ],
+)
+def test_responses_of_another_shape_are_errors_with_an_address(tiny, relay, tmp_path, route, body, call):
+    client = tiny.load(server_address=relay.url, cache=tmp_path)
+    root = int(client.tables.nucleus_detection().query()["pt_root_id"].max())
+    ask = {
+        "ids": lambda: client.get_l2_ids(root),
+        "data": lambda: client.get_l2data([144257850313539585]),
+        "graph": lambda: client.get_skeleton(root, restore_graph=True, synapses=False).mesh.link_edges,
+    }[call]
+    relay.fail(route, lambda _: (200, json.dumps(body).encode()))
+    with pytest.raises(errors.ProtocolError) as caught:
+        ask()
+    assert relay.url in str(caught.value.url)
+    relay.faults = []
+    assert len(ask()) > 0  # nothing of it was remembered or cached
+
+
+def test_ids_may_come_as_text(tiny, relay):
+    client = tiny.load(server_address=relay.url)
+    relay.fail("/leaves$", lambda _: (200, json.dumps({"leaf_ids": ["9007199254740993", "5"]}).encode()))
+    assert client.get_l2_ids(1 << 60) == [5, 9007199254740993]
+    relay.faults = []

@@ -1,14 +1,14 @@
-"""Skeletons made here from the level-2 graph, for neurons of which the skeleton service has none."""
+"""Skeletons computed from the level-2 graph, for neurons of which the skeleton service has none."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import MissingDataError
+from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.services.level2 import Level2Service
 from cortexclient.services.skeletons.build import without_warnings
-from cortexclient.session import graph_url
+from cortexclient.session import forget, graph_url, ids_in
 
 if TYPE_CHECKING:
     from cortexclient.session import Session
@@ -17,18 +17,33 @@ if TYPE_CHECKING:
 __all__ = ["COMPUTED", "compute_skeleton", "level2_graph"]
 
 COMPUTED = "computed from the level-2 graph"
-"""What ``meta`` of such a skeleton says under ``skeleton_type``."""
+"""The ``skeleton_type`` in ``meta`` of such a skeleton."""
 
 _CELL_BODY_NM = 2500.0
 """Thickness (largest distance to the surface) that only a cell body reaches: dendrites stay below 2 um."""
 
 
 def level2_graph(session: Session, root: int) -> IdArray:
-    """Ask for the pairs of level-2 ids of a neuron that touch, int64, shape (E, 2)."""
-    import numpy as np
+    """Fetch the pairs of level-2 ids of a neuron that touch, int64, shape (E, 2).
 
-    answer = session.http.get_json("chunkedgraph", graph_url(session, f"node/{root}/lvl2_graph"))
-    return np.asarray(answer["edge_graph"], dtype=np.int64).reshape(-1, 2)
+    Raises
+    ------
+    ProtocolError
+        If the response holds anything else.
+    """
+    url = graph_url(session, f"node/{root}/lvl2_graph")
+    response = session.http.send("chunkedgraph", "GET", url)
+    edges = ids_in(
+        response, session.http.read_json("chunkedgraph", response, keys=("edge_graph",))["edge_graph"]
+    )
+    if edges.size and (edges.ndim != 2 or edges.shape[1] != 2):
+        forget(response)
+        raise ProtocolError(
+            f"the level-2 graph of {root} came as an array of shape {edges.shape} instead of pairs; try again",
+            service="chunkedgraph",
+            url=url,
+        )
+    return edges.reshape(-1, 2)
 
 
 def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
@@ -40,7 +55,7 @@ def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        As :func:`parse_skeleton` gives it; ``meta["skeleton_type"]`` says that it was computed.
+        As :func:`parse_skeleton` returns it; ``meta["skeleton_type"]`` says that it was computed.
 
     Raises
     ------
@@ -76,14 +91,14 @@ def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
         rows[thickest]["rep_coord_nm"],
         body=bool(width[thickest] >= _CELL_BODY_NM),
     )
-    return _as_answer(session, root, skeleton, ids)
+    return _as_data(session, root, skeleton, ids)
 
 
 def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: Any, *, body: bool) -> Any:
     import numpy as np
     from pcg_skel import pcg_skeleton
 
-    answers = SimpleNamespace(  # lets pcg_skel find the answers where it would ask for them
+    prefetched = SimpleNamespace(  # gives pcg_skel the responses where it would send requests
         datastack_name=f"{session.datastack}@{session.local_server}",
         l2cache=SimpleNamespace(
             has_cache=lambda: True,
@@ -95,24 +110,24 @@ def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: An
             if body:
                 return pcg_skeleton(
                     root,
-                    client=answers,
+                    client=prefetched,
                     level2_graph=edges,
                     root_point=at,
                     root_point_resolution=(1, 1, 1),
                     collapse_soma=True,
                 )
-            skeleton = pcg_skeleton(root, client=answers, level2_graph=edges)
+            skeleton = pcg_skeleton(root, client=prefetched, level2_graph=edges)
             # given a root point without a cell body, the library fails on numpy 2.4
             away = np.linalg.norm(np.asarray(skeleton.vertices) - np.asarray(at), axis=1)
             skeleton.reroot(int(away.argmin()))
             return skeleton
-    except Exception as error:  # what skeletonizing fails with is the library's business
+    except Exception as error:  # the library raises whatever it likes
         raise MissingDataError(
             f"no skeleton of {root} can be computed from its level-2 graph: {type(error).__name__}: {error}"
         ) from error
 
 
-def _as_answer(session: Session, root: int, skeleton: Any, ids: IdArray) -> dict[str, Any]:
+def _as_data(session: Session, root: int, skeleton: Any, ids: IdArray) -> dict[str, Any]:
     import numpy as np
 
     return {
