@@ -38,9 +38,11 @@ print(json.dumps({{"seconds": seconds, "processor": busy, "rows": len(df), "peak
 """
 
 OURS = """
-import pandas, pyarrow.csv, pyarrow.parquet
-from cortexclient.services.exports import CloudFileViewExport, TableExportClient
-client = TableExportClient("file://{folder}", cache={cache!r})
+import pandas, pyarrow.csv, pyarrow.parquet, isal.igzip_threaded
+import cortexclient
+client = cortexclient.load("sandbox", version=1, cache={cache!r})
+client.set_export_cloudpath("{folder}")
+client = client.exports
 client.available_files
 """
 

@@ -368,12 +368,26 @@ class DatasetClient:
         with self._lock:
             known = self._services.get(TableExportClient)
             if known is None or known.cloudpath != path:
-                mirrors = (
-                    self.spec.exports.mirrors if self.spec.exports and path == self.spec.exports.path else ()
+                said = self.spec.exports if self.spec.exports and path == self.spec.exports.path else None
+                known = TableExportClient(
+                    path,
+                    format=said.format if said else None,
+                    layout=said.layout if said else None,
+                    datastack=self.spec.datastack,
+                    cache=self._session.connection.cache,
+                    default_version=lambda: self.version,
+                    order_of=self._column_order,
+                    mirrors=said.mirrors if said else (),
                 )
-                known = TableExportClient(path, default_version=lambda: self.version, mirrors=mirrors)
                 self._services[TableExportClient] = known
             return cast("TableExportClient", known)
+
+    def _column_order(self, table: str, version: int) -> list[str] | None:
+        """Ask a server for the order of a table's columns; None where it cannot tell."""
+        try:
+            return list(self.at(version=version).query(table, limit=1, split_positions=True).columns)
+        except (CortexError, ValueError):
+            return None
 
     def set_export_cloudpath(self, cloudpath: PathLike) -> None:
         """Use the static exports at another place than the spec's.

@@ -1,35 +1,44 @@
-"""Static table exports: whole tables of one version, as files in a bucket or folder."""
+"""Static exports of tables: complete tables of one version, as files in a bucket or folder."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
+import contextlib
+import functools
+import importlib.util
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from cortexclient import settings
 from cortexclient.errors import CortexError, ExportError
 from cortexclient.ids import as_id
-from cortexclient.services.export_csv import Column, parse_header, read_rows, to_frame
-from cortexclient.services.export_storage import open_storage
+from cortexclient.session import to_pandas
+from cortexclient.store.dumps import Column, Dump, parse_header
+from cortexclient.store.lakes import DeltaCopies, ParquetFiles
+from cortexclient.store.places import FolderPlace, open_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     import pandas as pd
     import pyarrow as pa
 
-    from cortexclient.services.export_storage import Storage
+    from cortexclient.session import AnswerCache
+    from cortexclient.store.places import Place
 
 __all__ = ["CloudFileViewExport", "TableExportClient"]
 
-logger = logging.getLogger(__name__)
-
-_DATA_FILE = re.compile(r"^v(?P<version>\d+)/(?:.*/)?(?P<stem>[^/]+)\.csv\.gz$")
 _MERGED = "_merged"
+_LAYOUTS = {
+    "csv-gz": ("v{version}/**/{table}.csv.gz",),
+    "parquet": ("v{version}/{table}",),
+    "delta": ("v{version}/{table}/{copy}", "v{version}/{table}"),
+}
+"""Where a table lies where the spec does not say it, perhaps below a folder of the datastack's name."""
+
+_PARTS = {"version": r"\d+", "table": r"[^/]+?", "copy": r"[^/=]+"}
 
 
 @dataclass
@@ -43,41 +52,68 @@ class CloudFileViewExport:
     version : int
         Materialized version.
     filepath_base : str
-        Path below the export folder, without ``.csv.gz``.
+        Path below the export folder: without ``.csv.gz``, or the folder of Parquet files or Delta copies.
     size : int or None
-        Bytes of the data file, where the listing tells it.
+        Bytes of the data, where the listing tells it.
+    format : str
+        ``"csv-gz"``, ``"parquet"`` or ``"delta"``.
     """
 
     name: str
     version: int
     filepath_base: str
     size: int | None = None
-    _storage: Storage | None = field(default=None, repr=False, compare=False)
-    _where: str = field(default="", repr=False, compare=False)
-    _cache: Path | None = field(default=None, repr=False, compare=False)
+    format: str = "csv-gz"
+    _client: TableExportClient | None = field(default=None, repr=False, compare=False)
+    _paths: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    _copies: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def datapath(self) -> str:
-        """Path of the rows: CSV without a header line, gzipped."""
-        return f"{self.filepath_base}.csv.gz"
+        """Path of the rows: a file of gzipped CSV without a header line, or a folder."""
+        return f"{self.filepath_base}.csv.gz" if self.format == "csv-gz" else self.filepath_base
 
     @property
     def headerpath(self) -> str:
-        """Path of the header file: name and SQL type of each column."""
+        """Path of the header file of a CSV: name and SQL type of each column."""
         return f"{self.filepath_base}_header.csv"
 
     def __repr__(self) -> str:
         return f"{self.name}[v{self.version}]"
 
     def columns(self) -> list[Column]:
-        """Read names and SQL types of the columns.
+        """Read names and SQL types of the columns of a CSV; of other formats the names alone.
 
         Raises
         ------
         ExportError
             If the header file is missing or cannot be read.
         """
-        return parse_header(self._read(self.headerpath), self._path(self.headerpath))
+        if self.format != "csv-gz":
+            return [Column(name, None) for name in self.source().names()]
+        return parse_header(self._read_header(), self._path(self.headerpath))
+
+    def source(self, *, progress: bool = False) -> Dump | ParquetFiles | DeltaCopies:
+        """Open the table, to be read in batches.
+
+        Parameters
+        ----------
+        progress : bool
+            Show a progress bar of the download.
+
+        Raises
+        ------
+        ExportError
+            If there is no such table, or it cannot be read.
+        """
+        client = self._owner()
+        where = self._path(self.datapath)
+        if self.format == "delta":
+            return DeltaCopies(client.place, self._copies, where)
+        if self.format == "parquet":
+            return ParquetFiles(client.place, self._paths, where)
+        opening = partial(self._open, progress)
+        return Dump(opening, self.columns(), where, order=partial(client.order_of, self.name, self.version))
 
     def get_dataframe(
         self, version: int | None = None, verbose: bool = False, *, columns: Sequence[str] | None = None
@@ -96,101 +132,168 @@ class CloudFileViewExport:
         Returns
         -------
         pandas.DataFrame
-            Whole numbers as int64 (``Int64`` where there are nulls), times in UTC, booleans, texts as they were
-            written. Points become three columns with the endings ``_x``, ``_y`` and ``_z``.
+            The rows of the file, with the types that queries have: ids int64, other whole numbers ``Int64``, other
+            numbers float64, text ``string``, times in UTC. Points become three columns with the endings ``_x``, ``_y``
+            and ``_z``, in voxels of the table (int64; float64 with NaN where points are missing). Rows whose ``valid``
+            is false are among them, which a query leaves out.
 
         Raises
         ------
         ExportError
-            If a file is missing, cut, or does not fit its header file.
+            If a file is missing, cut, unfinished or doubled, or does not fit its header file.
         ValueError
             If another version or a column that does not exist is asked for.
         """
         if version is not None and as_id(version, "version") != self.version:
             raise ValueError(f"this file holds version {self.version} of {self.name}, not {version}")
-        known = self.columns()
-        wanted = _choose(known, columns, self._path(self.datapath))
-        return to_frame(
-            self._table(known, wanted, verbose), [c for c in known if wanted is None or c.name in wanted]
-        )
+        table = self._cached(columns, verbose)
+        return to_pandas(dict(zip(table.column_names, table.columns, strict=True)))
 
-    def _table(self, known: list[Column], wanted: list[str] | None, verbose: bool) -> pa.Table:
-        where = self._path(self.datapath)
-        cached = self._cached_path(known)
-        if cached is None:
-            return read_rows(self._read(self.datapath, verbose), known, wanted, where)
+    def _cached(self, columns: Sequence[str] | None, verbose: bool) -> pa.Table:
+        cache = self._owner().cache
+        if cache is None or self.format != "csv-gz":
+            return self._table(columns, verbose)
+        # another size or header is another export under the same name
+        identity = f"{self._path(self.datapath)} {self.size} {[(c.name, c.sql_type) for c in self.columns()]}"
+        found = cache.table(
+            "export",
+            identity,
+            lambda path: self._read(path, columns),
+            lambda path: self._write(path, verbose),
+        )
+        return self._table(columns, verbose) if found is None else found
+
+    def _read(self, path: Path, columns: Sequence[str] | None) -> pa.Table:
         from pyarrow import parquet
 
-        if not cached.exists():
-            table = read_rows(self._read(self.datapath, verbose), known, None, where)
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_suffix(f".{os.getpid()}.part")
-            parquet.write_table(table, partial, compression="zstd", compression_level=1)
-            partial.replace(cached)  # whole or not at all, however many processes write it
-            return table.select(wanted) if wanted is not None else table
-        return parquet.read_table(cached, columns=wanted)
+        wanted = _choose(parquet.read_schema(path).names, columns, self._path(self.datapath))
+        return parquet.read_table(path, columns=wanted, page_checksum_verification=True)
 
-    def _cached_path(self, known: list[Column]) -> Path | None:
-        if self._cache is None:
-            return None
-        # another size or header is another export under the same name
-        identity = f"{self._path(self.datapath)}|{self.size}|{[(c.name, c.sql_type) for c in known]}"
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        return self._cache / f"v{self.version}" / f"{self.name}-{digest}.parquet"
+    def _table(self, columns: Sequence[str] | None, verbose: bool) -> pa.Table:
+        import pyarrow as pa
+
+        with self._errors_that_name_the_file():
+            source = self.source(progress=verbose)
+            wanted = _choose(source.names(), columns, self._path(self.datapath))
+            table = pa.concat_tables(list(source.batches(wanted)))
+        self._require_once(table)
+        return table if wanted is None else table.select(wanted)
+
+    def _write(self, path: Path, verbose: bool) -> None:
+        from pyarrow import parquet
+
+        table = self._table(None, verbose)
+        parquet.write_table(table, path, compression="zstd", compression_level=1, write_page_checksum=True)
+
+    def _require_once(self, table: pa.Table) -> None:
+        """Notice an export that holds its rows twice: tables, which have ``valid``, have each id once."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        if not {"id", "valid"} <= set(table.column_names) or not len(table):
+            return
+        ids = table.column("id")
+        values = ids.to_numpy()
+        if ids.null_count or not (
+            bool((np.diff(values) > 0).all()) or pc.count_distinct(ids).as_py() == len(ids)
+        ):
+            raise ExportError(
+                f"{self._path(self.datapath)} holds some ids twice or none in some row: it is no export of one table"
+            )
+
+    # -- files
+
+    def _owner(self) -> TableExportClient:
+        if self._client is None:
+            raise ExportError(
+                f"{self.filepath_base} has no place to be read from; take it from TableExportClient.available_files"
+            )
+        return self._client
 
     def _path(self, name: str) -> str:
-        return f"{self._where.rstrip('/')}/{name}"
+        return f"{'' if self._client is None else self._client.cloudpath.rstrip('/')}/{name}"
 
-    def _read(self, path: str, progress: bool = False) -> bytes:
-        if self._storage is None:
-            raise ExportError(
-                f"{path} has no storage to be read from; take it from TableExportClient.available_files"
+    def _read_header(self) -> bytes:
+        client, path = self._owner(), self._path(self.headerpath)
+        if client.offline:
+            content: bytes | None = (
+                None if client.cache is None else client.cache.read_bytes("export header", path, bytes)
             )
+            if content is None:
+                raise client.offline_error(f"the export {path}")
+            return content
+        with self._errors_that_name_the_file(self.headerpath):
+            content = client.place.read(self.headerpath)
+        if client.cache is not None and not client.is_local:
+            client.cache.store_bytes("export header", path, content)
+        return content
+
+    def _open(self, progress: bool) -> BinaryIO:
+        client = self._owner()
+        if client.offline:
+            raise client.offline_error(f"the export {self._path(self.datapath)}")
+        return client.place.open(self.datapath, progress=progress)
+
+    @contextlib.contextmanager
+    def _errors_that_name_the_file(self, path: str | None = None) -> Iterator[None]:
+        where = self._path(path or self.datapath)
         try:
-            return self._storage.read(path, progress=progress)
-        except FileNotFoundError as error:
-            raise ExportError(f"there is no file {self._path(path)}; {_hint(path)}") from error
-        except CortexError:
+            yield
+        except (CortexError, ValueError):
             raise
+        except FileNotFoundError as error:
+            hint = (
+                "without this file the columns have no names; ask the dataset's administrators for it"
+                if path == self.headerpath
+                else "call reset_available_files() if the exports were changed"
+            )
+            raise ExportError(f"there is no file {where}; {hint}") from error
         except Exception as error:  # cloud-files raises whatever its backends do
-            raise ExportError(
-                f"could not read {self._path(path)}: {type(error).__name__}: {error}"
-            ) from error
+            raise ExportError(f"could not read {where}: {type(error).__name__}: {error}") from error
 
 
-def _hint(path: str) -> str:
-    if path.endswith("_header.csv"):
-        return "without this file the columns have no names; ask the dataset's administrators for it"
-    return "call reset_available_files() if the exports were changed"
-
-
-def _choose(known: list[Column], columns: Sequence[str] | None, where: str) -> list[str] | None:
+def _choose(known: Sequence[str], columns: Sequence[str] | None, where: str) -> list[str] | None:
+    """Check the columns that were asked for; a point's name stands for its three columns."""
     if columns is None:
         return None
-    wanted = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
-    if not wanted:
-        raise ValueError(
-            f"columns is empty; leave it out for all, or choose from {[column.name for column in known]}"
-        )
-    missing = [name for name in wanted if name not in {column.name for column in known}]
+    asked = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
+    if not asked:
+        raise ValueError(f"columns is empty; leave it out for all, or choose from {list(known)}")
+    wanted = []
+    for name in asked:
+        wanted += [f"{name}_{axis}" for axis in "xyz"] if f"{name}_x" in known else [name]
+    missing = [name for name in wanted if name not in known]
     if missing:
-        raise ValueError(f"{where} has no columns {missing}; it has {[column.name for column in known]}")
+        raise ValueError(f"{where} has no columns {missing}; it has {list(known)}")
     return wanted
 
 
 class TableExportClient:
-    """Static exports of tables at a cloud path: whole tables in seconds, without a query.
+    """Static exports of tables at a cloud path: complete tables in seconds, without a query.
 
     Parameters
     ----------
     cloudpath : str
-        Folder or bucket with ``v<version>/<table>[_merged].csv.gz`` and ``..._header.csv``: a local path, ``file://``,
-        ``gs://``, ``s3://`` or ``https://``.
-    cache : bool or path
-        Keep tables as Parquet files, here or (True) in the user's cache folder: a second read, above all of some
-        columns, is many times faster.
+        Folder or bucket with tables by version: a local path, ``file://``, ``gs://``, ``s3://`` or ``https://``.
+    format : {"csv-gz", "parquet", "delta"}, optional
+        What to look for. Left out: whatever lies there.
+
+        - ``csv-gz``: ``v<version>/<table>[_merged].csv.gz`` without a header line beside ``..._header.csv``
+        - ``parquet``: ``v<version>/<table>.parquet``, or a folder of such files
+        - ``delta``: Delta tables, ``v<version>/<table>/<copy>/`` as CAVE's exporter writes them; needs the extra
+          ``delta``
+    layout : str, optional
+        Where a table lies below ``cloudpath``, if not as above: a path with ``{version}``, ``{table}`` and perhaps
+        ``{datastack}`` and ``{copy}``; ``**`` stands for any folders. Above folders ``<datastack>/v<version>`` are
+        found, too.
+    datastack : str, optional
+        The datastack.
+    cache : AnswerCache, optional
+        Stores CSV tables as Parquet, so that a second read, above all of some columns, is many times faster.
     default_version : callable, optional
         Gives the version that :meth:`get_table` reads when none is named.
+    order_of : callable, optional
+        Gives the columns of a table at a version in their order, for header files that have another one.
     mirrors : sequence of str
         Other paths with the same files, tried in this order when the first cannot be listed.
 
@@ -203,19 +306,45 @@ class TableExportClient:
         self,
         cloudpath: str,
         *,
-        cache: bool | str | Path = False,
+        format: str | None = None,  # noqa: A002 - the spec's word
+        layout: str | None = None,
+        datastack: str | None = None,
+        cache: AnswerCache | None = None,
         default_version: Callable[[], int] | None = None,
+        order_of: Callable[[str, int], Sequence[str] | None] = lambda *_: None,
         mirrors: Sequence[str] = (),
     ) -> None:
+        if format is not None and format not in _LAYOUTS:
+            raise ExportError(f"exports have one of the formats {', '.join(_LAYOUTS)}, not {format!r}")
         self.cloudpath = str(cloudpath)
         self.mirrors = tuple(mirrors)
-        self._storage = open_storage(self.cloudpath)
-        self._cache = _cache_folder(cache, self.cloudpath)
+        self.format = format
+        self.layout = layout
+        self.datastack = datastack
+        self.cache = cache
+        self.order_of = order_of
+        self.place: Place = open_place(self.cloudpath)
         self._default_version = default_version
         self._available_files: list[CloudFileViewExport] | None = None
 
     def __repr__(self) -> str:
         return f"TableExportClient({self.cloudpath!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie on this machine."""
+        return isinstance(self.place, FolderPlace)
+
+    @property
+    def offline(self) -> bool:
+        """Whether only the cache may answer."""
+        return self.cache is not None and self.cache.offline and not self.is_local
+
+    def offline_error(self, what: str) -> CortexError:
+        """Say what the cache does not have."""
+        if self.cache is None:
+            return ExportError(f"working offline, and {what} is not cached")
+        return self.cache.offline_error(what, service="exports", url=self.cloudpath)
 
     def reset_available_files(self) -> list[CloudFileViewExport]:
         """Forget the listing and make it again."""
@@ -232,40 +361,62 @@ class TableExportClient:
             If the folder cannot be listed.
         """
         if self._available_files is None:
-            self._available_files = self._list()
+            self._available_files = self._exports_in(self._listing())
         return self._available_files
 
-    def _listing(self) -> dict[str, int | None]:
+    def _listing(self) -> Mapping[str, int | None]:
         """Files of the first path that can be listed, which is the one that tables are then read from."""
+        name = f"exports at {self.cloudpath}"
+        if self.offline and self.cache is not None:
+            found = self.cache.recall(name, lambda value: isinstance(value, dict))
+            if found is None:
+                raise self.offline_error(f"the list of exports at {self.cloudpath}")
+            return dict(found)
         failures = []
         for path in (self.cloudpath, *self.mirrors):
-            storage = open_storage(path)
+            place = open_place(path)
             try:
-                listed = storage.listing()
-            except Exception as error:  # noqa: BLE001 - backends of cloud-files raise anything; all of it is told below
+                listed = place.listing()
+            except Exception as error:  # noqa: BLE001 - backends of cloud-files raise anything; all of it is reported below
                 failures.append((path, error))
                 continue
-            self._storage = storage
+            self.place = place
+            if self.cache is not None and not self.is_local:
+                self.cache.note(name, listed)
             return listed
         if len(failures) == 1 and isinstance(failures[0][1], CortexError):
             raise failures[0][1]
         text = "; ".join(f"{path}: {type(error).__name__}: {error}" for path, error in failures)
         raise ExportError(f"could not list {text}; try again, or check the path") from failures[0][1]
 
-    def _list(self) -> list[CloudFileViewExport]:
-        listed = self._listing()
-        files = []
-        for path, size in listed.items():
-            match = _DATA_FILE.match(path)
-            if match is None:
-                continue
-            base = path.removesuffix(".csv.gz")
-            name = match["stem"].removesuffix(_MERGED)
-            version = int(match["version"])
-            files.append(
-                CloudFileViewExport(name, version, base, size, self._storage, self.cloudpath, self._cache)
-            )
-        return sorted(files, key=lambda file: (file.name, file.version, file.filepath_base))
+    def _exports_in(self, listed: Mapping[str, int | None]) -> list[CloudFileViewExport]:
+        """Find the tables among the files: one entry for each name, version and place."""
+        lakes = {path.partition("/_delta_log/")[0] for path in listed if "/_delta_log/" in path}
+        found: dict[tuple[str, str], CloudFileViewExport] = {}
+        for kind in (self.format,) if self.format else _LAYOUTS:
+            for path, size in listed.items():
+                match = next(
+                    filter(None, (self._match(kind, place) for place in _places(kind, path, lakes))), None
+                )
+                if match is None:
+                    continue
+                parts, place = match.groupdict(), match.string
+                copy = parts.get("copy")
+                base = place.removesuffix(f"/{copy}" if copy else ".csv.gz")
+                export = found.get((kind, base))
+                if export is None:
+                    name, version = parts["table"].removesuffix(_MERGED), int(parts["version"])
+                    export = CloudFileViewExport(name, version, base, 0, kind, self)
+                    found[kind, base] = export
+                export._paths = (*export._paths, path)
+                export._copies[copy or "flat"] = place
+                export.size = None if export.size is None or size is None else export.size + size
+        return sorted(found.values(), key=lambda file: (file.name, file.version, file.filepath_base))
+
+    def _match(self, kind: str, place: str) -> re.Match[str] | None:
+        layouts = (self.layout,) if self.layout else _LAYOUTS[kind]
+        patterns = (_pattern(layout, self.datastack, self.layout is None) for layout in layouts)
+        return next(filter(None, (re.fullmatch(pattern, place) for pattern in patterns)), None)
 
     @property
     def available_tables(self) -> list[str]:
@@ -282,23 +433,23 @@ class TableExportClient:
         Returns
         -------
         pandas.DataFrame
-            ======= ======= ========================================
+            ======= ======= ==============================================
             column  dtype   meaning
-            ======= ======= ========================================
+            ======= ======= ==============================================
             name    object  table or view
             version int64   materialized version
             size    float64 GiB, compressed
             bytes   int64   the same in bytes
-            path    object  data file, below the export folder
-            ======= ======= ========================================
+            path    object  data file or folder, below the export folder
+            ======= ======= ==============================================
         """
         import numpy as np
         import pandas as pd
 
         files = self.available_files
-        unknown = [file.datapath for file in files if file.size is None]
+        unknown = [file.datapath for file in files if file.size is None and file.format == "csv-gz"]
         if unknown:
-            found = self._storage.sizes(unknown)  # only of the tables, not of everything in the bucket
+            found = self.place.sizes(unknown)  # only of the tables, not of everything in the bucket
             for file in files:
                 file.size = found.get(file.datapath, file.size)
         size = np.array([file.size or 0 for file in files], dtype=np.int64)
@@ -349,9 +500,10 @@ class TableExportClient:
         --------
         >>> client.exports.get_table("synapses", 3, columns=["id", "pre_pt_root_id"])   # doctest: +SKIP
         """
-        return self._find(table_name, version).get_dataframe(verbose=progress, columns=columns)
+        return self.find(table_name, version).get_dataframe(verbose=progress, columns=columns)
 
-    def _find(self, table_name: str, version: int | None) -> CloudFileViewExport:
+    def find(self, table_name: str, version: int | None = None) -> CloudFileViewExport:
+        """Find the export of a table at a version; errors as in `get_table`."""
         versions = self.available_versions(table_name)
         if not versions:
             raise ExportError(
@@ -365,23 +517,61 @@ class TableExportClient:
             raise ExportError(
                 f"{table_name!r} was not exported at version {version}; there are versions {versions}"
             )
-        exact = [f for f in fitting if f.filepath_base.rsplit("/", 1)[-1] == table_name]
-        if len(fitting) > 1 and len(exact) != 1:
-            paths = [f.datapath for f in fitting]
+        exact = [f for f in fitting if _stem(f) == table_name] or fitting
+        best = min(map(_rank, exact))
+        chosen = [f for f in exact if _rank(f) == best]
+        if len(chosen) > 1:
+            paths = [f.datapath for f in chosen]
             raise ExportError(
                 f"{table_name!r} at version {version} could be any of {paths}; use one's get_dataframe()"
             )
-        return (exact or fitting)[0]
+        return chosen[0]
+
+
+def _places(kind: str, path: str, lakes: set[str]) -> list[str]:
+    """Name what a file may belong to: a CSV is a table, Delta and Parquet files make up folders that are."""
+    if kind == "csv-gz":
+        return [path] if path.endswith(".csv.gz") else []
+    if kind == "delta":
+        return [path.partition("/_delta_log/")[0]] if "/_delta_log/" in path else []
+    in_lake = any(path.startswith(f"{lake}/") for lake in lakes)
+    if in_lake or not path.endswith(".parquet"):
+        return []
+    return [path.removesuffix(".parquet"), re.sub(r"(/[^/]+=[^/]*)*/[^/]+$", "", path)]
+
+
+@functools.cache
+def _pattern(layout: str, datastack: str | None, is_usual: bool) -> str:
+    """Make a regular expression of a layout."""
+    parts = {**_PARTS, "datastack": re.escape(datastack) if datastack else r"[^/]+"}
+    pattern, seen = "", set()
+    for text in re.split(r"(\{\w+\}|\*\*/)", layout.strip("/")):
+        name = text.strip("{}")
+        if text == "**/":
+            pattern += "(?:.*/)?"
+        elif text.startswith("{") and name not in parts:
+            raise ExportError(
+                f"the layout {layout!r} of exports has an unknown part {text}; known are {sorted(parts)}"
+            )
+        elif text.startswith("{"):
+            pattern += f"(?P={name})" if name in seen else f"(?P<{name}>{parts[name]})"
+            seen.add(name)
+        else:
+            pattern += re.escape(text)
+    if not {"version", "table"} <= seen:
+        raise ExportError(f"the layout {layout!r} of exports needs {{version}} and {{table}}")
+    return rf"(?:{re.escape(datastack)}/)?{pattern}" if is_usual and datastack else pattern
+
+
+def _stem(file: CloudFileViewExport) -> str:
+    return file.filepath_base.rsplit("/", 1)[-1]
 
 
 def _is_named(file: CloudFileViewExport, table_name: str) -> bool:
-    return table_name in {file.name, file.filepath_base.rsplit("/", 1)[-1]}
+    return table_name in {file.name, _stem(file)}
 
 
-def _cache_folder(cache: Any, cloudpath: str) -> Path | None:
-    from pathlib import Path
-
-    if not cache:
-        return None
-    digest = hashlib.sha256(cloudpath.encode()).hexdigest()[:12]
-    return (settings.cache_dir() / "exports" if cache is True else Path(cache).expanduser()) / digest
+def _rank(file: CloudFileViewExport) -> int:
+    """Which of several formats is read: the one that is fastest, if what reads it is installed."""
+    delta = importlib.util.find_spec("deltalake") is not None
+    return {"delta": 0 if delta else 3, "parquet": 1, "csv-gz": 2}[file.format]

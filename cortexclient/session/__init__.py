@@ -64,7 +64,7 @@ from cortexclient.session.query import (
 )
 from cortexclient.session.query.arguments import as_choice, as_number
 from cortexclient.session.query.filters import fields_of, from_dicts, from_keywords, put
-from cortexclient.session.query.frames import join_positions
+from cortexclient.session.query.frames import join_positions, to_pandas
 from cortexclient.session.query.metadata import TableInfo, find, table_infos, unknown, view_infos
 from cortexclient.session.query.question import Filters
 from cortexclient.session.query.results import as_asked, joined
@@ -126,6 +126,7 @@ __all__ = [
     "side_by_side",
     "successors_of",
     "table_infos",
+    "to_pandas",
     "unknown",
     "view_infos",
     "within_worker",

@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
+    StringConstraints,
     WithJsonSchema,
     model_validator,
 )
@@ -296,8 +297,12 @@ class ExportsSpec(Section):
 
     path: CloudPath
     """Folder that holds one folder per version (``v1300/``): gs://, s3://, https:// or file://."""
-    format: Literal["csv-gz"] = "csv-gz"
-    """csv-gz, the only format that is read: gzipped CSV without a header row beside a ``_header.csv``."""
+    format: Literal["csv-gz", "parquet", "delta"] | None = None
+    """csv-gz (gzipped CSV without a header row beside a ``_header.csv``), parquet (a file or folder per table) or delta
+    (Delta Lake tables as CAVE's exporter writes them). Left out: whatever lies there."""
+    layout: Annotated[str, StringConstraints(pattern=r"\{version\}.*\{table\}")] | None = None
+    """Where a table lies below the path, for example ``{datastack}/v{version}/{table}/{copy}``, of which ``{version}``
+    and ``{table}`` are needed. Left out: as CAVE's exporters write them."""
     mirrors: tuple[CloudPath, ...] = ()
     """Other places with the same files, tried in this order."""
 

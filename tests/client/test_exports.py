@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cortexclient.errors import ExportError
+import cortexclient
+from cortexclient.errors import ExportError, OfflineError
 from cortexclient.services.exports import CloudFileViewExport, TableExportClient
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from cortexclient.client import DatasetClient
 
@@ -81,11 +87,12 @@ def test_every_row_in_the_types_of_the_header(folder: Path) -> None:
     assert df["tag"].tolist() == ["NA", "None", "two\nlines, quoted", ""]
     assert df["valid"].tolist() == [True, False, True, True]
     assert df["valid"].dtype == bool
+    assert df["tag"].dtype == "string"
     assert df["created"].dt.tz is not None
     assert df["created"][0] == pd.Timestamp("2020-11-04T12:50:56.767624Z")
     assert df["score"][0] == 0.5
     assert df["score"].isna().sum() == 2
-    assert df["pt_position_x"].dtype == np.int64
+    assert df["pt_position_x"].dtype == "Int64"  # one number, as there is no point without _y and _z
 
 
 def test_one_row_table_keeps_its_row(folder: Path) -> None:
@@ -99,7 +106,7 @@ def test_empty_table_keeps_its_columns(folder: Path) -> None:
     assert len(df) == 0
     assert df["id"].dtype == np.int64
     assert df["valid"].dtype == bool
-    assert str(df["created"].dtype) == "datetime64[us, UTC]"
+    assert str(df["created"].dtype) == "datetime64[ns, UTC]"
 
 
 def test_chosen_columns(folder: Path) -> None:
@@ -245,6 +252,7 @@ def test_points_become_three_columns(tmp_path: Path) -> None:
         [7, 8, 9],
     ]
     assert df["pt_position_x"].dtype == np.int64
+    assert df["other_x"].dtype == np.float64
     assert df["other_z"].tolist()[0] == 6.5
     assert np.isnan(df["other_z"][1])
 
@@ -266,22 +274,67 @@ def test_listing_is_kept_until_reset(folder: Path) -> None:
     assert any(file.name == "new" for file in client.reset_available_files())
 
 
-def test_parquet_cache(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    cache = tmp_path_factory.mktemp("cache")
+@pytest.fixture
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DatasetClient]:
+    place = tmp_path_factory.mktemp("cache")
+    return lambda **options: cortexclient.load("sandbox", version=2, cache=place, **options)
+
+
+def test_a_cache_of_the_client_holds_exports(folder: Path, cached: Callable[..., DatasetClient]) -> None:
     plain = TableExportClient(str(folder)).get_table("nucleus", 2)
-    client = TableExportClient(str(folder), cache=cache)
-    pd.testing.assert_frame_equal(client.get_table("nucleus", 2), plain)
-    (folder / "v2" / "nucleus_merged.csv.gz").rename(folder / "v2" / "moved.csv.gz")
-    pd.testing.assert_frame_equal(client.get_table("nucleus", 2), plain)
+    for _ in range(2):
+        client = cached()
+        client.set_export_cloudpath(folder)
+        pd.testing.assert_frame_equal(client.exports.get_table("nucleus"), plain)
+    content = (folder / "v2" / "nucleus_merged.csv.gz").read_bytes()
+    (folder / "v2" / "nucleus_merged.csv.gz").write_bytes(b"\0" * len(content))
     some = ["tag", "pt_root_id"]
-    pd.testing.assert_frame_equal(client.get_table("nucleus", 2, columns=some), plain[some])
+    pd.testing.assert_frame_equal(client.exports.get_table("nucleus", columns=some), plain[some])
+    store = client.session.connection.cache.store
+    assert any(file.path.suffix == ".parquet" for file in store.listing())
+    assert store.verify() == []
     # an export that was made anew is read anew
     write(folder, "v2/nucleus_merged", ROWS[:3])
-    client.reset_available_files()
-    assert len(client.get_table("nucleus_merged", 2)) == 3
+    client.exports.reset_available_files()
+    assert len(client.exports.get_table("nucleus_merged", 2)) == 3
 
 
-def test_web_folder(folder: Path) -> None:
+@pytest.mark.parametrize("place", [0.1, 0.5, -5])
+def test_a_damaged_table_of_the_cache_heals(
+    folder: Path, cached: Callable[..., DatasetClient], place: float
+) -> None:
+    client = cached()
+    client.set_export_cloudpath(folder)
+    plain = client.exports.get_table("nucleus")
+    store = client.session.connection.cache.store
+    (path,) = [file.path for file in store.listing() if file.path.suffix]
+    content = bytearray(path.read_bytes())
+    content[place if isinstance(place, int) else int(place * len(content))] ^= 0x55
+    path.write_bytes(content)
+    pd.testing.assert_frame_equal(client.exports.get_table("nucleus"), plain)
+    assert store.verify() == []
+    path.write_bytes(content)
+    assert store.verify() == [path]
+
+
+def test_offline_exports_come_from_the_cache(folder: Path, cached: Callable[..., DatasetClient]) -> None:
+    with web(folder) as address:
+        client = cached()
+        client.set_export_cloudpath(address)
+        (file,) = [f for f in TableExportClient(str(folder)).available_files if repr(f) == "nucleus[v2]"]
+        files = TableExportClient(address, cache=client.session.connection.cache)
+        files._available_files = files._exports_in({file.datapath: file.size})  # a web folder has no listing
+        client.session.connection.cache.note(f"exports at {address}", {file.datapath: file.size})
+        plain = files.get_table("nucleus", 2)
+    offline = cached(offline=True)
+    offline.set_export_cloudpath(address)
+    pd.testing.assert_frame_equal(offline.exports.get_table("nucleus"), plain)
+    with pytest.raises(OfflineError, match="exports at"):
+        TableExportClient("gs://elsewhere", cache=offline.session.connection.cache).available_tables  # noqa: B018
+
+
+@contextlib.contextmanager
+def web(folder: Path) -> Iterator[str]:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
             pass
@@ -290,16 +343,21 @@ def test_web_folder(folder: Path) -> None:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        client = TableExportClient(f"http://127.0.0.1:{server.server_port}")
-        file = CloudFileViewExport("nucleus", 2, "v2/nucleus_merged", None, client._storage, client.cloudpath)
-        assert len(file.get_dataframe()) == 4
-        missing = CloudFileViewExport("no", 2, "v2/no", None, client._storage, client.cloudpath)
-        with pytest.raises(ExportError, match="no file"):
-            missing.get_dataframe()
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_web_folder(folder: Path) -> None:
+    with web(folder) as address:
+        client = TableExportClient(address)
+        assert (
+            len(CloudFileViewExport("nucleus", 2, "v2/nucleus_merged", _client=client).get_dataframe()) == 4
+        )
+        with pytest.raises(ExportError, match="no file"):
+            CloudFileViewExport("no", 2, "v2/no", _client=client).get_dataframe()
 
 
 @pytest.mark.parametrize("path", ["", "ftp://somewhere/x"])
@@ -328,3 +386,199 @@ def test_mirrors_stand_in_for_a_folder_that_is_gone(
     nowhere = TableExportClient(str(gone / "first"), mirrors=[str(gone / "second")])
     with pytest.raises(ExportError, match=r"first.*second"):
         nowhere.available_files  # noqa: B018 - the property asks
+
+
+# -- what CAVE's own exporter writes
+
+REAL = Path(__file__).parents[1] / "data" / "real_toy_exports"
+TRUTH = Path(__file__).parents[1] / "data" / "real_toy_datastack" / "tables"
+TABLES = ["celltype_toy", "nucleus_celltype_view", "nucleus_toy", "pending_toy", "synapses_toy", "tags_toy"]
+
+
+@pytest.mark.parametrize("form", ["csv", "deltalake", "deltalake_large"])
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("version", [1, 2])
+def test_exports_of_the_real_exporter(form: str, name: str, version: int) -> None:
+    found = TableExportClient(str(REAL / form), datastack="toy").get_table(name, version).sort_values("id")
+    truth = pq.read_table(TRUTH / f"{name}.v{version}.parquet").drop_columns(
+        ["storage_order"] * (name != TABLES[1])
+    )
+    left_out = {"created", "deleted", "superceded_id"} if form != "csv" else set()
+    expected = truth.sort_by("id").to_pydict()
+    assert set(found.columns) == set(expected) - left_out
+    for column in found.columns:
+        ours = [None if pd.isna(value) else value for value in found[column].tolist()]
+        assert ours == [
+            v if not hasattr(v, "tzinfo") else pd.Timestamp(v).tz_convert("UTC") for v in expected[column]
+        ]
+    kinds = {column: str(kind) for column, kind in found.dtypes.items()}
+    assert {kinds[c] for c in kinds if c.endswith(("root_id", "supervoxel_id", "_x", "_y", "_z"))} <= {
+        "int64",
+        "Int64",
+    }
+    # points stand before their ids, whatever copy they come from
+    order = [c for c in found.columns if c.startswith("pt_")]
+    assert [c[:11] for c in order[:3]] == ["pt_position"] * (3 if order else 0)
+
+
+def test_every_copy_of_a_table_answers_alike() -> None:
+    (export,) = [
+        file
+        for file in TableExportClient(str(REAL / "deltalake_large"), datastack="toy").available_files
+        if repr(file) == "synapses_toy[v2]"
+    ]
+    copies = export.source()
+    assert {"id", "pre_pt_root_id", "flat", "pre_hash"} <= set(copies.folders)
+    assert copies.copy_for(["post_pt_root_id"]) == "post_pt_root_id"
+    assert copies.copy_for(["size"]) == "flat"
+    tables = [
+        pa.concat_tables(copies.batches(filtered=[copy])).sort_by("id") for copy in sorted(copies.folders)
+    ]
+    assert all(table.equals(tables[0]) for table in tables[1:])
+    assert copies.count() == len(tables[0])
+
+
+def test_an_unfinished_export_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"synapses_toy/id is not finished or has failed"):
+        TableExportClient(str(REAL / "edge/deltalake_failed_export"), datastack="toy").get_table(
+            "synapses_toy", 1
+        )
+
+
+def test_copies_that_differ_are_refused(tmp_path: Path) -> None:
+    from deltalake import write_deltalake
+
+    for copy, rows in (("flat", 3), ("id", 2)):
+        write_deltalake(tmp_path / "v1" / "t" / copy, pa.table({"id": range(rows)}))
+    with pytest.raises(ExportError, match="different numbers of rows"):
+        TableExportClient(str(tmp_path)).get_table("t", 1)
+
+
+def test_the_log_decides_and_not_the_folder(tmp_path: Path) -> None:
+    """A vacuum that failed leaves old files beside the new ones."""
+    shutil.copytree(REAL / "edge/deltalake_vacuum_failed/two", tmp_path / "v1/odd/two")
+    assert TableExportClient(str(tmp_path)).get_table("odd", 1)["id"].tolist() == [2, 3, 1]
+
+
+def test_types_of_delta_tables(tmp_path: Path) -> None:
+    shutil.copytree(REAL / "edge/deltalake_types/odd_id", tmp_path / "v1/odd/id")
+    found = TableExportClient(str(tmp_path)).get_table("odd", 1).set_index("id")
+    assert found.loc[3, "n"] == "100000000000000000000.5"  # a number of the database that no float holds
+    assert found["ts"].tolist()[-1] in {pd.NaT, pd.Timestamp("2020-01-02", tz="UTC")}
+    assert found.loc[3, ["pt_position_x", "pt_position_y", "pt_position_z"]].tolist() == [-5, 2, 4_000_000]
+    assert found.loc[1, "pt_root_id"] == 360287970189639683
+    assert str(found["pt_root_id"].dtype) == "Int64"
+
+
+ORDER = ["id", "valid", "classification_system", "cell_type", *(f"pt_position_{a}" for a in "xyz")]
+
+
+def test_a_header_in_another_order_is_corrected_or_refused(tmp_path: Path) -> None:
+    shutil.copytree(REAL / "edge/csv_header_order", tmp_path / "v1")
+    order = [*ORDER, "pt_supervoxel_id", "pt_root_id"]
+    found = TableExportClient(str(tmp_path), order_of=lambda *_: order).get_table("ct", 1)
+    assert found["cell_type"].tolist() == ["4P", "NA", "5P-IT"]
+    assert found["classification_system"].tolist()[:2] == ["aibs_coarse", ""]
+    assert found["pt_root_id"][0] == 360287970189639683
+    assert list(found.columns) == order
+    for client in (
+        TableExportClient(str(tmp_path)),
+        TableExportClient(str(tmp_path), order_of=lambda *_: order),
+    ):
+        with pytest.raises(ExportError, match="does not fit its header"):
+            client.get_table("odd", 1)
+
+
+def test_a_header_that_would_fit_by_chance_is_corrected(tmp_path: Path) -> None:
+    write(tmp_path, "v1/t", ["1,t,7", "2,f,8"], "n,bigint\nvalid,boolean\nid,bigint\n")
+    found = TableExportClient(str(tmp_path), order_of=lambda *_: ["id", "valid", "n"]).get_table("t", 1)
+    assert found["id"].tolist() == [1, 2]
+
+
+def test_empty_and_doubled_exports_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "v1/none", [], "id,bigint\n")
+    path.write_bytes(b"")
+    write(tmp_path, "v1/twice", ["1,t", "2,t", "1,t"], "id,bigint\nvalid,boolean\n")
+    client = TableExportClient(str(tmp_path))
+    with pytest.raises(ExportError, match="is empty: not even a table without rows is 0 bytes"):
+        client.get_table("none", 1)
+    with pytest.raises(ExportError, match="some ids twice"):
+        client.get_table("twice", 1)
+
+
+def test_nulls_and_line_ends_at_the_borders_of_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cortexclient.store import dumps
+
+    rows = [f'{n},"a\n""{n}"' if n % 3 else f"{n}," for n in range(500)]
+    write(tmp_path, "v1/t", rows, "id,bigint\ntext,text\n")
+    write(tmp_path, "v1/one", ["1", "", "3"], "n,bigint\n")
+    for size in (7, 64, 1 << 20):
+        monkeypatch.setattr(dumps, "_BLOCK", max(size, 8))
+        monkeypatch.setattr(dumps, "_SAMPLE", size)
+        found = TableExportClient(str(tmp_path)).get_table("t", 1)
+        assert found["id"].tolist() == list(range(500))
+        assert [None if pd.isna(t) else t for t in found["text"]] == [
+            f'a\n"{n}' if n % 3 else None for n in range(500)
+        ]
+        assert TableExportClient(str(tmp_path)).get_table("one", 1)["n"].isna().tolist() == [
+            False,
+            True,
+            False,
+        ]
+
+
+def test_folders_of_parquet(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": [1, 2, 3],
+            "pt_root_id": pa.array([5, None, 7], pa.int64()),
+            "n": pa.array([1, 2, 3], pa.int32()),
+        }
+    )
+    (tmp_path / "v1/many").mkdir(parents=True)
+    pq.write_table(table, tmp_path / "v1/single.parquet")
+    for number, part in enumerate((table[:2], table[2:], table[:0])):
+        pq.write_table(part, tmp_path / f"v1/many/part-{number}.parquet")
+    client = TableExportClient(str(tmp_path), format="parquet")
+    assert client.available_tables == ["many", "single"]
+    expected = client.get_table("single", 1)
+    assert [str(kind) for kind in expected.dtypes] == ["int64", "Int64", "Int64"]
+    pd.testing.assert_frame_equal(client.get_table("many", 1), expected)
+    assert client.get_table("many", 1, columns=["n"])["n"].tolist() == [1, 2, 3]
+    (tmp_path / "v1/many/part-1.parquet").write_bytes((tmp_path / "v1/single.parquet").read_bytes()[:-9])
+    with pytest.raises(ExportError, match=r"part-1\.parquet"):
+        client.get_table("many", 1)
+
+
+def test_the_format_of_the_spec_is_used(folder: Path) -> None:
+    pq.write_table(pa.table({"id": [9]}), folder / "v2/nucleus.parquet")
+    pq.write_table(pa.table({"id": [9]}), folder / "v2/extra.parquet")
+    assert "extra" in TableExportClient(str(folder)).available_tables
+    assert TableExportClient(str(folder), format="parquet").available_tables == ["extra", "nucleus"]
+    assert len(TableExportClient(str(folder), format="csv-gz").get_table("nucleus", 2)) == 4
+    with pytest.raises(ExportError, match="formats csv-gz, parquet, delta"):
+        TableExportClient(str(folder), format="hdf5")
+    spec = cortexclient.get_spec("sandbox").with_overrides(
+        {"exports": {"path": f"file://{folder}", "format": "parquet"}}
+    )
+    client = cortexclient.load(spec, server_address="https://cave.example.org", auth_token="0" * 32)
+    assert client.exports.available_tables == ["extra", "nucleus"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "path"),
+    [
+        ("{datastack}/v{version}/{table}/{copy}", "toy/v5/syn/flat"),
+        ("lakes/v{version}/{table}_v{version}_deltalake", "lakes/v5/syn_v5_deltalake"),
+        ("{version}/{table}/partition_by_{copy}", "5/syn/partition_by_id"),
+    ],
+)
+def test_layouts(layout: str, path: str, tmp_path: Path) -> None:
+    shutil.copytree(REAL / "deltalake_large/toy/v2/synapses_toy/flat", tmp_path / path)
+    client = TableExportClient(str(tmp_path), layout=layout, datastack="toy", format="delta")
+    assert [repr(file) for file in client.available_files] == ["syn[v5]"]
+    assert len(client.get_table("syn", 5)) == 303
+    with pytest.raises(ExportError, match="layout"):
+        TableExportClient(str(tmp_path), layout="{table}/{odd}").available_files  # noqa: B018

@@ -66,14 +66,14 @@ def test_showing_a_client_again_asks_nothing(server: Sandbox) -> None:
 def test_only_exports_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One listing tells all sizes; nothing is asked about files one by one."""
     from cortexclient import TableExportClient
-    from cortexclient.services import export_storage
+    from cortexclient.store import places
 
     (tmp_path / "v1").mkdir()
     for number in range(50):
         (tmp_path / "v1" / f"other{number}.bin").write_bytes(b"x")
     (tmp_path / "v1" / "t.csv.gz").write_bytes(b"12345")
     listings: list[object] = []
-    kind = type(export_storage.open_storage(str(tmp_path)))
+    kind = type(places.open_place(str(tmp_path)))
     original = kind.listing
     monkeypatch.setattr(kind, "listing", lambda self: listings.append(self) or original(self))
     exports = TableExportClient(str(tmp_path))

@@ -358,6 +358,29 @@ class AnswerCache:
             identity = self.origin.identity(kind, digest(name.encode()))
             self._write(identity, {"what": kind}, Validity.FOREVER, content)
 
+    def table(self, kind: str, name: str, read: Callable[[Path], Any], write: Callable[[Path], None]) -> Any:
+        """Return what ``read`` makes of a Parquet file, which ``write`` makes where there is no sound one.
+
+        None where it cannot be stored, or offline where there is none.
+        """
+        import pyarrow as pa
+
+        if isinstance(self.store, SnapshotStore):
+            return None
+        identity = self.origin.identity(kind, digest(name.encode()))
+        path = self.store.read_table(identity)
+        if path is not None:
+            try:
+                return read(path)
+            except (pa.ArrowException, OSError) as error:
+                log.warning("a cached table is damaged and is read again: %s: %s", path, error)
+                self.store.remove(identity)
+        if self.offline:
+            return None
+        head = {"what": kind, "request": identity, "valid": "forever", "stored": now_text()}
+        path = self.store.write_table(head, write)
+        return None if path is None else read(path)
+
     # -- what is missing
 
     def _missing(self, asked: CacheRequest, rule: Rule | None, *, live: bool = False) -> OfflineError:

@@ -47,7 +47,7 @@ _COMPRESS_FROM = 32_768
 _MOST_BYTES = 1 << 31
 """Largest entry that is read: a file of a stranger may claim any size."""
 
-_FOLDER, _NAME = re.compile(r"[0-9a-f]{2}\Z"), re.compile(r"[0-9a-f]{62}\Z")
+_FOLDER, _NAME = re.compile(r"[0-9a-f]{2}\Z"), re.compile(r"[0-9a-f]{62}(\.parquet)?\Z")
 _PART = re.compile(r"[0-9a-f]{62}\.\d+\.[0-9a-f]{8}\.part\Z")
 _MEMBER = re.compile(r"answers/([0-9a-f]{64})\Z")
 _STALE_PART = 3600.0
@@ -256,7 +256,7 @@ class FolderStore:
             )
             return False
         path = self._path(entry.key)
-        part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+        part = _part_of(path)
         try:
             self._make_folders(path.parent)
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -273,8 +273,50 @@ class FolderStore:
         return True
 
     def remove(self, identity: list[str]) -> None:
-        """Remove the entry of a request."""
-        _remove(self._path(key_of(identity)))
+        """Remove the entry of a request, and its table if it has one."""
+        path = self._path(key_of(identity))
+        _remove(path)
+        _remove(path.with_suffix(".parquet"))
+
+    # -- tables, too large for an entry: a Parquet file beside one that says how it ends and how large it is
+
+    def read_table(self, identity: list[str]) -> Path | None:
+        """Return the Parquet file of a request; None where there is none. A damaged one is removed."""
+        path = self._path(key_of(identity)).with_suffix(".parquet")
+        entry = self.read(identity, lambda found: found.body == _end_of(path))
+        if entry is None:
+            _remove(path)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
+
+    def write_table(self, head: dict[str, Any], write: Callable[[Path], None]) -> Path | None:
+        """Have a Parquet file written and store it; None where that is not possible, as for `write`."""
+        path = self._path(key_of(head["request"])).with_suffix(".parquet")
+        part = _part_of(path.with_suffix(""))
+        try:
+            self._make_folders(path.parent)
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            write(part)
+            if part.stat().st_size > self.limit // 2:
+                log.info(
+                    "a table of %d bytes is too large for the cache: %s",
+                    part.stat().st_size,
+                    head.get("what"),
+                )
+                return None
+            body = _end_of(part)
+            part.replace(path)
+        except CortexError:
+            raise
+        except OSError as error:
+            self._complain("write", error)
+            return None
+        finally:
+            _remove(part)
+        self._make_room(path.stat().st_size)
+        return path if self.write(Entry(head, body)) else None
 
     def _make_folders(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -362,6 +404,11 @@ class FolderStore:
         """Read the head of every entry; None for a damaged one."""
         for file in self.listing():
             try:
+                if file.path.suffix:
+                    described = _read_own_file(file.path.with_suffix(""))
+                    entry = Entry.from_bytes(described, file.key.removesuffix(".parquet"))
+                    yield file, entry.head if _is_sound_table(file.path, entry) else None
+                    continue
                 yield file, Entry.from_bytes(_read_own_file(file.path), file.key).head
             except FileNotFoundError:
                 continue
@@ -383,6 +430,39 @@ class FolderStore:
                 gone = _remove(file.path)
                 removed += gone and _NAME.match(file.path.name) is not None
         return removed
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+
+
+def _end_of(path: Path) -> bytes:
+    """Describe a Parquet file: its size and the checksum of its footer; pages have checksums of their own."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 8))
+            length = int.from_bytes(file.read(4), "little")
+            file.seek(max(0, size - 8 - length))
+            footer = file.read()
+    except OSError:
+        return b""
+    return json.dumps({"size": size, "footer": digest(footer)}).encode()
+
+
+def _is_sound_table(path: Path, entry: Entry) -> bool:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if entry.body != _end_of(path):
+        return False
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            for _ in file.iter_batches():
+                pass
+        return True
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _read_own_file(path: Path) -> bytes:

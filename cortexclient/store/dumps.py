@@ -1,0 +1,514 @@
+"""Dumps of a table as gzipped CSV without a header line, read block by block into Arrow.
+
+CAVE's exporter has the database write them (``COPY ... CSV``): an empty field is null and ``""`` an empty text, truth
+values are ``t`` and ``f``, points are hexadecimal EWKB, times are UTC without a zone. A header file names the columns.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import csv
+import io
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import CortexError, ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from typing import BinaryIO
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+__all__ = ["Column", "Dump", "canonical", "decode_points", "parse_header"]
+
+log = logging.getLogger(__name__)
+
+_TRUE, _FALSE = ["t", "true", "True", "TRUE", "1"], ["f", "false", "False", "FALSE", "0"]
+_GEOMETRY = re.compile(r"geometry|user-defined|point", re.IGNORECASE)
+_WKT = r"POINT\s*Z?\s*\(\s*(?P<x>\S+)\s+(?P<y>\S+)\s+(?P<z>[^\s)]+)\s*\)"
+_BLOCK = 1 << 24
+"""Unpacked bytes that are parsed together."""
+_SAMPLE = 1 << 20
+
+_Z, _SRID = 0x80000000, 0x20000000
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a dump.
+
+    Attributes
+    ----------
+    name : str
+    sql_type : str or None
+        As in the header file; None if it gives no types, which are then inferred.
+    """
+
+    name: str
+    sql_type: str | None
+
+    @property
+    def is_geometry(self) -> bool:
+        """The column holds points, which are read into three columns."""
+        return bool(self.sql_type and _GEOMETRY.search(self.sql_type))
+
+    @property
+    def is_text(self) -> bool:
+        """The column may hold any text."""
+        return self.sql_type is None or bool(
+            re.match(r"text|.*char|json|string|array", self.sql_type.lower())
+        )
+
+    def arrow_type(self) -> pa.DataType | None:
+        """Arrow type that the values are parsed as, None to infer it."""
+        import pyarrow as pa
+
+        kind = (self.sql_type or "").strip().lower()
+        if re.match(r"(big|small)?int|(big|small)?serial|oid", kind):
+            return pa.int64()
+        if re.match(r"real|float4", kind):
+            return (
+                pa.float32()
+            )  # the shortest text that gives this number, which is not the same number in 64 bits
+        if re.match(r"double|float|numeric|decimal", kind):
+            return pa.float64()
+        if kind.startswith("bool"):
+            return pa.bool_()
+        if kind.startswith(("timestamp", "datetime")):
+            return pa.timestamp("us", tz="UTC" if "with time zone" in kind or kind.endswith("tz") else None)
+        if kind == "date":
+            return pa.date32()
+        if kind and (self.is_text or self.is_geometry or kind.endswith("[]") or kind.startswith("uuid")):
+            return pa.string()
+        return None
+
+
+def parse_header(content: bytes, where: str) -> list[Column]:
+    """Read a header file: one line for each column, name and SQL type; or a single line with all the names.
+
+    Raises
+    ------
+    ExportError
+        If it is empty, or a name is missing or repeats.
+    """
+    try:
+        rows = [
+            row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"))) if any(map(str.strip, row))
+        ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ExportError(f"{where} is no header file: {error}") from error
+    if rows and [cell.strip().lower() for cell in rows[0]] == ["column_name", "data_type"]:
+        rows = rows[1:]
+    if not rows:
+        raise ExportError(
+            f"{where} is empty; it should hold a line 'name,SQL type' for each column of the table"
+        )
+    if len(rows) == 1 and len(rows[0]) > 2:
+        columns = [Column(name.strip(), None) for name in rows[0]]
+    elif all(len(row) <= 2 for row in rows):
+        columns = [Column(row[0].strip(), row[1].strip() or None if len(row) > 1 else None) for row in rows]
+    else:
+        raise ExportError(
+            f"{where} has lines of {len(rows[0])} fields; expected 'name,SQL type' on each line"
+        )
+    names = [column.name for column in columns]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if "" in names or repeated:
+        raise ExportError(
+            f"{where} has {f'repeated names {repeated}' if repeated else 'a column without a name'}"
+        )
+    return columns
+
+
+class Dump:
+    """The rows of a dump, in batches that do not depend on its size.
+
+    Parameters
+    ----------
+    open_file : callable
+        Opens the file at its beginning, as it is stored.
+    columns : sequence of Column
+        What the header file says.
+    where : str
+        Name of the file, for messages.
+    order : callable, optional
+        Gives the names of the columns in the table's own order where a service can tell it. The header file's order
+        is the database planner's choice and may be another one; this is asked for if it looks wrong.
+    """
+
+    def __init__(
+        self,
+        open_file: Callable[[], BinaryIO],
+        columns: Sequence[Column],
+        where: str,
+        *,
+        order: Callable[[], Sequence[str] | None] = lambda: None,
+    ) -> None:
+        self._open = open_file
+        self.columns = list(columns)
+        self.where = where
+        self._order = order
+        self._types = {column.name: kind for column in columns if (kind := column.arrow_type()) is not None}
+        self._points: dict[str, bool] = {column.name: True for column in columns if column.is_geometry}
+
+    def names(self) -> list[str]:
+        """List the columns of the batches: those of the header, points spread out."""
+        return [name for column in self.columns for name in self._spread(column.name)]
+
+    def _spread(self, name: str) -> list[str]:
+        return [f"{name}_{axis}" for axis in "xyz"] if self._points.get(name) else [name]
+
+    def batches(self, wanted: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Read the rows.
+
+        Parameters
+        ----------
+        wanted : sequence of str, optional
+            Columns to read, in this order; as `names` has them.
+
+        Yields
+        ------
+        pyarrow.Table
+            At least one. Whole numbers are int64, other numbers float64, times UTC, points three columns of float64
+            with the endings ``_x``, ``_y`` and ``_z``.
+
+        Raises
+        ------
+        ExportError
+            If the file is empty, cut or damaged, or does not fit its header file.
+        """
+        import pyarrow as pa
+
+        first = True
+        with contextlib.closing(self._blocks()) as blocks:
+            for block in blocks:
+                if first:
+                    self._check_order(block)
+                first = False
+                yield self._decoded(self._parse(block, self._stored(wanted), self.columns), wanted)
+        if first:
+            names = self._stored(wanted) or [column.name for column in self.columns]
+            schema = pa.schema([(name, self._types.get(name, pa.null())) for name in names])
+            yield self._decoded(schema.empty_table(), wanted)
+
+    def _stored(self, wanted: Sequence[str] | None) -> list[str] | None:
+        """Name the columns of the file that hold some columns."""
+        if wanted is None:
+            return None
+        names = {column.name for column in self.columns}
+        return list(dict.fromkeys(name if name in names else re.sub(r"_[xyz]$", "", name) for name in wanted))
+
+    # -- unpacking
+
+    def _blocks(self) -> Generator[bytes]:
+        """Unpack the file into blocks that end at the end of a row."""
+        from isal import igzip_threaded
+
+        try:
+            with self._open() as raw:
+                start = raw.read(2)
+                if not start:
+                    raise ExportError(
+                        f"{self.where} is empty: not even a table without rows is 0 bytes; was its export interrupted?"
+                    )
+                joined = _Joined(start, raw)
+                if start != b"\x1f\x8b":
+                    yield from _rows(joined)
+                    return
+                with igzip_threaded.open(joined, "rb", threads=1) as file:  # type: ignore[no-untyped-call]
+                    yield from _rows(file)
+        except CortexError:
+            raise
+        except FileNotFoundError:
+            raise
+        except (OSError, EOFError, ValueError) as error:
+            raise ExportError(
+                f"{self.where} is cut or damaged: {_short(error)}; download it again"
+            ) from error
+
+    # -- parsing
+
+    def _check_order(self, block: bytes) -> None:
+        """Correct the order of the columns where the first rows, or the usual order of tables, contradict the header.
+
+        Raises
+        ------
+        ExportError
+            If no order that is known fits the rows.
+        """
+        rows = block[: _last_row_end(block[:_SAMPLE])] or block
+        failure = self._misfit(rows, self.columns)
+        if failure is None and _is_usual(self.columns):
+            return
+        known = self._in_order(self._order())
+        if known is not None and known != self.columns and self._misfit(rows, known) is None:
+            log.warning(
+                "the header file of %s has another order than its rows; the table's order is used", self.where
+            )
+            self.columns = known
+        elif failure is not None:
+            raise failure
+
+    def _misfit(self, rows: bytes, columns: Sequence[Column]) -> ExportError | None:
+        try:
+            self._parse(rows, None, columns)
+        except ExportError as error:
+            return error
+        return None
+
+    def _in_order(self, names: Sequence[str] | None) -> list[Column] | None:
+        """Put the columns in the order of a query's: bookkeeping, which no query returns, stands after ``id``."""
+        by_name = {column.name: column for column in self.columns}
+        order: list[str] = []
+        for name in names or ():
+            base = re.sub(r"_[xyz]$", "", name) if name not in by_name else name
+            if base in by_name and base not in order:
+                order.append(base)
+        hidden = [
+            name for name in ("created", "deleted", "superceded_id") if name in by_name and name not in order
+        ]
+        at = order.index("id") + 1 if "id" in order else 0
+        order[at:at] = hidden
+        return [by_name[name] for name in order] if len(order) == len(by_name) else None
+
+    def _parse(self, block: bytes, wanted: Sequence[str] | None, columns: Sequence[Column]) -> pa.Table:
+        import pyarrow as pa
+
+        try:
+            return self._read_csv(block, wanted, columns)
+        except pa.ArrowInvalid as error:
+            problem = error
+        with contextlib.suppress(pa.ArrowInvalid):
+            if "straddl" in str(problem):  # a row longer than what is parsed in parallel
+                return self._read_csv(block, wanted, columns, parallel=False)
+            if "conversion error to timestamp" in str(problem):
+                # the SQL type says whether times carry a zone, but not every dump keeps to it
+                before = self._types
+                self._types = {name: _other_zone(kind) for name, kind in before.items()}
+                try:
+                    return self._read_csv(block, wanted, columns)
+                except pa.ArrowInvalid:
+                    self._types = before
+                    raise
+        raise ExportError(f"{self.where} does not fit its header file: {_short(problem)}") from problem
+
+    def _read_csv(
+        self, block: bytes, wanted: Sequence[str] | None, columns: Sequence[Column], *, parallel: bool = True
+    ) -> pa.Table:
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        convert = arrow_csv.ConvertOptions(
+            column_types=self._types,
+            include_columns=list(wanted) if wanted is not None else None,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            true_values=_TRUE,
+            false_values=_FALSE,
+        )
+        # texts may hold line ends, but looking for them keeps the rows from being cut up in parallel
+        quoted = any(column.is_text for column in columns) and b'"' in block
+        # a row of one null is an empty line
+        parse = arrow_csv.ParseOptions(newlines_in_values=quoted, ignore_empty_lines=len(columns) > 1)
+        size = len(block) + 1 if quoted or not parallel else _BLOCK // 8
+        read = arrow_csv.ReadOptions(column_names=[column.name for column in columns], block_size=size)
+        return arrow_csv.read_csv(
+            pa.BufferReader(block), read_options=read, parse_options=parse, convert_options=convert
+        )
+
+    def _decoded(self, table: pa.Table, wanted: Sequence[str] | None) -> pa.Table:
+        columns: dict[str, Any] = {}
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            parts = decode_points(name, column) if self._points.get(name) else None
+            if self._points.get(name) and parts is None:
+                self._points[name] = False  # some other type of the database, kept as its text
+            columns |= {name: canonical(column)} if parts is None else parts
+        return _table(
+            columns if wanted is None else {name: columns[name] for name in wanted if name in columns}
+        )
+
+
+class _Joined(io.RawIOBase):
+    """A file whose first bytes were read already."""
+
+    def __init__(self, start: bytes, rest: BinaryIO) -> None:
+        self._start, self._rest = start, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content, self._start = self._start[: len(buffer)], self._start[len(buffer) :]
+        content = content or self._rest.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def _rows(file: Any) -> Iterator[bytes]:
+    rest = b""
+    while True:
+        content = file.read(_BLOCK)
+        if not content:
+            break
+        block = rest + content if rest else content
+        end = _last_row_end(block)
+        if end:
+            yield block[:end]
+        rest = block[end:]
+    if rest:
+        yield rest
+
+
+def _last_row_end(block: bytes) -> int:
+    """Where the last complete row ends; a line end inside of quotes, which come in pairs, ends no row."""
+    end = block.rfind(b"\n") + 1
+    if block.count(b'"', 0, end) % 2 == 0:
+        return end
+    while end:
+        end = block.rfind(b"\n", 0, end - 1) + 1
+        if block.count(b'"', 0, end) % 2 == 0:
+            return end
+    return 0
+
+
+def _is_usual(columns: Sequence[Column]) -> bool:
+    """Whether columns stand as CAVE's tables have them: ``id``, bookkeeping, ``valid``, then the schema's."""
+    names = [column.name for column in columns]
+    head = [name for name in ("id", "created", "deleted", "superceded_id", "valid") if name in names]
+    return "id" not in names or names[: len(head)] == head
+
+
+def _other_zone(kind: Any) -> Any:
+    import pyarrow as pa
+
+    if not pa.types.is_timestamp(kind):
+        return kind
+    return pa.timestamp("us", tz=None if kind.tz else "UTC")
+
+
+def _table(columns: dict[str, Any]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table(columns)
+
+
+def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Give a column the one type of its kind: int64, float64, text, and times in UTC, which databases of CAVE hold."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        return column.cast(pa.timestamp("us")).cast(pa.timestamp("ns", tz="UTC"))
+    if pa.types.is_integer(kind):
+        return column.cast(pa.int64())
+    if pa.types.is_floating(kind):
+        return column.cast(pa.float64())
+    if pa.types.is_null(kind) or pa.types.is_large_string(kind):
+        return column.cast(pa.string())
+    return column
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+# -- points
+
+
+def decode_points(name: str, column: pa.ChunkedArray) -> dict[str, pa.Array] | None:
+    """Decode points from EWKB, hexadecimal text or bytes, or from WKT; None if they are something else.
+
+    The bytes are taken from Arrow's buffer as they lie there; no Python object is made for a row.
+
+    Returns
+    -------
+    dict of pyarrow.Array or None
+        ``NAME_x``, ``NAME_y`` and ``NAME_z``: int64, cut toward zero, for a position, as every query returns it; else
+        float64. Null where the point is null.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    missing = array.is_null().to_numpy(zero_copy_only=False)
+    found = np.zeros((len(array), 3))
+    if not missing.all():
+        values = _decode(array.drop_null())
+        if values is None:
+            return None
+        found[~missing] = values
+    if name.endswith("_position"):
+        with np.errstate(invalid="ignore"):
+            found = np.trunc(found).astype(np.int64)
+    return {
+        f"{name}_{axis}": pa.array(np.ascontiguousarray(found[:, n]), mask=missing)
+        for n, axis in enumerate("xyz")
+    }
+
+
+def _decode(array: Any) -> NDArray[np.float64] | None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.binary_length(array).to_numpy()
+    found = np.empty((len(array), 3))
+    for length in np.unique(lengths):
+        same = np.flatnonzero(lengths == length)
+        rows = array if len(same) == len(array) else array.take(pa.array(same))
+        _, offsets, content = rows.buffers()
+        wide = pa.types.is_large_string(rows.type) or pa.types.is_large_binary(rows.type)
+        start = np.frombuffer(offsets, dtype=np.int64 if wide else np.int32)[rows.offset]
+        raw = memoryview(content)[start : start + int(length) * len(rows)]
+        values = _from_bytes(
+            raw, len(rows), text=pa.types.is_string(rows.type) or pa.types.is_large_string(rows.type)
+        )
+        if values is None:
+            values = _from_wkt(rows)
+        if values is None:
+            return None
+        found[same] = values
+    return found
+
+
+def _from_bytes(raw: memoryview, rows: int, *, text: bool) -> NDArray[np.float64] | None:
+    """Read points of one length: byte order, kind, perhaps a reference system, three numbers."""
+    import numpy as np
+
+    try:
+        content = binascii.unhexlify(raw) if text else bytes(raw)
+    except (binascii.Error, ValueError):
+        return None
+    if rows == 0 or len(content) % rows or len(content) // rows not in {29, 33}:
+        return None
+    table = np.frombuffer(content, dtype=np.uint8).reshape(rows, -1)
+    srid = _SRID if table.shape[1] == 33 else 0
+    kinds = np.ascontiguousarray(table[:, 1:5]).view("<u4")
+    if not (table[:, 0] == 1).all() or not np.isin(kinds, [1 | _Z | srid, 1001]).all():
+        return None
+    return np.ascontiguousarray(table[:, -24:]).view("<f8")
+
+
+def _from_wkt(rows: Any) -> NDArray[np.float64] | None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_string(rows.type):
+        return None
+    parts = pc.extract_regex(rows, rf"^\s*(?:SRID=\d+;)?\s*{_WKT}\s*$")
+    if parts.null_count:
+        return None
+    try:
+        return np.column_stack([parts.field(axis).cast(pa.float64()).to_numpy() for axis in range(3)])
+    except pa.ArrowInvalid:
+        return None

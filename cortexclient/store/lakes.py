@@ -1,0 +1,286 @@
+"""Tables as Parquet: Delta Lake tables as CAVE's exporter writes them, and plain folders of Parquet files."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import ExportError, MissingExtraError
+from cortexclient.store.dumps import canonical, decode_points
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from cortexclient.store.places import Place
+
+__all__ = ["DeltaCopies", "ParquetFiles"]
+
+_POINT_IDS = ("_supervoxel_id", "_root_id")
+
+
+class DeltaCopies:
+    """The copies of one table that an exporter wrote: all with the same rows, each in the order of another column.
+
+    Files are taken from the log of a copy, never from the folder: between two steps of the exporter, and after a
+    failed one, files of both lie there.
+
+    Parameters
+    ----------
+    place : Place
+        Where they lie.
+    folders : dict
+        Copy -> folder below the place. The copy of a column is named after it; ``flat`` and ``id`` are any order.
+    where : str
+        Name of the table's folder, for messages.
+    """
+
+    def __init__(self, place: Place, folders: dict[str, str], where: str) -> None:
+        self._place = place
+        self.folders = folders
+        self.where = where
+        self._open: dict[str, Any] = {}
+
+    def copy_for(self, columns: Sequence[str] = ()) -> str:
+        """Choose the copy to read: of a column that is filtered, else ``flat``, else ``id``, else the first."""
+        wanted = (*columns, "flat", "id", *sorted(self.folders))
+        return next(name for name in wanted if name in self.folders)
+
+    def table(self, copy: str) -> Any:
+        """Open a copy (`deltalake.DeltaTable`).
+
+        Raises
+        ------
+        MissingExtraError
+            If the package ``deltalake`` is not installed.
+        ExportError
+            If the log cannot be read, or says that the export is not finished.
+        """
+        if copy not in self._open:
+            try:
+                import deltalake
+            except ImportError as error:
+                raise MissingExtraError.of("reading Delta tables needs", "deltalake", "delta") from error
+            uri = f"{self._place.uri}/{self.folders[copy]}".rstrip("/")
+            try:
+                found = _opened(deltalake.DeltaTable, uri)
+            except Exception as error:
+                raise ExportError(
+                    f"the Delta table {self.where}/{copy} cannot be read: {_short(error)}"
+                ) from error
+            self._require_finished(found, copy)
+            self._open[copy] = found
+        return self._open[copy]
+
+    def _require_finished(self, table: Any, copy: str) -> None:
+        """Notice an export in the making: it has several commits, and is optimized after the last one."""
+        if not any(column == f"{copy}_partition" for column in table.metadata().partition_columns):
+            return  # one written at once, or by other hands
+        operations = [entry.get("operation") for entry in table.history()]  # newest first
+        steps = [name for name in operations if name in {"WRITE", "OPTIMIZE"}]
+        if steps and steps[0] == "WRITE":
+            raise ExportError(
+                f"the export {self.where}/{copy} is not finished or has failed: nothing was optimized after its last "
+                "write. Wait for it, read another version, or ask its operators"
+            )
+
+    def count(self) -> int:
+        """Number of rows, which all copies must have.
+
+        Raises
+        ------
+        ExportError
+            If the copies differ: one of them is not finished.
+        """
+        counts = {copy: _rows_of(self.table(copy)) for copy in self.folders}
+        if len(set(counts.values())) > 1:
+            raise ExportError(
+                f"the copies of {self.where} have different numbers of rows ({counts}): one is not finished"
+            )
+        return next(iter(counts.values()))
+
+    def names(self) -> list[str]:
+        """List the columns: positions spread out, what the exporter added left out."""
+        import pyarrow as pa
+
+        table = self.table(self.copy_for())
+        return _names(pa.schema(table.schema().to_arrow()), table.metadata().partition_columns)
+
+    def batches(
+        self, wanted: Sequence[str] | None = None, *, filtered: Sequence[str] = ()
+    ) -> Iterator[pa.Table]:
+        """Read the rows of one copy; as `Dump.batches`."""
+        import pyarrow as pa
+
+        self.count()
+        table = self.table(self.copy_for(filtered))
+        names = self.names() if wanted is None else list(wanted)
+        try:
+            dataset = table.to_pyarrow_dataset()
+            stored = _stored(dataset.schema, names)
+            empty = True
+            for batch in dataset.to_batches(columns=stored):
+                empty = False
+                yield _decoded(pa.Table.from_batches([batch]), names)
+            if empty:
+                yield _decoded(
+                    pa.schema([dataset.schema.field(name) for name in stored]).empty_table(), names
+                )
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, ExportError):
+                raise
+            raise ExportError(f"{self.where} is cut or damaged: {_short(error)}") from error
+
+
+def _opened(kind: Any, uri: str) -> Any:
+    """Open a table of a bucket without credentials first: without this hint delta-rs asks the machine for some."""
+    hints = {"gs": "google_skip_signature", "s3": "aws_skip_signature"}
+    hint = hints.get(uri.partition("://")[0])
+    if hint is not None:
+        try:
+            return kind(uri, storage_options={hint: "true"})
+        except Exception:  # noqa: BLE001 - not public; with credentials it may work, or say why not
+            return kind(uri)
+    return kind(uri)
+
+
+def _rows_of(table: Any) -> int:
+    import pyarrow as pa
+
+    actions = pa.table(table.get_add_actions(flatten=True))
+    return int(sum(actions.column("num_records").to_pylist()))
+
+
+class ParquetFiles:
+    """A table as one or more Parquet files, of which each holds some of the rows.
+
+    Parameters
+    ----------
+    place : Place
+        Where they lie.
+    paths : sequence of str
+        The files, below the place. Folders ``column=value`` are columns.
+    where : str
+        Name of the table's folder, for messages.
+    """
+
+    def __init__(self, place: Place, paths: Sequence[str], where: str) -> None:
+        self._place = place
+        self.paths = sorted(paths)
+        self.where = where
+        self._schema: Any = None
+
+    def names(self) -> list[str]:
+        """List the columns: positions spread out."""
+        if self._schema is None:
+            with self._reading(self.paths[0]) as file:
+                self._schema = self._with_folders(self.paths[0], file.schema_arrow.empty_table()).schema
+        return _names(self._schema, [])
+
+    def batches(self, wanted: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Read the rows; as `Dump.batches`."""
+        import pyarrow as pa
+
+        names = self.names() if wanted is None else list(wanted)
+        for path in self.paths:
+            try:
+                with self._reading(path) as file:
+                    here = set(file.schema_arrow.names)
+                    columns = [name for name in _stored(self._schema, names) if name in here]
+                    if file.metadata.num_rows == 0:
+                        yield _decoded(self._with_folders(path, file.schema_arrow.empty_table()), names)
+                    for batch in file.iter_batches(batch_size=1 << 18, columns=columns):
+                        yield _decoded(self._with_folders(path, pa.Table.from_batches([batch])), names)
+            except (pa.ArrowException, OSError, KeyError) as error:
+                if isinstance(error, ExportError):
+                    raise
+                raise ExportError(
+                    f"{self.where}: {path} is cut, damaged or of another table: {_short(error)}"
+                ) from error
+
+    def _reading(self, path: str) -> Any:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            local = getattr(self._place, "folder", None)
+            source = pa.BufferReader(self._place.read(path)) if local is None else str(local / path)
+            return parquet.ParquetFile(source, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise ExportError(
+                f"{path} of {self.where} is no Parquet file that can be read: {_short(error)}"
+            ) from error
+
+    @staticmethod
+    def _with_folders(path: str, table: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        for name, value in re.findall(r"([^/=]+)=([^/]*)/", path):
+            if name not in table.column_names and not name.endswith("_partition"):
+                number = re.fullmatch(r"-?\d+", value)
+                filled: Any = (
+                    int(value) if number else None if value == "__HIVE_DEFAULT_PARTITION__" else value
+                )
+                column = pa.array(
+                    [filled] * len(table), pa.int64() if number or filled is None else pa.string()
+                )
+                table = table.append_column(name, column)
+        return table
+
+
+def _names(schema: Any, partitions: Sequence[str]) -> list[str]:
+    """List the columns of a table as queries name and order them, of whatever copy the schema is."""
+    import pyarrow as pa
+
+    stored = set(schema.names)
+    hidden = {
+        name
+        for name in schema.names
+        if name in partitions
+        or name.startswith("__index_level_")
+        or (
+            name.endswith("_morton")
+            and {name.removesuffix("_morton"), f"{name.removesuffix('_morton')}_x"} & stored
+        )
+    }
+    names = []
+    for field in schema:
+        if field.name in hidden:
+            continue
+        binary = pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
+        names += [f"{field.name}_{axis}" for axis in "xyz"] if binary else [field.name]
+    # a copy whose points were spread out has them at its end, others where they stood: before the ids of the point
+    for last in [name for name in names if name.endswith("_position_z")]:
+        point = last.removesuffix("_position_z")
+        ids = [names.index(name) for end in _POINT_IDS if (name := point + end) in names]
+        if ids and min(ids) < names.index(last):
+            parts = [f"{point}_position_{axis}" for axis in "xyz"]
+            rest = [name for name in names if name not in parts]
+            at = min(rest.index(point + end) for end in _POINT_IDS if point + end in rest)
+            names = [*rest[:at], *parts, *rest[at:]]
+    return names
+
+
+def _stored(schema: Any, names: Sequence[str]) -> list[str]:
+    """Name the columns of the file that hold some columns."""
+    stored = set(schema.names)
+    found = [name if name in stored else re.sub(r"_[xyz]$", "", name) for name in names]
+    return list(dict.fromkeys(found))
+
+
+def _decoded(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        binary = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+        parts = decode_points(name, column) if binary else None
+        if binary and parts is None:
+            raise ExportError(f"the column {name} holds bytes that are no points")
+        columns |= {name: canonical(column)} if parts is None else parts
+    return pa.table({name: columns[name] for name in names})
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
