@@ -119,10 +119,9 @@ def _floating(client: Any) -> Any:
 
 
 def _export(scene: Scene) -> pd.DataFrame:
-    exports = TableExportClient(scene.exports)
     # a plain web server lists no folder
     file = CloudFileViewExport(
-        "cell_info", VERSION, f"v{VERSION}/cell_info", None, exports._storage, exports.cloudpath
+        "cell_info", VERSION, f"v{VERSION}/cell_info", _client=TableExportClient(scene.exports)
     )
     return file.get_dataframe()
 
