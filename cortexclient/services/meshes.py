@@ -16,7 +16,7 @@ from cortexclient.services.vertex_assigner import (
     values_of_level2,
     values_on_vertices,
 )
-from cortexclient.session import leaves, side_by_side
+from cortexclient.session import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -283,7 +283,7 @@ class MeshClient:
             lambda: self._mesh_arrays(root, vertices, faces, mesh_kwargs or {}),
             lambda: self._level2(root, lvl2_ids, lvl2_pts),
         ]
-        mesh, level2 = side_by_side(jobs, workers=self._session.max_workers)
+        mesh, level2 = self._session.run_all(jobs)
         assigner = VertexAssigner(
             root,
             *mesh,

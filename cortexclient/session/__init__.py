@@ -33,7 +33,6 @@ moved moves every service with it.
 
 from __future__ import annotations
 
-from cortexclient.session.ahead import Ahead
 from cortexclient.session.cache import AnswerCache, CacheChoice, FolderStore, SnapshotStore, forget
 from cortexclient.session.cache import Entry as CacheEntry
 from cortexclient.session.core import Session
@@ -48,7 +47,6 @@ from cortexclient.session.graph import (
     roots_of,
 )
 from cortexclient.session.moments import Moment, as_utc
-from cortexclient.session.progress import ProgressBar, progress_bar
 from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query import (
     NM,
@@ -68,14 +66,12 @@ from cortexclient.session.query.frames import join_positions, to_pandas
 from cortexclient.session.query.metadata import TableInfo, find, table_infos, unknown, view_infos
 from cortexclient.session.query.question import Filters
 from cortexclient.session.query.results import as_asked, joined
-from cortexclient.session.stopping import pause, within_worker
 from cortexclient.session.successors import successors_of
 from cortexclient.session.versions import VersionRecord, nearest, newest, require_versions
-from cortexclient.session.workers import side_by_side
+from cortexclient.session.workers import Prefetch, ProgressBar, pause, progress_bar, run_all, within_worker
 
 __all__ = [
     "NM",
-    "Ahead",
     "Answer",
     "AnswerCache",
     "CacheChoice",
@@ -85,6 +81,7 @@ __all__ = [
     "FolderStore",
     "Follow",
     "Moment",
+    "Prefetch",
     "ProgressBar",
     "Request",
     "Session",
@@ -122,8 +119,8 @@ __all__ = [
     "require_versions",
     "roots_of",
     "run",
+    "run_all",
     "run_many",
-    "side_by_side",
     "successors_of",
     "table_infos",
     "to_pandas",

@@ -12,7 +12,7 @@ from cortexclient.session.moments import Moment
 from cortexclient.session.once import Once
 from cortexclient.session.policy import Policy
 from cortexclient.session.versions import VersionRecord, nearest, newest, parse_versions, require_versions
-from cortexclient.session.workers import default_workers, map_in_order
+from cortexclient.session.workers import default_workers, run, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -320,9 +320,11 @@ class Session:
         description: str = "",
     ) -> list[Result]:
         """Apply a function to every item in this session's bounded pool; results in the order of the items."""
-        return map_in_order(
-            function, items, workers=self.max_workers, progress=progress, description=description
-        )
+        return run(function, items, workers=self.max_workers, progress=progress, description=description)
+
+    def run_all(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Do different jobs concurrently in this session's bounded pool, which they may use too; results in order."""
+        return run_all(jobs, workers=self.max_workers)
 
     def segmentation_info(self) -> dict[str, Any]:
         """Give the chunkedgraph's own description of the segmentation (asked once)."""

@@ -38,7 +38,7 @@ from cortexclient.session.failures import (
     unreadable,
 )
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
-from cortexclient.session.stopping import Cancelled, current_stop, pause
+from cortexclient.session.workers import Cancelled, current_stop, pause
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

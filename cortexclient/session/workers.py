@@ -1,32 +1,43 @@
-"""A small pool of threads: ordered results, one bar, the first failure raised at once, and Ctrl-C that works."""
+"""One pool of worker threads: ordered results, one progress bar, the first failure raised at once, prompt Ctrl-C.
+
+A call of `run` from outside starts a pool. A call from inside of one of its jobs starts none: the job works on its own
+items, and idle workers of the same pool help it. So however calls are nested, there are never more threads than
+``workers``, and no job waits for a thread. Each call has a stop of its own that its nested calls share; it also shuts
+down the sockets that its workers read from, because nothing else wakes a thread that waits for the network.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import socket
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from cortexclient.session.progress import plain_bar
-from cortexclient.session.stopping import (
-    Cancelled,
-    Stop,
-    become_worker,
-    current_lane,
-    current_lanes,
-    current_stop,
-    join,
-    within_worker,
-)
+from cortexclient.forking import renew_in_child
 from cortexclient.settings import env_int
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["at_once", "default_workers", "map_in_order", "side_by_side"]
+__all__ = [
+    "Cancelled",
+    "Prefetch",
+    "ProgressBar",
+    "Stop",
+    "current_stop",
+    "default_workers",
+    "pause",
+    "progress_bar",
+    "run",
+    "run_all",
+    "within_worker",
+]
 
-_COORDINATORS = 4
-"""Most jobs with pools of their own that are done at a time."""
+_GRACE = 1.0
+"""Seconds that a worker gets to notice that it is cancelled."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,47 +48,259 @@ def default_workers() -> int:
     return max(1, env_int("CORTEXCLIENT_MAX_WORKERS", 8))
 
 
-class _Board:
-    """What the workers of one call share."""
+class Cancelled(BaseException):
+    """Work that was cancelled because its caller no longer waits for it."""
 
-    def __init__(self, count: int) -> None:
-        self.results: list[Any] = [None] * count
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+class Stop(threading.Event):
+    """Tells workers that their work is cancelled, and wakes those that wait for the network."""
+
+    def __init__(self, above: Stop | None = None) -> None:
+        super().__init__()
+        self._above = above
+        self._connections: set[Any] = set()
+        self._nested: set[Stop] = set()
+        self._guard = threading.Lock()
+        renew_in_child(self)
+        if above is not None:
+            with above._guard:
+                above._nested.add(self)
+            if above.is_set():
+                self.abort()
+
+    def renew(self) -> None:
+        """Forget the parent's connections in a forked child: to shut one down here would shut it down there."""
+        self._guard = threading.Lock()
+        self._connections, self._nested = set(), set()
+
+    def enter(self, connection: Any) -> None:
+        """Note a connection that a worker uses now."""
+        with self._guard:
+            self._connections.add(connection)
+
+    def leave(self, connection: Any) -> None:
+        """Forget a connection that went back to its pool: another call may use it next."""
+        with self._guard:
+            self._connections.discard(connection)
+
+    def abort(self) -> None:
+        """Cancel: nothing new begins, and connections in use are shut down."""
+        self.set()
+        with self._guard:
+            for connection in self._connections:
+                line = getattr(connection, "sock", None)
+                if line is not None:
+                    with contextlib.suppress(OSError):
+                        line.shutdown(socket.SHUT_RDWR)
+            nested = list(self._nested)
+        for stop in nested:
+            stop.abort()
+
+    def release(self) -> None:
+        """Leave the stop above, once the work is done."""
+        if self._above is not None:
+            with self._above._guard:
+                self._above._nested.discard(self)
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the work is cancelled."""
+        if self.is_set():
+            raise Cancelled
+
+
+def current_stop() -> Stop | None:
+    """Return the stop of the job that this thread works on, if it is a worker."""
+    call = _current.get()
+    return None if call is None else call.stop
+
+
+def within_worker() -> bool:
+    """Whether this thread works on a job of a pool."""
+    return _current.get() is not None
+
+
+def pause(seconds: float) -> None:
+    """Sleep, but wake up and raise `Cancelled` when the work is cancelled."""
+    stop = current_stop()
+    if stop is None:
+        time.sleep(seconds)
+    elif stop.wait(seconds):
+        raise Cancelled
+
+
+# -- the pool --------------------------------------------------------------------------------------------------------
+
+
+class _Call:
+    """One call of `run`: a function, its items, and what came of them."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], pool: _Pool) -> None:
+        above = _current.get()
+        self.function = function
+        self.items = items
+        self.pool = pool
+        self.stop: Stop = Stop(None if above is None else above.stop)
+        self.context = contextvars.copy_context()
+        self.results: list[Any] = [None] * len(items)
         self.next = 0
         self.done = 0
-        self.failures: list[tuple[int, BaseException]] = []
-        self.lock = threading.Lock()
-        self.news = threading.Condition(self.lock)
-        self.stop = Stop()
+        self.failure: BaseException | None = None
 
-    def take(self, count: int) -> int | None:
-        with self.lock:
-            if self.stop.is_set() or self.next >= count:
-                return None
-            self.next += 1
-            return self.next - 1
+    @property
+    def waiting(self) -> int:
+        """Number of items that no worker has begun."""
+        return 0 if self.stop.is_set() else len(self.items) - self.next
 
-    def finish(self, index: int, result: Any, failure: BaseException | None) -> None:
-        with self.news:
-            if failure is None:
-                self.results[index] = result
-            else:
-                self.failures.append((index, failure))
-                self.stop.set()
+    @property
+    def over(self) -> bool:
+        return self.done == len(self.items) or self.failure is not None or self.stop.is_set()
+
+    def take(self) -> int:
+        self.next += 1
+        return self.next - 1
+
+    def work(self, index: int) -> None:
+        """Do one item in a copy of the caller's context."""
+        failure: BaseException | None = None
+        try:
+            self.results[index] = self.context.copy().run(self._apply, self.items[index])
+        except BaseException as error:  # noqa: BLE001 - raised in the calling thread, whatever it is
+            failure = error
+        with self.pool.changed:
             self.done += 1
-            self.news.notify()
+            # the first failure is the one: later ones may only say that the rest was cancelled
+            if failure is not None and self.failure is None and not self.stop.is_set():
+                self.failure = failure
+                self.stop.set()
+            self.pool.changed.notify_all()
+
+    def _apply(self, item: Any) -> Any:
+        _current.set(self)
+        return self.function(item)
+
+    def finish(self, *, last: bool) -> None:
+        """Cancel what is left; the last call of a pool ends its threads."""
+        if self.done < len(self.items):
+            self.stop.abort()
+        self.stop.release()
+        if last:
+            self.pool.close()
+        else:
+            self.pool.remove(self)
 
     def outcome(self) -> list[Any]:
-        """Give the results, or raise what went wrong."""
-        if self.failures:
-            real = [entry for entry in self.failures if not isinstance(entry[1], Cancelled)]
-            # the first that happened: later ones may only tell that the rest was given up
-            raise (real or self.failures)[0][1]
-        if self.done < len(self.results):
+        """Return the results, or raise what went wrong."""
+        if self.failure is not None:
+            raise self.failure
+        if self.done < len(self.items):
             raise Cancelled
         return self.results
 
 
-def map_in_order(
+_current: ContextVar[_Call | None] = ContextVar("cortexclient_call", default=None)
+
+
+class _Pool:
+    """The threads of one call from outside, and of the calls nested in it."""
+
+    def __init__(self, size: int) -> None:
+        self.changed = threading.Condition()
+        self._size = size
+        self._calls: list[_Call] = []
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._closed = False
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Have no threads in a child that was forked inside of a job: it does its nested calls itself."""
+        self.changed = threading.Condition()
+        self._size = self._idle = 0
+        self._calls, self._threads = [], []
+
+    def add(self, call: _Call) -> None:
+        """Let workers take items of a call, and start as many as are missing."""
+        with self.changed:
+            self._calls.append(call)
+            wanted = sum(each.waiting for each in self._calls) - self._idle
+            for _ in range(min(wanted, self._size - len(self._threads))):
+                thread = threading.Thread(
+                    target=self._work,
+                    name=f"cortexclient-{len(self._threads)}",
+                    # so that an interrupted program does not wait for responses that nobody will read
+                    daemon=True,
+                )
+                self._threads.append(thread)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # the system gives no more threads: those that there are do the work
+                    self._threads.pop()
+                    self._size = len(self._threads)
+                    if not self._size:
+                        raise
+                    break
+            self.changed.notify_all()
+
+    def remove(self, call: _Call) -> None:
+        """Forget a nested call."""
+        with self.changed, contextlib.suppress(ValueError):
+            self._calls.remove(call)
+
+    def _work(self) -> None:
+        while True:
+            with self.changed:
+                while (call := self._next()) is None:
+                    if self._closed:
+                        return
+                    self._idle += 1
+                    self.changed.wait()
+                    self._idle -= 1
+                index = call.take()
+            call.work(index)
+
+    def _next(self) -> _Call | None:
+        """Choose the oldest call with items left: jobs begin before idle workers help those that have begun."""
+        return next((call for call in self._calls if call.waiting), None)
+
+    def wait(self, call: _Call, bar: Any = None, *, help_it: bool = False) -> None:
+        """Wait for a call, moving its progress bar; with ``help_it``, work on it in this thread."""
+        shown = 0
+        while True:
+            index = None
+            with self.changed:
+                while not call.over:
+                    if help_it and call.waiting:
+                        index = call.take()
+                        break
+                    # a wait without limit cannot be interrupted on every platform
+                    self.changed.wait(timeout=0.5)
+                    if call.done > shown:
+                        break
+                done, over = call.done, call.over
+            if bar is not None and done > shown:
+                bar.update(done - shown)
+            shown = done
+            if index is not None:
+                call.work(index)
+            elif over:
+                return
+
+    def close(self) -> None:
+        """Let all threads end, and wait a little for them."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify_all()
+        for thread in list(self._threads):
+            # an interrupt may have come before the last of them began
+            if thread.is_alive():
+                thread.join(timeout=_GRACE)
+
+
+def run(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     *,
@@ -94,9 +317,9 @@ def map_in_order(
     items : iterable
         The items; consumed before the first call.
     workers : int
-        Largest number of threads.
+        Largest number of threads. Inside of a worker its pool is used, whatever this says.
     progress : bool
-        Whether to show one bar over all items.
+        Whether to show a progress bar over all items.
     description : str
         Text beside the bar.
 
@@ -108,26 +331,35 @@ def map_in_order(
     Raises
     ------
     BaseException
-        The first failure; what has not begun by then is never begun. Ctrl-C returns at once.
+        The first failure; what has not begun by then never begins. Ctrl-C returns at once.
     """
     work = list(items)
-    bar = plain_bar(len(work), description) if progress and work else None
+    bar = _bar(len(work), description) if progress and work else None
+    above = _current.get()
     try:
-        if len(work) <= 1 or workers <= 1 or within_worker():
+        if above is not None:
+            above.stop.check()
+        if len(work) <= 1 or (above is None and workers <= 1):
             return _serial(function, work, bar)
-        return _parallel(function, work, min(workers, len(work)), bar)
+        call = _Call(function, work, _Pool(workers) if above is None else above.pool)
+        try:
+            call.pool.add(call)
+            call.pool.wait(call, bar, help_it=above is not None)
+        finally:
+            call.finish(last=above is None)
+        return call.outcome()
     finally:
         if bar is not None:
             bar.close()
 
 
-def side_by_side(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any]:
-    """Do a few jobs at once that use pools themselves; all their pools together are as large as one.
+def run_all(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any]:
+    """Do different jobs concurrently, which may use `run` themselves; all of them share one pool.
 
     Parameters
     ----------
     jobs : sequence of callable
-        At most four are done at a time. Inside of a worker they are done one after the other.
+        The jobs.
     workers : int
         Largest number of threads that work for all of them.
 
@@ -139,12 +371,9 @@ def side_by_side(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any
     Raises
     ------
     BaseException
-        The first failure, as in `map_in_order`.
+        The first failure, as in `run`.
     """
-    if len(jobs) <= 1 or workers <= 1 or within_worker():
-        return _serial(_call, list(jobs), None)
-    lanes = current_lanes() or threading.Semaphore(workers)
-    return _parallel(_call, list(jobs), min(_COORDINATORS, len(jobs)), None, lanes)
+    return run(_call, jobs, workers=workers)
 
 
 def _call(job: Callable[[], Result]) -> Result:
@@ -155,74 +384,87 @@ def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> l
     results = []
     stop = current_stop()
     for item in work:
-        if stop is not None and stop.is_set():
-            raise Cancelled
+        if stop is not None:
+            stop.check()
         results.append(function(item))
         if bar is not None:
             bar.update(1)
     return results
 
 
-def _parallel(
-    function: Callable[[Item], Result],
-    work: list[Item],
-    workers: int,
-    bar: Any,
-    lanes: threading.Semaphore | None = None,
-) -> list[Result]:
-    board = _Board(len(work))
-    above = current_stop()
-    if above is not None:
-        above.adopt(board.stop)
-    # who only waits for pools of his own takes no lane, so that these always find one
-    lane = contextlib.nullcontext() if lanes is not None else current_lane()
+class Prefetch(Generic[Result]):
+    """A job that runs in the background while its caller does something else.
 
-    def run() -> None:
-        become_worker(board.stop, lanes)
-        while True:
-            with lane:
-                if (index := board.take(len(work))) is None:
-                    return
-                try:
-                    board.finish(index, function(work[index]), None)
-                except BaseException as failure:  # noqa: BLE001 - handed to the caller, whatever it is
-                    board.finish(index, None, failure)
+    Make it, put it where it will be cancelled whatever happens, and only then start it: an interrupt can come at any
+    moment.
 
-    threads = [
-        # daemons, so that an interrupted program does not wait for answers that nobody will read
-        threading.Thread(
-            target=contextvars.copy_context().run, args=(run,), name=f"cortexclient-{n}", daemon=True
-        )
-        for n in range(workers)
-    ]
+    Parameters
+    ----------
+    job : callable
+        Must be safe in threads; may use `run`.
+    workers : int
+        Largest number of its threads.
+    """
+
+    def __init__(self, job: Callable[[], Result], *, workers: int) -> None:
+        above = _current.get()
+        self._nested = above is not None
+        self._call = _Call(_call, [job], _Pool(workers) if above is None else above.pool)
+
+    def start(self) -> None:
+        """Begin the job."""
+        self._call.pool.add(self._call)
+
+    def result(self) -> Result:
+        """Wait for the job, and return its result or raise its failure."""
+        try:
+            self._call.pool.wait(self._call, help_it=self._nested)
+        finally:
+            self.cancel()
+        found: Result = self._call.outcome()[0]
+        return found
+
+    def cancel(self) -> None:
+        """Begin nothing new, and shut down its connections; nothing to do where the job is done."""
+        self._call.finish(last=not self._nested)
+
+
+# -- progress bars ---------------------------------------------------------------------------------------------------
+
+
+def _bar(total: int, description: str) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=description or None, leave=False)
+
+
+class ProgressBar:
+    """A bar whose end moves while more work turns up; silent where it is not shown."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self._bar = bar
+        self._lock = threading.Lock()
+
+    def step(self) -> None:
+        """One more piece is done."""
+        if self._bar is not None:
+            with self._lock:
+                self._bar.update(1)
+
+    def grow(self, pieces: int) -> None:
+        """Add pieces that have turned up."""
+        if self._bar is not None and pieces:
+            with self._lock:
+                self._bar.total += pieces
+                self._bar.refresh()
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, description: str, *, show: bool) -> Iterator[ProgressBar]:
+    """Show one bar for the work inside the block."""
+    bar = _bar(total, description) if show and total else None
     try:
-        for thread in threads:
-            thread.start()
-        _wait(board, len(work), bar)
+        yield ProgressBar(bar)
     finally:
-        if board.done < len(work):
-            board.stop.abort()
-        join(threads)
-        if above is not None:
-            above.release(board.stop)
-    return board.outcome()
-
-
-def _wait(board: _Board, count: int, bar: Any) -> None:
-    shown = 0
-    with board.news:
-        while board.done < count and not board.failures and not board.stop.is_set():
-            # a wait without limit cannot be interrupted on every platform
-            board.news.wait(timeout=0.5)
-            if bar is not None and board.done > shown:
-                bar.update(board.done - shown)
-                shown = board.done
-        if bar is not None and board.done > shown:
-            bar.update(board.done - shown)
-
-
-def at_once(functions: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Call a few functions at the same time, inside a worker too: small questions that belong together."""
-    if len(functions) <= 1:
-        return _serial(_call, list(functions), None)
-    return _parallel(_call, list(functions), len(functions), None)
+        if bar is not None:
+            bar.close()

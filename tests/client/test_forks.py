@@ -12,6 +12,7 @@ import pytest
 
 from cortexclient.forking import ForkSafeLock
 from cortexclient.sandbox import Sandbox
+from cortexclient.session.workers import run
 
 pytestmark = [
     pytest.mark.skipif("fork" not in get_all_start_methods(), reason="this system does not fork"),
@@ -156,3 +157,12 @@ def test_a_lock_is_free_in_the_child():
         holder.join()
     with lock:
         assert in_child(work, patience=10) == 0
+
+
+def test_a_fork_inside_of_a_worker():
+    """The child has none of the pool's threads, and does nested calls itself."""
+
+    def work():
+        assert run(str, range(5), workers=4) == list("01234")
+
+    assert run(lambda _: in_child(work, patience=30), range(2), workers=2) == [0, 0]

@@ -29,8 +29,8 @@ from cortexclient.errors import (
 from cortexclient.ids import as_id
 from cortexclient.services.cells.matches import Matches, intervals_to_points, versions_for
 from cortexclient.session import (
-    Ahead,
     Moment,
+    Prefetch,
     Request,
     graph_url,
     lifetimes,
@@ -390,7 +390,7 @@ class Lineage:
     def __init__(self, session: Session, roots: IdArray) -> None:
         self._session = session
         self._roots = roots
-        self._prefetched: Ahead[list[tuple[int, int]]] | None = None
+        self._prefetched: Prefetch[list[tuple[int, int]]] | None = None
         self.failure: ServiceError | None = None
 
     @cached_property
@@ -418,13 +418,13 @@ class Lineage:
             return
         # roots made after that version have their relatives before them
         since, until = self.version.timestamp, datetime.now(UTC)
-        self._prefetched = Ahead(lambda: _fetch_links(session, roots, since, until), workers=1)
+        self._prefetched = Prefetch(lambda: _fetch_links(session, roots, since, until), workers=1)
         self._prefetched.start()
 
     def cancel(self) -> None:
         """Stop fetching what will not be needed."""
         if self._prefetched is not None:
-            self._prefetched.give_up()
+            self._prefetched.cancel()
 
     def of(self, roots: IdArray, *, first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
         """Give the ids on the lines of descent from roots to those that were valid when the version froze.

@@ -21,7 +21,7 @@ from cortexclient.services.skeletons.compute import compute_skeleton, level2_gra
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
 from cortexclient.services.skeletons.source import fetch_stored, generate_skeletons
 from cortexclient.services.skeletons.synapses import RootMoment, moments_of, no_root, synapses_of
-from cortexclient.session import Ahead, is_below_roots, side_by_side, within_worker
+from cortexclient.session import Prefetch, is_below_roots, within_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ class SkeletonLoader:
         session = self._session
         session.info()  # every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
-        (skeletons, attributes, graphs), (moments, synapses) = side_by_side(jobs, workers=session.max_workers)
+        (skeletons, attributes, graphs), (moments, synapses) = session.run_all(jobs)
         build = self._cell if self._wanted.output == "cell" else self._meshwork
         return {
             root: partial(
@@ -160,7 +160,7 @@ class SkeletonLoader:
         jobs: list[Callable[[], Any]] = [partial(self._skeletons, roots)]
         if self._wanted.restore_graph:
             jobs.append(lambda: dict(zip(roots, session.map(self._graph, roots), strict=True)))
-        found = side_by_side(jobs, workers=session.max_workers)
+        found = session.run_all(jobs)
         graphs = found[1] if self._wanted.restore_graph else {}
         return found[0], self._attributes(found[0]), graphs
 
@@ -320,7 +320,7 @@ class SkeletonBatches:
         self._lost = False
         size = self._batch_size
         batches = [self.root_ids[start : start + size] for start in range(0, len(self.root_ids), size)]
-        following: Ahead[dict[int, Callable[[], Any]]] | None = None
+        following: Prefetch[dict[int, Callable[[], Any]]] | None = None
         try:
             with tqdm(total=len(self), desc="skeletons", disable=not self._progress) as bar:
                 for number, batch in enumerate(batches):
@@ -334,7 +334,9 @@ class SkeletonBatches:
                             and not within_worker()
                         ):
                             # not with the first one: whoever only looks at that asks for nothing more
-                            following = Ahead(partial(self._read, batches[number + 1]), workers=self._workers)
+                            following = Prefetch(
+                                partial(self._read, batches[number + 1]), workers=self._workers
+                            )
                             following.start()
                         neuron = found.pop(root)()  # nothing of a batch is kept once it was handed out
                         bar.update()
@@ -346,7 +348,7 @@ class SkeletonBatches:
                             raise neuron
         finally:
             if following is not None:
-                following.give_up()
+                following.cancel()
 
     def _read(self, batch: list[int]) -> dict[int, Callable[[], Any]]:
         try:

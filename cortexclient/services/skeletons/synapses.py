@@ -19,7 +19,6 @@ from cortexclient.session import (
     lifetimes,
     moment_of_tables,
     roots_of,
-    side_by_side,
 )
 
 if TYPE_CHECKING:
@@ -182,7 +181,7 @@ def synapses_of(
         partial(_one_side, session, table, side, when, groups[when], kept, list(references.get(side, ())))
         for (side, when), kept in parts.items()
     ]
-    for side, by_root in side_by_side(jobs, workers=session.max_workers):
+    for side, by_root in session.run_all(jobs):
         for root, rows in by_root.items():
             found[root][side] = rows
     return found

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import IncompleteResultError, ServiceTimeoutError, ServiceUnavailableError
 from cortexclient.session.flow import work_off
-from cortexclient.session.progress import progress_bar
 from cortexclient.session.query.cuts import cut_list
 from cortexclient.session.query.divide import Outcome, Part
 from cortexclient.session.query.feed import Feed
 from cortexclient.session.query.fetch import Fetch
 from cortexclient.session.query.state import LIST_SIZE, State
 from cortexclient.session.query.wire import Reply, ask
+from cortexclient.session.workers import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

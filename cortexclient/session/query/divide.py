@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cortexclient.errors import IncompleteResultError
 from cortexclient.session.query.cuts import FILL, Range, blind_cuts, cut_list, cut_range, plan_cuts
 from cortexclient.session.query.wire import Reply, ask_count
-from cortexclient.session.workers import at_once
+from cortexclient.session.workers import run_all
 
 if TYPE_CHECKING:
     from cortexclient.session.core import Session
@@ -237,7 +237,7 @@ def _count(session: Session, part: Part, last: int | None) -> _Numbers:
     asked = [counter]
     if last is not None:
         asked.append(dataclasses.replace(counter, span=Range(last + 1, part.span.high)))
-    found = at_once([lambda one=one: _ask_count(session, one) for one in asked])  # type: ignore[misc]
+    found = run_all([lambda one=one: _ask_count(session, one) for one in asked], workers=2)  # type: ignore[misc]
     total, above = found[0], found[1] if last is not None else None
     return _Numbers(total, above, exact, len(asked) if total is not None else 1 if exact else 0)
 

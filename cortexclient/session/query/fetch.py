@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from cortexclient.session.core import Session
     from cortexclient.session.flow import Job
-    from cortexclient.session.progress import ProgressBar
     from cortexclient.session.query.feed import Feed
     from cortexclient.session.query.pool import Pool
     from cortexclient.session.query.question import Question
     from cortexclient.session.query.state import Asking, News
+    from cortexclient.session.workers import ProgressBar
 
 __all__ = ["DEEPEST", "Fetch"]
 
