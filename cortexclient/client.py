@@ -16,6 +16,7 @@ from cortexclient.services.datastack import DatastackService
 from cortexclient.services.history import HistoryService
 from cortexclient.services.level2 import Level2Service
 from cortexclient.services.links import LinksService
+from cortexclient.services.places import PlacesService
 from cortexclient.services.roots import RootsService
 from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.snapshots import SnapshotsService
@@ -300,6 +301,8 @@ class DatasetClient:
     versions = _of(HistoryService, HistoryService.versions)
     diff = _of(HistoryService, HistoryService.diff)
     edit_history = _of(HistoryService, HistoryService.edit_history)
+    root_at = _of(PlacesService, PlacesService.root_at)
+    anchor_points = _of(PlacesService, PlacesService.anchor_points)
     query = _of(QueriesService, QueriesService.query)
     query_synapses = _of(SynapsesService, SynapsesService.query_synapses)
     connectivity = _of(SynapsesService, SynapsesService.connectivity)

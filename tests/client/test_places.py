@@ -1,0 +1,68 @@
+"""Roots at points and points in roots, against the truth of the tiny cortex."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cortexclient.sandbox import Sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(size="tiny") as running:
+        yield running
+
+
+def somas(sandbox, time=None) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of the somas in nm, and the roots that they have at a time."""
+    cells = sandbox.truth.cells
+    roots = sandbox.truth.roots_at(time).set_index("piece")["root_id"].loc[cells["piece"]].to_numpy()
+    return cells[["soma_x_nm", "soma_y_nm", "soma_z_nm"]].to_numpy(), roots
+
+
+def test_the_root_at_a_point_is_that_of_the_clients_moment(sandbox):
+    points, now = somas(sandbox)
+    outside = [[-5e6, 0, 0], [np.nan, 1, 1]]
+    found = sandbox.load().root_at(np.vstack([points, outside, points[:1]]))
+    assert found.tolist() == [*now.tolist(), 0, 0, now[0]]
+    assert found.dtype == np.int64
+    earliest = sandbox.load(version=1)
+    points, then = somas(sandbox, earliest.version_timestamp())
+    assert (then != now).any()
+    assert earliest.root_at(points).tolist() == then.tolist()
+    assert earliest.root_at(points[0]).tolist() == then[:1].tolist()
+    frame = pd.DataFrame({"pt_position": list(points)})
+    assert earliest.root_at(frame, column="pt_position").tolist() == then.tolist()
+    assert sandbox.load().root_at(points, timestamp=earliest.version_timestamp()).tolist() == then.tolist()
+    cells = sandbox.truth.cells
+    assert earliest.root_at(points, stop_layer=1).tolist() == cells["soma_supervoxel_id"].tolist()
+    assert earliest.root_at(np.zeros((0, 3))).tolist() == []
+
+
+def test_anchor_points_lie_in_their_roots_before_and_after_edits(sandbox):
+    client = sandbox.load(version=2)
+    history = sandbox.truth.history
+    at = client.version_timestamp()
+    valid = history[(history["valid_from"] <= at) & ~(history["valid_until"] <= at)]
+    cells = valid[valid["cell_id"] > 0]["root_id"].unique()[:6].tolist()
+    orphans = [
+        root for root in valid[valid["cell_id"] == 0]["root_id"].unique()[:4].tolist() if root not in cells
+    ]
+    asked = [*cells, *orphans, cells[0], 0]
+    frame = client.anchor_points(asked)
+    assert frame.index.tolist() == asked
+    assert set(frame["source"][: len(cells)]) <= {"nucleus", "level2"}
+    assert "nucleus" in set(frame["source"])
+    assert (frame.loc[orphans, "source"] == "level2").all()
+    assert (frame.loc[orphans, "l2_id"] > 0).all()
+    points = np.stack(frame["pt_position"])
+    assert client.root_at(points)[:-1].tolist() == asked[:-1]
+    assert np.isnan(points[-1]).all()
+    assert frame["source"].iloc[-1] is pd.NA
+    # what an edit made of a cell still has the point of its nucleus
+    now = sandbox.load()
+    kept = frame[frame["source"] == "nucleus"]
+    expected = sandbox.truth.cells.set_index("cell_id").loc[kept["cell_id"], "root_id"]
+    assert now.root_at(kept, column="pt_position").tolist() == expected.tolist()
