@@ -182,7 +182,8 @@ def on_a_terminal(code: str, columns: int, folder: Path, **environment: str) -> 
 
 FITTING = """
 import pandas as pd
-from cortexclient.cli.output import show_frame, speak_utf8, console
+from cortexclient.cli.output import show_frame, speak_utf8
+from cortexclient.cli.screen import console
 speak_utf8()
 show_frame(pd.DataFrame({f"column_{n:02d}": range(30) for n in range(20)}))
 console().print("200 \\u00b5m")

@@ -84,7 +84,9 @@ def build_app() -> typer.Typer:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(__version__)
+        from cortexclient.cli.output import say
+
+        say(__version__)
         raise typer.Exit
 
 

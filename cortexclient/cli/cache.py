@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cortexclient.cli.output import console, say
+from cortexclient.cli.output import say
+from cortexclient.cli.screen import console
 
 if TYPE_CHECKING:
     from cortexclient.session import FolderStore

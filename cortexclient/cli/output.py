@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from cortexclient.cli.screen import console, fitted, note
 from cortexclient.errors import printable
 from cortexclient.files import replacing
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from rich.console import Console
-
-__all__ = ["console", "error_console", "say", "show_frame", "speak_utf8", "write_frame"]
+__all__ = ["say", "show_frame", "speak_utf8", "write_frame"]
 
 SHOWN_ROWS = 20
 ENDINGS = (".csv", ".csv.gz", ".parquet", ".feather", ".json")
@@ -40,30 +38,6 @@ def say(text: str, *, nl: bool = True) -> None:
     typer.echo(printable(text), nl=nl)
 
 
-@functools.cache
-def _console_class() -> type[Console]:
-    from rich.console import Console
-
-    class PrintableConsole(Console):
-        """Shows no control characters, wherever a text comes from: messages and the cells of tables pass here."""
-
-        def render_str(self, text: str, **options: Any) -> Any:
-            return super().render_str(printable(text), **options)
-
-    return PrintableConsole
-
-
-def console() -> Console:
-    """Where results go."""
-    return _console_class()(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-def error_console() -> Console:
-    """Where progress and errors go, so that results can be piped."""
-    # the terminal wraps long lines by itself; a command that was cut in two could not be copied
-    return _console_class()(file=sys.stderr, highlight=False, soft_wrap=True)
-
-
 def show_frame(
     frame: pd.DataFrame, out: Path | None = None, *, index: bool = False, rows: int | None = SHOWN_ROWS
 ) -> None:
@@ -80,8 +54,6 @@ def show_frame(
     rows : int or None
         Most rows on a terminal; None shows all.
     """
-    from cortexclient.cli.screen import fitted, note
-
     if out is not None:
         write_frame(frame, out, index=index)
         note(f"{len(frame):,} rows -> {out}")

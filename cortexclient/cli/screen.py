@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cortexclient.errors import printable
+
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
     from rich.table import Table
 
-__all__ = ["fitted", "for_the_shell", "note", "wrapped"]
+__all__ = ["console", "error_console", "fitted", "for_the_shell", "note", "wrapped"]
 
 GAP = 2  # of which one is the line between columns
 TEXT_WIDTH = 24
 """Text wider than this is broken into lines, between words, rather than taking the room of another column."""
 _UNITS = re.compile(r"\S*`[^`]*`\S*|\S+")
 """What stays on one line: words, and commands between backticks."""
+
+
+@functools.cache
+def _console_class() -> type[Console]:
+    from rich.console import Console
+
+    class PrintableConsole(Console):
+        """Shows no control characters, wherever a text comes from: messages and the cells of tables pass here."""
+
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(printable(text), **options)
+
+    return PrintableConsole
+
+
+def console() -> Console:
+    """Return the console for results."""
+    return _console_class()(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def error_console() -> Console:
+    """Return the console for progress and errors, so that results can be piped."""
+    # the terminal wraps long lines by itself; a command that was cut in two could not be copied
+    return _console_class()(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 def wrapped(text: str, width: int) -> str:
@@ -38,9 +66,6 @@ def wrapped(text: str, width: int) -> str:
 def note(text: str, *, label: str = "", style: str = "") -> None:
     """Print a message to standard error, wrapped where that is a terminal."""
     from rich.text import Text
-
-    from cortexclient.cli.output import error_console
-    from cortexclient.errors import printable
 
     console = error_console()
     message = printable(label + text)

@@ -92,7 +92,7 @@ class Level2Service:
             self._refuse_voxels(root, bounds)
         if not len(found) and bounds is None:
             raise MissingDataError(
-                f"{root} has no level-2 ids in {self._session.datastack}; is it a root id?",
+                f"{root} has no level-2 ids in {self._session.label}; is it a root id?",
                 service="chunkedgraph",
             )
         return sorted(found.tolist())

@@ -67,7 +67,7 @@ def fetch_fragments(
     names, url = _manifest(session, node_id, bounds)
     if not names:
         raise MissingDataError(
-            f"{node_id} has no mesh in {session.datastack}: is it a root id, and has it been meshed yet?",
+            f"{node_id} has no mesh in {session.label}: is it a root id, and has it been meshed yet?",
             service="meshing",
             url=url,
         )

@@ -195,7 +195,7 @@ class MeshClient:
         with self._session.guard("meshing"):
             found: dict[int, Any] = self.cv.mesh.get(root, fuse=False, **options)
         if root not in found:
-            raise MissingDataError(f"{root} has no mesh in {self._session.datastack}", service="meshing")
+            raise MissingDataError(f"{root} has no mesh in {self._session.label}", service="meshing")
         return found[root]
 
     def _mesh_mip(self) -> int | None:
@@ -329,7 +329,7 @@ class MeshClient:
         known = leaves(self._session, root, stop_layer=2) if ids is None else as_ids(ids, "lvl2_ids")
         if ids is None and not len(known):
             raise MissingDataError(
-                f"{root} has no level-2 ids in {self._session.datastack}; is it a root id?",
+                f"{root} has no level-2 ids in {self._session.label}; is it a root id?",
                 service="chunkedgraph",
             )
         if points is not None:

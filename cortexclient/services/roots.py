@@ -120,7 +120,7 @@ class RootsService:
         life = lifetimes(self._session, ids)
         if not life.known.all():
             raise StaleRootError(
-                f"{', '.join(map(str, ids[~life.known][:5]))}: not root ids of {self._session.datastack}; it takes "
+                f"{', '.join(map(str, ids[~life.known][:5]))}: not root ids of {self._session.label}; it takes "
                 "roots, not supervoxels, level-2 ids or cell ids"
             )
         last = life.last
@@ -160,7 +160,7 @@ class RootsService:
         at = self._at(timestamp_future if timestamp is None else timestamp) or datetime.now(UTC)
         life = lifetimes(self._session, np.array([root], dtype=np.int64))
         if not life.known[0]:
-            raise StaleRootError(f"{root} is not a root id of {self._session.datastack}")
+            raise StaleRootError(f"{root} is not a root id of {self._session.label}")
         created = _EPOCH + timedelta(microseconds=int(life.created[0]))
         body = self._session.http.post_json(
             "chunkedgraph",
@@ -213,7 +213,7 @@ class RootsService:
             ids, successors_of(self._session, ids, at=at, stop_layer=stop_layer), strict=True
         ):
             if not len(found):
-                raise StaleRootError(f"{root} has no pieces in {self._session.datastack}; is it a root id?")
+                raise StaleRootError(f"{root} has no pieces in {self._session.label}; is it a root id?")
             best: Any = found if return_all else int(found[0])
             shares: Any = share if return_all else float(share[0])
             answers.append((best, shares) if return_fraction_overlap else best)

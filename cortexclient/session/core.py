@@ -108,6 +108,12 @@ class Session:
         return self.spec.datastack
 
     @property
+    def label(self) -> str:
+        """Name of the dataset for messages, with the server's name for it where that is another one."""
+        name = self.spec.name
+        return name if name == self.datastack else f"{name} (datastack {self.datastack})"
+
+    @property
     def server_address(self) -> str:
         """Address of the global server; a launcher's address (``sandbox://``) is resolved, which may start it."""
         return self.connection.address

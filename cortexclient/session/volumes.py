@@ -181,7 +181,7 @@ def open_volume(session: Session, kind: str, **options: Any) -> Any:
         folder = source
     if "middleauth" in folder and not session.connection.transport.may_send_token(_host_address(folder)):
         raise AuthenticationError(
-            f"the {kind} of {session.datastack} lies behind a login at {host_of(_host_address(folder))}, and the "
+            f"the {kind} of {session.label} lies behind a login at {host_of(_host_address(folder))}, and the "
             f"token of {session.server_address} does not go to other hosts",
             service=service,
             status=401,

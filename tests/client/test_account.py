@@ -109,6 +109,17 @@ def test_a_token_can_be_given_to_every_command(run, command):
     assert GOOD not in made.stdout
 
 
+def test_errors_name_the_dataset(run, tmp_path):
+    run("login", "toy", text=f"{GOOD}\n")
+    own = (tmp_path / "toy.yaml").read_text().replace("name: toy", "name: my_lab")
+    (tmp_path / "my_lab.yaml").write_text(own)
+    made = run("query", str(tmp_path / "my_lab.yaml"), "nucleus_tiy")
+    assert (
+        "my_lab (datastack toy) has no table 'nucleus_tiy' at version 2; did you mean nucleus_toy"
+        in made.stderr
+    )
+
+
 def test_the_token_of_the_environment_goes_to_trusted_hosts_only(run, tmp_path):
     (tmp_path / "far.yaml").write_text(
         "schema_version: 1\nname: far\ntitle: Far\nserver_address: https://far.invalid\ndatastack: far\n"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cortexclient.cli.output import error_console, say
+from cortexclient.cli.output import say
 from cortexclient.cli.registry.text import print_table
+from cortexclient.cli.screen import error_console
 from cortexclient.errors import (
     AuthenticationError,
     CortexError,

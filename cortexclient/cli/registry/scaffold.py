@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cortexclient.cli.output import error_console, say
+from cortexclient.cli.output import say
 from cortexclient.cli.registry.check import Token, datastack_info, offered, skeleton_versions, versions_of
 from cortexclient.cli.registry.text import as_yaml, one_line
+from cortexclient.cli.screen import error_console
 from cortexclient.files import write_text
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cortexclient.cli.output import console, error_console, say
+from cortexclient.cli.output import say
 from cortexclient.cli.registry.text import as_yaml, print_table
+from cortexclient.cli.screen import console, error_console
 
 if TYPE_CHECKING:
     from cortexclient.registry import DatasetInfo

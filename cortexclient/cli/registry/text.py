@@ -6,7 +6,7 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.cli.output import console
+from cortexclient.cli.screen import console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

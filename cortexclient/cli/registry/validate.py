@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cortexclient.cli.output import console, error_console, say
+from cortexclient.cli.output import say
+from cortexclient.cli.screen import console, error_console
 from cortexclient.files import write_text
 
 __all__ = ["schema", "trust", "validate"]

@@ -487,7 +487,7 @@ class Lineage:
 
 def _nothing_live(session: Session) -> UnknownVersionError:
     return UnknownVersionError(
-        f"{session.datastack} has no live version to read its cells from", service="materialize", status=404
+        f"{session.label} has no live version to read its cells from", service="materialize", status=404
     )
 
 

@@ -258,7 +258,7 @@ def _absent(session: Session, root: int) -> CortexError:
     if is_below_roots(session, root):
         return no_root(session, root)
     return MissingDataError(
-        f"the skeleton service of {session.datastack} has no skeleton of {root} yet; generate=True has it made",
+        f"the skeleton service of {session.label} has no skeleton of {root} yet; generate=True has it made",
         service="skeleton",
     )
 

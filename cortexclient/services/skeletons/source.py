@@ -335,7 +335,7 @@ def _queue(session: Session, roots: Sequence[int], version: int, timeout: float)
             if error.status not in _NO_BULK:
                 return error
             return MissingDataError(
-                f"the skeleton service of {session.datastack} has no skeleton of {batch[0]}, and does not take "
+                f"the skeleton service of {session.label} has no skeleton of {batch[0]}, and does not take "
                 f"requests to generate skeletons in bulk ({error}); {_HERE}",
                 service="skeleton",
                 status=error.status,
@@ -355,7 +355,7 @@ def _impossible(session: Session, roots: Sequence[int]) -> Found:
     for root in roots:
         if root in refused:
             found[root] = MissingDataError(
-                f"the skeleton service of {session.datastack} refuses to make a skeleton of {root} (it is on its "
+                f"the skeleton service of {session.label} refuses to make a skeleton of {root} (it is on its "
                 f"refusal list); {_HERE}",
                 service="skeleton",
                 url=url,
@@ -407,7 +407,7 @@ def _without_level2(session: Session, roots: Sequence[int]) -> Found:
         ]
         if lacking:
             found[root] = MissingDataError(
-                f"the skeleton service of {session.datastack} cannot make a skeleton of {root} yet: {len(lacking)} of "
+                f"the skeleton service of {session.label} cannot make a skeleton of {root} yet: {len(lacking)} of "
                 f"its {len(some)} level-2 ids have no attributes in the level-2 cache (the first is {lacking[0]}), "
                 f"which works them out when they are asked for; try again later, or {_HERE}",
                 service="skeleton",
@@ -426,7 +426,7 @@ def _late(
     )
     reason = f"; the last look failed: {trouble}" if trouble is not None else ""
     return ServiceTimeoutError(
-        f"the skeleton service of {session.datastack} has not made the skeleton of {root}: {waited}{reason}. It may "
+        f"the skeleton service of {session.label} has not made the skeleton of {root}: {waited}{reason}. It may "
         f"still make it: ask again later or with a longer deadline=, or {_HERE}",
         service="skeleton",
         url=f"{_base(session)}/bulk/get_cached_skeletons",

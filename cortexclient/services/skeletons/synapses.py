@@ -121,7 +121,7 @@ def _newest_with(
     if live:
         return None
     return StaleRootError(
-        f"no version of {session.datastack} has root {root}, and its tables are asked at versions only "
+        f"no version of {session.label} has root {root}, and its tables are asked at versions only "
         "(`capabilities.live: false` in its spec); ask with synapses=False, or for the root that latest_roots() gives"
     )
 
@@ -129,7 +129,7 @@ def _newest_with(
 def no_root(session: Session, number: int) -> StaleRootError:
     """Say that an id is no root."""
     return StaleRootError(
-        f"{number} is not a root id of {session.datastack}; supervoxels, level-2 ids and cell ids are not either"
+        f"{number} is not a root id of {session.label}; supervoxels, level-2 ids and cell ids are not either"
     )
 
 

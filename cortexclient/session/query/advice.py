@@ -38,7 +38,7 @@ def expired(session: Session, error: ServiceError, versions: set[int | None]) ->
             offer = f"; the nearest is {instead.version} of {instead.timestamp:%Y-%m-%d %H:%M} UTC"
         froze = f"{record.timestamp:%Y-%m-%d %H:%M} UTC"
         return ExpiredVersionError(
-            f"version {record.version} of {session.datastack} has expired (it froze at {froze}). "
+            f"version {record.version} of {session.label} has expired (it froze at {froze}). "
             f"Live versions are {live}{offer}. load(..., version_fallback=True) answers by queries at its time",
             service="materialize",
             status=410,

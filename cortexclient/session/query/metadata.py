@@ -175,7 +175,7 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
             if record is None or record.valid:
                 raise
             raise ExpiredVersionError(
-                f"version {number} of {session.datastack} has expired, and its views with it; tables can still be "
+                f"version {number} of {session.label} has expired, and its views with it; tables can still be "
                 "asked at its time with load(..., version_fallback=True)",
                 service="materialize",
                 status=410,
@@ -292,7 +292,7 @@ def unknown(session: Session, name: str, kind: str | None, version: int | None =
     known += [] if kind == "table" else list(view_infos(session, number))
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     what = kind or "table or view"
-    message = f"{session.datastack} has no {what} {name!r} at version {number}"
+    message = f"{session.label} has no {what} {name!r} at version {number}"
     if close:
         return f"{message}; did you mean {', '.join(close)}?"
     return f"{message}; there are {', '.join(sorted(known)[:30]) or 'none'}"
