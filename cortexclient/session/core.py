@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cortexclient.errors import NotConfiguredError, UnknownVersionError
 from cortexclient.session.cache import CacheChoice
 from cortexclient.session.connection import Connection
+from cortexclient.session.graph import segmentation_info_in
 from cortexclient.session.moments import Moment
 from cortexclient.session.once import Once
 from cortexclient.session.policy import Policy
@@ -338,7 +339,9 @@ class Session:
 
         def ask() -> dict[str, Any]:
             url = f"{self.local_server}/segmentation/table/{connection.segmentation_table}/info"
-            return dict(self.http.get_json("chunkedgraph", url, keys=("graph", "scales")))
+            response = self.http.send("chunkedgraph", "GET", url)
+            body = self.http.read_json("chunkedgraph", response, keys=("graph", "scales"))
+            return segmentation_info_in(response, body)
 
         return connection.memory.get("segmentation info", ask)
 

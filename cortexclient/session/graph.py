@@ -37,6 +37,7 @@ __all__ = [
     "lifetimes",
     "roots_of",
     "seconds",
+    "segmentation_info_in",
 ]
 
 log = logging.getLogger(__name__)
@@ -294,6 +295,53 @@ def leaves(
     )
     body = session.http.read_json("chunkedgraph", response, keys=("leaf_ids",))
     return ids_in(response, body["leaf_ids"])
+
+
+def segmentation_info_in(response: Response, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the graphene info that a response holds, if its numbers have the right shapes.
+
+    Raises
+    ------
+    ProtocolError
+        If they have not.
+    """
+    graph, scales, meshes = body["graph"], body["scales"], body.get("mesh_metadata")
+    sound = (
+        isinstance(graph, dict)
+        and _are_numbers(graph.get("chunk_size", [1, 1, 1]), above=0)
+        and isinstance(graph.get("spatial_bit_masks", {}), dict)
+        and all(_are_numbers([bits], 1, above=0) for bits in graph.get("spatial_bit_masks", {}).values())
+        and all(
+            _are_numbers([graph.get(name, 1)], 1) for name in ("cv_mip", "n_layers", "n_bits_for_layer_id")
+        )
+        and isinstance(scales, list)
+        and 0 <= int(graph.get("cv_mip", 0)) < len(scales)
+        and all(isinstance(scale, dict) for scale in scales)
+        and all(_are_numbers(scale.get("resolution"), above=0) for scale in scales)
+        and all(_are_numbers(scale.get("voxel_offset", [0, 0, 0])) for scale in scales)
+        and all(_are_numbers(scale.get("size", [1, 1, 1])) for scale in scales)
+        and isinstance(body.get("mesh", ""), str | None)
+        and isinstance(meshes, dict | None)
+        and _are_numbers([(meshes or {}).get(name) or 0 for name in _MESH_NUMBERS], len(_MESH_NUMBERS))
+    )
+    if not sound:
+        raise unreadable(
+            response, "described a segmentation whose numbers have other shapes than CAVE's; try again"
+        )
+    return dict(body)
+
+
+_MESH_NUMBERS = ("max_meshed_layer", "uniform_draco_grid_size")
+
+
+def _are_numbers(values: Any, count: int = 3, *, above: float | None = None) -> bool:
+    """Whether a JSON value is a list of so many finite numbers, all above a limit where there is one."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) in {int, float} and abs(value) < 1e15 for value in values)
+        and (above is None or all(value > above for value in values))
+    )
 
 
 def ids_in(response: Response, values: Any) -> IdArray:

@@ -281,6 +281,33 @@ def test_responses_of_another_shape_are_errors_with_an_address(tiny, relay, tmp_
     assert len(ask()) > 0  # nothing of it was remembered or cached
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"graph": 5},
+        {"graph": {"chunk_size": [1, 2]}},
+        {"graph": {"chunk_size": [0, 2, 2]}},
+        {"graph": {"cv_mip": 7}},
+        {"graph": {"spatial_bit_masks": {"2": "x"}}},
+        {"scales": []},
+        {"scales": [{"resolution": [4, 4]}]},
+        {"scales": [5]},
+        {"mesh": 7},
+        {"mesh_metadata": {"max_meshed_layer": "high"}},
+    ],
+)
+def test_a_segmentation_of_other_shapes_is_an_error(tiny, relay, change):
+    client = tiny.load(server_address=relay.url)
+    root = 1 << 60
+    body = {**tiny.load().session.segmentation_info(), **change}
+    relay.fail("/segmentation/table/[^/]+/info$", lambda _: (200, json.dumps(body).encode()))
+    for ask in (lambda: client.mesh.get_mesh(root), lambda: client.get_l2_ids(root, bounds=[[0, 1]] * 3)):
+        with pytest.raises(errors.ProtocolError, match="other shapes") as caught:
+            ask()
+        assert "/info" in caught.value.url
+    relay.faults = []
+
+
 def test_ids_may_come_as_text(tiny, relay):
     client = tiny.load(server_address=relay.url)
     relay.fail("/leaves$", lambda _: (200, json.dumps({"leaf_ids": ["9007199254740993", "5"]}).encode()))
