@@ -174,41 +174,27 @@ def _folder(session: Session) -> str:
 
 
 def _from_bucket(session: Session, names: Sequence[str]) -> dict[str, bytes | None]:
+    """Read the content of fragments; None for those that the mesh folder does not have."""
     source = session.segmentation_cloudvolume().mesh
-    folder = source.meta.join(source.meta.cloudpath, source.meta.mesh_path)
+    folder, meta = _folder(session), source.meta
     sharded = hasattr(source, "readers")
-    plain = [name for name in names if not name.startswith("~")]
-    contents: dict[str, bytes | None] = {}
-    if plain:
-        where = source.meta.join(folder, source.meta.unsharded_mesh_dir) if sharded else folder
-        for answer in _get(session, source, where, plain):
-            contents[answer["path"]] = answer["content"]
-    ranges: dict[tuple[str, int, int], str] = {}
+    plain: dict[str, Any] = {name: name for name in names if not name.startswith("~")}
+    ranges: dict[str, Any] = {}
     for name in names:
         match = _INITIAL.fullmatch(name)
         if match is not None:
             start = int(match["start"])
-            ranges[f"{match['layer']}/{match['shard']}", start, start + int(match["size"])] = name
-    if ranges:
-        where = source.meta.join(folder, source.meta.sharded_mesh_dir)
-        wanted = [{"path": path, "start": start, "end": end} for path, start, end in ranges]
-        for answer in _get(session, source, where, wanted):
-            start, end = answer["byte_range"]
-            name, content = ranges[answer["path"], start, end], answer["content"]
-            if content is not None and len(content) != end - start:
-                raise _damaged(name, f"it has {len(content)} bytes instead of {end - start}", where)
-            contents[name] = content
+            ranges[name] = (f"{match['layer']}/{match['shard']}", start, start + int(match["size"]))
+    contents: dict[str, bytes | None] = {}
+    for files, subfolder in (
+        (plain, "unsharded_mesh_dir" if sharded else None),
+        (ranges, "sharded_mesh_dir"),
+    ):
+        if files:
+            where = meta.join(folder, getattr(meta, subfolder)) if subfolder else folder
+            found = session.read_files(where, list(files.values()), service="meshing")
+            contents |= dict(zip(files, found, strict=True))
     return contents
-
-
-def _get(session: Session, source: Any, folder: str, wanted: Sequence[Any]) -> list[dict[str, Any]]:
-    import cloudfiles
-
-    with session.guard("meshing"):
-        # as many threads as its pool has connections: with more it throws connections away, and logs each
-        files = cloudfiles.CloudFiles(folder, secrets=source.config.secrets, progress=False, num_threads=10)
-        found: list[dict[str, Any]] = files.get(list(wanted))
-    return found
 
 
 def _decode(name: str, content: bytes, folder: str | None) -> Fragment:

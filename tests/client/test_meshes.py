@@ -262,7 +262,7 @@ def test_a_range_of_another_length_is_damaged(
     relay.fail("/manifest/", lambda _: (200, json.dumps({"fragments": names}).encode()))
     for body in (b"x" * 49, b"x" * 51):
         relay.faults = [relay.faults[0], ("initial/6/shard|/6/shard", lambda _, body=body: (206, body))]
-        with pytest.raises(ProtocolError, match=f"has {len(body)} bytes instead of 50"):
+        with pytest.raises(ProtocolError, match=f"sent {len(body)} bytes of 50"):
             client.mesh.get_mesh(roots[0])
 
 
