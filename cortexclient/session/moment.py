@@ -1,4 +1,4 @@
-"""One moment in time: a materialized version, a timestamp, or now."""
+"""One moment in time, a materialized version, a timestamp or now, and the versions that a datastack has."""
 
 from __future__ import annotations
 
@@ -6,14 +6,31 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
+from cortexclient.errors import ProtocolError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cortexclient.spec import DatasetSpec
     from cortexclient.types import Timestamp
 
-__all__ = ["FLOATING", "Moment", "as_utc", "as_version"]
+__all__ = [
+    "FLOATING",
+    "Moment",
+    "VersionRecord",
+    "as_utc",
+    "as_version",
+    "nearest",
+    "newest",
+    "parse_versions",
+    "require_versions",
+]
+
+_BEING_MADE = {"RUNNING", "PENDING", "STARTED"}
 
 
 def as_utc(value: Any, name: str = "timestamp") -> datetime:
-    """Give a time as an aware datetime in UTC.
+    """Return a time as an aware datetime in UTC.
 
     The one rule of the package: **a time without a zone is UTC**.
 
@@ -65,7 +82,7 @@ def as_utc(value: Any, name: str = "timestamp") -> datetime:
 
 
 def as_version(value: Any, name: str = "version") -> int:
-    """Give a materialization version as a plain int; NumPy integers and digits in text are accepted.
+    """Return a materialization version as a plain int; NumPy integers and digits in text are accepted.
 
     Raises
     ------
@@ -106,7 +123,7 @@ class Moment:
 
     @classmethod
     def of(cls, version: Any = None, timestamp: Timestamp | None = None) -> Moment:
-        """Make a moment of what a user gave.
+        """Make a moment of a version or a timestamp.
 
         Raises
         ------
@@ -133,3 +150,91 @@ class Moment:
 
 
 FLOATING = Moment()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One materialization.
+
+    Parameters
+    ----------
+    version : int
+        Its number.
+    timestamp : datetime.datetime
+        The moment it froze, aware, UTC.
+    valid : bool
+        Whether it still answers queries; False once it has expired.
+    expires : datetime.datetime or None
+        When it will expire, if it will.
+    status : str or None
+        The service's word for its state: ``"AVAILABLE"``, ``"RUNNING"`` (it is being made), ``"FAILED"``, ...
+    """
+
+    version: int
+    timestamp: datetime
+    valid: bool
+    expires: datetime | None = None
+    status: str | None = None
+
+    @property
+    def missing_because(self) -> str:
+        """Why the version never answered a query; empty where it did, or does."""
+        if self.valid:
+            return ""
+        return "is being made" if self.status in _BEING_MADE else "failed" if self.status == "FAILED" else ""
+
+
+def parse_versions(body: Any, url: str | None = None) -> dict[int, VersionRecord]:
+    """Parse the service's list of versions, oldest first.
+
+    Raises
+    ------
+    ProtocolError
+        If the list does not have the shape of one.
+    """
+    try:
+        records = [
+            VersionRecord(
+                version=int(entry["version"]),
+                timestamp=as_utc(entry["time_stamp"]),
+                valid=bool(entry.get("valid", True)),
+                expires=as_utc(entry["expires_on"]) if entry.get("expires_on") else None,
+                status=str(entry["status"]).upper() if entry.get("status") else None,
+            )
+            for entry in body
+        ]
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise ProtocolError(
+            f"the list of versions cannot be read ({error}); is this a CAVE materialization service?",
+            service="materialize",
+            status=200,
+            url=url,
+        ) from None
+    return {
+        record.version: record
+        for record in sorted(records, key=lambda record: (record.timestamp, record.version))
+    }
+
+
+def require_versions(spec: DatasetSpec, feature: str) -> None:
+    """Check that a datastack has versions, unless its spec declares that it has none.
+
+    Raises
+    ------
+    NotConfiguredError
+        If ``capabilities.versions`` is false.
+    """
+    instead = "roots, level-2 ids, meshes and skeletons without synapses need none"
+    spec.require_capability("versions", feature=feature, instead=instead)
+
+
+def newest(records: Iterable[VersionRecord], at: datetime | None = None) -> VersionRecord | None:
+    """Return the newest valid version, or the newest one not after a time; None where there is none."""
+    usable = [record for record in records if record.valid and (at is None or record.timestamp <= at)]
+    return max(usable, key=lambda record: (record.timestamp, record.version), default=None)
+
+
+def nearest(records: Mapping[int, VersionRecord], to: datetime) -> VersionRecord | None:
+    """Return the valid version whose timestamp is nearest to a time; None where there is none."""
+    usable = [record for record in records.values() if record.valid]
+    return min(usable, key=lambda record: abs(record.timestamp - to), default=None)

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cortexclient.errors import NotConfiguredError, UnknownVersionError
 from cortexclient.session.cache import CacheChoice
-from cortexclient.session.connection import Connection
+from cortexclient.session.connection import Connection, Memo
 from cortexclient.session.graph import segmentation_info_in
-from cortexclient.session.moments import Moment
-from cortexclient.session.once import Once
+from cortexclient.session.moment import (
+    Moment,
+    VersionRecord,
+    nearest,
+    newest,
+    parse_versions,
+    require_versions,
+)
 from cortexclient.session.policy import Policy
-from cortexclient.session.versions import VersionRecord, nearest, newest, parse_versions, require_versions
 from cortexclient.session.workers import default_workers, run, run_all
 
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from cortexclient.session.cave import SessionCAVEclient
-    from cortexclient.session.endpoints import Endpoint
+    from cortexclient.session.connection import Endpoint
     from cortexclient.session.http import Http
     from cortexclient.session.query.metadata import TableInfo
     from cortexclient.spec import DatasetSpec
@@ -96,7 +101,7 @@ class Session:
         )
         self._opened_at = Moment.of(version, timestamp)
         self.moment = self._opened_at
-        self._own = Once()
+        self._own = Memo()
 
     @property
     def spec(self) -> DatasetSpec:
@@ -185,10 +190,10 @@ class Session:
         memory = self.connection.memory
         if refresh:
             memory.forget("versions")
-        url = f"{self.local_server}/materialize/api/v3/datastack/{self.datastack}/metadata"
+        url = self._versions_url
         return memory.get(
             "versions",
-            lambda: parse_versions(self.http.get_json("materialize", url, params={"expired": "True"})),
+            lambda: parse_versions(self.http.get_json("materialize", url, params={"expired": "True"}), url),
         )
 
     def version_record(self, version: int) -> VersionRecord:
@@ -202,16 +207,28 @@ class Session:
             If the spec says that the datastack has no versions.
         """
         require_versions(self.spec, f"version {version}")
-        records = self.versions()
+        records, refreshed = self.versions(), False
         if version not in records:
             # one may have been added since the list was read
-            records = self.versions(refresh=True)
+            records, refreshed = self.versions(refresh=True), True
         if version not in records:
             live = ", ".join(str(number) for number, record in records.items() if record.valid) or "none"
             raise UnknownVersionError(
                 f"{self.datastack} has no version {version}; live versions are {live}",
                 service="materialize",
                 status=404,
+                url=self._versions_url,
+            )
+        if records[version].missing_because and not refreshed:
+            records = self.versions(refresh=True)
+        if why := records[version].missing_because:
+            last = newest(records.values())
+            instead = f"; the newest is {last.version}" if last else ""
+            raise UnknownVersionError(
+                f"version {version} of {self.datastack} {why}{instead}",
+                service="materialize",
+                status=404,
+                url=self._versions_url,
             )
         return records[version]
 
@@ -239,9 +256,28 @@ class Session:
             found = nearest(records, self.moment.timestamp)
         if found is None:
             raise UnknownVersionError(
-                f"{self.datastack} has no live version", service="materialize", status=404
+                self._no_version(records), service="materialize", status=404, url=self._versions_url
             )
         return found.version
+
+    @property
+    def _versions_url(self) -> str:
+        return f"{self.local_server}/materialize/api/v3/datastack/{self.datastack}/metadata"
+
+    def _no_version(self, records: dict[int, VersionRecord]) -> str:
+        """Say why there is no version to use: whether the service lists none, or none that answers."""
+        self.connection.memory.forget("versions")  # one may be made meanwhile
+        if not records:
+            return (
+                f"the materialize service lists no version of {self.datastack}, and tables, views and live queries "
+                "need one; roots, level-2 ids, meshes and skeletons without synapses do not"
+            )
+        last = max(records.values(), key=lambda record: (record.timestamp, record.version))
+        state = last.missing_because or "has expired"
+        return (
+            f"{self.datastack} has no live version (the last of {len(records)}, {last.version}, {state}), and tables, "
+            "views and live queries need one; ask the people who run the server for a new one"
+        )
 
     @property
     def timestamp(self) -> datetime | None:
@@ -291,7 +327,7 @@ class Session:
         other.connection = self.connection
         other._opened_at = Moment.of(version, timestamp)
         other.moment = other._opened_at
-        other._own = Once()
+        other._own = Memo()
         return other
 
     @property
@@ -416,7 +452,7 @@ class Session:
         self.connection = Connection(auth_token=None, **state["connection"])
         self._opened_at = Moment(*state["opened_at"])
         self.moment = Moment(*state["moment"])
-        self._own = Once()
+        self._own = Memo()
 
     def close(self) -> None:
         """Close the connections; the session may be used again and opens new ones."""
