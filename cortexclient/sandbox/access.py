@@ -98,6 +98,9 @@ class Access:
         rows = self._document.get("users")
         if rows:
             return self._stored_users
+        # nobody with a plain token owns the tables of the data: a private one is written to by its owner alone
+        owners = [str(row["user_id"]) for row in self._world.folder.tables["annotation_tables"] or ()]
+        first = max((int(owner) for owner in owners if owner.isdigit()), default=0) + 1
         return [
             User(
                 id=number,
@@ -107,7 +110,7 @@ class Access:
                 permissions={self.datasets[0].name: tuple(rights)},
                 admin="admin" in rights,
             )
-            for number, (token, rights) in enumerate(self._world.options.tokens.items(), start=1)
+            for number, (token, rights) in enumerate(self._world.options.tokens.items(), start=first)
         ]
 
     @cached_property

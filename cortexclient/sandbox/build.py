@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import astuple
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
 from cortexclient import settings
 from cortexclient.sandbox.cortex.frame import Frame, frame_of
-from cortexclient.sandbox.cortex.names import Spares, default_names, needed_spares
 from cortexclient.sandbox.cortex.sizes import GENERATOR_VERSION, SIZES, SizeName
-from cortexclient.sandbox.layout import DataFolder, DataFolderError
+from cortexclient.sandbox.layout import DataFolder, DataFolderError, keep_file
 
-__all__ = ["DEFAULT_SEED", "SIZES", "build_cortex", "cortex_key", "default_names"]
+__all__ = ["DEFAULT_SEED", "SIZES", "build_cortex", "cortex_key"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SEED = 20250101
-NO_SPARES = Spares()
 _POLL_SECONDS = 0.2
+# how long a build takes on two idle cores; benchmarks/bench_sandbox_build.py measures it
+_SECONDS: dict[str, int] = {"tiny": 3, "small": 10, "large": 240}
 
 
-def cortex_key(
-    frame: Frame, *, size: SizeName = "small", seed: int = DEFAULT_SEED, spares: Spares = NO_SPARES
-) -> str:
+def cortex_key(frame: Frame, *, size: SizeName = "small", seed: int = DEFAULT_SEED) -> str:
     """Name of the cache folder of a cortex; equal names mean equal files.
 
     Parameters
@@ -38,10 +40,8 @@ def cortex_key(
     frame : Frame
     size : {"tiny", "small", "large"}
     seed : int
-    spares : Spares
-        Tables beyond the usual ones.
     """
-    text = f"{GENERATOR_VERSION}|{SIZES[size]!r}|{seed}|{frame.signature}|{spares!r}"
+    text = f"{GENERATOR_VERSION}|{SIZES[size]!r}|{seed}|{frame.signature}"
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f"{size}-{digest[:16]}"
 
@@ -88,11 +88,9 @@ def build_cortex(
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; choose one of {', '.join(get_args(SizeName))}")
-    frame = frame_of(spec_or_frame, half_width_um=SIZES[size].half_width_um)
-    spares = NO_SPARES if isinstance(spec_or_frame, Frame) else needed_spares(spec_or_frame)
-    place = (cache or settings.cache_dir() / "sandbox") / cortex_key(
-        frame, size=size, seed=seed, spares=spares
-    )
+    root = cache or settings.cache_dir() / "sandbox"
+    frame = _frame(spec_or_frame, SIZES[size].half_width_um, root / "frames.json")
+    place = root / cortex_key(frame, size=size, seed=seed)
     if not place.is_dir():
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -103,26 +101,54 @@ def build_cortex(
             ) from error
         with _lock(place.with_suffix(".lock")):
             if not place.is_dir():
-                _build(place, frame, size, seed, spares)
+                _build(place, frame, size, seed)
     return DataFolder.open(place)
 
 
-def _build(place: Path, frame: Frame, size: SizeName, seed: int, spares: Spares) -> None:
+def _frame(spec_or_frame: Any, half_width_um: float, known: Path) -> Frame:
+    """Return the frame of a spec; from the cache where it is known, because standard_transform takes long to import."""
+    transform = getattr(spec_or_frame, "transform", None)
+    if isinstance(spec_or_frame, Frame) or getattr(transform, "dataset", None) is None:
+        return frame_of(spec_or_frame, half_width_um=half_width_um)
+    asked = (transform, spec_or_frame.voxel_resolution, half_width_um, GENERATOR_VERSION)
+    key = f"{version('standard-transform')}|{asked!r}"
+    frames: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        frames = json.loads(known.read_text(encoding="utf-8"))
+    stored = frames.get(key)
+    if stored is not None:
+        return Frame(*(tuple(numbers) for numbers in stored))
+    frame = frame_of(spec_or_frame, half_width_um=half_width_um)
+    with contextlib.suppress(OSError):  # whoever builds will say that the folder cannot be written to
+        keep_file(known, json.dumps(frames | {key: astuple(frame)}).encode())
+    return frame
+
+
+def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
     """Build beside the final place and move the whole folder there at the end."""
     from cortexclient.sandbox.cortex.assemble import write_cortex
 
     _sweep(place)
     started = time.monotonic()
-    log.info("building the %s synthetic cortex into %s", size, place)
+    _tell(f"building the {size} synthetic cortex, once: about {_SECONDS[size]} s on two idle cores")
+    log.debug("the cortex will lie in %s", place)
     half = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
     try:
-        write_cortex(half, SIZES[size], seed, frame, spares)
+        write_cortex(half, SIZES[size], seed, frame)
         half.chmod(0o755)
         half.rename(place)
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise
-    log.info("built the %s synthetic cortex in %.1f s", size, time.monotonic() - started)
+    _tell(f"built the {size} synthetic cortex in {time.monotonic() - started:.0f} s")
+
+
+def _tell(text: str) -> None:
+    """Say what takes long: in the log, and on stderr where a person is likely to watch it."""
+    log.info(text)
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        sys.stderr.write(f"cortexclient: {text}\n")
+        sys.stderr.flush()
 
 
 def _sweep(place: Path) -> None:
@@ -147,7 +173,11 @@ def _acquire(handle: int) -> None:
         import fcntl
     except ImportError:  # Windows
         _acquire_on_windows(handle)
-    else:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _tell("waiting for another process that builds the same synthetic cortex")
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 

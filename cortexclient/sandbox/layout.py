@@ -5,13 +5,18 @@ The layout itself is documented in ``docs/sandbox-data.md``.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DataFolder", "DataFolderError"]
+if TYPE_CHECKING:
+    from cortexclient.sandbox.stores.voxels import VoxelFile
+
+__all__ = ["DataFolder", "DataFolderError", "keep_file", "path_inside"]
 
 # the recording of a real datastack names the same rows by where they were seen
 _RECORDED_KEYS = {
@@ -21,6 +26,24 @@ _RECORDED_KEYS = {
     "frozen_metadata": "materialize: metadata of one table by version",
     "unique_string_values": "unique_string_values",
 }
+
+
+def path_inside(root: Path, name: str) -> Path | None:
+    """Resolve a name that a client sent; None where it leads out of the folder or no file can be called so."""
+    try:
+        path = (root / name).resolve()
+        path.is_file()
+    except (OSError, ValueError):  # too long, or it holds a NUL
+        return None
+    return path if path.is_relative_to(root) else None
+
+
+def keep_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there: others may read meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+        part.write(content)
+    Path(part.name).replace(path)
 
 
 class DataFolderError(ValueError):
@@ -66,6 +89,40 @@ class DataFolder:
         if not path.is_file():
             return default
         return json.loads(path.read_text(encoding="utf-8"))
+
+    @cached_property
+    def voxels(self) -> VoxelFile | None:
+        """The volume in one file, where the folder has it so."""
+        from cortexclient.sandbox.stores.voxels import VOXELS, VoxelFile
+
+        return VoxelFile(self) if self.file("chunkedgraph", VOXELS).is_file() else None
+
+    def content(self, name: str) -> tuple[bytes, bool] | None:
+        """Read a file of the volumes; one that can be made from the voxels is, and is kept.
+
+        Parameters
+        ----------
+        name : str
+            Path below ``precomputed``.
+
+        Returns
+        -------
+        tuple of bytes and bool, or None
+            Contents, and whether they are gzipped; None where there is no such file.
+        """
+        path = path_inside(self.file("precomputed").resolve(), name)
+        twin = path_inside(self.file("precomputed").resolve(), f"{name}.gz")
+        if path is None or twin is None:
+            return None
+        for place, packed in ((path, False), (twin, True)):
+            if place.is_file():
+                return place.read_bytes(), packed
+        made = None if self.voxels is None else self.voxels.file(name)
+        if made is not None:
+            # a folder that cannot be written to makes it again the next time
+            with contextlib.suppress(OSError):
+                keep_file(twin if made[1] else path, made[0])
+        return made
 
     @cached_property
     def info(self) -> dict[str, Any]:

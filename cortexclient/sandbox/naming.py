@@ -1,4 +1,4 @@
-"""Under which names a data folder is served."""
+"""Under which names, and with which columns, a data folder is served."""
 
 from __future__ import annotations
 
@@ -7,42 +7,277 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cortexclient.sandbox.stores.declared import Shape, base_of
 from cortexclient.sandbox.world import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.spec import DatasetSpec
+    from cortexclient.spec.sections import TableFacts
 
-__all__ = ["RenamedExports", "names_for", "own_names"]
+__all__ = ["LABEL_TABLES", "RenamedExports", "names_for", "own_names", "served_names"]
+
+# tables whose content suits any role that is not known: labels of nuclei
+LABEL_TABLES = (
+    "cell_types",
+    "cell_types_fine",
+    "cell_types_coarse",
+    "cell_types_manual",
+    "cortical_layers",
+    "neuron_prediction",
+    "functional_matches",
+    "functional_properties",
+)
+_TABLES = (
+    "synapses",
+    "nucleus_detection",
+    "nucleus_alternative_points",
+    "proofreading_status_and_strategy",
+    "synapse_tags",
+    "synapse_targets",
+    "late_synapses",
+    *LABEL_TABLES,
+)
+# annotation schema of every table of the cortex
+_SCHEMAS = {
+    "synapses": "synapse",
+    "late_synapses": "synapse",
+    "nucleus_detection": "nucleus_detection",
+    "nucleus_alternative_points": "reference_point",
+    "proofreading_status_and_strategy": "compartment_proofread_status_strategy",
+    "synapse_tags": "reference_tag",
+    "synapse_targets": "reference_tag",
+    **dict.fromkeys(LABEL_TABLES, "cell_type_reference"),
+}
+_VIEWS = ("cell_info", "soma_counts", "single_neurons", "synapse_degrees", "connections_with_nuclei")
+_ALL_VIEWS = ("nucleus_lookup", *_VIEWS)
+
+# words in a role that say what its table holds: (word, table, view)
+_ROLES: tuple[tuple[str, str | None, str | None], ...] = (
+    ("proofread", "proofreading_status_and_strategy", None),
+    ("synapse_target", "synapse_targets", None),
+    ("synapse_tag", "synapse_tags", None),
+    ("spine", "synapse_tags", None),
+    ("edge", None, "connections_with_nuclei"),
+    ("connection", None, "connections_with_nuclei"),
+    ("degree", None, "synapse_degrees"),
+    ("soma_count", None, "soma_counts"),
+    ("single_neuron", None, "single_neurons"),
+    ("cell_info", None, "cell_info"),
+    ("coregistration", "functional_matches", None),
+    ("functional_prop", "functional_properties", None),
+    ("digital_twin", "functional_properties", None),
+    ("coarse", "cell_types_coarse", None),
+    ("manual", "cell_types_manual", None),
+    ("column", "cell_types_manual", None),
+    ("fine", "cell_types_fine", None),
+    ("m_type", "cell_types_fine", None),
+    ("mtype", "cell_types_fine", None),
+    ("morph", "cell_types_fine", None),
+    ("layer", "cortical_layers", None),
+    ("area", "cortical_layers", None),
+    ("neuron", "neuron_prediction", None),
+    ("cell_type", "cell_types", "cell_info"),
+)
 
 
 def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
     """Names for a folder that is served for a spec.
 
-    A synthetic cortex takes every name from the spec. Recorded data keep their own table names, which mean what they
-    meant where they were recorded; only the datastack is called as the spec calls it.
+    A synthetic cortex takes every name from the spec, and the columns that it declares. Recorded data keep their own
+    table names, which mean what they meant where they were recorded; only the datastack is called as the spec calls it.
     """
     own = own_names(folder)
     if spec is None:
         return own
     tables: Mapping[str, str] = own.tables
     versions: Mapping[int, int] = own.versions
+    shapes: Mapping[str, Shape] = own.shapes
     if is_cortex(folder):
-        from cortexclient.sandbox.build import default_names
-
-        tables, versions = default_names(spec), _version_numbers(folder, spec)
+        tables, shapes = served_names(spec)
+        versions = _version_numbers(folder, spec)
     return Names(
         datastack=spec.datastack,
         aligned_volume=own.aligned_volume,
         pcg_table=own.pcg_table,
         tables=tables,
         versions=versions,
+        shapes=shapes,
     )
+
+
+def served_names(spec: Any) -> tuple[dict[str, str], dict[str, Shape]]:
+    """Tables and views that a spec's sandbox serves.
+
+    Parameters
+    ----------
+    spec : DatasetSpec
+
+    Returns
+    -------
+    tables : dict of str to str
+        Name in the cortex -> name that the spec declares. What is not listed keeps its name.
+    shapes : dict of str to Shape
+        Declared name -> how it is made, for those that the cortex does not have, or has with other columns.
+    """
+    return _Assignment(spec).result()
+
+
+class _Assignment:
+    """Which table of the cortex stands for which of a spec."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+        self.names: dict[str, str] = {}
+        self.shapes: dict[str, Shape] = {}
+
+    def result(self) -> tuple[dict[str, str], dict[str, Shape]]:
+        facts = getattr(self.spec, "synapses", None)
+        if getattr(self.spec, "synapse_table", None):
+            self.names["synapses"] = self.spec.synapse_table
+            if facts is not None:
+                self._shape(self.spec.synapse_table, "synapses", facts)
+        self._cells()
+        for role, name, kind, table in _roles(self.spec):
+            if name in self.shapes:
+                continue
+            own = next((own for own, public in self.names.items() if public == name), None)
+            if own is not None:  # a table that another key names; here its facts
+                self._shape(name, own, table)
+            elif kind == "table":
+                self._table(role, name, table)
+            else:
+                self._view(role, name, table)
+        served = {*self.names.values(), *self.shapes}
+        for own in (*_TABLES, *_ALL_VIEWS):  # what no spec asks for must not be mistaken for what one does
+            if own not in self.names and own in served:
+                self.names[own] = f"cortex_{own}"
+        return self.names, self.shapes
+
+    def _cells(self) -> None:
+        cells = getattr(self.spec, "cell_ids", None)
+        if cells is None:
+            return
+        if cells.main_table:
+            self.names["nucleus_detection"] = cells.main_table
+        if cells.lookup_view and cells.lookup_view not in self.names.values():
+            # a dataset without a view looks cells up in a plain table of nuclei
+            table = getattr(cells, "kind", "view") == "table"
+            own = "nucleus_detection" if table and "nucleus_detection" not in self.names else "nucleus_lookup"
+            self.names[own] = cells.lookup_view
+        others = [name for name in cells.alternative_tables if name not in self.names.values()]
+        for number, name in enumerate(others):
+            if number == 0:
+                self.names["nucleus_alternative_points"] = name
+            else:
+                self._copy(name, "nucleus_alternative_points")
+
+    def _copy(self, name: str, base: str) -> None:
+        """Serve a table or view of the cortex once more."""
+        schema = _SCHEMAS.get(base)
+        reference = None
+        if schema is not None and "reference" in schema:
+            reference = self.names.get("nucleus_detection", "nucleus_detection")
+        self.shapes[name] = Shape(name, base, schema=schema, reference=reference)
+
+    def _shape(self, name: str, own: str, facts: TableFacts) -> None:
+        """Serve a table of the cortex in the unit, and with the columns, that a spec declares."""
+        fields = facts.declared_fields or None
+        schema = facts.schema_name or _SCHEMAS.get(own)
+        if fields is not None and facts.schema_name == _SCHEMAS.get(own) and not facts.columns:
+            fields = None
+        if fields is None and facts.unit is None:
+            return
+        self.shapes[name] = Shape(name, own, fields, schema if own in _SCHEMAS else None, facts.unit)
+
+    def _table(self, role: str, name: str, facts: TableFacts) -> None:
+        fields = facts.declared_fields
+        pool = (
+            [name] if name in _TABLES else []
+        )  # a name that the folder itself uses must not mean another table
+        pool += _known(role, name, "table")
+        if not fields:
+            pool += LABEL_TABLES
+        free = [own for own in pool if own not in self.names]
+        if fields:
+            free = [own for own in free if self._suits(own, facts)]
+        if free:
+            self.names[free[0]] = name
+            self._shape(name, free[0], facts)
+        elif not fields:
+            self._copy(name, "cell_types")
+        else:
+            self._made(name, fields, facts)
+
+    def _suits(self, own: str, facts: TableFacts) -> bool:
+        """Whether a table of the cortex has what is declared: the schema, no more columns, and the same reference."""
+        target = getattr(facts, "references", None)
+        refers_to = "synapses" if own in ("synapse_tags", "synapse_targets") else "nucleus_detection"
+        same = target is None or target == self.names.get(refers_to, refers_to)
+        return _SCHEMAS.get(own) == facts.schema_name and not facts.columns and same
+
+    def _made(self, name: str, fields: tuple[Any, ...], facts: TableFacts) -> None:
+        """Make a table that the cortex does not have."""
+        refers = any(field.type == "reference" for field in fields)
+        target = getattr(facts, "references", None) or self.names.get(
+            "nucleus_detection", "nucleus_detection"
+        )
+        own = next((own for own, public in self.names.items() if public == target), None)
+        if own is None and target in self.shapes:
+            own = self.shapes[target].base
+        base = base_of(fields, own)
+        of_nuclei = base == "nucleus_detection"
+        self.shapes[name] = Shape(
+            name,
+            base,
+            fields,
+            facts.schema_name or "bound_tag",
+            facts.unit,
+            target if refers else None,
+            found_only=of_nuclei
+            and (not refers or (target in self.shapes and self.shapes[target].found_only)),
+        )
+
+    def _view(self, role: str, name: str, facts: TableFacts) -> None:
+        fields = facts.declared_fields
+        pool = [name] if name in _ALL_VIEWS else []
+        pool += _known(role, name, "view")
+        free = [own for own in (*pool, *_VIEWS) if own not in self.names]
+        if fields:
+            self.shapes[name] = Shape(name, base_of(fields, None, view=True), fields, None, facts.unit)
+        elif free:
+            self.names[free[0]] = name
+            self._shape(name, free[0], facts)
+        else:
+            self._copy(name, "cell_info")
+
+
+def _roles(spec: Any) -> Iterator[tuple[str, str, str, Any]]:
+    """(role, name, kind, facts) of every table that plays or played a role."""
+    for role, table in dict(getattr(spec, "tables", None) or {}).items():
+        for each in (table, *getattr(table, "earlier", ())):
+            yield role, each.name, each.kind, each
+            if getattr(each, "replaced_by", None):
+                yield role, each.replaced_by, each.kind, each
+
+
+def _known(role: str, name: str, kind: str) -> list[str]:
+    """Tables or views of the folder that a role, or else a name, speaks of; tags may stand in for each other."""
+    found = []
+    for text in (role, name):
+        for word, table, view in _ROLES:
+            content = table if kind == "table" else view
+            if word in text and content:
+                found.append(content)
+                if content == "synapse_targets":
+                    found.append("synapse_tags")
+    return found
 
 
 def _version_numbers(folder: DataFolder, spec: DatasetSpec) -> dict[int, int]:

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cortexclient.sandbox.layout import DataFolderError
+from cortexclient.sandbox.layout import DataFolder, DataFolderError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from cortexclient.sandbox.layout import DataFolder
 
 __all__ = ["Truth", "TruthUnavailableError"]
 
@@ -50,7 +48,8 @@ class Truth:
     """
 
     def __init__(self, folder: DataFolder | Path | str) -> None:
-        self.path = Path(folder) if isinstance(folder, str | Path) else folder.path
+        self._folder = DataFolder(Path(folder)) if isinstance(folder, str | Path) else folder
+        self.path = self._folder.path
         if not (self.path / "truth" / "about.json").is_file():
             raise TruthUnavailableError(
                 f"{self.path} holds no truth: only a synthetic cortex knows it, recorded data does not. "
@@ -205,16 +204,14 @@ class Truth:
         vertices, faces, owners = [], [], []
         start = 0
         for name in self._fragments(root_id):
-            part = DracoPy.decode((self._mesh_folder / name).read_bytes())
+            content = self._folder.content(f"{self._mesh_folder}/{name}")
+            assert content is not None
+            part = DracoPy.decode(content[0])
             vertices.append(np.asarray(part.points, dtype=np.float64))
             faces.append(np.asarray(part.faces, dtype=np.int64).reshape(-1, 3) + start)
             owners.append(np.full(len(part.points), int(name.split(":")[0]), dtype=np.int64))
             start += len(part.points)
         return np.concatenate(vertices), np.concatenate(faces), np.concatenate(owners)
-
-    def mesh_l2_ids(self, root_id: int) -> Ints:
-        """Level-2 id of each vertex of a root's mesh, int64 (n,), in the order of `mesh`."""
-        return self.mesh(root_id)[2]
 
     # ------------------------------------------------------------------------------------------------- internal
     @cached_property
@@ -224,11 +221,8 @@ class Truth:
         return pd.read_parquet(self.path / "meshes.parquet")
 
     @cached_property
-    def _mesh_folder(self) -> Path:
-        import json
-
-        info = json.loads((self.path / "chunkedgraph" / "info.json").read_text(encoding="utf-8"))
-        return self.path / "precomputed" / "seg" / str(info["mesh"])
+    def _mesh_folder(self) -> str:
+        return f"seg/{self._folder.json('chunkedgraph', 'info.json')['mesh']}"
 
     def _fragments(self, node_id: int) -> list[str]:
         table = self._mesh_table

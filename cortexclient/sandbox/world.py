@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.access import Access
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.sandbox.routes.viewer import Viewer
+    from cortexclient.sandbox.stores.declared import Shape
     from cortexclient.sandbox.stores.graph import ChunkedGraph
     from cortexclient.sandbox.stores.l2cache import L2Cache
     from cortexclient.sandbox.stores.skeletons import SkeletonStore
@@ -37,6 +38,8 @@ class Names:
         Name in the folder -> name on the wire, for tables and views alike; one that is not listed keeps its name.
     versions : mapping of int to int
         Number of a version in the folder -> number on the wire; one that is not listed keeps its number.
+    shapes : mapping of str to Shape
+        Name on the wire -> how the table or view is made from another one of the folder.
     """
 
     datastack: str
@@ -44,6 +47,7 @@ class Names:
     pcg_table: str
     tables: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[int, int] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
 
     def public(self, table: str) -> str:
         """Name on the wire of a table or view of the folder."""

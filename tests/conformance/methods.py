@@ -233,8 +233,8 @@ REFUSED: dict[str, tuple[Call, str, str]] = {
     ),
     "materialize.neuroglancer_annotation_info": (
         lambda s: s.cave.materialize.neuroglancer_annotation_info(s.nuclei),
-        "404",
-        "404: no precomputed annotations are made",
+        "400 Bad Request",
+        "400 in a 500: no precomputed annotations are made",
     ),
 }
 WRITES = {

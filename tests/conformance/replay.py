@@ -106,6 +106,8 @@ class Replay:
     folder: Path
     scratch: Path
     ports: tuple[int, ...] = tuple(PORTS)
+    options: dict[int, dict[str, Any]] = field(default_factory=lambda: PORTS)
+    users: tuple[dict[str, Any], ...] = ()
     _stack: ExitStack = field(default_factory=ExitStack)
     _sandboxes: dict[int, Sandbox] = field(default_factory=dict)
     _http: requests.Session = field(default_factory=requests.Session)
@@ -113,10 +115,11 @@ class Replay:
     def __enter__(self) -> Self:
         copy = self.scratch / "toy"
         shutil.copytree(self.folder, copy, ignore=shutil.ignore_patterns("exchanges.jsonl.gz"))
-        (copy / "access.json").write_text(json.dumps(ACCESS))
+        access = {**ACCESS, "users": [*ACCESS["users"], *self.users]}
+        (copy / "access.json").write_text(json.dumps(access))
         (copy / "other_datastacks.json").write_text(json.dumps({"toytos": _under_terms(copy)}))
         for port in self.ports:
-            sandbox = Sandbox(data=copy, cold_skeletons=True, **PORTS[port])
+            sandbox = Sandbox(data=copy, **{"cold_skeletons": True, **self.options[port]})
             self._sandboxes[port] = self._stack.enter_context(sandbox)
         self._http.headers.clear()
         self._http.trust_env = False
@@ -125,6 +128,10 @@ class Replay:
     def __exit__(self, *_: object) -> None:
         self._http.close()
         self._stack.close()
+
+    def sandbox(self, port: int) -> Sandbox:
+        """Sandbox that stands for a port."""
+        return self._sandboxes[port]
 
     def ask(self, exchange: dict[str, Any]) -> Answer:
         """Make one request of the recording."""

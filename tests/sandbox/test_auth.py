@@ -94,8 +94,8 @@ def test_editing_needs_its_own_right(guarded: Sandbox) -> None:
 
 def test_users(guarded: Sandbox) -> None:
     client = connect(guarded, ADMIN)
-    assert [user["id"] for user in client.auth.get_user_information([1, 3])] == [1, 3]
-    assert [user["id"] for user in client.auth.get_group_users(1)] == [1, 2, 3]
+    assert [user["id"] for user in client.auth.get_user_information([2, 4])] == [2, 4]
+    assert [user["id"] for user in client.auth.get_group_users(1)] == [2, 3, 4]
     assert client.auth.get_tokens()[0]["token"] == ADMIN
 
 

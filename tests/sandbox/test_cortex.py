@@ -19,6 +19,7 @@ from cortexclient.registry import get_spec
 from cortexclient.sandbox.build import build_cortex
 from cortexclient.sandbox.cortex.ids import IdScheme
 from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.stores.skeleton_files import SkeletonFiles
 from cortexclient.sandbox.truth import Truth
 
 GRID = 21
@@ -75,7 +76,7 @@ class Volume:
         scale = cortex.json("chunkedgraph", "info.json")["scales"][0]
         self.offset, self.nm = np.array(scale["voxel_offset"]), np.array(scale["resolution"])
         self.size, self.chunk = np.array(scale["size"]), np.array(scale["chunk_sizes"][0])
-        self.folder = cortex.file("precomputed", "seg", scale["key"])
+        self.cortex, self.place = cortex, f"seg/{scale['key']}"
         self.cache: dict[tuple[int, ...], np.ndarray] = {}
 
     def at_nm(self, points: np.ndarray) -> np.ndarray:
@@ -87,9 +88,10 @@ class Volume:
         if chunk not in self.cache:
             low = self.offset + np.array(chunk) * self.chunk
             name = "_".join(f"{a}-{b}" for a, b in zip(low, low + self.chunk, strict=True))
-            path = self.folder / f"{name}.gz"
-            if path.exists():
-                flat = np.frombuffer(gzip.decompress(path.read_bytes()), dtype="<u8")
+            stored = self.cortex.content(f"{self.place}/{name}")
+            if stored is not None:
+                assert stored[1]
+                flat = np.frombuffer(gzip.decompress(stored[0]), dtype="<u8")
                 self.cache[chunk] = flat.reshape(self.chunk, order="F")
             else:
                 self.cache[chunk] = np.zeros(self.chunk, dtype=np.uint64)
@@ -289,8 +291,10 @@ def test_level2_points_lie_in_their_own_supervoxels(cortex: DataFolder, volume: 
     )
 
 
-def decode(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    mesh = DracoPy.decode(path.read_bytes())
+def decode(cortex: DataFolder, name: str) -> tuple[np.ndarray, np.ndarray]:
+    content = cortex.content(name)
+    assert content is not None
+    mesh = DracoPy.decode(content[0])
     return np.asarray(mesh.points, dtype=np.float64), np.asarray(mesh.faces).reshape(-1, 3)
 
 
@@ -298,15 +302,14 @@ def test_fragments_decode_and_stay_in_their_chunk(cortex: DataFolder) -> None:
     info = cortex.json("chunkedgraph", "info.json")
     offset, nm = np.array(info["scales"][0]["voxel_offset"]), np.array(info["scales"][0]["resolution"])
     size = np.array(info["graph"]["chunk_size"])
-    folder = cortex.file("precomputed", "seg", info["mesh"])
-    names = sorted(path.name for path in folder.iterdir() if path.name != "info")
+    names = sorted(set(pq.read_table(cortex.file("meshes.parquet"))["fragment"].to_pylist()))
     assert len(names) > 1000
     for name in names[::23]:
         node, _, box = name.split(":")
         chunk = scheme(cortex).chunk(np.array([int(node)]))[0]
         low = np.array([int(part.split("-")[0]) for part in box.split("_")])
         np.testing.assert_array_equal(low, chunk * size)
-        vertices, faces = decode(folder / name)
+        vertices, faces = decode(cortex, f"seg/{info['mesh']}/{name}")
         assert faces.max() == len(vertices) - 1
         assert (vertices % GRID == 0).all()
         assert (vertices >= (offset + chunk * size) * nm - GRID).all()
@@ -339,9 +342,7 @@ def test_neighbouring_fragments_share_their_border(cortex: DataFolder, truth: Tr
 def test_skeletons_are_in_the_format_of_the_service(cortex: DataFolder, truth: Truth) -> None:
     edges = dict(iter(graph(cortex, "l2_edges").groupby("root_id")))
     for cell in truth.cells.itertuples():
-        document = json.loads(
-            gzip.decompress(cortex.file("skeletons", f"{cell.root_id}.json.gz").read_bytes())
-        )
+        document = SkeletonFiles(cortex).document(cell.root_id)
         skeleton = document["flatdict"]
         count = len(skeleton["vertices"])
         assert len(skeleton["edges"]) == count - 1

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from cortexclient import registry
 from cortexclient.sandbox import build
-from cortexclient.sandbox.build import build_cortex, cortex_key, default_names
+from cortexclient.sandbox.build import build_cortex, cortex_key
 from cortexclient.sandbox.cortex.frame import Frame, FrameError, frame_of
 from cortexclient.sandbox.cortex.ids import IdScheme
-from cortexclient.sandbox.cortex.names import LABEL_TABLES, Spares, needed_spares
 from cortexclient.sandbox.layout import DataFolder, DataFolderError
+from cortexclient.sandbox.naming import LABEL_TABLES, served_names
 from cortexclient.sandbox.truth import Truth, TruthUnavailableError
 
 SCRIPT = """
@@ -39,7 +42,6 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
 def test_two_processes_at_once_build_one_folder_equal_to_any_other(tmp_path: Path) -> None:
     # a build that was killed left this behind
     key = cortex_key(frame_of(registry.get_spec("sandbox"), half_width_um=40.0), size="tiny")
@@ -50,7 +52,7 @@ def test_two_processes_at_once_build_one_folder_equal_to_any_other(tmp_path: Pat
     assert [process.returncode for process in both] == [0, 0]
     assert len(answers) == 1
     made = Path(answers.pop())
-    assert sorted(path.name for path in tmp_path.iterdir()) == [made.name, f"{made.name}.lock"]
+    assert {path.name for path in tmp_path.iterdir()} == {made.name, f"{made.name}.lock", "frames.json"}
     again = build_cortex(registry.get_spec("sandbox"), size="tiny", cache=tmp_path / "again")
     assert again.path.name == made.name
     assert digests(made) == digests(again.path)
@@ -80,9 +82,8 @@ def test_keys_differ_with_everything_that_changes_the_files() -> None:
         cortex_key(frame, size="tiny", seed=2),
         cortex_key(replace(frame, table_resolution=(9.0, 9.0, 45.0)), size="tiny", seed=1),
         cortex_key(replace(frame, offset=(1e5, 0.0, 0.0)), size="tiny", seed=1),
-        cortex_key(frame, size="tiny", seed=1, spares=Spares(labels=1)),
     }
-    assert len(keys) == 6
+    assert len(keys) == 5
     assert build.DEFAULT_SEED > 0
 
 
@@ -123,6 +124,42 @@ def test_declared_steps_are_inverted() -> None:
     assert frame.table_resolution == (8.0, 8.0, 33.0)
 
 
+ANGLES = [
+    ("z", 5.0),
+    ("z", -5.0),
+    ("z", 30.0),
+    ("x", -5.0),
+    ("x", 90.0),
+    ("y", 179.0),
+    ("z", 180.0),
+    ("z", 1e-4),
+]
+
+
+@pytest.mark.parametrize("half_width", [40.0, 75.0, 250.0])
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.0, -336_500.0, 0.0), (-5e5, 9e5, 2e6)])
+def test_every_transform_finds_a_place(half_width: float, shift: tuple[float, float, float]) -> None:
+    for axis, degrees in ANGLES:
+        steps = (
+            step(rotation=SimpleNamespace(axis=axis, degrees=degrees, matrix=None)),
+            step(translation=shift),
+            step(scaling=0.001),
+        )
+        spec = SimpleNamespace(transform=SimpleNamespace(dataset=None, steps=steps), tables={})
+        frame = frame_of(spec, half_width_um=half_width)
+        sides = (-half_width, half_width)
+        points = np.array(list(itertools.product(sides, (5.0, 850.0), sides)))
+        placed = frame.to_nm(points)
+        assert (placed > 0).all(), (axis, degrees)
+        assert (placed < 2e7).all(), (axis, degrees)
+        # neurons stand in a row as they were made; where the pia itself has no place, all of them lie deeper or higher
+        turned = Rotation.from_euler(axis, degrees, degrees=True).apply(placed) + shift
+        away = turned[:, 1] / 1000 - points[:, 1]
+        np.testing.assert_allclose(away, away[0], atol=1e-3)
+        if (axis, degrees, shift) == ("z", -5.0, (0.0, 0.0, 0.0)):
+            np.testing.assert_allclose(away, 0.0, atol=1e-3)
+
+
 def test_a_transform_that_flattens_is_refused() -> None:
     steps = (step(scaling=(0.001, 0.0, 0.001)),)
     with pytest.raises(FrameError, match="flattens"):
@@ -146,21 +183,27 @@ def test_ids_round_trip() -> None:
 
 
 def table(name: str, kind: str = "table", **more: object) -> SimpleNamespace:
-    return SimpleNamespace(**({"name": name, "kind": kind, "earlier": (), "replaced_by": None} | more))
+    facts = {"declared_fields": (), "schema_name": None, "columns": {}, "unit": None}
+    return SimpleNamespace(
+        **({"name": name, "kind": kind, "earlier": (), "replaced_by": None} | facts | more)
+    )
 
 
-@pytest.mark.parametrize("name", ["minnie_public", "minnie_prod", "v1dd", "v1dd_public", "sandbox"])
+@pytest.mark.parametrize("name", registry.list_datasets())
 def test_every_name_of_a_spec_is_served_once(name: str) -> None:
     spec = registry.get_spec(name)
-    names = default_names(spec)
-    assert len(set(names.values())) == len(names)
-    assert names["synapses"] == spec.synapse_table
-    assert names["nucleus_detection"] == spec.cell_ids.main_table
-    assert names["nucleus_lookup"] == spec.cell_ids.lookup_view
-    assert {item.name for item in spec.tables.values()} <= set(names.values())
+    names, shapes = served_names(spec)
+    served = [*names.values(), *(shape for shape in shapes if shape not in names.values())]
+    assert len(set(served)) == len(served)
+    assert names.get("synapses") == spec.synapse_table
+    declared = {item.name for item in spec.tables.values()}
+    if spec.cell_ids:
+        assert names["nucleus_detection"] == spec.cell_ids.main_table
+        declared |= {*filter(None, [spec.cell_ids.lookup_view]), *spec.cell_ids.alternative_tables}
+    assert declared <= set(served)
     # what no spec asks for keeps its own name, which must not mean something else by then
     kept = {"cell_types", "synapse_tags", "cell_info", "synapses"} - set(names)
-    assert not kept & set(names.values())
+    assert not kept & set(served)
 
 
 def test_roles_beyond_the_usual_ones_get_copies() -> None:
@@ -170,14 +213,15 @@ def test_roles_beyond_the_usual_ones_get_copies() -> None:
     cells = SimpleNamespace(
         main_table="nuclei", lookup_view="nuclei", kind="table", alternative_tables=("other_1", "other_2")
     )
-    spec = SimpleNamespace(synapse_table="syn", cell_ids=cells, tables=roles)
-    names = default_names(spec)
-    assert needed_spares(spec) == Spares(labels=4, alternatives=1, views=2)
-    assert {*(item.name for item in roles.values()), "old_name", "nuclei", "other_1", "other_2"} <= set(
-        names.values()
-    )
+    names, shapes = served_names(SimpleNamespace(synapse_table="syn", cell_ids=cells, tables=roles))
     assert len(set(names.values())) == len(names)
-    assert default_names(None) == {}
+    declared = {*(item.name for item in roles.values()), "old_name", "nuclei", "other_1", "other_2"}
+    assert declared <= {*names.values(), *shapes}
+    assert Counter(shape.base for shape in shapes.values()) == {
+        "cell_types": 4,
+        "nucleus_alternative_points": 1,
+        "cell_info": 2,
+    }
 
 
 def test_no_truth_about_recorded_data(tmp_path: Path) -> None:

@@ -16,16 +16,15 @@ from cortexclient.sandbox.cortex.graph_files import MESH_DIR, AppliedEdit, write
 from cortexclient.sandbox.cortex.history import EPOCH, VERSIONS, History, Supply, plan_history
 from cortexclient.sandbox.cortex.images import write_image
 from cortexclient.sandbox.cortex.l2attributes import L2Table, l2_table, write_l2cache
-from cortexclient.sandbox.cortex.meshes import fragment_names, write_fragments
-from cortexclient.sandbox.cortex.names import Spares
-from cortexclient.sandbox.cortex.seg_chunks import write_segmentation
 from cortexclient.sandbox.cortex.segmentation import Segmentation, grow_cells, segment
-from cortexclient.sandbox.cortex.sizes import Size
-from cortexclient.sandbox.cortex.skeletons import write_skeletons
+from cortexclient.sandbox.cortex.sizes import CHUNK, Size
 from cortexclient.sandbox.cortex.synapses import find_synapses
-from cortexclient.sandbox.cortex.table_files import DATASTACK, write_info, write_tables
+from cortexclient.sandbox.cortex.table_files import write_info, write_tables
 from cortexclient.sandbox.cortex.tables import Nuclei, all_tables, place_nuclei
 from cortexclient.sandbox.cortex.truth_files import write_truth
+from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.stores.skeleton_files import write_recipes
+from cortexclient.sandbox.stores.voxels import VoxelFile, fragment_name, write_voxels
 
 __all__ = ["write_cortex"]
 
@@ -37,7 +36,7 @@ Bools = npt.NDArray[np.bool_]
 _IMAGE_EXTENT = {"tiny": (64, 64, 32), "small": (128, 128, 64), "large": (128, 128, 64)}
 
 
-def write_cortex(folder: Path, size: Size, seed: int, frame: Frame, spares: Spares) -> None:
+def write_cortex(folder: Path, size: Size, seed: int, frame: Frame) -> None:
     """Make a cortex and write it into a folder in the layout of ``docs/sandbox-data.md``.
 
     Parameters
@@ -47,27 +46,25 @@ def write_cortex(folder: Path, size: Size, seed: int, frame: Frame, spares: Spar
     size : Size
     seed : int
     frame : Frame
-    spares : Spares
-        Tables and views that a spec asks for beyond the usual ones.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".spool") as place:
         # the voxels of a large cortex do not fit into memory
         spool = Spool(Path(place) if size.name == "large" else None)
-        _write(folder, size, seed, segment(grow_cells(seed, size), frame, spool), spares)
+        _write(folder, size, seed, segment(grow_cells(seed, size), frame, spool))
 
 
-def _write(folder: Path, size: Size, seed: int, segmentation: Segmentation, spares: Spares) -> None:
+def _write(folder: Path, size: Size, seed: int, segmentation: Segmentation) -> None:
     history = plan_history(seed, _supply(segmentation))
     builder, applied, roots, piece_roots = _replay(segmentation, history)
     nuclei = place_nuclei(seed, segmentation, size.off_segmentation)
     synapses = find_synapses(seed, segmentation, size.synapse_spacing_voxels)
-    tables = all_tables(seed, segmentation, nuclei, synapses, roots, spares)
+    tables = all_tables(seed, segmentation, nuclei, synapses, roots)
     level2 = l2_table(segmentation, builder)
     write_info(folder, segmentation.frame.table_resolution)
     write_graph(folder, segmentation, builder, history, applied)
     cached = _cached(builder, level2, nuclei, roots)
     write_l2cache(folder, level2, cached)
-    write_exports(folder, write_tables(folder, seed, tables, segmentation, roots, spares))
+    write_exports(folder, write_tables(folder, seed, tables, segmentation, roots))
     write_truth(
         folder,
         size=size,
@@ -79,17 +76,14 @@ def _write(folder: Path, size: Size, seed: int, segmentation: Segmentation, spar
         synapses=synapses,
         synapse_rows=tables[0],
     )
-    write_skeletons(
+    write_recipes(
         folder / "skeletons",
-        DATASTACK,
         level2,
         builder.graph.l2_edges,
         _to_skeletonize(builder, level2, cached, nuclei, roots),
     )
-    volumes = folder / "precomputed"
-    _write_meshes(folder, segmentation, builder, level2, history)
-    write_segmentation(volumes / "seg", segmentation)
-    write_image(volumes / "img", seed, segmentation, 0, _IMAGE_EXTENT[size.name])
+    _write_volume(folder, segmentation, builder, level2, history)
+    write_image(folder / "precomputed" / "img", seed, segmentation, 0, _IMAGE_EXTENT[size.name])
 
 
 def _supply(segmentation: Segmentation) -> Supply:
@@ -179,17 +173,45 @@ def _to_skeletonize(
     return {root: soma for root, soma in wanted.items() if cached[level2.rows(ids[root])].all()}
 
 
-def _write_meshes(
+def _write_volume(
     folder: Path, segmentation: Segmentation, builder: GraphBuilder, level2: L2Table, history: History
 ) -> None:
-    place = folder / "precomputed" / "seg" / MESH_DIR
-    written = write_fragments(place, segmentation, level2, history.edges)
-    write_json(place / "info", {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": [32, 32, 32]})
-    names = np.array(fragment_names(segmentation, written), dtype=object)
-    node, fragment = [written], [names]
-    for root, ids in sorted(builder.graph.l2_ids.items()):
-        at = np.searchsorted(written, ids)
-        at = at[(at < len(written)) & (written[np.minimum(at, len(written) - 1)] == ids)]
+    """Write the voxels, from which chunks and mesh fragments are made when asked for, and the list of fragments."""
+    ids, size = segmentation.ids, np.asarray(CHUNK, dtype=np.int64)
+    row = np.concatenate(segmentation.voxel_rows)
+    local = [segmentation.grid.voxels(voxels.linear) % size for voxels in segmentation.voxels]
+    # x runs fastest
+    place = np.concatenate([x + size[0] * (y + size[1] * z) for x, y, z in (part.T for part in local)])
+    order = np.argsort(row * int(np.prod(size)) + place)
+    seen = np.concatenate([segmentation.edge_area > 0, history.active[len(segmentation.edges) :]])
+    write_voxels(
+        folder / "chunkedgraph",
+        ids,
+        segmentation.unit,
+        row[order],
+        place[order].astype(np.uint16),
+        ids[history.edges[~seen]],
+    )
+    seg = folder / "precomputed" / "seg"
+    words = {
+        "sources": [],
+        "owners": [],
+        "processing": [],
+        "description": "A synthetic cortex, made from a seed.",
+    }
+    write_json(seg / "provenance", words)
+    mesh_info = {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": list(CHUNK)}
+    write_json(seg / MESH_DIR / "info", mesh_info)
+    volume = VoxelFile(DataFolder(folder))
+    # what fills its chunk may have no surface in it
+    full = level2.ids[level2.voxels == int(np.prod(size))].tolist()
+    bare = np.array([l2_id for l2_id in full if volume.fragment(l2_id) is None], dtype=np.int64)
+    meshed = level2.ids[~np.isin(level2.ids, bare)]
+    names = np.array([fragment_name(volume.layout, size, l2_id) for l2_id in meshed.tolist()], dtype=object)
+    node, fragment = [meshed], [names]
+    for root, l2_ids in sorted(builder.graph.l2_ids.items()):
+        at = np.searchsorted(meshed, l2_ids)
+        at = at[(at < len(meshed)) & (meshed[np.minimum(at, len(meshed) - 1)] == l2_ids)]
         node.append(np.full(len(at), root, dtype=np.int64))
         fragment.append(names[at])
     write_table(

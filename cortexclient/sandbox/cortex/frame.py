@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,14 @@ _CLEARANCE_NM = 30_000.0
 _DEFAULT_TABLE_NM = (4.0, 4.0, 40.0)
 _HIGHEST_DEPTH_UM = 2.0
 _LOWEST_DEPTH_UM = 900.0
-_DEEPEST_SHIFT_UM = 5000.0
+# beyond the column of somata, for the neurites
+_MARGIN_UM = 150.0
+# from where on a float32 is too coarse for the vertices of a mesh
+_FARTHEST_NM = 4e6
 
 
 class FrameError(ValueError):
-    """A transform under which no cortex can be placed at positive coordinates."""
+    """A transform by whose inverse nothing can be placed."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def frame_of(spec: Any = None, *, half_width_um: float = 100.0) -> Frame:
     except np.linalg.LinAlgError as error:
         raise FrameError("the transform flattens space, so nothing can be placed by its inverse") from error
     if centre is None:
-        centre = _positive_centre(inverse, shift, half_width_um)
+        centre = _positive_centre(linear, inverse, shift, half_width_um)
     # rounded, because the last digits depend on the linear algebra library, and a cortex must not
     offset = np.round(inverse @ (centre - shift), 3)
     return Frame(
@@ -158,39 +162,23 @@ def _declared(steps: Any) -> tuple[Floats, Floats]:
     return linear, shift
 
 
-def _positive_centre(inverse: Floats, shift: Floats, half_width_um: float) -> Floats:
-    """Cortical um, at the pia, around which a column lies at positive coordinates.
+def _positive_centre(linear: Floats, inverse: Floats, shift: Floats, half_width_um: float) -> Floats:
+    """Cortical um around which a column lies at positive coordinates, at the pia wherever that is possible.
 
-    Only the lateral position is free: moving along the depth would make every depth wrong.
+    A column at ``centre`` has its lowest coordinates at ``inverse @ centre + low``. Those are positive for
+    ``centre = linear @ (needed + extra)`` with any ``extra >= 0``, which is chosen so that the depth of the centre is
+    0, or as near to it as a place not too far away allows.
     """
-    reach = half_width_um + 150.0
-    corners = np.array(
-        [
-            (x, y, z)
-            for x in (-reach, reach)
-            for y in (_HIGHEST_DEPTH_UM, _LOWEST_DEPTH_UM)
-            for z in (-reach, reach)
-        ],
-        dtype=np.float64,
-    )
-    best, best_low = np.zeros(3), -np.inf
-    # away from the origin in small steps along both lateral axes, until the lowest corner is clear of zero
-    lateral = np.linspace(-4000.0, 4000.0, 41)
-    for x in lateral:
-        for z in lateral:
-            centre = np.array([x, 0.0, z])
-            low = float(((corners + centre - shift) @ inverse.T).min())
-            if low >= _CLEARANCE_NM:
-                low = _CLEARANCE_NM - 1e-6 * float(np.hypot(x, z))
-            if low > best_low:
-                best, best_low = centre, low
-    # a transform that has the pia at negative positions: a deeper cortex is better than none
-    while best_low <= 0 and best[1] < _DEEPEST_SHIFT_UM:
-        best = best + np.array([0.0, 50.0, 0.0])
-        best_low = float(((corners + best - shift) @ inverse.T).min())
-    if best_low <= 0:
-        raise FrameError(
-            "this transform puts the whole cortex at negative positions wherever it stands; "
-            "check the sign of its translations and that its result is in um"
-        )
-    return best
+    reach = half_width_um + _MARGIN_UM
+    sides, depths = (-reach, reach), (_HIGHEST_DEPTH_UM, _LOWEST_DEPTH_UM)
+    corners = np.array(list(product(sides, depths, sides)), dtype=np.float64)
+    needed = _CLEARANCE_NM - ((corners - shift) @ inverse.T).min(axis=0)
+    depth = linear[1]
+    extra = np.zeros(3)
+    # moving along one axis of the dataset leads back to the pia, unless the axes all point to the other side of it
+    towards = -np.sign(depth @ needed) * depth
+    axis = int(towards.argmax())
+    if towards[axis] > 0:
+        extra[axis] = min(abs(depth @ needed) / towards[axis], _FARTHEST_NM)
+    centre: Floats = linear @ (needed + extra)
+    return centre

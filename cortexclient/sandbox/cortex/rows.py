@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -78,6 +78,25 @@ class Rows:
             self.deleted = np.full(len(self.ids), NEVER)
         if len(self.successor) == 0:
             self.successor = np.zeros(len(self.ids), dtype=np.int64)
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> Rows:
+        """Return the same table with some of its rows."""
+        take = np.flatnonzero(keep)
+        columns: dict[str, Point | npt.NDArray[Any] | pa.Array] = {}
+        for name, column in self.columns.items():
+            if isinstance(column, Point):
+                columns[name] = Point(column.position[take], None if column.row is None else column.row[take])
+            else:
+                columns[name] = _values(column, take)
+        return replace(
+            self,
+            ids=self.ids[take],
+            columns=columns,
+            created=self.created[take],
+            deleted=self.deleted[take],
+            successor=self.successor[take],
+            target=None if self.target is None else self.target[take],
+        )
 
     @property
     def bound(self) -> dict[str, Point]:

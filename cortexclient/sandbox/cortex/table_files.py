@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from cortexclient.sandbox.cortex.anatomy import random_for
 from cortexclient.sandbox.cortex.files import write_json, write_table
 from cortexclient.sandbox.cortex.history import VERSIONS
-from cortexclient.sandbox.cortex.names import Spares
 from cortexclient.sandbox.cortex.rows import NEVER, Rows, frozen_columns, live_columns, micros
 from cortexclient.sandbox.cortex.schemas import all_schemas
 from cortexclient.sandbox.cortex.segmentation import Segmentation
@@ -94,7 +93,6 @@ def write_tables(
     tables: list[Rows],
     segmentation: Segmentation,
     roots: dict[int, Ints],
-    spares: Spares,
 ) -> dict[int, dict[str, pd.DataFrame]]:
     """Write tables, views and their metadata.
 
@@ -106,8 +104,6 @@ def write_tables(
     segmentation : Segmentation
     roots : dict
         Version -> root of each supervoxel; 0 for now.
-    spares : Spares
-        Further views for a spec with many roles.
 
     Returns
     -------
@@ -126,14 +122,14 @@ def write_tables(
             columns = frozen_columns(rows, when, segmentation.ids, roots[version.number], random)
             write_table(place / f"{rows.name}.v{version.number}.parquet", columns)
             counts[str(version.number)][rows.name] = int(np.asarray(columns["valid"]).sum())
-        frames[version.number] = view_frames(by_name, segmentation, roots[version.number], when, spares)
+        frames[version.number] = view_frames(by_name, segmentation, roots[version.number], when)
         for name, frame in frames[version.number].items():
             _write_frame(place / f"{name}.v{version.number}.parquet", frame)
     last = VERSIONS[-1].number
     for number, rows in enumerate(tables):
         columns = live_columns(rows, segmentation.ids, roots[last], random_for(seed, 21, number))
         write_table(place / f"{rows.name}.live.parquet", columns)
-    frames[0] = view_frames(by_name, segmentation, roots[0], NEVER - 1, spares)
+    frames[0] = view_frames(by_name, segmentation, roots[0], NEVER - 1)
     for name, frame in frames[0].items():
         _write_frame(place / f"{name}.live.parquet", frame)
     write_json(place / "tables.json", _metadata(tables, segmentation, counts))
@@ -144,7 +140,7 @@ def write_tables(
             "all names": list(all_schemas()),
         },
     )
-    write_json(place / "views.json", view_documents(DATASTACK, segmentation.frame.table_resolution, spares))
+    write_json(place / "views.json", view_documents(DATASTACK, segmentation.frame.table_resolution))
     return frames
 
 

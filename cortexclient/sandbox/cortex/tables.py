@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from cortexclient.sandbox.cortex.anatomy import random_for
 from cortexclient.sandbox.cortex.history import VERSIONS
-from cortexclient.sandbox.cortex.names import Spares
 from cortexclient.sandbox.cortex.rows import NEVER, Point, Rows, micros
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import DENDRITE, SOMA
@@ -139,7 +138,6 @@ def all_tables(
     nuclei: Nuclei,
     synapses: Synapses,
     roots: dict[int, Ints],
-    spares: Spares,
 ) -> list[Rows]:
     """Every table of the cortex.
 
@@ -151,25 +149,28 @@ def all_tables(
     synapses : Synapses
     roots : dict
         Version -> root of each supervoxel at its time.
-    spares : Spares
-        Further tables for a spec with many roles.
     """
-    alternatives = _alternative_table(segmentation, nuclei)
     labels = _label_tables(seed, segmentation, nuclei)
+    everything = _synapse_rows(seed, segmentation, synapses)
+    found = everything.select(everything.created <= micros(VERSIONS[-1].time))
     return [
-        _synapse_table(seed, segmentation, synapses),
+        found,
         _nucleus_table(segmentation, nuclei),
-        alternatives,
+        _alternative_table(segmentation, nuclei),
         *(replace(rows, notice=_NOTICES.get(rows.name)) for rows in labels),
         _proofreading_table(seed, segmentation, nuclei, roots[2]),
-        _tag_table(seed, segmentation, synapses, "synapse_tags", 0.7),
-        _tag_table(seed, segmentation, synapses, "synapse_targets", 0.95),
-        *(replace(alternatives, name=name) for name in spares.alternative_names()),
-        *(replace(labels[0], name=name) for name in spares.label_names()),
+        _tag_table(seed, segmentation, synapses, found.ids, "synapse_tags", 0.7),
+        _tag_table(seed, segmentation, synapses, found.ids, "synapse_targets", 0.95),
+        # the table of synapses is not written to after the newest version, as on the real datasets
+        replace(
+            everything.select(everything.created > micros(VERSIONS[-1].time)),
+            name="late_synapses",
+            description="Synapses that were found after the newest version was made.",
+        ),
     ]
 
 
-def _synapse_table(seed: int, segmentation: Segmentation, synapses: Synapses) -> Rows:
+def _synapse_rows(seed: int, segmentation: Segmentation, synapses: Synapses) -> Rows:
     random = random_for(seed, 8)
     count = len(synapses.ids)
     created = _written(count)
@@ -357,8 +358,10 @@ def _proofreading_table(seed: int, segmentation: Segmentation, nuclei: Nuclei, r
     )
 
 
-def _tag_table(seed: int, segmentation: Segmentation, synapses: Synapses, name: str, share: float) -> Rows:
-    """Tags for a share of the synapses: where on the target they sit."""
+def _tag_table(
+    seed: int, segmentation: Segmentation, synapses: Synapses, targets: Ints, name: str, share: float
+) -> Rows:
+    """Tags for a share of some synapses: where on the target they sit."""
     random = random_for(seed, 11, round(100 * share))
     compartment = np.where(synapses.post_row >= 0, segmentation.compartment[synapses.post_row], 0)
     known = np.flatnonzero((compartment > 0) & (random.random(len(compartment)) < share))
@@ -369,7 +372,7 @@ def _tag_table(seed: int, segmentation: Segmentation, synapses: Synapses, name: 
         np.where(spine & (compartment[known] == DENDRITE), "spine", "shaft"),
     )
     columns: dict[str, Any] = {"tag": pa.array(tag.tolist(), type=pa.string())}
-    return Rows(
+    rows = Rows(
         name=name,
         schema="reference_tag",
         description="Part of the target on which a synapse sits; not every synapse has one.",
@@ -379,3 +382,4 @@ def _tag_table(seed: int, segmentation: Segmentation, synapses: Synapses, name: 
         reference="synapses",
         target=synapses.ids[known],
     )
+    return rows.select(np.isin(synapses.ids[known], targets))

@@ -118,10 +118,11 @@ def _write_pieces(place: Path, history: History, piece_roots: list[tuple[int, In
 def _write_synapses(
     place: Path, segmentation: Segmentation, history: History, synapses: Synapses, rows: Rows, cell_ids: Ints
 ) -> None:
-    columns: dict[str, Any] = {"id": synapses.ids}
+    columns: dict[str, Any] = {"id": rows.ids}
+    take = np.searchsorted(synapses.ids, rows.ids)
     for side, row, nm in (
-        ("pre", synapses.pre_row, synapses.pre_nm),
-        ("post", synapses.post_row, synapses.post_nm),
+        ("pre", synapses.pre_row[take], synapses.pre_nm[take]),
+        ("post", synapses.post_row[take], synapses.post_nm[take]),
     ):
         hit = row >= 0
         columns[f"{side}_cell_id"] = np.where(hit, cell_ids[segmentation.unit[row]], -1)
@@ -129,7 +130,7 @@ def _write_synapses(
         columns[f"{side}_supervoxel_id"] = np.where(hit, segmentation.ids[row], 0)
         columns[f"{side}_compartment"] = np.where(hit, segmentation.compartment[row], 0).astype(np.int8)
         columns |= {f"{side}_{axis}_nm": nm[:, k] for k, axis in enumerate("xyz")}
-    columns["size"] = synapses.size
+    columns["size"] = synapses.size[take]
     columns["created"] = pa.array(rows.created).cast(TIME)
     columns["deleted"] = pa.array(rows.deleted, mask=rows.deleted == NEVER).cast(TIME)
     write_table(place / "synapses.parquet", columns)

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from cortexclient.sandbox.cortex.history import VERSIONS
-from cortexclient.sandbox.cortex.names import Spares
 from cortexclient.sandbox.cortex.rows import Rows
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 
@@ -90,11 +89,10 @@ VIEWS: dict[str, tuple[str, bool, dict[str, dict[str, str]]]] = {
 }
 
 
-def view_documents(datastack: str, resolution: tuple[float, float, float], spares: Spares) -> dict[str, Any]:
+def view_documents(datastack: str, resolution: tuple[float, float, float]) -> dict[str, Any]:
     """Contents of ``views.json``."""
     documents = {}
-    views = VIEWS | dict.fromkeys(spares.view_names(), VIEWS["cell_info"])
-    for number, (name, (description, live, columns)) in enumerate(views.items(), start=1):
+    for number, (name, (description, live, columns)) in enumerate(VIEWS.items(), start=1):
         metadata = {
             "id": number,
             "description": description,
@@ -115,7 +113,7 @@ def view_documents(datastack: str, resolution: tuple[float, float, float], spare
 
 
 def view_frames(
-    tables: dict[str, Rows], segmentation: Segmentation, roots: Ints, when: int, spares: Spares
+    tables: dict[str, Rows], segmentation: Segmentation, roots: Ints, when: int
 ) -> dict[str, pd.DataFrame]:
     """Rows of every view at a time.
 
@@ -128,22 +126,19 @@ def view_frames(
         Root of each supervoxel then.
     when : int
         Microseconds since 1970.
-    spares : Spares
     """
     lookup = _lookup(tables, segmentation, roots, when)
     counts = _counts(tables, lookup, when)
     single = counts[
         (counts["total_count"] == 1) & (counts["neuron_count"] == 1) & (counts["pt_root_id"] != 0)
     ]
-    info = _info(tables, lookup, when)
     return {
         "nucleus_lookup": lookup,
         "connections_with_nuclei": _connections(tables, lookup, roots, when),
-        "cell_info": info,
+        "cell_info": _info(tables, lookup, when),
         "soma_counts": counts,
         "single_neurons": single[_columns("single_neurons")].reset_index(drop=True),
         "synapse_degrees": _degrees(tables, roots, when),
-        **dict.fromkeys(spares.view_names(), info),
     }
 
 

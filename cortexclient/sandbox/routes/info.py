@@ -72,7 +72,8 @@ class _Info:
     def volume(self) -> dict[str, Any]:
         """The aligned volume."""
         stored = self.world.folder.info["aligned_volume"]
-        return {**stored, "name": self.world.names.aligned_volume, "image_source": self.world.image_source}
+        served = {"name": self.world.names.aligned_volume, "image_source": self.world.image_source}
+        return {"display_name": None, **stored, **served}
 
     def datastacks(self) -> dict[str, dict[str, Any]]:
         """Bodies by datastack."""

@@ -19,7 +19,7 @@ from cortexclient.sandbox.routes.materialize_properties import live_table_info, 
 from cortexclient.sandbox.routes.materialize_service import Ask, Service
 from cortexclient.sandbox.routes.materialize_versions import version_routes
 from cortexclient.sandbox.routes.pages import unserved
-from cortexclient.sandbox.stores.tables_errors import QueryError
+from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
 from cortexclient.sandbox.stores.tables_model import quoted
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def routes(world: World) -> list[BaseRoute]:
         service.route(f"{_V3}/version/{{version}}/view/{{view}}/info", view_info),
         service.route(f"{_V3}/version/{{version}}/table/{{table}}/info", table_info),
         service.route(f"{_V3}/table/{{table}}/info", live_table_info),
+        service.route(f"{_V3}/table/{{table}}/precomputed/info", _annotations_info, checked=False),
         service.route(f"{_V3}/table/{{table}}/unique_string_values", _unique_values, checked=False),
         service.route(
             f"{_V2}/version/{{version}}/table/{{table}}/query",
@@ -96,6 +97,11 @@ def _unique_values(ask: Ask) -> Response:
             rows = ask.store.engine.read(f"SELECT {name} FROM {source.relation} GROUP BY 1 ORDER BY 1")
             values[column.name] = rows.column(0).to_pylist()
     return json_response(values)
+
+
+def _annotations_info(ask: Ask) -> Response:
+    """Refuse, as a service does for which nobody has written the annotations of its tables."""
+    raise aborted(400, f"There are no precomputed annotations of {ask.path('table')}")
 
 
 def _views(ask: Ask) -> Response:

@@ -103,6 +103,7 @@ def routes(world: World) -> list[BaseRoute]:
     stored, one, bulk = f"{base}/precomputed/skeleton", f"{base}/async/get_skeleton", f"{base}/bulk"
     paths: list[tuple[str, Callable[[_Call], Response], str]] = [
         (f"{base}/precomputed", service.named, "GET"),
+        (f"{base}/precomputed/info", service.volume_info, "GET"),
         (f"{stored}/info", service.info, "GET"),
         (f"{stored}/{{version}}/info", service.info, "GET"),
         (f"{bulk}/skeleton/info", service.bulk_info, "GET"),
@@ -208,6 +209,12 @@ class _Service:
         if call.version not in range(1, LATEST + 1):
             raise ValueError(f"Invalid skeleton version: v{call.version}. Valid versions: {list(VERSIONS)}")
         return json_response(precomputed_info(call.version))
+
+    def volume_info(self, _: _Call) -> Response:
+        """Describe the segmentation and the place of its skeletons; the real service describes minnie65 to everyone."""
+        return json_response(
+            {**self.world.graph.info, "skeletons": "skeleton", "data_dir": self.world.data_dir}
+        )
 
     def bulk_info(self, _: _Call) -> Response:
         text = "Use the bulk skeletons endpoint to get skeletons for multiple root ids at once."

@@ -23,8 +23,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from cortexclient.sandbox.authorize import USER
+from cortexclient.sandbox.layout import path_inside
 from cortexclient.sandbox.responses import json_response
-from cortexclient.sandbox.routes.precomputed import path_inside
 from cortexclient.sandbox.viewer_state import neuron_state
 from cortexclient.sandbox.world import SANDBOX_TOKEN
 

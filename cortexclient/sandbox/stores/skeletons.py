@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from cortexclient.sandbox.stores.skeleton_files import SkeletonFiles
 
 if TYPE_CHECKING:
     from cortexclient.sandbox.world import World
@@ -42,18 +42,14 @@ class SkeletonStore:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._folder = world.folder.file("skeletons")
+        self._files = SkeletonFiles(world.folder)
         self._lock = threading.RLock()
         self._flat: dict[int, dict[str, Any]] = {}
         self._swc: dict[int, str] = {}
         # whatever version was asked for, the service keeps the newest and makes the others from it
-        self._made: set[int] = set() if world.options.cold_skeletons else set(self._stored_roots())
+        self._made: set[int] = set() if world.options.cold_skeletons else set(self._files.roots())
         refused = world.folder.json("skeletons", "refusal_list.json", default=[])
         self.refused: dict[int, None] = dict.fromkeys(int(root) for root in refused)
-
-    def _stored_roots(self) -> list[int]:
-        names = sorted(path.name.split(".")[0] for path in self._folder.glob("*.json.gz"))
-        return [int(name) for name in names if name.isdigit() and self._read(int(name)) is not None]
 
     # -- what is there -----------------------------------------------------------------------------------------------
 
@@ -123,16 +119,9 @@ class SkeletonStore:
     # -- where it comes from -----------------------------------------------------------------------------------------
 
     def _read(self, root: int) -> dict[str, Any] | None:
-        path = self._folder / f"{root}.json.gz"
-        if not path.is_file():
+        document = self._files.document(root)
+        if document is None:
             return None
-        document = json.loads(gzip.decompress(path.read_bytes()))
-        if "answers" in document:  # a recording of the real service: one entry for each format
-            document = {
-                answer["format"]: answer["body"]["value"]
-                for answer in document["answers"]
-                if answer["status"] == 200
-            }
         if "swccompressed" in document:
             self._swc[root] = document["swccompressed"]
         flat: dict[str, Any] | None = document.get("flatdict")

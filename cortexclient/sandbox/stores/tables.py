@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cortexclient.sandbox.stores.declared import Shape, shaped_rows, view_columns
 from cortexclient.sandbox.stores.tables_engine import Engine
 from cortexclient.sandbox.stores.tables_model import Column, Source, is_looked_up, quoted, source_columns
 from cortexclient.sandbox.stores.tables_versions import freeze, looked_up_again, repeat_versions, version_row
@@ -51,6 +52,8 @@ class TableStore:
             self._take_annotation(dict(row))
         for row in stored.get("segmentation_tables") or []:
             self._take_segmentation(dict(row))
+        self._shapes = dict(world.names.shapes)
+        self._take_shapes({str(row["table_name"]): row for row in stored.get("annotation_tables") or []})
         self._versions: list[Row] = [
             {
                 **row,
@@ -65,6 +68,10 @@ class TableStore:
             }
             for version, counts in (stored.get("frozen") or {}).items()
         }
+        for shape in self._shapes.values():
+            if shape.schema is not None:
+                for version, counts in self._counts.items():
+                    counts[shape.name] = self._count_of(shape, version)
         self._analysis: dict[tuple[int, str], int] = {}
         # (table, version) whose older metadata route was asked: the service mixes its answer into the newer one's
         self.mixed: set[tuple[str, int]] = {
@@ -95,6 +102,44 @@ class TableStore:
             "table_name": f"{name}__{pcg}",
             "pcg_table_name": pcg,
         }
+
+    def _take_shapes(self, stored: dict[str, Row]) -> None:
+        """Tables that a spec declares otherwise than the folder has them, or that it alone has."""
+        for shape in self._shapes.values():
+            if shape.schema is None:
+                continue
+            row = self.annotation_rows.get(shape.name)
+            if row is None:
+                number = max(int(each["id"]) for each in self.annotation_rows.values()) + 1
+                text = f"Rows of {self.world.names.public(shape.base)} with the columns of {shape.schema}."
+                row = {**stored[shape.base], "id": number, "table_name": shape.name, "description": text}
+            self._own[shape.name] = shape.base
+            unit = shape.unit or self._base_unit(shape)
+            resolution = {f"voxel_resolution_{axis}": size for axis, size in zip("xyz", unit, strict=True)}
+            row |= {"schema_type": shape.schema, **resolution}
+            if shape.fields is not None or shape.reference is not None:
+                row["reference_table"] = shape.reference
+            self.annotation_rows[shape.name] = row
+            if shape.is_bound and shape.name not in self.segmentation_rows:
+                base = next(iter(self.segmentation_rows.values()))
+                number = max(int(each["id"]) for each in self.segmentation_rows.values()) + 1
+                self._take_segmentation({**base, "id": number, "annotation_table": shape.name})
+            if shape.is_bound:
+                self.segmentation_rows[shape.name]["schema_type"] = shape.schema
+            else:
+                self.segmentation_rows.pop(shape.name, None)
+
+    def _base_unit(self, shape: Shape) -> tuple[float, float, float]:
+        """Size of a voxel in the folder's own tables, nm."""
+        rows = [*(self.world.folder.tables.get("annotation_tables") or [])]
+        row = next((each for each in rows if each["table_name"] == shape.base), rows[0])
+        x, y, z = (float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
+        return x, y, z
+
+    def _count_of(self, shape: Shape, version: int) -> int:
+        own = self.world.names.own_version(version)
+        path = self.world.folder.file("tables", f"{shape.base}.v{own}.parquet")
+        return shape.count(pq.read_table(path, columns=shape.counted_columns))
 
     @cached_property
     def writer(self) -> AnnotationWriter:
@@ -268,7 +313,7 @@ class TableStore:
         if self.row_count(table, version) is None:
             raise KeyError(table)
         name = _frozen_name(table, version)
-        schema = self.engine.ensure(name, lambda: self._frozen_file(self._own.get(table, table), version))
+        schema = self.engine.ensure(name, lambda: self._frozen_file(table, version))
         columns = {key: column for key, column in source_columns(schema).items() if key not in _FROZEN_DROPS}
         return Source(table, quoted(name), columns, self.resolution(table))
 
@@ -283,7 +328,7 @@ class TableStore:
         if table not in self.annotation_rows:
             raise KeyError(table)
         name = _live_name(table)
-        schema = self.engine.ensure(name, lambda: self._file(f"{self._own.get(table, table)}.live.parquet"))
+        schema = self.engine.ensure(name, lambda: self._live_file(table))
         columns = source_columns(schema)
         segmentation = tuple(key for key in columns if is_looked_up(key, columns))
         ordered = [key for key in columns if key not in segmentation] + list(segmentation)
@@ -296,8 +341,18 @@ class TableStore:
             segmentation=segmentation,
         )
 
-    def _file(self, name: str) -> pa.Table:
-        return pq.read_table(self.world.folder.file("tables", name))
+    def _live_file(self, name: str) -> pa.Table:
+        return self._served(name, "live", live=True)
+
+    def _frozen_file(self, name: str, version: int) -> pa.Table:
+        return self._served(name, f"v{self.world.names.own_version(version)}", live=False)
+
+    def _served(self, name: str, moment: str, *, live: bool) -> pa.Table:
+        """Rows of a table or view as it is served at a moment; from the folder's own, where a spec declares others."""
+        shape = self._shapes.get(name)
+        own = self._own.get(name, name) if shape is None else shape.base
+        rows = pq.read_table(self.world.folder.file("tables", f"{own}.{moment}.parquet"))
+        return rows if shape is None else shaped_rows(shape, rows, self._base_unit(shape), live=live)
 
     # --- views
 
@@ -306,7 +361,12 @@ class TableStore:
         document: dict[str, Row] = self.world.folder.json("tables", "views.json", default={})
         for name in document:
             self._own[self.world.names.public(name)] = name
-        return {self.world.names.public(name): entry for name, entry in document.items()}
+        found = {self.world.names.public(name): entry for name, entry in document.items()}
+        for shape in self._shapes.values():
+            if shape.schema is None:
+                number = len(found) + 1
+                found[shape.name] = _view_document(shape, number, document, self._base_unit(shape))
+        return found
 
     def views(self, version: int) -> dict[str, Row]:
         """Metadata of the views of a version; version 0 is the live database."""
@@ -337,9 +397,6 @@ class TableStore:
         names = self.world.names
         return frozenset(str(names.public_version(int(row["version"]))) for row in self.world.folder.versions)
 
-    def _frozen_file(self, own: str, version: int) -> pa.Table:
-        return self._file(f"{own}.v{self.world.names.own_version(version)}.parquet")
-
     def view(self, view: str, version: int) -> Source:
         """A view of a version; version 0 is the live database.
 
@@ -356,7 +413,7 @@ class TableStore:
             schema = self.engine.ensure(name, lambda: self._view_rows(view))
         else:
             name = _frozen_name(view, version)
-            schema = self.engine.ensure(name, lambda: self._frozen_file(self._own[view], version))
+            schema = self.engine.ensure(name, lambda: self._frozen_file(view, version))
         resolution = tuple(float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
         return Source(view, quoted(name), source_columns(schema), resolution, reflected=True)  # type: ignore[arg-type]
 
@@ -365,8 +422,10 @@ class TableStore:
         return self.world.graph.available and self.world.graph.generation > 0
 
     def _view_rows(self, view: str) -> pa.Table:
-        rows = self._file(f"{self._own[view]}.live.parquet")
-        return looked_up_again(rows, self.world.graph, None) if self._edited else rows
+        rows = self._live_file(view)
+        # a table's roots are those of its last update, a view's those of now
+        stale = self._edited or (view in self._shapes and self._shapes[view].base not in self._view_documents)
+        return looked_up_again(rows, self.world.graph, None) if stale else rows
 
     # --- for tests, examples and other services
 
@@ -384,6 +443,28 @@ class TableStore:
     def live_rows(self, table: str) -> pa.Table:
         """Stored rows of a live table, bookkeeping columns included."""
         return self.engine.read(f"SELECT * FROM {self.live(table).relation}")
+
+
+def _view_document(
+    shape: Shape, number: int, documents: dict[str, Row], unit: tuple[float, float, float]
+) -> Row:
+    """Metadata and columns of a view that a spec declares."""
+    like = documents.get(shape.base) or next(iter(documents.values()))
+    described = {
+        "id": number,
+        "description": f"Rows of {shape.base} with the columns that the spec declares.",
+        **{f"voxel_resolution_{axis}": size for axis, size in zip("xyz", shape.unit or unit, strict=True)},
+    }
+    columns = None if shape.fields is None else view_columns(shape.fields)
+    return {
+        "metadata by version": {
+            moment: None if row is None else {**row, **described}
+            for moment, row in like["metadata by version"].items()
+        },
+        "schema by version": {
+            moment: row if columns is None else columns for moment, row in like["schema by version"].items()
+        },
+    }
 
 
 def _frozen_name(table: str, version: int) -> str:

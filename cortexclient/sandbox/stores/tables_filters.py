@@ -144,7 +144,7 @@ def literal(column: Column, value: Any, operator: str) -> str:
     if isinstance(value, (list, dict, np.ndarray)):
         raise DatabaseError(f'syntax error at or near "{"[" if not isinstance(value, dict) else "{"}"')
     if isinstance(value, str):
-        return _LITERALS[column.kind](value)
+        return _LITERALS[column.kind](_without_nul(value))
     if isinstance(value, bool):
         if column.kind != "boolean":
             raise _no_operator(column, operator, "boolean")
@@ -152,6 +152,14 @@ def literal(column: Column, value: Any, operator: str) -> str:
     if column.kind not in ("bigint", "integer", "float"):
         raise _no_operator(column, operator, "integer" if isinstance(value, int) else "numeric")
     return _number(column, value)
+
+
+def _without_nul(text: str) -> str:
+    """Refuse what ends a statement for the database."""
+    head, nul, _ = text.partition("\0")
+    if nul:
+        raise DatabaseError(f'unterminated quoted string at or near "\'{head}"\n')
+    return text
 
 
 def _no_operator(column: Column, operator: str, other: str) -> DatabaseError:
@@ -233,4 +241,4 @@ def _regex(source: Source, column: Column, pattern: Any) -> str:
         raise QueryError("Regex filter is only supported on string columns")
     if not isinstance(pattern, str):
         raise DatabaseError("operator does not exist: character varying ~ integer")
-    return f"regexp_matches({_field(source, column)}, {_string_text(pattern)})"
+    return f"regexp_matches({_field(source, column)}, {_string_text(_without_nul(pattern))})"

@@ -13,7 +13,13 @@ import pyarrow as pa
 
 from cortexclient.sandbox.stores import tables_frames as frames
 from cortexclient.sandbox.stores.tables_engine import Engine
-from cortexclient.sandbox.stores.tables_errors import DatabaseError, QueryError, UnwritableError
+from cortexclient.sandbox.stores.tables_errors import (
+    DatabaseError,
+    QueryError,
+    UnwritableError,
+    counted_failure,
+    failed_statement,
+)
 from cortexclient.sandbox.stores.tables_filters import find_column, predicate, value_list
 from cortexclient.sandbox.stores.tables_model import Column, Source, quoted
 
@@ -82,7 +88,7 @@ class TableQuery:
         self._lists: dict[str, pa.Table] = {}
         # what only shows when the statement is written, and then when the database reads it
         self._late: QueryError | None = None
-        self._database_refuses: QueryError | None = None
+        self._database_refuses: tuple[str, str] | None = None
 
     # --- putting it together
 
@@ -128,9 +134,7 @@ class TableQuery:
                     self._refuse(f"{table} WHERE {table}.{column} {comparison} {value!r}", str(error))
 
     def _refuse(self, statement: str, problem: str) -> None:
-        self._database_refuses = self._database_refuses or QueryError(
-            f"Execution failed on sql 'SELECT ... FROM {statement}': {problem}"
-        )
+        self._database_refuses = self._database_refuses or (f"SELECT ... FROM {statement}", problem)
 
     def where(self, condition: str) -> None:
         """Add a condition in SQL."""
@@ -159,7 +163,7 @@ class TableQuery:
     def count(self) -> pd.DataFrame:
         """Number of rows, as a frame of one row."""
         self.outputs(None)
-        rows = self._run(f"SELECT count(*) AS count FROM (SELECT 1 {self._tail()})")
+        rows = self._run(f"SELECT count(*) AS count FROM (SELECT 1 {self._tail()})", counted_failure)
         return pd.DataFrame({"count": [int(rows.column(0)[0].as_py())]})
 
     def run(self, resolution: list[float] | None = None) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
@@ -194,10 +198,11 @@ class TableQuery:
             raise QueryError(f"'{kind}' object has no attribute '{outputs[0].name}'")
         return rows, outputs, names
 
-    def _run(self, sql: str) -> pa.Table:
-        refusal = self._late or self._database_refuses
-        if refusal is not None:
-            raise refusal
+    def _run(self, sql: str, failure: Callable[[str, str], str] = failed_statement) -> pa.Table:
+        if self._late is not None:
+            raise self._late
+        if self._database_refuses is not None:
+            raise QueryError(failure(*self._database_refuses))
         try:
             if self.limit is not None and self.limit < 0:
                 raise DatabaseError("LIMIT must not be negative\n")
@@ -205,7 +210,7 @@ class TableQuery:
                 raise DatabaseError("OFFSET must not be negative\n")
             return self.engine.read(sql, self._lists)
         except (duckdb.Error, DatabaseError) as error:
-            raise QueryError(f"Execution failed on sql '{sql}': {error}") from error
+            raise QueryError(failure(sql, str(error))) from error
 
     def outputs(
         self, resolution: list[float] | None

@@ -43,7 +43,8 @@ class Volume:
     @property
     def available(self) -> bool:
         """Whether the folder has the volume in either form."""
-        return self._npz().is_file() or self._scale_folder().is_dir()
+        voxels = self.graph.folder.voxels
+        return voxels is not None or self._npz().is_file() or self._scale_folder().is_dir()
 
     def _npz(self) -> Path:
         return self.graph.folder.file("chunkedgraph", "watershed.npz")
@@ -95,6 +96,11 @@ class Volume:
         return self._whole
 
     def _read_chunk(self, begin: tuple[int, ...], end: tuple[int, ...]) -> NDArray[np.int64] | None:
+        voxels = self.graph.folder.voxels
+        if voxels is not None:
+            low, high = np.array(begin, dtype=np.int64), np.array(end, dtype=np.int64)
+            chunk = (low - self.geometry.offset) // (high - low)
+            return voxels.chunk(chunk)
         name = "_".join(f"{first}-{last}" for first, last in zip(begin, end, strict=True))
         path = self._scale_folder() / name
         packed = path.with_name(name + ".gz")

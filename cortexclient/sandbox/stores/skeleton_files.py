@@ -1,20 +1,30 @@
-"""Skeletons of roots, worked out by pcg_skel from the level-2 graph, in the two formats of the skeleton service."""
+"""Skeletons that a folder has: files of the skeleton service, and for a cortex, what they are made of by pcg_skel."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from cortexclient.sandbox.cortex.files import write_gzip
-from cortexclient.sandbox.cortex.l2attributes import L2Table
+from cortexclient.sandbox.cortex.files import write_json, write_table
 from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE, SOMA
+from cortexclient.sandbox.layout import keep_file
 
-__all__ = ["flatdict", "swc_text", "write_skeletons"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cortexclient.sandbox.cortex.l2attributes import L2Table
+    from cortexclient.sandbox.layout import DataFolder
+
+__all__ = ["SkeletonFiles", "flatdict", "swc_text", "write_recipes"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -24,32 +34,112 @@ _COLLAPSE_NM = 7500
 _MADE = datetime(2025, 9, 10, 4, 5, 6, 700000, tzinfo=UTC).timestamp()
 
 
-def write_skeletons(
-    place: Path, datastack: str, level2: L2Table, graphs: dict[int, Ints], somata: dict[int, Floats | None]
+def write_recipes(
+    place: Path, level2: L2Table, graphs: dict[int, Ints], somata: dict[int, Floats | None]
 ) -> None:
-    """Write ``ROOT.json.gz`` for each of some roots.
+    """Write what the skeletons of a cortex are made of, and for which roots there are any.
 
     Parameters
     ----------
-    place : Path
-    datastack : str
-        Named in the metadata.
+    place : pathlib.Path
     level2 : L2Table
     graphs : dict
         Root -> (n, 2) level-2 graph.
     somata : dict
-        Root -> centre of its soma in nm, or None; the roots to be done.
+        Root -> centre of its soma in nm, or None.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    for root, soma in sorted(somata.items()):
-        if len(graphs[root]) == 0:
-            continue
-        skeleton = flatdict(root, soma, level2, graphs[root], datastack)
+    columns = {
+        "l2_id": level2.ids,
+        "compartment": level2.compartment.astype(np.int8),
+        "thickest_nm": level2.thickest_nm,
+        **{f"{axis}_nm": level2.representative_nm[:, k] for k, axis in enumerate("xyz")},
+    }
+    write_table(place / "level2.parquet", columns)
+    roots = {
+        str(root): None if soma is None else soma.tolist()
+        for root, soma in sorted(somata.items())
+        if len(graphs[root])
+    }
+    write_json(place / "roots.json", roots)
+
+
+class SkeletonFiles:
+    """The skeletons of a folder: files, and those of a synthetic cortex that are made when first asked for and kept.
+
+    Parameters
+    ----------
+    folder : DataFolder
+    """
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+
+    @cached_property
+    def _recipes(self) -> dict[int, list[float] | None]:
+        document = self._folder.json("skeletons", "roots.json", default={})
+        return {int(root): soma for root, soma in document.items()}
+
+    @cached_property
+    def _level2(self) -> pa.Table:
+        return pq.read_table(self._folder.file("skeletons", "level2.parquet"))
+
+    def roots(self) -> list[int]:
+        """Return the roots that have a skeleton, as a file or to be made, ascending."""
+        names = (path.name.split(".")[0] for path in self._folder.file("skeletons").glob("*.json.gz"))
+        files = {int(name) for name in names if name.isdigit()} - set(self._recipes)
+        # a recording may hold a failure
+        return sorted(
+            {*(root for root in files if "flatdict" in (self.document(root) or {})), *self._recipes}
+        )
+
+    def document(self, root: int) -> dict[str, Any] | None:
+        """Return the stored document of a root; None where there is none."""
+        path = self._folder.file("skeletons", f"{root}.json.gz")
+        if path.is_file():
+            stored: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+            if "answers" in stored:  # a recording of the real service: one entry for each format
+                given = (answer for answer in stored["answers"] if answer["status"] == 200)
+                stored = {answer["format"]: answer["body"]["value"] for answer in given}
+            return stored
+        if root not in self._recipes:
+            return None
+        skeleton = self._made(root)
         document = {"flatdict": skeleton, "swccompressed": swc_text(skeleton)}
-        write_gzip(place / f"{root}.json.gz", json.dumps(document).encode(), level=3)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to
+            keep_file(path, gzip.compress(json.dumps(document).encode(), 3, mtime=0))
+        return document
+
+    def _made(self, root: int) -> dict[str, Any]:
+        path = self._folder.file("chunkedgraph", "l2_edges.parquet")
+        edges = pq.read_table(path, filters=[("root_id", "=", root)])
+        graph = np.column_stack([np.asarray(edges["l2_id_1"]), np.asarray(edges["l2_id_2"])])
+        ids = np.unique(graph)
+        rows = pa.array(np.searchsorted(np.asarray(self._level2["l2_id"]), ids))
+        parts = self._level2.take(rows)
+        soma = self._recipes[root]
+        return flatdict(
+            root,
+            None if soma is None else np.array(soma),
+            np.searchsorted(ids, graph),
+            ids=ids,
+            vertices=np.column_stack([np.asarray(parts[f"{axis}_nm"]) for axis in "xyz"]),
+            compartment=np.asarray(parts["compartment"], dtype=np.int64),
+            thickness=np.asarray(parts["thickest_nm"]),
+            datastack=str(self._folder.versions[0]["datastack"]),
+        )
 
 
-def flatdict(root: int, soma: Floats | None, level2: L2Table, graph: Ints, datastack: str) -> dict[str, Any]:
+def flatdict(
+    root: int,
+    soma: Floats | None,
+    graph: Ints,
+    *,
+    ids: Ints,
+    vertices: Floats,
+    compartment: Ints,
+    thickness: Floats,
+    datastack: str,
+) -> dict[str, Any]:
     """Skeleton of one root as the service's ``flatdict``.
 
     Parameters
@@ -57,15 +147,19 @@ def flatdict(root: int, soma: Floats | None, level2: L2Table, graph: Ints, datas
     root : int
     soma : (3,) float64 or None
         nm; becomes the root vertex, and what is near is collapsed into it.
-    level2 : L2Table
-    graph : (n, 2) int64
+    graph : (m, 2) int64
+        Rows of level-2 ids that touch.
+    ids : (n,) int64
         Level-2 ids.
+    vertices : (n, 3) float64
+        Their representative points, nm.
+    compartment : (n,) int64
+    thickness : (n,) float64
+        nm.
     datastack : str
+        Named in the metadata.
     """
-    ids = np.unique(graph)
-    rows = level2.rows(ids)
-    vertices = level2.representative_nm[rows]
-    skeleton = _skeletonize(vertices, np.searchsorted(ids, graph), soma, root)
+    skeleton = _skeletonize(vertices, graph, soma, root)
     points = np.asarray(skeleton.vertices, dtype=np.float64)
     to_skeleton = np.asarray(skeleton.mesh_to_skel_map, dtype=np.int64)
     place = soma if soma is not None else np.array([None, None, None])
@@ -98,10 +192,8 @@ def flatdict(root: int, soma: Floats | None, level2: L2Table, graph: Ints, datas
         "mesh_to_skel_map": to_skeleton.tolist(),
         "root": int(skeleton.root),
         "vertices": points.tolist(),
-        "compartment": _compartments(
-            skeleton, to_skeleton, level2.compartment[rows], has_soma=soma is not None
-        ).tolist(),
-        "radius": _radii(skeleton, to_skeleton, level2.thickest_nm[rows]).tolist(),
+        "compartment": _compartments(skeleton, to_skeleton, compartment, has_soma=soma is not None).tolist(),
+        "radius": _radii(skeleton, to_skeleton, thickness).tolist(),
         "lvl2_ids": ids.tolist(),
     }
 
