@@ -154,7 +154,6 @@ class DatasetClient:
     def _start(self, session: Session) -> None:
         self._session = session
         self._exports_path: str | None = None
-        self._html_link: str | None = None
         self._services: dict[Callable[..., Any], Any] = {}
         self._lock = ForkSafeLock()
 
@@ -436,17 +435,10 @@ class DatasetClient:
         return f"{type(self).__name__}(dataset={self.spec.name!r}, datastack={self.datastack_name!r}, {when})"
 
     def _repr_html_(self) -> str:
-        """HTML for notebooks: the same text, linked to Neuroglancer; the link is made once."""
-        from html import escape
+        """Return the card of the dataset for notebooks; it sends no request."""
+        from cortexclient.services.card import card
 
-        text = f"<code>{escape(repr(self))}</code>"
-        if self._html_link is None:
-            try:
-                self._html_link = self.neuroglancer_url()
-            except CortexError as error:  # a notebook cell that shows a client must not fail
-                logger.info("no Neuroglancer link for %r: %s", self, error)
-                return text
-        return f'<a href="{escape(self._html_link)}" target="_blank" rel="noopener">{text}</a>'
+        return card(self._session, self._service(LinksService))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_restore, (self.spec, self._session, self._exports_path))

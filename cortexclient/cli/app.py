@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["build_app", "run"]
 
 # in the order in which `cortexclient --help` shows them
-MODULES = ("demo", "registry", "tables", "cells", "shapes", "sandbox", "account", "cache")
+MODULES = ("demo", "registry", "tables", "cells", "shapes", "sandbox", "account", "cache", "mcp")
 
 HELP = ["-h", "--help"]
 EXAMPLES = {
@@ -52,6 +52,7 @@ EXAMPLES = {
     "plot": "cortexclient plot minnie_public 864691135336055529 -o neuron.png",
     "serve": "cortexclient sandbox serve --port 5000",
     "convert": "cortexclient sandbox convert cell.osy folder --info info.json",
+    "mcp": "cortexclient mcp --dataset minnie_public",
     "login": "cortexclient login minnie_public",
     "doctor": "cortexclient doctor minnie_public",
     "info": "cortexclient cache info",

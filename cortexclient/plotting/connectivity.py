@@ -1,4 +1,4 @@
-"""Who talks to whom: synapses between neurons as a matrix."""
+"""Synapses between neurons as a matrix."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def connectivity_matrix(
 
 
 def _index(present: pd.Series[Any], wanted: Sequence[int] | None) -> pd.Index[Any]:
-    """Give the wanted ids in their order, each once; by default all that are present, sorted."""
+    """Return the wanted ids in their order, each once; by default all that are present, sorted."""
     import pandas as pd
 
     ids = np.unique(present.to_numpy(dtype=np.int64)) if wanted is None else list(dict.fromkeys(wanted))
@@ -129,7 +129,9 @@ def plot_connectivity(
     size = (min(12.0, 3.2 + 0.14 * cols), min(12.0, 2.6 + 0.14 * rows))
     ax = new_axes(ax, size)
     values = np.ma.masked_equal(matrix.to_numpy(), 0)
-    from matplotlib.ticker import MaxNLocator  # new_axes says it better where matplotlib is missing
+    from matplotlib.ticker import (
+        MaxNLocator,  # after new_axes, whose error is clearer where matplotlib is missing
+    )
 
     image = ax.imshow(values, cmap=_colors(), aspect="auto", interpolation="nearest", vmin=0)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8)
@@ -148,7 +150,7 @@ def plot_connectivity(
 def _colors() -> Any:
     import matplotlib as mpl
 
-    # dark means many, and 1 is still told apart from white
+    # dark means many, and 1 still differs from white
     return mpl.colormaps["viridis_r"].with_extremes(bad="white")
 
 

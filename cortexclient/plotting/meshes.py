@@ -43,7 +43,7 @@ def plot_mesh(
         Anything with ``vertices`` (n, 3) and ``faces`` (m, 3), such as ``client.mesh.get_mesh(root_id)``, or a tuple
         of both.
     labels : numpy.ndarray, optional
-        A whole number per vertex, such as its level-2 id: every number gets a colour of its own.
+        A whole number per vertex, such as its level-2 id: every number gets its own colour.
     values : numpy.ndarray, optional
         A number per vertex, shown on a colour scale.
     view : "xy", "zy" or "xz"
@@ -115,7 +115,7 @@ def plot_mesh(
 
 
 def coarser(vertices: NDArray[np.float64], faces: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Give at most ``most`` faces that look like the given ones: of the vertices in one cell of a grid one is kept.
+    """Return at most ``most`` faces that look like the given ones: the vertices in one cell of a grid become one.
 
     Leaving out faces instead would leave holes. The grid is as fine as ``most`` allows (Rossignac and Borrel 1993,
     "Multi-resolution 3D approximations for rendering complex scenes").

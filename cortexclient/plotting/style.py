@@ -25,7 +25,7 @@ PALETTE: Mapping[str, str] = {
     "purple": "#cc79a7",
     "grey": "#767676",
 }
-"""Okabe and Ito's palette, told apart with every common kind of colour vision (https://jfly.uni-koeln.de/color/)."""
+"""Okabe and Ito's palette, distinct with every common kind of colour vision (https://jfly.uni-koeln.de/color/)."""
 
 PRESYNAPTIC = PALETTE["orange"]
 POSTSYNAPTIC = PALETTE["sky"]
@@ -76,7 +76,7 @@ def pyplot() -> Any:
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Any:
-    """Give the axes to draw into: the caller's, or those of a new figure of ``size`` inches."""
+    """Return the axes to draw into: the caller's, or those of a new figure of ``size`` inches."""
     plt = pyplot()
     if ax is not None:
         return ax
@@ -85,7 +85,7 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Any:
 
 
 def depth_axis(ax: Any, *, label: bool = True) -> None:
-    """Let depth grow downwards, with the pia on top, and take away the lines that carry nothing."""
+    """Let depth grow downwards, with the pia on top, and hide the frame's upper and right line."""
     if not ax.yaxis_inverted():
         ax.invert_yaxis()
     if label:

@@ -40,7 +40,7 @@ def plot_synapse_depths(
     bin_um : float
         Height of a bin in um; at most 2,000 bins are drawn.
     range_um : tuple of float, optional
-        Depths to show. Default: all that there are, in whole bins.
+        Depths to show. Default: from the smallest to the largest, in full bins.
     layers : iterable, optional
         Cortical layers (``name``, ``top_um``, ``bottom_um``), such as ``client.spec.layers``.
     legend : bool

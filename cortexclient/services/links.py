@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.services.annotation_layers import Annotations, Colors, Layer
-    from cortexclient.session import Session
+    from cortexclient.session import Moment, Session
     from cortexclient.types import Ids
 
 __all__ = ["LinksService"]
@@ -52,6 +52,11 @@ class LinksService:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._plain: dict[Moment, str] = {}
+
+    def known_link(self) -> str | None:
+        """Return the link to the dataset without neurons or points, if it was made already."""
+        return self._plain.get(self._session.moment)
 
     def neuroglancer_viewer(
         self,
@@ -216,6 +221,8 @@ class LinksService:
         )
         with self._session.guard("state"):
             url = str(viewer.to_url(shorten=shorten or "if_long"))
+        if all(given is None for given in (target_url, root_ids, seg_prop, annotations, position)):
+            self._plain[self._session.moment] = url
         if clipboard:
             _copy(url)
         return url

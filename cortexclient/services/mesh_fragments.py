@@ -1,4 +1,4 @@
-"""The pieces in which a mesh is stored: which there are, reading them, and joining them at chunk faces."""
+"""The fragments in which a mesh is stored: their names, reading, checking and joining them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _is_name(name: Any) -> bool:
 
 
 def _fragments(session: Session, names: Sequence[str]) -> dict[str, Fragment]:
-    """Fragments by name, without those that do not exist. Cached as one entry if all exist and can be decoded."""
+    """Return the fragments that exist, by name. They are cached as one entry if all exist and can be decoded."""
     cache = session.connection.cache
     if cache is None:
         return _decoded(_from_bucket(session, names), _folder(session))
@@ -218,7 +218,7 @@ def _decode(name: str, content: bytes, folder: str | None) -> Fragment:
     if not len(vertices) or not len(faces):
         raise _damaged(name, f"it has {len(vertices)} vertices and {len(faces)} faces", folder)
     if not draco and len(content) != 4 + 12 * (len(vertices) + len(faces)):
-        raise _damaged(name, f"its {len(content)} bytes hold no whole number of faces", folder)
+        raise _damaged(name, f"its {len(content)} bytes end within a face", folder)
     if int(faces.max()) >= len(vertices):
         raise _damaged(name, f"a face names vertex {int(faces.max())} of {len(vertices)}", folder)
     if not np.isfinite(vertices).all():
@@ -237,7 +237,7 @@ def _damaged(name: str, why: str, folder: str | None) -> ProtocolError:
 def join_fragments(
     fragments: Sequence[Fragment], info: dict[str, Any], *, mesh_mip: int | None = None, merge: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
-    """Put fragments together, and make one of the copies of a vertex that several of them have on a chunk face.
+    """Join fragments, and merge the copies of a vertex that several of them have on a chunk face.
 
     A copy is merged only with copies of *other* fragments: where a fragment has two vertices at one place, its surface
     touches itself there, and which of them continues on the other side is not known.
@@ -286,7 +286,7 @@ def _on_faces(grid: ChunkGrid, vertices: NDArray[np.float32], faces: NDArray[np.
     for axis in range(3):
         values = vertices[:, axis].astype(np.float64)
         planes = offset[axis] + np.round((values - offset[axis]) / grid.size[axis]) * grid.size[axis]
-        # half a cell, as cloud-volume has it: draco rounds the face and the vertices on it alike
+        # half a cell, as in cloud-volume: draco rounds the face and the vertices on it alike
         near |= np.abs(values - planes) <= max(grid.draco / 2, grid.slack)
     return near
 

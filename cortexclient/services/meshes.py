@@ -30,9 +30,9 @@ __all__ = ["MeshClient"]
 
 logger = logging.getLogger(__name__)
 
-# options that are worked out here; any other goes to cloud-volume with all the rest
+# options that are implemented here; with any other, the call goes to cloud-volume
 _OWN_OPTIONS = {"bounding_box", "allow_missing", "deduplicate_chunk_boundaries", "remove_duplicate_vertices"}
-_KEPT_MAPPINGS = 64
+_MOST_MAPPINGS = 64
 
 
 class MeshClient:
@@ -41,7 +41,7 @@ class MeshClient:
     Parameters
     ----------
     session : Session
-        Where to ask.
+        The connection to the dataset.
     """
 
     def __init__(self, session: Session) -> None:
@@ -67,7 +67,7 @@ class MeshClient:
         output: Literal["mesh", "trimesh"] = "mesh",
         **kwargs: Any,
     ) -> Any:
-        """Get the mesh of one neuron.
+        """Return the mesh of one neuron.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class MeshClient:
         output: Literal["mesh", "trimesh"] = "mesh",
         **kwargs: Any,
     ) -> dict[int, Any]:
-        """Get the meshes of several neurons, some at a time.
+        """Return the meshes of several neurons, fetched concurrently.
 
         Parameters
         ----------
@@ -153,7 +153,7 @@ class MeshClient:
             raise ValueError("fuse=True would make one mesh of all; join the meshes of get_meshes yourself")
         options.pop("fuse", None)
         if ids and self._session.connection.cache is None:
-            self.cv  # noqa: B018 - opened once, before the workers need it; kept meshes may not need it at all
+            self.cv  # noqa: B018 - opened once, before the workers need it; cached meshes do not need it
 
         def one(root: int) -> Any:
             try:
@@ -199,14 +199,14 @@ class MeshClient:
         return found[root]
 
     def _mesh_mip(self) -> int | None:
-        """Mip at which the meshes were made, as the info of the mesh folder says."""
+        """Return the mip at which the meshes were made, from the info of the mesh folder."""
         cache = self._session.connection.cache
         name = f"mesh mip of {self._session.segmentation_info().get('mesh')}"
         if (
             known := None if cache is None else cache.recall(name, lambda value: isinstance(value, int))
         ) is None:
             info = getattr(self.cv.mesh.meta, "info", None) or {}
-            # legacy infos carry a mip that nobody filled in; the vertices themselves tell better
+            # infos of the older format have a mip that was never filled in: then the vertices decide
             known = int(info.get("mip") or 0) if "sharding" in info else 0
             if cache is not None:
                 cache.note(name, known)
@@ -225,13 +225,13 @@ class MeshClient:
         ratio_better: float = 0.5,
         hop_limit: int | None = None,
         cloudvolume_fallback: bool = False,
-        n_jobs: int = -1,  # noqa: ARG002 - of the seed's signature; one pass over whole arrays needs no processes
+        n_jobs: int = -1,  # noqa: ARG002 - accepted for compatibility
         return_assigner: bool = False,
         mesh_kwargs: Mapping[str, Any] | None = None,
     ) -> IdArray | tuple[IdArray, VertexAssigner]:
         """Find the level-2 id of each vertex of a neuron's mesh.
 
-        What is not given is downloaded. How it is worked out: :func:`cortexclient.label_vertices`.
+        Arguments that are left out are downloaded. For the method see :func:`cortexclient.label_vertices`.
 
         Parameters
         ----------
@@ -250,11 +250,11 @@ class MeshClient:
         hop_limit : int or None
             How many mesh edges a label may travel to vertices that have none; None for no limit.
         cloudvolume_fallback : bool
-            Ask the segmentation about pieces that nothing else decides. Slower: voxels are downloaded.
+            Look up pieces that nothing else decides in the segmentation. Slower: voxels are downloaded.
         n_jobs : int
-            Not needed: the work is one pass over whole arrays.
+            Ignored: the computation needs no further processes. cortical-tools has it.
         return_assigner : bool
-            Also return the object that says how each vertex was decided.
+            Also return the object that explains how each vertex was decided.
         mesh_kwargs : dict, optional
             Options for `get_mesh`.
 
@@ -304,12 +304,12 @@ class MeshClient:
         with self._lock:
             self._mappings[root] = labels
             self._mappings.move_to_end(root)
-            while len(self._mappings) > _KEPT_MAPPINGS:
+            while len(self._mappings) > _MOST_MAPPINGS:
                 self._mappings.popitem(last=False)
 
     @property
     def mesh_l2_mappings(self) -> dict[int, IdArray]:
-        """Root id -> level-2 id of each vertex, for the last 64 neurons that were worked out."""
+        """Root id -> level-2 id of each vertex, for the last 64 neurons that were computed."""
         with self._lock:
             return dict(self._mappings)
 
@@ -352,7 +352,7 @@ class MeshClient:
         Parameters
         ----------
         l2_mapping : sequence of int, shape (N,)
-            Level-2 id of each vertex, as `compute_vertex_to_l2_mapping` gives it.
+            Level-2 id of each vertex, as `compute_vertex_to_l2_mapping` returns it.
         source : Meshwork, Series or mapping
             A neuron from ``get_skeleton``, or level-2 id -> value.
         column : str or None

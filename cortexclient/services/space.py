@@ -26,8 +26,8 @@ __all__ = ["Space"]
 class Space:
     """Transforms of a dataset into oriented micrometres: the pia at y = 0, y growing towards white matter.
 
-    Offers what a ``standard_transform`` dataset offers, with the spec's versions pinned; for a spec that declares its
-    own steps, the same made from those.
+    Has the methods of a ``standard_transform`` dataset, with the spec's versions pinned; for a spec that declares its
+    own steps, the same are made from those.
 
     Parameters
     ----------
@@ -71,38 +71,38 @@ class Space:
     def __repr__(self) -> str:
         return f"Space({self.name!r}, version={self.version or 'newest'!r})"
 
-    # -- what standard_transform offers ------------------------------------------------------------------------
+    # -- the methods of standard_transform ------------------------------------------------------------------------
 
     @property
     def transform_nm(self) -> Any:
-        """Transform of positions in nm: ``apply``, ``apply_dataframe``, ``apply_project``, ``invert``."""
+        """The transform of positions in nm: ``apply``, ``apply_dataframe``, ``apply_project``, ``invert``."""
         return self.transform("nm")
 
     @property
     def transform_vx(self) -> Any:
-        """Transform of positions in voxels of the dataset's own resolution."""
+        """The transform of positions in voxels of the dataset's own resolution."""
         return self.transform("vx")
 
     @property
     def streamline_nm(self) -> Any:
-        """Streamlines from pia to white matter for positions in nm: ``radial_points``, ``depth_along``, ..."""
+        """The streamlines from pia to white matter for positions in nm: ``radial_points``, ``depth_along``, ..."""
         return self.streamline("nm")
 
     @property
     def streamline_vx(self) -> Any:
-        """Streamlines for positions in voxels of the dataset's own resolution."""
+        """The streamlines for positions in voxels of the dataset's own resolution."""
         return self.streamline("vx")
 
     def transform_res(self, resolution: ArrayLike) -> Any:
-        """Transform of positions in voxels of a given size in nm."""
+        """Return the transform of positions in voxels of a given size in nm."""
         return self.transform(resolution)
 
     def streamline_res(self, resolution: ArrayLike) -> Any:
-        """Streamlines for positions in voxels of a given size in nm."""
+        """Return the streamlines for positions in voxels of a given size in nm."""
         return self.streamline(resolution)
 
     def transform(self, resolution: str | ArrayLike = "nm", version: str | None = None) -> Any:
-        """Transform of positions at a resolution.
+        """Return the transform of positions at a resolution.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class Space:
         )
 
     def streamline(self, resolution: str | ArrayLike = "nm", version: str | None = None) -> Any:
-        """Streamlines for positions at a resolution; parameters as for `transform`.
+        """Return the streamlines for positions at a resolution; parameters as for `transform`.
 
         Returns
         -------
@@ -145,7 +145,7 @@ class Space:
         )
 
     def available_versions(self) -> dict[str, Any]:
-        """Versions of transform and streamlines that the installed standard_transform has for this dataset."""
+        """Return the versions of transform and streamlines that standard_transform has for this dataset."""
         if self._transform_spec.dataset is None:
             return {
                 "transform": {"latest": None, "versions": {}},
@@ -175,7 +175,7 @@ class Space:
         resolution: str | ArrayLike | None = None,
         along_streamline: bool = False,
     ) -> FloatArray:
-        """Depth below the pia.
+        """Return the depth below the pia.
 
         Parameters
         ----------
@@ -185,8 +185,8 @@ class Space:
             Position column of a DataFrame, without ``_x``; None for the one that its query or the spec
             (``synapses.position_prefix``) names, else ``pt_position``, ``ctr_pt_position`` or the only one.
         resolution : str, array_like or None
-            ``"nm"``, ``"vx"`` or the size of a voxel in nm. None for nm, or for a DataFrame that says otherwise in
-            ``attrs["dataframe_resolution"]`` what it says.
+            ``"nm"``, ``"vx"`` or the size of a voxel in nm. None for the one that a DataFrame states in
+            ``attrs["dataframe_resolution"]``, else nm.
         along_streamline : bool
             Measure along the curved streamline instead of straight down.
 
@@ -287,7 +287,7 @@ class Space:
             raise SpecError(f"`transform` of dataset {self._spec.name!r}: {error}") from error
 
     def _matching_streamline(self) -> str | None:
-        """Newest streamlines that were made for the pinned transform: others lie in another frame."""
+        """Return the newest streamlines that were made for the pinned transform: others lie in another frame."""
         if self.version is None:
             return None
         streamlines = self.available_versions()["streamline"]

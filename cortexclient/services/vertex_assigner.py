@@ -22,7 +22,7 @@ __all__ = ["VertexAssigner", "level2_at", "values_of_level2", "values_on_vertice
 
 
 class VertexAssigner:
-    """A neuron's mesh, its level-2 ids, and how they were brought together.
+    """A neuron's mesh, its level-2 ids, and how each vertex got one of them.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ class VertexAssigner:
         hop_limit: int | None = None,
         lookup: Lookup | None = None,
     ) -> IdArray:
-        """Work out the level-2 id of each vertex; parameters as for :func:`cortexclient.label_vertices`.
+        """Compute the level-2 id of each vertex; parameters as for :func:`cortexclient.label_vertices`.
 
-        ``lookup`` gives the level-2 id at each of many positions in nm, and is asked about undecided pieces.
+        ``lookup`` returns the level-2 id at each of many positions in nm; it is called for undecided pieces.
         """
         self._labels = label_mesh(
             self.vertices,
@@ -121,7 +121,7 @@ class VertexAssigner:
 
     @property
     def decision_names(self) -> NDArray[np.object_]:
-        """The same in words: own_chunk, component, elimination, proximity, propagation, lookup, none."""
+        """The same as names: own_chunk, component, elimination, proximity, propagation, lookup, none."""
         import numpy as np
 
         return np.array([decision.name.lower() for decision in Decision], dtype=object)[self.decisions]
@@ -131,7 +131,7 @@ class VertexAssigner:
         return self.labels.counts()
 
     def summary(self) -> pd.DataFrame:
-        """Say for each level-2 id how many vertices it got, and how.
+        """Return for each level-2 id how many vertices it got, and how.
 
         Returns
         -------
@@ -155,7 +155,7 @@ class VertexAssigner:
 
 
 def values_of_level2(source: Any, column: str | None) -> pd.Series:
-    """Values by level-2 id, from a Meshwork, a Series or a mapping."""
+    """Return values by level-2 id, from a Meshwork, a Series or a mapping."""
     import pandas as pd
 
     if not hasattr(source, "anno"):
@@ -181,14 +181,14 @@ def _synapse_counts(source: Any, table: str, index: NDArray[Any]) -> NDArray[np.
 
     if table not in source.anno.table_names:
         raise ValueError(
-            f"the neuron was loaded without synapses; get_skeleton(..., synapses=True) gives {table}"
+            f"the neuron was fetched without synapses; get_skeleton(..., synapses=True) has {table}"
         )
     at = source.anno[table].df[f"{table.removesuffix('_syn')}_pt_mesh_ind"].to_numpy(dtype=np.int64)
     return np.asarray(np.bincount(at, minlength=int(index.max(initial=0)) + 1)[index].astype(np.int64))
 
 
 def values_on_vertices(l2_mapping: IdArray, values: pd.Series, missing: Any) -> NDArray[Any]:
-    """Value of each vertex's level-2 id."""
+    """Return the value of each vertex's level-2 id."""
     import numpy as np
     import pandas as pd
 

@@ -35,8 +35,7 @@ from __future__ import annotations
 
 from cortexclient.session.cache import AnswerCache, CacheChoice, FolderStore, SnapshotStore, forget
 from cortexclient.session.cache import Entry as CacheEntry
-from cortexclient.session.core import Session
-from cortexclient.session.endpoints import Endpoint, bare_address
+from cortexclient.session.connection import Endpoint, bare_address
 from cortexclient.session.graph import (
     graph_url,
     ids_in,
@@ -45,8 +44,9 @@ from cortexclient.session.graph import (
     leaves,
     lifetimes,
     roots_of,
+    successors_of,
 )
-from cortexclient.session.moments import Moment, as_utc
+from cortexclient.session.moment import Moment, VersionRecord, as_utc, nearest, newest, require_versions
 from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query import (
     NM,
@@ -66,8 +66,7 @@ from cortexclient.session.query.frames import join_positions, to_pandas
 from cortexclient.session.query.metadata import TableInfo, find, table_infos, unknown, view_infos
 from cortexclient.session.query.question import Filters
 from cortexclient.session.query.results import as_asked, joined
-from cortexclient.session.successors import successors_of
-from cortexclient.session.versions import VersionRecord, nearest, newest, require_versions
+from cortexclient.session.session import Session
 from cortexclient.session.workers import Prefetch, ProgressBar, pause, progress_bar, run_all, within_worker
 
 __all__ = [

@@ -33,7 +33,7 @@ from cortexclient.session.transport import adopt
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from cortexclient.session.core import Session
+    from cortexclient.session.session import Session
 
 __all__ = ["SessionCAVEclient"]
 

@@ -1,26 +1,168 @@
-"""What all sessions on one server share: the endpoint, the token, the pool, and answers that never change."""
+"""What all sessions on one server share: its address, the token, the connections, and responses that never change."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from cortexclient import credentials
-from cortexclient.errors import MissingDataError, OfflineError
-from cortexclient.session.endpoints import Endpoint, bare_address, resolve
+from cortexclient.credentials import may_carry_token
+from cortexclient.errors import MissingDataError, OfflineError, SpecError
+from cortexclient.forking import renew_in_child
 from cortexclient.session.failures import Context
-from cortexclient.session.once import Once
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
     from cortexclient.session.cache import AnswerCache, CacheChoice
     from cortexclient.session.http import Http
     from cortexclient.session.policy import Policy
     from cortexclient.session.transport import Transport
     from cortexclient.spec import DatasetSpec
 
-__all__ = ["LOOPBACK_TOKEN", "Connection"]
+__all__ = ["LAUNCHERS", "LOOPBACK_TOKEN", "Connection", "Endpoint", "Memo", "bare_address", "resolve"]
 
 LOOPBACK_TOKEN = "0" * 32
 """Stands in for a token on this machine: cloud-volume refuses to start without one that looks like hex."""
+LAUNCHERS = "cortexclient.servers"
+"""Group of entry points that start servers: the name is the scheme, the object takes the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A CAVE server.
+
+    Parameters
+    ----------
+    address : str
+        Address of the global CAVE server, ``https://...`` without a slash at the end.
+    token : str or None
+        Token that belongs to this server, where the launcher knows it.
+    exports_path : str or None
+        Cloud path of the static exports, where the launcher brings its own.
+    viewer_site : str or None
+        Neuroglancer site, where the launcher brings its own.
+    """
+
+    address: str
+    token: str | None = field(default=None, repr=False)
+    exports_path: str | None = None
+    viewer_site: str | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # a pickle may go anywhere; whoever opens it looks up a token of their own
+        return Endpoint, (self.address, None, self.exports_path, self.viewer_site)
+
+
+def bare_address(address: str) -> str:
+    """Return the address of a server without a slash at its end.
+
+    Raises
+    ------
+    ValueError
+        If it carries a user, a password or a query, which may be secrets. The message does not repeat them.
+    """
+    if not isinstance(address, str):
+        raise TypeError(
+            f"a server address is text such as 'https://cave.my.lab', not {type(address).__name__}"
+        )
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise ValueError(f"the server address cannot be read: {error}") from None
+    if parts.scheme in {"http", "https"} and ("@" in parts.netloc or parts.query or parts.fragment):
+        raise ValueError(
+            f"the server address ({parts.scheme}://{parts.hostname}...) holds more than an address: a user, a "
+            "password or a query would show in messages. Give the address alone, and a token as auth_token="
+        )
+    return address.rstrip("/")
+
+
+def resolve(address: str) -> Endpoint:
+    """Turn the address in a spec into a server; starts one if the address says so.
+
+    Parameters
+    ----------
+    address : str
+        ``https://...``, ``http://...`` (loopback), or ``SCHEME://...`` for a scheme in the entry points
+        ``cortexclient.servers``.
+
+    Raises
+    ------
+    SpecError
+        If the scheme is unknown, or it is plain http to another machine.
+    """
+    scheme = urlsplit(address).scheme
+    if scheme in {"http", "https"}:
+        if not may_carry_token(address):
+            raise SpecError(
+                f"{address} is not encrypted: plain http is for servers on this machine only; use its https address"
+            )
+        return Endpoint(address.rstrip("/"))
+    from importlib.metadata import entry_points
+
+    launchers = entry_points(group=LAUNCHERS)
+    for launcher in launchers:
+        if launcher.name == scheme:
+            found: Any = launcher.load()(address)
+            return Endpoint(
+                found.address.rstrip("/"),
+                found.token,
+                getattr(found, "exports_path", None),
+                getattr(found, "viewer_site", None),
+            )
+    known = ", ".join(sorted({"https", *(launcher.name for launcher in launchers)}))
+    raise SpecError(f"server address {address!r} has an unknown scheme; known are {known}")
+
+
+T = TypeVar("T")
+
+
+class Memo:
+    """Values by key: concurrent callers of one key share a single computation; failures are not remembered."""
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, Any] = {}
+        self._locks: dict[Hashable, threading.RLock] = {}
+        self._lock = threading.Lock()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Free every lock: the threads that held them do not exist in a forked child."""
+        self._lock = threading.Lock()
+        self._locks = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the value of a key, computed by the first caller while the others wait."""
+        try:
+            value: T = self._values[key]
+        except KeyError:
+            pass
+        else:
+            return value
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.RLock())
+        with lock:
+            if key not in self._values:
+                self._values[key] = make()
+            made: T = self._values[key]
+        return made
+
+    def peek(self, key: Hashable) -> Any:
+        """Return the value of a key if it is there already, else None."""
+        return self._values.get(key)
+
+    def put(self, key: Hashable, value: Any) -> None:
+        """Set the value of a key."""
+        self._values[key] = value
+
+    def forget(self, *keys: Hashable) -> None:
+        """Drop some keys, or everything where none is named."""
+        with self._lock:
+            for key in keys or list(self._values):
+                self._values.pop(key, None)
 
 
 def _is_endpoint(value: Any) -> bool:
@@ -65,7 +207,7 @@ class Connection:
         self.spec = spec
         self.address_asked = bare_address(server_address or spec.server_address)
         self.policy = policy
-        self.memory = Once()
+        self.memory = Memo()
         self._token_given = credentials.as_token(auth_token) if auth_token else None
         self._endpoint_given = endpoint
         self._choice = choice

@@ -1,4 +1,4 @@
-"""Questions to the chunkedgraph that several services ask: which roots, since when, until when, made into what."""
+"""Requests to the chunkedgraph that several services need: which roots, since when, until when, replaced by what."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from requests import Response
 
-    from cortexclient.session.core import Session
+    from cortexclient.session.session import Session
     from cortexclient.types import IdArray
 
 __all__ = [
@@ -38,22 +38,25 @@ __all__ = [
     "roots_of",
     "seconds",
     "segmentation_info_in",
+    "successors_of",
 ]
 
 log = logging.getLogger(__name__)
 
+_FINER = (2, 1)
+"""Layers that are looked at where no larger piece is left: level-2 ids, then supervoxels."""
 BATCH = 50_000
 """Most ids in one request: a body of a megabyte, well below what proxies refuse."""
 
 
 def graph_url(session: Session, path: str) -> str:
-    """Give the address of a chunkedgraph method."""
+    """Return the address of a chunkedgraph method."""
     table = session.connection.segmentation_table
     return f"{session.local_server}/segmentation/api/v1/table/{table}/{path}"
 
 
 def seconds(at: datetime | None) -> dict[str, str]:
-    """Give a time as the services read it: seconds since 1970 with microseconds; nothing for None."""
+    """Return a time as the services read it: seconds since 1970 with microseconds; nothing for None."""
     return {} if at is None else {"timestamp": f"{at.timestamp():.6f}"}
 
 
@@ -62,7 +65,7 @@ def _batches(ids: IdArray) -> list[IdArray]:
 
 
 def _distinct(session: Session, ids: IdArray, ask: Callable[[IdArray], Any], nothing: Any) -> NDArray[Any]:
-    """Ask about distinct ids, which is all that the service spends time on, and about those only that can be ids.
+    """Ask about distinct ids only, which is all that the service spends time on, and about those that can be ids.
 
     0 (a place without a segment) and -1 (a lookup that found nothing) get ``nothing``: the service, whose ids are
     unsigned, would fail for all others with them.
@@ -82,7 +85,7 @@ def _distinct(session: Session, ids: IdArray, ask: Callable[[IdArray], Any], not
 def roots_of(
     session: Session, ids: IdArray, *, at: datetime | None = None, stop_layer: int | None = None
 ) -> IdArray:
-    """Give the root (or the ancestor at a layer) of each supervoxel or node; 0 where there is none."""
+    """Return the root (or the ancestor at a layer) of each supervoxel or node; 0 where there is none."""
     import numpy as np
 
     params: dict[str, Any] = seconds(at or datetime.now(UTC))
@@ -124,7 +127,7 @@ def _above(session: Session, asked: IdArray, found: IdArray, layer: int | None) 
 
 
 def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> NDArray[np.bool_]:
-    """Say of each root whether it is the current one at a time (default: now); False for ids that are no roots."""
+    """Return for each root whether it is the current one at a time (default: now); False for ids that are no roots."""
     import numpy as np
 
     def ask(batch: IdArray) -> NDArray[np.bool_]:
@@ -135,12 +138,9 @@ def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> 
             params=seconds(at),
         )
         answer = body.get("is_latest") if isinstance(body, dict) else None
-        if not isinstance(answer, list) or len(answer) != len(batch):
-            raise ProtocolError(
-                f"the chunkedgraph did not say of each of {len(batch)} roots whether it is the latest; try again",
-                service="chunkedgraph",
-                status=200,
-                url=graph_url(session, "is_latest_roots"),
+        if not isinstance(answer, list) or len(answer) != len(batch) or not _all(answer, bool):
+            raise _odd(
+                session, "is_latest_roots", f"did not say of each of {len(batch)} roots if it is the latest"
             )
         return np.array(answer, dtype=bool)
 
@@ -170,8 +170,8 @@ class Lifetimes:
 def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], object]] = ()) -> Lifetimes:
     """Look up from when until when each root was valid.
 
-    All questions are asked at once, together with those in ``also``, which the caller will need next. Where answers
-    are kept, a pinned session asks until when roots were valid up to its own moment: unlike the present, that is final.
+    All requests are sent concurrently, together with those in ``also``, which the caller will need next. With a cache,
+    a pinned session asks until when roots were valid up to its own moment: unlike the present, that is final.
     """
     import numpy as np
 
@@ -221,7 +221,7 @@ def _chunks(which: NDArray[np.intp]) -> list[NDArray[np.intp]]:
 
 
 def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -> NDArray[np.int64]:
-    """Ask for times of roots; ids that the graph does not know are found out by halving, and get -1."""
+    """Request times of roots; ids that the graph does not know are found by halving, and get -1."""
     import numpy as np
 
     if not len(ids):
@@ -233,7 +233,13 @@ def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -
         body = session.http.post_json(
             "chunkedgraph", url, {"node_ids": ids.tolist()}, params=params, keys=("timestamp",)
         )
-        times = np.array(body["timestamp"], dtype=np.float64)
+        found = body["timestamp"]
+        # up to the year 9999
+        if not (
+            isinstance(found, list) and _all(found, int, float) and all(0 <= time < 2.6e11 for time in found)
+        ):
+            raise _odd(session, "root_timestamps", "sent something else than times of roots")
+        times = np.array(found, dtype=np.float64)
     except (AuthenticationError, ProtocolError, ServiceUnavailableError, ServiceTimeoutError):
         raise
     except ServiceError as error:
@@ -251,7 +257,7 @@ def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -
 
 
 def require_latest(session: Session) -> None:
-    """Check that the graph can say until when a root was valid: older ones ignore the question and answer another.
+    """Check that the graph can say until when a root was valid: older ones ignore the parameter.
 
     Raises
     ------
@@ -372,8 +378,102 @@ def ids_in(response: Response, values: Any) -> IdArray:
     raise unreadable(response, "returned ids that are not whole numbers below 2**63; try again")
 
 
+def _all(values: list[Any], *kinds: type) -> bool:
+    """Whether all values of a list are of some types exactly: True is no number."""
+    return all(type(value) in kinds for value in values)
+
+
+def _odd(session: Session, path: str, what: str) -> ProtocolError:
+    url = graph_url(session, path)
+    return ProtocolError(
+        f"the chunkedgraph service at {url} {what}; try again", service="chunkedgraph", status=200, url=url
+    )
+
+
 def is_below_roots(session: Session, node: int) -> bool:
     """Whether an id is one of a piece of a neuron (supervoxel, level-2 id, ...): its top bits say the layer."""
     graph = session.segmentation_info().get("graph", {})
     top = graph.get("n_layers")
     return top is not None and node >> (64 - int(graph.get("n_bits_for_layer_id", 8))) < int(top)
+
+
+def successors_of(
+    session: Session, roots: Sequence[int], *, at: datetime | None = None, stop_layer: int | None = None
+) -> list[tuple[IdArray, NDArray[np.float64]]]:
+    """Return the roots that are valid at a time and hold pieces of older ones, most pieces first, and their shares.
+
+    An edit replaces the pieces that it touches, and the graph gives for a piece that is gone the last root it had: the
+    old root itself, often. Such pieces count for none, and if no other is left, smaller ones are looked at.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask.
+    roots : sequence of int
+        Roots of any age.
+    at : datetime.datetime, optional
+        When. Default: now.
+    stop_layer : int, optional
+        Layer of the pieces. Default: four below the top.
+
+    Returns
+    -------
+    list of (numpy.ndarray of int64, numpy.ndarray of float64)
+        For each root: the ids, and the share of its pieces that each holds. Both empty for what is no root.
+    """
+    found: list[tuple[IdArray, NDArray[np.float64]]] = [(_none(), _none().astype(float)) for _ in roots]
+    left = list(range(len(roots)))
+    for layer in (stop_layer, *(finer for finer in _FINER if stop_layer is None or finer < stop_layer)):
+        held = _overlaps(session, [roots[place] for place in left], at=at, stop_layer=layer)
+        for place, part in zip(left, _valid(session, held, at), strict=True):
+            found[place] = part
+        left = [
+            place for place, (ids, _) in zip(left, held, strict=True) if len(ids) and not len(found[place][0])
+        ]
+        if not left:
+            break
+    return found
+
+
+def _overlaps(
+    session: Session, roots: list[int], *, at: datetime | None, stop_layer: int | None
+) -> list[tuple[IdArray, NDArray[np.float64]]]:
+    """Say what became of roots: the roots that hold their pieces at a time, most pieces first, and their shares.
+
+    The pieces are nodes four layers below the top, as caveclient takes them: they change rarely and are few.
+    """
+    import numpy as np
+
+    if stop_layer is None:
+        stop_layer = int(session.segmentation_info().get("graph", {}).get("n_layers", 6)) - 4
+    layer = max(1, stop_layer)
+    pieces = session.map(lambda root: leaves(session, root, stop_layer=layer), roots)
+    ends = np.cumsum([len(part) for part in pieces])[:-1]
+    joined = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
+    held = np.split(roots_of(session, joined, at=at), ends) if len(roots) else []
+    results = []
+    for part in held:
+        found, counts = np.unique(part[part != 0], return_counts=True)
+        # equal shares: the smaller id first, so that the answer is always the same
+        order = np.lexsort((found, -counts))
+        results.append((found[order], counts[order] / max(1, len(part))))
+    return results
+
+
+def _valid(
+    session: Session, held: list[tuple[IdArray, NDArray[np.float64]]], at: datetime | None
+) -> list[tuple[IdArray, NDArray[np.float64]]]:
+    """Leave out the roots that are not valid at a time; one question for all."""
+    import numpy as np
+
+    every = np.concatenate([_none(), *(ids for ids, _ in held)])
+    if not len(every):
+        return held
+    keep = np.split(is_latest(session, every, at=at), np.cumsum([len(ids) for ids, _ in held])[:-1])
+    return [(ids[mask], share[mask]) for (ids, share), mask in zip(held, keep, strict=True)]
+
+
+def _none() -> IdArray:
+    import numpy as np
+
+    return np.empty(0, dtype=np.int64)

@@ -6,8 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cortexclient.session.core import Session
-    from cortexclient.session.moments import Moment
+    from cortexclient.session.moment import Moment
+    from cortexclient.session.session import Session
 
 __all__ = ["provenance_of"]
 

@@ -26,7 +26,7 @@ from cortexclient.errors import AuthenticationError, MissingDataError
 from cortexclient.session.connection import LOOPBACK_TOKEN
 from cortexclient.session.failures import unreadable
 from cortexclient.session.graph import leaves, roots_of
-from cortexclient.session.moments import as_utc
+from cortexclient.session.moment import as_utc
 from cortexclient.session.transport import PatientAdapter
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from requests import PreparedRequest, Response
 
-    from cortexclient.session.core import Session
     from cortexclient.session.policy import Policy
+    from cortexclient.session.session import Session
 
 __all__ = ["open_volume", "read_files"]
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
 from cortexclient.errors import NotConfiguredError, UnknownTableError
-from cortexclient.spec.dump import fingerprint
+from cortexclient.spec.dump import fingerprint, summary
 from cortexclient.spec.fields import (
     DatasetName,
     Datastack,
@@ -180,6 +180,11 @@ class DatasetSpec(Section):
     def __eq__(self, other: object) -> bool:
         # where a spec was read from is no part of what it says
         return self is other or (isinstance(other, DatasetSpec) and self.fingerprint == other.fingerprint)
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    __str__ = __repr__
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["fingerprint", "plain"]
+__all__ = ["fingerprint", "plain", "summary"]
 
 # below this every JSON reader keeps a whole number exactly; ids above are written as text
 _SAFE_INTEGER = 2**53
@@ -48,6 +48,22 @@ def _value(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _SAFE_INTEGER:
         return str(value)
     return value
+
+
+def summary(section: BaseModel) -> str:
+    """Return what is set as YAML for people: without sources and BibTeX, and of versions the numbers only."""
+    import yaml
+
+    values = plain(section)
+    if isinstance(citation := values.get("citation"), dict):
+        citation.pop("bibtex", None)
+    left_out = {name: values.pop(name, None) for name in ("schema_version", "sources", "versions")}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    if versions := left_out["versions"]:
+        text += f"# versions: {', '.join(str(each['version']) for each in versions)}\n"
+    if left_out["sources"]:
+        text += f"# sources: `cortexclient show {values.get('name', '')} --resolved` lists them\n"
+    return text
 
 
 def fingerprint(section: BaseModel) -> str:

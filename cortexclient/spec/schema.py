@@ -91,6 +91,15 @@ def _rewritten(value: Any) -> Any:
     }
     if isinstance(result.get("$ref"), str):
         result["$ref"] = result["$ref"].replace("#/$defs/", "#/definitions/")
-    if "patternProperties" in result and "properties" not in result:
-        result["additionalProperties"] = False  # a map whose keys have a pattern takes no others
+    if "properties" not in result:  # a map whose keys are not fixed
+        if isinstance(result.get("additionalProperties"), dict):
+            result["additionalProperties"] = _or_null(result["additionalProperties"])
+        if "patternProperties" in result:
+            allowed = {pattern: _or_null(item) for pattern, item in result["patternProperties"].items()}
+            result |= {"patternProperties": allowed, "additionalProperties": False}
     return result
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Allow null, which clears what was inherited under a key."""
+    return {"anyOf": [schema, {"type": "null"}]}

@@ -155,8 +155,8 @@ class TableFacts(Section):
     columns: Annotated[
         Mapping[ColumnName, ColumnKind], BeforeValidator(without_nulls), AfterValidator(frozen)
     ] = Field(default_factory=FrozenDict)
-    """Columns beside those of the schema (of a view: all of them) and their types: bool, int, float, text, id, point,
-    bound_point, ``float|null`` where values may be missing, or the list of values that there are."""
+    """Columns beside those of the schema (of a view: all of them), or more exact than there, and their types: bool,
+    int, float, text, id, point, bound_point, ``float|null`` where one may be missing, or a list of possible values."""
     units: Literal["voxel", "nm"] = "voxel"
     """Unit in which the server stores positions."""
     voxel_resolution: VoxelSize | None = None

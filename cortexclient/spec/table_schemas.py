@@ -113,13 +113,16 @@ def schema_names() -> list[str]:
 def fields_of(schema: str | None, further: Mapping[str, Any] | None = None) -> tuple[TableField, ...]:
     """Return the fields of a table: those of its schema, then its further ones.
 
+    A further one of the same name takes the place of the schema's: it knows the values that this table has.
+
     Raises
     ------
     KeyError
         If there is no such schema.
     """
-    own = table_schemas()[schema] if schema is not None else ()
-    return (*own, *(table_field(name, what) for name, what in (further or {}).items()))
+    fields = {each.name: each for each in (table_schemas()[schema] if schema is not None else ())}
+    fields |= {name: table_field(name, what) for name, what in (further or {}).items()}
+    return tuple(fields.values())
 
 
 def columns_of(schema: str) -> tuple[str, ...]:

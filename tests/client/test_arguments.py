@@ -170,6 +170,21 @@ def test_an_id_is_never_a_float_whatever_the_comparison(toy, bound, operator):
         TablesService(toy).synapses_toy(pre_pt_root_id={operator: bound})
 
 
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, str(2**64), np.uint64(2**63)], ids=repr)
+def test_numbers_beyond_64_bits_are_no_ids(value):
+    for given in ([1, value], np.array([1, int(value)], dtype=object)):
+        with pytest.raises(ValueError, match="does not fit an id of 64 bits"):
+            as_ids(given)
+    with pytest.raises(ValueError, match="64 bits"):
+        as_id(value)
+
+
+@pytest.mark.parametrize("way", [list, np.array, pd.Series, pa.array])
+def test_truth_values_are_no_ids(way):
+    with pytest.raises(TypeError, match="not an id"):
+        as_ids(way([True, False]))
+
+
 @pytest.mark.parametrize("value", [b"12", "²", "1_0", "", "-", "864691135336055529.0"], ids=repr)
 def test_text_that_is_no_id(value):
     for given in (value, [value]):

@@ -41,6 +41,17 @@ def test_every_root_that_ever_was(request, files, server):
     assert frame["cell_id"].dtype == np.int64
 
 
+def test_cells_at_a_time_whose_version_has_expired(sandbox_factory):
+    sandbox = sandbox_factory()
+    cells = sandbox.truth.cells["cell_id"].tolist()
+    at = sandbox.load().version_timestamp(2) + timedelta(hours=1)
+    roots = sandbox.load().cell_id_to_root_id(cells, timestamp=at)
+    back = sandbox.load().root_id_to_cell_id(roots["root_id"], timestamp=at)
+    sandbox.expire(2)  # rows are read in another version from now on, roots still at the time asked
+    assert sandbox.load().cell_id_to_root_id(cells, timestamp=at).equals(roots)
+    assert sandbox.load().root_id_to_cell_id(roots["root_id"], timestamp=at).equals(back)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_roots_of_cells_at_a_version(toy, files, version):
     nuclei = files.frozen("nucleus_toy", version).set_index("id")["pt_root_id"]

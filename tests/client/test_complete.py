@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cortexclient import errors
-from cortexclient.session.once import Once
+from cortexclient.session.connection import Memo
 from cortexclient.session.query import complete, divide
 from cortexclient.session.query.complete import Following, fetch_all
 from cortexclient.session.query.cuts import Range, blind_cuts, cut_list, cut_range, plan_cuts
@@ -79,7 +79,7 @@ class Server:
 
 
 def session(workers=4):
-    return SimpleNamespace(max_workers=workers, connection=SimpleNamespace(memory=Once(), cache=None))
+    return SimpleNamespace(max_workers=workers, connection=SimpleNamespace(memory=Memo(), cache=None))
 
 
 def ids_of(harvest):

@@ -192,7 +192,7 @@ DAMAGES: dict[str, tuple[bytes, str]] = {
     "text": (b"<html>Sign in</html>", "cannot be decoded"),
     "draco that ends": (b"DRACO\x02\x02\x01\x01\x00\x00\x03", "cannot be decoded"),
     "no faces": (legacy(TRIANGLE, []), "0 faces"),
-    "short face": (legacy(TRIANGLE, [[0, 1, 2]], b"\0" * 8), "cannot be decoded|whole number"),
+    "short face": (legacy(TRIANGLE, [[0, 1, 2]], b"\0" * 8), "cannot be decoded|end within a face"),
     "face beyond": (legacy(TRIANGLE, [[0, 1, 3]]), "names vertex 3 of 3"),
     "not finite": (legacy([*TRIANGLE[:2], [0, np.nan, 0]], [[0, 1, 2]]), "not finite"),
     "too many vertices": (struct.pack("<I", 2**31) + bytes(60), "cannot be decoded"),

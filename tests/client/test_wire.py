@@ -174,3 +174,86 @@ def test_certificates_that_are_not_there(relay, client, monkeypatch):
         client.session.http.get_json("info", f"{address}/info")
     assert caught.value.url.startswith(address)
     assert "\n" not in str(caught.value)
+
+
+ODD_NUMBERS = {
+    "/root_timestamps$": [
+        b'{"timestamp": 5}',
+        b'{"timestamp": [null]}',
+        b'{"timestamp": ["x"]}',
+        b'{"timestamp": [1e999]}',
+    ],
+    "/is_latest_roots$": [b'{"is_latest": 5}', b'{"is_latest": [5]}', b"[]", b'{"is_latest": []}'],
+    "/leaves$": [
+        b'{"leaf_ids": [1.0]}',
+        b'{"leaf_ids": 5}',
+        b'{"leaf_ids": [true]}',
+        b'{"leaf_ids": [1e400, 5]}',
+    ],
+    "/roots_binary$": [b"12345678" * 2, b"1234567", b"\xff" * 8],
+}
+"""What is wrong in the responses of the chunkedgraph about one root."""
+
+
+@pytest.mark.parametrize(
+    ("route", "body"), [(route, body) for route, some in ODD_NUMBERS.items() for body in some]
+)
+def test_numbers_of_the_graph_are_checked(relay, client, route, body):
+    ask = {
+        "/root_timestamps$": lambda: client.latest_valid_timestamp([864691135000000000]),
+        "/is_latest_roots$": lambda: client.is_latest_roots([864691135000000000]),
+        "/leaves$": lambda: client.get_l2_ids(864691135000000000),
+        "/roots_binary$": lambda: client.get_roots([72766366989418499]),
+    }[route]
+    relay.fail(route, status(200, body))
+    with pytest.raises(errors.ProtocolError) as caught:
+        ask()
+    assert caught.value.url.startswith(relay.url)
+    assert caught.value.status == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": "RUNNING", "valid": False}, "version 3 of .* is being made; the newest is 2"),
+        ({"status": "FAILED", "valid": False}, "version 3 of .* failed; the newest is 2"),
+    ],
+)
+def test_a_version_in_the_making_is_told_from_one_that_does_not_exist(relay, client, changes, message):
+    records = [
+        {"version": number, "time_stamp": f"2026-01-0{number}T00:00:00", "valid": True, "status": "AVAILABLE"}
+        for number in (1, 2, 3)
+    ]
+    records[2] |= changes
+    relay.faults = [
+        ("/tables", status(404, b"[]")),
+        ("/metadata$", status(200, json.dumps(records).encode())),
+    ]
+    relay.count = -1
+    for ask in (lambda: rows(client), client.version_timestamp):
+        with pytest.raises(errors.UnknownVersionError, match=message) as caught:
+            ask()
+        assert caught.value.url
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "lists no version of"),
+        (
+            [{"version": 1, "time_stamp": "2026-01-01T00:00:00", "valid": False}],
+            "the last of 1, 1, has expired",
+        ),
+    ],
+)
+def test_no_live_version_is_told_from_no_version(relay, records, message):
+    client = relay.upstream.load(server_address=relay.url, retries=0)
+    relay.fail("/materialize/.*/metadata$", status(200, json.dumps(records).encode()))
+    for ask in (
+        lambda: rows(client),
+        lambda: client.tables.nucleus_detection().query(timestamp="2026-02-01"),
+    ):
+        with pytest.raises(errors.UnknownVersionError, match=message):
+            ask()
+    relay.recover()
+    assert rows(client)  # a version that is made later is seen

@@ -27,6 +27,7 @@ def exchanges() -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(_RECORDING.read_bytes()).decode().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_answer_is_alike(
     exchanges: list[dict[str, Any]], recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

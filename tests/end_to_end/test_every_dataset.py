@@ -77,6 +77,8 @@ def cell(client: Any, sandbox: Sandbox) -> tuple[int, int]:
     counts = sandbox.truth.synapses.groupby("pre_cell_id").size()
     cell_id = int(counts[counts.index > 0].idxmax())
     assert cell_id in set(sandbox.truth.cells["cell_id"])
+    if client.spec.cell_ids is None:
+        return cell_id, int(sandbox.truth.root_of_cell([cell_id], client.version_timestamp())[0])
     root = int(client.cell_id_to_root_id([cell_id])["root_id"].iloc[0])
     assert root > 0
     return cell_id, root

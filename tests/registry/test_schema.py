@@ -150,3 +150,10 @@ def test_an_alias_of_two_datasets_is_refused(tmp_path: Path) -> None:
         ("CX302", 6, "aliases[0]"),
         ("CX302", 7, "aliases[1]"),
     ]
+
+
+def test_null_clears_an_inherited_entry_of_a_map() -> None:
+    assert not _errors(
+        "name: a\nextends: b\ntables: {edges: null}\nsources: {tables: null}\n", dataset_schema()
+    )
+    assert _errors("name: a\nextends: b\ntables: {Edges: null}\n", dataset_schema())

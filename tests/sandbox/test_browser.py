@@ -30,6 +30,7 @@ CHROMIUM = next(
 )
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian has one: apt-get install chromium"),
 ]
 FLAGS = (

@@ -42,6 +42,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_build_one_folder_equal_to_any_other(tmp_path: Path) -> None:
     # a build that was killed left this behind
     key = cortex_key(frame_of(registry.get_spec("sandbox"), half_width_um=40.0), size="tiny")

@@ -399,6 +399,7 @@ def waits_for_a_lock(pid: int) -> bool:
     return any(str(pid) in parts for parts in waiting)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who waits for a lock is told by Linux alone")
 def test_a_build_that_is_killed_leaves_nothing_that_is_served(tmp_path: Path) -> None:
     """The process that waits for it goes on, sweeps the leftovers, and serves a whole cortex."""

@@ -25,6 +25,7 @@ def corners(mesh: object) -> np.ndarray:
     return flat[np.lexsort(flat.T)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [shard_meshes, legacy_meshes])
 def test_other_ways_to_store_meshes(plain: Sandbox, tmp_path: Path, convert) -> None:
     cells = plain.truth.cells

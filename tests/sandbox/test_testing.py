@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cortexclient.sandbox import Sandbox
 
 THEIRS = """
@@ -26,6 +28,7 @@ def test_the_log_is_empty(sandbox):
 """
 
 
+@pytest.mark.slow
 def test_the_fixtures_are_found_by_themselves(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text(THEIRS)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cortexclient.session import Session
     from cortexclient.types import TransformName
 
-__all__ = ["Output", "SkeletonBatches", "SkeletonLoader", "Wanted"]
+__all__ = ["Output", "SkeletonBatches", "SkeletonLoader", "SkeletonOptions"]
 
 _OF_SOME = (
     IncompleteResultError,
@@ -39,14 +39,14 @@ _OF_SOME = (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
-"""What a batch can fail with because of some of its neurons, or for a moment."""
+"""Errors of a batch that some of its neurons may cause alone, or that may pass."""
 
 Output: TypeAlias = Literal["meshwork", "cell", "dict", "swc"]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What skeletons are asked for with."""
+class SkeletonOptions:
+    """The options of `get_skeleton` and `get_skeletons`, checked."""
 
     version: int
     synapses: bool = True
@@ -67,32 +67,32 @@ class SkeletonLoader:
     Parameters
     ----------
     session : Session
-    wanted : Wanted
+    options : SkeletonOptions
     space : Space or None
         Needed for a transform.
     """
 
-    def __init__(self, session: Session, wanted: Wanted, space: Space | None = None) -> None:
+    def __init__(self, session: Session, options: SkeletonOptions, space: Space | None = None) -> None:
         self._session = session
-        self._wanted = wanted
+        self._options = options
         self._space = space
         self._queued: set[int] = set()  # a batch that fails is read in parts, and nothing is queued twice
 
     def load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
-        """Ask for shapes and synapses side by side; for each root, what makes its neuron or gives the error."""
-        # what stands for no root, as in the answers of cell_id_to_root_id, makes the services fail for all of them
+        """Fetch skeletons and synapses concurrently; return functions that build neurons or errors."""
+        # 0 and -1, which cell_id_to_root_id returns for cells without a root, make the services fail for all roots
         found = self._load([root for root in roots if root > 0]) if max(roots) > 0 else {}
         return {root: found[root] if root > 0 else partial(no_root, self._session, root) for root in roots}
 
     def _load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
-        if self._wanted.output in {"dict", "swc"}:
+        if self._options.output in {"dict", "swc"}:
             skeletons = self._skeletons(roots)
             return {root: partial(self._caught, self._plain, skeletons[root]) for root in roots}
         session = self._session
-        session.info()  # every job needs it
+        session.info()  # once, because every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
         (skeletons, attributes, graphs), (moments, synapses) = session.run_all(jobs)
-        build = self._cell if self._wanted.output == "cell" else self._meshwork
+        build = self._cell if self._options.output == "cell" else self._meshwork
         return {
             root: partial(
                 self._caught,
@@ -106,7 +106,7 @@ class SkeletonLoader:
         }
 
     def _caught(self, build: Callable[..., Any], data: Any, *parts: Any) -> Any:
-        """Build one neuron; the error of what it needs, or its own, in its place."""
+        """Build one neuron, or return the error of what it needs, or its own."""
         failure = next(
             (part for part in (*getattr(build, "args", ()), data, *parts) if isinstance(part, CortexError)),
             None,
@@ -118,31 +118,31 @@ class SkeletonLoader:
         except CortexError as error:
             return error
 
-    # -- asking ------------------------------------------------------------------------------------------------
+    # -- fetching ------------------------------------------------------------------------------------------------
 
     def _skeletons(self, roots: list[int]) -> dict[int, dict[str, Any] | CortexError]:
-        session, wanted = self._session, self._wanted
+        session, options = self._session, self._options
         if session.spec.denies("skeletons"):
             return dict(zip(roots, session.map(self._computed, roots), strict=True))
-        found = fetch_stored(session, roots, wanted.version)
+        found = fetch_stored(session, roots, options.version)
         missing = [root for root in roots if root not in found]
         cache = session.connection.cache
         if missing and cache is not None and cache.offline:
             found |= {
                 root: cache.offline_error(f"the skeleton of {root}", service="skeleton") for root in missing
             }
-        elif missing and wanted.generate:
+        elif missing and options.generate:
             found |= generate_skeletons(
                 session,
                 missing,
-                wanted.version,
-                deadline=wanted.deadline,
+                options.version,
+                deadline=options.deadline,
                 queued=self._queued,
-                progress=wanted.progress,
+                progress=options.progress,
             )
         else:
             found |= {root: _absent(session, root) for root in missing}
-        if wanted.compute:
+        if options.compute:
             lacking = [root for root in roots if _may_be_computed(found[root])]
             found |= dict(zip(lacking, session.map(self._computed, lacking), strict=True))
         return found
@@ -158,10 +158,10 @@ class SkeletonLoader:
     def _shapes(self, roots: list[int]) -> tuple[Any, Any, Any]:
         session = self._session
         jobs: list[Callable[[], Any]] = [partial(self._skeletons, roots)]
-        if self._wanted.restore_graph:
+        if self._options.restore_graph:
             jobs.append(lambda: dict(zip(roots, session.map(self._graph, roots), strict=True)))
         found = session.run_all(jobs)
-        graphs = found[1] if self._wanted.restore_graph else {}
+        graphs = found[1] if self._options.restore_graph else {}
         return found[0], self._attributes(found[0]), graphs
 
     def _graph(self, root: int) -> Any:
@@ -171,16 +171,16 @@ class SkeletonLoader:
             return error
 
     def _attributes(self, skeletons: Mapping[int, Any]) -> Any:
-        """Attributes of all level-2 ids: a frame for cells, else what the cache answered."""
+        """Fetch attributes of all level-2 ids: a frame for cells, else the cache's own dict."""
         import numpy as np
 
         from cortexclient.services.level2 import Level2Service
         from cortexclient.services.skeletons.build import PROPERTIES
 
-        wanted = self._wanted
-        cells = wanted.output == "cell"
-        names = [*(PROPERTIES if wanted.restore_properties else ())]
-        names += ["rep_coord_nm"] if wanted.restore_graph or cells else []
+        options = self._options
+        cells = options.output == "cell"
+        names = [*(PROPERTIES if options.restore_properties else ())]
+        names += ["rep_coord_nm"] if options.restore_graph or cells else []
         lists = [
             data["lvl2_ids"]
             for data in skeletons.values()
@@ -189,28 +189,28 @@ class SkeletonLoader:
         if not names or not lists:
             return {}
         ids = np.unique(np.concatenate(lists))
-        everything = cells and wanted.restore_properties
+        everything = cells and options.restore_properties
         return Level2Service(self._session).get_l2data(ids, None if everything else names, as_dataframe=cells)
 
     def _synapses(self, roots: list[int]) -> tuple[Any, Any]:
-        wanted = self._wanted
-        moments = moments_of(self._session, roots, tables=wanted.synapses)
-        if not wanted.synapses:
+        options = self._options
+        moments = moments_of(self._session, roots, tables=options.synapses)
+        if not options.synapses:
             return moments, {}
         valid = {root: when for root, when in moments.items() if isinstance(when, RootMoment)}
-        return moments, synapses_of(self._session, valid, references=wanted.references) if valid else {}
+        return moments, synapses_of(self._session, valid, references=options.references) if valid else {}
 
-    # -- putting together --------------------------------------------------------------------------------------
+    # -- building --------------------------------------------------------------------------------------
 
     @property
     def _target(self) -> str:
         """Space of the neurons."""
-        return self._wanted.transform or VOLUME
+        return self._options.transform or VOLUME
 
     def _mover(self, data: Mapping[str, Any]) -> Any:
-        if self._wanted.transform is None or self._space is None:
+        if self._options.transform is None or self._space is None:
             return None
-        return self._space.mover(self._wanted.transform, anchor=data["vertices"][data["root"]])
+        return self._space.mover(self._options.transform, anchor=data["vertices"][data["root"]])
 
     def _meshwork(
         self, root: int, _: RootMoment, data: Mapping[str, Any], attributes: Any, graph: Any, synapses: Any
@@ -220,7 +220,7 @@ class SkeletonLoader:
         neuron = build.make_meshwork(root, data, edges=graph, points=attributes)
         position = self._session.spec.synapse_position_column or "ctr_pt_position"
         build.add_synapses(neuron, data["lvl2_ids"], synapses, position=position)
-        if self._wanted.restore_properties:
+        if self._options.restore_properties:
             build.add_properties(neuron, data["lvl2_ids"], attributes)
         move = self._mover(data)
         return neuron if move is None else neuron.moved(move, "um", self._target)
@@ -247,7 +247,7 @@ class SkeletonLoader:
         if move is not None:
             data["vertices"] = move(data["vertices"])
         data |= {"unit": "nm" if move is None else "um", "space": self._target}
-        return data if self._wanted.output == "dict" else shape_of(data).to_swc()
+        return data if self._options.output == "dict" else shape_of(data).to_swc()
 
 
 def _may_be_computed(found: Any) -> bool:
@@ -258,7 +258,7 @@ def _absent(session: Session, root: int) -> CortexError:
     if is_below_roots(session, root):
         return no_root(session, root)
     return MissingDataError(
-        f"the skeleton service of {session.label} has no skeleton of {root} yet; generate=True has it made",
+        f"the skeleton service of {session.label} has no skeleton of {root} yet; generate=True asks it to make one",
         service="skeleton",
     )
 
@@ -267,26 +267,26 @@ def _absent(session: Session, root: int) -> CortexError:
 
 
 class SkeletonBatches:
-    """Iterates over ``(root_id, neuron)``, reading a batch of neurons while the one before it is used up.
+    """Iterates over ``(root_id, neuron)``, and prefetches a batch of neurons while the one before it is used.
 
     Parameters
     ----------
     root_ids : list of int
     load : callable
-        Gives for each of some roots what makes its neuron or gives the error.
+        Returns for each of some roots a function that builds its neuron or returns the error.
     batch_size : int
     collect : bool
-        Keep failures instead of raising the first. A service that fails for a whole batch is asked for its halves, so
-        that what is to blame fails alone; if two batches in a row fail as a whole, that is raised.
+        Collect failures instead of raising the first. A batch that fails is split and read in halves, so that what
+        causes the failure fails alone; if all of two batches in a row fail, the error is raised.
     progress : bool
         Show a progress bar.
     workers : int
-        Largest number of threads that ask for the next batch; with 1 it is asked for when it is needed.
+        Largest number of threads that prefetch the next batch; with 1 it is fetched when it is needed.
 
     Attributes
     ----------
     failures : dict
-        Root id -> error, of the neurons that were reached and could not be had.
+        Root id -> error, of the neurons that were reached and failed.
     """
 
     def __init__(
@@ -333,12 +333,12 @@ class SkeletonBatches:
                             and self._workers > 1
                             and not within_worker()
                         ):
-                            # not with the first one: whoever only looks at that asks for nothing more
+                            # not with the first one: a caller that stops there needs no further batch
                             following = Prefetch(
                                 partial(self._read, batches[number + 1]), workers=self._workers
                             )
                             following.start()
-                        neuron = found.pop(root)()  # nothing of a batch is kept once it was handed out
+                        neuron = found.pop(root)()  # frees what a returned neuron needed
                         bar.update()
                         if not isinstance(neuron, CortexError):
                             yield root, neuron
@@ -368,9 +368,9 @@ class SkeletonBatches:
     def _read_parts(
         self, batch: list[int], failure: CortexError
     ) -> tuple[dict[int, Callable[[], Any]], list[int], CortexError]:
-        """Read what can be read of a batch that failed; give that, the rest, and why the rest failed."""
+        """Read a batch that failed in parts; return what was read, the rest, and the error of the rest."""
         found: dict[int, Callable[[], Any]] = {}
-        # what is kept costs nothing to look at one by one
+        # offline, one by one: the cache costs no request
         pieces = len(batch) if isinstance(failure, OfflineError) else 2
         while len(batch) > 1:
             failed = []
@@ -384,7 +384,7 @@ class SkeletonBatches:
                     failure = error
                     failed.append(part)
             batch = [root for part in failed for root in part]
-            if len(failed) != 1:  # none is left, or it is not one part that is to blame
+            if len(failed) != 1:  # none is left, or more than one part fails
                 break
         return found, batch, failure
 

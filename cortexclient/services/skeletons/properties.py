@@ -1,7 +1,7 @@
-"""Properties of unbranched segments, in whole arrays: what ``pcg_skel.features.add_segment_properties`` works out.
+"""Properties of unbranched segments: the numbers of ``pcg_skel.features.add_segment_properties``, by array operations.
 
-That function takes 21 s for a neuron of 25,889 level-2 ids, because every segment looks up its indices in the whole
-neuron; the same numbers take a twentieth of a second here.
+That function takes 21 s for a neuron of 25,889 level-2 ids, because every segment searches its indices in the entire
+neuron; the same numbers take 0.05 s here.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _far_ends(
 def _strahler(skeleton: Any, parent: NDArray[np.int64]) -> NDArray[np.int64]:
     """Strahler number of each vertex, branches joining in meshparty's order: those of the nearest tips first.
 
-    Where three branches meet, that order can matter, so it is kept.
+    Where three branches meet the result can depend on that order, so it is the same here.
     """
     tips = np.asarray(skeleton.end_points)
     tips = tips[np.argsort(np.asarray(skeleton.distance_to_root)[tips])[::-1]]

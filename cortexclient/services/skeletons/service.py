@@ -9,7 +9,7 @@ from cortexclient.errors import CortexError
 from cortexclient.files import write_text
 from cortexclient.ids import as_id, as_ids, is_one
 from cortexclient.services.datastack import require_own
-from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader, Wanted
+from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader, SkeletonOptions
 from cortexclient.services.skeletons.shapes import shape_of
 from cortexclient.services.skeletons.source import stored_skeletons
 
@@ -39,7 +39,7 @@ class SkeletonsService:
     Parameters
     ----------
     session : Session
-        Where to ask, and the moment that holds for synapses.
+        The connection to the dataset, and the moment that holds for synapses.
     """
 
     def __init__(self, session: Session) -> None:
@@ -61,7 +61,7 @@ class SkeletonsService:
         deadline: float = 120.0,
         fallback: Literal["compute"] | None = None,
     ) -> Any:
-        """Get a neuron: its skeleton, with compartments, synapses and the properties of its level-2 ids.
+        """Return a neuron: its skeleton, with compartments, synapses and the properties of its level-2 ids.
 
         Parameters
         ----------
@@ -88,8 +88,8 @@ class SkeletonsService:
             A Meshwork; an ossify Cell (needs the extra ``ossify``); the service's skeleton as a dict of arrays; or a
             text in SWC (um). The last two carry neither synapses nor properties.
         deadline : float
-            Seconds to wait for a skeleton that the service has not made yet; it is asked to make it once. With 0 it is
-            not asked.
+            Seconds to wait for a skeleton that the service has not made yet; it is asked once to make it, and
+            with 0 not at all.
         fallback : {"compute"}, optional
             Where the service has no skeleton, refuses to make one or does not make it in time, compute it here by
             ``pcg_skel`` from the level-2 graph. Such a skeleton says so in ``skeleton.meta.skeleton_type`` (of a dict:
@@ -121,7 +121,7 @@ class SkeletonsService:
         MissingExtraError
             If ``output="cell"`` and ossify is not installed.
         IncompleteResultError
-            If synapses are cut short by the server and cannot be completed.
+            If the server truncates synapses, and they cannot be completed.
 
         Examples
         --------
@@ -129,7 +129,7 @@ class SkeletonsService:
         >>> neuron.anno.pre_syn.df                                     # doctest: +SKIP
         """
         root = as_id(root_id, "root_id")
-        wanted = self._wanted(
+        options = self._options(
             synapses=synapses,
             restore_graph=restore_graph,
             restore_properties=restore_properties,
@@ -140,7 +140,7 @@ class SkeletonsService:
             fallback=fallback,
             deadline=_seconds(deadline),
         )
-        found = self._loader(wanted).load([root])[root]()
+        found = self._loader(options).load([root])[root]()
         if isinstance(found, CortexError):
             raise found
         return found
@@ -164,10 +164,10 @@ class SkeletonsService:
         batch_size: int = 50,
         progress: bool = True,
     ) -> SkeletonBatches:
-        """Get many neurons, a batch at a time, so that they need not all be in memory.
+        """Return many neurons, a batch at a time, so that they need not all be in memory.
 
-        A neuron is put together when it is handed out. With the second one of a batch, the next batch is asked for in
-        the background, so that what you do with the neurons and waiting for the services go on at the same time.
+        A neuron is built when it is returned. With the second one of a batch, the next batch is prefetched in the
+        background, so that the services respond while you work with the neurons.
 
         Parameters
         ----------
@@ -185,9 +185,9 @@ class SkeletonsService:
         fallback : {"compute"}, optional
             As for `get_skeleton`; also of what was not made in time.
         errors : {"raise", "collect"}
-            Raise the first failure, or go on and keep failures in ``.failures``.
+            Raise the first failure, or continue and collect failures in ``.failures``.
         batch_size : int
-            Neurons asked for at a time; at most 500. The answers of two batches are in memory at most.
+            Neurons in one batch; at most 500. The responses of at most two batches are in memory.
         progress : bool
             Show a progress bar.
 
@@ -195,12 +195,12 @@ class SkeletonsService:
         -------
         SkeletonBatches
             Iterates over ``(root_id, neuron)`` in the order given; ``.failures`` is a dict root -> error that fills as
-            the iteration goes; ``.to_dict()`` reads all. Nothing is asked before the first step.
+            the iteration proceeds; ``.to_dict()`` reads all. No request is sent before the first step.
 
         Raises
         ------
         ValueError
-            As for `get_skeleton`, or if the batch size or the deadline is no number that can be kept.
+            As for `get_skeleton`, or if the batch size is below 1 or the deadline below 0.
 
         Examples
         --------
@@ -212,7 +212,7 @@ class SkeletonsService:
         size = as_id(batch_size, "batch_size")
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, not {size}")
-        wanted = self._wanted(
+        options = self._options(
             synapses=synapses,
             restore_graph=restore_graph,
             restore_properties=restore_properties,
@@ -228,7 +228,7 @@ class SkeletonsService:
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
         return SkeletonBatches(
             ids,
-            self._loader(wanted).load,
+            self._loader(options).load,
             min(size, 500),
             collect=errors == "collect",
             progress=progress,
@@ -331,9 +331,9 @@ class SkeletonsService:
         )
         return found[ids[0]] if one else found
 
-    # -- what is wanted ----------------------------------------------------------------------------------------
+    # -- options ---------------------------------------------------------------------------------------------
 
-    def _wanted(
+    def _options(
         self,
         *,
         synapse_reference_tables: Mapping[str, str | Sequence[str]] | None,
@@ -342,7 +342,7 @@ class SkeletonsService:
         output: Output,
         fallback: str | None,
         **options: Any,
-    ) -> Wanted:
+    ) -> SkeletonOptions:
         if transform not in _TRANSFORMS:
             raise ValueError(f"transform must be 'rigid', 'streamline' or None, not {transform!r}")
         if output not in _OUTPUTS:
@@ -353,29 +353,29 @@ class SkeletonsService:
         if output == "cell":
             from cortexclient.services.skeletons.build import require_ossify
 
-            require_ossify()  # told before anything is asked
+            require_ossify()  # raises before any request is sent
         references = _references(synapse_reference_tables)
         if references and (output in {"dict", "swc"} or not options.get("synapses", True)):
             raise ValueError(
-                "synapse_reference_tables add columns to synapses, and none are asked for: ask for synapses=True and "
+                "synapse_reference_tables add columns to synapses, and none are asked for: pass synapses=True and "
                 "output='meshwork' or 'cell'"
             )
         version = skeleton_version if skeleton_version is not None else self._default_version()
         if transform is not None:
-            self._in_space()  # a dataset without a transform is told before anything is asked
-        wanted = Wanted(
+            self._in_space()  # raises before any request is sent, where the dataset has no transform
+        made = SkeletonOptions(
             version=as_id(version, "skeleton_version"),
             references=references,
             transform=transform,
             output=output,
             compute=fallback is not None,
         )
-        return dataclasses.replace(wanted, **options)
+        return dataclasses.replace(made, **options)
 
     def _require_services(
         self, *, fallback: str | None, output: Output, synapses: bool, restore_properties: bool, **_: Any
     ) -> None:
-        """Say which service that is needed the spec denies, before anything is asked."""
+        """Raise NotConfiguredError for a service that is needed and that the spec denies."""
         spec = self._session.spec
         if fallback is None:
             spec.require_capability("skeletons", feature="skeletons", instead=_COMPUTE)
@@ -383,16 +383,16 @@ class SkeletonsService:
             return
         if synapses:
             feature = "the synapses of a skeleton"
-            spec.require_capability("versions", feature=feature, instead="ask with synapses=False")
+            spec.require_capability("versions", feature=feature, instead="pass synapses=False")
         if restore_properties:
             feature = "the properties of a skeleton"
-            spec.require_capability("l2cache", feature=feature, instead="ask with restore_properties=False")
+            spec.require_capability("l2cache", feature=feature, instead="pass restore_properties=False")
 
     def _default_version(self) -> int:
         return self._session.spec.skeleton_version or 4
 
-    def _loader(self, wanted: Wanted) -> SkeletonLoader:
-        return SkeletonLoader(self._session, wanted, None if wanted.transform is None else self._in_space())
+    def _loader(self, options: SkeletonOptions) -> SkeletonLoader:
+        return SkeletonLoader(self._session, options, None if options.transform is None else self._in_space())
 
     def _in_space(self) -> Space:
         from cortexclient.services.space import Space
@@ -427,7 +427,7 @@ def _are_roots(given: Any) -> bool:
 
 
 def _references(given: Any) -> dict[str, list[str]]:
-    """Give the reference tables of each side as lists."""
+    """Return the reference tables of each side as lists."""
     if given is None:
         return {}
     if not hasattr(given, "items") or set(given) - {"pre", "post"}:

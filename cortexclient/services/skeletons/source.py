@@ -237,16 +237,16 @@ def stored_skeletons(session: Session, roots: Sequence[int], version: int, **opt
     """Return for each root whether the service has its skeleton stored; any number of roots."""
     client = session.cave.skeleton
 
-    def ask(batch: Sequence[int]) -> dict[int, bool]:
+    def look_up(batch: Sequence[int]) -> dict[int, bool]:
         with session.guard("skeleton"):
-            answer = client.skeletons_exist(root_ids=list(batch), skeleton_version=version, **options)
-        if isinstance(answer, bool):  # for a single id
-            return {batch[0]: answer}
-        return {int(root): bool(there) for root, there in answer.items()}
+            response = client.skeletons_exist(root_ids=list(batch), skeleton_version=version, **options)
+        if isinstance(response, bool):  # for a single id
+            return {batch[0]: response}
+        return {int(root): bool(there) for root, there in response.items()}
 
     found: dict[int, bool] = {}
     for part in session.map(
-        ask, [roots[start : start + MOST_LOOKED_UP] for start in range(0, len(roots), MOST_LOOKED_UP)]
+        look_up, [roots[start : start + MOST_LOOKED_UP] for start in range(0, len(roots), MOST_LOOKED_UP)]
     ):
         found |= part
     return {root: found.get(root, False) for root in roots}
@@ -409,7 +409,7 @@ def _without_level2(session: Session, roots: Sequence[int]) -> Found:
             found[root] = MissingDataError(
                 f"the skeleton service of {session.label} cannot make a skeleton of {root} yet: {len(lacking)} of "
                 f"its {len(some)} level-2 ids have no attributes in the level-2 cache (the first is {lacking[0]}), "
-                f"which works them out when they are asked for; try again later, or {_HERE}",
+                f"which computes them on request; try again later, or {_HERE}",
                 service="skeleton",
                 url=f"{_base(session)}/bulk/gen_skeletons",
             )
@@ -427,7 +427,7 @@ def _late(
     reason = f"; the last look failed: {trouble}" if trouble is not None else ""
     return ServiceTimeoutError(
         f"the skeleton service of {session.label} has not made the skeleton of {root}: {waited}{reason}. It may "
-        f"still make it: ask again later or with a longer deadline=, or {_HERE}",
+        f"still make it: try again later or with a longer deadline=, or {_HERE}",
         service="skeleton",
         url=f"{_base(session)}/bulk/get_cached_skeletons",
     )

@@ -1,4 +1,4 @@
-"""Synapses of skeletons: all of them, at the moment of each neuron, with the level-2 id that each one sits on."""
+"""Synapses of skeletons: all of them, at the moment of each neuron, each with the level-2 id that it lies on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _CRUD = ["created", "superceded_id", "valid", "deleted"]
 
 @dataclass(frozen=True)
 class RootMoment:
-    """When a neuron is looked at.
+    """The time at which a neuron is read.
 
     Attributes
     ----------
@@ -121,13 +121,13 @@ def _newest_with(
     if live:
         return None
     return StaleRootError(
-        f"no version of {session.label} has root {root}, and its tables are asked at versions only "
+        f"no version of {session.label} has root {root}, and its tables can be read at versions only "
         "(`capabilities.live: false` in its spec); ask with synapses=False, or for the root that latest_roots() gives"
     )
 
 
 def no_root(session: Session, number: int) -> StaleRootError:
-    """Say that an id is no root."""
+    """Make the error for an id that is no root."""
     return StaleRootError(
         f"{number} is not a root id of {session.label}; supervoxels, level-2 ids and cell ids are not either"
     )
@@ -140,7 +140,7 @@ def synapses_of(
     references: Mapping[str, Sequence[str]],
     synapse_table: str | None = None,
 ) -> dict[int, dict[str, pd.DataFrame]]:
-    """Ask for the synapses of many neurons: pre and post at once, many roots in each request.
+    """Fetch the synapses of many neurons, both sides concurrently and many roots in each request.
 
     Parameters
     ----------
@@ -178,8 +178,10 @@ def synapses_of(
     for (side, when, _), answer in zip(asked, answers, strict=True):
         parts[side, when].append(answer)
     jobs = [
-        partial(_one_side, session, table, side, when, groups[when], kept, list(references.get(side, ())))
-        for (side, when), kept in parts.items()
+        partial(
+            _one_side, session, table, side, when, groups[when], found_parts, list(references.get(side, ()))
+        )
+        for (side, when), found_parts in parts.items()
     ]
     for side, by_root in session.run_all(jobs):
         for root, rows in by_root.items():
@@ -224,6 +226,6 @@ def _one_side(
 
 
 def _reference_crud(tables: Sequence[str]) -> set[str]:
-    """Bookkeeping columns of reference tables, under the names that they have once they are told apart."""
+    """Return the names of the bookkeeping columns of reference tables, with and without suffixes."""
     plain = {*_CRUD, "id_ref"}
     return plain | {f"{name}_{table}" for name in (*_CRUD, "id") for table in tables}

@@ -1,4 +1,4 @@
-"""Steps over whole arrays that NumPy does not have: blocks, ranges, orders and the components of a graph."""
+"""Array operations that NumPy does not have: blocks, ranges, orders and the components of a graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK", "blocks", "blocks_of_groups", "connected", "in_order", "ragged"]
 
-# rows at once; half or twice as many take about as long
+# rows of a block, so that it stays in the processor's cache; half or twice as many take about as long
 BLOCK = 1 << 15
 
 
@@ -68,7 +68,7 @@ def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
     ----------
     count : int
     edges : sequence of pairs of ndarray of int32
-        The nodes at both ends of edges, in as many parts as there are at hand.
+        The nodes at both ends of edges, in any number of parts.
     """
     rounds = []
     while any(len(tails) for tails, _ in edges):

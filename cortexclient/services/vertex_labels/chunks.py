@@ -117,7 +117,7 @@ def _with_guests(
 
 
 def turned(corners: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    """Turn triangles, shape (3, T), until their first corner is no guest; leave out those of guests only."""
+    """Rotate triangles, shape (3, T), until their first corner is no guest; leave out those of guests only."""
     for _ in range(2):
         guest = corners[0] >= count
         corners = np.where(guest, corners[[1, 2, 0]], corners)

@@ -77,7 +77,7 @@ class Claimants:
 
 @dataclass(frozen=True)
 class _Distances:
-    """Distance of every point to every piece of its chunk."""
+    """The distance of every point to every piece of its chunk."""
 
     claimant: NDArray[np.int64]
     piece: NDArray[np.int64]
@@ -85,7 +85,7 @@ class _Distances:
 
 
 def claim_by_point(pieces: Pieces, claimants: Claimants) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Give each piece to the representative point that it encloses.
+    """Assign each piece to the representative point that it encloses.
 
     A point inside an object meets the object's own surface first, whichever way it goes, so its nearest vertex is
     one of its own. That fails where the object's own surface is cut away at a chunk face and another is nearer, so
@@ -117,7 +117,7 @@ def claim_by_point(pieces: Pieces, claimants: Claimants) -> tuple[NDArray[np.int
     owner[piece[first]] = claimant[first]
     lost = np.ones(len(pick), dtype=bool)
     lost[first] = False
-    # who surely is inside the piece that it lost does not go to one that is merely near
+    # a point that surely is inside the piece that it lost does not take one that is merely near
     within = inside[pick][lost] > _SURELY_INSIDE
     moved = _second_choice(pieces, claimants, table, owner, claimant[lost], np.where(within, -1, nm[lost]))
     labels = pieces.spread(np.where(owner >= 0, claimants.label[owner], -1).astype(np.int32))
@@ -181,7 +181,7 @@ def _second_choice(
     losers: NDArray[np.int64],
     lost_at: NDArray[np.float32],
 ) -> NDArray[np.bool_]:
-    """Let points that lost their nearest piece take a free one; fills ``owner``, tells who moved.
+    """Let points that lost their nearest piece take a free one; fills ``owner``, returns which points did.
 
     ``lost_at`` is the distance of the piece that each loser lost, negative if the loser goes only to what encloses it.
     """
@@ -221,7 +221,7 @@ def _share(
 
 
 def claim_by_enclosure(pieces: Pieces, labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Give free pieces to the owned piece of their chunk that they lie within; fills ``labels``.
+    """Assign free pieces to the owned piece of their chunk that they lie within; fills ``labels``.
 
     Such pieces are the walls of holes: their object is all around them, and may be far from every other surface.
 
@@ -257,12 +257,12 @@ def _middle_vertex(pieces: Pieces, piece: int) -> NDArray[np.float64]:
 def claim_by_elimination(
     pieces: Pieces, claimants: Claimants, labels: NDArray[np.int32]
 ) -> NDArray[np.int64]:
-    """Give the largest free pieces of a chunk to its level-2 ids without a representative point; fills ``labels``.
+    """Assign the largest free pieces of a chunk to its level-2 ids without a representative point; fills ``labels``.
 
     Returns
     -------
     ndarray of int64
-        The pieces that were given away.
+        The pieces that were assigned.
     """
     rows = np.flatnonzero(~claimants.has_point)
     free = np.flatnonzero(labels[pieces.start[:-1]] < 0)
@@ -288,11 +288,11 @@ def _place_in_group(groups: NDArray[np.int32]) -> NDArray[np.int64]:
 def claim_by_proximity(
     pieces: Pieces, labels: NDArray[np.int32], *, max_distance: float, ratio_better: float
 ) -> NDArray[np.int64]:
-    """Give free pieces to the nearest owned piece of their chunk where it is clearly the nearest; fills ``labels``.
+    """Assign free pieces to the nearest owned piece of their chunk, if it is clearly the nearest; fills ``labels``.
 
     The nearest owner must be within ``max_distance`` and closer than ``ratio_better`` times the distance of *any*
     other owner in the chunk, however far that one is. Pieces that have found an owner then count as owned for those
-    that have not; all of one round are decided at once, so the order of pieces does not matter.
+    that have not; all of one round are decided together, so the order of pieces does not matter.
 
     Returns
     -------
@@ -369,9 +369,9 @@ def claim_by_lookup(
     labels: NDArray[np.int32],
     lookup: Lookup,
 ) -> NDArray[np.int64]:
-    """Give free pieces to the level-2 id of their chunk that most points beside their surface belong to.
+    """Assign free pieces to the level-2 id of their chunk that most points beside their surface belong to.
 
-    The same points are asked every time: vertices spread evenly over each piece, and all pieces in one question.
+    The points are always the same: beside vertices spread evenly over each piece. All pieces are looked up together.
 
     Parameters
     ----------
@@ -380,7 +380,7 @@ def claim_by_lookup(
     labels : ndarray of int32, shape (V,)
         Filled where a piece finds its owner.
     lookup : callable
-        Gives the level-2 id at each of many positions in nm.
+        Returns the level-2 id at each of many positions in nm.
 
     Returns
     -------
@@ -430,16 +430,16 @@ def _normals(vertices: NDArray[Any], faces: NDArray[Any], chosen: NDArray[np.int
 
 # -- winding numbers ---------------------------------------------------------------------------------------------------
 
-# triangles seen from points, measured at once: some twenty arrays of them
+# pairs of triangle and point that are measured together; some twenty arrays of them are in memory
 _TRIANGLES = 1 << 14
-# triangles that are looked at to tell which way the mesh is turned
+# triangles that are enough to find out which way the mesh is oriented
 _ENOUGH = 20_000
 
 
 def winding_numbers(
     pieces: Pieces, piece: NDArray[np.int64], point: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """How often a piece winds around a point: 1 inside a closed surface, 0 outside, in between near a cut.
+    """Compute how often a piece winds around a point: 1 inside a closed surface, 0 outside, in between near a cut.
 
     Outside, in front of the wall of a piece that is open behind, it is negative. Inside a large body it is positive
     also far from the patch of its surface that lies in the chunk.
@@ -457,7 +457,7 @@ def winding_numbers(
     Returns
     -------
     ndarray of float64, shape (Q,)
-        Positive inside, whichever way the triangles of the mesh are turned.
+        Positive inside, whichever way the triangles of the mesh are oriented.
     """
     if not len(piece):
         return np.zeros(0)
@@ -484,7 +484,7 @@ def _corners(pieces: Pieces, triangles: NDArray[np.int64]) -> list[Vectors]:
 
 
 def _turn(pieces: Pieces) -> float:
-    """1 if triangles look outward as they are written, -1 if inward: most look away from the middle of their piece."""
+    """Return 1 if triangles are oriented outward, -1 if inward: most face away from the middle of their piece."""
     order, begin = pieces.triangles
     begin = begin[: int(np.searchsorted(begin, _ENOUGH)) + 1]
     if begin[-1] == 0:

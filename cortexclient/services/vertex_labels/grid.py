@@ -27,7 +27,7 @@ _MAX_INT32 = 1 << 31
 
 @dataclass(frozen=True)
 class Located:
-    """The grid cell of every vertex, and which cells are the chunks that were asked for.
+    """The grid cell of every vertex, and which cells are the wanted chunks.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Located:
     extent : tuple of int
         Cells along each axis; ``cell`` counts z first, then y, then x.
     middle : ndarray of float64, shape (3,)
-        Middle of the chunks asked for, in whole nm.
+        Middle of the wanted chunks, rounded to nm.
     row : callable
-        Gives the row of the chunk in the chunks asked for, -1 for none, of an array of cells.
+        Returns the row in the wanted chunks of each of an array of cells, -1 for none.
     """
 
     cell: NDArray[Any]
@@ -289,7 +289,7 @@ def _strides(extent: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _rows(wanted: NDArray[np.int64], total: int) -> Callable[[NDArray[Any]], NDArray[np.int32]]:
-    """Give a function from cells to rows of the wanted cells."""
+    """Return a function from cells to rows of the wanted cells."""
     if total <= _MAX_TABLE:
         table = np.full(total, -1, dtype=np.int32)
         table[wanted] = np.arange(len(wanted), dtype=np.int32)

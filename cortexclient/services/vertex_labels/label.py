@@ -1,4 +1,4 @@
-"""The public function, and the object that explains its answer."""
+"""The public function, and the object that explains its result."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def label_vertices(
     mesh_mip: int | None = None,
     explain: bool = False,
 ) -> NDArray[np.int64] | Labels:
-    """Level-2 id of every vertex of a neuron's mesh.
+    """Find the level-2 id of every vertex of a neuron's mesh.
 
-    One pass over whole arrays; the answer depends neither on the order of the level-2 ids nor on that of the faces.
+    The result depends neither on the order of the level-2 ids nor on that of the faces.
 
     1. Every triangle is put into its chunk, and every vertex into that of its triangles; on a chunk face the upper
        side counts, if there is a triangle. Chunk faces are moved to the nearest cell of the grid on which draco rounded
-       the vertices. Where the chunk holds one level-2 id, that is the answer.
+       the vertices. Where the chunk holds one level-2 id, that is the result.
     2. In the other chunks the triangles fall into connected pieces. A piece belongs to the level-2 id whose
        representative point it encloses; the largest piece that encloses none to an id without a point.
     3. A piece that encloses no point belongs to the nearest piece that has an owner, if that is nearer than
@@ -171,7 +171,7 @@ def label_mesh(
     mesh_mip: int | None,
     lookup: Lookup | None = None,
 ) -> Labels:
-    """Do the work of :func:`label_vertices`; with ``lookup``, ask the segmentation about pieces that stay undecided."""
+    """Label vertices as :func:`label_vertices` does; with ``lookup``, pieces that stay undecided are looked up."""
     if max_distance < 0 or not 0 < ratio_better <= 1:
         raise ValueError(
             "max_distance must not be negative, and ratio_better must lie above 0 and not above 1"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pieces", "cut_again", "cut_into_pieces", "gaps", "nearest_owner"]
 
-# how many vertex pairs are measured at once: bounds the memory, and still fills the vector units
+# vertex pairs that are measured together: bounds the memory, and still fills the vector units
 _BLOCK = 1 << 19
 # pairs of pieces with at most this many pairs of vertices are measured together
 _SMALL = 4096
@@ -31,7 +31,7 @@ class Pieces:
     Attributes
     ----------
     vertex : ndarray of int32, shape (V,)
-        Mesh vertices, those of one piece side by side.
+        Mesh vertices, sorted by piece.
     start : ndarray of int64, shape (P + 1,)
         Where each piece begins in ``vertex``.
     chunk : ndarray of int32, shape (P,)
@@ -73,7 +73,7 @@ class Pieces:
         guests = len(self.points) - len(self.vertex)
         piece = np.append(self.spread(np.arange(len(self), dtype=np.int32)), np.zeros(guests, dtype=np.int32))
         owner = piece.take(self.row).take(self.corners[0])
-        # a mesh is written piece after piece, more or less, so whole runs of triangles move
+        # a mesh is written piece after piece, more or less, so long runs of triangles move together
         run = np.concatenate([[0], np.flatnonzero(owner[1:] != owner[:-1]) + 1])[: len(owner)]
         length, owner = np.diff(run, append=len(owner)), owner.take(run)
         order = in_order(owner)
@@ -163,7 +163,7 @@ class _Plan:
 
 
 def _arranged(part: NDArray[np.int32], chunk: NDArray[np.int32], total: int) -> _Plan:
-    """Put nodes in the order of their parts, and parts in that of their chunks; the other nodes, guests, come last."""
+    """Sort nodes by their parts, and parts by their chunks; the other nodes, guests, come last."""
     count = len(part)
     of = np.empty(int(part.max(initial=-1)) + 1, dtype=np.int32)
     of[part] = chunk
@@ -213,7 +213,7 @@ def gaps(
 def _small_gaps(
     pieces: Pieces, one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Gaps of many pairs of small pieces at once; the first of equally near vertices counts."""
+    """Measure gaps of many pairs of small pieces together; the first of equally near vertices counts."""
     size = pieces.size
     distance, nearest = np.empty(len(one)), np.empty(len(one), dtype=np.int64)
     for pairs in blocks_of_groups(size[one] * size[other], _BLOCK):
@@ -237,7 +237,7 @@ def _small_gaps(
 def nearest_owner(
     pieces: Pieces, free: NDArray[np.int64], owned: NDArray[np.bool_], limit: float = np.inf
 ) -> NDArray[np.int64]:
-    """Give for each free piece the row of ``pieces.vertex`` where an owned piece of its chunk is nearest; -1 for none.
+    """Return for each free piece the row of ``pieces.vertex`` of the nearest owned piece in its chunk; -1 for none.
 
     Parameters
     ----------

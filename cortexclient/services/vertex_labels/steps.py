@@ -48,7 +48,7 @@ class Decision(IntEnum):
     PROXIMITY = 4
     """The piece encloses no point; a piece of that id is clearly the nearest one in the chunk."""
     PROPAGATION = 5
-    """The label came along the edges of the mesh; or no label did, and it is that of the nearest piece in the chunk."""
+    """The label spread along the edges of the mesh; or none did, and it is that of the nearest piece in the chunk."""
     LOOKUP = 6
     """Voxels inside the piece were looked up in the segmentation (only with ``cloudvolume_fallback``)."""
 
@@ -99,7 +99,7 @@ class Steps:
         settle(pieces, claimants.select(~again[claimants.chunk]), labels, done=again)
         if not len(shared):
             return
-        # objects that touch are often joined by nothing but vertices on a plane: cut there, and ask again
+        # objects that touch are often joined only by vertices on a plane: cut there, and claim again
         stitched = np.zeros(len(pieces), dtype=bool)
         stitched[shared] = True
         seam = (self.where.planes[pieces.vertex] != 0) & pieces.spread(stitched)
@@ -122,7 +122,7 @@ class Steps:
         lookup: Lookup | None,
         done: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Label the pieces that no point claimed, and write down all; chunks that are ``done`` are left alone."""
+        """Label the pieces that no point claimed, and store all labels; chunks that are ``done`` are left alone."""
         rows: slice | NDArray[np.int64] = slice(None)
         if done is not None and done.any():
             # pieces with a label are neither free nor in anyone's way outside of their chunk
@@ -148,10 +148,10 @@ class Steps:
     def propagate(self, hop_limit: int | None, max_distance: float) -> None:
         """Label what is left along the mesh.
 
-        First what lies on upper planes, by the pieces whose triangles hang there. A label that comes from another chunk
-        says that a piece goes on there, but cannot be right for a chunk with ids of its own: then it is the id of the
-        nearest piece of that chunk. So it is for a piece that no label reaches, if another is within ``max_distance``:
-        one of the chunk's ids is right, none is not.
+        First what lies on upper planes, by the pieces whose triangles end there. A label that spreads from another
+        chunk means that a piece continues there, but cannot be right for a chunk with ids of its own: then it is the id
+        of the nearest piece of that chunk. So it is for a piece that no label reaches, if another is within
+        ``max_distance``: one of the chunk's ids is right, none is not.
         """
         faces = touching(self.faces, self.labels < 0)
         spread = partial(spread_labels, self.vertices, faces, self.labels, self.where.planes != 0)
@@ -180,7 +180,7 @@ class Steps:
     def _stay_in_chunk(
         self, pieces: Pieces, owned: NDArray[np.bool_], vertex: NDArray[np.int64], first: int
     ) -> None:
-        """Give vertices of free pieces, which are numbered from ``first``, to the nearest piece with an owner."""
+        """Label vertices of free pieces, which are numbered from ``first``, as the nearest piece with an owner."""
         free, which = np.unique(self.piece[vertex] - first, return_inverse=True)
         at = nearest_owner(pieces, free.astype(np.int64), owned)
         label = np.where(at >= 0, self.labels[pieces.vertex[at]], -1)
@@ -188,7 +188,7 @@ class Steps:
         self.labels[vertex[known]] = label[which[known]]
 
     def crumbs(self, max_distance: float) -> None:
-        """Give the ids that have no vertex yet the vertices next to their points, where no other id's claim is surer.
+        """Assign vertices next to their points to ids that have no vertex yet, where no other id's claim is surer.
 
         An object that just reaches over a chunk face has nothing but vertices on that face, which may lie in the piece
         of another. A vertex that was decided already goes only to a point that is closer than its own id's.
@@ -237,7 +237,7 @@ def _mark(pieces: Pieces, decisions: NDArray[np.uint8], which: NDArray[np.int64]
 
 
 def touching(faces: NDArray[Any], marked: NDArray[np.bool_]) -> NDArray[Any]:
-    """The triangles with a corner among marked vertices."""
+    """Return the triangles with a corner among marked vertices."""
     found = []
     for block in blocks(len(faces)):
         triangles = faces[block]
@@ -256,7 +256,7 @@ def spread_labels(
     only: NDArray[np.bool_] | None = None,
     chunk: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int64]:
-    """One breadth-first search from all labelled vertices at once; fills ``labels``.
+    """Spread labels by one breadth-first search from all labelled vertices together; fills ``labels``.
 
     A vertex that is reached from several at the same step takes the label of one off the chunk faces if there is one,
     because what lies on a face may be of either side; then the label at the end of its shortest edge, and of equal

@@ -16,7 +16,7 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
-from cortexclient.session.moments import Moment
+from cortexclient.session.moment import Moment, nearest
 from cortexclient.session.query.advice import expired, misnamed, stale
 from cortexclient.session.query.arguments import as_columns, as_frame_kind, as_number, as_resolution
 from cortexclient.session.query.complete import Following, fetch_all
@@ -25,13 +25,12 @@ from cortexclient.session.query.metadata import TableInfo, column_kinds, find
 from cortexclient.session.query.question import Filters, Question
 from cortexclient.session.query.results import Answer, assemble
 from cortexclient.session.query.wire import ask_count
-from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from cortexclient.session.core import Session
+    from cortexclient.session.session import Session
     from cortexclient.types import IdArray
 
 __all__ = [

@@ -6,18 +6,17 @@ import re
 from typing import TYPE_CHECKING
 
 from cortexclient.errors import ExpiredVersionError, InvalidQueryError, ServiceError, StaleRootError
-from cortexclient.session.graph import is_latest
+from cortexclient.session.graph import is_latest, successors_of
+from cortexclient.session.moment import nearest
 from cortexclient.session.query.filters import fields_of, no_column
 from cortexclient.session.query.metadata import find
-from cortexclient.session.successors import successors_of
-from cortexclient.session.versions import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from cortexclient.session.core import Session
     from cortexclient.session.query.question import Question
+    from cortexclient.session.session import Session
 
 __all__ = ["expired", "misnamed", "stale"]
 

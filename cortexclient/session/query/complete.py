@@ -26,8 +26,8 @@ from cortexclient.session.workers import progress_bar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cortexclient.session.core import Session
     from cortexclient.session.query.question import Question
+    from cortexclient.session.session import Session
     from cortexclient.types import IdArray
 
 __all__ = ["Following", "Harvest", "fetch_all"]

@@ -13,8 +13,8 @@ from cortexclient.session.query.wire import Reply, ask_count
 from cortexclient.session.workers import run_all
 
 if TYPE_CHECKING:
-    from cortexclient.session.core import Session
     from cortexclient.session.query.question import Question
+    from cortexclient.session.session import Session
 
 __all__ = ["Ledger", "Outcome", "Part", "count_part", "divide", "gave_up"]
 

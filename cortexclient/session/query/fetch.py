@@ -24,12 +24,12 @@ from cortexclient.session.query.state import LIST_SIZE, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cortexclient.session.core import Session
     from cortexclient.session.flow import Job
     from cortexclient.session.query.feed import Feed
     from cortexclient.session.query.pool import Pool
     from cortexclient.session.query.question import Question
     from cortexclient.session.query.state import Asking, News
+    from cortexclient.session.session import Session
     from cortexclient.session.workers import ProgressBar
 
 __all__ = ["DEEPEST", "Fetch"]

@@ -18,7 +18,7 @@ from cortexclient.session.query.question import FILTERS, Filters, as_plain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from cortexclient.session.core import Session
+    from cortexclient.session.session import Session
 
 __all__ = [
     "OPERATORS",

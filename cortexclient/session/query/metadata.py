@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from requests import Response
 
     from cortexclient.errors import ProtocolError
-    from cortexclient.session.core import Session
+    from cortexclient.session.session import Session
 
 __all__ = ["TableInfo", "column_kinds", "find", "schema_columns", "table_infos", "view_infos", "view_schemas"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError, ProtocolError
-from cortexclient.session.moments import Moment
+from cortexclient.session.moment import Moment
 from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query.frames import (
     combine,
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from cortexclient.session.core import Session
     from cortexclient.session.query import Request
     from cortexclient.session.query.complete import Harvest
     from cortexclient.session.query.question import Question
+    from cortexclient.session.session import Session
 
 __all__ = ["Answer", "as_asked", "assemble", "joined"]
 

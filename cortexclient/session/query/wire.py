@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from requests import Response
 
     from cortexclient.errors import ProtocolError
-    from cortexclient.session.core import Session
     from cortexclient.session.query.question import Question
+    from cortexclient.session.session import Session
 
 __all__ = ["Reply", "ask", "ask_count"]
 

@@ -1,0 +1,307 @@
+"""`cortexclient mcp`: the datasets as read-only tools for assistants, over the Model Context Protocol (MCP)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cortexclient.errors import CortexError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+    from cortexclient.client import DatasetClient
+
+__all__ = ["build_server", "register_commands"]
+
+MOST_ROWS = 200
+_EXACT = 2**53  # larger whole numbers lose digits in JavaScript
+_CLIENTS = 8
+_TOOLS = (
+    "list_datasets",
+    "describe_dataset",
+    "describe_table",
+    "query_table",
+    "cells_to_roots",
+    "roots_to_cells",
+    "synapses",
+    "skeleton_summary",
+    "neuroglancer_link",
+)
+
+_INSTRUCTIONS = """Connectomics datasets served by CAVE, read-only. Begin with list_datasets, then describe_dataset.
+A cell id never changes; a root id is one state of a reconstructed cell and belongs to a moment, so prefer cell
+ids. Ids are texts, because they have more digits than a floating-point number holds: copy them, never round them.
+Positions and lengths are nm. Every answer says at which version it was made and how many rows it left out."""
+
+
+def register_commands(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("mcp", rich_help_panel="Begin")(mcp)
+
+
+def mcp(
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", "-d", help="Offer only these datasets (names, aliases or YAML files)."),
+    ] = None,
+) -> None:
+    """Serve datasets to an assistant, read-only, over stdin and stdout: tables, cells, synapses, skeletons, links."""
+    build_server(dataset).run("stdio")
+
+
+class _Tools:
+    """The tools, and the clients that they use, most recently used last; only of datasets that may be offered."""
+
+    def __init__(self, allowed: list[str] | None) -> None:
+        self._allowed = allowed
+        self._clients: OrderedDict[tuple[str, int | None], DatasetClient] = OrderedDict()
+
+    def names(self) -> list[str]:
+        from cortexclient import list_datasets
+
+        return self._allowed if self._allowed is not None else list(list_datasets())
+
+    def client(self, dataset: str, version: int | None) -> DatasetClient:
+        import cortexclient
+
+        if dataset not in self.names():
+            # an assistant must not open files that the user did not offer
+            raise ValueError(f"{dataset!r} is not offered here; there are {', '.join(self.names())}")
+        key = (dataset, version)
+        if key not in self._clients:
+            self._clients[key] = cortexclient.load(dataset, version=version)
+            if len(self._clients) > _CLIENTS:
+                self._clients.popitem(last=False)
+        self._clients.move_to_end(key)
+        return self._clients[key]
+
+    def list_datasets(self) -> dict[str, Any]:
+        """List the datasets: name, title and how access is given."""
+        import cortexclient
+
+        found = []
+        for name in self.names():
+            spec = cortexclient.get_spec(name)
+            access = spec.access.level if spec.access is not None else None
+            found.append({"name": name, "title": spec.title, "access": access})
+        return {"datasets": found}
+
+    def describe_dataset(self, dataset: str) -> dict[str, Any]:
+        """Describe a dataset: what it is, its newest version, its tables and views, what they are for, what to cite."""
+        client = self.client(dataset, None)
+        spec = client.spec
+        roles = {role: table.name for role, table in spec.tables.items()}
+        return {
+            "name": spec.name,
+            "title": spec.title,
+            "description": spec.description,
+            "species": spec.species,
+            "region": spec.region,
+            "version": client.version,
+            "version_timestamp": client.version_timestamp().isoformat(),
+            "tables": sorted(client.tables),
+            "views": sorted(client.views),
+            "tables_by_role": roles,
+            "cite": client.cite(),
+        }
+
+    def describe_table(self, dataset: str, table: str, version: int | None = None) -> dict[str, Any]:
+        """Describe a table or view: its columns with types, how many rows it has, and its description."""
+        client = self.client(dataset, version)
+        handle = _handle(client, table)
+        sample = handle().query(limit=1)
+        info = client.session.table_info(table)
+        columns = {str(name): str(kind) for name, kind in sample.dtypes.items()}
+        return {
+            "table": table,
+            "description": info.metadata.get("description") or "",
+            "refers_to": info.reference_table,
+            "rows": handle().count(),
+            "columns": columns,
+            **_provenance(sample),
+        }
+
+    def query_table(
+        self,
+        dataset: str,
+        table: str,
+        filters: dict[str, Any] | None = None,
+        columns: list[str] | None = None,
+        limit: int = 20,
+        version: int | None = None,
+    ) -> dict[str, Any]:
+        """Query a table or view.
+
+        `filters` maps a column to one value or a list of values. At most 200 rows come back; `rows_left_out` says how
+        many more match.
+        """
+        client = self.client(dataset, version)
+        asked = {name: _exact(value) for name, value in (filters or {}).items()}
+        handle = _handle(client, table)(**asked)
+        frame = handle.query(limit=_limit(limit), select_columns=columns)
+        return _rows(frame, total=handle.count())
+
+    def cells_to_roots(self, dataset: str, cell_ids: list[str], version: int | None = None) -> dict[str, Any]:
+        """Look up the root id of each cell id; -1 where there is none."""
+        client = self.client(dataset, version)
+        return _rows(client.cell_id_to_root_id(_ids(cell_ids)).reset_index())
+
+    def roots_to_cells(self, dataset: str, root_ids: list[str], version: int | None = None) -> dict[str, Any]:
+        """Look up the cell id of each root id, of any age; -1 where there is none or more than one."""
+        client = self.client(dataset, version)
+        return _rows(client.root_id_to_cell_id(_ids(root_ids)).reset_index())
+
+    def synapses(
+        self, dataset: str, root_id: str, side: str = "both", limit: int = 20, version: int | None = None
+    ) -> dict[str, Any]:
+        """Get synapses of a neuron: side "outputs", "inputs" or "both". Counts are complete, rows are at most 200."""
+        client = self.client(dataset, version)
+        root = _ids([root_id])[0]
+        frame = client.query_synapses(root, pre=side != "inputs", post=side != "outputs", progress=False)
+        counts = {
+            "outputs": int((frame["pre_pt_root_id"] == root).sum()),
+            "inputs": int((frame["post_pt_root_id"] == root).sum()),
+        }
+        return {"counts": counts, **_rows(frame.head(_limit(limit)), total=len(frame))}
+
+    def skeleton_summary(self, dataset: str, root_id: str, version: int | None = None) -> dict[str, Any]:
+        """Summarise a neuron's skeleton: path length in um, branch and end points, extent in nm."""
+        client = self.client(dataset, version)
+        neuron = client.get_skeleton(_ids([root_id])[0], synapses=False)
+        skeleton = neuron.skeleton
+        low, high = skeleton.vertices.min(axis=0), skeleton.vertices.max(axis=0)
+        return {
+            "root_id": root_id,
+            "path_length_um": float(skeleton.path_length()) / 1000,
+            "branch_points": len(skeleton.branch_points),
+            "end_points": len(skeleton.end_points),
+            "vertices": int(skeleton.n_vertices),
+            "extent_nm": (high - low).tolist(),
+            "version": client.version,
+        }
+
+    def neuroglancer_link(
+        self, dataset: str, root_ids: list[str], version: int | None = None
+    ) -> dict[str, Any]:
+        """Make a Neuroglancer link that shows some roots."""
+        client = self.client(dataset, version)
+        return {"url": client.neuroglancer_url(root_ids=_ids(root_ids)), "version": client.version}
+
+
+def build_server(datasets: list[str] | None = None) -> Any:
+    """Make the MCP server.
+
+    Parameters
+    ----------
+    datasets : list of str, optional
+        Names, aliases or YAML files to offer. Default: every dataset of the registry, and no file.
+
+    Returns
+    -------
+    mcp.server.mcpserver.MCPServer
+
+    Raises
+    ------
+    MissingExtraError
+        If the extra ``mcp`` is not installed.
+    """
+    try:
+        from mcp.server.mcpserver import MCPServer
+        from mcp.types import ToolAnnotations
+    except ImportError:
+        raise MissingExtraError(
+            'serving assistants needs the MCP SDK: python -m pip install "cortexclient[mcp]"'
+        ) from None
+
+    import cortexclient
+
+    server = MCPServer(
+        "cortexclient", instructions=_INSTRUCTIONS, version=cortexclient.__version__, log_level="ERROR"
+    )
+    tools = _Tools(datasets)
+
+    def tool(function: Callable[..., dict[str, Any]]) -> None:
+        @functools.wraps(function)
+        def answer(**arguments: Any) -> dict[str, Any]:
+            try:
+                return function(**arguments)
+            except (CortexError, ValueError, TypeError, LookupError) as error:
+                return {"error": f"{type(error).__name__}: {error}"}
+
+        hints = ToolAnnotations(
+            read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
+        )
+        server.tool(annotations=hints)(answer)
+
+    for name in _TOOLS:
+        tool(getattr(tools, name))
+    return server
+
+
+def _handle(client: DatasetClient, table: str) -> Any:
+    return client.views[table] if table in client.views else client.tables[table]
+
+
+def _limit(limit: int) -> int:
+    return max(1, min(int(limit), MOST_ROWS))
+
+
+def _ids(texts: list[str]) -> list[int]:
+    return [int(text) for text in texts]
+
+
+def _exact(value: Any) -> Any:
+    """Read ids, which travel as text, as the whole numbers that they are."""
+    if isinstance(value, list):
+        return [_exact(one) for one in value]
+    if isinstance(value, str) and value.isdecimal() and int(value) > _EXACT:
+        return int(value)
+    return value
+
+
+def _rows(frame: pd.DataFrame, *, total: int | None = None) -> dict[str, Any]:
+    shown = frame.head(MOST_ROWS)
+    columns = [str(name) for name in shown.columns]
+    rows = [
+        {name: _plain(value) for name, value in zip(columns, row, strict=True)}
+        for row in shown.itertuples(index=False, name=None)
+    ]
+    left_out = max(0, (len(frame) if total is None else total) - len(shown))
+    return {"rows": rows, "rows_left_out": left_out, **_provenance(frame)}
+
+
+def _plain(value: Any) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(one) for one in value]
+    if pd.isna(value):
+        return None
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return str(int(value)) if abs(int(value)) >= _EXACT else int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value if isinstance(value, str) else str(value)
+
+
+def _provenance(frame: pd.DataFrame) -> dict[str, Any]:
+    """Where rows are from: dataset, version and time, and the unit of positions; never a token."""
+    keys = (
+        "dataset",
+        "datastack_name",
+        "materialization_version",
+        "timestamp",
+        "dataframe_resolution",
+        "complete",
+    )
+    return {"provenance": {key: _plain(frame.attrs[key]) for key in keys if key in frame.attrs}}

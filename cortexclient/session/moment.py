@@ -1,0 +1,240 @@
+"""One moment in time, a materialized version, a timestamp or now, and the versions that a datastack has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cortexclient.spec import DatasetSpec
+    from cortexclient.types import Timestamp
+
+__all__ = [
+    "FLOATING",
+    "Moment",
+    "VersionRecord",
+    "as_utc",
+    "as_version",
+    "nearest",
+    "newest",
+    "parse_versions",
+    "require_versions",
+]
+
+_BEING_MADE = {"RUNNING", "PENDING", "STARTED"}
+
+
+def as_utc(value: Any, name: str = "timestamp") -> datetime:
+    """Return a time as an aware datetime in UTC.
+
+    The one rule of the package: **a time without a zone is UTC**.
+
+    Parameters
+    ----------
+    value : datetime.datetime or str
+        A datetime, a pandas Timestamp, or an ISO 8601 string (``"2024-06-05T10:10:01.203215"``, ``Z`` allowed).
+    name : str
+        Name of the argument, for the message.
+
+    Returns
+    -------
+    datetime.datetime
+        Aware, in UTC, to the microsecond.
+
+    Raises
+    ------
+    TypeError
+        If the value is no time.
+    ValueError
+        If the text cannot be read as a time.
+
+    Examples
+    --------
+    >>> as_utc("2024-06-05T10:10:01").isoformat()
+    '2024-06-05T10:10:01+00:00'
+    """
+    if type(value).__name__ == "NaTType":
+        raise TypeError(f"{name} is NaT, which is no time")
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(
+                f"{name}={value!r} is not a time; write it like '2024-06-05T10:10:01.203215Z'"
+            ) from None
+    to_pydatetime = getattr(value, "to_pydatetime", None)
+    if to_pydatetime is not None:  # a pandas Timestamp: its nanoseconds mean nothing to the services
+        value = to_pydatetime(warn=False)
+    elif type(value).__module__ == "numpy" and type(value).__name__ == "datetime64":
+        value = value.astype("datetime64[us]").item()
+    if not isinstance(value, datetime):
+        hint = "; a date needs a time of day" if isinstance(value, date) else ""
+        raise TypeError(f"{name} must be a datetime or an ISO 8601 string, not {type(value).__name__}{hint}")
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{name}={value} lies outside the years 1 to 9999 in UTC") from None
+
+
+def as_version(value: Any, name: str = "version") -> int:
+    """Return a materialization version as a plain int; NumPy integers and digits in text are accepted.
+
+    Raises
+    ------
+    TypeError
+        If it is no whole number.
+    """
+    if isinstance(value, bool) or not (
+        hasattr(value, "__index__") or (isinstance(value, str) and value.isdigit())
+    ):
+        raise TypeError(f"{name} must be a materialization number such as 1300, not {value!r}")
+    return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a client looks at its dataset.
+
+    Parameters
+    ----------
+    version : int or None
+        A materialized version. Tables are read from it, everything else at its timestamp.
+    timestamp : datetime.datetime or None
+        Any other time, aware. Tables are read by live queries at it.
+
+    Notes
+    -----
+    With neither, the moment floats: tables come from the newest version (or the dataset's default one), and roots are
+    those of now.
+    """
+
+    version: int | None = None
+    timestamp: datetime | None = None
+
+    @property
+    def floating(self) -> bool:
+        """Whether neither a version nor a timestamp is set."""
+        return self.version is None and self.timestamp is None
+
+    @classmethod
+    def of(cls, version: Any = None, timestamp: Timestamp | None = None) -> Moment:
+        """Make a moment of a version or a timestamp.
+
+        Raises
+        ------
+        ValueError
+            If both a version and a timestamp are given.
+        """
+        if version is not None and timestamp is not None:
+            raise ValueError(
+                f"version={version} and timestamp={timestamp} both name a moment; give one of them "
+                "(a version stands for its own timestamp)"
+            )
+        if version is not None:
+            return cls(version=as_version(version))
+        if timestamp is not None:
+            return cls(timestamp=as_utc(timestamp))
+        return FLOATING
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"version {self.version}"
+        if self.timestamp is not None:
+            return self.timestamp.isoformat()
+        return "now"
+
+
+FLOATING = Moment()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One materialization.
+
+    Parameters
+    ----------
+    version : int
+        Its number.
+    timestamp : datetime.datetime
+        The moment it froze, aware, UTC.
+    valid : bool
+        Whether it still answers queries; False once it has expired.
+    expires : datetime.datetime or None
+        When it will expire, if it will.
+    status : str or None
+        The service's word for its state: ``"AVAILABLE"``, ``"RUNNING"`` (it is being made), ``"FAILED"``, ...
+    """
+
+    version: int
+    timestamp: datetime
+    valid: bool
+    expires: datetime | None = None
+    status: str | None = None
+
+    @property
+    def missing_because(self) -> str:
+        """Why the version never answered a query; empty where it did, or does."""
+        if self.valid:
+            return ""
+        return "is being made" if self.status in _BEING_MADE else "failed" if self.status == "FAILED" else ""
+
+
+def parse_versions(body: Any, url: str | None = None) -> dict[int, VersionRecord]:
+    """Parse the service's list of versions, oldest first.
+
+    Raises
+    ------
+    ProtocolError
+        If the list does not have the shape of one.
+    """
+    try:
+        records = [
+            VersionRecord(
+                version=int(entry["version"]),
+                timestamp=as_utc(entry["time_stamp"]),
+                valid=bool(entry.get("valid", True)),
+                expires=as_utc(entry["expires_on"]) if entry.get("expires_on") else None,
+                status=str(entry["status"]).upper() if entry.get("status") else None,
+            )
+            for entry in body
+        ]
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise ProtocolError(
+            f"the list of versions cannot be read ({error}); is this a CAVE materialization service?",
+            service="materialize",
+            status=200,
+            url=url,
+        ) from None
+    return {
+        record.version: record
+        for record in sorted(records, key=lambda record: (record.timestamp, record.version))
+    }
+
+
+def require_versions(spec: DatasetSpec, feature: str) -> None:
+    """Check that a datastack has versions, unless its spec declares that it has none.
+
+    Raises
+    ------
+    NotConfiguredError
+        If ``capabilities.versions`` is false.
+    """
+    instead = "roots, level-2 ids, meshes and skeletons without synapses need none"
+    spec.require_capability("versions", feature=feature, instead=instead)
+
+
+def newest(records: Iterable[VersionRecord], at: datetime | None = None) -> VersionRecord | None:
+    """Return the newest valid version, or the newest one not after a time; None where there is none."""
+    usable = [record for record in records if record.valid and (at is None or record.timestamp <= at)]
+    return max(usable, key=lambda record: (record.timestamp, record.version), default=None)
+
+
+def nearest(records: Mapping[int, VersionRecord], to: datetime) -> VersionRecord | None:
+    """Return the valid version whose timestamp is nearest to a time; None where there is none."""
+    usable = [record for record in records.values() if record.valid]
+    return min(usable, key=lambda record: abs(record.timestamp - to), default=None)
