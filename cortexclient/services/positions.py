@@ -1,4 +1,4 @@
-"""Positions out of whatever holds them: arrays, Series, and frames with whole or split columns."""
+"""Positions read from arrays, Series, and frames with columns of arrays or split columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _USUAL_COLUMNS = ("pt_position", "ctr_pt_position")
 
 
 def stated_resolution(points: Any) -> Any:
-    """Give the size of a voxel that a frame states in ``attrs["dataframe_resolution"]``; ``"nm"`` where it does not."""
+    """Return the voxel size that a frame states in ``attrs["dataframe_resolution"]``; ``"nm"`` where it states none."""
     stated = getattr(points, "attrs", {}).get("dataframe_resolution")
     if stated is None or isinstance(stated, str):
         return "nm"
@@ -34,10 +34,10 @@ def positions(points: Any, column: str | None, *, prefer: str | None = None) -> 
     Parameters
     ----------
     column : str or None
-        Column of a frame; None for the one that the frame says (``attrs["position_column"]``), else `prefer`, else one
-        of the usual names.
+        Column of a frame; None for the one that the frame states (``attrs["position_column"]``), else `prefer`, else
+        one of the usual names.
     prefer : str or None
-        Column that is taken if the frame has it and says no other.
+        Column that is taken if the frame has it and states no other.
 
     Returns
     -------

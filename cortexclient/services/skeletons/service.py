@@ -110,8 +110,8 @@ class SkeletonsService:
             If the transform, the version or a key of the reference tables is unknown, or reference tables are given
             where no synapses come.
         StaleRootError
-            If the id is no root, or was not valid at a pinned client's moment. A floating client looks at the synapses
-            of an older root at the last time it was valid.
+            If the id is no root, or was not valid at a pinned client's moment. A floating client reads the synapses
+            in the version of its tables, or of a root that this does not have at the last time it was valid.
         MissingDataError
             If the service refuses to make a skeleton of this root, or level-2 data that it needs lack.
         ServiceTimeoutError
