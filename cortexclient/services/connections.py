@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
-from cortexclient.session import Request, gather, provenance_of
+from cortexclient.session import Query, fetch_replies, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +31,12 @@ def count_connections(
     moment: Moment,
     progress: bool,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Give (pre, post, n_syn, sum_size), ordered by the two ids, each pair once; and where they are from."""
+    """Return (pre, post, n_syn, sum_size), ordered by the two ids, each pair once; and where they are from."""
     name = edges.name if edges is not None else str(table)
     size = _size_column(session)
     frames = []
-    requests = [
-        Request(
+    queries = [
+        Query(
             name,
             kind=edges.kind if edges is not None else "table",
             filters={"in": {name: {f"{side}_pt_root_id": roots}}},
@@ -50,14 +50,14 @@ def count_connections(
         )
         for side in sides
     ]
-    answers = gather(session, requests, description="connections")
-    for answer in answers:
-        frame = answer.frame()
+    replies = fetch_replies(session, queries, description="connections")
+    for reply in replies:
+        frame = reply.frame()
         frames.append(_as_edges(frame, name, size) if edges is not None else frame)
     attrs = {
-        key: answers[0].attrs[key]
+        key: replies[0].attrs[key]
         for key in (*provenance_of(session), "table_name", "table_kind", "complete", "version_fallback")
-        if key in answers[0].attrs
+        if key in replies[0].attrs
     }
     return _sum_up(frames, counted=edges is not None, size=size), attrs
 

@@ -1,4 +1,4 @@
-"""What reference tables say about synapses: matched by what they refer to, one row a synapse, columns told apart."""
+"""What reference tables say about synapses: matched by what they refer to, one row a synapse, unique names."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError
-from cortexclient.session import Follow, Request, as_number, gather
+from cortexclient.session import Follow, Query, as_number, fetch_replies, triples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
-    from cortexclient.session import Answer, Moment, Session
+    from cortexclient.session import Moment, Reply, Session
     from cortexclient.types import IdArray
 
 __all__ = ["Reference", "ask_about", "attach", "find_references", "to_follow"]
@@ -83,19 +83,19 @@ def ask_about(
     moment: Moment,
     resolution: Sequence[float] | None,
     batch_size: int,
-) -> list[Answer]:
-    """Ask reference tables about synapses that are known already; one answer for each table."""
-    requests = [
+) -> list[Reply]:
+    """Query reference tables about synapses that are known already; one reply for each table."""
+    queries = [
         dataclasses.replace(
-            follow.request,
-            filters={"in": {follow.request.name: {follow.column: synapse_ids}}},
+            follow.query,
+            filters={"in": {follow.query.name: {follow.column: synapse_ids}}},
             batch=follow.size,
         )
         for follow in to_follow(
             references, moment=moment, resolution=resolution, batch_size=batch_size, progress=False
         )
     ]
-    return gather(session, requests, description="reference tables")
+    return fetch_replies(session, queries, description="reference tables")
 
 
 def to_follow(
@@ -107,17 +107,17 @@ def to_follow(
     progress: bool,
     pick: Callable[[int, Any], IdArray] | None = None,
 ) -> list[Follow]:
-    """Give the queries of reference tables, which are asked about synapses as these come.
+    """Return the queries of reference tables that follow from the rows of synapses.
 
     Parameters
     ----------
     pick : callable
-        Takes the number of a query of synapses and rows of its answer; gives the ids of synapses to ask about, each
+        Takes the number of a query of synapses and some of its rows; returns the ids of synapses to ask about, each
         once. Left out: all that come.
     """
     return [
         Follow(
-            Request(
+            Query(
                 reference.name,
                 merge_reference=False,
                 resolution=resolution,
@@ -134,7 +134,7 @@ def to_follow(
 
 
 def attach(
-    synapses: pd.DataFrame, references: Sequence[Reference], answers: Sequence[Answer], *, duplicates: str
+    synapses: pd.DataFrame, references: Sequence[Reference], replies: Sequence[Reply], *, duplicates: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Add the columns of reference tables to synapses.
 
@@ -146,8 +146,8 @@ def attach(
         Notes for ``df.attrs``.
     """
     frames = {
-        reference.name: _one_frame(answer, reference)
-        for reference, answer in zip(references, answers, strict=True)
+        reference.name: _one_frame(reply, reference)
+        for reference, reply in zip(references, replies, strict=True)
     }
     renamed = _told_apart(synapses, frames, references)
     several: dict[str, int] = {}
@@ -162,8 +162,8 @@ def attach(
     }
 
 
-def _one_frame(answer: Answer, reference: Reference) -> pd.DataFrame:
-    frame = answer.frame()
+def _one_frame(reply: Reply, reference: Reference) -> pd.DataFrame:
+    frame = reply.frame()
     if reference.key not in frame.columns:
         raise InvalidQueryError(
             f"{reference.name!r} has no column {reference.key!r} that could refer to synapses; it has "
@@ -247,5 +247,8 @@ def _merge(
     added = {
         name: rows[name].array.take(where, allow_fill=True) for name in rows.columns if name != reference.key
     }
+    for columns in triples(list(added)).values():
+        # a synapse may be without a row, and so its point be missing, in any units
+        added |= {name: added[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in columns}
     # the columns of the synapses are not copied
     return pd.concat([synapses, pd.DataFrame(added, index=synapses.index)], axis=1), many

@@ -12,17 +12,17 @@ from cortexclient.ids import as_ids
 from cortexclient.services.synapse_references import attach, find_references, to_follow
 from cortexclient.session import (
     NM,
-    Answer,
     Moment,
-    Request,
-    as_asked,
+    Query,
+    Reply,
     as_choice,
+    concat_replies,
     fallback_note,
-    gather,
+    fetch_replies,
     is_latest,
-    joined,
     lifetimes,
     moment_of_tables,
+    present_frame,
 )
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class SynapsesService:
         ref_batch_size : int
             Synapses in one request to a reference table.
         progress : bool
-            Show one bar for the whole.
+            Show one progress bar.
         duplicates : {"first", "all", "raise"}
             What to do where a table has several rows for a synapse: take the one of the smallest id (and say so in
             ``df.attrs["several_reference_rows"]``), repeat the synapse for each, or raise.
@@ -121,7 +121,8 @@ class SynapsesService:
             One row a synapse, in ascending order of ``id``: ``id``, ``pre_pt_root_id``, ``post_pt_root_id``,
             ``pre_pt_supervoxel_id``, ``post_pt_supervoxel_id`` (int64), positions of ``pre_pt``, ``post_pt``,
             ``ctr_pt`` (float64, in nm or the units of ``resolution``; int64 in own voxels), ``size`` (float64 or
-            ``Int64``), then the columns of the reference tables (nullable types). No synapses give an empty frame with
+            ``Int64``), then the columns of the reference tables (nullable types, points float64). No synapses give an
+            empty frame with
             the same columns and types. ``df.attrs["stale_root_ids"]`` lists neurons that have no synapses because they
             were not valid at the moment asked; it is None where the chunkedgraph did not answer.
 
@@ -133,7 +134,7 @@ class SynapsesService:
         NotConfiguredError
             If the dataset has no synapse table.
         IncompleteResultError
-            If the server cuts an answer and it cannot be completed.
+            If the server truncates a response and it cannot be completed.
         ServiceError
             If a service fails.
 
@@ -148,14 +149,14 @@ class SynapsesService:
         as_choice(duplicates, "duplicates", ("first", "all", "raise"))
         session = self._session
         table = session.require_synapse_table(synapse_table)
-        shape = Request(table, resolution=resolution, split_positions=split_positions, return_as=return_as)
+        shape = Query(table, resolution=resolution, split_positions=split_positions, return_as=return_as)
         ids = as_ids(root_ids, "root_ids")
         moment = self._moment(live=live, timestamp=timestamp)
         sides = [side for side, wanted in (("pre", pre), ("post", post)) if wanted]
         references = find_references(session, table, reference_tables, suffixes)
         size = _batch(len(set(ids.tolist())), session.max_workers, len(sides))
         requests = [
-            Request(
+            Query(
                 table,
                 kind="table",
                 filters={"in": {table: {f"{side}_pt_root_id": ids[ids > 0].tolist()}}},
@@ -177,7 +178,7 @@ class SynapsesService:
             pick=_new_ids(ids, both=len(sides) > 1, omit_self=omit_self_synapse),
         )
         # put in order once, with those that come twice left out
-        found = gather(session, requests, following=following, description="synapses", in_order=False)
+        found = fetch_replies(session, requests, following=following, description="synapses", in_order=False)
         answers, about = found[: len(sides)], found[len(sides) :]
         attrs = {**answers[0].attrs, "filters": {"root_ids": len(ids), "sides": sides}}
         attrs["requests"] = sum(answer.attrs["requests"] for answer in found)
@@ -187,7 +188,7 @@ class SynapsesService:
             frame, notes = attach(frame, references, about, duplicates=duplicates)
             attrs |= notes
         frame.attrs.update(attrs)
-        return as_asked(frame, shape)
+        return present_frame(frame, shape)
 
     def _moment(self, *, live: bool, timestamp: Timestamp | None) -> Moment:
         if timestamp is not None:
@@ -258,7 +259,7 @@ class SynapsesService:
         progress: bool = False,
         return_as: Literal["pandas", "arrow", "polars"] = "pandas",
     ) -> Any:
-        """Give the neuron-to-neuron table of some neurons: how many synapses from whom to whom, and their summed size.
+        """Return the neuron-to-neuron table of some neurons: numbers of synapses and their summed sizes.
 
         Parameters
         ----------
@@ -307,7 +308,7 @@ class SynapsesService:
         session = self._session
         ids = as_ids(root_ids, "root_ids")
         ids = ids[ids > 0]
-        shape = Request("connections", split_positions=True, return_as=return_as)
+        shape = Query("connections", split_positions=True, return_as=return_as)
         moment = self._moment(live=False, timestamp=timestamp)
         if within:
             post = False
@@ -331,7 +332,7 @@ class SynapsesService:
             frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
         frame = frame.reset_index(drop=True)
         frame.attrs.update(attrs)
-        return as_asked(frame, shape)
+        return present_frame(frame, shape)
 
     def _edges_role(self) -> Any:
         try:
@@ -345,12 +346,12 @@ def _listed(ids: IdArray) -> str:
 
 
 def _batch(number: int, workers: int, sides: int) -> int:
-    """Neurons in one request: as many requests as can run at once, none so large that it is cut as a rule."""
+    """Return how many neurons to ask about in one request: few enough that responses are rarely truncated."""
     return min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(number * sides / workers)))
 
 
 def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, Any], IdArray]:
-    """Give a function that says which synapses of an answer are to be looked up: those that no other answer brings."""
+    """Return a function that picks the synapses of a reply to look up: each once, whichever replies have it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -371,7 +372,7 @@ def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, A
 
 
 def _between_two(rows: Any) -> Any:
-    """Say of each synapse whether it is none of a neuron onto itself; one whose segments are not known is none."""
+    """Return which synapses are not of a neuron onto itself; one whose segments are unknown is not."""
     import pyarrow.compute as pc
 
     return pc.fill_null(
@@ -379,18 +380,18 @@ def _between_two(rows: Any) -> Any:
     )
 
 
-def _together(answers: list[Answer], *, omit_self: bool) -> pd.DataFrame:
-    """Put the answers of all batches together: once each, ordered by id."""
-    answer = joined(answers)
-    keep = _once_each(answer.table, omit_self=omit_self)
+def _together(replies: list[Reply], *, omit_self: bool) -> pd.DataFrame:
+    """Return the rows of all replies as one frame: each synapse once, ordered by id."""
+    reply = concat_replies(replies)
+    keep = _once_each(reply.table, omit_self=omit_self)
     if keep is not None:
-        answer.take(keep)
+        reply.take(keep)
     del keep
-    return answer.frame()
+    return reply.frame()
 
 
 def _once_each(rows: Any, *, omit_self: bool) -> Any:
-    """Say where each synapse stands for the first time, in the order of ids; None where the rows are that already."""
+    """Return the first place of each synapse, in the order of ids; None where the rows are that already."""
     import numpy as np
     import pyarrow as pa
 

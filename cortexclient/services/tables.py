@@ -1,4 +1,4 @@
-"""Tables and views: ``client.tables.NAME(filters).query(...)``, with completion, whole answers and positions in nm."""
+"""Tables and views: ``client.tables.NAME(filters).query(...)``, with completion, all rows, and positions in nm."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cortexclient.errors import CortexError, UnknownTableError, printable
 from cortexclient.session import (
     NM,
     Moment,
-    Request,
+    Query,
     TableInfo,
-    as_asked,
-    count,
+    add_filter,
+    count_rows,
     fields_of,
-    find,
-    from_dicts,
-    from_keywords,
-    put,
-    run,
+    filters_from_dicts,
+    filters_from_keywords,
+    find_table,
+    present_frame,
+    run_query,
     table_infos,
-    unknown,
+    unknown_table_message,
     view_infos,
 )
 
@@ -174,7 +174,7 @@ class TableQuery:
         filters = self.filters
         if not merge_reference and self._info.reference_table:
             filters = self._read_filters(dataclasses.replace(self._info, reference_table=None))
-        request = Request(
+        query = Query(
             self._info.name,
             kind=self._info.kind,
             filters=filters,
@@ -191,8 +191,8 @@ class TableQuery:
             return_as=return_as,
         )
         if get_counts:
-            return _count_frame(count(self._session, request), request)
-        frame = run(self._session, request)
+            return _count_frame(count_rows(self._session, query), query)
+        frame = run_query(self._session, query)
         if not metadata and return_as == "pandas":
             frame.attrs.clear()
         return frame
@@ -228,7 +228,7 @@ class TableQuery:
         --------
         >>> client.tables.nucleus_detection(volume={">": 200}).count()  # doctest: +SKIP
         """
-        return count(self._session, Request(self._info.name, kind=self._info.kind, filters=self.filters))
+        return count_rows(self._session, Query(self._info.name, kind=self._info.kind, filters=self.filters))
 
     def __repr__(self) -> str:
         shown = {
@@ -250,10 +250,10 @@ _LIVE_OPTIONS = (
 """The options of caveclient's `live_query`, in its order."""
 
 
-def _count_frame(number: int, request: Request) -> Any:
+def _count_frame(number: int, query: Query) -> Any:
     import pandas as pd
 
-    return as_asked(pd.DataFrame({"count": [number]}), request)
+    return present_frame(pd.DataFrame({"count": [number]}), query)
 
 
 def _without_filters(
@@ -291,7 +291,9 @@ class TableHandle:
         InvalidQueryError
             If a column or an operator is unknown, or a value cannot be compared.
         """
-        return TableQuery(self._session, self.info, lambda info: from_keywords(self._session, info, filters))
+        return TableQuery(
+            self._session, self.info, lambda info: filters_from_keywords(self._session, info, filters)
+        )
 
     @property
     def fields(self) -> list[str]:
@@ -348,14 +350,14 @@ class _Names:
         return sorted(self._infos())
 
     def find(self, text: str) -> list[str]:
-        """Give the names that contain a text, whatever its case."""
+        """Return the names that contain a text, whatever its case."""
         return [name for name in self.table_names if text.lower() in name.lower()]
 
     def __getitem__(self, name: str) -> TableHandle:
         info = self._infos().get(name)
         if info is None:
             raise _UnknownAttributeError(
-                unknown(self._session, str(name), self._kind),
+                unknown_table_message(self._session, str(name), self._kind),
                 service="materialize",
                 status=404,
                 url=f"{self._session.local_server}/materialize",
@@ -479,12 +481,12 @@ class QueriesService:
         ServiceError
             As `TableQuery.query`.
         """
-        info = find(self._session, table_or_view)
+        info = find_table(self._session, table_or_view)
         accepted = inspect.signature(TableQuery.query).parameters
         keywords = {name: options.pop(name) for name in list(options) if name not in accepted}
 
         def read_filters(info: TableInfo) -> Filters:
-            filters = from_dicts(
+            filters = filters_from_dicts(
                 self._session,
                 info,
                 filter_in_dict=filter_in_dict,
@@ -497,10 +499,10 @@ class QueriesService:
                 filter_spatial_dict=filter_spatial_dict,
                 filter_regex_dict=filter_regex_dict,
             )
-            for kind, tables in from_keywords(self._session, info, keywords).items():
+            for kind, tables in filters_from_keywords(self._session, info, keywords).items():
                 for table, columns in tables.items():
                     for column, content in columns.items():
-                        put(filters, kind, table, column, content)
+                        add_filter(filters, kind, table, column, content)
             return filters
 
         if not options.get("merge_reference", True):

@@ -48,30 +48,40 @@ from cortexclient.session.graph import (
 )
 from cortexclient.session.moment import Moment, VersionRecord, as_utc, nearest, newest, require_versions
 from cortexclient.session.provenance import provenance_of
-from cortexclient.session.query import (
-    NM,
-    Answer,
-    Follow,
-    Request,
-    count,
-    fallback_note,
-    gather,
-    moment_of_tables,
-    run,
-    run_many,
+from cortexclient.session.query.filters import (
+    Filters,
+    add_filter,
+    as_choice,
+    as_number,
+    fields_of,
+    filters_from_dicts,
+    filters_from_keywords,
 )
-from cortexclient.session.query.arguments import as_choice, as_number
-from cortexclient.session.query.filters import fields_of, from_dicts, from_keywords, put
-from cortexclient.session.query.frames import join_positions, to_pandas
-from cortexclient.session.query.metadata import TableInfo, find, table_infos, unknown, view_infos
-from cortexclient.session.query.question import Filters
-from cortexclient.session.query.results import as_asked, joined
+from cortexclient.session.query.frames import join_positions, present_frame, to_pandas, triples
+from cortexclient.session.query.query import (
+    NM,
+    Follow,
+    Query,
+    count_rows,
+    fallback_note,
+    fetch_replies,
+    moment_of_tables,
+    run_queries,
+    run_query,
+)
+from cortexclient.session.query.tables import (
+    TableInfo,
+    find_table,
+    table_infos,
+    unknown_table_message,
+    view_infos,
+)
+from cortexclient.session.query.wire import Reply, concat_replies
 from cortexclient.session.session import Session
 from cortexclient.session.workers import Prefetch, ProgressBar, pause, progress_bar, run_all, within_worker
 
 __all__ = [
     "NM",
-    "Answer",
     "AnswerCache",
     "CacheChoice",
     "CacheEntry",
@@ -82,48 +92,50 @@ __all__ = [
     "Moment",
     "Prefetch",
     "ProgressBar",
-    "Request",
+    "Query",
+    "Reply",
     "Session",
     "SnapshotStore",
     "TableInfo",
     "VersionRecord",
-    "as_asked",
+    "add_filter",
     "as_choice",
     "as_number",
     "as_utc",
     "bare_address",
-    "count",
+    "concat_replies",
+    "count_rows",
     "fallback_note",
+    "fetch_replies",
     "fields_of",
-    "find",
+    "filters_from_dicts",
+    "filters_from_keywords",
+    "find_table",
     "forget",
-    "from_dicts",
-    "from_keywords",
-    "gather",
     "graph_url",
     "ids_in",
     "is_below_roots",
     "is_latest",
     "join_positions",
-    "joined",
     "leaves",
     "lifetimes",
     "moment_of_tables",
     "nearest",
     "newest",
     "pause",
+    "present_frame",
     "progress_bar",
     "provenance_of",
-    "put",
     "require_versions",
     "roots_of",
-    "run",
     "run_all",
-    "run_many",
+    "run_queries",
+    "run_query",
     "successors_of",
     "table_infos",
     "to_pandas",
-    "unknown",
+    "triples",
+    "unknown_table_message",
     "view_infos",
     "within_worker",
 ]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cortexclient.session.cave import SessionCAVEclient
     from cortexclient.session.connection import Endpoint
     from cortexclient.session.http import Http
-    from cortexclient.session.query.metadata import TableInfo
+    from cortexclient.session.query.tables import TableInfo
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import PathLike, Timestamp
 
@@ -411,16 +411,16 @@ class Session:
         return read_files(self, folder, wanted, service=service)
 
     def query(self, table_or_view: str, **options: Any) -> Any:
-        """Give the complete answer of a table or view; options are fields of `cortexclient.session.query.Request`."""
-        from cortexclient.session.query import Request, run
+        """Return the complete result of a table or view; options are fields of `cortexclient.session.Query`."""
+        from cortexclient.session.query.query import Query, run_query
 
-        return run(self, Request(table_or_view, **options))
+        return run_query(self, Query(table_or_view, **options))
 
     def count(self, table_or_view: str, **options: Any) -> int:
-        """Count the rows that `query` would give."""
-        from cortexclient.session.query import Request, count
+        """Count the rows that `query` would return."""
+        from cortexclient.session.query.query import Query, count_rows
 
-        return count(self, Request(table_or_view, **options))
+        return count_rows(self, Query(table_or_view, **options))
 
     def table_info(self, name: str, *, kind: str | None = None) -> TableInfo:
         """Describe a table or view at this moment.
@@ -430,9 +430,9 @@ class Session:
         UnknownTableError
             If there is none of that name; the message lists close ones.
         """
-        from cortexclient.session.query.metadata import find
+        from cortexclient.session.query.tables import find_table
 
-        return find(self, name, kind=kind)
+        return find_table(self, name, kind=kind)
 
     def __repr__(self) -> str:
         return f"Session({self.spec.name!r}, datastack={self.datastack!r}, at={str(self.moment)!r})"

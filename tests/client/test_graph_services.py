@@ -263,6 +263,9 @@ def test_an_expired_version_is_answered_at_its_time_on_request(tmp_path, toy_fol
         ("/lvl2_graph$", {"edge_graph": [[1, 2, 3]]}, "graph"),
         ("/lvl2_graph$", {"edge_graph": [[1.0, 2.5]]}, "graph"),
         ("/lvl2_graph$", {}, "graph"),
+        ("/root_timestamps$", {"timestamp": 5}, "times"),
+        ("/root_timestamps$", {"timestamp": [None]}, "times"),
+        ("/root_timestamps$", {"timestamp": ["1.5"]}, "times"),
     ],
 )
 def test_responses_of_another_shape_are_errors_with_an_address(tiny, relay, tmp_path, route, body, call):
@@ -272,6 +275,7 @@ def test_responses_of_another_shape_are_errors_with_an_address(tiny, relay, tmp_
         "ids": lambda: client.get_l2_ids(root),
         "data": lambda: client.get_l2data([144257850313539585]),
         "graph": lambda: client.get_skeleton(root, restore_graph=True, synapses=False).mesh.link_edges,
+        "times": lambda: client.latest_valid_timestamp([root]),
     }[call]
     relay.fail(route, lambda _: (200, json.dumps(body).encode()))
     with pytest.raises(errors.ProtocolError) as caught:

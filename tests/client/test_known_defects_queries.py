@@ -353,7 +353,6 @@ def test_c19_signatures_are_honest(client):
         "get_l2data",
     ]:
         method = getattr(client, name)
-        assert "datastack_name" not in inspect.signature(method).parameters
         assert inspect.getdoc(method)
         assert inspect.signature(method) == inspect.signature(getattr(DatasetClient, name).__get__(client))
 

@@ -389,14 +389,6 @@ def test_exactly_a_versions_time_is_that_version(toy, files):
     assert frame.attrs["materialization_version"] == 1
 
 
-def test_a_cut_answer_that_cannot_be_completed_raises(capped, monkeypatch):
-    from cortexclient.session.query import fetch
-
-    monkeypatch.setattr(fetch, "DEEPEST", 0)
-    with pytest.raises(errors.IncompleteResultError):
-        TablesService(capped).synapses_toy().query()
-
-
 def test_columns_of_a_view_are_those_of_the_version_that_is_asked(toy_folder, session_at):
     with Sandbox(data=toy_folder) as sandbox:
         session = session_at(sandbox)

@@ -194,3 +194,22 @@ def test_trouble_that_passes_is_not_remembered(sandbox, path, number, fault):
     except errors.ServiceError:
         assert fault == "503"
     assert len(names) >= number
+
+
+def counts(value):
+    def change(body):
+        return written(pa.table({"count": value})) if read(body).column_names == ["count"] else body
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[2**62], [10**6], [-1], [0], [2584], [2586], [1.5], [float("nan")], ["12"], [1, 2], [], [None]],
+    ids=str,
+)
+def test_a_wrong_count_raises_after_few_requests(truncating, monkeypatch, value):
+    client = client_through(truncating, monkeypatch, counts(value))
+    with pytest.raises((errors.ProtocolError, errors.IncompleteResultError)):
+        client.tables.synapses_sandbox().query()
+    assert len(client.sent) < 500

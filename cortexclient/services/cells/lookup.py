@@ -31,14 +31,14 @@ from cortexclient.services.cells.matches import Matches, intervals_to_points, ve
 from cortexclient.session import (
     Moment,
     Prefetch,
-    Request,
+    Query,
     graph_url,
     lifetimes,
     nearest,
     newest,
     require_versions,
     roots_of,
-    run_many,
+    run_queries,
 )
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class Source:
     cell: str
     rank: int
 
-    def request(self, column: str, ids: IdArray, moment: Moment, *, progress: bool = False) -> Request:
+    def request(self, column: str, ids: IdArray, moment: Moment, *, progress: bool = False) -> Query:
         """Make the query for the rows in which a column has one of these ids."""
-        return Request(
+        return Query(
             self.name,
             kind="view" if self.kind == "view" else "table",
             filters={"in": {self.name: {column: ids.tolist()}}},
@@ -103,10 +103,12 @@ def _sources(session: Session, version: int, *, for_cells: bool) -> list[Source]
 
 
 def _target(session: Session, name: str, version: int) -> str:
-    from cortexclient.session import find
+    from cortexclient.session import find_table
 
     try:
-        return "target_id" if find(session, name, kind="table", version=version).reference_table else "id"
+        return (
+            "target_id" if find_table(session, name, kind="table", version=version).reference_table else "id"
+        )
     except UnknownTableError:
         return "target_id"  # the query itself says that the table is missing
 
@@ -176,7 +178,7 @@ def _ask(
         source.request(column, ids, Moment(version=number), progress=progress)
         for source, number, column, ids in asked
     ]
-    frames = run_many(session, requests, description=description) if asked else []
+    frames = run_queries(session, requests, description=description) if asked else []
     return [Rows(source, number, frame) for (source, number, _, _), frame in zip(asked, frames, strict=True)]
 
 

@@ -12,10 +12,10 @@ from cortexclient.services.synapse_references import ask_about, attach, find_ref
 from cortexclient.session import (
     NM,
     Moment,
-    Request,
-    gather,
+    Query,
+    concat_replies,
+    fetch_replies,
     join_positions,
-    joined,
     lifetimes,
     moment_of_tables,
     roots_of,
@@ -161,7 +161,7 @@ def synapses_of(
         groups[when].append(root)
     asked = [(side, when, batch) for when, roots in groups.items() for batch in _cut(roots) for side in SIDES]
     requests = [
-        Request(
+        Query(
             table,
             kind="table",
             filters={"in": {table: {f"{side}_pt_root_id": batch}}},
@@ -172,7 +172,7 @@ def synapses_of(
         )
         for side, when, batch in asked
     ]
-    answers = gather(session, requests, description="synapses")
+    answers = fetch_replies(session, requests, description="synapses")
     found: dict[int, dict[str, pd.DataFrame]] = {root: {} for root in moments}
     parts: dict[tuple[str, RootMoment], list[Any]] = defaultdict(list)
     for (side, when, _), answer in zip(asked, answers, strict=True):
@@ -202,7 +202,7 @@ def _one_side(
     answers: list[Any],
     tables: list[str],
 ) -> tuple[str, dict[int, pd.DataFrame]]:
-    frame = joined(answers).frame()
+    frame = concat_replies(answers).frame()
     frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
     frame = frame.drop(columns=[name for name in _CRUD if name in frame.columns])
     frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)

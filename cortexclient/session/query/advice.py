@@ -1,4 +1,4 @@
-"""Why a query was refused, told with what to ask instead."""
+"""Why a service refused a query, and what to ask instead."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from cortexclient.errors import ExpiredVersionError, InvalidQueryError, ServiceE
 from cortexclient.session.graph import is_latest, successors_of
 from cortexclient.session.moment import nearest
 from cortexclient.session.query.filters import fields_of, no_column
-from cortexclient.session.query.metadata import find
+from cortexclient.session.query.tables import find_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from cortexclient.session.query.question import Question
+    from cortexclient.session.query.query import Query
     from cortexclient.session.session import Session
 
 __all__ = ["expired", "misnamed", "stale"]
@@ -25,7 +25,7 @@ _FATES = 5
 
 
 def expired(session: Session, error: ServiceError, versions: set[int | None]) -> ExpiredVersionError | None:
-    """Say that a version has expired, and what there is instead; None if that was not why a question failed."""
+    """Return that a version has expired, with the nearest live one; None if that was not why a query failed."""
     records = session.versions()
     for record in (records[number] for number in versions if number in records):
         if record.valid:
@@ -46,17 +46,17 @@ def expired(session: Session, error: ServiceError, versions: set[int | None]) ->
     return None
 
 
-def stale(session: Session, error: ServiceError, questions: Sequence[Question]) -> StaleRootError | None:
+def stale(session: Session, error: ServiceError, queries: Sequence[Query]) -> StaleRootError | None:
     """Name all root ids for which a live query was refused, and what became of them; None if it was not for roots.
 
     A service names those of the one request that it refuses, and not all of them; the chunkedgraph knows all.
     """
     text = str(error).partition("did not exist at the time")[2]
     named = [int(number) for number in re.findall(r"\b\d{12,19}\b", text)]
-    at = next((question.timestamp for question in questions if question.timestamp is not None), None)
+    at = next((query.timestamp for query in queries if query.timestamp is not None), None)
     if not named or at is None:
         return None
-    ids = _stale_of(session, questions, at) or named
+    ids = _stale_of(session, queries, at) or named
     fates = []
     try:
         for root, (found, share) in zip(
@@ -75,14 +75,14 @@ def stale(session: Session, error: ServiceError, questions: Sequence[Question]) 
     )
 
 
-def _stale_of(session: Session, questions: Sequence[Question], at: datetime) -> list[int]:
+def _stale_of(session: Session, queries: Sequence[Query], at: datetime) -> list[int]:
     """Return all root ids of the filters that were not valid at a time; none where the graph does not answer."""
     import numpy as np
 
     asked: dict[int, None] = {}
-    for question in questions:
+    for query in queries:
         for kind in ("in", "equal"):
-            for columns in question.filters.get(kind, {}).values():
+            for columns in query.filters.get(kind, {}).values():
                 for column, value in columns.items():
                     if column.endswith("root_id"):
                         asked |= dict.fromkeys(value if isinstance(value, list) else [value])
@@ -95,20 +95,18 @@ def _stale_of(session: Session, questions: Sequence[Question], at: datetime) -> 
         return []
 
 
-def misnamed(
-    session: Session, error: ServiceError, questions: Sequence[Question]
-) -> InvalidQueryError | None:
-    """Say which column of a filter a table does not have; None if questions were refused for something else.
+def misnamed(session: Session, error: ServiceError, queries: Sequence[Query]) -> InvalidQueryError | None:
+    """Return which column of a filter a table does not have; None if queries were refused for something else.
 
     Only a column that the service names counts: tables may have some that their schema does not tell of.
     """
     if not isinstance(error, InvalidQueryError):
         return None
-    for question in questions:
-        asked = [column for tables in question.filters.values() for column in tables.get(question.name, {})]
+    for query in queries:
+        asked = [column for tables in query.filters.values() for column in tables.get(query.name, {})]
         named = [column for column in asked if repr(column) in str(error)]
         try:
-            info = find(session, question.name, kind=question.kind, version=question.version)
+            info = find_table(session, query.name, kind=query.kind, version=query.version)
             fields = fields_of(session, info) if named else {}
         except ServiceError:
             return None

@@ -1,211 +1,526 @@
-"""Complete answers from a service that cuts them without saying so where anyone would look.
+"""Complete results from a service that truncates its responses.
 
-A server returns at most so many rows (200,000 or 500,000, or whatever a deployment says) and mentions it in a header
-of an HTTP 200. There is no order, so paging by offset repeats and loses rows. What is safe: cut the question into
-parts that cannot overlap, along a list of ids or along ranges of the table's id, until no part is cut; then check the
-number of rows against a count, where the service can count.
+A server returns at most so many rows (200,000 or 500,000, or whatever a deployment says) and mentions it in a header of
+an HTTP 200. There is no order, so paging by offset repeats and loses rows. What is safe: split the query into pieces
+that cannot overlap, along a list of ids or along ranges of the table's id, until no piece is truncated; then compare
+the number of rows with a count, where the service can count.
+
+It goes in rounds: all pieces are asked concurrently, those that were truncated are counted and split, and the smaller
+ones are asked in the next round. So what is asked depends on responses alone and not on their timing, and a run without
+a network asks for nothing but what a run with one has cached. How many rows a piece has is estimated from counts and
+from the rows of truncated responses; nothing but the number of requests depends on the estimate.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
+import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import IncompleteResultError, ServiceTimeoutError, ServiceUnavailableError
-from cortexclient.session.flow import work_off
-from cortexclient.session.query.cuts import cut_list
-from cortexclient.session.query.divide import Outcome, Part
-from cortexclient.session.query.feed import Feed
-from cortexclient.session.query.fetch import Fetch
-from cortexclient.session.query.state import LIST_SIZE, State
-from cortexclient.session.query.wire import Reply, ask
+from cortexclient.session.query.frames import combine, free_memory, with_valid
+from cortexclient.session.query.wire import Reply, ask, ask_count
 from cortexclient.session.workers import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cortexclient.session.query.question import Question
+    from cortexclient.session.query.query import Follow, Query
     from cortexclient.session.session import Session
-    from cortexclient.types import IdArray
+    from cortexclient.session.workers import ProgressBar
 
-__all__ = ["Following", "Harvest", "fetch_all"]
+__all__ = ["fetch_all"]
 
-_LIGHTER = 3
+_LIST_SIZE = 5000
+"""Most values of a list in one request."""
+
+_FILL = 0.85
+"""How full a piece should be of what the server returns at most, so that uneven pieces still fit."""
+
+_MOST_PIECES = 64
+"""Most pieces that one truncated response is split into: a wrong count must not start a thousand requests."""
+
+_ROUNDS = 100
+_SPLITS_OF_WEAK = 3
 _PATIENCE = 3
 
 
-@dataclass(slots=True)
-class Harvest:
-    """All parts of one complete answer."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of a query that is asked by itself: a piece of its list, or a range of its key (else the id)."""
 
-    replies: list[Reply]
-    requests: int = 0
+    number: int  # of the query that it belongs to
+    query: Query
+    low: int | None = None
+    high: int | None = None
+    key: tuple[str, str] | None = None
+    counted: bool = False  # its rows are part of a number that the service counted
+    guessed: bool = (
+        False  # its size was worked out: if it is truncated all the same, it is only a little too large
+    )
+    splits: int = 0  # made for a server that is too weak
+    refusals: int = 0  # by a server that is asked too often
 
     @property
-    def rows(self) -> int:
-        """Number of rows of all parts."""
-        return sum(reply.table.num_rows for reply in self.replies)
+    def single(self) -> bool:
+        """Whether its range holds one value of the key."""
+        return self.low is not None and self.high is not None and self.high - self.low <= 1
 
+    @property
+    def key_name(self) -> str:
+        """Name that the key has in the responses."""
+        return self.query.key_name if self.key is None else self.key[1]
 
-@dataclass(frozen=True, slots=True)
-class Following:
-    """A question about ids that the answers to others bring; it is asked on as they come.
+    def narrowed(self) -> Query:
+        """Return the query with the range written into its filters, beside the user's own bounds."""
+        query = self.query
+        table, column = self.key or (query.name, "id")
+        for kind, bound, tighter in (("greater_equal", self.low, max), ("less", self.high, min)):
+            if bound is not None:
+                theirs = query.filters.get(kind, {}).get(table, {}).get(column)
+                query = query.where(kind, table, column, bound if theirs is None else tighter(bound, theirs))
+        return query
 
-    Parameters
-    ----------
-    question : Question
-        The question without its list, about a table that has ids.
-    table, column : str
-        The list filter that the ids go into.
-    size : int
-        Most ids in one request.
-    pick : callable
-        Takes the number of a question and rows of its answer, gives the ids to ask about: each once, whatever the
-        order in which rows come.
-    """
-
-    question: Question
-    table: str
-    column: str
-    size: int
-    pick: Callable[[int, Any], IdArray]
+    def ranges(self, cuts: Sequence[int], **changes: Any) -> list[_Piece]:
+        """Split the range at these values; those outside are left out."""
+        low, high = self.low, self.high
+        inner = {cut for cut in cuts if (low is None or cut > low) and (high is None or cut < high)}
+        edges = itertools.pairwise([low, *sorted(inner), high])
+        return [dataclasses.replace(self, low=a, high=b, **changes) for a, b in edges]
 
 
 def fetch_all(
     session: Session,
-    questions: Sequence[Question],
+    queries: Sequence[Query],
     *,
-    following: Sequence[Following] = (),
+    following: Sequence[Follow] = (),
+    kinds: Callable[[Query], dict[str, str]] | None = None,
     progress: bool = False,
     description: str = "",
-) -> list[Harvest]:
-    """Ask until every answer is whole.
+) -> list[Reply]:
+    """Ask planned queries, and those that follow from their rows, until every result is complete.
 
     Parameters
     ----------
     session : Session
         Where to ask.
-    questions : sequence of Question
-        What to ask. A question's ``limit`` is the user's own: an answer of that size is not cut short.
-    following : sequence of Following
-        What to ask about the rows that come.
-    progress : bool
-        Whether to show one bar for the whole.
-    description : str
-        Text beside the bar.
+    queries, following : sequence of Query, sequence of Follow
+        What to ask. A query's ``most`` is the user's own limit: a result of that size is complete.
+    kinds : callable, optional
+        Takes a query, returns the kinds of its columns, for those whose type no response shows.
+    progress, description : bool, str
+        Whether to show one bar for all requests, and the text beside it.
 
     Returns
     -------
-    list of Harvest
-        In the order of the questions, then of those that follow.
+    list of Reply
+        In the order of the queries, then of those that follow.
 
     Raises
     ------
     IncompleteResultError
-        If the service cuts an answer that cannot be cut any finer, or the rows do not add up to its count.
+        If the service truncates a response that cannot be split any finer, or the rows do not add up to its count.
+    ServiceError
+        If a request fails.
     """
-    parts = [_first(session, number, question) for number, question in enumerate(questions)]
-    with progress_bar(sum(map(len, parts)), description, show=progress) as bar:
-        fetch = Fetch(session, _ask_part, bar)
-        for question, first in zip(questions, parts, strict=True):
-            fetch.add(question, first)
-        for other in following:
-            feed = Feed(other.table, other.column, size=other.size, pick=other.pick)
-            fetch.add(other.question, [], feed=feed)
-        work_off(fetch.take, workers=session.max_workers)
-    for state in fetch.states:
-        _check(state)
-        _learn(session, state)
-    return [Harvest(_in_order(state.done), state.requests) for state in fetch.states]
+    first = [
+        _Piece(number, part)
+        for number, query in enumerate(queries)
+        for part in _slices(query, min(_LIST_SIZE, query.batch or _LIST_SIZE))
+    ]
+    every = [*queries, *(follow.query for follow in following)]
+    with progress_bar(len(first), description, show=progress) as bar:
+        fetch = _Fetch(session, every, bar)
+        fetch.run(first)
+        if following:
+            fetch.follow(following, after=len(queries))
+    return [fetch.result(number, kinds) for number in range(len(every))]
 
 
-def _first(session: Session, number: int, question: Question) -> list[Part]:
-    """Give the parts to begin with: lists in pieces as asked for, smaller ones where the cap is near."""
-    longest = question.longest_list()
-    if longest is None:
-        return [Part(number, question)]
+def _slices(query: Query, size: int) -> list[Query]:
+    """Split the longest list of a query into about equal pieces of at most so many values."""
+    longest = query.longest_list()
+    if longest is None or len(longest[2]) <= size:
+        return [query]
     table, column, values = longest
-    size = min(LIST_SIZE, question.batch or LIST_SIZE)
-    cap, weight = _known(session, question, column)
-    if cap and weight and not question.live and question.limit is None:
-        # as full as is safe, where values differ in weight
-        size = min(size, max(1, int(0.6 * cap / weight)))
+    step = math.ceil(len(values) / math.ceil(len(values) / size))
+    return [query.where("in", table, column, values[at : at + step]) for at in range(0, len(values), step)]
+
+
+class _Fetch:
+    """Everything that is asked to answer some queries."""
+
+    def __init__(self, session: Session, queries: Sequence[Query], bar: ProgressBar) -> None:
+        self._session, self._queries, self._bar = session, queries, bar
+        self._replies: list[list[Reply]] = [[] for _ in queries]
+        self._requests: Counter[int] = Counter()
+        self._expected: dict[int, int] = {}
+        self._got: Counter[int] = Counter()
+        self._row_limit = 0
+        self._allowed = session.max_workers
+
+    def run(self, pieces: list[_Piece]) -> None:
+        """Ask pieces, and smaller ones of those that are truncated, until there are none."""
+        for _ in range(_ROUNDS):
+            asked = [piece for piece in pieces if piece.query.most is None] or self._wanted(pieces)
+            if not asked:
+                break
+            now = set(map(id, asked))
+            pieces, truncated = [piece for piece in pieces if id(piece) not in now], []
+            for piece, found in zip(asked, self._ask(asked), strict=True):
+                self._requests[piece.number] += 1
+                if isinstance(found, list):
+                    pieces += found
+                elif found.row_limit is None or _is_complete(piece, found):
+                    self._keep(piece, found)
+                else:
+                    self._row_limit = max(self._row_limit, found.row_limit)
+                    truncated.append((piece, found))
+            if truncated:
+                smaller = self._split(truncated)
+                self._bar.grow(len(smaller))
+                pieces += smaller
+        else:
+            raise IncompleteResultError(_cannot(pieces[0].query))
+        for number, expected in self._expected.items():
+            if (got := self._got[number]) != expected:
+                raise IncompleteResultError(
+                    f"the server counts {expected} rows of {self._queries[number].name!r} but sent {got}; rows without "
+                    "the column that the query was split by cannot be asked for, or the table is being changed. Try "
+                    "again, or filter the query so that it has fewer rows"
+                )
+
+    def follow(self, following: Sequence[Follow], *, after: int) -> None:
+        """Ask about ids that the rows of the first queries bring."""
+        pieces = []
+        for number, follow in enumerate(following, start=after):
+            ids = [
+                value
+                for main in range(after)
+                for reply in self._replies[main]
+                for value in follow.pick(main, reply.table).tolist()
+            ]
+            query = follow.query.where("in", follow.query.name, follow.column, ids)
+            if not ids:  # asked all the same, for the columns
+                query = follow.query.where("equal", follow.query.name, "id", -1)
+            size = min(follow.size, max(1, int(_FILL * self._row_limit))) if self._row_limit else follow.size
+            pieces += [_Piece(number, part) for part in _slices(query, size)]
+        self._bar.grow(len(pieces))
+        self.run(pieces)
+
+    def result(self, number: int, kinds: Callable[[Query], dict[str, str]] | None) -> Reply:
+        """Return all rows of a query as one reply."""
+        query, parts = self._queries[number], self._replies[number]
+        tables = [part.table for part in parts]
+        if query.live and query.base is None and query.columns is None:
+            tables = [with_valid(table) for table in tables]
+        resolution = parts[0].resolution
+        parts.clear()
+        table = combine(tables, None if kinds is None else lambda: kinds(query))
+        del tables
+        free_memory(table.num_rows)
+        return Reply(table, None, resolution, self._requests[number])
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def _wanted(self, pieces: list[_Piece]) -> list[_Piece]:
+        """Return the pieces of queries with a limit of the user's that are needed to fill it, as far as is known."""
+        asked: list[_Piece] = []
+        for piece in pieces:
+            replies = self._replies[piece.number]
+            missing = (piece.query.most or 0) - sum(reply.table.num_rows for reply in replies)
+            under_way = sum(one.number == piece.number for one in asked)
+            if under_way * max(1, self._row_limit) < missing or not (replies or under_way):
+                asked.append(piece)
+        return asked
+
+    def _ask(self, pieces: list[_Piece]) -> list[Reply | list[_Piece]]:
+        found: list[Reply | list[_Piece]] = []
+        while len(found) < len(pieces):
+            room = len(pieces) if self._allowed == self._session.max_workers else self._allowed
+            found += self._map(self._ask_one, pieces[len(found) :][:room])
+            if any(isinstance(one, list) and one[0].refusals for one in found):
+                self._allowed = max(1, self._allowed // 2)
+        return found
+
+    def _ask_one(self, piece: _Piece) -> Reply | list[_Piece]:
+        """Ask one piece; return smaller ones, or the same for later, if the server is too weak for it."""
+        try:
+            return ask(self._session, piece.narrowed())
+        except (ServiceTimeoutError, ServiceUnavailableError) as error:
+            if error.status == 429 and piece.refusals < _PATIENCE:
+                # the transport has waited and retried already: the same later, with fewer requests at a time
+                return [dataclasses.replace(piece, refusals=piece.refusals + 1)]
+            heavy = isinstance(error, ServiceTimeoutError) or error.status in {502, 503, 504}
+            longest = piece.query.longest_list()
+            if not heavy or longest is None or piece.splits >= _SPLITS_OF_WEAK:
+                raise
+            # smaller pieces, but not for ever, as the server may just be down
+            parts = _slices(piece.query, max(1, math.ceil(len(longest[2]) / 4)))
+            return [dataclasses.replace(piece, query=part, splits=piece.splits + 1) for part in parts]
+        finally:
+            self._bar.step()
+
+    def _map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        return [function(item) for item in items] if len(items) == 1 else self._session.map(function, items)
+
+    def _keep(self, piece: _Piece, reply: Reply) -> None:
+        self._replies[piece.number].append(reply)
+        self._got[piece.number] += reply.table.num_rows * piece.counted
+
+    # -- splitting -----------------------------------------------------------------------------------------------------
+
+    def _split(self, truncated: list[tuple[_Piece, Reply]]) -> list[_Piece]:
+        """Return smaller pieces for those that were truncated, unless a count shows that they were complete."""
+        groups = [(group, *_prepared(group)) for group in _grouped(truncated)]
+        counters = [count for *_, counts in groups for count in counts]
+        totals = iter(self._map(lambda query: _estimate(self._session, query), counters))
+        pieces: list[_Piece] = []
+        for group, whole, counts in groups:
+            found = [next(totals) for _ in counts]
+            self._requests[whole.number] += sum(number is not None for number in found)
+            total, rows = found[0] if found else None, sum(reply.table.num_rows for _, reply in group)
+            piece = whole
+            if total is not None and piece.query.countable and piece.query.most is None:
+                # the second count is of rows beyond all those that were sent
+                elsewhere = (found[1] or 0) if len(found) > 1 else 0
+                if not piece.counted:
+                    self._expected[piece.number] = self._expected.get(piece.number, 0) + total
+                    piece = dataclasses.replace(piece, counted=True)
+                elif self._got[piece.number] + total > self._expected[piece.number]:
+                    elsewhere = total
+                if total - elsewhere < rows:
+                    raise IncompleteResultError(
+                        f"the server counts {total} rows of {piece.query.name!r}, which is at odds with its other "
+                        "counts and with the rows that it sent; try again"
+                    )
+                if total == rows:
+                    # exactly as many rows as the server returns at most: it warns, but there is nothing more
+                    for _, reply in group:
+                        self._keep(piece, reply)
+                    continue
+            by_list = piece.query.longest_list() is not None
+            pieces += _split_list(piece, group, total) if by_list else _split_range(piece, group[0][1], found)
+        return pieces
+
+
+def _is_complete(piece: _Piece, reply: Reply) -> bool:
+    """Return whether a response at the row limit is complete: one id has one row, a user's limit is none."""
+    query, rows = piece.query, reply.table.num_rows
+    if piece.single and piece.key is None and query.kind == "table" and rows <= 1:
+        return True
+    # a live response is filtered once more after it was truncated, and so may hold less than its limit
+    most = query.most
+    return most is not None and (reply.row_limit or 0) >= most and (not query.live or rows >= most)
+
+
+def _estimate(session: Session, query: Query) -> int | None:
+    """Count the rows of a query, or of one that has about as many."""
+    counter = query if query.countable else query.nearly()
+    return None if counter is None else ask_count(session, counter)
+
+
+def _grouped(truncated: list[tuple[_Piece, Reply]]) -> list[list[tuple[_Piece, Reply]]]:
+    """Group pieces of one list, to be counted and split together; all others stand alone."""
+    groups: dict[Any, list[tuple[_Piece, Reply]]] = {}
+    sizes: Counter[Any] = Counter()
+    for place, (piece, reply) in enumerate(truncated):
+        longest = piece.query.longest_list()
+        if longest is None:
+            groups[place, None] = [(piece, reply)]
+            continue
+        name = (piece.number, longest[:2], piece.counted, piece.guessed, piece.splits)
+        sizes[name] += len(longest[2])
+        groups.setdefault((name, sizes[name] // _LIST_SIZE), []).append((piece, reply))
+    return list(groups.values())
+
+
+def _prepared(group: list[tuple[_Piece, Reply]]) -> tuple[_Piece, list[Query]]:
+    """Return one piece for a group, and what to count: its rows, and for a range those beyond the largest key seen."""
+    piece, reply = group[0]
+    longest = piece.query.longest_list()
+    if longest is not None:
+        table, column, _ = longest
+        values = [value for one, _ in group for value in one.query.filters["in"][table][column]]
+        piece = dataclasses.replace(piece, query=piece.query.where("in", table, column, values))
+    elif piece.single and piece.key is not None:
+        # one value of a view's column has more rows than fit: from here on another column splits them
+        piece = dataclasses.replace(
+            piece, query=piece.narrowed(), low=None, high=None, key=None, guessed=False
+        )
+    if longest is None and not piece.single:
+        piece = dataclasses.replace(piece, key=_key_of(piece, reply))
+    if piece.guessed:
+        return piece, []
+    counter = dataclasses.replace(piece, query=dataclasses.replace(piece.query, most=None))
+    counts = [counter.narrowed()]
+    seen = _seen(piece, reply) if longest is None else []
+    if seen:
+        counts.append(dataclasses.replace(counter, low=seen[-1] + 1).narrowed())
+    return piece, counts
+
+
+def _key_of(piece: _Piece, reply: Reply) -> tuple[str, str] | None:
+    """Choose the column along which a range is split: the id, or in a view without one a column of many values."""
+    import pyarrow as pa
+
+    table = reply.table
+    if piece.key is not None or piece.query.key_name in table.column_names:
+        return piece.key
+    whole = [
+        name
+        for name, kind in zip(table.column_names, table.schema.types, strict=True)
+        if pa.types.is_integer(kind)
+        and not table.column(name).null_count
+        and not name.endswith(("_x", "_y", "_z"))
+    ]
+    several = [name for name in whole if len(table.column(name).unique()) > 1]
+    best = max(several, key=lambda name: len(table.column(name).unique()), default=None)
+    return None if best is None else (piece.query.name, best)
+
+
+def _seen(piece: _Piece, reply: Reply) -> list[int]:
+    """Return the distinct keys of a response, sorted."""
+    if piece.key_name not in reply.table.column_names:
+        return []
+    column = reply.table.column(piece.key_name).unique().to_pylist()
+    return sorted(value for value in column if isinstance(value, int))
+
+
+# -- lists -------------------------------------------------------------------------------------------------------------
+
+
+def _split_list(piece: _Piece, group: list[tuple[_Piece, Reply]], total: int | None) -> list[_Piece]:
+    """Distribute the values of a list over pieces that fit, by the number of rows that each seems to have."""
+    table, column, values = piece.query.longest_list() or ("", "", [])
+    row_limit = max(reply.row_limit or 1 for _, reply in group)
+    rows = sum(reply.table.num_rows for _, reply in group)
+    # of pieces that were made to fit only a little is left, of others nobody knows
+    total = max(rows + 1, total or int(rows * (1.3 if piece.guessed else 4)))
+    weights: dict[Any, float] = {}
+    for one, reply in group:
+        own = one.query.filters["in"][table][column]
+        weights |= _weights(own, reply, column, total * len(own) / len(values))
+    longest = max(len(one.query.filters["in"][table][column]) for one, _ in group)
+    # no piece is as long as those that were truncated, so that it ends whatever the estimates are
+    lists = _pack(weights, _FILL * row_limit, most=max(1, 2 * longest // 3))
     return [
-        Part(number, piece, listed=(table, column))
-        for piece in cut_list(question, math.ceil(len(values) / size))
+        dataclasses.replace(
+            piece, query=piece.query.where("in", table, column, some), guessed=not piece.guessed
+        )
+        for some in lists
     ]
 
 
-def _known(session: Session, question: Question, column: str) -> tuple[int | None, float | None]:
-    memory = session.connection.memory
-    return memory.peek("cap"), memory.peek(("rows per value", question.name, column))
+def _weights(values: list[Any], reply: Reply, column: str, total: float) -> dict[Any, float]:
+    """Estimate how many rows each value has, from a truncated response as a sample."""
+    import pyarrow.compute as pc
+
+    even = dict.fromkeys(values, total / len(values))
+    if column not in reply.table.column_names:
+        return even
+    found = pc.value_counts(reply.table.column(column))
+    seen = dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
+    if sum(value not in seen for value in values) * 3 > len(values):
+        return even  # no sample: the server sent the rows of one value after those of another
+    rows = reply.table.num_rows + len(values)
+    return {value: total * (seen.get(value, 0) + 1) / rows for value in values}
 
 
-def _learn(session: Session, state: State) -> None:
-    """Remember how many rows a value of a list brings, so that the next lists are cut well at once."""
-    memory = session.connection.memory
-    longest = state.question.longest_list()
-    if memory.peek("cap") is None or longest is None or state.question.limit is not None:
-        return
-    memory.put(("rows per value", state.question.name, longest[1]), state.rows / len(longest[2]))
-
-
-def _in_order(outcomes: list[Outcome]) -> list[Reply]:
-    """Give answers in an order that does not depend on when they came."""
-
-    def place(outcome: Outcome) -> tuple[float, str]:
-        part = outcome.part
-        values = part.question.filters["in"][part.listed[0]][part.listed[1]] if part.listed else []
-        low = part.span.low
-        return -math.inf if low is None else low, repr(values[:1])
-
-    return [outcome.reply for outcome in sorted(outcomes, key=place) if outcome.reply is not None]
-
-
-def _check(state: State) -> None:
-    if state.question.limit is not None:
-        return  # stopped early, because the user wanted no more
-    for outcome in state.done:
-        for ledger in outcome.part.ledgers:
-            if outcome.reply is not None:
-                ledger.got += outcome.reply.table.num_rows
-    found = [(ledger.got, ledger.expected) for ledger in state.ledgers.values()]
-    if state.promised is not None:
-        found.append((state.rows, state.promised))
-    for got, expected in found:
-        if got < expected:
-            raise IncompleteResultError(
-                f"the server counts {expected} rows of {state.question.name!r} but {got} came; rows whose splitting "
-                "column is empty cannot be asked for in parts. Filter the query so that it has fewer rows"
-            )
-
-
-def _ask_part(session: Session, part: Part) -> Outcome:
-    question = part.question
-    try:
-        reply = ask(session, part.asked())
-    except (ServiceTimeoutError, ServiceUnavailableError) as error:
-        if error.status == 429 and part.refusals < _PATIENCE:
-            # the transport has waited and tried again already: the same once more, with fewer at a time
-            again = dataclasses.replace(part, refusals=part.refusals + 1)
-            return Outcome(part, None, [again], 1, refused=True)
-        heavy = isinstance(error, ServiceTimeoutError) or error.status in {502, 503, 504}
-        if not heavy or question.longest_list() is None or part.lighter >= _LIGHTER:
-            raise
-        # too heavy for the server: the same in smaller pieces, but not for ever, as it may just be down
-        pieces = [
-            dataclasses.replace(part, question=piece, lighter=part.lighter + 1)
-            for piece in cut_list(question, 4)
-        ]
-        return Outcome(part, None, pieces, 1)
-    limit = question.limit
-    # a live answer is filtered once more after it was cut, and so may hold less than its limit
-    satisfied = (
-        limit is not None
-        and reply.cap is not None
-        and reply.cap >= limit
-        and (not question.live or reply.table.num_rows >= limit)
+def _pack(weights: dict[Any, float], room: float, *, most: int) -> list[list[Any]]:
+    """Distribute values over as few lists as will do, about equally heavy ones of at most so many values."""
+    number = max(
+        2,
+        math.ceil(sum(min(weight, room) for weight in weights.values()) / room),
+        math.ceil(len(weights) / most),
     )
-    return Outcome(part, reply, [], 1, cut=reply.cap is not None and not satisfied)
+    number = min(number, len(weights), _MOST_PIECES)
+    most = max(most, math.ceil(len(weights) / number))
+    heap = [(0.0, place) for place in range(number)]
+    lists: list[list[Any]] = [[] for _ in heap]
+    for value in sorted(weights, key=weights.__getitem__, reverse=True):
+        load, place = heapq.heappop(heap)
+        lists[place].append(value)
+        if len(lists[place]) < most:
+            heapq.heappush(heap, (load + weights[value], place))
+    return lists
+
+
+# -- ranges ------------------------------------------------------------------------------------------------------------
+
+
+def _split_range(piece: _Piece, reply: Reply, found: list[int | None]) -> list[_Piece]:
+    """Split the range of a key at values that the response and the counts suggest."""
+    query, seen = piece.query, _seen(piece, reply)
+    total, above = (found[0], found[1]) if len(found) > 1 else (None, None)
+    if query.live and query.allow_invalid_root_ids:
+        # such a query takes every filter for one of root ids, those of id ranges too
+        raise IncompleteResultError(_cannot(query))
+    if piece.single or not seen:
+        return _split_unseen(piece, reply)
+    if len(seen) == 1 and piece.key is not None:
+        return piece.ranges([seen[0], seen[0] + 1], guessed=False)
+    near = [seen[len(seen) // 2], seen[-1] + 1]
+    # under a limit of the user's, no more pieces are asked than are needed
+    most = _MOST_PIECES if query.most is None else 64 * _MOST_PIECES
+    cuts = near if piece.guessed else _cuts(seen, reply.row_limit or 1, total, above, most)
+    pieces = piece.ranges(cuts, guessed=not piece.guessed and total is not None)
+    if len(pieces) == 1:
+        if piece.low is not None and piece.high is not None:
+            middle = (piece.low + piece.high) // 2
+        else:
+            middle = seen[len(seen) // 2]
+        # a key at the lower bound is no cut, the value after it is
+        pieces = piece.ranges([middle if middle != piece.low else middle + 1], guessed=False)
+    if len(pieces) == 1:
+        raise IncompleteResultError(_cannot(query))
+    return pieces
+
+
+def _cuts(seen: list[int], row_limit: int, total: int | None, above: int | None, most: int) -> list[int]:
+    """Choose where to split a range of keys, from the keys of a truncated response.
+
+    Among the keys seen they are quantiles; beyond them they are steps as dense as what was seen, or doubling ones where
+    nothing can be counted.
+    """
+    low, high = seen[0], seen[-1]
+    room = max(1, int(row_limit * _FILL))
+    if total is None or above is None:
+        doubling = [high + 1 + max(1, high - low) * (2**step - 1) for step in range(1, 7)]
+        return [seen[len(seen) // 2], high + 1, *doubling]
+    inside = max(1, total - above)
+    pieces = min(most, math.ceil(inside / room))
+    beyond = min(most, math.ceil(max(0, above) / room))
+    step = max(1, math.ceil((high - low + 1) / inside * room))
+    return [
+        *(seen[(len(seen) * number) // pieces] for number in range(1, pieces)),
+        high + 1,
+        *(high + 1 + step * number for number in range(1, beyond + 1)),
+    ]
+
+
+def _split_unseen(piece: _Piece, reply: Reply) -> list[_Piece]:
+    """Go on where no row shows how to: a live response is truncated before it is filtered, so none may be left."""
+    query = piece.query
+    if piece.single or not query.live or reply.table.num_rows:
+        raise IncompleteResultError(_cannot(query))
+    low = piece.low or 0
+    if piece.high is None:
+        # annotation ids count from 1, but they may be anything that 63 bits hold
+        cuts = [low, *(low + 2**power for power in range(10, 40, 4)), low + 2**48]
+    else:
+        low = min(low, piece.high - 1)
+        cuts = [low + (piece.high - low) * step // 8 for step in range(8)]
+    pieces = piece.ranges(cuts, guessed=False)
+    return pieces if len(pieces) > 1 else piece.ranges([(low + (piece.high or low + 2)) // 2], guessed=False)
+
+
+def _cannot(query: Query) -> str:
+    return (
+        f"the server truncates its response about {query.name!r} and it cannot be completed: there is nothing left to "
+        "split it by. Ask for less at a time (filters, or ids in pieces), or pass limit= if a part is enough"
+    )

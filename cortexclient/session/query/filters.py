@@ -7,29 +7,36 @@ import difflib
 import math
 import re
 import reprlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cortexclient.errors import InvalidQueryError, ServiceError
+from cortexclient.errors import InvalidQueryError, MissingExtraError, ServiceError
 from cortexclient.ids import as_id
 from cortexclient.session.query.frames import is_id_column
-from cortexclient.session.query.metadata import TableInfo, find, schema_columns, view_schemas
-from cortexclient.session.query.question import FILTERS, Filters, as_plain
+from cortexclient.session.query.tables import TableInfo, columns_of, find_table, view_schemas
+from cortexclient.session.query.wire import FILTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cortexclient.session.session import Session
 
 __all__ = [
-    "OPERATORS",
-    "columns_of",
+    "Filters",
+    "add_filter",
+    "as_choice",
+    "as_columns",
+    "as_frame_kind",
+    "as_number",
+    "as_resolution",
     "fields_of",
-    "from_dicts",
-    "from_keywords",
-    "locate",
+    "filters_from_dicts",
+    "filters_from_keywords",
+    "in_voxels",
     "no_column",
-    "put",
 ]
+
+Filters: TypeAlias = dict[str, dict[str, dict[str, Any]]]
+"""kind -> table -> column -> value; kinds are those of `cortexclient.session.query.wire.FILTERS`."""
 
 OPERATORS = {
     "==": "equal",
@@ -45,35 +52,15 @@ OPERATORS = {
 }
 """Operators that a filter given as a dict may use, and the kinds of filters they stand for."""
 
-
-def columns_of(session: Session, info: TableInfo) -> dict[str, str]:
-    """Give the columns of one table or view by which rows can be filtered: name -> kind (``point`` for positions)."""
-    if info.kind == "view":
-        columns = view_schemas(session, info.version).get(info.name, {})
-        return {name: "point" if kind == "SpatialPoint" else kind for name, kind in columns.items()}
-    found = {"id": "integer"}
-    if info.reference_table:
-        found["target_id"] = "integer"
-    for name, kind in (schema_columns(session, info.schema) if info.schema else {}).items():
-        if kind == "BoundSpatialPoint":
-            found |= {
-                f"{name}_position": "point",
-                f"{name}_supervoxel_id": "integer",
-                f"{name}_root_id": "integer",
-            }
-        elif kind == "SpatialPoint":
-            found[f"{name}_position"] = "point"
-        else:
-            found[name] = kind
-    return found
+_ONE_AXIS = re.compile(r"(.+_position|position)_[xyz]$")
 
 
 def fields_of(session: Session, info: TableInfo) -> dict[str, tuple[str, str, str]]:
-    """Give every name that a filter may use: name -> (table, column, kind). Shared names get ``_ref``."""
+    """Return every name that a filter may use: name -> (table, column, kind). Shared names get ``_ref``."""
     own = columns_of(session, info)
     found: dict[str, tuple[str, str, str]] = {}
     if info.reference_table:
-        base = find(session, info.reference_table, kind="table")
+        base = find_table(session, info.reference_table, kind="table")
         theirs = columns_of(session, base)
         found |= {name: (base.name, name, kind) for name, kind in theirs.items()}
         for name, kind in own.items():
@@ -87,7 +74,7 @@ def fields_of(session: Session, info: TableInfo) -> dict[str, tuple[str, str, st
     }
 
 
-def locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
+def _locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
     """Find the table and the column that a filter's name means.
 
     Raises
@@ -107,7 +94,7 @@ def locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
 
 
 def no_column(info: TableInfo, name: str, known: list[str]) -> str:
-    """Say that a table has no such column to filter by, and what to write instead."""
+    """Return the message that a table has no such column to filter by, and what to write instead."""
     said = f"{info.kind} {info.name!r} has no column {name!r}"
     boxes = [field for field in known if field.endswith("_bbox")]
     if boxes and re.search(r"box|bounds|spatial", name):
@@ -144,7 +131,7 @@ def _names_before_values(session: Session, info: TableInfo, name: str) -> Iterat
         raise
 
 
-def from_keywords(session: Session, info: TableInfo, keywords: Mapping[str, Any]) -> Filters:
+def filters_from_keywords(session: Session, info: TableInfo, keywords: Mapping[str, Any]) -> Filters:
     """Read filters given as keyword arguments.
 
     Parameters
@@ -166,15 +153,15 @@ def from_keywords(session: Session, info: TableInfo, keywords: Mapping[str, Any]
     for name, value in keywords.items():
         if value is None:
             continue
-        table, column = locate(session, info, name)
+        table, column = _locate(session, info, name)
         with _names_before_values(session, info, name):
             spatial = name.endswith("_bbox") or _is_box_of_view(session, info, column, value)
             for kind, content in _kinds(name, value, spatial=spatial):
-                put(filters, kind, table, column, _checked(column, kind, content))
+                add_filter(filters, kind, table, column, _checked(column, kind, content))
     return filters
 
 
-def from_dicts(session: Session, info: TableInfo, **dicts: Mapping[str, Any] | None) -> Filters:
+def filters_from_dicts(session: Session, info: TableInfo, **dicts: Mapping[str, Any] | None) -> Filters:
     """Read filters given as caveclient's dicts (``filter_in_dict={column: values}``, ...).
 
     Raises
@@ -186,14 +173,14 @@ def from_dicts(session: Session, info: TableInfo, **dicts: Mapping[str, Any] | N
     filters: Filters = {}
     for wire, columns in dicts.items():
         for name, value in (columns or {}).items():
-            table, column = locate(session, info, name)
+            table, column = _locate(session, info, name)
             kind = names[wire]
             with _names_before_values(session, info, name):
-                put(filters, kind, table, column, _checked(column, kind, as_plain(value)))
+                add_filter(filters, kind, table, column, _checked(column, kind, as_plain(value)))
     return filters
 
 
-def put(filters: Filters, kind: str, table: str, column: str, value: Any) -> None:
+def add_filter(filters: Filters, kind: str, table: str, column: str, value: Any) -> None:
     """Add one filter to others; exclusions of one column add up.
 
     Raises
@@ -270,3 +257,173 @@ def _box(column: str, value: Any) -> list[list[float]]:
             service="materialize",
         )
     return [low, high]
+
+
+def as_plain(value: Any) -> Any:
+    """Return a filter value as plain Python: a NumPy scalar becomes a number, whatever can be walked through a list."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "__iter__") and not isinstance(value, str | bytes | dict):
+        return [as_plain(entry) for entry in value]
+    return value
+
+
+# -- boxes ------------------------------------------------------------------------------------------------------------
+
+
+def in_voxels(
+    session: Session, filters: Filters, version: int | None
+) -> tuple[Filters, dict[tuple[str, str], tuple[list[float], list[float]]]]:
+    """Return the filters with boxes in voxels of their tables and lists without duplicates.
+
+    A voxel is inside a box if its own position is, as it is returned. The services want boxes that are wider than
+    nothing on every axis: those that are not are asked one voxel wider, and returned to be applied here.
+    """
+    result: Filters = {
+        kind: {table: dict(columns) for table, columns in tables.items()} for kind, tables in filters.items()
+    }
+    thin: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    empty: list[tuple[str, str]] = []
+    for table, boxes in result.get("spatial", {}).items():
+        unit = find_table(session, table, version=version).unit
+        for column, box in list(boxes.items()):
+            low = [_voxel(value, size, up=True) for value, size in zip(box[0], unit, strict=True)]
+            high = [_voxel(value, size, up=False) for value, size in zip(box[1], unit, strict=True)]
+            if any(a > b for a, b in zip(low, high, strict=True)):
+                empty.append((table, column))  # between two voxels
+            elif any(a == b for a, b in zip(low, high, strict=True)):
+                thin[table, column] = (list(box[0]), list(box[1]))
+            boxes[column] = [low, [max(a + 1, b) for a, b in zip(low, high, strict=True)]]
+    for table, column in empty:
+        del result["spatial"][table][column]
+        result.setdefault("in", {}).setdefault(table, {})[column] = []
+    for columns in result.get("in", {}).values():
+        for column, values in columns.items():
+            columns[column] = list(dict.fromkeys(values))
+    return result, thin
+
+
+def _voxel(value: float, size: float, *, up: bool) -> int:
+    """Return the first voxel whose position is not below a value, or the last that is not above it."""
+    number = round(value / size)
+    if up:
+        while number * size < value:
+            number += 1
+        while (number - 1) * size >= value:
+            number -= 1
+    else:
+        while number * size > value:
+            number -= 1
+        while (number + 1) * size <= value:
+            number += 1
+    return number
+
+
+# -- other arguments --------------------------------------------------------------------------------------------------
+
+
+def as_number(value: Any, name: str, *, least: int = 0) -> int | None:
+    """Return a number of rows as a plain int; None stays None.
+
+    Raises
+    ------
+    TypeError
+        If it is no whole number.
+    ValueError
+        If it is too small.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    number: int = value.__index__()
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return int(number)
+
+
+def as_resolution(value: Any) -> tuple[float, float, float] | None:
+    """Return a resolution (nm of one unit, on each axis) as three floats; None stays None.
+
+    Raises
+    ------
+    ValueError
+        If it is not three numbers above 0.
+    """
+    if value is None:
+        return None
+    try:
+        x, y, z = (float(size) for size in value)
+    except (TypeError, ValueError):
+        x = y = z = math.nan
+    if not all(0 < size < math.inf for size in (x, y, z)):
+        raise ValueError(
+            f"a resolution is three sizes in nm above 0, such as [4, 4, 40] ([1, 1, 1] gives positions in nm), "
+            f"not {value!r}"
+        )
+    return x, y, z
+
+
+def as_columns(value: Any) -> list[str] | dict[str, list[str]] | None:
+    """Return the columns to select as a list; None stays None, a single name is a list of one.
+
+    A dict of columns by table stays one.
+
+    Raises
+    ------
+    InvalidQueryError
+        If none are named, or one axis of a point.
+    """
+    if value is None:
+        return None
+    if hasattr(value, "keys"):
+        by_table = {str(table): as_columns(value[table]) for table in value}
+        if not by_table:
+            return as_columns(())
+        return {table: names for table, names in by_table.items() if isinstance(names, list)}
+    names = [value] if isinstance(value, str) else [str(name) for name in value]
+    if not names:
+        raise InvalidQueryError(
+            "no columns are selected; name some, or leave select_columns out to have all",
+            service="materialize",
+        )
+    for name in names:
+        axis = _ONE_AXIS.match(name)
+        if axis is not None:
+            raise InvalidQueryError(
+                f"{name!r} is one axis of a point, which cannot be had alone; select {axis[1]!r} (with "
+                "split_positions=True it comes as three columns)",
+                service="materialize",
+            )
+    return names
+
+
+def as_choice(value: str, name: str, choices: Sequence[str]) -> str:
+    """Return a value that must be one of a few.
+
+    Raises
+    ------
+    ValueError
+        If it is another one.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value
+
+
+def as_frame_kind(value: str) -> str:
+    """Return the kind of frame that is wanted, if it can be made.
+
+    Raises
+    ------
+    ValueError
+        If it is none of those that there are.
+    MissingExtraError
+        If it needs a package that is not installed.
+    """
+    import importlib.util
+
+    kind = as_choice(value, "return_as", ("pandas", "arrow", "polars"))
+    if kind == "polars" and importlib.util.find_spec("polars") is None:
+        raise MissingExtraError.of("return_as='polars' needs", "polars", "polars")
+    return kind

@@ -23,31 +23,31 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import ProtocolError
+from cortexclient.errors import InvalidQueryError, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
+    from cortexclient.session.query.query import Query
+    from cortexclient.session.query.wire import Reply
+
 __all__ = [
     "combine",
+    "finish",
     "free_memory",
     "is_id_column",
     "join_positions",
-    "join_positions_of",
-    "scale_positions",
+    "present",
+    "present_frame",
+    "require_once_each",
     "to_pandas",
     "triples",
-    "typed",
+    "with_valid",
 ]
 
 _IDS = {"id", "target_id", "superceded_id", "superseded_id", "id_ref"}
-_CERTAIN_ID = re.compile(r"^(id|target_id|super[cs]eded_id)(_ref)?$|_(root|supervoxel)_id(_ref)?$")
-"""Columns that hold ids in every table; other names that end in ``_id`` may be text of somebody's schema."""
-
-_POSITION = re.compile(r"(^|_)position(_ref)?_[xyz]$")
-
 # columns that a server fills in every row; any other whole number or truth value may be missing in some row, and so
 # has a nullable type in every frame, whether or not a row without it happens to be there
 _NEVER_NULL = re.compile(r"^(id|target_id|valid)(_ref)?$|_(root_id|supervoxel_id)(_ref)?$")
@@ -60,93 +60,11 @@ def is_id_column(name: str) -> bool:
     return name in _IDS or name.endswith(("_id", "_id_ref"))
 
 
-# -- one response ------------------------------------------------------------------------------------------------------
-
-
-def typed(table: Any) -> Any:
-    """Give every column of a response its lasting type, exactly.
-
-    Parameters
-    ----------
-    table : pyarrow.Table
-        A response, validated.
-
-    Returns
-    -------
-    pyarrow.Table
-        Columns of int64, float64, bool, string, timestamp[ns], dates, lists of these, or null where nothing is known.
-
-    Raises
-    ------
-    ValueError
-        If a column comes twice, has a type that cannot be converted, holds ids as floats, or numbers that do not fit.
-    """
-    import pyarrow as pa
-
-    names = table.column_names
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"column {twice[0]!r} comes twice")
-    columns = []
-    for name in names:
-        try:
-            columns.append(_typed_column(name, table.column(name)))
-        except (pa.ArrowException, OverflowError) as error:
-            raise ValueError(f"column {name!r} cannot be converted ({str(error)[:100]})") from None
-    return pa.table(dict(zip(names, columns, strict=True))) if names else table
-
-
-def _typed_column(name: str, column: Any) -> Any:
-    import pyarrow as pa
-
-    is_type, kind = pa.types, column.type
-    if is_type.is_dictionary(kind):
-        return _typed_column(name, column.cast(kind.value_type))
-    if is_type.is_large_string(kind) or kind == pa.string_view():
-        return _typed_column(name, column.cast(pa.string()))
-    if _CERTAIN_ID.search(name) or _POSITION.search(name):
-        return _whole_numbers(name, column)
-    if is_id_column(name) and is_type.is_floating(kind) and column.null_count < len(column):
-        raise ValueError(f"column {name!r} holds {kind}, in which ids lose digits")
-    if is_type.is_timestamp(kind):
-        return column.cast(pa.timestamp("ns", tz=kind.tz))
-    if is_type.is_integer(kind):
-        return column.cast(pa.int64())
-    if is_type.is_floating(kind) or is_type.is_decimal(kind):
-        return column.cast(pa.float64())
-    plain = kind.value_type if is_type.is_list(kind) else kind
-    known = (is_type.is_null, is_type.is_string, is_type.is_boolean, is_type.is_date)
-    if any(is_known(plain) for is_known in known) or (plain is not kind and is_type.is_primitive(plain)):
-        return column
-    raise ValueError(f"column {name!r} holds {kind}, which no CAVE service sends")
-
-
-def _whole_numbers(name: str, column: Any) -> Any:
-    """Return ids or coordinates as int64. Ids may be text or decimals, never floats; coordinates may be floats."""
-    import pyarrow as pa
-
-    is_type, kind = pa.types, column.type
-    if column.null_count == len(column):
-        return pa.chunked_array([pa.nulls(len(column), pa.int64())])
-    if is_type.is_integer(kind) or is_type.is_decimal(kind):
-        return column.cast(pa.int64())
-    if _CERTAIN_ID.search(name):
-        if is_type.is_string(kind):
-            return column.cast(pa.int64())
-        raise ValueError(
-            f"column {name!r} holds {kind}"
-            + (", in which ids lose digits" if is_type.is_floating(kind) else "")
-        )
-    if is_type.is_floating(kind):
-        return column.cast(pa.float64())
-    raise ValueError(f"column {name!r} holds {kind} instead of coordinates")
-
-
 # -- several responses -------------------------------------------------------------------------------------------------
 
 
 def combine(tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None = None) -> Any:
-    """Concatenate the parts of one answer; every column keeps its type where a part has no rows.
+    """Concatenate the parts of one result; every column keeps its type where a part has no rows.
 
     Parameters
     ----------
@@ -170,7 +88,7 @@ def combine(tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None
     names = _in_place(list(dict.fromkeys(name for table in tables for name in table.column_names)))
     columns = []
     for name in names:
-        # a part of a live answer may lack a column that others have (`valid`)
+        # a part of a live result may lack a column that others have (`valid`)
         parts = [
             table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)])
             for table in tables
@@ -226,7 +144,7 @@ def _common_type(name: str, parts: list[Any], kinds: Callable[[], Mapping[str, s
     if distinct == {pa.int64(), pa.float64()}:
         return pa.float64()
     raise ProtocolError(
-        f"the materialize service sent column {name!r} in parts of one answer as "
+        f"the materialize service sent column {name!r} in parts of one result as "
         f"{' and as '.join(sorted(map(str, distinct)))}; try again",
         service="materialize",
     )
@@ -374,7 +292,7 @@ def to_pandas(columns: dict[str, Any]) -> pd.DataFrame:
     ----------
     columns : dict
         Name -> column (`pyarrow.ChunkedArray`). It is emptied: each column is freed when it has been converted, so that
-        a large answer is not held twice.
+        a large result is not held twice.
 
     Returns
     -------
@@ -392,7 +310,7 @@ def to_pandas(columns: dict[str, Any]) -> pd.DataFrame:
 
 
 def free_memory(rows: int) -> None:
-    """Give free memory back to the system, where so many rows make a difference.
+    """Return free memory to the system, where so many rows make a difference.
 
     Arrow keeps what it has freed, and so does glibc, in which the responses lay.
     """
@@ -430,3 +348,220 @@ def _series(name: str, column: Any, *, position: bool) -> Any:
     values = column.to_numpy()
     # of a single piece Arrow gives a view, which nobody may write to
     return values if values.flags.writeable else values.copy()
+
+
+# -- from replies to what was asked for ------------------------------------------------------------------------------
+
+
+def require_once_each(query: Query, reply: Reply, url: str) -> None:
+    """Raise `ProtocolError` if rows came twice: ids of a table are unique."""
+    import pyarrow.compute as pc
+
+    if query.kind != "table" or query.key_name not in reply.table.column_names:
+        return
+    distinct = pc.count_distinct(reply.table.column(query.key_name), mode="all").as_py()
+    if distinct < reply.table.num_rows:
+        raise ProtocolError(
+            f"the materialize service sent {reply.table.num_rows} rows of {query.name!r} with {distinct} ids, so some "
+            "are there twice; try again",
+            service="materialize",
+            status=200,
+            url=url,
+        )
+
+
+def finish(query: Query, reply: Reply, *, in_order: bool = True) -> None:
+    """Apply to a complete reply what the services ignore, and give it its units, its order and its columns.
+
+    Parameters
+    ----------
+    query : Query
+        The query, planned.
+    reply : Reply
+        All rows of it; changed in place.
+    in_order : bool
+        Whether to sort the rows by id.
+    """
+    units = _units(query, reply)
+    rows = _sample(_inside(_exclude(reply.table, query), query, units), query.random_sample)
+    reply.table = scale_positions(rows, units, query.resolution)
+    del rows
+    order = _order(reply.table, query) if in_order else None
+    if order is not None:
+        reply.take(order)
+    if query.offset or query.limit is not None:
+        reply.table = reply.table.slice(query.offset or 0, query.limit)
+    reply.table = _only_selected(reply.table, query)
+
+
+def _exclude(table: Any, query: Query) -> Any:
+    """Leave out what was to be left out: the services accept such filters and ignore them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for owner, columns in query.filters.get("out", {}).items():
+        for column, values in columns.items():
+            name = _name_of(table.column_names, query, owner, column)
+            if name not in table.column_names:
+                raise InvalidQueryError(
+                    f"{query.name!r} has no column {column!r} to exclude values of; it has "
+                    f"{', '.join(table.column_names)}",
+                    service="materialize",
+                )
+            listed = values if isinstance(values, list) else [values]
+            try:
+                unwanted = pa.array(listed).cast(table.column(name).type)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+                raise InvalidQueryError(
+                    f"column {column!r} of {query.name!r} holds {table.column(name).type}, so {values!r} cannot be "
+                    f"excluded from it: {error}",
+                    service="materialize",
+                ) from None
+            table = table.filter(pc.invert(pc.is_in(table.column(name), value_set=unwanted)))
+    return table
+
+
+def _sample(table: Any, number: int | None) -> Any:
+    """Draw rows at random: the services accept the wish for a sample, and give everything."""
+    if number is None or number >= table.num_rows:
+        return table
+    import numpy as np
+    import pyarrow as pa
+
+    return table.take(pa.array(np.random.default_rng().choice(table.num_rows, size=number, replace=False)))
+
+
+def _order(table: Any, query: Query) -> Any:
+    """Return the order by id, so that the same query has the same result whatever order the parts came in.
+
+    None where the rows are in order. A view without an id is sorted by its columns of ids, from left to right.
+    """
+    import pyarrow.compute as pc
+
+    keys = [name for name in dict.fromkeys(("id", query.key_name)) if name in table.column_names]
+    keys = keys or [name for name in table.column_names if is_id_column(name)]
+    if not keys or table.num_rows < 2:
+        return None
+    values = table.column(keys[0])
+    if len(keys) == 1 and pc.all(pc.less_equal(values[:-1], values[1:])).as_py():
+        return None
+    return pc.sort_indices(table.select(keys), sort_keys=[(name, "ascending") for name in keys])
+
+
+def _only_selected(table: Any, query: Query) -> Any:
+    if query.select is None:
+        return table
+    points = triples(table.column_names)
+    wanted: list[str] = []
+    for name in _selected(table.column_names, query):
+        if name in points:
+            wanted.extend(points[name])
+        elif name in table.column_names:
+            wanted.append(name)
+        else:
+            raise InvalidQueryError(
+                f"{query.name!r} has no column {name!r}; it has {', '.join(table.column_names)}",
+                service="materialize",
+            )
+    return table.select(list(dict.fromkeys(wanted)))
+
+
+def _selected(present: Sequence[str], query: Query) -> Sequence[str]:
+    """Return the names that selected columns have in the result; those of two tables may be given by table."""
+    if not isinstance(query.select, dict):
+        return [str(name) for name in query.select or ()]
+    known = [query.name] if query.base is None else [query.name, query.base.name]
+    names: list[str] = []
+    for owner, columns in query.select.items():
+        if owner not in known:
+            raise InvalidQueryError(
+                f"select_columns names the table {owner!r}, which is not asked; asked are {', '.join(known)}",
+                service="materialize",
+            )
+        for column in columns:
+            # the services send it along, and so caveclient returns it
+            beside = column.replace("_root_id", "_supervoxel_id")
+            found = [_name_of(present, query, owner, name) for name in (beside, column)]
+            names += [name for name in found if name in present or name == found[-1]]
+    return names
+
+
+def _units(query: Query, reply: Reply) -> dict[str, tuple[float, ...]]:
+    """Return the size in nm of one unit of each point of a response.
+
+    What the service says of a response (its header) matters where it is not what it says of the table.
+    """
+    units = {}
+    for point in triples(reply.table.column_names):
+        owner = query.owners.get(point, query.info)
+        if owner is None:
+            raise TypeError("the query is not planned")
+        given = reply.resolution or query.scale or owner.voxel_resolution
+        sizes = zip(owner.unit, given, owner.voxel_resolution, strict=True)
+        units[point] = tuple(unit if a == b else unit * a / b for unit, a, b in sizes)
+    return units
+
+
+def _inside(table: Any, query: Query, units: Mapping[str, tuple[float, ...]]) -> Any:
+    """Leave out rows beyond boxes that are thinner than a voxel, which were asked one voxel wider."""
+    import pyarrow.compute as pc
+
+    for (owner, column), (low, high) in query.thin.items():
+        name = _name_of(table.column_names, query, owner, column)
+        for axis, unit in enumerate(units[name]):
+            places = pc.multiply(table.column(f"{name}_{'xyz'[axis]}").cast("float64"), unit)
+            tiny = unit * 1e-6
+            keep = pc.and_(
+                pc.greater_equal(places, low[axis] - tiny), pc.less_equal(places, high[axis] + tiny)
+            )
+            table = table.filter(keep)
+    return table
+
+
+def _name_of(names: Sequence[str], query: Query, owner: str, column: str) -> str:
+    """Return the name that a column of one of two joined tables has in the result."""
+    suffix = query.suffixes.get(owner, "") if query.base is not None else ""
+    present = {*names, *triples(names)}
+    return f"{column}{suffix}" if suffix and f"{column}{suffix}" in present else column
+
+
+def present(reply: Reply, query: Query) -> Any:
+    """Return the frame that a query wants; the reply is used up."""
+    if query.return_as != "pandas":
+        return _in_arrow(reply.table, query)
+    frame = reply.frame()
+    frame.attrs.update(reply.attrs)
+    return present_frame(frame, query)
+
+
+def present_frame(frame: pd.DataFrame, query: Query) -> Any:
+    """Return a frame with split positions in the shape and of the kind that a query wants."""
+    if query.return_as == "pandas":
+        return frame if query.split_positions else join_positions(frame)
+    import pyarrow as pa
+
+    points = triples(list(frame.columns))
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    # pandas cannot tell NaN from null: a scaled point that is missing is NaN by every road, one in voxels is null
+    same = (1.0, 1.0, 1.0)
+    table = scale_positions(table, dict.fromkeys(points, same), None if query.resolution is None else same)
+    return _in_arrow(table.replace_schema_metadata(None), query)
+
+
+def _in_arrow(table: Any, query: Query) -> Any:
+    if not query.split_positions:
+        table = join_positions_of(table)
+    if query.return_as == "arrow":
+        return table
+    import polars as pl  # type: ignore[import-not-found,unused-ignore]
+
+    return pl.from_arrow(table)
+
+
+def with_valid(table: Any) -> Any:
+    """Fill in that every row of a live response is valid: the server leaves that out for newer rows."""
+    import pyarrow as pa
+
+    there = table.column_names.index("valid") if "valid" in table.column_names else -1
+    column = pa.repeat(pa.scalar(value=True), table.num_rows)
+    return table.append_column("valid", column) if there < 0 else table.set_column(there, "valid", column)

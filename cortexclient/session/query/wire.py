@@ -1,26 +1,48 @@
-"""One round trip to the materialization service: a question goes out, an Arrow table comes back."""
+"""One request to the materialization service, and one reply: how a `Query` is written, and how Arrow is read."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cortexclient.errors import InvalidQueryError
 from cortexclient.session.cache import forget
 from cortexclient.session.failures import unreadable
 from cortexclient.session.policy import cap_in
-from cortexclient.session.query.frames import typed
+from cortexclient.session.query.frames import combine, free_memory, is_id_column, to_pandas
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
     from requests import Response
 
     from cortexclient.errors import ProtocolError
-    from cortexclient.session.query.question import Question
+    from cortexclient.session.query.query import Query
     from cortexclient.session.session import Session
 
-__all__ = ["Reply", "ask", "ask_count"]
+__all__ = ["FILTERS", "Reply", "ask", "ask_count", "concat_replies", "url_of"]
 
-_HEADERS = {"Accept-Encoding": "zstd"}
+FILTERS = {
+    "in": "filter_in_dict",
+    "out": "filter_notin_dict",
+    "equal": "filter_equal_dict",
+    "greater": "filter_greater_dict",
+    "less": "filter_less_dict",
+    "greater_equal": "filter_greater_equal_dict",
+    "less_equal": "filter_less_equal_dict",
+    "spatial": "filter_spatial_dict",
+    "regex": "filter_regex_dict",
+}
+"""Kinds of filters, and the names they have on the wire."""
+
+_CERTAIN_ID = re.compile(r"^(id|target_id|super[cs]eded_id)(_ref)?$|_(root|supervoxel)_id(_ref)?$")
+"""Columns that hold ids in every table; other names that end in ``_id`` may be text of somebody's schema."""
+
+_POSITION = re.compile(r"(^|_)position(_ref)?_[xyz]$")
+
 _LARGE = 1_000_000
 """Bytes of a response from which on threads pay for unpacking its columns."""
 
@@ -30,68 +52,136 @@ _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 @dataclass(slots=True)
 class Reply:
-    """What came back.
+    """The rows of one response, or of all the responses that make up a complete result.
 
     Parameters
     ----------
     table : pyarrow.Table
-        The rows.
-    cap : int or None
-        Number of rows at which the server says it stopped; None where it says nothing.
+        The rows, every column of its lasting type, positions split.
+    row_limit : int or None
+        Number of rows at which the server says that it stopped; None where it says nothing.
     resolution : tuple of float or None
-        Resolution that the server says the positions have.
+        Size in nm of one unit of the positions, as the server says.
+    requests : int
+        Number of requests that it took.
+    attrs : dict
+        Where the rows are from, for ``df.attrs``.
     """
 
     table: Any
-    cap: int | None
-    resolution: tuple[float, ...] | None
+    row_limit: int | None = None
+    resolution: tuple[float, ...] | None = None
+    requests: int = 1
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, order: Any) -> None:
+        """Keep the rows of these places, in this order; one column at a time, so that nothing is held twice."""
+        import pyarrow as pa
+
+        columns = self._columns()
+        for name in columns:
+            columns[name] = columns[name].take(order)
+            free_memory(len(order))
+        self.table = pa.table(columns)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the rows as a frame with stable types; the reply is used up."""
+        return to_pandas(self._columns())
+
+    def _columns(self) -> dict[str, Any]:
+        columns = dict(zip(self.table.column_names, self.table.columns, strict=True))
+        self.table = None
+        return columns
 
 
-def ask(session: Session, question: Question) -> Reply:
-    """Send a query and read the Arrow stream that answers it.
+def ask(session: Session, query: Query) -> Reply:
+    """Send a planned query and read the response.
 
     Raises
     ------
     ServiceError
         If the service refuses, or its response cannot be read (`ProtocolError`).
     """
-    response = _post(session, question, count=False)
+    response = _post(session, query, count=False)
     return Reply(_read(response), cap_in(response), _resolution(response))
 
 
-def ask_count(session: Session, question: Question) -> int | None:
-    """Ask how many rows a query has; None where the service cannot count (joins and live queries).
+def ask_count(session: Session, query: Query) -> int | None:
+    """Ask how many rows a planned query has; None where the service cannot count (joins and live queries).
 
     Raises
     ------
     ServiceError
         If the service refuses, or its response is no count (`ProtocolError`).
     """
-    if question.live or question.base:
+    if not query.countable:
         return None
-    response = _post(session, question, count=True)
+    response = _post(session, query, count=True)
     table = _read(response)
-    number = (
-        table.column("count")[0].as_py() if table.column_names == ["count"] and table.num_rows == 1 else None
-    )
+    is_one = table.column_names == ["count"] and table.num_rows == 1
+    number = table.column("count")[0].as_py() if is_one else None
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        found = (
-            repr(number)
-            if number is not None
-            else f"{table.num_rows} rows of {', '.join(table.column_names)}"
-        )
+        found = repr(number) if is_one else f"{table.num_rows} rows of {', '.join(table.column_names)}"
         raise _unreadable(response, f"counted {found[:100]}, which is no number of rows")
     return number
 
 
-def _post(session: Session, question: Question, *, count: bool) -> Response:
+def url_of(session: Session, query: Query) -> str:
+    """Return the address of a planned query."""
+    start = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}"
+    if query.live:
+        return f"{start}/query"
+    start = f"{start}/version/{query.version}"
+    if query.base is not None:
+        return f"{start}/query"
+    return f"{start}/{'views' if query.kind == 'view' else 'table'}/{query.name}/query"
+
+
+def _params(query: Query, *, count: bool) -> dict[str, str]:
+    params = {"return_pyarrow": "True", "arrow_format": "True", "direct_sql_pandas": "True"}
+    if query.live:
+        params |= {
+            "merge_reference": "False",
+            "allow_missing_lookups": str(query.allow_missing_lookups),
+            "allow_invalid_root_ids": str(query.allow_invalid_root_ids),
+        }
+    else:
+        params["split_positions"] = "True"
+    if count:
+        params["count"] = "True"
+    return params
+
+
+def _body(query: Query) -> dict[str, Any]:
+    body: dict[str, Any] = {FILTERS[kind]: tables for kind, tables in query.filters.items() if tables}
+    base = query.base.name if query.base is not None else None
+    if query.live:
+        if query.timestamp is None:
+            raise InvalidQueryError("a query needs a version or a timestamp", service="materialize")
+        body |= {"table": query.name, "timestamp": query.timestamp.isoformat()}
+        if base:
+            body["join_tables"] = [[query.name, "target_id", base, "id"]]
+            body["suffixes"] = query.suffixes
+    elif base:
+        body["tables"] = [[query.name, "target_id"], [base, "id"]]
+        body["suffix_map"] = query.suffixes
+    if query.columns is not None and not base:
+        body["select_columns"] = {query.name: list(query.columns)} if query.live else list(query.columns)
+    if query.most is not None:
+        body["limit"] = query.most
+    if query.scale is not None:
+        body["desired_resolution"] = list(query.scale)
+    return body
+
+
+def _post(session: Session, query: Query, *, count: bool) -> Response:
     return session.http.send(
         "materialize",
         "POST",
-        session.local_server + question.path(session.datastack),
-        params=question.params(count=count),
-        body=question.body(),
-        headers=_HEADERS,
+        url_of(session, query),
+        params=_params(query, count=count),
+        body=_body(query),
+        headers={"Accept-Encoding": "zstd"},
     )
 
 
@@ -122,7 +212,7 @@ def _read(response: Response) -> Any:
         # damaged offsets would read other memory, or crash the interpreter
         table.validate(full=True)
         hidden = [name for name in table.column_names if name.startswith("__index_level_")]
-        return typed(table.drop_columns(hidden) if hidden else table)
+        return _typed(table.drop_columns(hidden) if hidden else table)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise _unreadable(response, f"sent a response that cannot be read ({str(error)[:150]})") from None
 
@@ -136,3 +226,96 @@ def _resolution(response: Response) -> tuple[float, ...] | None:
     except ValueError:
         return None
     return sizes if len(sizes) == 3 and all(0 < size < math.inf for size in sizes) else None
+
+
+# -- types ------------------------------------------------------------------------------------------------------
+
+
+def _typed(table: Any) -> Any:
+    """Convert every column of a response to its lasting type, exactly.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        A response, validated.
+
+    Returns
+    -------
+    pyarrow.Table
+        Columns of int64, float64, bool, string, timestamp[ns], dates, lists of these, or null where nothing is known.
+
+    Raises
+    ------
+    ValueError
+        If a column comes twice, has a type that cannot be converted, holds ids as floats, or numbers that do not fit.
+    """
+    import pyarrow as pa
+
+    names = table.column_names
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"column {twice[0]!r} comes twice")
+    columns = []
+    for name in names:
+        try:
+            columns.append(_typed_column(name, table.column(name)))
+        except (pa.ArrowException, OverflowError) as error:
+            raise ValueError(f"column {name!r} cannot be converted ({str(error)[:100]})") from None
+    return pa.table(dict(zip(names, columns, strict=True))) if names else table
+
+
+def _typed_column(name: str, column: Any) -> Any:
+    import pyarrow as pa
+
+    is_type, kind = pa.types, column.type
+    if is_type.is_dictionary(kind):
+        return _typed_column(name, column.cast(kind.value_type))
+    if is_type.is_large_string(kind) or kind == pa.string_view():
+        return _typed_column(name, column.cast(pa.string()))
+    if _CERTAIN_ID.search(name) or _POSITION.search(name):
+        return _whole_numbers(name, column)
+    if is_id_column(name) and is_type.is_floating(kind) and column.null_count < len(column):
+        raise ValueError(f"column {name!r} holds {kind}, in which ids lose digits")
+    if is_type.is_timestamp(kind):
+        return column.cast(pa.timestamp("ns", tz=kind.tz))
+    if is_type.is_integer(kind):
+        return column.cast(pa.int64())
+    if is_type.is_floating(kind) or is_type.is_decimal(kind):
+        return column.cast(pa.float64())
+    plain = kind.value_type if is_type.is_list(kind) else kind
+    known = (is_type.is_null, is_type.is_string, is_type.is_boolean, is_type.is_date)
+    if any(is_known(plain) for is_known in known) or (plain is not kind and is_type.is_primitive(plain)):
+        return column
+    raise ValueError(f"column {name!r} holds {kind}, which no CAVE service sends")
+
+
+def _whole_numbers(name: str, column: Any) -> Any:
+    """Return ids or coordinates as int64. Ids may be text or decimals, never floats; coordinates may be floats."""
+    import pyarrow as pa
+
+    is_type, kind = pa.types, column.type
+    if column.null_count == len(column):
+        return pa.chunked_array([pa.nulls(len(column), pa.int64())])
+    if is_type.is_integer(kind) or is_type.is_decimal(kind):
+        return column.cast(pa.int64())
+    if _CERTAIN_ID.search(name):
+        if is_type.is_string(kind):
+            return column.cast(pa.int64())
+        raise ValueError(
+            f"column {name!r} holds {kind}"
+            + (", in which ids lose digits" if is_type.is_floating(kind) else "")
+        )
+    if is_type.is_floating(kind):
+        return column.cast(pa.float64())
+    raise ValueError(f"column {name!r} holds {kind} instead of coordinates")
+
+
+def concat_replies(replies: Sequence[Reply]) -> Reply:
+    """Return replies about one table as one, the rows one after the other; the replies are used up."""
+    first = replies[0]
+    if len(replies) > 1:
+        tables = [reply.table for reply in replies]
+        for reply in replies:
+            reply.table = None
+        first.table = combine(tables)
+    return first

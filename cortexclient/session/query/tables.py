@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from cortexclient.errors import ProtocolError
     from cortexclient.session.session import Session
 
-__all__ = ["TableInfo", "column_kinds", "find", "schema_columns", "table_infos", "view_infos", "view_schemas"]
+__all__ = [
+    "TableInfo",
+    "column_kinds",
+    "columns_of",
+    "find_table",
+    "table_infos",
+    "unknown_table_message",
+    "view_infos",
+    "view_schemas",
+]
 
 
 _POINTS = {"SpatialPoint", "BoundSpatialPoint"}
@@ -49,7 +58,7 @@ class TableInfo:
     schema : str or None
         Name of its annotation schema.
     metadata : dict
-        The service's whole answer.
+        All that the service says about it.
     units : tuple of float or None
         What its positions really are in, where the dataset's spec corrects the server.
     version : int or None
@@ -194,7 +203,7 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
 
 
 def view_schemas(session: Session, version: int | None = None) -> dict[str, dict[str, str]]:
-    """Give the columns of all views: view -> column -> kind (``integer``, ``string``, ``SpatialPoint``, ...)."""
+    """Return the columns of all views: view -> column -> kind (``integer``, ``string``, ``SpatialPoint``, ...)."""
     number = session.version if version is None else version
 
     def ask() -> dict[str, dict[str, str]]:
@@ -214,7 +223,7 @@ def view_schemas(session: Session, version: int | None = None) -> dict[str, dict
 
 
 def schema_columns(session: Session, schema: str) -> dict[str, str]:
-    """Give the columns of an annotation schema: name -> kind; points are ``BoundSpatialPoint`` or ``SpatialPoint``."""
+    """Return the columns of an annotation schema: name -> kind (points: ``BoundSpatialPoint``, ``SpatialPoint``)."""
 
     def ask() -> dict[str, str]:
         response = session.http.send("schema", "GET", f"{session.server_address}/schema/api/v2/type/{schema}")
@@ -232,8 +241,30 @@ def schema_columns(session: Session, schema: str) -> dict[str, str]:
     return session.connection.memory.get(("schema", schema), ask)
 
 
+def columns_of(session: Session, info: TableInfo) -> dict[str, str]:
+    """Return the columns of one table or view by which rows can be filtered: name -> kind (``point`` for positions)."""
+    if info.kind == "view":
+        columns = view_schemas(session, info.version).get(info.name, {})
+        return {name: "point" if kind == "SpatialPoint" else kind for name, kind in columns.items()}
+    found = {"id": "integer"}
+    if info.reference_table:
+        found["target_id"] = "integer"
+    for name, kind in (schema_columns(session, info.schema) if info.schema else {}).items():
+        if kind == "BoundSpatialPoint":
+            found |= {
+                f"{name}_position": "point",
+                f"{name}_supervoxel_id": "integer",
+                f"{name}_root_id": "integer",
+            }
+        elif kind == "SpatialPoint":
+            found[f"{name}_position"] = "point"
+        else:
+            found[name] = kind
+    return found
+
+
 def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
-    """Give the kind of each column of an answer, points spread out; empty where the services do not say."""
+    """Return the kind of each column of a result, points split; empty where the services do not say."""
     try:
         if info.kind == "view":
             columns = view_schemas(session, info.version).get(info.name, {})
@@ -241,7 +272,7 @@ def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
             columns = schema_columns(session, info.schema) if info.schema else {}
             if info.reference_table:
                 columns = {
-                    **column_kinds(session, find(session, info.reference_table, kind="table")),
+                    **column_kinds(session, find_table(session, info.reference_table, kind="table")),
                     **columns,
                 }
     except ServiceError:
@@ -255,7 +286,9 @@ def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
     return kinds
 
 
-def find(session: Session, name: str, *, kind: str | None = None, version: int | None = None) -> TableInfo:
+def find_table(
+    session: Session, name: str, *, kind: str | None = None, version: int | None = None
+) -> TableInfo:
     """Describe one table or view.
 
     Parameters
@@ -282,11 +315,13 @@ def find(session: Session, name: str, *, kind: str | None = None, version: int |
         found = view_infos(session, version).get(name)
         if found is not None:
             return found
-    raise UnknownTableError(unknown(session, name, kind, version), service="materialize", status=404)
+    raise UnknownTableError(
+        unknown_table_message(session, name, kind, version), service="materialize", status=404
+    )
 
 
-def unknown(session: Session, name: str, kind: str | None, version: int | None = None) -> str:
-    """Say that a table or view does not exist, and which ones do."""
+def unknown_table_message(session: Session, name: str, kind: str | None, version: int | None = None) -> str:
+    """Return the message that a table or view does not exist, and which ones do."""
     number = session.version if version is None else version
     known = [] if kind == "view" else list(table_infos(session, number))
     known += [] if kind == "table" else list(view_infos(session, number))

@@ -1,0 +1,562 @@
+"""`Query`: what is asked of a table or view. It is planned for a moment, asked until complete, and made a frame."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+from cortexclient.errors import (
+    AuthenticationError,
+    InvalidQueryError,
+    ServiceError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+)
+from cortexclient.session.moment import Moment, nearest
+from cortexclient.session.provenance import provenance_of
+from cortexclient.session.query.complete import fetch_all
+from cortexclient.session.query.filters import as_columns, as_frame_kind, as_number, as_resolution, in_voxels
+from cortexclient.session.query.frames import finish, present, require_once_each
+from cortexclient.session.query.tables import TableInfo, column_kinds, columns_of, find_table
+from cortexclient.session.query.wire import Reply, ask_count, url_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from cortexclient.session.query.filters import Filters
+    from cortexclient.session.session import Session
+    from cortexclient.types import IdArray
+
+__all__ = [
+    "NM",
+    "Follow",
+    "Query",
+    "count_rows",
+    "fallback_note",
+    "fetch_replies",
+    "moment_of_tables",
+    "run_queries",
+    "run_query",
+]
+
+NM = (1.0, 1.0, 1.0)
+"""Resolution of positions in nanometres."""
+
+_LONG = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked of a table or view.
+
+    Parameters
+    ----------
+    name : str
+        Table or view. Of a joined pair it is the reference table.
+    kind : {"table", "view"}, optional
+        Which of the two; looked up where it is left out.
+    filters : dict
+        kind -> table -> column -> value (kinds of `cortexclient.session.query.wire.FILTERS`). Boxes are
+        ``[[x, y, z], [x, y, z]]`` in nm.
+    select : sequence of str, or dict, optional
+        Columns wanted; of a joined pair also table -> columns of it.
+    merge_reference : bool
+        Join a reference table with the table that it refers to.
+    suffixes : dict, optional
+        table -> suffix for columns that both have. Default: ``_ref`` for the reference table.
+    resolution : sequence of float or None
+        Size in nm of one unit of the positions that are returned; None for the table's own voxels.
+    split_positions : bool
+        Three columns for each point, instead of one with arrays of three.
+    limit, offset : int, optional
+        The user's own limit, and rows to leave out before it (in order of ids).
+    random_sample : int, optional
+        Number of rows to draw at random from the complete result.
+    moment : Moment, optional
+        Another moment than the session's.
+    allow_missing_lookups, allow_invalid_root_ids : bool
+        For live queries, as caveclient has them.
+    batch : int, optional
+        Most values of a list filter in one request.
+    progress : bool
+        Show a progress bar.
+    return_as : {"pandas", "arrow", "polars"}
+        Kind of frame.
+    info, base : TableInfo, optional
+        Set by planning, like all that follow: the table or view, and the one that it is joined with.
+    version : int, optional
+        Materialized version; None for a live query.
+    timestamp : datetime.datetime, optional
+        Time of a live query.
+    near : int, optional
+        For a live query, a version whose rows are about as many.
+    columns : tuple of str, optional
+        Columns to ask for; None for all.
+    scale : tuple of float, optional
+        Resolution of positions to ask for (nm); None for the table's own.
+    most : int, optional
+        Most rows to ask for.
+    owners : dict
+        Point of a joined result -> the table that it is of, where the two have other units.
+    thin : dict
+        (table, column) -> box in nm that is applied to the rows that come.
+    notes : dict
+        What ``df.attrs`` says beside where the rows are from.
+    """
+
+    name: str
+    kind: Literal["table", "view"] | None = None
+    filters: Filters = field(default_factory=dict)
+    select: Sequence[str] | Mapping[str, Sequence[str]] | None = None
+    merge_reference: bool = True
+    suffixes: dict[str, str] = field(default_factory=dict)
+    resolution: Sequence[float] | None = NM
+    split_positions: bool = False
+    limit: int | None = None
+    offset: int | None = None
+    random_sample: int | None = None
+    moment: Moment | None = None
+    allow_missing_lookups: bool = False
+    allow_invalid_root_ids: bool = False
+    batch: int | None = None
+    progress: bool = False
+    return_as: Literal["pandas", "arrow", "polars"] = "pandas"
+    info: TableInfo | None = None
+    base: TableInfo | None = None
+    version: int | None = None
+    timestamp: datetime | None = None
+    near: int | None = None
+    columns: tuple[str, ...] | None = None
+    scale: tuple[float, ...] | None = None
+    most: int | None = None
+    owners: dict[str, TableInfo] = field(default_factory=dict)
+    thin: dict[tuple[str, str], tuple[list[float], list[float]]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.info is not None:
+            return  # planned, and so checked
+        checked = {
+            "select": as_columns(self.select),
+            "suffixes": dict(self.suffixes or {}),
+            "resolution": as_resolution(self.resolution),
+            "limit": as_number(self.limit, "limit"),
+            "offset": as_number(self.offset, "offset"),
+            "random_sample": as_number(self.random_sample, "random_sample", least=1),
+            "batch": as_number(self.batch, "batch_size", least=1),
+            "return_as": as_frame_kind(self.return_as),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def live(self) -> bool:
+        """Whether this is a live query."""
+        return self.version is None
+
+    @property
+    def countable(self) -> bool:
+        """Whether the service can count the rows."""
+        return not self.live and self.base is None
+
+    @property
+    def key_name(self) -> str:
+        """Name that the id of the table itself has in the result."""
+        return f"id{self.suffixes.get(self.name, '')}" if self.base is not None else "id"
+
+    def nearly(self) -> Query | None:
+        """Return a query that can be counted, and has about as many rows; None where there is none."""
+        columns = (name for tables in self.filters.values() for found in tables.values() for name in found)
+        if self.live and (self.near is None or any(name.endswith("root_id") for name in columns)):
+            return None
+        filters = {
+            kind: {self.name: tables[self.name]}
+            for kind, tables in self.filters.items()
+            if self.name in tables
+        }
+        version = self.near if self.live else self.version
+        return dataclasses.replace(
+            self, base=None, filters=filters, version=version, timestamp=None, most=None
+        )
+
+    def where(self, kind: str, table: str, column: str, value: Any) -> Query:
+        """Return the same query with one more filter."""
+        filters = {
+            name: {key: dict(columns) for key, columns in tables.items()}
+            for name, tables in self.filters.items()
+        }
+        filters.setdefault(kind, {}).setdefault(table, {})[column] = value
+        return dataclasses.replace(self, filters=filters)
+
+    def longest_list(self) -> tuple[str, str, list[Any]] | None:
+        """Return table, column and values of the longest list that can be split; None where there is none."""
+        lists = [
+            (table, column, values)
+            for table, columns in self.filters.get("in", {}).items()
+            for column, values in columns.items()
+            if len(values) > 1
+        ]
+        return max(lists, key=lambda found: len(found[2]), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """A query about ids that the rows of others bring.
+
+    Parameters
+    ----------
+    query : Query
+        The query, without the filter by those ids; of a table.
+    column : str
+        Column that holds the ids.
+    size : int
+        Most ids in one request.
+    pick : callable
+        Takes the number of a query and some of its rows (`pyarrow.Table`, positions split); returns the ids of these
+        rows to ask about. Every id must be returned once.
+    """
+
+    query: Query
+    column: str
+    size: int
+    pick: Callable[[int, Any], IdArray]
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def run_query(session: Session, query: Query) -> Any:
+    """Return the complete result of a query as a frame.
+
+    Returns
+    -------
+    pandas.DataFrame, pyarrow.Table or polars.DataFrame
+        Rows in ascending order of ids. ``df.attrs`` says where and from when they are.
+
+    Raises
+    ------
+    UnknownTableError
+        If there is no such table or view.
+    InvalidQueryError
+        If a filter or column does not fit the table.
+    IncompleteResultError
+        If the service truncates a response and it cannot be completed.
+    ServiceError
+        For every other failure.
+
+    Examples
+    --------
+    >>> run_query(session, Query("nucleus_detection", limit=3))  # doctest: +SKIP
+    """
+    return run_queries(session, [query])[0]
+
+
+def run_queries(session: Session, queries: Sequence[Query], *, description: str = "") -> list[Any]:
+    """Return the results of several queries as frames; all their requests share one progress bar."""
+    replies = fetch_replies(session, queries, description=description)
+    return [present(reply, query) for query, reply in zip(queries, replies, strict=True)]
+
+
+def fetch_replies(
+    session: Session,
+    queries: Sequence[Query],
+    *,
+    following: Sequence[Follow] = (),
+    description: str = "",
+    in_order: bool = True,
+) -> list[Reply]:
+    """Return the complete results of several queries, and of those that follow from their rows, as Arrow.
+
+    With ``in_order=False`` the rows of `queries` are left as they came, for a caller that will sort them itself.
+
+    Raises
+    ------
+    IncompleteResultError, ServiceError
+        As `run_query`.
+    """
+    every = [*queries, *(follow.query for follow in following)]
+    planned = [plan(session, query) for query in every]
+    with _explained(session, planned):
+        replies = fetch_all(
+            session,
+            planned[: len(queries)],
+            following=[
+                dataclasses.replace(follow, query=query)
+                for follow, query in zip(following, planned[len(queries) :], strict=True)
+            ],
+            kinds=lambda query: column_kinds(session, query.info) if query.info is not None else {},
+            progress=any(query.progress for query in every),
+            description=description or ", ".join(dict.fromkeys(query.name for query in queries)),
+        )
+    for number, (query, reply) in enumerate(zip(planned, replies, strict=True)):
+        require_once_each(query, reply, url_of(session, query))
+        finish(query, reply, in_order=in_order or number >= len(queries))
+        reply.attrs = _attrs(session, query, reply)
+    return replies
+
+
+def count_rows(session: Session, query: Query) -> int:
+    """Count the rows that match a query, whatever its limit: on the server where it can, else by asking for ids."""
+    every = dataclasses.replace(query, limit=None, offset=None, random_sample=None)
+    planned = plan(session, every)
+    if (
+        not planned.filters.get("out") and not planned.thin
+    ):  # the service ignores exclusions when it counts, too
+        with _explained(session, [planned]):
+            counted = ask_count(session, dataclasses.replace(planned, columns=None))
+        if counted is not None:
+            return counted
+    ids = ["id"] if planned.kind == "table" else None
+    bare = dataclasses.replace(
+        every, select=ids, resolution=None, split_positions=True, progress=False, return_as="arrow"
+    )
+    rows: int = run_query(session, bare).num_rows
+    return rows
+
+
+@contextlib.contextmanager
+def _explained(session: Session, queries: Sequence[Query]) -> Iterator[None]:
+    """Raise what a service refused inside the block as what it was refused for, where that can be found out."""
+    try:
+        yield
+    except (AuthenticationError, ServiceTimeoutError, ServiceUnavailableError):
+        raise
+    except ServiceError as error:
+        from cortexclient.session.query.advice import expired, misnamed, stale
+
+        raise (
+            expired(session, error, {query.version for query in queries})
+            or stale(session, error, queries)
+            or misnamed(session, error, queries)
+            or error
+        ) from None
+
+
+# -- planning ----------------------------------------------------------------------------------------------------------
+
+
+def plan(session: Session, query: Query) -> Query:
+    """Work out how a query is asked: at which version, with which join, boxes in voxels, which columns."""
+    version, timestamp, notes = _resolve_moment(session, query)
+    notes = {"filters": _short(query.filters), **notes}
+    bare = (
+        query.kind is not None
+        and not query.merge_reference
+        and query.resolution is None
+        and not query.filters.get("spatial")
+    )
+    if bare and version is not None:  # nothing of the table's metadata is needed
+        info = TableInfo(query.name, query.kind or "table", "", NM, None, None, {}, version=version)
+        at = version
+    else:
+        at = version if version is not None else session.at(timestamp=timestamp).version
+        info = find_table(session, query.name, kind=query.kind, version=at)
+    if info.kind == "view" and version is None:
+        raise InvalidQueryError(
+            f"{info.name!r} is a view, and views exist at versions only, not at {timestamp}; ask at a version "
+            f"(client.at(version={at}))",
+            service="materialize",
+        )
+    base = None
+    if info.kind == "table" and query.merge_reference and info.reference_table:
+        base = find_table(session, info.reference_table, kind="table", version=at)
+    suffixes = {} if base is None else query.suffixes or {info.name: "_ref", base.name: ""}
+    owners = {} if base is None else _owners(session, info, base, suffixes)
+    filters, thin = in_voxels(session, query.filters, at)
+    # rows after an offset are only defined in the order of ids, which no service keeps; exclusions, samples and boxes
+    # thinner than a voxel are made here
+    needs_all = (
+        query.offset is not None or query.random_sample is not None or query.filters.get("out") or thin
+    )
+    return dataclasses.replace(
+        query,
+        kind=info.kind,
+        filters=_without_empty_lists(session, info, filters),
+        suffixes=suffixes,
+        info=info,
+        base=base,
+        version=version,
+        timestamp=timestamp if version is None else None,
+        near=None if version is not None else at,
+        columns=_columns_needed(query, info, base, thin, live=version is None),
+        scale=_exact_scale(query, owners),
+        most=None if needs_all else query.limit,
+        owners=owners,
+        thin=thin,
+        notes=notes,
+    )
+
+
+def moment_of_tables(session: Session) -> Moment:
+    """Return the moment at which tables are read where the caller names none.
+
+    This is the rule of the whole package: a pinned session reads at its own moment, a floating one reads the version
+    that its spec names or else the newest. Versions are complete and never change, so that two methods of one client
+    return the same rows. What was made after that version is there in a live query only, which has to be asked for.
+    """
+    return session.moment if session.pinned else Moment(version=session.version)
+
+
+def _resolve_moment(session: Session, query: Query) -> tuple[int | None, Any, dict[str, Any]]:
+    """Return the version or the time to ask at, and what `df.attrs` should say about the choice."""
+    moment = query.moment or moment_of_tables(session)
+    if moment.timestamp is not None:
+        frozen = session.frozen_version(moment.timestamp)
+        if frozen is None:
+            _require_live(session, moment.timestamp)
+        return frozen, moment.timestamp, {}
+    version = moment.version if moment.version is not None else session.version
+    notes = fallback_note(session, moment)
+    return (None, session.version_record(version).timestamp, notes) if notes else (version, None, {})
+
+
+def fallback_note(session: Session, moment: Moment | None) -> dict[str, str]:
+    """Return for ``df.attrs`` that a moment's version has expired and its time is asked; empty if it has not."""
+    if moment is None or moment.version is None or not session.version_fallback:
+        return {}
+    if session.version_record(moment.version).valid:
+        return {}
+    note = f"version {moment.version} has expired; answered by a live query at its timestamp"
+    return {"version_fallback": note}
+
+
+def _require_live(session: Session, at: datetime) -> None:
+    """Raise where the spec says that tables are asked at versions only, and name the nearest version."""
+    if not session.spec.denies("live"):
+        return
+    near = nearest(session.versions(), at)
+    instead = ""
+    if near is not None:
+        froze = f"{near.timestamp:%Y-%m-%d %H:%M} UTC"
+        instead = f"ask at a version, client.at(version={near.version}) is the nearest (of {froze})"
+    session.spec.require_capability("live", feature=f"a query at {at.isoformat()}", instead=instead)
+
+
+def _owners(
+    session: Session, info: TableInfo, base: TableInfo, suffixes: dict[str, str]
+) -> dict[str, TableInfo]:
+    """Return the table that each point of a joined result is of, where it matters: the two have other units."""
+    if (info.unit, info.voxel_resolution) == (base.unit, base.voxel_resolution):
+        return {}
+    points = {
+        table.name: {name for name, kind in columns_of(session, table).items() if kind == "point"}
+        for table in (info, base)
+    }
+    shared = points[info.name] & points[base.name]
+    return {
+        f"{name}{suffixes.get(table.name, '')}" if name in shared else name: table
+        for table in (info, base)
+        for name in points[table.name]
+    }
+
+
+def _exact_scale(query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...] | None:
+    """Return the resolution to ask for, so that the service scales nothing, or by whole numbers only.
+
+    The services cut scaled positions toward zero, so they are never asked for other units than those of the table. Only
+    a join of two tables with different units comes in one of them, whatever is asked; in the greatest size that divides
+    both, nothing is cut.
+    """
+    if not owners:
+        return None
+    if query.resolution is None and len({table.unit for table in owners.values()}) > 1:
+        names = " and ".join(sorted({f"{table.name} {list(table.unit)}" for table in owners.values()}))
+        raise InvalidQueryError(
+            f"the points of {names} have no voxels in common; ask with desired_resolution=, such as [1, 1, 1] for nm",
+            service="materialize",
+        )
+    sizes = {table.voxel_resolution for table in owners.values()}
+    return tuple(_common_divisor({size[axis] for size in sizes}) for axis in range(3))
+
+
+def _common_divisor(sizes: set[float]) -> float:
+    fractions = [Fraction(size).limit_denominator(1_000_000) for size in sizes]
+    below = math.lcm(*(fraction.denominator for fraction in fractions))
+    return float(Fraction(math.gcd(*(int(fraction * below) for fraction in fractions)), below))
+
+
+def _without_empty_lists(session: Session, info: TableInfo, filters: Filters) -> Filters:
+    """Return filters that no row passes where a list is empty: a service would take the empty list for no filter.
+
+    The query is asked all the same, because the response has the columns.
+    """
+    empty = [
+        (table, column)
+        for table, found in filters.get("in", {}).items()
+        for column, values in found.items()
+        if not values
+    ]
+    if not empty:
+        return filters
+    table, column = empty[0]
+    if info.kind == "table":
+        return {"equal": {info.name: {"id": -1}}}
+    kinds = column_kinds(session, info)
+    if kinds.get("id") == "integer":
+        return {"equal": {table: {"id": -1}}}
+    if kinds.get(column) not in {"string", "integer"}:
+        column = next(
+            (name for name, kind in kinds.items() if kind == "integer" and name[-2:-1] != "_"), column
+        )
+    return {"equal": {table: {column: "no value" if kinds.get(column) == "string" else -1}}}
+
+
+def _columns_needed(
+    query: Query, info: TableInfo, base: TableInfo | None, thin: Mapping[tuple[str, str], Any], *, live: bool
+) -> tuple[str, ...] | None:
+    """Return the columns to ask for, None for all: those selected, and those that are looked at here."""
+    if query.select is None or base is not None:
+        return None
+    names = query.select.values() if isinstance(query.select, dict) else [query.select]
+    needed = [str(name) for some in names for name in some] + [column for _, column in thin]
+    for kind, tables in query.filters.items():
+        # a live service filters once more after it has looked up the roots, among the columns that it selected
+        if kind == "out" or (live and kind != "spatial"):
+            needed.extend(column for columns in tables.values() for column in columns)
+    if info.kind == "table":
+        needed = ["id", *needed]  # rows are distinguished and ordered by it
+        if set(needed) == {"id"}:
+            needed.append("valid")  # the service cannot select one column alone
+    return tuple(dict.fromkeys(needed))
+
+
+# -- what a frame says of itself ---------------------------------------------------------------------------------------
+
+
+def _attrs(session: Session, query: Query, reply: Reply) -> dict[str, Any]:
+    """Return where rows are from. Plain values only, and few: pandas copies them at every step."""
+    info = query.info
+    if info is None:
+        raise TypeError("the query is not planned")
+    prefix = session.spec.position_prefix_of(info.name, synapse_table=session.synapse_table)
+    own = next(iter({table.unit for table in query.owners.values()}), info.unit)
+    return {
+        **provenance_of(session, Moment(version=query.version, timestamp=query.timestamp)),
+        "table_name": info.name,
+        "table_kind": info.kind,
+        "reference_table": info.reference_table,
+        "position_column": None if prefix is None else f"{prefix}_position",
+        "table_voxel_resolution": list(own),
+        "dataframe_resolution": list(query.resolution or own),
+        "live_query": query.live,
+        "filters": query.notes["filters"],
+        "select_columns": query.select,
+        "limit": query.limit,
+        "offset": query.offset,
+        "complete": query.limit is None and query.random_sample is None and not query.offset,
+        "requests": reply.requests,
+        **query.notes,
+    }
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(entry) for key, entry in value.items() if entry}
+    if isinstance(value, list) and len(value) > _LONG:
+        return f"{len(value)} values"
+    return value
