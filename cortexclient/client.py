@@ -1,12 +1,12 @@
-"""The client of one dataset: a thin facade over its services. Nothing is worked out here."""
+"""The client of one dataset: a facade over its services, with no logic of its own."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from cortexclient.errors import CortexError, NotConfiguredError
 from cortexclient.forking import ForkSafeLock
@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import PathLike, Timestamp
 
-__all__ = ["DatasetClient"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["DatasetClient", "client_class"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,8 +57,6 @@ def _of(
 
 
 def _restore(cls_spec: DatasetSpec, session: Session, exports_path: str | None) -> DatasetClient:
-    from cortexclient.factory import client_class
-
     client = client_class(cls_spec)._on(session)
     client._exports_path = exports_path
     return client
@@ -90,28 +86,28 @@ class _Suggestions:
 
 
 class DatasetClient:
-    """Everything about one dataset: tables and views, synapses, cells, skeletons, meshes, space, links, exports.
+    """Query one dataset: tables and views, synapses, cells, skeletons, meshes, space, links, exports.
 
-    Made by :func:`cortexclient.load`; each dataset has a subclass of its own name that only knows its spec. Nothing is
-    asked before an answer is needed. Methods and attributes are those of the services, which may be used alone too.
+    :func:`cortexclient.load` makes clients; each dataset has a subclass of its own name that adds its spec. No request
+    is sent before an answer is needed. Methods and attributes are those of the services.
 
     Parameters
     ----------
     spec : DatasetSpec, optional
         The dataset. May be left out in a dataset's own class.
     version : int, optional
-        Materialization version that every service answers at. Default: the spec's ``default_version``.
+        Materialization version of every service. Default: the spec's ``default_version``.
     timestamp : datetime.datetime or str, optional
-        Moment that every service answers at, instead of a version; a naive one is taken as UTC.
+        Moment of every service, instead of a version; a naive one is taken as UTC.
     **options
         Further options of :class:`cortexclient.session.Session`: ``server_address``, ``auth_token``, ...
 
     Notes
     -----
-    *One moment.* A client that was given a version or a timestamp answers everything at it. One that was given neither
-    floats: tables come from the newest version, roots and level-2 ids are those of now, and a neuron's synapses are
-    those of the last moment at which its root id was valid. Assigning `version`, `fix_mat_timestamp` and
-    `unfix_mat_timestamp` move all services together; `at` makes a copy elsewhere in time.
+    *One moment.* A client with a version or a timestamp is pinned: every service answers at it. A client with neither
+    floats: tables and the root ids of cells come from the newest version, other roots and level-2 ids are those of now,
+    and a neuron's synapses are those of the last moment at which its root id was valid. Assigning `version`,
+    `fix_mat_timestamp` and `unfix_mat_timestamp` move all services together; `at` returns a copy at another moment.
 
     Examples
     --------
@@ -158,7 +154,7 @@ class DatasetClient:
         self._lock = ForkSafeLock()
 
     def _service(self, kind: Callable[[Session], Service]) -> Service:
-        """Give the client's one instance of a service, made when it is first needed."""
+        """Return the client's only instance of a service, made when it is first needed."""
         with self._lock:
             if kind not in self._services:
                 self._services[kind] = kind(self._session)
@@ -214,7 +210,7 @@ class DatasetClient:
         return self._session.timestamp
 
     def at(self, *, version: int | None = None, timestamp: Timestamp | None = None) -> DatasetClient:
-        """Copy this client to another moment. The copy shares connections and what was learned about the server.
+        """Return a copy of this client at another moment, which shares its connections and cached metadata.
 
         Parameters
         ----------
@@ -260,7 +256,7 @@ class DatasetClient:
         self._session.unpin()
 
     def version_timestamp(self, version: int | None = None) -> datetime:
-        """Timestamp of a materialization version.
+        """Return the timestamp of a materialization version.
 
         Parameters
         ----------
@@ -281,7 +277,7 @@ class DatasetClient:
 
     @staticmethod
     def now() -> datetime:
-        """Give the current time, aware, in UTC."""
+        """Return the current time, aware, in UTC."""
         return datetime.now(UTC)
 
     # -- tables and queries
@@ -422,7 +418,7 @@ class DatasetClient:
     # -- how it shows
 
     def cite(self) -> str:
-        """Say what to cite and under which licence the dataset stands, as text for people."""
+        """Return what to cite and the dataset's licence, as text for people."""
         return self.spec.cite()
 
     def __repr__(self) -> str:
@@ -442,3 +438,29 @@ class DatasetClient:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_restore, (self.spec, self._session, self._exports_path))
+
+
+_classes: WeakValueDictionary[str, type[DatasetClient]] = WeakValueDictionary()
+_lock = ForkSafeLock()
+
+
+def client_class(spec: DatasetSpec) -> type[DatasetClient]:
+    """Return the class of a dataset's clients: a subclass of :class:`DatasetClient` that knows its spec.
+
+    The same spec always gives the same class, so ``isinstance`` works between imports and ``load``.
+    """
+    with _lock:
+        known = _classes.get(spec.fingerprint)
+        if known is not None:
+            return known
+        cls = type(
+            spec.class_name_or_default,
+            (DatasetClient,),
+            {
+                "default_spec": spec,
+                "__doc__": f"{spec.title}\n\nSee :class:`cortexclient.DatasetClient`.",
+                "__module__": f"cortexclient.datasets.{spec.name}",
+            },
+        )
+        _classes[spec.fingerprint] = cls
+        return cls

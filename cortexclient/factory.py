@@ -1,11 +1,8 @@
-"""From a spec and options to a client: the one place where datasets become clients."""
+"""Load a dataset: from a name, file or spec, and options, to a client."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
-
-from cortexclient.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,10 +11,7 @@ if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import PathLike, Timestamp
 
-__all__ = ["client_class", "load"]
-
-_classes: WeakValueDictionary[str, type[DatasetClient]] = WeakValueDictionary()
-_lock = ForkSafeLock()
+__all__ = ["load"]
 
 
 def load(
@@ -74,6 +68,7 @@ def load(
     SandboxClient(dataset='sandbox', datastack='sandbox', version=3)
     """
     from cortexclient import registry
+    from cortexclient.client import client_class
     from cortexclient.services.snapshots import is_snapshot
 
     if is_snapshot(name_or_path_or_spec):
@@ -116,6 +111,7 @@ def _load_snapshot(
     """Build the client of a snapshot: at its moment unless another is asked for, and never with a network."""
     from pathlib import Path
 
+    from cortexclient.client import client_class
     from cortexclient.services.snapshots import read_manifest
 
     for name in ("server_address", "auth_token", "overrides", "cache"):
@@ -140,27 +136,3 @@ def _load_snapshot(
         offline=True,
         **options,
     )
-
-
-def client_class(spec: DatasetSpec) -> type[DatasetClient]:
-    """Class of a dataset's clients: a subclass of :class:`DatasetClient` that knows its spec and adds nothing else.
-
-    The same spec always gives the same class, so ``isinstance`` works between imports and ``load``.
-    """
-    from cortexclient.client import DatasetClient
-
-    with _lock:
-        known = _classes.get(spec.fingerprint)
-        if known is not None:
-            return known
-        cls = type(
-            spec.class_name_or_default,
-            (DatasetClient,),
-            {
-                "default_spec": spec,
-                "__doc__": f"{spec.title}\n\nSee :class:`cortexclient.DatasetClient`.",
-                "__module__": f"cortexclient.datasets.{spec.name}",
-            },
-        )
-        _classes[spec.fingerprint] = cls
-        return cls

@@ -39,13 +39,15 @@ def contents_of(module: str) -> tuple[Callable[[str], Any], Callable[[], list[st
             return client()
         if attribute.startswith("_"):
             raise AttributeError(f"module {module!r} has no attribute {attribute!r}")
-        from cortexclient import factory, registry
+        from cortexclient import registry
 
         spec = registry.get_spec(name)
         if attribute == "spec":
             return spec
         if attribute == spec.class_name_or_default:
-            return factory.client_class(spec)
+            from cortexclient.client import client_class
+
+            return client_class(spec)
         raise AttributeError(
             f"module {module!r} has client, spec and {spec.class_name_or_default}, but no {attribute!r}"
         )

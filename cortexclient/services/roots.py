@@ -1,4 +1,4 @@
-"""Root ids in time: which segment a supervoxel belongs to, until when a root was valid, and what became of it."""
+"""Follow root ids in time: the root of a supervoxel, the lifetime of a root, and its successors."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RootsService:
-    """Methods about root ids.
+    """Look up root ids and their history.
 
     Parameters
     ----------
     session : Session
-        Where to ask, and the moment that holds where a method is given none.
+        The connection, and the moment that holds where a method is given none.
     """
 
     def __init__(self, session: Session) -> None:
@@ -49,7 +49,7 @@ class RootsService:
     def get_roots(
         self, supervoxel_ids: Ids, timestamp: Timestamp | None = None, stop_layer: int | None = None
     ) -> IdArray:
-        """Give the root id of each supervoxel.
+        """Return the root id of each supervoxel.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class RootsService:
         timestamp : datetime.datetime or str, optional
             When. Default: the client's moment.
         stop_layer : int, optional
-            Give the ancestor at this layer instead of the root (2 for level-2 ids).
+            Return the ancestor at this layer instead of the root (2 for level-2 ids).
 
         Returns
         -------
@@ -78,7 +78,7 @@ class RootsService:
         )
 
     def is_latest_roots(self, root_ids: Ids, timestamp: Timestamp | None = None) -> NDArray[np.bool_]:
-        """Say of each root whether it is the valid one at a time.
+        """Return whether each root is valid at a time.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class RootsService:
         return is_latest(self._session, as_ids(root_ids, "root_ids"), at=self._at(timestamp))
 
     def latest_valid_timestamp(self, root_ids: Ids) -> NDArray[np.object_]:
-        """Give the last time at which each root was valid and can be asked about.
+        """Return the last time at which each root was valid.
 
         Parameters
         ----------
@@ -126,14 +126,14 @@ class RootsService:
         last = life.last
         at = self._session.timestamp
         if at is not None:
-            pinned = int(at.timestamp() * 1e6)
+            pinned = (at - _EPOCH) // timedelta(microseconds=1)
             last = np.where((life.created <= pinned) & (last > pinned), pinned, last)
         return np.array([_EPOCH + timedelta(microseconds=int(value)) for value in last], dtype=object)
 
     def get_latest_roots(
         self, root_id: int, timestamp: Timestamp | None = None, timestamp_future: Timestamp | None = None
     ) -> IdArray:
-        """Give all roots that a root's history leads to: every one valid at a time that came of it.
+        """Return all roots that are valid at a time and share history with a root.
 
         Parameters
         ----------
@@ -196,9 +196,9 @@ class RootsService:
             Layer of the pieces that are compared. Default: four below the top; smaller ones where an edit has replaced
             them all.
         return_all : bool
-            Give every candidate, best first.
+            Return every candidate, best first.
         return_fraction_overlap : bool
-            Give the share of the pieces, too.
+            Return the share of the pieces, too.
 
         Returns
         -------
@@ -222,7 +222,7 @@ class RootsService:
     def latest_roots(
         self, root_ids: Ids, timestamp: Timestamp | None = None, *, stop_layer: int | None = None
     ) -> pd.DataFrame:
-        """Bring many roots up to date at once: one question for all, then only about the stale ones.
+        """Suggest the successors of many roots: one request for all, further ones for the stale ones only.
 
         Parameters
         ----------

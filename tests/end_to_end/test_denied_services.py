@@ -252,7 +252,7 @@ def test_without_a_word_on_synapses_their_centre_is_their_place(sandbox: Sandbox
 # ------------------------------------------------------------------------------------------------ the viewer's dialect
 def at_its_own_address(sandbox: Sandbox, **changes: Any) -> Any:
     """Client whose spec names the running server itself, so that no launcher's viewer stands in for the spec's."""
-    from cortexclient.factory import client_class
+    from cortexclient.client import client_class
 
     spec = DatasetSpec(**BASE).with_overrides({"server_address": sandbox.url, **changes})
     return client_class(spec)._on(Session(spec, endpoint=Endpoint(sandbox.url, sandbox.token)))
