@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cortexclient.cli.options import complete_dataset
 from cortexclient.errors import CortexError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -43,13 +44,19 @@ Positions and lengths are nm. Every answer says at which version it was made and
 
 def register_commands(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("mcp", rich_help_panel="Begin")(mcp)
+    app.command("mcp", rich_help_panel="Start here")(mcp)
 
 
 def mcp(
     dataset: Annotated[
         list[str] | None,
-        typer.Option("--dataset", "-d", help="Offer only these datasets (names, aliases or YAML files)."),
+        typer.Option(
+            "--dataset",
+            "-d",
+            metavar="NAME",
+            help="Offer only these datasets (names, aliases or YAML files).",
+            autocompletion=complete_dataset,
+        ),
     ] = None,
 ) -> None:
     """Serve datasets to an assistant, read-only, over stdin and stdout: tables, cells, synapses, skeletons, links."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cortexclient.cli.options import AsJson, Dataset, Server, Token, environment_token, spec_of
 from cortexclient.cli.output import say
 from cortexclient.cli.registry.text import print_table
 from cortexclient.cli.screen import error_console
@@ -39,30 +40,19 @@ __all__ = [
     "versions_of",
 ]
 
-Name = Annotated[str, typer.Argument(help="Name, alias or YAML file of a dataset.")]
-Server = Annotated[
-    str | None,
-    typer.Option("--server", help="Ask this server instead of the spec's own.", show_default=False),
-]
-Token = Annotated[
-    str | None,
-    typer.Option("--token", envvar="CORTEXCLIENT_TOKEN", help="Use this token.", show_default=False),
-]
-
 
 def check(
-    name: Name,
+    name: Dataset,
     server: Server = None,
     token: Token = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a spec with its live server point by point; exit 1 if something is not as the spec says."""
     from rich.markup import escape
     from rich.table import Table
 
-    from cortexclient.registry import get_spec
-
-    spec = get_spec(name)
+    spec = spec_of(name)
+    token = token or environment_token(server or spec.server_address)
     points = check_live(spec, server=server, token=token)
     failures = sum(point.state == "fail" for point in points)
     if as_json:
@@ -81,7 +71,7 @@ def check(
 
 
 def diff(
-    name: Name,
+    name: Dataset,
     live: Annotated[bool, typer.Option("--live", help="Against the live server.")] = True,
     server: Server = None,
     token: Token = None,
@@ -90,10 +80,10 @@ def diff(
     from rich.markup import escape
     from rich.table import Table
 
-    from cortexclient.registry import get_spec
-
     del live  # the server is the only thing to compare with so far
-    found = differences(get_spec(name), server=server, token=token)
+    spec = spec_of(name)
+    token = token or environment_token(server or spec.server_address)
+    found = differences(spec, server=server, token=token)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("key", "spec", "server"):
         table.add_column(column, overflow="fold")

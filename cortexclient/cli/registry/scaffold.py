@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cortexclient.cli.options import Token, environment_token
 from cortexclient.cli.output import say
-from cortexclient.cli.registry.check import Token, datastack_info, offered, skeleton_versions, versions_of
+from cortexclient.cli.registry.check import datastack_info, offered, skeleton_versions, versions_of
 from cortexclient.cli.registry.text import as_yaml, one_line
 from cortexclient.cli.screen import error_console
 from cortexclient.files import write_text
@@ -42,6 +43,7 @@ def new(
     token: Token = None,
 ) -> None:
     """Write a commented YAML file for a new dataset, asking the live server for what it knows."""
+    token = token or environment_token(server)
     text = draft(name, server=server, datastack=datastack, token=token)
     if out is None:
         say(text, nl=False)

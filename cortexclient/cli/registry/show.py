@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cortexclient.cli.options import AsJson, Dataset
 from cortexclient.cli.output import say
 from cortexclient.cli.registry.text import as_yaml, print_table
 from cortexclient.cli.screen import console, error_console
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from cortexclient.registry.assembly import Assembly
 
 __all__ = ["cite", "list_command", "show", "where"]
-
-Name = Annotated[str, typer.Argument(help="Name, alias or YAML file of a dataset.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 _ACCESS = {"public": "[green]public[/]", "login": "[cyan]login[/]", "group": "[yellow]group[/]"}
 _FIRST = ("name", "title", "description", "aliases")
@@ -69,7 +67,7 @@ def _plain(info: DatasetInfo) -> dict[str, Any]:
 
 
 def show(
-    name: Name,
+    name: Dataset,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Every value with the file and line that it came from.")
     ] = False,
@@ -198,7 +196,7 @@ def where(
 
 
 def cite(
-    name: Name, bibtex: Annotated[bool, typer.Option("--bibtex", help="Only the BibTeX entry.")] = False
+    name: Dataset, bibtex: Annotated[bool, typer.Option("--bibtex", help="Only the BibTeX entry.")] = False
 ) -> None:
     """Say how to cite a dataset and under which licence it stands."""
     from cortexclient.registry import get_spec
