@@ -14,7 +14,7 @@ sys.path.insert(0, str(HERE))
 
 # pages that run code ask the sandbox, never a server that somebody set for their own work
 os.environ["NGLUI_DISABLE_CAPABILITY_PROBE"] = "1"
-os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 os.environ["CORTEXCLIENT_CONFIG_DIR"] = tempfile.mkdtemp(prefix="cortexclient-docs-")
 
 import generate  # noqa: E402
@@ -47,7 +47,7 @@ nb_execution_mode = (
 )
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
-nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars
 nb_execution_show_tb = True
 
 extlinks = {
