@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import NotConfiguredError, StaleRootError, UnknownVersionError
+from cortexclient.errors import NotConfiguredError, ProtocolError, StaleRootError, UnknownVersionError
 from cortexclient.services.synapse_references import ask_about, attach, find_references
 from cortexclient.session import (
     NM,
@@ -203,6 +203,7 @@ def _one_side(
     tables: list[str],
 ) -> tuple[str, dict[int, pd.DataFrame]]:
     frame = concat_replies(answers).frame()
+    _require_columns(session, table, frame, side)
     frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
     frame = frame.drop(columns=[name for name in _CRUD if name in frame.columns])
     frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
@@ -223,6 +224,19 @@ def _one_side(
     rows = join_positions(frame)
     rows[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
     return side, {root: rows[own == root].reset_index(drop=True) for root in roots}
+
+
+def _require_columns(session: Session, table: str, frame: pd.DataFrame, side: str) -> None:
+    """Raise ProtocolError for rows without an id, a root on either side, or the supervoxel of this side."""
+    needed = ["id", "pre_pt_root_id", "post_pt_root_id", f"{side}_pt_supervoxel_id"]
+    lacking = [name for name in needed if name not in frame.columns or frame[name].isna().any()]
+    if lacking:
+        raise ProtocolError(
+            f"the materialize service returned synapses of {table!r} without {', '.join(lacking)}; try again, and "
+            "report it if it stays so",
+            service="materialize",
+            url=f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}",
+        )
 
 
 def _reference_crud(tables: Sequence[str]) -> set[str]:
