@@ -12,7 +12,6 @@ from cortexclient.errors import CortexError, NotConfiguredError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.services.annotations import AnnotationsService
 from cortexclient.services.cells import CellsService
-from cortexclient.services.connections import ConnectionsService
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.history import HistoryService
 from cortexclient.services.level2 import Level2Service
@@ -22,6 +21,7 @@ from cortexclient.services.roots import RootsService
 from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.snapshots import SnapshotsService
 from cortexclient.services.space import Space
+from cortexclient.services.store import StoreService, open_source
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 from cortexclient.session import Session
@@ -139,7 +139,10 @@ class DatasetClient:
                 "cortexclient.load('NAME or file.yaml'); `cortexclient list` shows the datasets, and `cortexclient new "
                 "NAME --server ADDRESS --datastack DATASTACK` writes the file of another one"
             )
-        self._start(Session(chosen, version=version, timestamp=timestamp, **options))
+        tables = open_source(chosen, options.pop("source", None), options.pop("store", None))
+        if tables is not None and tables.only and version is None and timestamp is None:
+            version = max(tables.versions(), default=None)  # the newest one that is there
+        self._start(Session(chosen, version=version, timestamp=timestamp, tables=tables, **options))
 
     @classmethod
     def _on(cls, session: Session) -> DatasetClient:
@@ -301,8 +304,7 @@ class DatasetClient:
     anchor_points = _of(PlacesService, PlacesService.anchor_points)
     query = _of(QueriesService, QueriesService.query)
     query_synapses = _of(SynapsesService, SynapsesService.query_synapses)
-    connectivity = _of(ConnectionsService, ConnectionsService.connectivity)
-    partners = _of(ConnectionsService, ConnectionsService.partners)
+    connectivity = _of(SynapsesService, SynapsesService.connectivity)
     cell_id_to_root_id = _of(CellsService, CellsService.cell_id_to_root_id)
     root_id_to_cell_id = _of(CellsService, CellsService.root_id_to_cell_id)
 
@@ -388,6 +390,11 @@ class DatasetClient:
             return list(self.at(version=version).query(table, limit=1, split_positions=True).columns)
         except (CortexError, ValueError):
             return None
+
+    @property
+    def store(self) -> StoreService:
+        """Tables of this dataset on one's own disk: `pull` brings them, ``load(..., source="store")`` uses them."""
+        return StoreService(self._session, lambda: self.exports)
 
     def set_export_cloudpath(self, cloudpath: PathLike) -> None:
         """Use the static exports at another place than the spec's.

@@ -24,6 +24,7 @@
     ├── AmbiguousCellError (LookupError)           several cells or roots where one was asked for
     ├── ExportError (OSError)                      a static export that cannot be found or read
     ├── OutputError (OSError)                      a file that cannot be written
+    ├── StoreError (LookupError)                   a table of the store that is not there or damaged
     └── JobError                                   a bulk job with failures
 """
 
@@ -52,6 +53,7 @@ __all__ = [
     "ServiceUnavailableError",
     "SpecError",
     "StaleRootError",
+    "StoreError",
     "TermsOfServiceError",
     "UnknownDatasetError",
     "UnknownTableError",
@@ -207,6 +209,10 @@ class ExportError(CortexError, OSError):
 
 class OutputError(CortexError, OSError):
     """A file that was asked for cannot be written; one that was there before is unchanged."""
+
+
+class StoreError(CortexError, LookupError):
+    """A table that is not in the store, or whose files are damaged."""
 
 
 class JobError(CortexError):

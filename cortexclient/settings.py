@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_dir", "config_dir", "env_float", "env_int"]
+__all__ = ["cache_dir", "config_dir", "env_float", "env_int", "store_dir"]
 
 
 def cache_dir() -> Path:
@@ -38,6 +38,22 @@ def config_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_config_dir("cortexclient", appauthor=False))
+
+
+def store_dir() -> Path:
+    """Folder of the store of tables: ``$CORTEXCLIENT_STORE``, or below the platform's folder for the user's data.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder; it is not created here.
+    """
+    override = os.environ.get("CORTEXCLIENT_STORE")
+    if override:
+        return Path(override).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("cortexclient", appauthor=False)) / "store"
 
 
 def env_float(name: str, default: float) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["build_app", "run"]
 
 # in the order in which `cortexclient --help` shows them
-MODULES = ("demo", "registry", "tables", "cells", "shapes", "sandbox", "account", "cache", "mcp")
+MODULES = ("demo", "registry", "tables", "cells", "shapes", "sandbox", "account", "store", "cache", "mcp")
 
 HELP = ["-h", "--help"]
 EXAMPLES = {
@@ -40,6 +40,10 @@ EXAMPLES = {
     "query": "cortexclient query sandbox cell_types --where cell_type=BC --limit 5",
     "versions": "cortexclient versions sandbox",
     "exports": "cortexclient exports sandbox",
+    "pull": "cortexclient pull minnie_public@1300 nucleus_detection_v0",
+    "store list": "cortexclient store list minnie_public",
+    "store verify": "cortexclient store verify minnie_public",
+    "store remove": "cortexclient store remove minnie_public@1300 nucleus_detection_v0",
     "export": "cortexclient export sandbox cell_types 3 --out types.parquet",
     "cell-id-to-root-id": "cortexclient cell-id-to-root-id sandbox 301357",
     "root-id-to-cell-id": "cut -d, -f2 roots.csv | cortexclient root-id-to-cell-id sandbox -",
@@ -50,14 +54,14 @@ EXAMPLES = {
     "mesh": "cortexclient mesh minnie_public 864691135336055529 -o neuron.ply",
     "link": "cortexclient link minnie_public 864691135336055529 --synapses",
     "plot": "cortexclient plot minnie_public 864691135336055529 -o neuron.png",
-    "serve": "cortexclient sandbox serve --port 5000",
-    "convert": "cortexclient sandbox convert cell.osy folder --info info.json",
+    "sandbox serve": "cortexclient sandbox serve --port 5000",
+    "sandbox convert": "cortexclient sandbox convert cell.osy folder --info info.json",
     "mcp": "cortexclient mcp --dataset minnie_public",
     "login": "cortexclient login minnie_public",
     "doctor": "cortexclient doctor minnie_public",
-    "info": "cortexclient cache info",
-    "clear": "cortexclient cache clear --older-than 90",
-    "verify": "cortexclient cache verify",
+    "cache info": "cortexclient cache info",
+    "cache clear": "cortexclient cache clear --older-than 90",
+    "cache verify": "cortexclient cache verify",
 }
 """One line that works for each command; its ``--help`` ends with it."""
 
@@ -76,9 +80,10 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for name in MODULES:
         importlib.import_module(f"cortexclient.cli.{name}").register_commands(app)
-    for group in (app, *(entry.typer_instance for entry in app.registered_groups)):
+    groups = [("", app), *((f"{entry.name} ", entry.typer_instance) for entry in app.registered_groups)]
+    for prefix, group in groups:
         for command in group.registered_commands if group is not None else ():
-            if (example := EXAMPLES.get(command.name or "")) and not command.epilog:
+            if (example := EXAMPLES.get(f"{prefix}{command.name}")) and not command.epilog:
                 command.epilog = f"[bold]Example:[/] {example}"
     return app
 

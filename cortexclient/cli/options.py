@@ -173,7 +173,7 @@ Live = Annotated[
 
 
 def dataset_command(
-    app: typer.Typer, name: str, *, panel: str, moment: bool = True
+    app: typer.Typer, name: str, *, panel: str | None, moment: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function whose first parameter is a client.
 

@@ -71,6 +71,7 @@ from cortexclient.session.query.query import (
 )
 from cortexclient.session.query.tables import (
     TableInfo,
+    column_kinds,
     find_table,
     table_infos,
     unknown_table_message,
@@ -103,6 +104,7 @@ __all__ = [
     "as_number",
     "as_utc",
     "bare_address",
+    "column_kinds",
     "concat_replies",
     "count_rows",
     "fallback_note",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,16 +10,17 @@ from urllib.parse import urlsplit
 
 from cortexclient import credentials
 from cortexclient.credentials import may_carry_token
-from cortexclient.errors import MissingDataError, OfflineError, ServiceError, SpecError, UnknownTableError
+from cortexclient.errors import MissingDataError, OfflineError, SpecError
 from cortexclient.forking import renew_in_child
 from cortexclient.session.failures import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from cortexclient.session.cache import AnswerCache, CacheChoice
+    from cortexclient.session.cache import AnswerCache, CacheChoice, Origin
     from cortexclient.session.http import Http
     from cortexclient.session.policy import Policy
+    from cortexclient.session.source import StoredMetadata, TableSource
     from cortexclient.session.transport import Transport
     from cortexclient.spec import DatasetSpec
 
@@ -192,6 +194,8 @@ class Connection:
         Timeouts and retries.
     choice : CacheChoice, optional
         Where answers are kept, and whether anything else may answer; None keeps nothing.
+    tables : TableSource, optional
+        Another source of frozen tables than the server.
     """
 
     def __init__(
@@ -203,6 +207,7 @@ class Connection:
         endpoint: Endpoint | None,
         policy: Policy,
         choice: CacheChoice | None = None,
+        tables: TableSource | None = None,
     ) -> None:
         self.spec = spec
         self.address_asked = bare_address(server_address or spec.server_address)
@@ -211,15 +216,30 @@ class Connection:
         self._token_given = credentials.as_token(auth_token) if auth_token else None
         self._endpoint_given = endpoint
         self._choice = choice
+        self.tables = tables
         self.offline = choice is not None and choice.offline
         self.cache: AnswerCache | None = None if choice is None else self._open_cache(choice)
 
     def _open_cache(self, choice: CacheChoice) -> AnswerCache:
-        from cortexclient.session.cache import AnswerCache, Origin
+        from cortexclient.session.cache import AnswerCache
+
+        return AnswerCache(choice, self._origin(), self._frozen_at)
+
+    def _origin(self) -> Origin:
+        from cortexclient.session.cache import Origin
 
         given = self._endpoint_given
         server = self.address_asked if given is None else given.address.rstrip("/")
-        return AnswerCache(choice, Origin(server, self.spec.datastack), self._frozen_at)
+        return Origin(server, self.spec.datastack)
+
+    def _stored_metadata(self) -> StoredMetadata | None:
+        from cortexclient.session.source import StoredMetadata
+
+        if self.tables is None:
+            return None
+        found = StoredMetadata(self.tables, self._origin())
+        found.home = self.address
+        return found
 
     def _frozen_at(self, version: int) -> str | None:
         record = (self.memory.peek("versions") or {}).get(version)
@@ -246,9 +266,18 @@ class Connection:
             cache.note("endpoint", [found.address, found.exports_path, found.viewer_site])
             return found
         known = cache.recall("endpoint", _is_endpoint)
+        if known is None and self.tables is not None:
+            known = self._stored_endpoint(self.tables)
         if known is None:
             raise cache.offline_error(f"anything of {self.spec.name} at {self.address_asked}")
         return Endpoint(known[0], None, known[1], known[2])
+
+    def _stored_endpoint(self, tables: TableSource) -> Any:
+        """Return where the server was when tables were pulled into a store."""
+        stored = tables.metadata(None)
+        entry = None if stored is None else stored.read(self._origin().identity("note", "endpoint"))
+        known = None if entry is None else json.loads(entry.body)
+        return known if _is_endpoint(known) else None
 
     def require_network(self, what: str) -> None:
         """Say that something is never kept, where only the cache may answer.
@@ -299,7 +328,12 @@ class Connection:
             if self.cache is not None:
                 self.cache.home, self.cache.tokens = self.address, context.tokens
             return Transport(
-                self.policy, home=self.address, token=self.token, context=context, cache=self.cache
+                self.policy,
+                home=self.address,
+                token=self.token,
+                context=context,
+                cache=self.cache,
+                stored=self._stored_metadata(),
             )
 
         return self.memory.get("transport", make)
@@ -353,34 +387,11 @@ class Connection:
 
         def ask() -> dict[str, Any]:
             url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
-            try:
-                body: dict[str, Any] = self.http.get_json("info", url, keys=("aligned_volume",))
-            except (MissingDataError, UnknownTableError) as error:  # the second, where a token is wanted
-                raise self._unknown_datastack(error) from None
+            body: dict[str, Any] = self.http.get_json("info", url, keys=("aligned_volume",))
             self.transport.trust(body.get("local_server") or self.address)
             return body
 
         return self.memory.get("info", ask)
-
-    def _unknown_datastack(self, error: ServiceError) -> ServiceError:
-        """Name the datastacks that the server has, if it has none of this name."""
-        from cortexclient.spec.problems import close_names
-
-        try:
-            known = self.http.get_json("info", f"{self.address}/info/api/v2/datastacks")
-        except ServiceError:
-            return error
-        if not isinstance(known, list) or self.spec.datastack in known:
-            return error
-        names = sorted(map(str, known))
-        close = close_names(self.spec.datastack, names)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(names[:30]) or 'none'}"
-        return MissingDataError(
-            f"{self.address} has no datastack {self.spec.datastack!r}; {hint}",
-            service="info",
-            status=error.status,
-            url=error.url,
-        )
 
     @property
     def local_server(self) -> str:
@@ -409,4 +420,5 @@ class Connection:
             else Endpoint(given.address, None, given.exports_path, given.viewer_site),
             "policy": self.policy,
             "choice": self._choice,
+            "tables": self.tables,
         }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cortexclient.session.connection import Endpoint
     from cortexclient.session.http import Http
     from cortexclient.session.query.tables import TableInfo
+    from cortexclient.session.source import TableSource
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import PathLike, Timestamp
 
@@ -66,6 +67,8 @@ class Session:
         Keep on disk what can never change: in the user's cache folder, or this one. Default: ``$CORTEXCLIENT_CACHE``.
     offline : bool, optional
         Answer from the cache alone; what is not there raises and is named. Default: ``$CORTEXCLIENT_OFFLINE``.
+    tables : TableSource, optional
+        Another source of frozen tables than the server, such as a store on one's own disk.
 
     Notes
     -----
@@ -88,6 +91,7 @@ class Session:
         version_fallback: bool = False,
         cache: bool | PathLike | None = None,
         offline: bool | None = None,
+        tables: TableSource | None = None,
     ) -> None:
         self.max_workers = default_workers() if max_workers is None else max(1, int(max_workers))
         self.version_fallback = version_fallback
@@ -98,6 +102,7 @@ class Session:
             endpoint=endpoint,
             policy=Policy.from_settings(timeout=timeout, retries=retries, workers=self.max_workers),
             choice=CacheChoice.of(cache, offline),
+            tables=tables,
         )
         self._opened_at = Moment.of(version, timestamp)
         self.moment = self._opened_at
@@ -112,6 +117,11 @@ class Session:
     def datastack(self) -> str:
         """The server's name for the dataset."""
         return self.spec.datastack
+
+    @property
+    def tables(self) -> TableSource | None:
+        """Another source of frozen tables than the server, if there is one."""
+        return self.connection.tables
 
     @property
     def label(self) -> str:

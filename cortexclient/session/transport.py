@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
     from cortexclient.session.cache import AnswerCache
+    from cortexclient.session.source import StoredMetadata
 
 __all__ = ["PatientAdapter", "Transport", "adopt", "new_http_session", "watch_caps"]
 
@@ -292,6 +293,8 @@ class Transport(PatientAdapter):
         What error messages may mention.
     cache : AnswerCache, optional
         What is asked first, and given the responses.
+    stored : StoredMetadata, optional
+        What is stored with the tables of a store, and comes before everything else.
     """
 
     def __init__(
@@ -302,8 +305,10 @@ class Transport(PatientAdapter):
         token: str | None,
         context: Context,
         cache: AnswerCache | None = None,
+        stored: StoredMetadata | None = None,
     ) -> None:
         self.cache = cache
+        self.stored = stored
         self.policy = policy
         self.token = token
         self.context = context
@@ -340,6 +345,9 @@ class Transport(PatientAdapter):
             }
             return self._accept(self.fetch(asked, self.policy, **options))
 
+        if self.stored is not None and (found := self.stored.find(request)) is not None:
+            found.connection = self
+            return self._accept(found)
         if self.cache is None:
             return ask(request)
         response, cached = self.cache.answer(request, ask)

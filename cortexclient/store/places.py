@@ -45,6 +45,10 @@ class Place(Protocol):
         """Open a file of any size, to be read from its beginning to its end."""
         ...
 
+    def random(self, path: str, size: int) -> Any:
+        """Open a file of a known size, to be read in places; a path or an object with ``read`` and ``seek``."""
+        ...
+
 
 def open_place(path: str) -> Place:
     """Choose how a path is read; makes no request.
@@ -98,6 +102,13 @@ class FolderPlace:
         if not progress:
             return file
         return io.BufferedReader(_Counted(file, path, self.sizes([path])[path]))
+
+    def random(self, path: str, size: int) -> str:
+        """Path of one file, whose size must be right."""
+        file = self._file(path)
+        if file.stat().st_size != size:
+            raise ExportError(f"{file} has {file.stat().st_size} bytes and not {size}")
+        return str(file)
 
     def _file(self, path: str) -> Path:
         file = self.folder / path
@@ -158,6 +169,45 @@ class BucketPlace:
             return io.BytesIO(self.read(path))
         return io.BufferedReader(_Pieces(self._files(), path, size, progress=progress), _PIECE)
 
+    def random(self, path: str, size: int) -> Any:
+        """Open one file, of which ranges are fetched."""
+        return io.BufferedReader(_Ranges(self._files(), path, size), 1 << 16)
+
+
+class _Ranges(io.RawIOBase):
+    """A file of a bucket or web server, of which only what is read is fetched."""
+
+    def __init__(self, files: Any, path: str, size: int) -> None:
+        self._files, self._path, self._size, self._at = files, path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        content = _fetched(self._files, self._path, self._at, min(self._at + len(buffer), self._size))
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+
+def _fetched(files: Any, path: str, start: int, end: int) -> bytes:
+    if end <= start:
+        return b""
+    content = files.get([{"path": path, "start": start, "end": end}], raw=True)[0]["content"]
+    if content is None or len(content) != end - start:
+        raise ExportError(f"{path}: not all of bytes {start} to {end} could be read; try again")
+    return bytes(content)
+
 
 class _Counted(io.RawIOBase):
     """A file that shows how much of it was read."""
@@ -195,12 +245,6 @@ class _Pieces(_Counted):
         self._files, self._at = files, 0
 
     def _next(self, size: int) -> bytes:
-        end = min(self._at + size, self._size)
-        if end == self._at:
-            return b""
-        wanted = {"path": self._path, "start": self._at, "end": end}
-        content = self._files.get([wanted], raw=True)[0]["content"]
-        if content is None or len(content) != end - self._at:
-            raise ExportError(f"{self._path}: not all of bytes {self._at} to {end} could be read; try again")
-        self._at = end
-        return bytes(content)
+        content = _fetched(self._files, self._path, self._at, min(self._at + size, self._size))
+        self._at += len(content)
+        return content

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Send: TypeAlias = Callable[[PreparedRequest], Response]
 
-__all__ = ["AnswerCache", "CacheChoice", "forget"]
+__all__ = ["AnswerCache", "CacheChoice", "forget", "response_of"]
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ class AnswerCache:
             return self._skeletons(request, asked, rule, send)
         entry = self._find(asked, rule)
         if entry is not None:
-            return _response(request, entry), True
+            return response_of(request, entry), True
         if self.offline:
             raise self._missing(asked, rule)
         response = send(request)
@@ -298,7 +298,7 @@ class AnswerCache:
         if self.offline or not rest:
             # offline, a root that is left out is requested alone next, and then named
             head = {"headers": {"Content-Type": "application/json"}}
-            return _response(request, Entry(head, json.dumps(cached).encode())), True
+            return response_of(request, Entry(head, json.dumps(cached).encode())), True
         if cached:
             request = request.copy()
             request.prepare_body(json.dumps({**asked.json, "root_ids": rest}).encode(), None)
@@ -309,7 +309,7 @@ class AnswerCache:
         for root, text in found.items():
             content = _from_hex(text)
             if root in alone and content is not None and readable_skeleton(content):
-                single = _response(request, Entry({"headers": {}}, content))
+                single = response_of(request, Entry({"headers": {}}, content))
                 self._store_response(alone[root], rules[root], single)
         if cached:
             joined = {**found, **cached}
@@ -436,7 +436,7 @@ def _from_hex(text: Any) -> bytes | None:
     return content if content[:2] == b"\x1f\x8b" else None
 
 
-def _response(request: PreparedRequest, entry: Entry) -> Response:
+def response_of(request: PreparedRequest, entry: Entry) -> Response:
     """Make a response of an entry, as if it came now."""
     import requests
     from urllib3 import HTTPResponse

@@ -543,12 +543,15 @@ class SnapshotStore:
     ----------
     path : pathlib.Path
         The file: a zip with ``snapshot.json``, which describes it, and one entry per member of ``answers``.
+    open_file : callable, optional
+        Opens the file, where it does not lie at ``path``.
     """
 
     manifest_name = "snapshot.json"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path, open_file: Callable[[], Any] | None = None) -> None:
         self.path = path
+        self._open = open_file or (lambda: path)
         self._lock = ForkSafeLock()
         self._archive: tuple[int, zipfile.ZipFile] | None = None
 
@@ -564,7 +567,7 @@ class SnapshotStore:
             with self._lock:
                 # a forked child must not share the parent's place in the file
                 if self._archive is None or self._archive[0] != os.getpid():
-                    self._archive = (os.getpid(), zipfile.ZipFile(self.path))
+                    self._archive = (os.getpid(), zipfile.ZipFile(self._open()))
                 archive = self._archive[1]
                 if name not in archive.NameToInfo:
                     return None
@@ -601,6 +604,23 @@ class SnapshotStore:
         if not check(entry):
             raise self.damaged(f"{entry.head.get('what')} cannot be parsed")
         return entry
+
+    def entries(self) -> Iterator[Entry]:
+        """Read all entries.
+
+        Raises
+        ------
+        CortexError
+            If the file is damaged.
+        """
+        self.member(self.manifest_name)
+        names = [] if self._archive is None else self._archive[1].namelist()
+        for match in filter(None, map(_MEMBER.match, names)):
+            content = self.member(match.string)
+            try:
+                yield Entry.from_bytes(content or b"", match[1])
+            except DamagedEntryError as error:
+                raise self.damaged(str(error)) from error
 
     def write(self, entry: Entry) -> bool:  # noqa: ARG002 - the interface of a store
         """Store nothing: a snapshot stays as it is."""

@@ -20,7 +20,7 @@ from cortexclient.session.moment import Moment, nearest
 from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query.complete import fetch_all
 from cortexclient.session.query.filters import as_columns, as_frame_kind, as_number, as_resolution, in_voxels
-from cortexclient.session.query.frames import finish, present, require_once_each
+from cortexclient.session.query.frames import combine, finish, present, require_once_each
 from cortexclient.session.query.tables import TableInfo, column_kinds, columns_of, find_table
 from cortexclient.session.query.wire import Reply, ask_count, url_of
 
@@ -141,16 +141,16 @@ class Query:
     def __post_init__(self) -> None:
         if self.info is not None:
             return  # planned, and so checked
-        checked: dict[str, Any] = {"suffixes": dict(self.suffixes or {})}
-        for name, least in (("limit", 0), ("offset", 0), ("random_sample", 1), ("batch", 1)):
-            if (number := getattr(self, name)) is not None:
-                checked[name] = as_number(number, "batch_size" if name == "batch" else name, least=least)
-        if self.select is not None:
-            checked["select"] = as_columns(self.select)
-        if self.resolution is not NM:
-            checked["resolution"] = as_resolution(self.resolution)
-        if self.return_as != "pandas":
-            checked["return_as"] = as_frame_kind(self.return_as)
+        checked = {
+            "select": as_columns(self.select),
+            "suffixes": dict(self.suffixes or {}),
+            "resolution": as_resolution(self.resolution),
+            "limit": as_number(self.limit, "limit"),
+            "offset": as_number(self.offset, "offset"),
+            "random_sample": as_number(self.random_sample, "random_sample", least=1),
+            "batch": as_number(self.batch, "batch_size", least=1),
+            "return_as": as_frame_kind(self.return_as),
+        }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -281,8 +281,9 @@ def fetch_replies(
     """
     every = [*queries, *(follow.query for follow in following)]
     planned = [plan(session, query) for query in every]
+    stored = _from_store(session, planned, following)
     with _explained(session, planned):
-        replies = fetch_all(
+        replies = stored or fetch_all(
             session,
             planned[: len(queries)],
             following=[
@@ -294,9 +295,35 @@ def fetch_replies(
             description=description or ", ".join(dict.fromkeys(query.name for query in queries)),
         )
     for number, (query, reply) in enumerate(zip(planned, replies, strict=True)):
-        require_once_each(query, reply, url_of(session, query))
+        if not stored:
+            require_once_each(query, reply, url_of(session, query))
         finish(query, reply, in_order=in_order or number >= len(queries))
         reply.attrs = _attrs(session, query, reply)
+        reply.attrs["source"] = (
+            str(session.tables.path) if stored and session.tables is not None else "server"
+        )
+    return replies
+
+
+def _from_store(session: Session, planned: Sequence[Query], following: Sequence[Follow]) -> list[Reply]:
+    """Return the replies of a store that holds every table of some queries; none where the server is to be asked."""
+    import numpy as np
+
+    tables = session.tables
+    if tables is None or not planned or not all(map(tables.holds, planned)):
+        return []
+    first = len(planned) - len(following)
+
+    def reply(query: Query) -> Reply:
+        info = query.info
+        kinds = None if info is None else lambda: column_kinds(session, info)
+        return Reply(combine([tables.rows(query)], kinds), requests=0)
+
+    replies = session.map(reply, planned[:first])
+    for follow, query in zip(following, planned[first:], strict=True):
+        picked = [follow.pick(number, found.table) for number, found in enumerate(replies[:first])]
+        ids = np.unique(np.concatenate([np.asarray(some, dtype=np.int64) for some in picked])).tolist()
+        replies.append(reply(query.where("in", query.name, follow.column, ids)))
     return replies
 
 
@@ -305,7 +332,7 @@ def count_rows(session: Session, query: Query) -> int:
     every = dataclasses.replace(query, limit=None, offset=None, random_sample=None)
     planned = plan(session, every)
     if (
-        not planned.filters.get("out") and not planned.thin
+        not planned.filters.get("out") and not planned.thin and not _from_store_alone(session, planned)
     ):  # the service ignores exclusions when it counts, too
         with _explained(session, [planned]):
             counted = ask_count(session, dataclasses.replace(planned, columns=None))
@@ -317,6 +344,10 @@ def count_rows(session: Session, query: Query) -> int:
     )
     rows: int = run_query(session, bare).num_rows
     return rows
+
+
+def _from_store_alone(session: Session, query: Query) -> bool:
+    return session.tables is not None and session.tables.holds(query)
 
 
 @contextlib.contextmanager
@@ -367,12 +398,7 @@ def plan(session: Session, query: Query) -> Query:
         base = find_table(session, info.reference_table, kind="table", version=at)
     suffixes = {} if base is None else query.suffixes or {info.name: "_ref", base.name: ""}
     owners = {} if base is None else _owners(session, info, base, suffixes)
-    filters, thin = (
-        in_voxels(session, query.filters, at) if query.filters.get("spatial") else (query.filters, {})
-    )
-    columns = None
-    if query.select is not None and base is None:
-        columns = _columns_needed(query, info, query.select, thin, live=version is None)
+    filters, thin = in_voxels(session, query.filters, at)
     # rows after an offset are only defined in the order of ids, which no service keeps; exclusions, samples and boxes
     # thinner than a voxel are made here
     needs_all = (
@@ -381,15 +407,15 @@ def plan(session: Session, query: Query) -> Query:
     return dataclasses.replace(
         query,
         kind=info.kind,
-        filters=_with_lists(session, info, filters) if filters.get("in") else filters,
+        filters=_without_empty_lists(session, info, filters),
         suffixes=suffixes,
         info=info,
         base=base,
         version=version,
         timestamp=timestamp if version is None else None,
         near=None if version is not None else at,
-        columns=columns,
-        scale=_exact_scale(query, owners) if owners else None,
+        columns=_columns_needed(query, info, base, thin, live=version is None),
+        scale=_exact_scale(query, owners),
         most=None if needs_all else query.limit,
         owners=owners,
         thin=thin,
@@ -460,13 +486,15 @@ def _owners(
     }
 
 
-def _exact_scale(query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...]:
+def _exact_scale(query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...] | None:
     """Return the resolution to ask for, so that the service scales nothing, or by whole numbers only.
 
     The services cut scaled positions toward zero, so they are never asked for other units than those of the table. Only
     a join of two tables with different units comes in one of them, whatever is asked; in the greatest size that divides
     both, nothing is cut.
     """
+    if not owners:
+        return None
     if query.resolution is None and len({table.unit for table in owners.values()}) > 1:
         names = " and ".join(sorted({f"{table.name} {list(table.unit)}" for table in owners.values()}))
         raise InvalidQueryError(
@@ -483,10 +511,10 @@ def _common_divisor(sizes: set[float]) -> float:
     return float(Fraction(math.gcd(*(int(fraction * below) for fraction in fractions)), below))
 
 
-def _with_lists(session: Session, info: TableInfo, filters: Filters) -> Filters:
-    """Return filters whose lists have no value twice; ones that no row passes where a list is empty.
+def _without_empty_lists(session: Session, info: TableInfo, filters: Filters) -> Filters:
+    """Return filters that no row passes where a list is empty: a service would take the empty list for no filter.
 
-    A service would take the empty list for no filter. The query is asked all the same, for the columns.
+    The query is asked all the same, because the response has the columns.
     """
     empty = [
         (table, column)
@@ -495,11 +523,7 @@ def _with_lists(session: Session, info: TableInfo, filters: Filters) -> Filters:
         if not values
     ]
     if not empty:
-        lists = {
-            table: {column: list(dict.fromkeys(values)) for column, values in columns.items()}
-            for table, columns in filters["in"].items()
-        }
-        return {**filters, "in": lists}
+        return filters
     table, column = empty[0]
     if info.kind == "table":
         return {"equal": {info.name: {"id": -1}}}
@@ -514,10 +538,12 @@ def _with_lists(session: Session, info: TableInfo, filters: Filters) -> Filters:
 
 
 def _columns_needed(
-    query: Query, info: TableInfo, select: Any, thin: Mapping[tuple[str, str], Any], *, live: bool
-) -> tuple[str, ...]:
-    """Return the columns to ask for: those selected, and those that are looked at here."""
-    names = select.values() if isinstance(select, dict) else [select]
+    query: Query, info: TableInfo, base: TableInfo | None, thin: Mapping[tuple[str, str], Any], *, live: bool
+) -> tuple[str, ...] | None:
+    """Return the columns to ask for, None for all: those selected, and those that are looked at here."""
+    if query.select is None or base is not None:
+        return None
+    names = query.select.values() if isinstance(query.select, dict) else [query.select]
     needed = [str(name) for some in names for name in some] + [column for _, column in thin]
     for kind, tables in query.filters.items():
         # a live service filters once more after it has looked up the roots, among the columns that it selected

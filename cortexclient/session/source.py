@@ -1,0 +1,80 @@
+"""Another source of tables than the server: what a session needs of a store, and what the server said about it once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cortexclient.session.cache.answers import response_of
+from cortexclient.session.cache.rules import Validity, read_request, rule_for
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest, Response
+
+    from cortexclient.session.cache import Entry, Origin, SnapshotStore
+    from cortexclient.session.query.query import Query
+
+__all__ = ["StoredMetadata", "TableSource"]
+
+_SERVICES = ("/materialize/", "/info/", "/schema/")
+
+
+class TableSource(Protocol):
+    """A place that holds complete tables of frozen versions.
+
+    Attributes
+    ----------
+    path : str
+        Where it lies, for messages and ``df.attrs``.
+    only : bool
+        Whether the server is never asked for frozen tables.
+    """
+
+    path: str
+    only: bool
+
+    def holds(self, query: Query) -> bool:
+        """Whether a planned query can be answered here; raises `StoreError` if nothing else may answer it."""
+        ...
+
+    def rows(self, query: Query) -> Any:
+        """Return all rows of a planned query (`pyarrow.Table`), as the server has them."""
+        ...
+
+    def metadata(self, version: int | None) -> SnapshotStore | None:
+        """Return the responses about a version that were stored with its tables; None for the newest version."""
+        ...
+
+
+class StoredMetadata:
+    """Responses about versions that were stored with their tables: they outlive the version on the server.
+
+    Parameters
+    ----------
+    source : TableSource
+        Where they are.
+    origin : Origin
+        Whose.
+    """
+
+    def __init__(self, source: TableSource, origin: Origin) -> None:
+        self._source = source
+        self._origin = origin
+        self.home = origin.server
+
+    def find(self, request: PreparedRequest) -> Response | None:
+        """Return the stored response to a request for metadata of tables; None where there is none."""
+        asked = read_request(request, self._origin, self.home)
+        rule = rule_for(asked) if asked.path.startswith(_SERVICES) else None
+        # what is not about a version changes, so a server that may be asked knows better
+        if rule is None or (asked.version is None and not self._source.only):
+            return None
+        stored = self._source.metadata(asked.version)
+        if stored is None:
+            return None
+
+        def sound(entry: Entry) -> bool:
+            kind = entry.headers.get("Content-Type", "")
+            return rule.validity(asked, entry.status, entry.body, kind) is not Validity.NEVER
+
+        entry = stored.read(asked.identity(self._origin, without=rule.ignored(asked)), sound)
+        return None if entry is None else response_of(request, entry)

@@ -1,0 +1,311 @@
+"""`LocalStore`: the pulled tables of one datastack, which answer the same queries as the server at their versions."""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import cached_property, reduce
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import CortexError, InvalidQueryError, StoreError
+from cortexclient.session import SnapshotStore
+from cortexclient.store.places import FolderPlace, open_place
+from cortexclient.store.tables import MANIFEST, StoredTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from cortexclient.session import Query
+
+__all__ = ["METADATA", "LocalStore"]
+
+METADATA = "_metadata.zip"
+_COMPARE = {"greater": "__gt__", "less": "__lt__", "greater_equal": "__ge__", "less_equal": "__le__"}
+
+
+class LocalStore:
+    """A store, as far as it is about one datastack; a source of tables for a session.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The store: a folder, or one in a bucket or on a web server, which is read by ranges.
+    datastack : str
+        The datastack.
+    only : bool
+        Whether a frozen table that is not here raises. Else the server is asked for it.
+    """
+
+    def __init__(self, path: str | Path, datastack: str, *, only: bool = False) -> None:
+        self.path = str(path).rstrip("/")
+        self.datastack = datastack
+        self.only = only
+        self._tables: dict[tuple[int, str], StoredTable | None] = {}
+        self._metadata: dict[int, SnapshotStore | None] = {}
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self.path!r}, {self.datastack!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "datastack": self.datastack, "only": self.only}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["datastack"], only=state["only"])  # type: ignore[misc]
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder, where the store is one of this machine."""
+        place = open_place(self.path)
+        return place.folder / self.datastack if isinstance(place, FolderPlace) else None
+
+    def versions(self) -> list[int]:
+        """List the versions that something was pulled of; of a store elsewhere those that were looked at."""
+        if self.folder is None:
+            return sorted({version for version, found in self._metadata.items() if found is not None})
+        if not self.folder.is_dir():
+            return []
+        found = (re.fullmatch(r"v(\d+)", path.name) for path in self.folder.iterdir() if path.is_dir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def tables(self, version: int) -> list[StoredTable]:
+        """List the tables of a version, complete ones only."""
+        place = None if self.folder is None else self.folder / f"v{version}"
+        if place is None or not place.is_dir():
+            return []
+        names = sorted(path.parent.name for path in place.glob(f"*/{MANIFEST}"))
+        return [table for name in names if (table := self.table(version, name)) is not None]
+
+    def table(self, version: int, name: str) -> StoredTable | None:
+        """Return a table; None where it is not here.
+
+        Raises
+        ------
+        StoreError
+            If it is here and damaged.
+        """
+        if (version, name) not in self._tables:
+            where = f"{self.path}/{self.datastack}/v{version}/{name}"
+            place = open_place(where)
+            try:
+                place.read(MANIFEST)
+            except Exception:  # noqa: BLE001 - whatever a backend raises where there is no such file
+                self._tables[version, name] = None
+            else:
+                self._tables[version, name] = StoredTable(place, where)
+        return self._tables[version, name]
+
+    def metadata(self, version: int | None) -> SnapshotStore | None:
+        """Return what the services said about a version when its first table was pulled; None for the newest one."""
+        if version is None:
+            version = max(self.versions(), default=-1)
+        if version not in self._metadata:
+            where = f"{self.path}/{self.datastack}/v{version}"
+            place = open_place(where)
+            try:
+                content = place.read(METADATA)
+            except Exception:  # noqa: BLE001 - as above
+                self._metadata[version] = None
+            else:
+                self._metadata[version] = SnapshotStore(f"{where}/{METADATA}", lambda: io.BytesIO(content))
+        return self._metadata[version]
+
+    # -- queries
+
+    def holds(self, query: Query) -> bool:
+        """Whether a planned query can be answered here.
+
+        Raises
+        ------
+        StoreError
+            If it cannot, and nothing else may answer.
+        """
+        if query.version is None:
+            return False
+        names = [query.name] if query.base is None else [query.name, query.base.name]
+        missing = [name for name in names if self.table(query.version, name) is None]
+        if missing and self.only:
+            raise StoreError(
+                f"{missing[0]!r} of {self.datastack} at version {query.version} is not in the store {self.path}; pull "
+                f"it (`cortexclient pull DATASET@{query.version} {missing[0]}`), or load with source='auto' to ask the "
+                "server for it"
+            )
+        return not missing
+
+    def rows(self, query: Query) -> pa.Table:
+        """Return the rows of a planned query, as the server has them: in voxels of the table, split, in any order.
+
+        Raises
+        ------
+        InvalidQueryError
+            If a filter names no column of the table, or does not fit its type.
+        StoreError
+            If a file is missing or damaged.
+        """
+        version = query.version
+        own = None if version is None else self.table(version, query.name)
+        if own is None or version is None:
+            raise StoreError(f"{query.name!r} is not in the store {self.path}")
+        if query.base is None:
+            return _limited(_select(own, query, query.name, query.columns), query)
+        base = self.table(version, query.base.name)
+        if base is None:
+            raise StoreError(f"{query.base.name!r} is not in the store {self.path}")
+        return _limited(_joined(own, base, query), query)
+
+
+def _limited(table: pa.Table, query: Query) -> pa.Table:
+    if query.most is None or len(table) <= query.most:
+        return table
+    key = query.key_name if query.key_name in table.column_names else table.column_names[0]
+    return table.sort_by(key)[: query.most]
+
+
+def _joined(own: StoredTable, base: StoredTable, query: Query) -> pa.Table:
+    """Join a reference table with the table that it refers to, and name what both have as the server does."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if query.base is None:
+        raise TypeError("the query has no join")
+    rows = _select(own, query, query.name, None)
+    targets = rows.column("target_id").drop_null()
+    others = _select(base, query, query.base.name, None, among=("id", targets.to_numpy()))
+    place = pc.index_in(rows.column("target_id"), value_set=others.column("id").combine_chunks())
+    keep = pc.indices_nonzero(place.is_valid())
+    rows, others = rows.take(keep), others.take(place.take(keep))
+    shared = set(rows.column_names) & set(others.column_names)
+    columns = {}
+    for name, table in ((query.base.name, others), (query.name, rows)):  # as the server orders them
+        suffix = query.suffixes.get(name, "")
+        for column in table.column_names:
+            columns[_suffixed(column, suffix) if column in shared else column] = table.column(column)
+    return pa.table(columns)
+
+
+def _suffixed(column: str, suffix: str) -> str:
+    """Add the suffix of a table; to a point's name, before its axis."""
+    point = re.fullmatch(r"(.*_position)(_[xyz])", column)
+    return f"{point[1]}{suffix}{point[2]}" if point else f"{column}{suffix}"
+
+
+def _select(
+    table: StoredTable,
+    query: Query,
+    name: str,
+    columns: Sequence[str] | None,
+    *,
+    among: tuple[str, Any] | None = None,
+) -> pa.Table:
+    """Read the rows of one table that its filters let through: by a key where one is filtered, else all are read."""
+    import pyarrow as pa
+
+    filters = _filters_of(query, name)
+    _require_columns(table, filters, name)
+    known = set(table.names)
+    wanted = table.names if columns is None else _spread([c for c in columns if {c, f"{c}_x"} & known], known)
+    needed = list(dict.fromkeys([*wanted, *_spread([column for _, column, _ in filters], known)]))
+    if among is not None:
+        filters.append(("in", *among))
+    lists = [
+        (column, value) for kind, column, value in filters if kind in {"in", "equal"} and column in table.keys
+    ]
+    best = min(lists, key=lambda found: len(_as_list(found[1])), default=None)
+    if best is not None:
+        found = table.find(best[0], _ids(best, name), needed)
+        rest = [entry for entry in filters if entry[1] is not best[0] or entry[2] is not best[1]]
+    else:
+        found, rest = None, filters
+    condition = _condition(table.schema(needed), rest, name)
+    try:
+        if found is not None:
+            return (found if condition is None else found.filter(condition)).select(wanted)
+        parts = (part if condition is None else part.filter(condition) for part in table.batches(needed))
+        return pa.concat_tables([table.schema(needed).empty_table(), *parts]).select(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise _misfit(name, str(error)) from error
+
+
+def _filters_of(query: Query, name: str) -> list[tuple[str, str, Any]]:
+    """List the filters of one table: kind, column, value. Exclusions are made later, as for the server."""
+    return [
+        (kind, column, value)
+        for kind, tables in query.filters.items()
+        if kind != "out"
+        for column, value in tables.get(name, {}).items()
+    ]
+
+
+def _require_columns(table: StoredTable, filters: Sequence[tuple[str, str, Any]], name: str) -> None:
+    known = set(table.names)
+    for kind, column, _ in filters:
+        if column not in known and not (kind == "spatial" and f"{column}_x" in known):
+            raise InvalidQueryError(
+                f"{name!r} has no column {column!r} to filter by; it has {', '.join(table.names)}",
+                service="store",
+                url=table.where,
+            )
+
+
+def _spread(columns: Sequence[str], known: set[str]) -> list[str]:
+    names = []
+    for column in columns:
+        names += [column] if column in known else [f"{column}_{axis}" for axis in "xyz"]
+    return list(dict.fromkeys(names))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) or hasattr(value, "__array__") else [value]
+
+
+def _ids(best: tuple[str, Any], name: str) -> Any:
+    import numpy as np
+
+    values = _as_list(best[1])
+    if not all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
+        raise _misfit(name, f"{best[0]} holds ids, not {values[:3]}")
+    return np.array(values, dtype=np.int64)
+
+
+def _condition(schema: pa.Schema, filters: Sequence[tuple[str, str, Any]], name: str) -> pc.Expression | None:
+    """Write filters as one Arrow expression; None where there are none. Nulls pass none of them, as in SQL."""
+    parts = [part for entry in filters for part in _parts(schema, *entry, name)]
+    return reduce(lambda one, other: one & other, parts) if parts else None
+
+
+def _parts(schema: pa.Schema, kind: str, column: str, value: Any, name: str) -> list[Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if kind == "spatial":
+        low, high = value
+        places = [pc.field(f"{column}_{axis}") for axis in "xyz"]
+        return [
+            test for place, a, b in zip(places, low, high, strict=True) for test in (place >= a, place <= b)
+        ]
+    field, kind_of = pc.field(column), schema.field(column).type
+    try:
+        if kind == "regex":
+            return [pc.match_substring_regex(field, value)]
+        if kind == "in":
+            values = pa.array(_as_list(value))
+            return [field.isin(values if values.type == kind_of else values.cast(kind_of))]
+        plain = pa.scalar(value)
+        if pa.types.is_string(plain.type) != pa.types.is_string(kind_of):
+            raise _misfit(name, f"{column} holds {kind_of}, so it cannot be compared with {value!r}")
+        if kind == "equal":
+            return [field == value]
+        return [getattr(field, _COMPARE[kind])(value)]
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, KeyError) as error:
+        if isinstance(error, CortexError):
+            raise
+        raise _misfit(name, f"{column} holds {kind_of}: {error}") from error
+
+
+def _misfit(name: str, reason: str) -> InvalidQueryError:
+    return InvalidQueryError(
+        f"a filter of {name!r} does not fit its column: {' '.join(reason.split())[:200]}", service="store"
+    )

@@ -1,0 +1,322 @@
+"""`StoredTable`: one table of one version on disk, sorted once for each key that people ask by, found by statistics.
+
+::
+
+    <store>/<datastack>/v<version>/<table>/_table.json            what it is, written last
+    <store>/<datastack>/v<version>/<table>/<key>/part-00000.parquet ...    all rows in the order of the key
+    <store>/<datastack>/v<version>/<table>/<key>/_groups.parquet  smallest and largest key of each row group
+
+Row groups are small, so that the rows of one neuron are a few of them: what is read follows the size of the result, not
+of the table. An index of 32 bytes a group is all that is held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.errors import CortexError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from cortexclient.store.places import Place
+    from cortexclient.types import IdArray
+
+__all__ = ["FORMAT", "MANIFEST", "Copy", "Part", "StoredTable", "TableManifest", "file_digest"]
+
+FORMAT = 1
+MANIFEST = "_table.json"
+INDEX = "_groups.parquet"
+_MOST_MANIFEST = 50_000_000
+_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a copy."""
+
+    name: str
+    rows: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Copy:
+    """All rows in the order of a key."""
+
+    key: str
+    parts: tuple[Part, ...]
+    index: Part
+
+    @classmethod
+    def of(cls, body: Any) -> Copy:
+        """Read one from JSON."""
+        return cls(body["key"], tuple(Part(**part) for part in body["parts"]), Part(**body["index"]))
+
+
+@dataclass(frozen=True)
+class TableManifest:
+    """What a stored table is.
+
+    Parameters
+    ----------
+    datastack, version, name, kind : str, int, str, str
+        Which table or view.
+    rows : int
+        Its rows: those that a frozen query returns.
+    columns : tuple of (str, str)
+        Names and Arrow types.
+    copies : tuple of Copy
+        The first is that of ``id``, if there is one.
+    source : str
+        Where it was read from.
+    made : str
+        When.
+    """
+
+    datastack: str
+    version: int
+    name: str
+    kind: str
+    rows: int
+    columns: tuple[tuple[str, str], ...]
+    copies: tuple[Copy, ...]
+    source: str
+    made: str
+    format: int = field(default=FORMAT)
+
+    def to_json(self) -> str:
+        """Write it."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: bytes, where: str) -> TableManifest:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        StoreError
+            If it is something else.
+        """
+        try:
+            body = json.loads(text)
+            if body["format"] != FORMAT:
+                raise StoreError(
+                    f"{where} was written by another version of cortexclient; pull the table again"
+                )
+            copies = tuple(Copy.of(copy) for copy in body["copies"])
+            columns = tuple((str(name), str(kind)) for name, kind in body["columns"])
+            return cls(**{**body, "copies": copies, "columns": columns})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(f"{where} is damaged ({type(error).__name__}); pull the table again") from error
+
+
+class StoredTable:
+    """A table of a store, read only.
+
+    Parameters
+    ----------
+    place : Place
+        The folder of the table.
+    where : str
+        Its name, for messages.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or what describes it is damaged.
+    """
+
+    def __init__(self, place: Place, where: str) -> None:
+        self._place = place
+        self.where = where
+        try:
+            content = place.read(MANIFEST)
+        except FileNotFoundError as error:
+            raise StoreError(f"there is no table at {where}") from error
+        except CortexError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+        self.manifest = TableManifest.from_json(content[:_MOST_MANIFEST], f"{where}/{MANIFEST}")
+        self._indexes: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"StoredTable({self.where!r}, {self.manifest.rows:,} rows by {', '.join(self.keys)})"
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Columns that rows are found by."""
+        return tuple(copy.key for copy in self.manifest.copies)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Columns, in the order in which queries return them."""
+        return [name for name, _ in self.manifest.columns]
+
+    def copy(self, key: str | None = None) -> Copy:
+        """Return the copy of a key; None for the first."""
+        return next(copy for copy in self.manifest.copies if key in {None, copy.key})
+
+    def paths(self, key: str | None = None) -> list[str]:
+        """List the files of a copy."""
+        copy = self.copy(key)
+        return [f"{self._place.uri}/{copy.key}/{part.name}" for part in copy.parts]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie on this machine."""
+        return hasattr(self._place, "folder")
+
+    # -- rows by key
+
+    def find(self, key: str, ids: IdArray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows whose key is one of some ids, in the order of the key.
+
+        Only row groups that can hold one are read: those whose smallest and largest key say so.
+
+        Raises
+        ------
+        StoreError
+            If a file is missing or damaged.
+        """
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = np.unique(np.asarray(ids, dtype=np.int64))
+        index = self._index(key)
+        # a group holds an id where as many ids are below its largest key as are not below its smallest
+        first = np.searchsorted(wanted, index["low"], side="left")
+        last = np.searchsorted(wanted, index["high"], side="right")
+        hit = np.flatnonzero(last > first)
+        names = self.names if columns is None else list(columns)
+        read = list(dict.fromkeys([*names, key]))
+        copy = self.copy(key)
+        values = pa.array(wanted)
+
+        def rows(part: int) -> pa.Table:
+            groups = index["group"][hit[index["part"][hit] == part]]
+            found = self._read(key, copy.parts[part], read, groups.tolist())
+            return found.filter(pc.is_in(found.column(key), value_set=values))
+
+        parts = np.unique(index["part"][hit]).tolist()
+        with ThreadPoolExecutor(min(_WORKERS, max(1, len(parts)))) as pool:
+            tables = list(pool.map(rows, parts))
+        if not tables:
+            return self.schema(read).empty_table().select(names)
+        return pa.concat_tables(tables).select(names)
+
+    def groups_for(self, key: str, ids: IdArray) -> list[tuple[str, list[int]]]:
+        """List the row groups that can hold some ids: path of the file, numbers of its groups."""
+        import numpy as np
+
+        wanted = np.unique(np.asarray(ids, dtype=np.int64))
+        index = self._index(key)
+        hit = np.searchsorted(wanted, index["high"], side="right") > np.searchsorted(wanted, index["low"])
+        paths = self.paths(key)
+        return [
+            (paths[part], index["group"][hit & (index["part"] == part)].tolist())
+            for part in np.unique(index["part"][hit]).tolist()
+        ]
+
+    def _index(self, key: str) -> dict[str, Any]:
+        if key not in self._indexes:
+            copy = self.copy(key)
+            with self._open(key, copy.index) as file:
+                table = file.read()
+            self._indexes[key] = {name: table.column(name).to_numpy() for name in table.column_names}
+        return self._indexes[key]  # type: ignore[no-any-return]
+
+    def _read(self, key: str, part: Part, columns: list[str], groups: list[int]) -> pa.Table:
+        import pyarrow as pa
+
+        try:
+            with self._open(key, part) as file:
+                return file.read_row_groups(groups, columns=columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, CortexError):
+                raise
+            raise self._damaged(key, part, error) from error
+
+    def _open(self, key: str, part: Part) -> Any:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        path = f"{key}/{part.name}"
+        try:
+            source = self._place.random(path, part.size)
+            return parquet.ParquetFile(source, page_checksum_verification=True, pre_buffer=True)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(key, part, error) from error
+
+    def _damaged(self, key: str, part: Part, error: Exception) -> StoreError:
+        reason = " ".join(str(error).split())[:200]
+        return StoreError(
+            f"{self.where}/{key}/{part.name} is missing or damaged ({reason}); `cortexclient store verify` removes "
+            "damaged tables, then pull it again"
+        )
+
+    # -- all rows
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Read all rows, in the order of the first copy."""
+        import pyarrow as pa
+
+        copy = self.copy()
+        names = self.names if columns is None else list(columns)
+        for part in copy.parts:
+            try:
+                with self._open(copy.key, part) as file:
+                    for batch in file.iter_batches(batch_size=1 << 17, columns=names):
+                        yield pa.Table.from_batches([batch]).select(names)
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, CortexError):
+                    raise
+                raise self._damaged(copy.key, part, error) from error
+
+    def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
+        """Arrow schema of some columns, as the files have it."""
+        import pyarrow as pa
+
+        with self._open(self.copy().key, self.copy().parts[0]) as file:
+            found = file.schema_arrow
+        return pa.schema([found.field(name) for name in (columns or self.names)])
+
+    # -- soundness
+
+    def damaged(self) -> list[str]:
+        """Read every file and compare its checksum; returns the paths of those that differ."""
+        bad = []
+        for copy in self.manifest.copies:
+            for part in (*copy.parts, copy.index):
+                path = f"{copy.key}/{part.name}"
+                try:
+                    with self._place.open(path) as file:
+                        sound = file_digest(file) == part.sha256
+                except (OSError, CortexError):
+                    sound = False
+                if not sound:
+                    bad.append(path)
+        return bad
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(part.size for copy in self.manifest.copies for part in (*copy.parts, copy.index))
+
+
+def file_digest(file: Any) -> str:
+    """Return the SHA-256 of an open file."""
+    digest = hashlib.sha256()
+    while content := file.read(1 << 22):
+        digest.update(content)
+    return digest.hexdigest()

@@ -1,0 +1,350 @@
+"""Writing a table of the store: read once, sorted by DuckDB under a memory limit, checked, and renamed into place.
+
+What is interrupted goes on: the rows that were read lie in one file until all copies are made, and each copy is renamed
+when it is complete, so that a kill costs one copy at most.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from cortexclient.errors import CortexError, ExportError, MissingExtraError, StoreError
+from cortexclient.files import write_text
+from cortexclient.store.tables import INDEX, MANIFEST, Copy, Part, TableManifest, file_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+__all__ = ["TableWriter", "Work"]
+
+GROUP_ROWS = 8192
+PART_ROWS = 2_000_000
+MEMORY = "600MB"
+_BATCH = 122_880  # what DuckDB hands out, and fifteen row groups
+_SPOOL, _SPOOL_DONE, _COPY = ".rows.parquet", ".rows.json", "_copy.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to write.
+
+    Parameters
+    ----------
+    datastack, version, name, kind : str, int, str, str
+        Which table or view.
+    columns : sequence of str
+        Columns of a frozen query, in its order.
+    keys : sequence of str
+        Columns to sort by, one copy for each.
+    source : str
+        Where the rows come from, for the record and to know it again after an interruption.
+    expected : int or None
+        Number of rows that a frozen query has, where a server can tell it.
+    rounded : sequence of str
+        Columns of numbers that a query rounds to 32 bits.
+    """
+
+    datastack: str
+    version: int
+    name: str
+    kind: str
+    columns: Sequence[str]
+    keys: Sequence[str]
+    source: str
+    expected: int | None = None
+    rounded: Sequence[str] = ()
+
+
+class TableWriter:
+    """Writes one table.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Folder of the table; made here.
+    work : Work
+        What to write.
+    report : callable
+        Called with a short text and the number of rows written at each step.
+    """
+
+    def __init__(
+        self, folder: Path, work: Work, report: Callable[[str, int], None] = lambda *_: None
+    ) -> None:
+        self.folder = folder
+        self.work = work
+        self._report = report
+
+    def write(self, batches: Callable[[], Iterable[pa.Table]]) -> TableManifest:
+        """Write all copies.
+
+        Parameters
+        ----------
+        batches : callable
+            Reads the rows; not called if an earlier run has read them.
+
+        Raises
+        ------
+        MissingExtraError
+            If DuckDB is not installed.
+        StoreError
+            If the disk is too small, or what was written is not what was read.
+        ExportError
+            If what is read is damaged, or not the table that the server has.
+        """
+        _duckdb()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rows, checksum = self._spool(batches)
+        copies = [self._copy(key, rows, checksum) for key in self.work.keys]
+        from pyarrow import parquet
+
+        schema = parquet.read_schema(self.folder / _SPOOL)
+        manifest = TableManifest(
+            datastack=self.work.datastack,
+            version=self.work.version,
+            name=self.work.name,
+            kind=self.work.kind,
+            rows=rows,
+            columns=tuple((field.name, str(field.type)) for field in schema),
+            copies=tuple(copies),
+            source=self.work.source,
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_text(self.folder / MANIFEST, manifest.to_json())
+        for name in (_SPOOL, _SPOOL_DONE):
+            (self.folder / name).unlink(missing_ok=True)
+        return manifest
+
+    # -- reading
+
+    def _spool(self, batches: Callable[[], Iterable[pa.Table]]) -> tuple[int, str]:
+        """Read all rows into one file, which the copies are made of."""
+        from pyarrow import parquet
+
+        done = self._done(self.folder / _SPOOL_DONE)
+        if done is not None:
+            return int(done["rows"]), str(done["checksum"])
+        rows, writer = 0, None
+        path = self.folder / _SPOOL  # complete only if the note beside it says so
+        try:
+            for table in batches():
+                chosen = _rows_of_a_query(table, self.work)
+                if writer is None:
+                    writer = parquet.ParquetWriter(path, chosen.schema, **_options(chosen.schema, level=1))
+                writer.write_table(chosen)
+                rows += len(chosen)
+                self._report("read", rows)
+        except OSError as error:
+            if isinstance(error, CortexError):
+                raise
+            raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+        finally:
+            if writer is not None:
+                writer.close()
+        if self.work.expected is not None and rows != self.work.expected:
+            path.unlink()
+            raise ExportError(
+                f"{self.work.source} has {rows:,} rows of {self.work.name}, and the server counts "
+                f"{self.work.expected:,} at version {self.work.version}: it is not complete, or of another version"
+            )
+        with _Database(self.folder) as database:
+            checksum = database.checksum([path])
+        write_text(self.folder / _SPOOL_DONE, self._note(rows=rows, checksum=checksum))
+        return rows, checksum
+
+    def _note(self, **facts: Any) -> str:
+        return json.dumps({"source": self.work.source, "columns": list(self.work.columns), **facts})
+
+    def _done(self, path: Path) -> dict[str, Any] | None:
+        """Read a note of an earlier run, if it was about the same rows."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        same = isinstance(found, dict) and all(
+            found.get(name) == value for name, value in json.loads(self._note()).items()
+        )
+        return found if same else None
+
+    # -- sorting
+
+    def _copy(self, key: str, rows: int, checksum: str) -> Copy:
+        """Write all rows in the order of a key, check them, and put them in their place."""
+        place = self.folder / key
+        done = self._done(place / _COPY)
+        if done is not None and done.get("checksum") == checksum:
+            return Copy.of(done["copy"])
+        aside = self.folder / f".{key}.part"
+        for old in (aside, place):
+            shutil.rmtree(old, ignore_errors=True)
+        aside.mkdir()
+        try:
+            with _Database(self.folder) as database:
+                parts, index = self._parts(database.sorted(self.folder / _SPOOL, key), aside, key)
+                written = sum(part.rows for part in parts)
+                if written != rows or database.checksum([aside / part.name for part in parts]) != checksum:
+                    raise StoreError(
+                        f"the copy of {self.work.name} by {key} is not what was read; pull it again"
+                    )
+            copy = Copy(key, tuple(parts), index)
+            write_text(aside / _COPY, self._note(checksum=checksum, copy=asdict(copy)))
+            aside.rename(place)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return copy
+
+    def _parts(self, batches: Iterator[pa.Table], folder: Path, key: str) -> tuple[list[Part], Part]:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parts: list[Part] = []
+        groups: list[tuple[int, int, int, int]] = []
+        written, writer = 0, None
+        for table in batches:
+            if writer is None:
+                path = folder / f"part-{len(parts):05d}.parquet"
+                writer, in_part = parquet.ParquetWriter(path, table.schema, **_options(table.schema, key)), 0
+            writer.write_table(table, row_group_size=GROUP_ROWS)
+            in_part += len(table)
+            written += len(table)
+            self._report(f"sorted by {key}", written)
+            if in_part >= PART_ROWS:
+                parts.append(_finished(writer, path, in_part, len(parts), key, groups))
+                writer = None
+        if writer is not None:
+            parts.append(_finished(writer, path, in_part, len(parts), key, groups))
+        names = ("part", "group", "low", "high")
+        columns = {name: pa.array([group[n] for group in groups], pa.int64()) for n, name in enumerate(names)}
+        index = folder / INDEX
+        parquet.write_table(pa.table(columns), index, compression="zstd", write_page_checksum=True)
+        return parts, _part(index, len(groups))
+
+
+def _finished(writer: Any, path: Path, rows: int, number: int, key: str, groups: list[Any]) -> Part:
+    from pyarrow import parquet
+
+    writer.close()
+    found = parquet.read_metadata(path)
+    column = found.schema.names.index(key)
+    for group in range(found.num_row_groups):
+        statistics = found.row_group(group).column(column).statistics
+        if statistics is not None and statistics.has_min_max:  # not where every key is null
+            groups.append((number, group, statistics.min, statistics.max))
+    return _part(path, rows)
+
+
+def _part(path: Path, rows: int) -> Part:
+    with path.open("rb") as file:
+        return Part(path.name, rows, path.stat().st_size, file_digest(file))
+
+
+def _options(schema: pa.Schema, key: str | None = None, *, level: int = 3) -> dict[str, Any]:
+    """How files are written: dictionaries for what repeats, bytes of numbers apart from each other for the rest.
+
+    Measured with 15 columns of synapses: two copies take 1.4 times the gzipped CSV, half less than pyarrow's defaults.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    repeating = [f.name for f in schema if f.name.endswith("_root_id") or pa.types.is_string(f.type)]
+    numbers = [
+        f.name
+        for f in schema
+        if f.name not in repeating and (pa.types.is_integer(f.type) or pa.types.is_floating(f.type))
+    ]
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "compression_level": level,
+        "use_dictionary": repeating,
+        "use_byte_stream_split": numbers,
+        "write_page_checksum": True,
+    }
+    if key is not None:
+        options["sorting_columns"] = [parquet.SortingColumn(schema.names.index(key))]
+    return options
+
+
+def _rows_of_a_query(table: pa.Table, work: Work) -> pa.Table:
+    """Select the rows and columns that a frozen query returns: exports hold rows that are not valid, too."""
+    missing = [name for name in work.columns if name not in table.column_names]
+    if missing:
+        raise ExportError(f"{work.source} has no columns {missing}, which {work.name} has on the server")
+    if "valid" in table.column_names:
+        table = table.filter(table.column("valid"))
+    table = table.select(list(work.columns))
+    for name in work.rounded:
+        single = table.column(name).cast("float32", safe=False).cast("float64")
+        table = table.set_column(table.column_names.index(name), name, single)
+    return table
+
+
+# -- DuckDB
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingExtraError.of("the store needs", "duckdb", "store") from error
+    return duckdb
+
+
+class _Database:
+    """DuckDB over Parquet files, with a limit to its memory and room on the disk beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._spill = folder / ".spill"
+
+    def __enter__(self) -> Self:
+        config = {
+            "memory_limit": MEMORY,
+            "temp_directory": str(self._spill),
+            "preserve_insertion_order": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        }
+        self._connection = _duckdb().connect(config=config)
+        self._connection.execute("SET TimeZone = 'UTC'")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
+
+    def checksum(self, paths: Sequence[Path]) -> str:
+        """Return a number that depends on every value of every row, and not on their order."""
+        if not paths:
+            return "0"
+        sql = "SELECT bit_xor(hash(t)), sum(hash(t)::HUGEINT % 1000000007) FROM read_parquet(?) t"
+        found = self._connection.execute(sql, [[str(path) for path in paths]]).fetchone()
+        return "0" if found is None or found[0] is None else f"{found[0]:x}-{found[1]:x}"
+
+    def sorted(self, path: Path, key: str) -> Iterator[pa.Table]:
+        """Read a file in the order of a key, then of the ids."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        schema = parquet.read_schema(path)
+        order = [key, *(["id"] if "id" in schema.names and key != "id" else [])]
+        columns = ", ".join(f'"{name}" NULLS LAST' for name in order)
+        sql = f"SELECT * FROM read_parquet(?) ORDER BY {columns}"  # noqa: S608 - names of columns that are ours
+        found = self._connection.sql(sql, params=[str(path)])
+        # older releases have another name for it
+        reader = getattr(found, "to_arrow_reader", None) or found.fetch_arrow_reader
+        held: list[Any] = []
+        for batch in reader(_BATCH):
+            held.append(pa.Table.from_batches([batch]).cast(schema))
+            # whole row groups only, so that none is small
+            if sum(map(len, held)) >= _BATCH:
+                table = pa.concat_tables(held)
+                whole = len(table) // GROUP_ROWS * GROUP_ROWS
+                yield table[:whole]
+                held = [table[whole:]]
+        yield pa.concat_tables(held) if held else schema.empty_table()

@@ -1,0 +1,351 @@
+"""A store answers what the server answers at a version: the same frames, without asking it; and goes on without it."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cortexclient
+from cortexclient.cli import main
+from cortexclient.errors import ExportError, InvalidQueryError, StoreError, UnknownTableError
+from cortexclient.sandbox import Sandbox
+from cortexclient.services.exports import TableExportClient
+from cortexclient.services.store import StoreService
+from cortexclient.session import Query, run_query
+from cortexclient.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cortexclient.client import DatasetClient
+
+REAL = Path(__file__).parents[1] / "data" / "real_toy_exports"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sandbox]:
+    with Sandbox(size="tiny") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def place(server: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All tables and views of version 3, and some of version 2."""
+    folder = tmp_path_factory.mktemp("store")
+    client = server.load(version=3)
+    client.store.pull([*client.tables, *client.views], path=folder, progress=False)
+    client.store.pull(["nucleus_detection", "synapses_sandbox"], version=2, path=folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(server: Sandbox, place: Path) -> tuple[DatasetClient, DatasetClient]:
+    return server.load(version=3), server.load(version=3, source="store", store=place)
+
+
+def roots_of(client: DatasetClient) -> list[int]:
+    found = client.tables.nucleus_detection().query()["pt_root_id"]
+    return sorted(int(root) for root in found if root > 0)[:4]
+
+
+BOX = [[100_000, 100_000, 100_000], [900_000, 700_000, 1_000_000]]
+QUERIES: dict[str, Callable[[DatasetClient], Any]] = {
+    "a table": lambda c: c.tables.nucleus_detection().query(),
+    "by id": lambda c: c.tables.nucleus_detection(id=c.tables.nucleus_detection().query()["id"][2:5]).query(),
+    "no such id": lambda c: c.tables.nucleus_detection(id=[5]).query(),
+    "an empty list": lambda c: c.tables.nucleus_detection(id=[]).query(),
+    "by root": lambda c: c.tables.nucleus_detection(pt_root_id=roots_of(c)).query(),
+    "in voxels": lambda c: c.tables.nucleus_detection().query(desired_resolution=None, split_positions=True),
+    "some columns": lambda c: c.tables.nucleus_detection().query(select_columns=["volume", "pt_position"]),
+    "after an offset": lambda c: c.tables.nucleus_detection().query(offset=3, limit=4),
+    "as Arrow": lambda c: c.query("synapses_sandbox", limit=None, return_as="arrow"),
+    "greater and less": lambda c: c.query(
+        "synapses_sandbox", filter_greater_dict={"size": 500}, filter_less_equal_dict={"size": 900}
+    ),
+    "not in": lambda c: c.query("nucleus_detection", filter_out_dict={"pt_root_id": roots_of(c)}),
+    "a box": lambda c: c.query("nucleus_detection", filter_spatial_dict={"pt_position": BOX}),
+    "a box of synapses": lambda c: c.query("synapses_sandbox", filter_spatial_dict={"ctr_pt_position": BOX}),
+    "a regular expression": lambda c: c.query("cell_types", filter_regex_dict={"cell_type": "^L"}),
+    "an equal text": lambda c: c.tables.cell_types(cell_type="BC").query(),
+    "a reference table": lambda c: c.tables.cell_types().query(),
+    "a reference table alone": lambda c: c.query("cell_types", merge_reference=False),
+    "references to synapses": lambda c: c.query("synapse_targets", limit=None),
+    "a view": lambda c: c.views.connections_with_nuclei().query(),
+    "a view without ids": lambda c: c.views.synapse_degrees().query(),
+    "a view by root": lambda c: c.views.connections_with_nuclei(pre_pt_root_id=roots_of(c)).query(),
+    "a count": lambda c: pd.DataFrame({"n": [c.tables.synapses_sandbox(pre_pt_root_id=roots_of(c)).count()]}),
+    "synapses": lambda c: c.query_synapses(roots_of(c), pre=True, post=True, progress=False),
+    "synapses and what is said of them": lambda c: c.query_synapses(
+        roots_of(c), pre=True, reference_tables=["synapse_targets", "synapse_tags"], progress=False
+    ),
+    "connectivity": lambda c: c.connectivity(roots_of(c)),
+    "cells to roots": lambda c: c.cell_id_to_root_id(c.tables.nucleus_detection().query()["id"].head(5)),
+    "roots to cells": lambda c: c.root_id_to_cell_id(roots_of(c)),
+}
+
+
+def table_requests(server: Sandbox, before: int) -> list[str]:
+    return [record.path for record in server.requests[before:] if "/materialize/" in record.path]
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_the_store_answers_what_the_server_answers(
+    name: str, both: tuple[DatasetClient, DatasetClient], server: Sandbox, place: Path
+) -> None:
+    online, stored = both
+    expected = QUERIES[name](online)
+    before = len(server.requests)
+    found = QUERIES[name](stored)
+    assert table_requests(server, before) == []
+    if not isinstance(expected, pd.DataFrame):
+        assert found.equals(expected)
+        return
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    if "source" in expected.attrs:
+        assert (expected.attrs["source"], found.attrs["source"]) == ("server", str(place))
+        ignored = {"source", "requests"}
+        assert {key: value for key, value in found.attrs.items() if key not in ignored} == {
+            key: value for key, value in expected.attrs.items() if key not in ignored
+        }
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        lambda c: c.query("nucleus_detection", filter_equal_dict={"volume": "large"}),
+        lambda c: c.query("nucleus_detection", filter_in_dict={"nope": [1]}),
+        lambda c: c.query("cell_types", filter_greater_dict={"cell_type": 3}),
+    ],
+)
+def test_filters_that_fit_no_column_are_refused(
+    query: Any, both: tuple[DatasetClient, DatasetClient]
+) -> None:
+    for client in both:
+        with pytest.raises(InvalidQueryError):
+            query(client)
+
+
+def test_what_is_not_there(server: Sandbox, place: Path) -> None:
+    stored = server.load(version=2, source="store", store=place)
+    with pytest.raises(StoreError, match=r"cell_types.*version 2 is not in the store.*cortexclient pull"):
+        stored.tables.cell_types().query()
+    with pytest.raises(UnknownTableError):
+        stored.query("no_such_table")
+    auto = server.load(version=2, source="auto", store=place)
+    assert auto.tables.cell_types().query().attrs["source"] == "server"
+    assert auto.tables.nucleus_detection().query().attrs["source"] == str(place)
+    assert (
+        auto.tables.nucleus_detection().query(timestamp=auto.session.versions()[2].timestamp).attrs["source"]
+    )
+    assert server.load(source="store", store=place).version == 3
+    with pytest.raises(ValueError, match="source must be one of"):
+        server.load(source="cloud")
+    with pytest.raises(ValueError, match="asks no store"):
+        server.load(source="server", store=place)
+    again = pickle.loads(pickle.dumps(stored))
+    assert again.tables.nucleus_detection().query().attrs["source"] == str(place)
+
+
+def test_an_analysis_goes_on_without_the_server_and_when_the_version_is_gone(tmp_path: Path) -> None:
+    def analysis(client: DatasetClient) -> list[pd.DataFrame]:
+        return [
+            client.tables.nucleus_detection().query(),
+            client.query_synapses(roots_of(client), pre=True, post=True, progress=False),
+            client.cell_id_to_root_id(client.tables.nucleus_detection().query()["id"].head(5)),
+        ]
+
+    with Sandbox(size="tiny") as server:
+        client = server.load(version=3)
+        expected = analysis(client)
+        names = ["nucleus_detection", "nucleus_lookup", "nucleus_alternative_points", "synapses_sandbox"]
+        client.store.pull(names, path=tmp_path, progress=False)
+        address = f"sandbox://127.0.0.1:{server.port}"
+    stored = cortexclient.load(
+        "sandbox", server_address=address, source="store", store=tmp_path, offline=True
+    )
+    for one, other in zip(expected, analysis(stored), strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    with pytest.raises(cortexclient.errors.OfflineError):
+        stored.get_l2_ids(roots_of(stored)[0])
+
+
+@pytest.fixture
+def toy(toy_session: Any) -> Callable[..., StoreService]:
+    def make(form: str | None, version: int = 2) -> StoreService:
+        exports = TableExportClient(str(REAL / (form or "none")), datastack="toy")
+        return StoreService(toy_session(version=version), lambda: exports)
+
+    return make
+
+
+TOY = ["celltype_toy", "nucleus_celltype_view", "nucleus_toy", "pending_toy", "synapses_toy", "tags_toy"]
+
+
+@pytest.mark.parametrize("form", ["csv", "deltalake", "deltalake_large", None])
+def test_exports_of_every_format_give_the_rows_of_a_query(
+    form: str | None, toy: Callable[..., StoreService], toy_session: Any, tmp_path: Path
+) -> None:
+    for version in (1, 2):
+        assert toy(form, version).pull(TOY, path=tmp_path, progress=False) == TOY
+        local = LocalStore(tmp_path, "toy", only=True)
+        online, stored = toy_session(version=version), toy_session(version=version, tables=local)
+        for name in TOY:
+            for query in (
+                Query(name),
+                Query(name, merge_reference=False, resolution=None, split_positions=True),
+            ):
+                expected, found = run_query(online, query), run_query(stored, query)
+                pd.testing.assert_frame_equal(found, expected, check_exact=True)
+        roots = run_query(online, Query("synapses_toy"))["pre_pt_root_id"].unique()[:3].tolist()
+        for column in ("pre_pt_root_id", "post_pt_root_id"):
+            query = Query("synapses_toy", filters={"in": {"synapses_toy": {column: roots}}})
+            pd.testing.assert_frame_equal(run_query(stored, query), run_query(online, query))
+        table = local.table(version, "synapses_toy")
+        assert table is not None
+        assert table.manifest.source == (f"synapses_toy[v{version}]" if form else online.server_address)
+
+
+def test_an_export_that_is_not_the_version_is_refused(
+    toy: Callable[..., StoreService], tmp_path: Path
+) -> None:
+    other = tmp_path / "exports" / "v2"
+    other.mkdir(parents=True)
+    for name in ("nucleus_toy.csv.gz", "nucleus_toy_header.csv"):
+        shutil.copy(REAL / "csv/toy/v2" / name, other / name)
+    shutil.copy(REAL / "csv/toy/v1/synapses_toy.csv.gz", other / "synapses_toy.csv.gz")
+    shutil.copy(REAL / "csv/toy/v1/synapses_toy_header.csv", other / "synapses_toy_header.csv")
+    service = StoreService(toy("csv")._session, lambda: TableExportClient(str(tmp_path / "exports")))
+    with pytest.raises(ExportError, match=r"synapses_toy.*the server counts 303"):
+        service.pull(["nucleus_toy", "synapses_toy"], path=tmp_path / "store", progress=False)
+    with pytest.raises(ExportError, match="no table"):
+        service.pull("tags_toy", source="exports", path=tmp_path / "store", progress=False)
+    assert LocalStore(tmp_path / "store", "toy").table(2, "nucleus_toy") is not None
+    assert LocalStore(tmp_path / "store", "toy").table(2, "synapses_toy") is None
+
+
+def test_a_large_table_comes_from_the_server_in_ranges(
+    toy: Callable[..., StoreService], toy_server: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cortexclient.services import store
+
+    monkeypatch.setattr(store, "_ROWS_AT_ONCE", 50)
+    before = len(toy_server.requests)
+    toy(None).pull("synapses_toy", source="server", path=tmp_path, progress=False)
+    assert len([record for record in toy_server.requests[before:] if record.path.endswith("/query")]) > 5
+    table = LocalStore(tmp_path, "toy").table(2, "synapses_toy")
+    assert table is not None
+    ids = np.concatenate([part.column("id").to_numpy() for part in table.batches()])
+    assert len(ids) == len(np.unique(ids)) == 303
+
+
+def test_a_disk_that_is_too_small_is_told_before(
+    toy: Callable[..., StoreService], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(StoreError, match=r"needs about .* GB"):
+        toy("csv").pull("synapses_toy", path=tmp_path, progress=False)
+
+
+def test_pulling_again_reads_nothing(server: Sandbox, place: Path) -> None:
+    before = len(server.requests)
+    assert server.load(version=3).store.pull("synapses_sandbox", path=place, progress=False) == [
+        "synapses_sandbox"
+    ]
+    assert not [record for record in server.requests[before:] if record.path.endswith("/query")]
+
+
+def test_other_libraries_read_the_same_files(both: tuple[DatasetClient, DatasetClient]) -> None:
+    online, stored = both
+    expected = online.query("synapses_sandbox", desired_resolution=None, split_positions=True)
+    total = int(expected["size"].sum())
+    store = stored.store
+    table = store.scan("synapses_sandbox").to_table()
+    assert sorted(table.column_names) == sorted(expected.columns)
+    assert table.column("id").to_pylist() != sorted(table.column("id").to_pylist())
+    assert int(store.scan("synapses_sandbox", return_as="duckdb").sum("size").fetchall()[0][0]) == total
+    assert int(store.scan("synapses_sandbox", return_as="polars").collect()["size"].sum()) == total
+    by_post = store.scan("synapses_sandbox", key="post_pt_root_id").to_table()["post_pt_root_id"].to_numpy()
+    assert (np.diff(by_post) >= 0).all()
+    with pytest.raises(StoreError, match="stored by"):
+        store.scan("synapses_sandbox", key="size")
+    with pytest.raises(StoreError, match="not in the store"):
+        store.scan("synapses_sandbox", version=1)
+
+
+def test_dask_reads_it(both: tuple[DatasetClient, DatasetClient]) -> None:
+    pytest.importorskip("dask.dataframe")
+    assert len(both[1].store.scan("synapses_sandbox", return_as="dask")) == 2585
+
+
+class _Ranges(SimpleHTTPRequestHandler):
+    """A web server that knows ranges, and counts what it sends."""
+
+    sent = 0
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content, asked = path.read_bytes(), self.headers.get("Range", "")
+        if asked:
+            start, _, end = asked.removeprefix("bytes=").partition("-")
+            content = content[int(start) : int(end) + 1]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        type(self).sent += len(content)
+
+
+def test_a_store_on_a_web_server_is_read_by_ranges(server: Sandbox, place: Path) -> None:
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Ranges, directory=str(place)))
+    thread = threading.Thread(target=web.serve_forever, daemon=True)
+    thread.start()
+    try:
+        stored = server.load(version=3, source="store", store=f"http://127.0.0.1:{web.server_port}")
+        root = roots_of(stored)[0]
+        expected = server.load(version=3).query_synapses(root, pre=True, progress=False)
+        pd.testing.assert_frame_equal(stored.query_synapses(root, pre=True, progress=False), expected)
+        with pytest.raises(StoreError, match="is not in the store"):
+            server.load(version=1, source="store", store=f"http://127.0.0.1:{web.server_port}").query(
+                "cell_types"
+            )
+        with pytest.raises(StoreError, match="not on this machine"):
+            stored.store.pull("cell_types")
+    finally:
+        web.shutdown()
+        web.server_close()
+        thread.join()
+
+
+def test_the_command_line(
+    server: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("CORTEXCLIENT_STORE", str(tmp_path))
+    address = ["--server", f"sandbox://127.0.0.1:{server.port}"]
+    assert main(["pull", "sandbox@3", "nucleus_detection", "cell_types", *address]) == 0
+    assert "nucleus_detection, cell_types of version 3" in capsys.readouterr().out
+    assert main(["store", "list", "sandbox", *address]) == 0
+    assert "cell_types,8," in capsys.readouterr().out
+    part = next(tmp_path.rglob("nucleus_detection/id/part-00000.parquet"))
+    part.write_bytes(part.read_bytes()[:-1])
+    assert main(["store", "verify", "sandbox", *address]) == 1
+    assert "v3/nucleus_detection: damaged" in capsys.readouterr().out
+    assert main(["store", "verify", "sandbox", *address]) == 0
+    assert main(["store", "remove", "sandbox@3", "cell_types", *address]) == 0
+    assert main(["store", "remove", "sandbox@3", "cell_types", *address]) == 1
+    assert not list(tmp_path.rglob("_table.json"))
