@@ -1,14 +1,13 @@
-"""The one place that builds a CAVEclient.
+"""The one place that builds a CAVEclient: caveclient's own, on the session's connections, at its moment.
 
-It is caveclient's own class with its habits mended by subclassing: every sub-client is made under a lock and put on
-the shared pool, versions of servers are asked when something depends on them and only once, a failed negotiation of
-the API raises instead of downgrading, the moment is the session's, and the process-wide caches of table metadata are
-not used. caveclient itself is left as it is.
+Each sub-client is made once, under a lock, by its public constructor with everything that it would otherwise look up:
+the token, the API's version (a failed negotiation raises instead of downgrading), the record of the datastack. The
+session's transport is mounted on its HTTP session, which gives it timeouts, retries and the rule where the token goes.
 """
 
 from __future__ import annotations
 
-import threading
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from caveclient import (
@@ -24,147 +23,133 @@ from caveclient import (
 from caveclient import materializationengine as materialization
 from caveclient.frameworkclient import CAVEclientFull
 from caveclient.tools import table_manager
-from packaging.version import InvalidVersion, Version
 
 from cortexclient.errors import ProtocolError
-from cortexclient.session.failures import service_of
+from cortexclient.forking import ForkSafeLock
+from cortexclient.session.connection import LOOPBACK_TOKEN
 from cortexclient.session.transport import adopt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from cortexclient.session.session import Session
 
 __all__ = ["SessionCAVEclient"]
 
-# caveclient keys these by bare table and schema names: two servers in one process would mix
-_global_caches = threading.Lock()
+_clearing = ForkSafeLock()
 
 
-class _Wired:
-    """Mixed into caveclient's sub-clients: the shared pool, and the server's version when it is needed."""
+class _Mounted:
+    """Mixed into caveclient's sub-clients: the session's transport is mounted before their first request.
 
-    def _get_version(self) -> None:
-        # called at the end of caveclient's constructor, where the HTTP session exists and has not been used
-        cave = self._fc  # type: ignore[attr-defined]
-        adopt(self.session, cave.cortex_session.connection.transport)  # type: ignore[attr-defined]
+    That is the one for the server's version, which caveclient sends at the end of its constructor. Should a release
+    send it elsewhere, `SessionCAVEclient` mounts the transport after the constructor, too.
+    """
 
-    @property
-    def _server_version(self) -> Version | None:
-        endpoint = self._endpoints.get("get_version")  # type: ignore[attr-defined]
-        if endpoint is None:
-            return None
-        connection = self._fc.cortex_session.connection  # type: ignore[attr-defined]
-        url = endpoint.format_map(self.default_url_mapping)  # type: ignore[attr-defined]
-
-        def ask() -> Version | None:
-            response = connection.http.send(service_of(url), "GET", url, accept=(404,))
-            if response.status_code == 404:
-                return None
-            text = str(connection.http.read_json(service_of(url), response))
-            try:
-                return Version(text)
-            except InvalidVersion:
-                raise ProtocolError(
-                    f"the service at {url} calls {text[:40]!r} its version; is the server address right?"
-                ) from None
-
-        version: Version | None = connection.memory.get(("server version", url), ask)
-        return version
-
-    @_server_version.setter
-    def _server_version(self, value: object) -> None:
-        """Ignore what the constructor assigns: the version is asked when something depends on it."""
+    def _get_version(self) -> Any:
+        connection = self.fc.cortex_session.connection  # type: ignore[attr-defined]
+        adopt(self.session, connection.transport)  # type: ignore[attr-defined]
+        key = ("caveclient's server version", type(self).__name__)
+        return connection.memory.get(key, super()._get_version)  # type: ignore[misc]
 
 
 class _Auth(auth.AuthClient):  # type: ignore[misc]
-    def __getstate__(self) -> dict[str, Any]:
-        # a pickle may go anywhere
-        return {**self.__dict__, "_token": None}
+    """Holds the session's token; a pickle, which may go anywhere, holds none."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return auth.AuthClient, (None, None, LOOPBACK_TOKEN)
 
 
-class _Info(_Wired, infoservice.InfoServiceClient):  # type: ignore[misc]
-    """With volumes of the session: at its moment, with its patience, and its token for its own server only."""
+class _Info(_Mounted, infoservice.InfoServiceClient):  # type: ignore[misc]
+    """With volumes of the session: at its moment, with its timeouts, and its token for its own server only."""
 
     def segmentation_cloudvolume(self, use_client_secret: bool = True, **options: Any) -> Any:
-        return self._fc.cortex_session.segmentation_cloudvolume(
-            use_client_secret=use_client_secret, **options
-        )
+        return self.fc.cortex_session.segmentation_cloudvolume(use_client_secret=use_client_secret, **options)
 
     def image_cloudvolume(self, image_mirror: str | None = None, **options: Any) -> Any:
-        return self._fc.cortex_session.image_cloudvolume(image_mirror=image_mirror, **options)
+        return self.fc.cortex_session.image_cloudvolume(image_mirror=image_mirror, **options)
 
 
-class _State(_Wired, jsonservice.JSONService): ...  # type: ignore[misc]
+class _State(_Mounted, jsonservice.JSONService): ...  # type: ignore[misc]
 
 
-class _Schema(_Wired, emannotationschemas.SchemaClient): ...  # type: ignore[misc]
+class _Schema(_Mounted, emannotationschemas.SchemaClient): ...  # type: ignore[misc]
 
 
-class _ChunkedGraph(_Wired, chunkedgraph.ChunkedGraphClient): ...  # type: ignore[misc]
+class _ChunkedGraph(_Mounted, chunkedgraph.ChunkedGraphClient): ...  # type: ignore[misc]
 
 
-class _Annotation(_Wired, annotationengine.AnnotationClient): ...  # type: ignore[misc]
+class _Annotation(_Mounted, annotationengine.AnnotationClient): ...  # type: ignore[misc]
 
 
-class _L2Cache(_Wired, l2cache.L2CacheClient): ...  # type: ignore[misc]
+class _L2Cache(_Mounted, l2cache.L2CacheClient): ...  # type: ignore[misc]
 
 
-class _Skeleton(_Wired, skeletonservice.SkeletonClient): ...  # type: ignore[misc]
+class _Skeleton(_Mounted, skeletonservice.SkeletonClient): ...  # type: ignore[misc]
 
 
-class _Materialization(_Wired, materialization.MaterializationClient):  # type: ignore[misc]
+class _Materialization(_Mounted, materialization.MaterializationClient):  # type: ignore[misc]
     @property
     def version(self) -> int:
         """The session's version: one moment holds for everything."""
-        return int(self._fc.cortex_session.version)
+        return int(self.fc.cortex_session.version)
 
     @version.setter
     def version(self, value: int) -> None:
-        self._fc.cortex_session.pin(version=value)
+        self.fc.cortex_session.pin(version=value)
 
     def get_tables_metadata(
         self, datastack_name: str | None = None, version: int | None = None, log_warning: bool = True
     ) -> Any:
-        """Ask as caveclient does, but remember per connection: its own cache mixes servers."""
-        session = self._fc.cortex_session
-        version = session.version if version is None else version
-        key = ("caveclient tables metadata", datastack_name or self.datastack_name, version)
-        original = materialization.MaterializationClient.get_tables_metadata.__wrapped__
-        ask = getattr(original, "__wrapped__", original)
-        return session.connection.memory.get(
-            key, lambda: ask(self, datastack_name=datastack_name, version=version, log_warning=log_warning)
-        )
+        """Ask as caveclient does, once per connection: its own cache, for the whole process, mixes servers."""
+        number = self.version if version is None else version
+
+        def ask() -> Any:
+            _clear(vars(materialization.MaterializationClient))
+            return super(_Materialization, self).get_tables_metadata(
+                datastack_name=datastack_name, version=number, log_warning=log_warning
+            )
+
+        key = ("caveclient tables metadata", datastack_name or self.datastack_name, number)
+        return self.fc.cortex_session.connection.memory.get(key, ask)
 
     @property
     def tables(self) -> Any:
-        """Caveclient's table manager, made anew for each version and without its process-wide caches."""
-        key = ("caveclient tables", self.version)
-        with _global_caches:
-            made = self.__dict__.setdefault("_managers", {})
-            if key not in made:
-                for cache in (
-                    table_manager._schema_cache,
-                    table_manager._table_cache,
-                    table_manager._metadata_cache,
-                ):
-                    cache.clear()
-                self._tables = None
-                made[key] = materialization.MaterializationClient.tables.fget(self)
-            return made[key]
+        """Caveclient's table manager, made once, without its caches for the whole process."""
+
+        def make() -> Any:
+            _clear(vars(table_manager))
+            return super(_Materialization, self).tables
+
+        return self.fc.once(("tables", id(self)), make)
+
+
+def _clear(namespace: MutableMapping[str, Any] | Any) -> None:
+    """Empty the caches of the cached functions in a namespace (cachetools shows each as ``function.cache``).
+
+    They are keyed by bare table and schema names, for the whole process: two servers would mix.
+    """
+    with _clearing:
+        for function in list(namespace.values()):
+            cache = getattr(function, "cache", None)
+            if isinstance(cache, MutableMapping):
+                cache.clear()
 
 
 class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
     """A CAVEclient on a session's connections, at the session's moment."""
 
     def __init__(self, session: Session) -> None:
-        self._making = threading.RLock()
         self.cortex_session = session
+        self._parts: dict[object, Any] = {}
+        self._making = ForkSafeLock()
         connection = session.connection
         super().__init__(
             datastack_name=session.datastack,
             server_address=connection.address,
-            auth_token_file=None,
+            auth_token=connection.token
+            or LOOPBACK_TOKEN,  # without one it would look for any token on this machine
             info_cache={session.datastack: connection.info()},
         )
 
@@ -186,21 +171,31 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
     @property
     def auth(self) -> Any:
         """Caveclient's token holder, with the token of this session and no other."""
-        with self._making:
-            if self._auth is None:  # type: ignore[has-type]
-                made = _Auth(token="unused", server_address=self.server_address)  # noqa: S106
-                # set afterwards: None would send it looking for any token on this machine
-                made._token = self.cortex_session.connection.token
-                self._auth = made
-            return self._auth
 
-    def _make(self, slot: str, cls: Any, server: str, **options: Any) -> Any:
-        with self._making:
-            made = getattr(self, slot)
-            if made is None:
-                made = cls(server_address=server, auth_client=self.auth, over_client=self, **options)
-                setattr(self, slot, made)
+        def make() -> Any:
+            token = self.cortex_session.connection.token
+            made = _Auth(token=token or LOOPBACK_TOKEN, server_address=self.server_address)
+            made.token = token
             return made
+
+        return self.once("auth", make)
+
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """Return what was made under a key, by the first thread that asked for it."""
+        with self._making:
+            if key not in self._parts:
+                self._parts[key] = make()
+            return self._parts[key]
+
+    def _part(self, cls: Any, server: str, *, key: object = None, **options: Any) -> Any:
+        """Return a sub-client, made by its public constructor at the first use."""
+
+        def make() -> Any:
+            made = cls(server_address=server, auth_client=self.auth, over_client=self, **options)
+            adopt(made.session, self.cortex_session.connection.transport)
+            return made
+
+        return self.once(key or cls, make)
 
     def _api(self, service: str, url: str, known: Any) -> int:
         """Negotiate the API's version; a failure raises, a silent downgrade would lose features."""
@@ -208,12 +203,19 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
 
         def ask() -> int:
             offered = connection.http.get_json(service, url)
-            common = {number for number in offered if isinstance(number, int)} & set(known)
+            numbers = (
+                {number for number in offered if isinstance(number, int)}
+                if isinstance(offered, list)
+                else set()
+            )
+            common = numbers & set(known)
             if not common:
                 raise ProtocolError(
-                    f"the {service} service offers API versions {offered}, this client speaks {sorted(known)}; "
-                    "update caveclient",
+                    f"the {service} service at {url} offers API versions {str(offered)[:80]}, this client speaks "
+                    f"{sorted(known)}; update caveclient",
                     service=service,
+                    status=200,
+                    url=url,
                 )
             return max(common)
 
@@ -222,31 +224,21 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
     @property
     def info(self) -> Any:
         """Client of the info service."""
-        return self._make(
-            "_info",
-            _Info,
-            self.server_address,
-            datastack_name=self._datastack_name_early,
-            info_cache=self._info_cache,
-        )
-
-    @property
-    def _datastack_name_early(self) -> str:
-        # caveclient's constructor asks for `info` before it has set its own name on some paths
-        return self.cortex_session.datastack
+        session = self.cortex_session
+        record = {session.datastack: session.connection.info()}
+        return self._part(_Info, self.server_address, datastack_name=session.datastack, info_cache=record)
 
     @property
     def state(self) -> Any:
         """Client of the state service."""
-        return self._make("_state", _State, self.server_address, ngl_url=self.info.viewer_site())
+        return self._part(_State, self.server_address, ngl_url=self.info.viewer_site())
 
     @property
     def schema(self) -> Any:
         """Client of the schema service."""
-        api = self._api(
-            "schema", f"{self.server_address}/schema/versions", emannotationschemas.schema_api_versions
-        )
-        return self._make("_schema", _Schema, self.server_address, api_version=api)
+        url = f"{self.server_address}/schema/versions"
+        api = self._api("schema", url, emannotationschemas.schema_api_versions)
+        return self._part(_Schema, self.server_address, api_version=api)
 
     @property
     def chunkedgraph(self) -> Any:
@@ -254,46 +246,45 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
         url = f"{self.local_server}/segmentation/api/versions"
         api = self._api("chunkedgraph", url, chunkedgraph.chunkedgraph_api_versions)
         table = self.cortex_session.connection.segmentation_table
-        return self._make(
-            "_chunkedgraph", _ChunkedGraph, self.local_server, table_name=table, api_version=api
-        )
+        return self._part(_ChunkedGraph, self.local_server, table_name=table, api_version=api)
 
     @property
     def annotation(self) -> Any:
         """Client of the annotation service."""
-        return self._make(
-            "_annotation",
-            _Annotation,
-            self.local_server,
-            aligned_volume_name=self._aligned_volume_name,
-            schema_client=self.schema,
+        volume = self.cortex_session.info()["aligned_volume"]["name"]
+        return self._part(
+            _Annotation, self.local_server, aligned_volume_name=volume, schema_client=self.schema
         )
 
     @property
     def materialize(self) -> Any:
-        """Client of the materialization service."""
+        """Client of the materialization service; another one for each version, because it keeps that one's tables."""
         url = f"{self.local_server}/materialize/api/versions"
         api = self._api("materialize", url, materialization.materialization_api_versions)
-        return self._make(
-            "_materialize",
+        session = self.cortex_session
+        version = session.moment if session.spec.denies("versions") else session.version
+        made = self._part(
             _Materialization,
             self.local_server,
+            key=("materialize", version),
             datastack_name=self.datastack_name,
-            synapse_table=self.cortex_session.synapse_table,
+            synapse_table=session.synapse_table,
             desired_resolution=self.desired_resolution,
             api_version=api,
         )
+        self._materialize = made  # caveclient's table managers look here whether there is one
+        return made
 
     @property
     def skeleton(self) -> Any:
         """Client of the skeleton service."""
-        return self._make("_skeleton", _Skeleton, self.local_server, datastack_name=self.datastack_name)
+        return self._part(_Skeleton, self.local_server, datastack_name=self.datastack_name)
 
     @property
     def l2cache(self) -> Any:
         """Client of the level-2 cache."""
         table = self.cortex_session.connection.segmentation_table
-        return self._make("_l2cache", _L2Cache, self.local_server, table_name=table)
+        return self._part(_L2Cache, self.local_server, table_name=table)
 
     def __repr__(self) -> str:
         return f"CAVEclient<datastack={self.datastack_name}, server_address={self.server_address}>"

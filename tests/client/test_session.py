@@ -389,6 +389,7 @@ def test_proxies_of_the_environment_hold(toy, monkeypatch):
 def test_the_token_stays_with_its_server(toy_server, capped_server, toy):
     """caveclient's own sessions would send it to any address they are given."""
     cave = toy.cave
+    state, info = cave.state, cave.info
     seen = []
     original = requests.adapters.HTTPAdapter.send
 
@@ -399,8 +400,8 @@ def test_the_token_stays_with_its_server(toy_server, capped_server, toy):
     patch = pytest.MonkeyPatch()
     patch.setattr(requests.adapters.HTTPAdapter, "send", spy)
     try:
-        cave.state.session.get(f"{capped_server.url}/info/version")
-        cave.info.session.get(f"{toy_server.url}/info/version")
+        state.session.get(f"{capped_server.url}/info/version")
+        info.session.get(f"{toy_server.url}/info/version")
     finally:
         patch.undo()
     foreign, own = seen
