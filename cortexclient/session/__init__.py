@@ -1,4 +1,4 @@
-"""The live connection to one datastack: what every service asks for its answers.
+"""The live connection to one datastack, which every service uses for its requests.
 
 ::
 
@@ -18,11 +18,13 @@
     session.table_info(name, kind=None)     metadata of a table or view at this moment
     session.versions()        {number: VersionRecord(version, timestamp, valid, expires)}, expired ones included
     session.guard("service")  context manager: every failure becomes one of cortexclient.errors
-    session.map(function, items, progress=False, description="")   ordered results of a bounded pool
+    session.map(function, items, progress=False, description="")   ordered results of a bounded pool of workers
+    session.run_all(jobs)                   the same for different jobs, which may use the pool themselves
     session.query(table_or_view, ...)      a complete frame, see `Session.query`
     session.count(table_or_view, ...)      rows that a query would have
-    session.segmentation_info() / .segmentation_cloudvolume() / .image_cloudvolume()     remembered
-    session.http              requests over the shared pool: get_json(service, url), post_json(...), send(...)
+    session.segmentation_info() / .segmentation_cloudvolume() / .image_cloudvolume()     made once
+    session.read_files(folder, names or ranges)     files of a web folder or bucket, with timeouts and retries
+    session.http              requests over the shared connections: get_json(service, url), post_json(...), send(...)
 
 Everybody outside of this package imports from here, never from a module inside, so that the modules can change.
 
