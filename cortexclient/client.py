@@ -22,6 +22,7 @@ from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.snapshots import SnapshotsService
 from cortexclient.services.space import Space
 from cortexclient.services.store import StoreService, open_source
+from cortexclient.services.status import StatusService
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 from cortexclient.session import Session
@@ -297,6 +298,7 @@ class DatasetClient:
         """Views by name, with completion: ``client.views.<name>(filters).query()``."""
         return ViewsService(self._session)
 
+    status = _of(StatusService, StatusService.status)
     versions = _of(HistoryService, HistoryService.versions)
     diff = _of(HistoryService, HistoryService.diff)
     edit_history = _of(HistoryService, HistoryService.edit_history)

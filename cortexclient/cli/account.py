@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -23,8 +23,6 @@ from cortexclient.cli.screen import console, for_the_shell, note
 from cortexclient.errors import AuthenticationError, CortexError, TermsOfServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cortexclient.session import Session
     from cortexclient.spec import DatasetSpec
 
@@ -167,6 +165,7 @@ def _token(spec: DatasetSpec, address: str, dataset: str | None = None) -> Findi
 
 
 def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[Finding]:
+    from cortexclient.services.status import BASIC, checks_of
     from cortexclient.session import Session
 
     spec = spec_of(dataset)
@@ -180,58 +179,14 @@ def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[
     )
     given = Finding(spec.name, "token", True, "given by --token")
     findings = [given if token else _token(spec, address, dataset)]
-    for check, work in _checks(session):
+    for check, work in checks_of(session):
         try:
             findings.append(Finding(spec.name, check, True, work()))
         except CortexError as error:
             findings.append(Finding(spec.name, check, False, for_the_shell(str(error), dataset)))
-            if check in {"server", "datastack"}:
+            if check in BASIC:
                 break  # everything else depends on these
     return findings
-
-
-def _checks(session: Session) -> list[tuple[str, Callable[[], str]]]:
-    def local() -> str:
-        return session.local_server  # asked late: it needs the info service
-
-    def get(service: str, path: str) -> Any:
-        return session.http.get_json(service, f"{local()}{path}")
-
-    def versions() -> str:
-        live = [record for record in session.versions().values() if record.valid]
-        if not live:
-            return "no live version at present; tables can only be queried at a time (--timestamp)"
-        return (
-            f"{len(live)} live versions, newest {live[-1].version} of {live[-1].timestamp:%Y-%m-%d %H:%M} UTC"
-        )
-
-    def tables() -> str:
-        from cortexclient.session import table_infos, view_infos
-
-        return f"{len(table_infos(session))} tables, {len(view_infos(session))} views at version {session.version}"
-
-    def level2() -> str:
-        there = session.connection.segmentation_table in get("l2cache", "/l2cache/api/v1/table_mapping")
-        return (
-            "has this datastack"
-            if there
-            else "does not have this datastack: no level-2 attributes, no skeletons"
-        )
-
-    return [
-        ("server", lambda: f"{session.server_address}, info {_version(session, '/info/version')}"),
-        ("datastack", lambda: f"{session.datastack}, local server {session.info() and local()}"),
-        ("materialize", lambda: f"version {get('materialize', '/materialize/version')}"),
-        ("versions", versions),
-        ("tables", tables),
-        ("chunkedgraph", lambda: f"version {get('chunkedgraph', '/segmentation/api/version')}"),
-        ("l2cache", level2),
-        ("skeletons", lambda: f"version {get('skeleton', '/skeletoncache/api/version')}"),
-    ]
-
-
-def _version(session: Session, path: str) -> Any:
-    return session.http.get_json("info", f"{session.server_address}{path}")
 
 
 def _show(findings: list[Finding]) -> None:
