@@ -69,7 +69,7 @@ def fields_page() -> str:
 
 
 def _users(schema: dict[str, Any], name: str) -> Iterator[str]:
-    """Dotted keys under which a section stands."""
+    """Yield the dotted keys under which a section is used."""
     target = {"$ref": f"#/definitions/{name}"}
     owners = {"": schema, "transform.": schema["definitions"]["TransformSpec"]}
     owners["transform.steps."] = schema["definitions"]["TransformStep"]
@@ -119,7 +119,7 @@ def datasets_row(spec: DatasetSpec) -> str:
 
 
 def write_between(path: Path, name: str, text: str) -> None:
-    """Replace what stands between the two marks of a name in a page."""
+    """Replace the text between the two marks of a name in a page."""
     begin, end = f"<!-- {name}: written by docs/generate.py -->", f"<!-- end of {name} -->"
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     after = rest.partition(end)[2]

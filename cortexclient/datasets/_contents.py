@@ -29,7 +29,7 @@ def contents_of(module: str) -> tuple[Callable[[str], Any], Callable[[], list[st
 
         spec = registry.get_spec(name)
         with lock:
-            # a spec that was registered anew, or edited, gets a new client; otherwise it is always the same one
+            # a spec that was registered again, or edited, gets a new client; otherwise it is always the same one
             if "client" not in made or made["spec"] != spec:
                 made.update(client=factory.load(spec), spec=spec)
             return made["client"]

@@ -21,7 +21,7 @@ _TEMPLATE = Path(__file__).with_name("_template.py")
 class DatasetFinder(MetaPathFinder):
     """Answers for submodules of one package whose names the registry knows.
 
-    It stands behind all other finders, so that real modules come first, and hands out a real file, so that everything
+    It comes after all other finders, so that real modules come first, and returns a real file, so that everything
     that looks at a module's loader (reload, pickle, spawned workers, inspect) works as for any other module.
     """
 

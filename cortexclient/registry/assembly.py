@@ -188,7 +188,7 @@ def _complete(result: Assembly) -> Assembly:
     result.root = _inherit(result.root, result)
     spec, problems = validate_nodes(result.root, DatasetSpec)
     if any(problem.code == "CX306" for problem in result.problems):
-        # what is missing here stands in the file that was not found: that one is the cause
+        # these values may be in the parent that was not found, which is the cause
         problems = [problem for problem in problems if problem.code != "CX202"]
     result.problems += without_echoes(result.problems, problems)
     if spec is not None:
@@ -217,7 +217,7 @@ def _inherit(root: MappingNode, result: Assembly) -> MappingNode:
     merged = chain.pop().root
     while chain:
         merged = inherit(merged, chain.pop().root)
-    # what was taken over is there now: a spec that has found its parent stands on its own
+    # the parent's values are merged in, so the result no longer needs it
     kept = {key: entry for key, entry in merged.entries.items() if not (found and key == "extends")}
     return MappingNode(kept, merged.mark)
 

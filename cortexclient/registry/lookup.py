@@ -105,7 +105,7 @@ def _owner_of(alias: str) -> str | None:
     word = re.compile(rb"\b" + alias.encode() + rb"\b")
     for layer in reversed(layers()):
         for name in layer.names():
-            # only a file in which the word stands at all is parsed
+            # a file that does not contain the word is not parsed
             if alias in _aliases_in(layer.file(name), word):
                 return name
     return None

@@ -119,7 +119,7 @@ def resolve(what: str | os.PathLike[str] | Mapping[str, Any] | DatasetSpec) -> t
     if at and version != "latest":
         if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
             raise UnknownDatasetError(
-                f"{what!r}: behind the @ stands the number of a version, as in {name}@1300"
+                f"{what!r}: write the number of a version behind the @, as in {name}@1300"
             )
         number = int(version)
     return _named(name), number

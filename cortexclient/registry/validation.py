@@ -1,4 +1,4 @@
-"""Checking spec files before anybody loads them: every problem of every file at once."""
+"""Validation of spec files without loading them: every problem of every file."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _successor(assembly: Assembly) -> Iterator[Problem]:
 def _aliases(file: Path, assembly: Assembly) -> Iterator[Problem]:
     """Complain about aliases that lead to another dataset.
 
-    In the same folder it is an error: nobody could tell which of the two was meant. A dataset of that very name
+    In the same folder it is an error, because the alias is ambiguous. A dataset of that very name
     elsewhere goes first, which is a warning.
     """
     from cortexclient.spec.nodes import ScalarNode, SequenceNode

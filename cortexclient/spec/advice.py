@@ -1,4 +1,4 @@
-"""Warnings about a spec that can be used, but could be better."""
+"""Warnings about a spec that can be used but could be better."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Place: TypeAlias = tuple[str | int, ...]
 
 OLD_AFTER_DAYS = 540
 SMALLEST_VOXEL_NM, LARGEST_VOXEL_NM = 0.5, 2000.0
-"""Finer than any electron microscope, and coarser than any volume whose tables are worth asking."""
+"""Voxels of electron microscopy lie between these, by a wide margin."""
 DEEPEST_UM = 30_000.0
 # of standard_transform 2.0; asking the package itself would take half a second
 _TRANSFORMS = {"minnie65": {"1.4"}, "v1dd": {"1.4", "2.0"}}
 
 
 def warnings_for(spec: DatasetSpec, root: MappingNode, today: date | None = None) -> Iterator[Problem]:
-    """Look for what a reviewer would ask about."""
+    """Yield what a reviewer of the file would ask about."""
     warn = partial(_at, root)
 
     yield from _unknown_transform(spec, root)
     yield from _old_facts(root, today or datetime.now(UTC).date())
-    if not spec.sources and spec.host:  # what this machine starts itself needs no witness
+    if not spec.sources and spec.host:  # a server that this machine starts needs no source
         yield warn(
             (),
             "CX504",
-            "nobody learns where these facts are from",
+            "the file does not say where its facts are from",
             "add sources: dotted paths, each with source and checked, or verified: false and a note",
         )
     for path, fact in spec.sources.items():
@@ -48,9 +48,16 @@ def warnings_for(spec: DatasetSpec, root: MappingNode, today: date | None = None
                 "add source or note",
             )
     if spec.access is None:
-        yield warn((), "CX504", "nobody learns who may read it", "add access: level public, login or group")
+        yield warn(
+            (),
+            "CX504",
+            "the file does not say who may read the dataset",
+            "add access: level public, login or group",
+        )
     elif spec.access.level != "public" and spec.access.note is None:
-        yield warn(("access",), "CX504", "nobody learns how to get access", "add access.note: one sentence")
+        yield warn(
+            ("access",), "CX504", "the file does not say how to get access", "add access.note: one sentence"
+        )
     if spec.citation is None:
         yield warn(
             (),
@@ -83,7 +90,7 @@ def _unknown_transform(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem
 
 
 def implausible(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem]:
-    """Look for lengths that are legal, but hardly in the unit that their key asks for."""
+    """Yield warnings about lengths that are probably in another unit than their key asks for."""
     sizes: dict[Place, tuple[float, float, float] | None] = {("voxel_resolution",): spec.voxel_resolution}
     if spec.synapses is not None:
         sizes["synapses", "voxel_resolution"] = spec.synapses.voxel_resolution

@@ -1,4 +1,4 @@
-"""`DatasetSpec`: everything that a client needs to know about one dataset, as its YAML file says it."""
+"""`DatasetSpec`: everything that a client needs to know about one dataset, as its YAML file states it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class DatasetSpec(Section):
     class_name: ClassName | None = None
     """Name of its client class; left out: the name in CamelCase with Client behind."""
     extends: DatasetName | None = None
-    """Another dataset whose values hold wherever this file is silent."""
+    """Another dataset whose values are used wherever this file gives none."""
     server_address: ServerAddress
     """The global CAVE server."""
     datastack: Datastack
@@ -158,11 +158,11 @@ class DatasetSpec(Section):
     example_ids: ExampleIdsSpec | None = None
     """Ids that exist, for documentation and checks."""
     deprecation: DeprecationSpec | None = None
-    """Says that another entry should be used."""
+    """Why another entry should be used instead; loading warns."""
     sources: Annotated[Mapping[str, SourceSpec], BeforeValidator(without_nulls), AfterValidator(frozen)] = (
         Field(default_factory=FrozenDict)
     )
-    """Where single facts are from, by their dotted path."""
+    """Where single facts come from, by dotted path, and whether they are verified."""
 
     _origin: str | None = PrivateAttr(default=None)
 
@@ -254,7 +254,7 @@ class DatasetSpec(Section):
         return self.capabilities is not None and getattr(self.capabilities, capability) is False
 
     def require_capability(self, name: str, *, feature: str, instead: str = "") -> None:
-        """Say that the servers of this dataset do not offer something, where the spec declares so.
+        """Raise if the spec declares that the servers of this dataset do not offer something.
 
         Parameters
         ----------
@@ -279,7 +279,7 @@ class DatasetSpec(Section):
             )
 
     def is_verified(self, path: str) -> bool:
-        """Whether nothing in `sources` calls a fact unverified; the closest of its sources counts.
+        """Whether a fact counts as verified: the most specific entry of `sources` for it decides.
 
         Parameters
         ----------
@@ -341,11 +341,11 @@ class DatasetSpec(Section):
 
     @property
     def synapse_position_column(self) -> str | None:
-        """Column that says where a synapse is (``ctr_pt_position``); None where the spec is silent on synapses."""
+        """Column with the position of a synapse (``ctr_pt_position``); None if the spec has no `synapses`."""
         return None if self.synapses is None else f"{self.synapses.position_prefix}_position"
 
     def position_prefix_of(self, table: str, *, synapse_table: str | None = None) -> str | None:
-        """Point that stands for a row of a table (``pt`` for columns ``pt_position``), or None where nothing says so.
+        """Return the point that represents a row of a table (``pt`` for ``pt_position``), or None if undeclared.
 
         Parameters
         ----------
@@ -402,7 +402,7 @@ class DatasetSpec(Section):
         )
 
     def cite(self) -> str:
-        """Say what to cite, as text for people; the same that ``cortexclient cite`` prints."""
+        """Return what to cite, as text; the same that ``cortexclient cite`` prints."""
         lines = [self.title, ""]
         citation = self.citation
         if citation is None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 __all__ = ["fingerprint", "plain", "summary"]
 
-# below this every JSON reader keeps a whole number exactly; ids above are written as text
+# below this every JSON reader keeps an integer exactly; ids above are written as text
 _SAFE_INTEGER = 2**53
 
 
@@ -21,7 +21,7 @@ def plain(section: BaseModel) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON-like values; times in ISO form with a ``Z``; whole numbers that JSON readers would round, as text.
+        JSON-like values; times in ISO form with a ``Z``; integers that JSON readers would round are text.
     """
     values: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():

@@ -1,4 +1,4 @@
-"""The kinds of values that a spec holds: ids, names, addresses, dates, vectors; each refuses what it cannot mean."""
+"""The kinds of values in a spec: ids, names, addresses, dates, vectors; each refuses what makes no sense."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Finding(NamedTuple):
 
 
 def raise_findings(findings: Iterable[Finding]) -> None:
-    """Raise all findings of a validator at once, each at its own place.
+    """Raise all findings of a validator in one error, each at its own place.
 
     Raises
     ------
@@ -99,12 +99,12 @@ def raise_findings(findings: Iterable[Finding]) -> None:
 
 
 def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a list in which something stands twice."""
+    """Refuse a list that has an item twice."""
     seen: set[str] = set()
     findings: list[Finding] = []
     for index, value in enumerate(values):
         if value in seen:
-            findings.append(Finding((index,), "CX302", f"{value!r} stands here twice", "keep one of them"))
+            findings.append(Finding((index,), "CX302", f"{value!r} is listed twice", "keep one of them"))
         seen.add(value)
     raise_findings(findings)
     return values

@@ -1,4 +1,4 @@
-"""Laying one spec over another: maps merge by key, lists and values replace, null clears."""
+"""Merging of specs: maps merge by key, lists and values replace, null clears."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _is_there(node: Node, path: str) -> bool:
 
 
 def _is_replaced(node: Node, path: str) -> bool:
-    """Whether a layer gives the value at a path, or a whole that holds it, anew; adding to a map replaces nothing."""
+    """Whether a layer replaces the value at a path, or a list or value around it; adding to a map replaces nothing."""
     for part in parts_of(path):
         if not isinstance(node, MappingNode):
             return True

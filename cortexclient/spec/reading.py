@@ -1,4 +1,4 @@
-"""From YAML to a model: nodes of a file, and pydantic's errors as problems with a place, plain words and a way out."""
+"""From YAML to a model: nodes of a file, and pydantic's errors as problems with a place, a code and advice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_nodes(path: pathlib.Path) -> tuple[MappingNode | None, list[Problem]]:
 
 
 def parse_nodes(content: bytes, label: str) -> tuple[MappingNode | None, list[Problem]]:
-    """Do the same with the content of a file."""
+    """Parse the content of a file like `load_nodes`."""
     root, problems = read_nodes(content, label)
     if root is not None:
         problems += find_placeholders(root)
@@ -178,7 +178,7 @@ def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
         )
     return (
         "CX203",
-        f"{_described(item.get('input'))} stands here",
+        f"this is {_described(item.get('input'))}",
         f"it should be {_EXPECTED.get(kind, item['msg'])}",
     )
 
@@ -191,6 +191,7 @@ _PATTERNS = {
     "^[A-Z][A-Za-z0-9]{0,62}$": "use letters and digits, beginning with a capital, as in MyBrainClient",
     "^[A-Za-z][A-Za-z0-9_]*$": "use a name that standard_transform knows, as in minnie65",
     r"^[0-9]+(\.[0-9]+)*$": _NUMBERED,
+    r"\{version\}.*\{table\}": "name {version} and, behind it, {table}, as in v{version}/{table}",
     r"^[A-Za-z_][A-Za-z0-9_]{0,62}$": "use letters, digits and underscores, as the server does",
 }
 _HOW_MANY = "points and resolutions have three numbers, as in [4, 4, 40]; ranges have two"
@@ -226,7 +227,7 @@ _MAPS = {"dict_type", "mapping_type", "model_type", "model_attributes_type"}
 
 
 def _what_map(model: type[BaseModel], path: Path, advice: str) -> str:
-    """Say which keys a section has, where something else stands in its place."""
+    """Name the keys of the section that is expected."""
     section = _model_at(model, path)
     if section is model:
         return advice

@@ -148,7 +148,7 @@ class TableFacts(Section):
     """What is known about the rows of a table, whatever role it plays."""
 
     position_prefix: PointName | None = None
-    """Point that stands for a row: ``pt`` means columns ``pt_position``."""
+    """Point that represents a row: ``pt`` means columns ``pt_position``."""
 
     schema_name: SchemaName | None = Field(default=None, alias="schema")
     """Its schema, by the name that EMAnnotationSchemas gives it: func_unit_ext_coreg."""
@@ -177,7 +177,7 @@ class SynapsesSpec(TableFacts):
     """How the rows of the synapse table are to be read."""
 
     position_prefix: PointName = "ctr_pt"
-    """Point that stands for the synapse in annotations, depths and figures: ``ctr_pt`` means columns
+    """Point that represents the synapse in annotations, depths and figures: ``ctr_pt`` means columns
     ``ctr_pt_position``."""
     size_column: TableName | None = None
     """Column with the size of the synapse, in the table's own unit."""

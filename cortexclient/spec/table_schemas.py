@@ -128,7 +128,7 @@ def fields_of(schema: str | None, further: Mapping[str, Any] | None = None) -> t
 def columns_of(schema: str) -> tuple[str, ...]:
     """Return the columns of a table of a schema in the order of the database, without those that every table has.
 
-    ``valid`` comes first, except that ``tag`` of a tag on another table stands before it.
+    ``valid`` comes first, except that ``tag`` of a tag on another table precedes it.
 
     Raises
     ------

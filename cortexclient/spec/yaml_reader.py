@@ -156,7 +156,7 @@ def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Prob
     except yaml.reader.ReaderError as error:
         before_it = text[: error.position] if isinstance(error.position, int) else ""
         line, column = before_it.count("\n") + 1, len(before_it) - before_it.rfind("\n")
-        message = "a control character stands here"
+        message = "there is a control character here"
         return None, [Problem(file, line, column, "CX103", "", message, "remove it; retype the line")]
     if isinstance(root, MappingNode):
         return root, reader.problems
@@ -255,7 +255,7 @@ class _Reader:
         ----------
         node : yaml.Node
         path : tuple
-            Where it stands in the document.
+            Its path in the document.
         around : tuple of int
             Identities of the nodes around it: one of them again would never end.
         copied : Mark, optional
@@ -305,12 +305,12 @@ class _Reader:
             self.stop(
                 self.aliases.popleft(),
                 "CX107",
-                "an alias stands where a key should",
+                "an alias is used as a key",
                 "keys are plain words",
                 path,
             )
         if not isinstance(node, yaml.ScalarNode):
-            self.stop(mark, "CX109", "a list or map stands where a key should", "keys are plain words", path)
+            self.stop(mark, "CX109", "a list or map is used as a key", "keys are plain words", path)
         self.count(mark)
         self.seen.add(id(node))
         text, plain = node.value, not node.style
@@ -332,7 +332,7 @@ class _Reader:
             kind = "an unquoted look-alike" if isinstance(value, Lookalike) else "not a word"
             self.problem(mark, "CX109", f"the key {text!r} is {kind}", f'write it in quotes: "{text}"', here)
         elif text in entries:
-            message = f"the key {text!r} stood already in line {entries[text].key_mark.line}"
+            message = f"the key {text!r} is already used in line {entries[text].key_mark.line}"
             self.problem(mark, "CX104", message, "keep one of them", here)
         return name, mark, len(self.problems) == found
 
@@ -346,7 +346,9 @@ class _Reader:
         if "flow node" in str(error.context) and self.open:
             mark = self.open[-1]
         if at is not None and _is_tab(text, at):
-            return Problem(*mark, "CX103", "", "a tab stands here", "indent with blanks: YAML knows no tabs")
+            return Problem(
+                *mark, "CX103", "", "there is a tab here", "indent with blanks: YAML allows no tabs"
+            )
         if "nesting depth" in str(error.problem):
             message = f"values are nested more than {MAX_DEPTH} levels deep"
             return Problem(*mark, "CX106", "", message, "specs are nearly flat")
@@ -369,7 +371,7 @@ def _is_tab(text: str, at: Any) -> bool:
 # PyYAML's words for a mistake, and ours
 _SYNTAX = {
     "mapping values are not allowed": (
-        "a second colon stands in this line",
+        "this line has a second colon",
         'put text with a colon in quotes: title: "One brain: all of it"',
     ),
     "did not find expected key": (

@@ -141,7 +141,7 @@ CASES = [
     # --- choices
     ("CX206", "cell_ids.kind", "cell_ids: {kind: §veiw}\n"),
     ("CX206", "exports.format", "exports: {path: gs://a/b, format: §csv}\n"),
-    ("CX206", "exports.format", "exports: {path: gs://a/b, format: §parquet}\n"),
+    ("CX207", "exports.layout", "exports: {path: gs://a/b, layout: §'{table}'}\n"),
     ("CX206", "access.level", "access: {level: §private}\n"),
     ("CX206", "versions[0].status", "versions: [{version: 1, status: §gone}]\n"),
     ("CX206", "tables.a.units", "tables: {a: {name: b, units: §um}}\n"),
@@ -339,7 +339,7 @@ def test_refused_at_the_place(code: str, dotted: str | None, lines: str, tmp_pat
     [
         (
             "description: One brain: all of it\n",
-            r"a second colon stands in this line; put text with a colon in quotes",
+            r"this line has a second colon; put text with a colon in quotes",
         ),
         (
             "cell_ids:\n  main_table: a\n lookup_view: b\n",
@@ -352,7 +352,7 @@ def test_refused_at_the_place(code: str, dotted: str | None, lines: str, tmp_pat
         ("description: @home\n", "no value begins with this character; put the text in quotes"),
         ("synapse_table\nlicense: {name: a}\n", "neither `key: value` nor part of a text"),
         ("aliases: - a\n", "an item of a list cannot stand here"),
-        ("exports: {path: gs://a/b, format: parquet}\n", "'parquet' is not one of 'csv-gz'"),
+        ("exports: {path: gs://a/b, format: zarr}\n", "'zarr' is not one of 'csv-gz', 'parquet' or 'delta'"),
     ],
 )
 def test_the_mistake_is_said_in_plain_words(lines: str, message: str, tmp_path: Path) -> None:

@@ -228,7 +228,10 @@ def test_new_writes_a_valid_spec_that_works(run, server, tmp_path: Path) -> None
     # what no server knows is asked of the writer, and not made up
     problems = [p for result in validate([path]) for p in result.problems]
     assert {(p.code, p.severity) for p in problems} == {("CX504", "warning")}
-    assert sorted(p.message for p in problems) == ["nobody learns who may read it", "there is no citation"]
+    assert sorted(p.message for p in problems) == [
+        "the file does not say who may read the dataset",
+        "there is no citation",
+    ]
     text = path.read_text()
     assert "&id" not in text
     assert server.token not in text

@@ -72,7 +72,7 @@ def test_every_draft_loads_and_says_the_same(
     try:
         expected = spec_from_mapping({"name": "my_brain", **HEAD, **filled})
     except Exception:
-        assert "What the server says cannot stand in a spec" in written
+        assert "What the server says is not valid in a spec" in written
         return
     assert get_spec(path) == expected
 
@@ -94,7 +94,7 @@ def test_what_a_spec_cannot_hold_becomes_a_comment(tmp_path: Path) -> None:
     path.write_text(told(values | {"title": "Fine"}, None), encoding="utf-8")
     spec = get_spec(path)
     assert (spec.viewer_site, dict(spec.tables), set(spec.sources)) == (None, {}, {"datastack"})
-    assert path.read_text().count("cannot stand in a spec") == 2
+    assert path.read_text().count("is not valid in a spec") == 2
 
 
 def test_a_recorded_datastack_with_one_role(repository: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | Non
 
 
 def _undenied(spec: DatasetSpec) -> DatasetSpec:
-    """Give the spec without what it says of services: whether that is true is to be asked."""
+    """Return the spec without its `capabilities`: whether they are true is to be checked."""
     return spec.with_overrides({"capabilities": None})
 
 
@@ -391,7 +391,7 @@ def _capabilities(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
         claim = getattr(spec.capabilities, name) if spec.capabilities is not None else None
         key = f"capabilities.{name}"
         if there is None:
-            yield Point(key, "skip", "it cannot be told")
+            yield Point(key, "skip", "unknown")
         else:
             yield _same(key, _yaml(claim), _yaml(there))
     if found["skeletons"] and spec.skeleton_version is not None:
@@ -506,7 +506,7 @@ def offered(session: Session, *, table: str | None) -> dict[str, bool | None]:
     Returns
     -------
     dict
-        Fields of ``capabilities`` -> True, False, or None where it cannot be told (no answer in time, no right to ask).
+        Fields of ``capabilities`` -> True, False, or None where it is unknown (no response in time, no permission).
     """
     return {
         "live": _answer(lambda: _live(session, table)),
@@ -537,7 +537,7 @@ def _live(session: Session, table: str | None) -> bool | None:
 
 
 def versions_of(session: Session) -> dict[int, VersionRecord]:
-    """Give all versions; none where the server has nothing of the kind for this datastack."""
+    """Return all versions; none where the server has none for this datastack."""
     try:
         return session.versions()
     except MissingDataError:
@@ -550,7 +550,7 @@ def _l2cache(session: Session) -> bool:
 
 
 def skeleton_versions(session: Session) -> list[int]:
-    """Give the versions of skeletons that the service makes.
+    """Return the versions of skeletons that the service makes.
 
     Raises
     ------

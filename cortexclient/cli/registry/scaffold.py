@@ -1,4 +1,4 @@
-"""The command that writes a first spec: from what a server says, and from how tables are usually named."""
+"""The command `new`: writes a first spec from what a server reports, and from how tables are usually named."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cortexclient.cli.registry.check import datastack_info, offered, skeleton_ve
 from cortexclient.cli.registry.text import as_yaml, one_line
 from cortexclient.cli.screen import error_console
 from cortexclient.files import write_text
+from cortexclient.spec.table_schemas import table_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,8 +105,16 @@ class SpecText:
             }
             if not refused:
                 break
+            if "" in refused:  # not YAML, or a comment that looks like a secret: look at each value by itself
+                refused |= {key: found[0].message for key, found in self._alone().items() if found}
             self._parts = [self._without(part, refused) for part in self._parts]
         return str(self)
+
+    def _alone(self) -> dict[str, list[Problem]]:
+        pairs = [part[:2] for part in self._parts if not isinstance(part, str) and part[1] is not None]
+        return {
+            key: [each for each in _errors(as_yaml({key: value})) if not each.path] for key, value in pairs
+        }
 
     def _without(self, part: str | tuple[str, Any, str | None], refused: dict[str, str]) -> Any:
         if isinstance(part, str):
@@ -119,7 +128,7 @@ class SpecText:
             )
         if key not in refused:
             return part
-        return key, None, f"What the server says cannot stand in a spec: {refused[key]}"
+        return key, None, f"What the server says is not valid in a spec: {refused[key]}"
 
 
 def _errors(text: str) -> list[Problem]:
@@ -172,7 +181,9 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
     text.add("datastack", datastack)
     text.add("viewer_site", info.get("viewer_site") or None)
     sizes = [info.get(f"viewer_resolution_{axis}") for axis in "xyz"]
-    known = None if None in sizes else [_number(size) for size in sizes]
+    known = (
+        [_number(size) for size in sizes] if all(isinstance(size, int | float) for size in sizes) else None
+    )
     text.add("voxel_resolution", known, "In nm; this is the viewer's. Compare with the tables' own metadata.")
     if known is not None:
         sources["voxel_resolution"] = {"verified": False, "note": "The viewer's, as the info service says."}
@@ -236,16 +247,14 @@ def _write_tables(
     views: list[str],
     sources: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write what the tables are called, and give the section of cell ids."""
+    """Write the names of the tables, and return the section of cell ids."""
     guessed = {"verified": False, "note": "Guessed from the names of tables and views."}
     synapses = info.get("synapse_table")
     guess = _like(tables, "synapses", "synapse")
     text.add("synapse_table", synapses or guess, None if synapses else _guessed(tables, "synapse"))
     if guess and not synapses:
         sources["synapse_table"] = guessed
-    text.add(
-        "synapses", _synapse_columns(session, synapses or guess, tables), "From the columns of that table."
-    )
+    text.add("synapses", _synapse_columns(session, synapses or guess, tables), "From that table.")
     main = info.get("soma_table") or _like(
         [t for t in tables if "alternative" not in t], "nucleus_detection", "nucleus", "soma"
     )
@@ -258,7 +267,7 @@ def _write_tables(
     for role, words in _ROLES.items():
         table = _like(tables, *words)
         if table is not None:
-            roles[role] = {"name": table, "kind": "table"}
+            roles[role] = {"name": table, "kind": "table", **_schema(session, table, main)}
     edges = _like(views, "connections_with", "valid_connection", "connection")
     if edges is not None:
         roles["edges"] = {"name": edges, "kind": "view"}
@@ -278,11 +287,21 @@ def _synapse_columns(session: Session, table: str | None, tables: list[str]) -> 
     prefix = next((point for point in ("ctr_pt", "pt", "pre_pt") if point in points), None)
     score = next((name for name in columns if str(name).endswith("score")), None)
     found = {
+        **_schema(session, str(table), None),
         "position_prefix": prefix,
         "size_column": "size" if "size" in columns else None,
         "score_column": score,
     }
     return {key: value for key, value in found.items() if value is not None} or None
+
+
+def _schema(session: Session, table: str, main: str | None) -> dict[str, str]:
+    """Return the schema of a table and, if it refers to another one than the nuclei, that one."""
+    info = session.table_info(table)
+    found = {"schema": info.schema} if info.schema in table_schemas() else {}
+    if found and info.reference_table not in {None, main}:
+        found["references"] = info.reference_table
+    return {key: str(value) for key, value in found.items()}
 
 
 def _like(names: Iterable[str], *words: str) -> str | None:

@@ -151,7 +151,7 @@ def _print_tree(values: dict[str, Any]) -> None:
         say(as_yaml(ordered, 100))
         return
     out = console()
-    # PyYAML breaks a line behind the word that is too long for it, so it is told of less room than there is
+    # PyYAML breaks a line after the word that exceeds the width, so the width given is less than there is
     text = as_yaml(ordered, max(20, out.width - 20))
     out.print(Syntax(text, "yaml", theme=_colours(), background_color="default", word_wrap=True))
 
@@ -198,7 +198,7 @@ def where(
 def cite(
     name: Dataset, bibtex: Annotated[bool, typer.Option("--bibtex", help="Only the BibTeX entry.")] = False
 ) -> None:
-    """Say how to cite a dataset and under which licence it stands."""
+    """Show how to cite a dataset, and its licence."""
     from cortexclient.registry import get_spec
 
     spec = get_spec(name)

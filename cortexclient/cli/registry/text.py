@@ -45,7 +45,9 @@ def _dumper() -> Any:
             return True
 
     def text(dumper: Any, value: str) -> Any:
-        style = "|" if "\n" in value else None if resolve_scalar(value) == value else "'"
+        style = None if resolve_scalar(value) == value else "'"
+        if "\n" in value and value.strip() and value.strip() == value.removesuffix("\n"):
+            style = "|"  # a text of several lines; odd ones are better in quotes
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)

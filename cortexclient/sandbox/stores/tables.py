@@ -93,8 +93,8 @@ class TableStore:
             row["reference_table"] = self.world.names.public(str(row["reference_table"]))
         self.annotation_rows[name] = row
 
-    def _take_segmentation(self, row: Row) -> None:
-        name = self.world.names.public(str(row["annotation_table"]))
+    def _take_segmentation(self, row: Row, name: str | None = None) -> None:
+        name = name or self.world.names.public(str(row["annotation_table"]))
         pcg = self.world.names.pcg_table
         self.segmentation_rows[name] = {
             **row,
@@ -123,7 +123,8 @@ class TableStore:
             if shape.is_bound and shape.name not in self.segmentation_rows:
                 base = next(iter(self.segmentation_rows.values()))
                 number = max(int(each["id"]) for each in self.segmentation_rows.values()) + 1
-                self._take_segmentation({**base, "id": number, "annotation_table": shape.name})
+                # the name is public already: a view of the folder may be called the same
+                self._take_segmentation({**base, "id": number}, shape.name)
             if shape.is_bound:
                 self.segmentation_rows[shape.name]["schema_type"] = shape.schema
             else:
