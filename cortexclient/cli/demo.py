@@ -16,6 +16,8 @@ from cortexclient.files import replacing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
+
     from cortexclient.client import DatasetClient
 
 __all__ = ["register_commands"]
@@ -78,8 +80,22 @@ def demo(
     for number, (name, doing, step) in enumerate(steps, start=1):
         lines = _run(name, f"[{number}/{len(steps)}] {doing} ...", step)
         for row, line in enumerate(lines):
-            show.print(f"[bold]{name if row == 0 else '':<9}[/] {line}")
+            _show(show, name if row == 0 else "", line)
     show.print(f"[bold]{'done':<9}[/] in {time.perf_counter() - began:.1f} s")
+
+
+def _show(show: Console, name: str, line: str) -> None:
+    """Print a line of a step; what does not fit a terminal goes on below itself, but for links, which stay in one."""
+    if not show.is_terminal or "[link" in line:
+        show.print(f"[bold]{name:<9}[/] {line}", soft_wrap=True)
+        return
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=9, style="bold")
+    grid.add_column()
+    grid.add_row(name, line)
+    show.print(grid)
 
 
 def _run(name: str, doing: str, step: Callable[[], list[str]]) -> list[str]:

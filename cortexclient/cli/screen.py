@@ -175,7 +175,7 @@ def _choose(columns: dict[str, list[str]], room: dict[str, int], width: int) -> 
         name: 0 if number == 0 else _weight(name, cells, point=point)
         for number, (name, cells) in enumerate(columns.items())
     }
-    for name in sorted(columns, key=weights.__getitem__):
+    for name in sorted(columns, key=lambda name: (weights[name], room[name])):
         if room[name] <= left or not chosen:
             chosen.add(name)
             left -= room[name] + GAP
