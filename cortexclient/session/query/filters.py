@@ -274,7 +274,7 @@ def as_plain(value: Any) -> Any:
 def in_voxels(
     session: Session, filters: Filters, version: int | None
 ) -> tuple[Filters, dict[tuple[str, str], tuple[list[float], list[float]]]]:
-    """Return the filters with boxes in voxels of their tables and lists without duplicates.
+    """Return the filters with boxes in voxels of their tables, and the boxes that are applied to the rows.
 
     A voxel is inside a box if its own position is, as it is returned. The services want boxes that are wider than
     nothing on every axis: those that are not are asked one voxel wider, and returned to be applied here.
@@ -297,9 +297,6 @@ def in_voxels(
     for table, column in empty:
         del result["spatial"][table][column]
         result.setdefault("in", {}).setdefault(table, {})[column] = []
-    for columns in result.get("in", {}).values():
-        for column, values in columns.items():
-            columns[column] = list(dict.fromkeys(values))
     return result, thin
 
 

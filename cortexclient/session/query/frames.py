@@ -383,15 +383,20 @@ def finish(query: Query, reply: Reply, *, in_order: bool = True) -> None:
         Whether to sort the rows by id.
     """
     units = _units(query, reply)
-    rows = _sample(_inside(_exclude(reply.table, query), query, units), query.random_sample)
-    reply.table = scale_positions(rows, units, query.resolution)
-    del rows
+    if query.filters.get("out"):
+        reply.table = _exclude(reply.table, query)
+    if query.thin:
+        reply.table = _inside(reply.table, query, units)
+    if query.random_sample is not None:
+        reply.table = _sample(reply.table, query.random_sample)
+    reply.table = scale_positions(reply.table, units, query.resolution)
     order = _order(reply.table, query) if in_order else None
     if order is not None:
         reply.take(order)
     if query.offset or query.limit is not None:
         reply.table = reply.table.slice(query.offset or 0, query.limit)
-    reply.table = _only_selected(reply.table, query)
+    if query.select is not None:
+        reply.table = _only_selected(reply.table, query)
 
 
 def _exclude(table: Any, query: Query) -> Any:
@@ -421,9 +426,9 @@ def _exclude(table: Any, query: Query) -> Any:
     return table
 
 
-def _sample(table: Any, number: int | None) -> Any:
+def _sample(table: Any, number: int) -> Any:
     """Draw rows at random: the services accept the wish for a sample, and give everything."""
-    if number is None or number >= table.num_rows:
+    if number >= table.num_rows:
         return table
     import numpy as np
     import pyarrow as pa
@@ -449,8 +454,6 @@ def _order(table: Any, query: Query) -> Any:
 
 
 def _only_selected(table: Any, query: Query) -> Any:
-    if query.select is None:
-        return table
     points = triples(table.column_names)
     wanted: list[str] = []
     for name in _selected(table.column_names, query):

@@ -141,16 +141,16 @@ class Query:
     def __post_init__(self) -> None:
         if self.info is not None:
             return  # planned, and so checked
-        checked = {
-            "select": as_columns(self.select),
-            "suffixes": dict(self.suffixes or {}),
-            "resolution": as_resolution(self.resolution),
-            "limit": as_number(self.limit, "limit"),
-            "offset": as_number(self.offset, "offset"),
-            "random_sample": as_number(self.random_sample, "random_sample", least=1),
-            "batch": as_number(self.batch, "batch_size", least=1),
-            "return_as": as_frame_kind(self.return_as),
-        }
+        checked: dict[str, Any] = {"suffixes": dict(self.suffixes or {})}
+        for name, least in (("limit", 0), ("offset", 0), ("random_sample", 1), ("batch", 1)):
+            if (number := getattr(self, name)) is not None:
+                checked[name] = as_number(number, "batch_size" if name == "batch" else name, least=least)
+        if self.select is not None:
+            checked["select"] = as_columns(self.select)
+        if self.resolution is not NM:
+            checked["resolution"] = as_resolution(self.resolution)
+        if self.return_as != "pandas":
+            checked["return_as"] = as_frame_kind(self.return_as)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -398,7 +398,12 @@ def plan(session: Session, query: Query) -> Query:
         base = find_table(session, info.reference_table, kind="table", version=at)
     suffixes = {} if base is None else query.suffixes or {info.name: "_ref", base.name: ""}
     owners = {} if base is None else _owners(session, info, base, suffixes)
-    filters, thin = in_voxels(session, query.filters, at)
+    filters, thin = (
+        in_voxels(session, query.filters, at) if query.filters.get("spatial") else (query.filters, {})
+    )
+    columns = None
+    if query.select is not None and base is None:
+        columns = _columns_needed(query, info, query.select, thin, live=version is None)
     # rows after an offset are only defined in the order of ids, which no service keeps; exclusions, samples and boxes
     # thinner than a voxel are made here
     needs_all = (
@@ -407,15 +412,15 @@ def plan(session: Session, query: Query) -> Query:
     return dataclasses.replace(
         query,
         kind=info.kind,
-        filters=_without_empty_lists(session, info, filters),
+        filters=_with_lists(session, info, filters) if filters.get("in") else filters,
         suffixes=suffixes,
         info=info,
         base=base,
         version=version,
         timestamp=timestamp if version is None else None,
         near=None if version is not None else at,
-        columns=_columns_needed(query, info, base, thin, live=version is None),
-        scale=_exact_scale(query, owners),
+        columns=columns,
+        scale=_exact_scale(query, owners) if owners else None,
         most=None if needs_all else query.limit,
         owners=owners,
         thin=thin,
@@ -486,15 +491,13 @@ def _owners(
     }
 
 
-def _exact_scale(query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...] | None:
+def _exact_scale(query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...]:
     """Return the resolution to ask for, so that the service scales nothing, or by whole numbers only.
 
     The services cut scaled positions toward zero, so they are never asked for other units than those of the table. Only
     a join of two tables with different units comes in one of them, whatever is asked; in the greatest size that divides
     both, nothing is cut.
     """
-    if not owners:
-        return None
     if query.resolution is None and len({table.unit for table in owners.values()}) > 1:
         names = " and ".join(sorted({f"{table.name} {list(table.unit)}" for table in owners.values()}))
         raise InvalidQueryError(
@@ -511,10 +514,10 @@ def _common_divisor(sizes: set[float]) -> float:
     return float(Fraction(math.gcd(*(int(fraction * below) for fraction in fractions)), below))
 
 
-def _without_empty_lists(session: Session, info: TableInfo, filters: Filters) -> Filters:
-    """Return filters that no row passes where a list is empty: a service would take the empty list for no filter.
+def _with_lists(session: Session, info: TableInfo, filters: Filters) -> Filters:
+    """Return filters whose lists have no value twice; ones that no row passes where a list is empty.
 
-    The query is asked all the same, because the response has the columns.
+    A service would take the empty list for no filter. The query is asked all the same, for the columns.
     """
     empty = [
         (table, column)
@@ -523,7 +526,11 @@ def _without_empty_lists(session: Session, info: TableInfo, filters: Filters) ->
         if not values
     ]
     if not empty:
-        return filters
+        lists = {
+            table: {column: list(dict.fromkeys(values)) for column, values in columns.items()}
+            for table, columns in filters["in"].items()
+        }
+        return {**filters, "in": lists}
     table, column = empty[0]
     if info.kind == "table":
         return {"equal": {info.name: {"id": -1}}}
@@ -538,12 +545,10 @@ def _without_empty_lists(session: Session, info: TableInfo, filters: Filters) ->
 
 
 def _columns_needed(
-    query: Query, info: TableInfo, base: TableInfo | None, thin: Mapping[tuple[str, str], Any], *, live: bool
-) -> tuple[str, ...] | None:
-    """Return the columns to ask for, None for all: those selected, and those that are looked at here."""
-    if query.select is None or base is not None:
-        return None
-    names = query.select.values() if isinstance(query.select, dict) else [query.select]
+    query: Query, info: TableInfo, select: Any, thin: Mapping[tuple[str, str], Any], *, live: bool
+) -> tuple[str, ...]:
+    """Return the columns to ask for: those selected, and those that are looked at here."""
+    names = select.values() if isinstance(select, dict) else [select]
     needed = [str(name) for some in names for name in some] + [column for _, column in thin]
     for kind, tables in query.filters.items():
         # a live service filters once more after it has looked up the roots, among the columns that it selected
