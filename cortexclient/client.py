@@ -12,6 +12,7 @@ from cortexclient.errors import CortexError, NotConfiguredError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.services.annotations import AnnotationsService
 from cortexclient.services.cells import CellsService
+from cortexclient.services.connections import ConnectionsService
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.history import HistoryService
 from cortexclient.services.level2 import Level2Service
@@ -306,7 +307,8 @@ class DatasetClient:
     anchor_points = _of(PlacesService, PlacesService.anchor_points)
     query = _of(QueriesService, QueriesService.query)
     query_synapses = _of(SynapsesService, SynapsesService.query_synapses)
-    connectivity = _of(SynapsesService, SynapsesService.connectivity)
+    connectivity = _of(ConnectionsService, ConnectionsService.connectivity)
+    partners = _of(ConnectionsService, ConnectionsService.partners)
     cell_id_to_root_id = _of(CellsService, CellsService.cell_id_to_root_id)
     root_id_to_cell_id = _of(CellsService, CellsService.root_id_to_cell_id)
 

@@ -77,6 +77,7 @@ def test_an_assistant_reads_and_never_writes(sandbox, tmp_path):
         ("skeleton_summary", {"dataset": name, "root_id": str(root), "version": 3}),
         ("neuroglancer_link", {"dataset": name, "root_ids": [str(root)], "version": 3}),
         ("query_table", {"dataset": name, "table": "nucleus_detektion"}),
+        ("partners", {"dataset": name, "root_id": str(root), "version": 3, "limit": 2}),
         ("describe_dataset", {"dataset": "/etc/passwd"}),
     ]
     tools, answers = anyio.run(_ask, name, calls)
@@ -98,5 +99,10 @@ def test_an_assistant_reads_and_never_writes(sandbox, tmp_path):
     assert answers[9]["path_length_um"] > 0
     assert str(root) in answers[10]["url"]
     assert "nucleus_detection" in answers[11]["error"]
-    assert "not offered" in answers[12]["error"]
+    strongest = client.partners(root)
+    assert [row["partner_root_id"] for row in answers[12]["rows"]] == [
+        str(one) for one in strongest["partner_root_id"][:2]
+    ]
+    assert answers[12]["rows_left_out"] == len(strongest) - 2
+    assert "not offered" in answers[13]["error"]
     assert sandbox.token not in json.dumps(answers)

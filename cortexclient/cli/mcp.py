@@ -32,6 +32,7 @@ _TOOLS = (
     "cells_to_roots",
     "roots_to_cells",
     "synapses",
+    "partners",
     "skeleton_summary",
     "neuroglancer_link",
 )
@@ -177,6 +178,14 @@ class _Tools:
             "inputs": int((frame["post_pt_root_id"] == root).sum()),
         }
         return {"counts": counts, **_rows(frame.head(_limit(limit)), total=len(frame))}
+
+    def partners(
+        self, dataset: str, root_id: str, side: str = "both", limit: int = 20, version: int | None = None
+    ) -> dict[str, Any]:
+        """Rank the partners of a neuron: side "inputs", "outputs" or "both", with synapse counts, cells and types."""
+        client = self.client(dataset, version)
+        frame = client.partners(_ids([root_id]), side=side)  # type: ignore[arg-type]
+        return _rows(frame.head(_limit(limit)), total=len(frame))
 
     def skeleton_summary(self, dataset: str, root_id: str, version: int | None = None) -> dict[str, Any]:
         """Summarise a neuron's skeleton: path length in um, branch and end points, extent in nm."""

@@ -1,55 +1,428 @@
-"""Who connects to whom: counted from the synapses, or read from a table that the dataset has already."""
+"""Who connects to whom: neuron to neuron, type to type, and the partners of a neuron."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import InvalidQueryError
-from cortexclient.session import Query, fetch_replies, provenance_of
+import numpy as np
+
+from cortexclient.errors import InvalidQueryError, NotConfiguredError
+from cortexclient.ids import as_ids
+from cortexclient.services.cells import CellsService
+from cortexclient.services.synapses import (
+    asked_sides,
+    moment_of_synapses,
+    roots_a_request,
+    synapse_filters,
+    synapse_thresholds,
+)
+from cortexclient.session import (
+    Moment,
+    Query,
+    as_choice,
+    fallback_note,
+    fetch_replies,
+    present_frame,
+    provenance_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-    from cortexclient.session import Moment, Session
+    from cortexclient.session import Session
+    from cortexclient.types import IdArray, Ids, Timestamp
 
-__all__ = ["count_connections"]
+__all__ = ["ConnectionsService"]
 
 _COUNTS = ("n_syn", "num_syn", "synapse_count", "n_synapses", "count")
 _SIZES = ("sum_size", "total_size", "size_sum", "net_size", "size")
+_PAIR = ["pre_pt_root_id", "post_pt_root_id"]
+_PROOFREAD = ("clean", "extended", "t", "true")
+"""Values of a column of proofreading that say that a neuron was proofread (schemas of EMAnnotationSchemas)."""
 
 
-def count_connections(
+class ConnectionsService:
+    """Methods about connections between neurons.
+
+    Parameters
+    ----------
+    session : Session
+        Where to ask, and the moment that holds where a method is given none.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def connectivity(
+        self,
+        root_ids: Ids | None = None,
+        *,
+        pre: bool = True,
+        post: bool = True,
+        within: bool = False,
+        pre_ids: Ids | None = None,
+        post_ids: Ids | None = None,
+        min_size: float | None = None,
+        min_score: float | None = None,
+        min_synapses: int = 1,
+        by: str | Mapping[int, Any] | None = None,
+        proofread: Literal["pre", "post", "both"] | None = None,
+        synapse_table: str | None = None,
+        omit_self_synapse: bool = True,
+        timestamp: Timestamp | None = None,
+        progress: bool = False,
+        return_as: Literal["pandas", "arrow", "polars"] = "pandas",
+    ) -> Any:
+        """Return who connects to whom, with numbers of synapses and their summed sizes: by neuron, or by type.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int, optional
+            Neurons; 0 and -1 (no segment, no root found) are none.
+        pre, post : bool
+            Connections that they make, and that they receive.
+        within : bool
+            Only connections between the given neurons.
+        pre_ids, post_ids : int or sequence of int, optional
+            Instead of ``root_ids``: connections that these make, that these receive, or, with both, from the ones to
+            the others.
+        min_size, min_score : float, optional
+            Only synapses of at least this size or score, by the columns that the spec names.
+        min_synapses : int
+            Only connections of at least so many synapses.
+        by : str or mapping, optional
+            Group neurons: the role of a table in the spec that holds types (``"cell_types"``), or root id -> group.
+        proofread : {"pre", "post", "both"}, optional
+            Only connections whose neuron on this side was proofread, by the table of the role ``proofreading``.
+        synapse_table : str, optional
+            Default: the dataset's. Given, the connections are counted from it.
+        omit_self_synapse : bool
+            Leave out connections of a neuron with itself.
+        timestamp : datetime.datetime or str, optional
+            Another time than the client's.
+        progress : bool
+            Show one bar.
+        return_as : {"pandas", "arrow", "polars"}
+            Kind of frame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Ordered by the two ids. Synapses whose other side lies on no segment are left out.
+
+            ================  =======  ==========================================================
+            column            dtype    content
+            ================  =======  ==========================================================
+            pre_pt_root_id    int64    the neuron that makes the synapses
+            post_pt_root_id   int64    the neuron that receives them
+            n_syn             int64    number of synapses
+            sum_size          float64  summed size of them; NaN where the table has no sizes
+            ================  =======  ==========================================================
+
+            With ``by``, ordered by the two groups:
+
+            ================  =======  ==========================================================
+            pre_group         string   group of the neurons that make the synapses
+            post_group        string   group of those that receive them
+            n_connections     int64    connected pairs of neurons
+            n_syn             int64    number of synapses
+            sum_size          float64  summed size of them
+            ================  =======  ==========================================================
+
+            A neuron without a group, or with several, is in the group null; ``df.attrs["several_groups"]`` lists the
+            latter.
+
+        Raises
+        ------
+        ValueError
+            If neither ``pre`` nor ``post`` is asked, or neurons are given in both ways.
+        NotConfiguredError
+            If the dataset has neither a synapse table nor a table of edges, or none of a role that is asked for.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox", version=3)
+        >>> roots = client.tables.cell_types().query()["pt_root_id"]
+        >>> client.connectivity(roots[roots > 0], within=True, by="cell_types").columns.tolist()
+        ['pre_group', 'post_group', 'n_connections', 'n_syn', 'sum_size']
+        """
+        session = self._session
+        if proofread is not None:
+            as_choice(proofread, "proofread", ("pre", "post", "both"))
+        if pre_ids is None and post_ids is None and root_ids is not None and within:
+            # from the neurons to the neurons
+            root_ids, pre_ids, post_ids = None, root_ids, root_ids
+        given = root_ids is not None
+        asked = asked_sides(
+            root_ids, pre=pre and given, post=post and given, pre_ids=pre_ids, post_ids=post_ids
+        )
+        shape = Query("connections", split_positions=True, return_as=return_as)
+        moment = moment_of_synapses(session, live=False, timestamp=timestamp)
+        thresholds = synapse_thresholds(session, min_size=min_size, min_score=min_score)
+        # views ended with their version, and tables of edges have counted all synapses
+        counted = not (
+            synapse_table or thresholds or moment.timestamp is not None or fallback_note(session, moment)
+        )
+        edges = self._edges_role() if counted else None
+        table = None if edges else session.require_synapse_table(synapse_table)
+        frame, attrs = _count(
+            session, asked, thresholds, edges=edges, table=table, moment=moment, progress=progress
+        )
+        if omit_self_synapse:
+            frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
+        if proofread is not None:
+            frame = self._proofread(frame, proofread, moment)
+        frame = frame[frame["n_syn"] >= min_synapses].reset_index(drop=True)
+        if by is not None:
+            frame, several = self._by(frame, by, moment)
+            attrs["several_groups"] = several
+        frame.attrs.update(attrs)
+        return present_frame(frame, shape)
+
+    def partners(
+        self,
+        root_ids: Ids,
+        *,
+        side: Literal["inputs", "outputs", "both"] = "both",
+        min_size: float | None = None,
+        min_score: float | None = None,
+        min_synapses: int = 1,
+        types: str | Mapping[int, Any] | None = "cell_types",
+        proofread: bool = False,
+        timestamp: Timestamp | None = None,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """Return the partners of neurons, the strongest first, with their cells and types.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Neurons.
+        side : {"inputs", "outputs", "both"}
+            Which partners: those that synapse onto the neurons, those that the neurons synapse onto, or both.
+        min_size, min_score, min_synapses
+            As for `connectivity`.
+        types : str or mapping, optional
+            The role of the table of types, or root id -> type; None for no column of types. The default is left out
+            where the spec names no such table.
+        proofread : bool
+            Only partners that were proofread, by the table of the role ``proofreading``.
+        timestamp : datetime.datetime or str, optional
+            Another time than the client's.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each neuron, side and partner; by neuron in the order given, outputs before inputs, then by
+            falling numbers of synapses, falling sizes and rising ids. Root 0 is no partner.
+
+            ===============  =======  ============================================================
+            root_id          int64    neuron asked about
+            side             string   ``output``: it synapses onto the partner; ``input``
+            rank             int64    1 for the strongest partner of this neuron and side
+            partner_root_id  int64    the partner
+            n_syn            int64    number of synapses
+            sum_size         float64  summed size of them
+            cell_id          int64    cell of the partner; -1 where there is none or more than one
+            type             string   type of the partner; null where there is none or more than one
+            ===============  =======  ============================================================
+
+        Raises
+        ------
+        NotConfiguredError
+            If the dataset has no synapse table, or none of a role that is asked for.
+        ServiceError
+            If a service fails.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox", version=3)
+        >>> root = int(client.cell_id_to_root_id(301357)["root_id"].iloc[0])
+        >>> client.partners(root, side="outputs")["rank"].iloc[0]
+        1
+        """
+        import pandas as pd
+
+        as_choice(side, "side", ("inputs", "outputs", "both"))
+        roots = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
+        moment = moment_of_synapses(self._session, live=False, timestamp=timestamp)
+        pairs = self.connectivity(
+            roots,
+            pre=side != "inputs",
+            post=side != "outputs",
+            min_size=min_size,
+            min_score=min_score,
+            min_synapses=min_synapses,
+            timestamp=timestamp,
+            progress=progress,
+        )
+        parts = []
+        for name, mine, other in (("output", *_PAIR), ("input", *reversed(_PAIR))):
+            if side in ("both", f"{name}s"):
+                part = pairs[pairs[mine].isin(roots)].rename(
+                    columns={mine: "root_id", other: "partner_root_id"}
+                )
+                parts.append(part.assign(side=name))
+        frame = pd.concat(parts, ignore_index=True)
+        if proofread:
+            frame = frame[
+                frame["partner_root_id"].isin(self._proofread_roots(frame["partner_root_id"], None, moment))
+            ]
+        place = frame["root_id"].map({root: position for position, root in enumerate(roots)})
+        first = frame["side"] == "input"
+        keys = [frame["partner_root_id"], -frame["sum_size"].fillna(0), -frame["n_syn"], first, place]
+        frame = frame.iloc[np.lexsort(keys)].reset_index(drop=True)
+        frame["rank"] = (frame.groupby(["root_id", "side"]).cumcount() + 1).astype(np.int64)
+        frame["side"] = frame["side"].astype("string")
+        distinct = frame["partner_root_id"].unique()
+        frame["cell_id"] = self._cells(distinct).reindex(frame["partner_root_id"]).to_numpy(dtype=np.int64)
+        known, several = self._types(types, distinct, moment)
+        frame["type"] = pd.array(
+            [known.get(root) for root in frame["partner_root_id"].tolist()], dtype="string"
+        )
+        columns = ["root_id", "side", "rank", "partner_root_id", "n_syn", "sum_size", "cell_id", "type"]
+        result: pd.DataFrame = frame[columns if types is not None else columns[:-1]]
+        result.attrs.update(pairs.attrs)
+        result.attrs["several_groups"] = several
+        return result
+
+    def _edges_role(self) -> Any:
+        try:
+            return self._session.spec.table_for("edges", self._session.moment.version)
+        except (NotConfiguredError, LookupError):
+            return None
+
+    def _cells(self, roots: IdArray) -> pd.Series[int]:
+        import pandas as pd
+
+        if self._session.spec.cell_ids is None:
+            return pd.Series(-1, index=roots, dtype=np.int64)
+        return CellsService(self._session).root_id_to_cell_id(roots)["cell_id"]
+
+    def _types(
+        self, types: str | Mapping[int, Any] | None, roots: IdArray, moment: Moment
+    ) -> tuple[dict[int, Any], list[int]]:
+        if types is None or (types == "cell_types" and "cell_types" not in self._session.spec.tables):
+            return {}, []
+        return self._groups(types, roots, moment)
+
+    def _by(
+        self, pairs: pd.DataFrame, by: str | Mapping[int, Any], moment: Moment
+    ) -> tuple[pd.DataFrame, list[int]]:
+        import pandas as pd
+
+        groups, several = self._groups(by, np.unique(pairs[_PAIR].to_numpy()), moment)
+        sides = {
+            side: pd.array(
+                [groups.get(root) for root in pairs[f"{side}_pt_root_id"].tolist()], dtype="string"
+            )
+            for side in ("pre", "post")
+        }
+        keyed = pairs.assign(pre_group=sides["pre"], post_group=sides["post"])
+        grouped = keyed.groupby(["pre_group", "post_group"], dropna=False)
+        frame = grouped.agg(
+            n_connections=("n_syn", "size"),
+            n_syn=("n_syn", "sum"),
+            sum_size=("sum_size", lambda sizes: sizes.sum(min_count=1)),
+        ).reset_index()
+        return frame.astype({"n_connections": np.int64, "n_syn": np.int64, "sum_size": np.float64}), several
+
+    def _groups(
+        self, by: str | Mapping[int, Any], roots: IdArray, moment: Moment
+    ) -> tuple[dict[int, Any], list[int]]:
+        """Return root -> group, and the roots that have several; neither root 0 nor -1 has one."""
+        if isinstance(by, Mapping):
+            known = dict(zip(as_ids(list(by), "by").tolist(), by.values(), strict=True))
+            return {root: str(group) for root, group in known.items() if root > 0 and group is not None}, []
+        rows, table = self._rows_of(by, roots, moment)
+        column = next((name for name in ("cell_type", "tag", "type") if name in rows), None)
+        if column is None:
+            raise InvalidQueryError(
+                f"{table!r}, the table of the role {by!r}, has no column cell_type, tag or type to group by (it has "
+                f"{', '.join(map(str, rows))}); pass by={{root_id: group}}",
+                service="materialize",
+            )
+        distinct = rows[["pt_root_id", column]].dropna().drop_duplicates()
+        several = distinct["pt_root_id"][distinct["pt_root_id"].duplicated()].unique().tolist()
+        one = distinct[~distinct["pt_root_id"].isin(several)]
+        return dict(zip(one["pt_root_id"].tolist(), one[column].tolist(), strict=True)), sorted(several)
+
+    def _proofread(self, frame: pd.DataFrame, which: str, moment: Moment) -> pd.DataFrame:
+        for side in ("pre", "post"):
+            if which in (side, "both"):
+                column = frame[f"{side}_pt_root_id"]
+                frame = frame[column.isin(self._proofread_roots(column, side, moment))]
+        return frame
+
+    def _proofread_roots(self, roots: Any, side: str | None, moment: Moment) -> set[int]:
+        """Return which roots were proofread: their axons for ``pre``, their dendrites for ``post``, either for None."""
+        rows, table = self._rows_of("proofreading", np.unique(roots), moment)
+        own = {"pre": ["status_axon"], "post": ["status_dendrite"], None: ["status_axon", "status_dendrite"]}[
+            side
+        ]
+        columns = [name for name in own if name in rows] or [
+            name for name in ("status", "proofread") if name in rows
+        ]
+        if not columns:
+            raise InvalidQueryError(
+                f"{table!r}, the table of the role 'proofreading', says in no column that is known what was proofread "
+                f"(it has {', '.join(map(str, rows))})",
+                service="materialize",
+            )
+        yes = np.zeros(len(rows), dtype=bool)
+        for name in columns:
+            yes |= rows[name].astype("string").str.lower().isin(_PROOFREAD).to_numpy(dtype=bool)
+        return set(rows.loc[yes, "pt_root_id"].tolist())
+
+    def _rows_of(self, role: str, roots: IdArray, moment: Moment) -> tuple[pd.DataFrame, str]:
+        """Return the rows of the table of a role that lie on some roots."""
+        version = moment.version if moment.version is not None else self._session.version
+        entry = self._session.spec.table_for(role, version)
+        # rows of a reference table lie where those lie that they refer to
+        placed = self._session.table_info(entry.name).reference_table or entry.name
+        filters = {"in": {placed: {"pt_root_id": roots[roots > 0].tolist()}}}
+        query = Query(entry.name, filters=filters, moment=moment, resolution=None, split_positions=True)
+        (reply,) = fetch_replies(self._session, [query], description=role)
+        return reply.frame(), entry.name
+
+
+def _count(
     session: Session,
+    asked: Sequence[Mapping[str, IdArray]],
+    thresholds: Mapping[str, float],
     *,
-    sides: Sequence[str],
     edges: Any,
     table: str | None,
-    roots: list[int],
-    batch: int,
     moment: Moment,
     progress: bool,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return (pre, post, n_syn, sum_size), ordered by the two ids, each pair once; and where they are from."""
     name = edges.name if edges is not None else str(table)
     size = _size_column(session)
-    frames = []
+    number = len(np.unique(np.concatenate([ids for part in asked for ids in part.values()])))
     queries = [
         Query(
             name,
             kind=edges.kind if edges is not None else "table",
-            filters={"in": {name: {f"{side}_pt_root_id": roots}}},
+            filters=synapse_filters(name, part, thresholds),
             merge_reference=False,
             resolution=None,
             split_positions=True,
             select=None if edges is not None else _columns(size),
             moment=moment,
-            batch=batch,
+            batch=roots_a_request(number, session.max_workers, len(asked)),
             progress=progress,
         )
-        for side in sides
+        for part in asked
     ]
+    frames = []
     replies = fetch_replies(session, queries, description="connections")
     for reply in replies:
         frame = reply.frame()
@@ -87,21 +460,19 @@ def _as_edges(frame: pd.DataFrame, name: str, size: str) -> pd.DataFrame:
 
 
 def _sum_up(frames: list[pd.DataFrame], *, counted: bool, size: str) -> pd.DataFrame:
-    import numpy as np
     import pandas as pd
 
-    pair = ["pre_pt_root_id", "post_pt_root_id"]
     filled = [frame for frame in frames if len(frame)] or frames[:1]
     joined = pd.concat(filled, ignore_index=True)
     # 0 stands for no segment: such a synapse has no partner
-    joined = joined[(joined[pair] > 0).all(axis=1)]
+    joined = joined[(joined[_PAIR] > 0).all(axis=1)]
     if counted:
-        result = joined.drop_duplicates(pair)
+        result = joined.drop_duplicates(_PAIR)
     else:
         joined = joined.drop_duplicates("id")
         sizes = joined[size].astype(np.float64) if size in joined.columns else float("nan")
-        grouped = joined[pair].assign(sum_size=sizes).groupby(pair)["sum_size"]
+        grouped = joined[_PAIR].assign(sum_size=sizes).groupby(_PAIR)["sum_size"]
         result = pd.DataFrame({"n_syn": grouped.size(), "sum_size": grouped.sum(min_count=1)}).reset_index()
-    result = result.sort_values(pair, ignore_index=True)
-    dtypes = dict.fromkeys((*pair, "n_syn"), np.int64) | {"sum_size": np.float64}
-    return result.astype(dtypes)[[*pair, "n_syn", "sum_size"]]
+    result = result.sort_values(_PAIR, ignore_index=True)
+    dtypes = dict.fromkeys((*_PAIR, "n_syn"), np.int64) | {"sum_size": np.float64}
+    return result.astype(dtypes)[[*_PAIR, "n_syn", "sum_size"]]

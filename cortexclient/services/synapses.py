@@ -7,6 +7,8 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from cortexclient.errors import NotConfiguredError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
 from cortexclient.ids import as_ids
 from cortexclient.services.synapse_references import attach, find_references, to_follow
@@ -17,7 +19,6 @@ from cortexclient.session import (
     Reply,
     as_choice,
     concat_replies,
-    fallback_note,
     fetch_replies,
     is_latest,
     lifetimes,
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
     from cortexclient.session import Session
     from cortexclient.types import IdArray, Ids, Timestamp
 
-__all__ = ["SynapsesService"]
+__all__ = [
+    "SynapsesService",
+    "asked_sides",
+    "moment_of_synapses",
+    "roots_a_request",
+    "synapse_filters",
+    "synapse_thresholds",
+]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +64,7 @@ class SynapsesService:
 
     def query_synapses(
         self,
-        root_ids: Ids,
+        root_ids: Ids | None = None,
         pre: bool = False,
         post: bool = False,
         reference_tables: str | Sequence[str] | None = None,
@@ -71,17 +79,21 @@ class SynapsesService:
         ref_batch_size: int = 5000,
         progress: bool = True,
         *,
+        pre_ids: Ids | None = None,
+        post_ids: Ids | None = None,
+        min_size: float | None = None,
+        min_score: float | None = None,
         duplicates: Literal["first", "all", "raise"] = "first",
         return_as: Literal["pandas", "arrow", "polars"] = "pandas",
     ) -> Any:
-        """Return the synapses of one or more neurons, all of them, once each.
+        """Return the synapses of one or more neurons, or from some neurons to others: all of them, once each.
 
         A floating client reads them from its version of the tables, as `get_skeleton` does: the two have the same
         synapses. Roots that were made after that version have none in it (``live=True`` returns them).
 
         Parameters
         ----------
-        root_ids : int or sequence of int
+        root_ids : int or sequence of int, optional
             Neurons. Duplicates are asked once; 0 and -1 (no segment, no root found) are no neurons.
         pre, post : bool
             Synapses that the neurons make, and that they receive. One of them at least.
@@ -109,6 +121,12 @@ class SynapsesService:
             Synapses in one request to a reference table.
         progress : bool
             Show one progress bar.
+        pre_ids, post_ids : int or sequence of int, optional
+            Instead of ``root_ids``: synapses that these make, that these receive, or, with both, from the ones to the
+            others.
+        min_size, min_score : float, optional
+            Only synapses of at least this size or score, by the columns ``synapses.size_column`` and
+            ``synapses.score_column`` of the spec.
         duplicates : {"first", "all", "raise"}
             What to do where a table has several rows for a synapse: take the one of the smallest id (and say so in
             ``df.attrs["several_reference_rows"]``), repeat the synapse for each, or raise.
@@ -129,10 +147,10 @@ class SynapsesService:
         Raises
         ------
         ValueError
-            If neither ``pre`` nor ``post`` is asked, or a reference table refers to another one than the synapse
-            table, or to none (a table of nuclei, say: its ids are not those of synapses).
+            If nothing is asked for, or neurons are given in both ways; if a reference table refers to another one than
+            the synapse table, or to none (a table of nuclei, say: its ids are not those of synapses).
         NotConfiguredError
-            If the dataset has no synapse table.
+            If the dataset has no synapse table, or its spec no score column for ``min_score``.
         IncompleteResultError
             If the server truncates a response and it cannot be completed.
         ServiceError
@@ -142,24 +160,22 @@ class SynapsesService:
         --------
         >>> client.query_synapses(864691135336055529, pre=True, post=True)  # doctest: +SKIP
         """
-        if not pre and not post:
-            raise ValueError(
-                "ask for pre=True (synapses that the neurons make), post=True (that they receive), or both"
-            )
+        asked = asked_sides(root_ids, pre=pre, post=post, pre_ids=pre_ids, post_ids=post_ids)
         as_choice(duplicates, "duplicates", ("first", "all", "raise"))
         session = self._session
         table = session.require_synapse_table(synapse_table)
         shape = Query(table, resolution=resolution, split_positions=split_positions, return_as=return_as)
-        ids = as_ids(root_ids, "root_ids")
-        moment = self._moment(live=live, timestamp=timestamp)
-        sides = [side for side, wanted in (("pre", pre), ("post", post)) if wanted]
+        ids = np.concatenate([ids for part in asked for ids in part.values()])
+        ids = ids[np.sort(np.unique(ids, return_index=True)[1])]
+        moment = moment_of_synapses(session, live=live, timestamp=timestamp)
+        thresholds = synapse_thresholds(session, min_size=min_size, min_score=min_score)
         references = find_references(session, table, reference_tables, suffixes)
-        size = _batch(len(set(ids.tolist())), session.max_workers, len(sides))
+        size = roots_a_request(len(ids), session.max_workers, len(asked))
         requests = [
             Query(
                 table,
                 kind="table",
-                filters={"in": {table: {f"{side}_pt_root_id": ids[ids > 0].tolist()}}},
+                filters=synapse_filters(table, part, thresholds),
                 merge_reference=False,
                 resolution=resolution,
                 split_positions=True,
@@ -167,7 +183,7 @@ class SynapsesService:
                 batch=size if batch_size is None else batch_size,
                 progress=progress,
             )
-            for side in sides
+            for part in asked
         ]
         following = to_follow(
             references,
@@ -175,12 +191,13 @@ class SynapsesService:
             resolution=resolution,
             batch_size=ref_batch_size,
             progress=progress,
-            pick=_new_ids(ids, both=len(sides) > 1, omit_self=omit_self_synapse),
+            pick=_new_ids(ids, both=len(asked) > 1, omit_self=omit_self_synapse),
         )
         # put in order once, with those that come twice left out
         found = fetch_replies(session, requests, following=following, description="synapses", in_order=False)
-        answers, about = found[: len(sides)], found[len(sides) :]
-        attrs = {**answers[0].attrs, "filters": {"root_ids": len(ids), "sides": sides}}
+        answers, about = found[: len(asked)], found[len(asked) :]
+        sides = [side for part in asked for side in part]
+        attrs = {**answers[0].attrs, "filters": {"root_ids": len(ids), "sides": sides, **thresholds}}
         attrs["requests"] = sum(answer.attrs["requests"] for answer in found)
         frame = _together(answers, omit_self=omit_self_synapse)
         attrs |= self._stale(ids, frame, moment)
@@ -190,17 +207,8 @@ class SynapsesService:
         frame.attrs.update(attrs)
         return present_frame(frame, shape)
 
-    def _moment(self, *, live: bool, timestamp: Timestamp | None) -> Moment:
-        if timestamp is not None:
-            return Moment.of(timestamp=timestamp)
-        if live and self._session.moment.floating:
-            return Moment(timestamp=datetime.now(UTC))
-        return moment_of_tables(self._session)
-
     def _stale(self, ids: IdArray, frame: pd.DataFrame, moment: Moment) -> dict[str, Any]:
         """Return which neurons have no row because they did not exist then: a server does not say so."""
-        import numpy as np
-
         seen = np.union1d(frame["pre_pt_root_id"].unique(), frame["post_pt_root_id"].unique())
         silent = np.setdiff1d(ids, seen[seen > 0])
         if not len(silent):
@@ -246,106 +254,90 @@ class SynapsesService:
                 _listed(others),
             )
 
-    def connectivity(
-        self,
-        root_ids: Ids,
-        *,
-        pre: bool = True,
-        post: bool = True,
-        within: bool = False,
-        synapse_table: str | None = None,
-        omit_self_synapse: bool = True,
-        timestamp: Timestamp | None = None,
-        progress: bool = False,
-        return_as: Literal["pandas", "arrow", "polars"] = "pandas",
-    ) -> Any:
-        """Return the neuron-to-neuron table of some neurons: numbers of synapses and their summed sizes.
 
-        Parameters
-        ----------
-        root_ids : int or sequence of int
-            Neurons; 0 and -1 (no segment, no root found) are none.
-        pre, post : bool
-            Connections that they make, and that they receive.
-        within : bool
-            Only connections between the given neurons.
-        synapse_table : str, optional
-            Default: the dataset's. Given, the connections are counted from it.
-        omit_self_synapse : bool
-            Leave out connections of a neuron with itself.
-        timestamp : datetime.datetime or str, optional
-            Another time than the client's.
-        progress : bool
-            Show one bar.
-        return_as : {"pandas", "arrow", "polars"}
-            Kind of frame.
+def asked_sides(
+    root_ids: Ids | None, *, pre: bool, post: bool, pre_ids: Ids | None, post_ids: Ids | None
+) -> list[dict[str, IdArray]]:
+    """Return what each query filters by: side -> neurons; synapses pass that are in one of the queries.
 
-        Returns
-        -------
-        pandas.DataFrame
-            Ordered by the two ids. Synapses whose other side lies on no segment are left out.
-
-            ================  =======  ==========================================================
-            column            dtype    content
-            ================  =======  ==========================================================
-            pre_pt_root_id    int64    the neuron that makes the synapses
-            post_pt_root_id   int64    the neuron that receives them
-            n_syn             int64    number of synapses
-            sum_size          float64  summed size of them; NaN where the table has no sizes
-            ================  =======  ==========================================================
-
-        Raises
-        ------
-        ValueError
-            If neither ``pre`` nor ``post`` is asked.
-        NotConfiguredError
-            If the dataset has neither a synapse table nor a table of edges.
-        """
-        if not pre and not post:
-            raise ValueError("ask for pre=True (connections made), post=True (received), or both")
-        from cortexclient.services.connections import count_connections
-
-        session = self._session
-        ids = as_ids(root_ids, "root_ids")
-        ids = ids[ids > 0]
-        shape = Query("connections", split_positions=True, return_as=return_as)
-        moment = self._moment(live=False, timestamp=timestamp)
-        if within:
-            post = False
-        # views ended with their version
-        gone = moment.timestamp is not None or fallback_note(session, moment)
-        edges = None if synapse_table or gone else self._edges_role()
-        sides = [side for side, wanted in (("pre", pre or within), ("post", post)) if wanted]
-        frame, attrs = count_connections(
-            session,
-            sides=sides,
-            edges=edges,
-            table=None if edges else session.require_synapse_table(synapse_table),
-            roots=ids.tolist(),
-            batch=_batch(len(set(ids.tolist())), session.max_workers, len(sides)),
-            moment=moment,
-            progress=progress,
+    Raises
+    ------
+    ValueError
+        If nothing is asked, or neurons are given in both ways.
+    """
+    given = {
+        side: as_ids(ids, f"{side}_ids")
+        for side, ids in (("pre", pre_ids), ("post", post_ids))
+        if ids is not None
+    }
+    if given:
+        if root_ids is not None or pre or post:
+            raise ValueError(
+                "give root_ids with pre= and post=, or pre_ids= and post_ids= (from these to those), not both"
+            )
+        return [given]
+    if root_ids is None:
+        raise ValueError(
+            "give root_ids, or pre_ids= (synapses that these make) and post_ids= (that these receive)"
         )
-        if within:
-            frame = frame[frame["post_pt_root_id"].isin(ids)]
-        if omit_self_synapse:
-            frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
-        frame = frame.reset_index(drop=True)
-        frame.attrs.update(attrs)
-        return present_frame(frame, shape)
+    if not pre and not post:
+        raise ValueError(
+            "ask for pre=True (synapses that the neurons make), post=True (that they receive), or both"
+        )
+    ids = as_ids(root_ids, "root_ids")
+    return [{side: ids} for side, wanted in (("pre", pre), ("post", post)) if wanted]
 
-    def _edges_role(self) -> Any:
-        try:
-            return self._session.spec.table_for("edges", self._session.moment.version)
-        except (NotConfiguredError, LookupError):
-            return None
+
+def moment_of_synapses(session: Session, *, live: bool, timestamp: Timestamp | None) -> Moment:
+    """Return when synapses are asked for: at a given time, now, or at the moment of the session's tables."""
+    if timestamp is not None:
+        return Moment.of(timestamp=timestamp)
+    if live and session.moment.floating:
+        return Moment(timestamp=datetime.now(UTC))
+    return moment_of_tables(session)
+
+
+def synapse_thresholds(
+    session: Session, *, min_size: float | None, min_score: float | None
+) -> dict[str, float]:
+    """Return column -> least value.
+
+    Raises
+    ------
+    NotConfiguredError
+        If a score is asked for and the spec names no column of scores.
+    """
+    synapses = session.spec.synapses
+    found: dict[str, float] = {}
+    if min_size is not None:
+        found[(synapses.size_column if synapses is not None else None) or "size"] = float(min_size)
+    if min_score is not None:
+        if synapses is None or synapses.score_column is None:
+            raise NotConfiguredError(
+                f"the spec of {session.spec.name!r} names no score of synapses for min_score: add "
+                "`synapses: {score_column: NAME}` to its YAML file"
+            )
+        found[synapses.score_column] = float(min_score)
+    return found
+
+
+def synapse_filters(
+    table: str, sides: Mapping[str, IdArray], thresholds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the filters of a query for synapses of neurons, by side, and of least size or score."""
+    filters: dict[str, Any] = {
+        "in": {table: {f"{side}_pt_root_id": ids[ids > 0].tolist() for side, ids in sides.items()}}
+    }
+    if thresholds:
+        filters["greater_equal"] = {table: dict(thresholds)}
+    return filters
 
 
 def _listed(ids: IdArray) -> str:
     return ", ".join(map(str, ids[:_NAMED].tolist())) + (" ..." if len(ids) > _NAMED else "")
 
 
-def _batch(number: int, workers: int, sides: int) -> int:
+def roots_a_request(number: int, workers: int, sides: int) -> int:
     """Return how many neurons to ask about in one request: few enough that responses are rarely truncated."""
     return min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(number * sides / workers)))
 
@@ -392,7 +384,6 @@ def _together(replies: list[Reply], *, omit_self: bool) -> pd.DataFrame:
 
 def _once_each(rows: Any, *, omit_self: bool) -> Any:
     """Return the first place of each synapse, in the order of ids; None where the rows are that already."""
-    import numpy as np
     import pyarrow as pa
 
     ids = rows.column("id").to_numpy()

@@ -9,7 +9,7 @@ import pytest
 
 from cortexclient import errors
 from cortexclient.sandbox import Sandbox
-from cortexclient.services.connections import _sum_up
+from cortexclient.services.connections import ConnectionsService, _sum_up
 from cortexclient.services.synapses import SynapsesService, _once_each
 
 
@@ -107,7 +107,7 @@ def test_a_mistake_is_told_before_anything_is_asked(toy_server, toy, files):
     roots = files.current_roots()[:1]
     service = SynapsesService(toy)
     before = len(toy_server.requests)
-    for ask in (service.query_synapses, service.connectivity):
+    for ask in (service.query_synapses, ConnectionsService(toy).connectivity):
         with pytest.raises(ValueError, match="return_as must be one of"):
             ask(roots, pre=True, return_as="a frame")
     assert len(toy_server.requests) == before
@@ -141,19 +141,19 @@ def test_connectivity(request, files, server, version):
     roots = files.current_roots(files.versions[version])[:3]
     rows = expected_synapses(files.frozen("synapses_toy", version), roots)
     expected = rows.groupby(["pre_pt_root_id", "post_pt_root_id"])["size"].agg(["size", "sum"]).reset_index()
-    frame = SynapsesService(session).connectivity(roots)
+    frame = ConnectionsService(session).connectivity(roots)
     assert frame[["pre_pt_root_id", "post_pt_root_id"]].to_numpy().tolist() == (
         expected[["pre_pt_root_id", "post_pt_root_id"]].to_numpy().tolist()
     )
     assert frame["n_syn"].tolist() == expected["size"].tolist()
     assert np.allclose(frame["sum_size"], expected["sum"], rtol=1e-5)
-    within = SynapsesService(session).connectivity(roots, within=True)
+    within = ConnectionsService(session).connectivity(roots, within=True)
     assert set(within["post_pt_root_id"]) <= set(roots)
     assert (
         within["n_syn"].sum()
         == rows["pre_pt_root_id"].isin(roots).mul(rows["post_pt_root_id"].isin(roots)).sum()
     )
-    none = SynapsesService(session).connectivity([])
+    none = ConnectionsService(session).connectivity([])
     assert none.dtypes.to_dict() == frame.dtypes.to_dict()
     assert len(none) == 0
 
