@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from cortexclient import credentials
 from cortexclient.credentials import may_carry_token
-from cortexclient.errors import MissingDataError, OfflineError, SpecError
+from cortexclient.errors import MissingDataError, OfflineError, ServiceError, SpecError, UnknownTableError
 from cortexclient.forking import renew_in_child
 from cortexclient.session.failures import Context
 
@@ -387,11 +387,34 @@ class Connection:
 
         def ask() -> dict[str, Any]:
             url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
-            body: dict[str, Any] = self.http.get_json("info", url, keys=("aligned_volume",))
+            try:
+                body: dict[str, Any] = self.http.get_json("info", url, keys=("aligned_volume",))
+            except (MissingDataError, UnknownTableError) as error:  # the second, where a token is wanted
+                raise self._unknown_datastack(error) from None
             self.transport.trust(body.get("local_server") or self.address)
             return body
 
         return self.memory.get("info", ask)
+
+    def _unknown_datastack(self, error: ServiceError) -> ServiceError:
+        """Name the datastacks that the server has, if it has none of this name."""
+        from cortexclient.spec.problems import close_names
+
+        try:
+            known = self.http.get_json("info", f"{self.address}/info/api/v2/datastacks")
+        except ServiceError:
+            return error
+        if not isinstance(known, list) or self.spec.datastack in known:
+            return error
+        names = sorted(map(str, known))
+        close = close_names(self.spec.datastack, names)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(names[:30]) or 'none'}"
+        return MissingDataError(
+            f"{self.address} has no datastack {self.spec.datastack!r}; {hint}",
+            service="info",
+            status=error.status,
+            url=error.url,
+        )
 
     @property
     def local_server(self) -> str:

@@ -146,3 +146,11 @@ def test_the_doctor_looks_over_the_machine(run):
     made = run("doctor")
     assert "minnie_public" in made.stdout
     assert "cortexclient login" in made.stdout
+
+
+def test_a_wrong_datastack_is_told_with_those_that_there_are(run, tmp_path):
+    run("login", "toy", text=f"{GOOD}\n")
+    own = (tmp_path / "toy.yaml").read_text().replace("datastack: toy", "datastack: tou")
+    (tmp_path / "toy.yaml").write_text(own)
+    made = run("tables", "toy")
+    assert "has no datastack 'tou'; did you mean toy?" in made.stderr

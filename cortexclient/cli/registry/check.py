@@ -21,7 +21,6 @@ from cortexclient.errors import (
     ServiceError,
     ServiceTimeoutError,
     ServiceUnavailableError,
-    UnknownDatasetError,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ __all__ = [
     "Point",
     "check",
     "check_live",
-    "datastack_info",
     "diff",
     "differences",
     "offered",
@@ -151,7 +149,8 @@ def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | Non
             points.append(Point("authorised", "fail", _first(error), "make a token, or join the group"))
             return points
         except CortexError as error:
-            name = "datastack" if isinstance(error, UnknownDatasetError) else step.__name__.strip("_")
+            unknown = step is _info and isinstance(error, MissingDataError)
+            name = "datastack" if unknown else step.__name__.strip("_")
             points.append(Point(name, "fail", _first(error), "see the message"))
             if step is _info:
                 return points
@@ -176,7 +175,7 @@ def _same(name: str, ours: Any, theirs: Any) -> Point:
 
 
 def _info(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
-    info = datastack_info(live.session)
+    info = live.session.info()
     yield Point("server_address", "pass", live.session.server_address)
     yield Point("datastack", "pass", live.session.datastack)
     for name, ours, theirs in _facts(spec, info):
@@ -185,28 +184,6 @@ def _info(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
             if theirs is not None
             else Point(name, "skip", "the server does not say")
         )
-
-
-def datastack_info(session: Session) -> dict[str, Any]:
-    """Ask what the server knows about the datastack; a mistyped name is answered with those that exist.
-
-    Raises
-    ------
-    UnknownDatasetError
-        If the server has no such datastack.
-    """
-    from cortexclient.spec.problems import close_names
-
-    try:
-        return session.info()
-    except MissingDataError as error:
-        url = f"{session.server_address}/info/api/v2/datastacks"
-        names = sorted(map(str, session.http.get_json("info", url)))
-        near = close_names(session.datastack, names)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names[:30]) or 'none'}"
-        raise UnknownDatasetError(
-            f"{session.server_address} has no datastack {session.datastack!r}; {hint}"
-        ) from error
 
 
 def _facts(spec: DatasetSpec, info: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -461,7 +438,7 @@ def differences(
     from cortexclient.session import Session
 
     session = Session(_undenied(spec), server_address=server, auth_token=token)
-    info = datastack_info(session)
+    info = session.info()
     found = [
         (name, str(ours), str(theirs))
         for name, ours, theirs in _facts(spec, info)

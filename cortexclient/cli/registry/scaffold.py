@@ -10,7 +10,7 @@ import typer
 
 from cortexclient.cli.options import Token, environment_token
 from cortexclient.cli.output import say
-from cortexclient.cli.registry.check import datastack_info, offered, skeleton_versions, versions_of
+from cortexclient.cli.registry.check import offered, skeleton_versions, versions_of
 from cortexclient.cli.registry.text import as_yaml, one_line
 from cortexclient.cli.screen import error_console
 from cortexclient.files import write_text
@@ -166,7 +166,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
         label="<command line>",
     )
     session = Session(spec, auth_token=token)
-    info = datastack_info(session)
+    info = session.info()
     versions = versions_of(session)
     latest = max((number for number, record in versions.items() if record.valid), default=None)
     with session.guard("materialize"):
