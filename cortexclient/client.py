@@ -22,8 +22,8 @@ from cortexclient.services.roots import RootsService
 from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.snapshots import SnapshotsService
 from cortexclient.services.space import Space
-from cortexclient.services.store import StoreService, open_source
 from cortexclient.services.status import StatusService
+from cortexclient.services.store import StoreService, open_source
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 from cortexclient.session import Session
