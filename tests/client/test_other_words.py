@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -90,3 +91,37 @@ def test_reference_tables_of_a_skeleton(sandbox_client: DatasetClient, root: int
 def test_a_client_is_loaded_not_built_from_the_name_of_a_datastack(how: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"use cortexclient\.load"):
         cortexclient.DatasetClient(**how)
+
+
+SCALARS: dict[str, Callable[[Any, np.int64], Any]] = {
+    "version": lambda client, root: client.at(version=np.int64(2)).version,
+    "assigned version": lambda client, root: setattr(client.at(), "version", np.uint16(2)),
+    "timestamp": lambda client, root: client.at(timestamp=np.datetime64("2025-07-02")).timestamp,
+    "limit": lambda client, root: client.tables.nucleus_detection().query(
+        limit=np.int64(2), offset=np.int32(1)
+    ),
+    "name": lambda client, root: client.query(
+        np.str_("nucleus_detection"), limit=1, split_positions=np.True_
+    ),
+    "version of a query": lambda client, root: client.cell_id_to_root_id(np.int64(7), version=np.int64(2)),
+    "synapses": lambda client, root: client.query_synapses(root, pre=np.True_, batch_size=np.int64(3)),
+    "layer": lambda client, root: client.suggest_latest_roots(root, stop_layer=np.int64(2)),
+    "skeleton": lambda client, root: client.get_skeleton(
+        root, skeleton_version=np.int64(4), synapses=np.False_
+    ),
+    "skeletons": lambda client, root: client.get_skeletons(
+        root, batch_size=np.int64(1), deadline=np.int64(30), progress=False, output="dict"
+    ).to_dict(),
+    "mesh": lambda client, root: client.mesh.get_mesh(root),
+    "state": lambda client, root: client.get_state_json(np.int64(client.upload_state_json({"a": root}))),
+    "link": lambda client, root: client.neuroglancer_url(root_ids=root, shorten=np.True_),
+    "export": lambda client, root: client.exports.get_table("nucleus_detection", np.int64(3)),
+    "patience": lambda client, root: cortexclient.load(
+        "sandbox", timeout=np.float64(5), retries=np.int64(1), max_workers=np.int64(2)
+    ),
+}
+
+
+@pytest.mark.parametrize("call", SCALARS)
+def test_numpy_scalars_are_numbers_like_others(sandbox_client: DatasetClient, root: int, call: str) -> None:
+    SCALARS[call](sandbox_client, np.int64(root))
