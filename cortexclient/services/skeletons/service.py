@@ -417,7 +417,7 @@ def _one_of(sides: Any, reference_tables: Any) -> Any:
 
 
 def _seconds(deadline: Any) -> float:
-    if isinstance(deadline, bool) or not isinstance(deadline, Real) or not deadline >= 0:
+    if isinstance(deadline, bool) or not isinstance(deadline, Real) or not float(deadline) >= 0:
         raise ValueError(f"deadline must be a number of seconds, 0 or more, not {deadline!r}")
     return float(deadline)
 
