@@ -311,7 +311,8 @@ class _Database:
             "autoload_known_extensions": "false",
         }
         self._connection = _duckdb().connect(config=config)
-        self._connection.execute("SET TimeZone = 'UTC'")
+        # its bar would be printed over ours
+        self._connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
         return self
 
     def __exit__(self, *_: object) -> None:
