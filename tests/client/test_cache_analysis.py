@@ -426,3 +426,28 @@ def test_loading_touches_nothing(tmp_path):
         cortexclient.get_spec("sandbox"), cache=tmp_path / "kept", endpoint=Endpoint("http://127.0.0.1:9")
     )
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_response_that_lacks_a_row_does_not_stay(folder):
+    """It is complete Arrow; only the count tells that a row is missing, and both are requested again."""
+    from cortexclient.session.query import complete
+
+    with Sandbox(size="tiny", row_limit=50) as server:
+        right = server.load(version=3).tables.synapses_sandbox().query()
+        client = server.load(version=3, cache=folder)
+        with pytest.MonkeyPatch.context() as patch:
+            asking = complete.ask
+            patch.setattr(complete, "ask", lambda session, query: _short(asking(session, query)))
+            with pytest.raises(errors.IncompleteResultError):
+                client.tables.synapses_sandbox().query()
+        stored = [CacheEntry.from_bytes(path.read_bytes()) for path in (folder / "answers").glob("??/*")]
+        assert not [entry for entry in stored if entry.head["what"].startswith("rows of synapses")]
+        pd.testing.assert_frame_equal(
+            server.load(version=3, cache=folder).tables.synapses_sandbox().query(), right
+        )
+
+
+def _short(reply):
+    if reply.row_limit is None:
+        reply.table = reply.table[1:]
+    return reply

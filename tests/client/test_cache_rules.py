@@ -175,6 +175,7 @@ FOREVER, AS_FOUND, NOT = Validity.FOREVER, Validity.AS_OF, Validity.NEVER
         (QUERY, ROWS[: len(ROWS) // 2], NOT),
         (QUERY, BAD_OFFSETS, NOT),
         (QUERY, arrow(id=[1], di=[2]).replace(b"di", b"id"), NOT),
+        (QUERY, arrow(), NOT),
         (QUERY, b"", NOT),
         (QUERY, b"<html>login</html>", NOT),
         ((*ROOTS, ids(5, 6)), ids(9, 9), FOREVER),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
 from cortexclient.errors import OfflineError
 from cortexclient.session.cache.rules import (
@@ -280,6 +281,13 @@ class AnswerCache:
             rule = rule_for(one)
             if rule is not None:
                 self.store.remove(one.identity(self.origin, without=rule.ignored(one)))
+
+    def forget_path(self, path: str) -> None:
+        """Remove all responses of one address that were used, of which one at least is wrong."""
+        for key, identity in list(self.used.items()):
+            if len(identity) > 5 and urlsplit(identity[5]).path == path:
+                self.store.remove(identity)
+                self.used.pop(key, None)
 
     # -- skeletons in bulk: stored one by one, as if each had been requested alone
 

@@ -303,7 +303,7 @@ def _arrow(_: CacheRequest, body: bytes, content_type: str) -> Validity:
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError):
         return Validity.NEVER
-    return _if(len(set(table.column_names)) == table.num_columns)
+    return _if(len(set(table.column_names)) == table.num_columns > 0)
 
 
 def _json_of(*kinds: type, of: type | tuple[type, ...] = object) -> OfResponse:

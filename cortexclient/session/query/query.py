@@ -8,10 +8,13 @@ import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from cortexclient.errors import (
     AuthenticationError,
+    IncompleteResultError,
     InvalidQueryError,
+    ProtocolError,
     ServiceError,
     ServiceTimeoutError,
     ServiceUnavailableError,
@@ -282,7 +285,7 @@ def fetch_replies(
     every = [*queries, *(follow.query for follow in following)]
     planned = [plan(session, query) for query in every]
     stored = _from_store(session, planned, following)
-    with _explained(session, planned):
+    with _explained(session, planned), _forgotten_if_wrong(session, planned):
         replies = stored or fetch_all(
             session,
             planned[: len(queries)],
@@ -294,9 +297,10 @@ def fetch_replies(
             progress=any(query.progress for query in every),
             description=description or ", ".join(dict.fromkeys(query.name for query in queries)),
         )
+        for query, reply in zip(planned, replies, strict=True):
+            if not stored:
+                require_once_each(query, reply, url_of(session, query))
     for number, (query, reply) in enumerate(zip(planned, replies, strict=True)):
-        if not stored:
-            require_once_each(query, reply, url_of(session, query))
         finish(query, reply, in_order=in_order or number >= len(queries))
         reply.attrs = _attrs(session, query, reply)
         reply.attrs["source"] = (
@@ -348,6 +352,18 @@ def count_rows(session: Session, query: Query) -> int:
 
 def _from_store_alone(session: Session, query: Query) -> bool:
     return session.tables is not None and session.tables.holds(query)
+
+
+@contextlib.contextmanager
+def _forgotten_if_wrong(session: Session, queries: Sequence[Query]) -> Iterator[None]:
+    """Remove the responses of some queries from the cache if together they turn out to be wrong: one is, at least."""
+    try:
+        yield
+    except (IncompleteResultError, ProtocolError):
+        if session.connection.cache is not None:
+            for query in queries:
+                session.connection.cache.forget_path(urlsplit(url_of(session, query)).path)
+        raise
 
 
 @contextlib.contextmanager
