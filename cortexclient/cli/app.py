@@ -35,7 +35,6 @@ EXAMPLES = {
     "new": "cortexclient new lab --server https://cave.my.lab --datastack v1",
     "check": "cortexclient check my_lab.yaml",
     "diff": "cortexclient diff my_lab.yaml --live",
-    "import-cave-diver": "cortexclient import-cave-diver config.json",
     "tables": "cortexclient tables sandbox",
     "query": "cortexclient query sandbox cell_types --where cell_type=BC --limit 5",
     "versions": "cortexclient versions sandbox",

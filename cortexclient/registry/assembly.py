@@ -1,4 +1,4 @@
-"""From a file to a spec: the file is laid over the dataset that it extends, then validated."""
+"""From a file to a spec: the file is merged onto the dataset that it extends, then validated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SpecWarning(UserWarning):
 
 @dataclass(slots=True)
 class Assembly:
-    """A spec that was put together.
+    """A spec assembled from its files.
 
     Attributes
     ----------
@@ -42,11 +42,11 @@ class Assembly:
         None where there are errors.
     problems : list of Problem
     files : list of pathlib.Path
-        Every file that took part, the dataset's own first.
+        Every file that was read, the dataset's own first.
     stamps : dict
-        State of these files, and of those that would have taken part if they existed.
+        State of these files, and of those that would have been read if they existed.
     lasting : bool
-        Whether the same files always give the same spec: not where one that was registered takes part.
+        Whether the same files always give the same spec: not if a registered spec is involved.
     """
 
     root: MappingNode | None = None
@@ -57,7 +57,7 @@ class Assembly:
     lasting: bool = True
 
     def load(self, path: Path) -> MappingNode | None:
-        """Read a file that takes part."""
+        """Read one of the files."""
         from cortexclient.spec.reading import load_nodes
 
         self.stamps[path] = _stamp(path)
@@ -112,7 +112,7 @@ def forget() -> None:
 
 
 def finished(what: Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
-    """Return a spec as it is; put a mapping together like a file.
+    """Assemble a spec from a mapping; a spec is returned as it is, unless it still has a parent to inherit from.
 
     Raises
     ------
@@ -125,7 +125,9 @@ def finished(what: Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
     from cortexclient.spec.reading import nodes_of_mapping
 
     if isinstance(what, DatasetSpec):
-        return what
+        if what.extends is None:
+            return what
+        what = what.as_dict()
     if not isinstance(what, Mapping):
         raise TypeError(f"a spec is a mapping, a DatasetSpec or a path, not {type(what).__name__}")
     root, problems = nodes_of_mapping(what, "<mapping>")
@@ -154,7 +156,7 @@ def _stamp(file: Path) -> Stamp:
 
 # ------------------------------------------------------------------------------------------------------------ assembly
 def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) -> Assembly:
-    """Put a dataset together from its file, with every problem of all files that take part.
+    """Assemble a spec from its file, with every problem of all files involved.
 
     Parameters
     ----------
@@ -206,7 +208,7 @@ class _Level(NamedTuple):
 
 
 def _inherit(root: MappingNode, result: Assembly) -> MappingNode:
-    """Lay a file over the dataset that it extends, that one over its own parent, and so on."""
+    """Merge a file onto the dataset that it extends, that one onto its own parent, and so on."""
     from cortexclient.spec.merge import inherit
     from cortexclient.spec.nodes import MappingNode
 

@@ -103,12 +103,12 @@ def layers() -> list[Layer]:
 
 # --------------------------------------------------------------------------------------------------------------- packs
 def broken_packs() -> tuple[str, ...]:
-    """Say of every installed pack whose folder cannot be found what it names, one sentence each."""
+    """Return one sentence for every installed pack whose folder cannot be found."""
     return _packs()[1]
 
 
 def forget_packs() -> None:
-    """Look for installed packs again (after an installation, say)."""
+    """Look for installed packs again (after an installation, for example)."""
     _packs.cache_clear()
 
 

@@ -60,7 +60,7 @@ def list_datasets(*, details: bool = False) -> list[str] | list[DatasetInfo]:
     Parameters
     ----------
     details : bool
-        Read the files and say more than names. Without it no file is opened.
+        Read the files and return more than names. Without it no file is opened.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def _describe(found: list[Candidate]) -> DatasetInfo:
     try:
         if spec is None and winner.path is not None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # loading says it, and `cortexclient validate`
+                warnings.simplefilter("ignore")  # they are shown when the dataset is loaded or validated
                 spec = read(winner.path, layer=winner.layer)
     except CortexError as error:
         return DatasetInfo(

@@ -135,7 +135,7 @@ def names_in(layer_files: list[Path]) -> dict[str, Path]:
 
 
 def nothing_found(name: str) -> str:
-    """Say that no dataset has a name: close names, and every place that was searched."""
+    """Return the message for an unknown name: similar names, and every place that was searched."""
     from cortexclient.spec.problems import did_you_mean
 
     folders = layers()

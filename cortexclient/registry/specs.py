@@ -145,7 +145,7 @@ def _named(name: str) -> DatasetSpec:
 
 
 def is_deprecated(spec: DatasetSpec, today: date | None = None) -> bool:
-    """Whether a spec says that another dataset should be used, as of a day."""
+    """Whether a spec is deprecated on a day (default: today)."""
     plan = spec.deprecation
     return plan is not None and (plan.since is None or plan.since <= (today or datetime.now(UTC).date()))
 
@@ -171,7 +171,7 @@ def _warn_of_shadows(found: list[Candidate]) -> None:
 def is_trusted(host: str) -> bool:
     """Whether the user's general token, the one that is stored without a server, may be sent to a host.
 
-    A spec is a file that anybody can write, so what a spec says makes no host trusted: only the built-in datasets do,
+    A spec is a file that anybody can write, so no spec can make a host trusted: only the built-in datasets do,
     where the address is a verified fact, and the user (`trust`). Not even this machine is: one of its ports may be
     somebody else's. A token that is stored for a server goes to that server in any case, and to no other.
 

@@ -115,7 +115,7 @@ class DatasetSpec(Section):
     datastack: Datastack
     """The server's name for the dataset."""
     viewer_site: Url | None = None
-    """Neuroglancer site for links; left out: what the info service says."""
+    """Neuroglancer site for links; left out: the one that the info service names."""
     viewer_target: Literal["spelunker", "cave-explorer", "mainline", "seunglab"] | None = None
     """Dialect of that site: how stored states are linked and annotation tags written. Where nothing
     names a site, it also chooses one: spelunker and cave-explorer are Spelunker, mainline is Google's demo."""
@@ -128,7 +128,7 @@ class DatasetSpec(Section):
     depth_range_um: DepthRange | None = None
     """Range of depths that figures show, in um below the pia."""
     synapse_table: TableName | None = None
-    """Table of synapses; left out: what the info service says."""
+    """Table of synapses; left out: the one that the info service names."""
     synapses: SynapsesSpec | None = None
     """How the rows of the synapse table are to be read."""
     cell_ids: CellIdsSpec | None = None
@@ -178,7 +178,7 @@ class DatasetSpec(Section):
         return fingerprint(self)
 
     def __eq__(self, other: object) -> bool:
-        # where a spec was read from is no part of what it says
+        # the file that a spec was read from is not part of its value
         return self is other or (isinstance(other, DatasetSpec) and self.fingerprint == other.fingerprint)
 
     def __repr__(self) -> str:

@@ -473,7 +473,7 @@ VoxelSize = Annotated[
 
 
 def short(value: object) -> str:
-    """Write a value as messages show it, cut to a line."""
+    """Format a value for a message, shortened to a line."""
     if isinstance(value, date):
         return value.isoformat()
     return repr(value) if len(str(value)) < 80 else repr(str(value)[:77] + "...")

@@ -11,7 +11,7 @@ NOT_INHERITED = frozenset({"schema_version", "name", "aliases", "class_name", "e
 
 
 def merge(below: Node, above: Node) -> Node:
-    """Lay `above` over `below`; every value keeps the place that it came from."""
+    """Merge `above` onto `below`; every value keeps the place that it came from."""
     if not isinstance(above, MappingNode):
         return above
     if isinstance(below, ScalarNode) and isinstance(below.value, str) and "steps" not in above.entries:
@@ -27,7 +27,7 @@ def merge(below: Node, above: Node) -> Node:
 
 
 def overlay(below: MappingNode, above: MappingNode) -> MappingNode:
-    """Lay one spec over another; what was said below on the source of a value that above clears or replaces is gone."""
+    """Merge one spec onto another; sources of values that are cleared or replaced are dropped."""
     merged = merge(below, above)
     if not isinstance(merged, MappingNode):  # a map laid over a map is a map
         raise TypeError("specs are maps")
@@ -68,6 +68,6 @@ def _is_replaced(node: Node, path: str) -> bool:
 
 
 def inherit(parent: MappingNode, child: MappingNode) -> MappingNode:
-    """Lay a file over the one that it extends; names and the like are not inherited."""
+    """Merge a file onto the one that it extends; names and the like are not inherited."""
     kept = {key: entry for key, entry in parent.entries.items() if key not in NOT_INHERITED}
     return overlay(MappingNode(kept, parent.mark), child)

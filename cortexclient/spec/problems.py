@@ -46,7 +46,7 @@ class Problem:
     line, column : int
         Where, counted from 1; 0 where there is no text to point into.
     code : str
-        Stable code such as ``CX201``; `explain` says more.
+        Stable code such as ``CX201``; see `explain`.
     path : str
         Dotted path of the value, for example ``versions[2].timestamp``; empty for the file as a whole.
     message : str
@@ -79,7 +79,7 @@ class Problem:
 
 
 def dotted(parts: Iterable[str | int]) -> str:
-    """Write a path as ``versions[2].timestamp``."""
+    """Format a path as ``versions[2].timestamp``."""
     text = ""
     for part in parts:
         text += f"[{part}]" if isinstance(part, int) else f".{_clip(part)}" if text else _clip(part)
@@ -92,7 +92,7 @@ def _clip(part: str) -> str:
 
 
 def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Known words that look like `word`, closest first (did you mean ...?)."""
+    """Return the known words that are similar to `word`, closest first."""
     if len(word) > 80:  # difflib is quadratic in the length, and nobody mistypes a name into a paragraph
         return []
     by_folded = {name.casefold(): name for name in known}
@@ -106,7 +106,7 @@ def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
-    """Say which known words look like `word`; something else where none does."""
+    """Return a question that names the known words similar to `word`, or another text if there is none."""
     guesses = close_names(word, known)
     return f"did you mean {' or '.join(guesses)}?" if guesses else otherwise
 

@@ -88,7 +88,7 @@ def _problems_from(
 ) -> list[Problem]:
     """Translate a validation error, pointing into the nodes that were validated.
 
-    Nothing is said about values at or below the `hidden` paths: they hold secrets, and have been complained about.
+    Values at or below the `hidden` paths are left out: they hold secrets, which are reported already.
 
     Returns
     -------

@@ -33,7 +33,7 @@ def dataset_schema() -> dict[str, Any]:
 
 
 def schema_text(schema: dict[str, Any]) -> str:
-    """Write a schema as the committed files hold it."""
+    """Format a schema like the committed file."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

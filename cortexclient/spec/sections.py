@@ -126,7 +126,7 @@ class SourceSpec(Section):
     checked: Day | None = None
     """Day on which somebody last compared it with the source."""
     verified: Bool = True
-    """False for a fact that was never seen on the live server or in the owner's own words."""
+    """False for a fact that was neither seen on the live server nor published by the owners."""
     note: Text | None = None
     """One sentence: what is uncertain, or conflicting."""
 
@@ -169,7 +169,7 @@ class TableFacts(Section):
 
     @property
     def unit(self) -> tuple[float, float, float] | None:
-        """Size in nm of one unit of its positions, where the spec says so."""
+        """Size in nm of one unit of its positions, if declared."""
         return (1.0, 1.0, 1.0) if self.units == "nm" else self.voxel_resolution
 
 
@@ -238,7 +238,7 @@ class TableSpec(TableFacts):
 
     @property
     def lifetime(self) -> str:
-        """The versions that have it, in words."""
+        """The versions that have it, as text."""
         if self.since is None and self.until is None:
             return "every version"
         if self.until is None:

@@ -72,7 +72,7 @@ def test_every_draft_loads_and_says_the_same(
     try:
         expected = spec_from_mapping({"name": "my_brain", **HEAD, **filled})
     except Exception:
-        assert "What the server says is not valid in a spec" in written
+        assert "The server's value is not valid in a spec" in written
         return
     assert get_spec(path) == expected
 

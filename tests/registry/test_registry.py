@@ -299,6 +299,19 @@ def test_circles_and_missing_parents_are_refused(write) -> None:
         get_spec("lost")
 
 
+def test_a_parent_named_in_python_is_heeded_too(write) -> None:
+    from cortexclient import load
+
+    write("base", "synapse_table: synapses_of_base\n")
+    assert get_spec(DatasetSpec(**GOOD, extends="base")).synapse_table == "synapses_of_base"
+    assert (
+        load("v1dd", overrides={"extends": "base", "synapse_table": None}).spec.synapse_table
+        == "synapses_of_base"
+    )
+    with pytest.raises(SpecError, match=r"CX306.*did you mean base"):
+        load("v1dd", overrides={"extends": "bsae"})
+
+
 def test_a_misspelt_parent_is_the_one_cause_and_the_neighbour_is_suggested(write) -> None:
     write("lab_base")
     path = write("lab_a", "name: lab_a\nextends: lab_bsae\n")

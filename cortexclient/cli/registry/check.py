@@ -45,7 +45,7 @@ def check(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a spec with its live server point by point; exit 1 if something is not as the spec says."""
+    """Compare a spec with its live server point by point; exit 1 if they differ."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -74,7 +74,7 @@ def diff(
     server: Server = None,
     token: Token = None,
 ) -> None:
-    """Show where a spec and the live server's own record say different things; exit 1 if they do."""
+    """Show where a spec differs from the live server's own record; exit 1 if it does."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -104,7 +104,7 @@ class Point:
         What, mostly a dotted path of the spec.
     state : {"pass", "fail", "skip"}
     found, advice : str
-        What the server says, and what to change in the spec.
+        What the server reports, and what to change in the spec.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Point:
 
 @dataclass(slots=True)
 class _Live:
-    """What the server was asked once."""
+    """What was read from the server once."""
 
     session: Session
     tables: list[str] = field(default_factory=list)
@@ -129,7 +129,7 @@ class _Live:
 
 
 def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | None = None) -> list[Point]:
-    """Go through a dataset's live server.
+    """Compare a spec with its live server, point by point.
 
     Returns
     -------
@@ -308,7 +308,7 @@ def _columns(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
         try:
             entry = spec.table_for(role, live.version)
         except CortexError:
-            continue  # said above
+            continue  # reported above
         if entry.name in (*live.tables, *live.views):
             yield from _declared(f"tables.{role}", spec, entry.name, entry, live)
 
@@ -428,11 +428,11 @@ def _examples(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
 def differences(
     spec: DatasetSpec, *, server: str | None = None, token: str | None = None
 ) -> list[tuple[str, str, str]]:
-    """Where a spec and the live server's own record say different things.
+    """Return where a spec differs from the live server's own record.
 
     Returns
     -------
-    list of (key, what the spec says, what the server says)
+    list of (key, value in the spec, value on the server)
         Values that the spec leaves to the server are no differences.
     """
     from cortexclient.session import Session
@@ -471,7 +471,7 @@ _Step = Callable[["DatasetSpec", _Live], Iterator[Point]]
 
 # ------------------------------------------------------------------------------------------- which services there are
 def offered(session: Session, *, table: str | None) -> dict[str, bool | None]:
-    """Ask each service whether it is there.
+    """Find out which services are available.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ _SERVICES = ("live", "versions", "l2cache", "skeletons", "exports")
 
 
 def dataset_page(spec: DatasetSpec) -> str:
-    """Write the page of a dataset, as Markdown."""
+    """Return the page of a dataset, as Markdown."""
     lines = [f"# {spec.title}", ""]
     if spec.description:
         lines += [spec.description.strip(), ""]
@@ -63,7 +63,10 @@ def _facts(spec: DatasetSpec) -> Iterator[tuple[str, str]]:
     yield "datastack", f"`{spec.datastack}`"
     if spec.voxel_resolution:
         yield "voxel size", " x ".join(f"{size:g}" for size in spec.voxel_resolution) + " nm"
-    yield "synapse table", f"`{spec.synapse_table}`" if spec.synapse_table else "what the server says"
+    yield (
+        "synapse table",
+        f"`{spec.synapse_table}`" if spec.synapse_table else "the one that the server names",
+    )
     if spec.transform:
         yield "depth", spec.transform.dataset or f"{len(spec.transform.steps)} declared steps"
     yield "exports", f"`{spec.exports.path}`" if spec.exports else ""

@@ -43,7 +43,7 @@ def new(
     ] = None,
     token: Token = None,
 ) -> None:
-    """Write a commented YAML file for a new dataset, asking the live server for what it knows."""
+    """Write a commented YAML file for a new dataset, from what its live server reports."""
     token = token or environment_token(server)
     text = draft(name, server=server, datastack=datastack, token=token)
     if out is None:
@@ -128,7 +128,7 @@ class SpecText:
             )
         if key not in refused:
             return part
-        return key, None, f"What the server says is not valid in a spec: {refused[key]}"
+        return key, None, f"The server's value is not valid in a spec: {refused[key]}"
 
 
 def _errors(text: str) -> list[Problem]:
@@ -156,7 +156,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
     Returns
     -------
     str
-        A spec that can be loaded; everything that was guessed says so.
+        A spec that can be loaded; everything that was guessed is marked.
     """
     from cortexclient.session import Session
     from cortexclient.spec import spec_from_mapping
@@ -186,7 +186,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
     )
     text.add("voxel_resolution", known, "In nm; this is the viewer's. Compare with the tables' own metadata.")
     if known is not None:
-        sources["voxel_resolution"] = {"verified": False, "note": "The viewer's, as the info service says."}
+        sources["voxel_resolution"] = {"verified": False, "note": "The viewer's, from the info service."}
     text.blank()
     cells = _write_tables(text, info, session, tables, views, sources)
     text.blank()
@@ -221,7 +221,7 @@ def _write_services(text: SpecText, session: Session, table: str | None) -> None
 
 
 def _example(session: Session, cells: dict[str, Any], version: int) -> dict[str, Any] | None:
-    """Pick a cell that has a root, from the table that says so."""
+    """Return the ids of a cell that has a root."""
     name = cells.get("lookup_view") or cells.get("main_table")
     if name is None:
         return None
@@ -305,7 +305,7 @@ def _schema(session: Session, table: str, main: str | None) -> dict[str, str]:
 
 
 def _like(names: Iterable[str], *words: str) -> str | None:
-    """Pick the first name that begins with a word, else the first that holds one; earlier words count for more."""
+    """Return the first name that begins with a word, else the first that contains one; earlier words win."""
     ordered = sorted(names)
     for word in words:
         for test in (str.startswith, str.__contains__):

@@ -50,7 +50,7 @@ def validate(
     for problem in problems:
         say(str(problem))
     counts = f"{len(results)} file(s), {len(errors)} error(s), {len(problems) - len(errors)} warning(s)"
-    hint = "; `cortexclient validate --explain CODE` says more" if problems else ""
+    hint = "; `cortexclient validate --explain CODE` explains a code" if problems else ""
     error_console().print(f"[{'red' if failed else 'green'}]{counts}[/]{hint}")
     raise typer.Exit(1 if failed else 0)
 
