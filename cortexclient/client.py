@@ -389,7 +389,7 @@ class DatasetClient:
             return cast("TableExportClient", known)
 
     def _column_order(self, table: str, version: int) -> list[str] | None:
-        """Ask a server for the order of a table's columns; None where it cannot tell."""
+        """Request the order of a table's columns; None where the server does not know it."""
         try:
             return list(self.at(version=version).query(table, limit=1, split_positions=True).columns)
         except (CortexError, ValueError):

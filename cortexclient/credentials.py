@@ -64,12 +64,12 @@ class Token:
 
 
 def secrets_dir() -> Path:
-    """Folder in which caveclient keeps tokens (``~/.cloudvolume/secrets``)."""
+    """Return the folder in which caveclient keeps tokens (``~/.cloudvolume/secrets``)."""
     return Path.home() / ".cloudvolume" / "secrets"
 
 
 def host_of(address: str) -> str:
-    """Host of a server address, in lower case and without credentials, with its port where one is written.
+    """Return the host of a server address, in lower case and without credentials, with its port where one is written.
 
     Another port may be another person's server. What is no address gives an empty text.
     """
@@ -81,7 +81,7 @@ def host_of(address: str) -> str:
 
 
 def is_loopback(address: str | None) -> bool:
-    """Whether a server address, or a bare host name, names this machine."""
+    """Return whether a server address, or a bare host name, names this machine."""
     if not address:
         return False
     with contextlib.suppress(ValueError):
@@ -95,17 +95,17 @@ def is_loopback(address: str | None) -> bool:
 
 
 def may_carry_token(address: str) -> bool:
-    """Whether a token may be sent there at all: over https, or to this machine."""
+    """Return whether a token may be sent there at all: over https, or to this machine."""
     return urlsplit(address).scheme == "https" or is_loopback(address)
 
 
 def trusted_hosts_file() -> Path:
-    """File of the hosts that the user allowed, one per line."""
+    """Return the file of the hosts that the user allowed, one per line."""
     return config_dir() / "trusted_hosts"
 
 
 def trusted_hosts() -> list[str]:
-    """Hosts that the user allowed, sorted."""
+    """Return the hosts that the user allowed, sorted."""
     try:
         lines = trusted_hosts_file().read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -150,12 +150,12 @@ def _replace(path: Path, content: str) -> None:
 
 
 def token_file(address: str) -> Path:
-    """File in which the token of one server is kept."""
+    """Return the file in which the token of one server is kept."""
     return secrets_dir() / f"{host_of(address)}-cave-secret.json"
 
 
 def token_page(address: str) -> str:
-    """Page of a CAVE server on which a user finds or makes a token."""
+    """Return the page of a CAVE server on which a user finds or makes a token."""
     return f"{address.rstrip('/')}/auth/api/v1/user/token"
 
 

@@ -19,7 +19,7 @@
     │   ├── UnknownVersionError (LookupError)
     │   │   └── ExpiredVersionError
     │   └── MissingDataError (LookupError)         the object is known, but has no such data (mesh, skeleton, ...)
-    ├── IncompleteResultError                      an answer that was cut and could not be completed
+    ├── IncompleteResultError                      a truncated result that could not be completed
     ├── StaleRootError (LookupError)               a root id that is not valid at the client's moment
     ├── AmbiguousCellError (LookupError)           several cells or roots where one was asked for
     ├── ExportError (OSError)                      a static export that cannot be found or read
@@ -101,7 +101,7 @@ class MissingExtraError(CortexError, ImportError):
 
     @classmethod
     def of(cls, purpose: str, package: str, extra: str) -> MissingExtraError:
-        """Say what needs which package, and the command that installs the extra it belongs to."""
+        """Explain what needs which package, and the command that installs the extra it belongs to."""
         return cls(
             f"{purpose} the package {package!r}, which is not installed; "
             f'run: python -m pip install "cortexclient[{extra}]"'
@@ -109,7 +109,7 @@ class MissingExtraError(CortexError, ImportError):
 
 
 class ServiceError(CortexError):
-    """A CAVE service answered with an error, or did not answer.
+    """A CAVE service responded with an error, or did not respond.
 
     Parameters
     ----------
@@ -156,23 +156,23 @@ class TermsOfServiceError(AuthenticationError):
 
 
 class ServiceUnavailableError(ServiceError, ConnectionError):
-    """The service could not be reached, or kept answering 429 or 502-504."""
+    """The service could not be reached, or every retry failed with 429 or 502-504."""
 
 
 class OfflineError(ServiceUnavailableError):
-    """The client works offline, and the cache does not hold the answer; the message names it."""
+    """The client works offline, and the response is not cached; the message names the request."""
 
 
 class ServiceTimeoutError(ServiceError, TimeoutError):
-    """The service did not answer in time."""
+    """The service did not respond in time."""
 
 
 class ProtocolError(ServiceError):
-    """The service answered something that cannot be read (a login page, a cut stream, a wrong content type)."""
+    """The response cannot be parsed (a login page, an incomplete stream, a wrong content type)."""
 
 
 class InvalidQueryError(ServiceError, ValueError):
-    """The service refused the question: an unknown column, a bad filter, a malformed value."""
+    """The service refused the query: an unknown column, a bad filter, a malformed value."""
 
 
 class UnknownTableError(ServiceError, LookupError):
@@ -192,7 +192,7 @@ class MissingDataError(ServiceError, LookupError):
 
 
 class IncompleteResultError(CortexError):
-    """An answer that a server cut short and that could not be completed."""
+    """A result that a server truncated and that could not be completed."""
 
 
 class StaleRootError(CortexError, LookupError):

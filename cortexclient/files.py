@@ -21,7 +21,7 @@ __all__ = ["replacing", "write_bytes", "write_text"]
 
 @contextlib.contextmanager
 def replacing(path: PathLike, *, private: bool = False) -> Iterator[Path]:
-    """Give the path of a part file to write; when the block ends without an error, it takes the place of ``path``.
+    """Yield the path of a part file to write; when the block ends without an error, it takes the place of ``path``.
 
     Parameters
     ----------

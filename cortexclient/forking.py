@@ -1,4 +1,4 @@
-"""What a process made by ``os.fork()`` must not share with its parent: locks that another thread held, and sockets.
+"""Renew what a process made by ``os.fork()`` must not share with its parent: held locks, and sockets.
 
 Only the thread that forks goes on in the child. A lock that another thread held is then locked for ever, and both
 processes would read from the same sockets and take each other's responses.
@@ -18,7 +18,7 @@ __all__ = ["ForkSafeLock", "renew_in_child"]
 
 
 class Renewable(Protocol):
-    """An object that knows how to replace what a child process must not share."""
+    """An object that can replace what a child process must not share."""
 
     def renew(self) -> None:
         """Replace locks and sockets; called in the child, where one thread runs."""
@@ -28,7 +28,7 @@ _renewable: WeakSet[Renewable] = WeakSet()
 
 
 def renew_in_child(owner: Renewable) -> None:
-    """Have ``owner.renew()`` called in every child process that is forked while the owner exists."""
+    """Call ``owner.renew()`` in every child process that is forked while the owner exists."""
     _renewable.add(owner)
 
 

@@ -9,7 +9,7 @@ __all__ = ["cache_dir", "config_dir", "env_float", "env_int", "store_dir"]
 
 
 def cache_dir() -> Path:
-    """Folder for things that can be made again: ``$CORTEXCLIENT_CACHE_DIR``, or the platform's user cache.
+    """Return the folder for things that can be made again: ``$CORTEXCLIENT_CACHE_DIR``, or the platform's user cache.
 
     Returns
     -------
@@ -25,7 +25,7 @@ def cache_dir() -> Path:
 
 
 def config_dir() -> Path:
-    """Folder for what the user wrote (specs, trusted hosts): ``$CORTEXCLIENT_CONFIG_DIR``, or the platform's.
+    """Return the folder of the user's files (specs, trusted hosts): ``$CORTEXCLIENT_CONFIG_DIR``, or the platform's.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def config_dir() -> Path:
 
 
 def store_dir() -> Path:
-    """Folder of the store of tables: ``$CORTEXCLIENT_STORE``, or below the platform's folder for the user's data.
+    """Return the folder of the store: ``$CORTEXCLIENT_STORE``, or below the platform's folder for the user's data.
 
     Returns
     -------

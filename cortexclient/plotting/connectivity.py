@@ -198,7 +198,7 @@ def _divide(ax: Any, matrix: pd.DataFrame, groups: Mapping[int, str]) -> float:
 
 
 def _runs(ids: pd.Index, groups: Mapping[int, str]) -> list[tuple[str, int, int]]:
-    """Name, first and last row (excluded) of each group."""
+    """Return the name, first and last row (excluded) of each group."""
     names = np.array([str(groups.get(int(root), "unknown")) for root in ids])
     if not len(names):
         return []

@@ -150,7 +150,7 @@ def _fill(ax: Any, polygons: NDArray[np.float64], colors: NDArray[np.float64]) -
 
 
 def _shade(corners: NDArray[np.float64], axes: tuple[int, int, int]) -> NDArray[np.float64]:
-    """Brightness of each face, 0.45 (turned away) to 1, under one lamp and without regard to its winding."""
+    """Return the brightness of each face, 0.45 (turned away) to 1, under one lamp and without regard to its winding."""
     flat = corners[:, :, list(axes)]
     normals = np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0])
     lengths = np.linalg.norm(normals, axis=1)

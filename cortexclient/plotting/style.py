@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, layer lines, and matplotlib imported late."""
+"""The common parts of all figures: colours, axes, layer lines, and matplotlib imported late."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ POSITION_COLUMNS = ("ctr_pt_position", "pt_position", "position", "post_pt_posit
 # segments that a row belongs to: Neuroglancer can filter by them and select them
 SEGMENT_COLUMNS = ("pre_pt_root_id", "post_pt_root_id", "pt_root_id")
 PRESYNAPTIC, POSTSYNAPTIC, OTHER = "presynaptic sites", "postsynaptic sites", "other synapses"
-# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/): told apart with every common kind of colour vision; as in
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/): distinct with every common kind of colour vision; as in
 # cortexclient.plotting, where presynaptic sites are orange and postsynaptic sites are sky blue too
 COLOR_CYCLE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
 SIDE_COLORS = {PRESYNAPTIC: COLOR_CYCLE[0], POSTSYNAPTIC: COLOR_CYCLE[1]}
@@ -203,7 +203,7 @@ def _points(values: Any) -> NDArray[np.float64]:
 
 
 def _cycle_color(number: int) -> Color:
-    """Give the colour of an entry of a dict; from the eighth on, the cycle is mixed with white to stay distinct."""
+    """Return the colour of an entry of a dict; from the eighth on, the cycle is mixed with white to stay distinct."""
     color = COLOR_CYCLE[number % len(COLOR_CYCLE)]
     if number % (2 * len(COLOR_CYCLE)) < len(COLOR_CYCLE):
         return color
@@ -211,7 +211,7 @@ def _cycle_color(number: int) -> Color:
 
 
 def _colored(layers: list[Layer], colors: Colors | None) -> list[Layer]:
-    """Give layers the colours that the caller chose."""
+    """Set the colours that the caller chose for layers."""
     if colors is None:
         return layers
     if isinstance(colors, Mapping):
@@ -233,7 +233,7 @@ def _colored(layers: list[Layer], colors: Colors | None) -> list[Layer]:
 
 
 def frame_resolution(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Give the size in nm of one unit of a table's positions, which queries write into ``attrs``; else 1 nm."""
+    """Return the size in nm of one unit of a table's positions, which queries write into ``attrs``; else 1 nm."""
     known = table.attrs.get("dataframe_resolution")
     if known is None or isinstance(known, str):
         return (1.0, 1.0, 1.0)
@@ -241,7 +241,7 @@ def frame_resolution(table: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def voxel_size(values: Sequence[float]) -> tuple[float, float, float]:
-    """Give a resolution as three numbers.
+    """Return a resolution as three numbers.
 
     Raises
     ------

@@ -58,7 +58,7 @@ def _link(address: str, text: str) -> str:
 
 
 def _moment(session: Session) -> str:
-    """Say which version or time the client is pinned to, with the version's date if it is known."""
+    """Describe which version or time the client is pinned to, with the version's date if it is known."""
     moment, spec = session.moment, session.spec
     if moment.timestamp is not None:
         return f"pinned to {moment.timestamp:%Y-%m-%d %H:%M:%S} UTC"
@@ -95,7 +95,7 @@ def _license(spec: DatasetSpec) -> str:
 
 
 def _features(spec: DatasetSpec) -> dict[str, bool]:
-    """Say what the dataset offers, by its spec."""
+    """Describe what the dataset offers, by its spec."""
     cells = spec.cell_ids is not None and bool(spec.cell_ids.lookup_view or spec.cell_ids.main_table)
     tables = not spec.denies("versions")
     declared = None if spec.capabilities is None else spec.capabilities.exports

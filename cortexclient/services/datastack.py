@@ -1,4 +1,4 @@
-"""Return what the servers know about the datastack itself: its record, sources, viewer, states and versions."""
+"""Metadata of the datastack itself: its record, sources, viewer, states and versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Format = Literal["raw", "cloudvolume", "neuroglancer", "cave_explorer", "cave-ex
 
 
 class DatastackService:
-    """Ask about the datastack itself.
+    """Methods about the datastack itself.
 
     The methods that take a ``datastack_name``, as those of caveclient and cortical-tools do, accept the one of this
     client and refuse any other.

@@ -54,7 +54,7 @@ class CloudFileViewExport:
     filepath_base : str
         Path below the export folder: without ``.csv.gz``, or the folder of Parquet files or Delta copies.
     size : int or None
-        Bytes of the data, where the listing tells it.
+        Bytes of the data, where the listing gives it.
     format : str
         ``"csv-gz"``, ``"parquet"`` or ``"delta"``.
     """
@@ -140,7 +140,7 @@ class CloudFileViewExport:
         Raises
         ------
         ExportError
-            If a file is missing, cut, unfinished or doubled, or does not fit its header file.
+            If a file is missing, truncated, unfinished or doubled, or does not fit its header file.
         ValueError
             If another version or a column that does not exist is asked for.
         """
@@ -186,7 +186,7 @@ class CloudFileViewExport:
         parquet.write_table(table, path, compression="zstd", compression_level=1, write_page_checksum=True)
 
     def _require_once(self, table: pa.Table) -> None:
-        """Notice an export that holds its rows twice: tables, which have ``valid``, have each id once."""
+        """Report an export that holds its rows twice: tables, which have ``valid``, have each id once."""
         import numpy as np
         import pyarrow.compute as pc
 
@@ -341,7 +341,7 @@ class TableExportClient:
         return self.cache is not None and self.cache.offline and not self.is_local
 
     def offline_error(self, what: str) -> CortexError:
-        """Say what the cache does not have."""
+        """Return the error about what the cache does not have."""
         if self.cache is None:
             return ExportError(f"working offline, and {what} is not cached")
         return self.cache.offline_error(what, service="exports", url=self.cloudpath)
@@ -365,7 +365,7 @@ class TableExportClient:
         return self._available_files
 
     def _listing(self) -> Mapping[str, int | None]:
-        """Files of the first path that can be listed, which is the one that tables are then read from."""
+        """Return the files of the first path that can be listed, which is the one that tables are then read from."""
         name = f"exports at {self.cloudpath}"
         if self.offline and self.cache is not None:
             found = self.cache.recall(name, lambda value: isinstance(value, dict))
@@ -424,7 +424,7 @@ class TableExportClient:
         return sorted({file.name for file in self.available_files})
 
     def available_versions(self, table_name: str) -> list[int]:
-        """Versions at which a table was exported, ascending; empty for a table that was not."""
+        """Return the versions at which a table was exported, ascending; empty for a table that was not."""
         return sorted({file.version for file in self.available_files if _is_named(file, table_name)})
 
     def available_data_df(self) -> pd.DataFrame:
@@ -572,6 +572,6 @@ def _is_named(file: CloudFileViewExport, table_name: str) -> bool:
 
 
 def _rank(file: CloudFileViewExport) -> int:
-    """Which of several formats is read: the one that is fastest, if what reads it is installed."""
+    """Return which of several formats to read: the fastest one whose library is installed."""
     delta = importlib.util.find_spec("deltalake") is not None
     return {"delta": 0 if delta else 3, "parquet": 1, "csv-gz": 2}[file.format]

@@ -55,7 +55,7 @@ class HistoryService:
         Parameters
         ----------
         root_ids : int or sequence of int
-            Roots of any age. Duplicates are asked once.
+            Roots of any age. Duplicates are requested once.
         progress : bool
             Show a progress bar.
 
@@ -354,7 +354,7 @@ class _Lineage:
         return seen
 
     def operations(self, root: int) -> dict[int, list[int]]:
-        """Edits that led to a root -> the ancestors that each of them ended."""
+        """Return the edits that led to a root -> the ancestors that each of them ended."""
         found: dict[int, list[int]] = {}
         for ancestor in self.ancestors(root):
             if ancestor in self._ended:

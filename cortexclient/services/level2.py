@@ -231,7 +231,7 @@ class Level2Service:
 
 
 def _is_row(row: Any) -> bool:
-    """Whether the attributes of an id are numbers, as many as each attribute has, or missing."""
+    """Return whether the attributes of an id are numbers, as many as each attribute has, or missing."""
     if not isinstance(row, dict):
         return False
     for name, value in row.items():

@@ -228,7 +228,7 @@ class LinksService:
         return url
 
     def _viewer_site(self) -> str | None:
-        """Site of the viewer: the launched server's own, else the spec's, the info service's, its dialect's usual one.
+        """Return the viewer's site: the launched server's, else the spec's, the info service's, its dialect's own.
 
         A server that stands in for the spec's own (the sandbox, a test deployment) is asked before the spec, so that
         no link leads from it to the internet.
@@ -248,13 +248,13 @@ class LinksService:
         return session.server_address.rstrip("/") == session.spec.server_address.rstrip("/")
 
     def _dialect(self) -> str | None:
-        """Dialect of the spec's viewer; None where the spec names none, or another server's viewer stands in for it."""
+        """Return the dialect of the spec's viewer; None where it names none, or another server's viewer replaces it."""
         endpoint = self._session.endpoint
         stands_in = (endpoint is not None and endpoint.viewer_site) or not self._on_own_server()
         return None if stands_in else self._session.spec.viewer_target
 
     def _volume_nm(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lower corner and size of the segmentation in nm."""
+        """Return the lower corner and size of the segmentation in nm."""
         scale = self._session.segmentation_info()["scales"][0]
         voxel = np.asarray(scale["resolution"], dtype=np.float64)
         corner = np.asarray(scale.get("voxel_offset", (0, 0, 0)), dtype=np.float64)
@@ -267,7 +267,7 @@ class LinksService:
         layers: Sequence[Layer],
         voxel: NDArray[np.float64],
     ) -> list[float]:
-        """Centre of the view in voxels of the viewer."""
+        """Return the centre of the view in voxels of the viewer."""
         points = [layer.points * np.asarray(layer.resolution) for layer in layers if len(layer.points)]
         if position is not None:
             centre = np.asarray(position, dtype=np.float64)
@@ -302,7 +302,7 @@ def plain_http(text: str) -> str:
 
 
 def _root_list(root_ids: Ids | None) -> list[int]:
-    """Root ids as Python integers, in order, each once."""
+    """Return the root ids as Python integers, in order, each once."""
     if root_ids is None:
         return []
     roots = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
@@ -449,7 +449,7 @@ def _copy(url: str) -> None:
 
 @functools.cache
 def _viewer_class() -> Any:
-    """Nglui's ViewerState, made fit for plain http servers. A function, because importing nglui takes a second."""
+    """Return nglui's ViewerState for plain http servers. A function, because importing nglui takes a second."""
     from nglui.statebuilder import ViewerState
 
     class LinkState(ViewerState):  # type: ignore[misc] # nglui ships no types

@@ -119,7 +119,7 @@ def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> tuple
 
 
 def _is_name(name: Any) -> bool:
-    """Whether a fragment's name can be one: it becomes part of an address, and must not lead anywhere else."""
+    """Return whether a fragment's name can be one: it becomes part of an address, and must not lead anywhere else."""
     if not isinstance(name, str) or not name.isprintable():
         return False
     if name.startswith("~"):
@@ -292,7 +292,7 @@ def _on_faces(grid: ChunkGrid, vertices: NDArray[np.float32], faces: NDArray[np.
 
 
 def _first_copies(points: NDArray[np.float32], owner: NDArray[np.intp]) -> NDArray[np.intp]:
-    """For each point the first one at the same place, if all points there are of different fragments; else itself."""
+    """Return for each point the first one at its place, if all points there are of different fragments; else itself."""
     import numpy as np
 
     order = np.lexsort((owner, points[:, 2], points[:, 1], points[:, 0]))

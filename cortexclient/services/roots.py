@@ -105,7 +105,7 @@ class RootsService:
         Returns
         -------
         numpy.ndarray
-            Shape (n,), aware datetimes in UTC, in the order given: for a root that is valid now the time of asking,
+            Shape (n,), aware datetimes in UTC, in the order given: for a root that is valid now the present time,
             else one millisecond before it was replaced (the graph keeps milliseconds), or the time it was made if it
             lived for less than that. On a pinned client the pinned time, for roots that were valid then.
 

@@ -28,7 +28,7 @@ _MOST_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a snapshot says about itself: the dataset, the server that answered, and the moment."""
+    """Description of a snapshot: the dataset, the server that responded, and the moment."""
 
     spec: DatasetSpec
     server: str
@@ -127,7 +127,7 @@ def _used_entries(cache: AnswerCache) -> Iterator[CacheEntry]:
 
 
 def is_snapshot(path: object) -> bool:
-    """Whether a path names a zip file; looks at nothing where the name cannot be one."""
+    """Return whether a path names a zip file; looks at nothing where the name cannot be one."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         return False
     file = Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""Status: which services of a dataset's server answer, and what they say about themselves."""
+"""Status: which services of a dataset's server respond, and the versions that they report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASIC = ("server", "datastack")
 
 
 class StatusService:
-    """The method that asks every service whether it works.
+    """The method that checks whether every service works.
 
     Parameters
     ----------

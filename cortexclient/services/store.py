@@ -106,7 +106,7 @@ class StoreService:
         path: PathLike | None = None,
         progress: bool = True,
     ) -> list[str]:
-        """Bring tables of one version onto this disk: from static exports, or from the server where there are none.
+        """Download tables of one version: from static exports, or from the server where there are none.
 
         Each table is stored once for each key that people ask by, sorted by it: ``pre_pt_root_id`` and
         ``post_pt_root_id`` of synapses, ``target_id`` of reference tables, else ``id``. Called again after an

@@ -1,4 +1,4 @@
-"""What reference tables say about synapses: matched by what they refer to, one row a synapse, unique names."""
+"""Rows of reference tables about synapses: matched by target id, one row per synapse, unique names."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _one_frame(reply: Reply, reference: Reference) -> pd.DataFrame:
 def _told_apart(
     synapses: pd.DataFrame, frames: Mapping[str, pd.DataFrame], references: Sequence[Reference]
 ) -> dict[str, pd.DataFrame]:
-    """Rename columns that two tables have: the rule looks at names only, so the order of tables does not matter."""
+    """Rename columns that two tables have: the rule depends on names only, so the order of tables does not matter."""
     uses = Counter(synapses.columns)
     for reference in references:
         uses.update(set(frames[reference.name].columns) - {reference.key})

@@ -1,4 +1,4 @@
-"""Synapses of neurons, with what reference tables say about them, and who connects to whom."""
+"""Synapses of neurons, with the rows of reference tables about them, and who connects to whom."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class SynapsesService:
         Parameters
         ----------
         root_ids : int or sequence of int, optional
-            Neurons. Duplicates are asked once; 0 and -1 (no segment, no root found) are no neurons.
+            Neurons. Duplicates are requested once; 0 and -1 (no segment, no root found) are no neurons.
         pre, post : bool
             Synapses that the neurons make, and that they receive. One of them at least.
         reference_tables : str or sequence of str, optional

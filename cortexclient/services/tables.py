@@ -119,7 +119,7 @@ class TableQuery:
         get_counts : bool
             Return one row with the number of matching rows, column ``count``.
         log_warning : bool
-            Accepted for code written for caveclient. Its warning tells of truncated responses, which are completed
+            Accepted for code written for caveclient. Its warning reports truncated responses, which are completed
             here, so that there is nothing to warn of.
         random_sample : int, optional
             Draw that many rows at random. Servers ignore this, so all rows are fetched.
@@ -334,7 +334,7 @@ class TableHandle:
 
 
 class _Names:
-    """What tables and views share: a namespace that knows its names."""
+    """The common part of tables and views: a namespace that lists its names."""
 
     _kind: Literal["table", "view"] = "table"
 
@@ -386,7 +386,7 @@ class _Names:
         return sorted({*object.__dir__(self), *names})
 
     def _ipython_key_completions_(self) -> list[str]:
-        """Names that IPython offers for ``client.tables["<TAB>``."""
+        """Return the names that IPython offers for ``client.tables["<TAB>``."""
         try:
             return self.table_names
         except CortexError:
@@ -451,7 +451,7 @@ class QueriesService:
         filter_regex_dict: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Ask a table or a view in one call.
+        """Query a table or a view in one call.
 
         Parameters
         ----------

@@ -9,12 +9,12 @@
     session.spec .datastack .server_address .local_server .token .endpoint     (no request, but for local_server)
     session.moment            Moment(version, timestamp); both None = floating. Set it with pin() and unpin()
     session.pinned            bool
-    session.version           int: the pinned version, else the spec's default or the newest one (asked once)
+    session.version           int: the pinned version, else the spec's default or the newest one (fetched once)
     session.timestamp         aware datetime, or None when floating
     session.pin(version=1300) / session.pin(timestamp=...) / session.unpin() / session.pin_current()
     session.at(version=...) / session.at(timestamp=...)    a copy elsewhere in time that shares connections
     session.cave              CAVEclientFull at this moment (made once, locked, pooled, with timeouts)
-    session.info()            body of the info service (asked once)
+    session.info()            body of the info service (fetched once)
     session.table_info(name, kind=None)     metadata of a table or view at this moment
     session.versions()        {number: VersionRecord(version, timestamp, valid, expires)}, expired ones included
     session.guard("service")  context manager: every failure becomes one of cortexclient.errors

@@ -1,4 +1,4 @@
-"""What all sessions on one server share: its address, the token, the connections, and responses that never change."""
+"""What all sessions on one server share: its address, the token, connections, and responses that never change."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class Memo:
 
 
 def _is_endpoint(value: Any) -> bool:
-    """Whether a note of the cache is an address, the path of exports and a viewer site."""
+    """Return whether a note of the cache is an address, the path of exports and a viewer site."""
     return (
         isinstance(value, list)
         and len(value) == 3
@@ -258,7 +258,7 @@ class Connection:
         return self.memory.get("endpoint", find)
 
     def _remembered(self, cache: AnswerCache) -> Endpoint:
-        """Resolve the address; offline, nothing is started, and it is where it was when the answers were kept."""
+        """Resolve the address; offline, nothing is started, and it is the one under which responses were cached."""
         if self.address_asked.startswith(("http://", "https://")):
             return resolve(self.address_asked)
         if not cache.offline:
@@ -280,7 +280,7 @@ class Connection:
         return known if _is_endpoint(known) else None
 
     def require_network(self, what: str) -> None:
-        """Say that something is never kept, where only the cache may answer.
+        """Raise that something is never cached, where only the cache may answer.
 
         Raises
         ------
@@ -340,7 +340,7 @@ class Connection:
 
     @property
     def http(self) -> Http:
-        """Questions over the pool."""
+        """Requests over the pool."""
 
         def make() -> Http:
             from cortexclient.session.http import Http
@@ -351,7 +351,7 @@ class Connection:
         return self.memory.get("http", make)
 
     def context(self) -> Context:
-        """Give what error messages may mention."""
+        """Return what error messages may mention."""
         return Context(
             datastack=self.spec.datastack,
             server_address=self.address,
@@ -383,7 +383,7 @@ class Connection:
         return f"Live versions are {', '.join(live[-12:])}." if live else "There are no live versions."
 
     def info(self) -> dict[str, Any]:
-        """Body of the info service for the datastack, asked once."""
+        """Return the body of the info service for the datastack, fetched once."""
 
         def ask() -> dict[str, Any]:
             url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
@@ -433,7 +433,7 @@ class Connection:
         return str(source).rstrip("/").rpartition("/")[2]
 
     def recipe(self) -> dict[str, Any]:
-        """Give what another process needs to connect again. No token: it is looked up there."""
+        """Return what another process needs to connect again. No token: it is looked up there."""
         given = self._endpoint_given
         return {
             "spec": self.spec,

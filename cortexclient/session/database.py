@@ -1,4 +1,4 @@
-"""What the database behind the materialization service said, and whose mistake that is.
+"""Messages of the database behind the materialization service, and whose mistake they report.
 
 The services quote it in two forms: ``Execution failed on sql '...': REASON`` (through pandas; sometimes without quotes,
 and with ``unable to rollback`` at the end) and ``(psycopg2.errors.NAME) REASON [SQL: ...]`` (through SQLAlchemy). Only
@@ -59,7 +59,7 @@ _PHRASES: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class DatabaseMessage:
-    """What a database said.
+    """A parsed message of a database.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ _MAX_TEXT = 300
 
 @dataclass(slots=True)
 class Refusal:
-    """What a refusing server said, without the transport around it.
+    """The content of a server's refusal.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Context:
-    """What the session knows that makes a message more useful; every function may be missing and may fail."""
+    """What a session adds to messages; every function may be missing and may fail."""
 
     service: str | None = None
     datastack: str | None = None
@@ -145,12 +145,12 @@ _SERVICES = {"segmentation": "chunkedgraph", "skeletoncache": "skeleton", "nglst
 
 
 def service_of(url: str | None) -> str | None:
-    """Name of the service that an address belongs to: the first part of its path."""
+    """Return the name of the service that an address belongs to: the first part of its path."""
     return urlsplit(url or "").path.strip("/").partition("/")[0] or None
 
 
 def meant_status(status: int, text: str) -> int:
-    """Status that a service meant: the one in its message (``"404 Not Found: ..."``), else the HTTP status."""
+    """Return the status that a service meant: that in its message (``"404 Not Found: ..."``), else the HTTP status."""
     match = _STATUS_IN_TEXT.match(text)
     return int(match.group(1)) if match and status >= 400 else status
 
@@ -327,7 +327,7 @@ def _database_error(refusal: Refusal, context: Context) -> _Made:
         )
     if said.kind == "lost work":
         return errors.ServiceUnavailableError, (
-            f"{where} lost its connection to the database, or the database gave up an earlier request ({reason}). "
+            f"{where} lost its connection to the database, or the database aborted an earlier request ({reason}). "
             "Nothing was wrong with this request, and nothing was written: try again"
         )
     if said.kind == "overload":
@@ -594,7 +594,7 @@ _LIBRARIES = (
 
 
 def _raised_in(error: BaseException) -> str:
-    """Name of the module that an error comes from."""
+    """Return the name of the module that an error comes from."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -604,7 +604,7 @@ def _raised_in(error: BaseException) -> str:
 def _from_library(
     error: Exception, made: Callable[..., errors.ServiceError], service: str, status: int | None
 ) -> errors.ServiceError | None:
-    """Make our error of one that a library raised over a response; None for a mistake of whoever called it."""
+    """Make our error of one that a library raised over a response; None for a mistake of the caller."""
     name = type(error).__name__
     ours = not (type(error).__module__.startswith(_LIBRARIES) or _raised_in(error).startswith(_LIBRARIES))
     if ours:

@@ -65,7 +65,7 @@ def _batches(ids: IdArray) -> list[IdArray]:
 
 
 def _distinct(session: Session, ids: IdArray, ask: Callable[[IdArray], Any], nothing: Any) -> NDArray[Any]:
-    """Ask about distinct ids only, which is all that the service spends time on, and about those that can be ids.
+    """Request distinct ids only, and of those the ones that can be ids.
 
     0 (a place without a segment) and -1 (a lookup that found nothing) get ``nothing``: the service, whose ids are
     unsigned, would fail for all others with them.
@@ -341,7 +341,7 @@ _MESH_NUMBERS = ("max_meshed_layer", "uniform_draco_grid_size")
 
 
 def _are_numbers(values: Any, count: int = 3, *, above: float | None = None) -> bool:
-    """Whether a JSON value is a list of so many finite numbers, all above a limit where there is one."""
+    """Return whether a JSON value is a list of so many finite numbers, all above a limit where there is one."""
     return (
         isinstance(values, list)
         and len(values) == count
@@ -379,7 +379,7 @@ def ids_in(response: Response, values: Any) -> IdArray:
 
 
 def _all(values: list[Any], *kinds: type) -> bool:
-    """Whether all values of a list are of some types exactly: True is no number."""
+    """Return whether all values of a list are of some types exactly: True is no number."""
     return all(type(value) in kinds for value in values)
 
 
@@ -391,7 +391,7 @@ def _odd(session: Session, path: str, what: str) -> ProtocolError:
 
 
 def is_below_roots(session: Session, node: int) -> bool:
-    """Whether an id is one of a piece of a neuron (supervoxel, level-2 id, ...): its top bits say the layer."""
+    """Return whether an id is one of a piece of a neuron (supervoxel, level-2 id, ...): its top bits say the layer."""
     graph = session.segmentation_info().get("graph", {})
     top = graph.get("n_layers")
     return top is not None and node >> (64 - int(graph.get("n_bits_for_layer_id", 8))) < int(top)
@@ -438,7 +438,7 @@ def successors_of(
 def _overlaps(
     session: Session, roots: list[int], *, at: datetime | None, stop_layer: int | None
 ) -> list[tuple[IdArray, NDArray[np.float64]]]:
-    """Say what became of roots: the roots that hold their pieces at a time, most pieces first, and their shares.
+    """Return what became of roots: the roots that hold their pieces at a time, most pieces first, and their shares.
 
     The pieces are nodes four layers below the top, as caveclient takes them: they change rarely and are few.
     """

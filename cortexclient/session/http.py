@@ -94,7 +94,7 @@ class Http:
         return response
 
     def _timeout(self, seconds: float | None) -> tuple[float, float] | None:
-        """Timeouts of connecting and reading for one request; None for the policy's."""
+        """Return the timeouts of connecting and reading for one request; None for the policy's."""
         if seconds is None:
             return None
         return min(seconds, self.policy.connect_timeout), min(seconds, self.policy.read_timeout)

@@ -1,4 +1,4 @@
-"""How patient the transport is: timeouts, tries and waits, and which requests may be sent twice."""
+"""The policy of retries: timeouts, tries and waits, and which requests may be sent twice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ASKING_POST = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Patience of a session.
+    """Timeouts and retries of a session.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Policy:
         )
 
     def wait(self, attempt: int, retry_after: str | None) -> float | None:
-        """Seconds to wait before the next try, or None where the server asks for more than is reasonable."""
+        """Return the seconds to wait before the next try, or None where the server asks for more than is reasonable."""
         asked = _seconds(retry_after)
         if asked is not None:
             return asked if asked <= self.retry_after_max else None
@@ -107,7 +107,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def may_repeat(request: PreparedRequest) -> bool:
-    """Whether sending a request twice is harmless."""
+    """Return whether sending a request twice is harmless."""
     if request.method in {"GET", "HEAD", "OPTIONS"}:
         return True
     path = (request.url or "").partition("?")[0]
@@ -115,7 +115,7 @@ def may_repeat(request: PreparedRequest) -> bool:
 
 
 def passing_trouble(response: Response, attempt: int = 0) -> bool:
-    """Whether a response tells of trouble that passes: 429, 502-504, those in the text of a 500, or lost work.
+    """Return whether a response reports a temporary failure: 429, 502-504, those in the text of a 500, or lost work.
 
     Work that the server's database lost (a connection, a transaction) is asked for once more; every other 500 is a
     mistake of the user or of the server's code, and asking again would only repeat it.
@@ -138,7 +138,7 @@ def passing_trouble(response: Response, attempt: int = 0) -> bool:
 
 
 def cap_in(response: Response) -> int | None:
-    """Give the number of rows at which the server cut this answer, from its ``Warning`` header; None if it did not."""
+    """Return the row limit at which the server truncated this response, from its ``Warning`` header; else None."""
     warning = response.headers.get("Warning")
     if not warning:
         return None

@@ -1,4 +1,4 @@
-"""Where an answer is from: what every returned frame carries in its ``attrs``."""
+"""Where a result is from: what every returned frame has in its ``attrs``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["provenance_of"]
 
 
 def provenance_of(session: Session, moment: Moment | None = None) -> dict[str, Any]:
-    """Say of which dataset, server and moment an answer is, and what the dataset's spec said at that time.
+    """Return the dataset, server and moment of a result, and what the dataset's spec said at that time.
 
     Makes no request. Plain values only, and few: pandas copies them at every step.
 

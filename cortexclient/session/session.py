@@ -164,7 +164,7 @@ class Session:
         return self.connection.http
 
     def info(self) -> dict[str, Any]:
-        """Body of the info service for the datastack (asked once)."""
+        """Return the body of the info service for the datastack (fetched once)."""
         return self.connection.info()
 
     @property
@@ -173,7 +173,7 @@ class Session:
         return self.spec.synapse_table or self.info().get("synapse_table") or None
 
     def require_synapse_table(self, name: str | None = None) -> str:
-        """Give the synapse table to use, or say which YAML key would name it.
+        """Return the synapse table to use; the error names the YAML key that would set it.
 
         Raises
         ------
@@ -194,7 +194,7 @@ class Session:
         return not self.moment.floating
 
     def versions(self, *, refresh: bool = False) -> dict[int, VersionRecord]:
-        """All versions by number, oldest first, expired ones included (asked once unless refreshed)."""
+        """Return all versions by number, oldest first, expired ones included (fetched once unless refreshed)."""
         if self.spec.denies("versions"):
             return {}
         memory = self.connection.memory
@@ -207,7 +207,7 @@ class Session:
         )
 
     def version_record(self, version: int) -> VersionRecord:
-        """Give one version's record.
+        """Return the record of one version.
 
         Raises
         ------
@@ -275,7 +275,7 @@ class Session:
         return f"{self.local_server}/materialize/api/v3/datastack/{self.datastack}/metadata"
 
     def _no_version(self, records: dict[int, VersionRecord]) -> str:
-        """Say why there is no version to use: whether the service lists none, or none that answers."""
+        """Explain why there is no version to use: whether the service lists none, or none that answers."""
         self.connection.memory.forget("versions")  # one may be made meanwhile
         if not records:
             return (
@@ -297,7 +297,7 @@ class Session:
         return self.moment.timestamp
 
     def frozen_version(self, timestamp: datetime) -> int | None:
-        """Version that froze at exactly this time, if there is a live one."""
+        """Return the version that froze at exactly this time, if there is a live one."""
         for record in self.versions().values():
             if record.valid and abs(record.timestamp - timestamp) < timedelta(microseconds=1):
                 return record.version
@@ -353,13 +353,13 @@ class Session:
         return self._own.get("cave", make)
 
     def guard(self, service: str) -> AbstractContextManager[None]:
-        """Tell every failure inside the block as one of `cortexclient.errors`."""
+        """Raise every failure inside the block as one of `cortexclient.errors`."""
         from cortexclient.session.failures import raised_as_ours
 
         return raised_as_ours(self.http.context(service))
 
     def watch_caps(self) -> AbstractContextManager[list[int]]:
-        """Collect the row caps that answers mention inside the block; an empty list means that nothing was cut."""
+        """Collect the row limits that responses inside the block mention; empty if nothing was truncated."""
         from cortexclient.session.transport import watch_caps
 
         return watch_caps()
@@ -380,7 +380,7 @@ class Session:
         return run_all(jobs, workers=self.max_workers)
 
     def segmentation_info(self) -> dict[str, Any]:
-        """Give the chunkedgraph's own description of the segmentation (asked once)."""
+        """Return the chunkedgraph's own description of the segmentation (fetched once)."""
         connection = self.connection
 
         def ask() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Another source of tables than the server: what a session needs of a store, and what the server said about it once."""
+"""Another source of tables than the server: the interface of a store, and the responses stored with its tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TableSource(Protocol):
     only: bool
 
     def holds(self, query: Query) -> bool:
-        """Whether a planned query can be answered here; raises `StoreError` if nothing else may answer it."""
+        """Return whether a planned query can be answered here; raises `StoreError` if nothing else may answer it."""
         ...
 
     def rows(self, query: Query) -> Any:

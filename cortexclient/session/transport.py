@@ -1,4 +1,4 @@
-"""One pool of connections for everything that talks to one server: patient, careful with the token, never hanging.
+"""One pool of connections to one server: with retries and timeouts, and the token for trusted hosts only.
 
 `Transport` is the adapter under every ``requests.Session`` of a client: caveclient's nine and our own. It sets
 timeouts, sends again what may be sent again, keeps the token on the hosts that it belongs to, refuses statuses that the
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from cortexclient.session.cache import AnswerCache
     from cortexclient.session.source import StoredMetadata
 
-__all__ = ["PatientAdapter", "Transport", "adopt", "new_http_session", "watch_caps"]
+__all__ = ["RetryAdapter", "Transport", "adopt", "new_http_session", "watch_caps"]
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +63,12 @@ _caps: ContextVar[list[int] | None] = ContextVar("cortexclient_caps", default=No
 
 @contextlib.contextmanager
 def watch_caps() -> Iterator[list[int]]:
-    """Collect the row caps that answers mention inside the block, in this thread and in workers started from it.
+    """Collect the row limits that responses mention inside the block, in this thread and in workers started from it.
 
     Yields
     ------
     list of int
-        Grows while the block runs; empty at its end means that nothing was cut.
+        Grows while the block runs; empty at its end means that nothing was truncated.
     """
     seen: list[int] = []
     token = _caps.set(seen)
@@ -79,7 +79,7 @@ def watch_caps() -> Iterator[list[int]]:
 
 
 class _PatientReader(io.RawIOBase):
-    """Reads a response from a socket within its timeout, plus the time that a slow network needs for what has come.
+    """Reads a response from a socket within its timeout, plus what a slow network needs for the bytes received.
 
     The timeout of a socket holds for each piece; a server that sends a byte now and then would never end.
     """
@@ -112,7 +112,7 @@ class _PatientReader(io.RawIOBase):
         super().close()
 
 
-class _PatientSocket:
+class _DeadlineSocket:
     """Stands in for a socket where `http.client` opens it for reading."""
 
     def __init__(self, sock: Any) -> None:
@@ -126,11 +126,11 @@ class _Response(http.client.HTTPResponse):
     """A response that has an overall deadline."""
 
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
-        super().__init__(_PatientSocket(sock), *args, **options)  # type: ignore[arg-type]
+        super().__init__(_DeadlineSocket(sock), *args, **options)  # type: ignore[arg-type]
 
 
 class _Tracked:
-    """Mixed into urllib3's pools: a worker's connection can be found when the work is given up."""
+    """Mixed into urllib3's pools: a worker's connection can be found when its work is cancelled."""
 
     def _get_conn(self, timeout: Any = None) -> Any:
         connection = super()._get_conn(timeout=timeout)  # type: ignore[misc]
@@ -154,7 +154,7 @@ class _Tracked:
 
 
 class _Stoppable:
-    """Mixed into urllib3's connections: who gives up finds no socket while one is made, so its maker looks again."""
+    """Mixed into urllib3's connections: a cancel during `connect` finds no socket yet, so it is checked afterwards."""
 
     response_class: Any = _Response
     spoiled = False
@@ -178,11 +178,11 @@ def _leave_if_stopped(connection: Any) -> None:
 
 
 class _HTTP(_Stoppable, HTTPConnection):
-    """A connection that is not used once the work is given up."""
+    """A connection that is not used once the work is cancelled."""
 
 
 class _HTTPS(_Stoppable, HTTPSConnection):
-    """An encrypted connection that is not used once the work is given up."""
+    """An encrypted connection that is not used once the work is cancelled."""
 
 
 class _HTTPPool(_Tracked, HTTPConnectionPool):
@@ -200,7 +200,7 @@ class _HTTPSPool(_Tracked, HTTPSConnectionPool):
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
-class PatientAdapter(HTTPAdapter):
+class RetryAdapter(HTTPAdapter):
     """An adapter of requests that has timeouts, sends again what may be sent again, and can be interrupted.
 
     Parameters
@@ -278,7 +278,7 @@ def _wait_after(response: Response, policy: Policy, attempt: int) -> float | Non
     return policy.wait(attempt, response.headers.get("Retry-After"))
 
 
-class Transport(PatientAdapter):
+class Transport(RetryAdapter):
     """The adapter under every HTTP session of a client.
 
     Parameters
@@ -320,7 +320,7 @@ class Transport(PatientAdapter):
         self._hosts |= {host_of(address)}
 
     def may_send_token(self, url: str) -> bool:
-        """Whether the token belongs to the server of an address: the home server or the local one, encrypted."""
+        """Return whether the token belongs to the server of an address: the home server or the local one, encrypted."""
         return host_of(url) in self._hosts and may_carry_token(url)
 
     def send(
@@ -408,7 +408,7 @@ class Transport(PatientAdapter):
 
 
 def _is_documented(response: Response) -> bool:
-    """Whether the protocol knows this status of success, for this request."""
+    """Return whether the protocol has this status of success, for this request."""
     status, request = response.status_code, response.request
     if status == 200:
         return True
@@ -422,7 +422,7 @@ def _is_documented(response: Response) -> bool:
 
 @contextlib.contextmanager
 def _named(request: PreparedRequest) -> Iterator[None]:
-    """See to it that every failure of the block is one of requests', and says which request it is about."""
+    """Raise every failure of the block as one of requests' errors, with the request that it is about."""
     try:
         yield
     except requests.RequestException as error:

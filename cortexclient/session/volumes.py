@@ -1,4 +1,4 @@
-"""Volumes and files of buckets: CloudVolume objects at the session's moment, with its patience, without its token.
+"""Volumes and files of buckets: CloudVolume objects at the session's moment, with its timeouts, without its token.
 
 cloud-volume and cloud-files send their own requests: without timeouts, with retries of their own, with the token to
 whatever host an info service names, at any time but the session's. So what they need to begin with is read here and
@@ -27,7 +27,7 @@ from cortexclient.session.connection import LOOPBACK_TOKEN
 from cortexclient.session.failures import unreadable
 from cortexclient.session.graph import leaves, roots_of
 from cortexclient.session.moment import as_utc
-from cortexclient.session.transport import PatientAdapter
+from cortexclient.session.transport import RetryAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,7 +147,7 @@ def open_volume(session: Session, kind: str, **options: Any) -> Any:
     Parameters
     ----------
     session : Session
-        Where, when and how patiently.
+        Where, when and with which timeouts.
     kind : str
         ``"segmentation"`` or ``"image"``.
     **options
@@ -299,7 +299,7 @@ class _Manifest(_Asking):
 # -- what cloud-files sends itself -----------------------------------------------------------------------------------
 
 
-class _FilesAdapter(PatientAdapter):
+class _FilesAdapter(RetryAdapter):
     """The adapter of cloud-files: for hosts of volumes that sessions opened, with their timeouts and retries."""
 
     def __init__(self) -> None:
@@ -315,7 +315,7 @@ class _FilesAdapter(PatientAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
-        """Send as any adapter; to a known host with patience, and with a mark on errors that are final."""
+        """Send as any adapter; to a known host with retries, and with a mark on errors that are final."""
         options = {"verify": verify, "cert": cert, "proxies": proxies}
         policy = self.policies.get(host_of(request.url or ""))
         if policy is None:
@@ -339,7 +339,7 @@ _mounting = threading.Lock()
 
 
 def _be_patient_with(host: str, policy: Policy) -> None:
-    """Give cloud-files' requests to a host the timeouts and retries of a session."""
+    """Use the timeouts and retries of a session for cloud-files' requests to a host."""
     import cloudfiles.interfaces as interfaces
 
     with _mounting:
@@ -367,7 +367,7 @@ class _StopAtFinal:
 
 
 def _renew_cloud_files() -> None:
-    """Give cloud-files new pools in a forked child; it keeps those of buckets and of http for the whole process."""
+    """Replace the pools of cloud-files in a forked child; cloud-files keeps one for buckets and one for http."""
     global _mounting  # noqa: PLW0603 - the parent may have held it while it forked
     _mounting = threading.Lock()
     interfaces: Any = sys.modules.get("cloudfiles.interfaces")

@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 
 
 def default_workers() -> int:
-    """Concurrency where none is asked for: ``$CORTEXCLIENT_MAX_WORKERS``, else 8."""
+    """Return the default concurrency: ``$CORTEXCLIENT_MAX_WORKERS``, else 8."""
     return max(1, env_int("CORTEXCLIENT_MAX_WORKERS", 8))
 
 
@@ -56,7 +56,7 @@ class Cancelled(BaseException):
 
 
 class Stop(threading.Event):
-    """Tells workers that their work is cancelled, and wakes those that wait for the network."""
+    """Reports to workers that their work is cancelled, and wakes those that wait for the network."""
 
     def __init__(self, above: Stop | None = None) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ def current_stop() -> Stop | None:
 
 
 def within_worker() -> bool:
-    """Whether this thread works on a job of a pool."""
+    """Return whether this thread works on a job of a pool."""
     return _current.get() is not None
 
 
@@ -135,7 +135,7 @@ def pause(seconds: float) -> None:
 
 
 class _Call:
-    """One call of `run`: a function, its items, and what came of them."""
+    """One call of `run`: a function, its items, and their results."""
 
     def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], pool: _Pool) -> None:
         above = _current.get()
@@ -182,7 +182,7 @@ class _Call:
         return self.function(item)
 
     def finish(self, *, last: bool) -> None:
-        """Cancel what is left; the last call of a pool ends its threads."""
+        """Cancel the items that have not begun; the last call of a pool ends its threads."""
         if self.done < len(self.items):
             self.stop.abort()
         self.stop.release()
@@ -216,7 +216,7 @@ class _Pool:
         renew_in_child(self)
 
     def renew(self) -> None:
-        """Have no threads in a child that was forked inside of a job: it does its nested calls itself."""
+        """Drop the threads in a child that was forked inside of a job: it does its nested calls itself."""
         self.changed = threading.Condition()
         self._size = self._idle = 0
         self._calls, self._threads = [], []
@@ -230,7 +230,7 @@ class _Pool:
                 thread = threading.Thread(
                     target=self._work,
                     name=f"cortexclient-{len(self._threads)}",
-                    # so that an interrupted program does not wait for responses that nobody will read
+                    # so that an interrupted program does not wait for responses that are no longer needed
                     daemon=True,
                 )
                 self._threads.append(thread)
@@ -446,7 +446,7 @@ class ProgressBar:
         self._lock = threading.Lock()
 
     def step(self) -> None:
-        """One more piece is done."""
+        """Count one more piece as done."""
         if self._bar is not None:
             with self._lock:
                 self._bar.update(1)

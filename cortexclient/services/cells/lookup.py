@@ -142,7 +142,7 @@ class Rows:
         return _ids(self.frame, self._root_column())
 
     def supervoxels(self, feature: str) -> IdArray:
-        """Give the supervoxel of each row; an error says that ``feature`` needs it."""
+        """Return the supervoxel of each row; an error says that ``feature`` needs it."""
         name = self._root_column().replace("root_id", "supervoxel_id")
         if name not in self.frame.columns:
             raise NotConfiguredError(
@@ -162,7 +162,7 @@ class Rows:
 
 
 def _ids(frame: pd.DataFrame, column: str) -> IdArray:
-    """Give a column of ids as int64, nulls as 0, which stands for no segment."""
+    """Return a column of ids as int64, nulls as 0, which stands for no segment."""
     values = frame[column]
     if values.dtype.kind != "i" or hasattr(values.dtype, "numpy_dtype"):
         values = values.fillna(0)
@@ -223,7 +223,7 @@ def _of_cells(session: Session, cells: IdArray, version: int, *, progress: bool)
 
 
 def _reference_version(session: Session, at: datetime) -> int:
-    """Give the live version nearest to a time, in which rows are read."""
+    """Return the live version nearest to a time, in which rows are read."""
     record = nearest(session.versions(), at)
     if record is None:
         raise _nothing_live(session)
@@ -362,7 +362,7 @@ def _by_owner(
 
 
 def _ends(parts: list[IdArray]) -> IdArray:
-    """Give where to split an array that was concatenated from parts."""
+    """Return the places at which to split an array that was concatenated from parts."""
     ends: IdArray = np.cumsum([len(part) for part in parts])[:-1]
     return ends
 
@@ -429,7 +429,7 @@ class Lineage:
             self._prefetched.cancel()
 
     def of(self, roots: IdArray, *, first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
-        """Give the ids on the lines of descent from roots to those that were valid when the version froze.
+        """Return the ids on the lines of descent from roots to those that were valid when the version froze.
 
         Parameters
         ----------
@@ -518,7 +518,7 @@ def _fetch_links(session: Session, roots: IdArray, since: datetime, until: datet
 
 
 def _reachable(roots: IdArray, links: list[tuple[int, int]]) -> IdArray:
-    """Give all ancestors and descendants of roots, and the roots, ascending."""
+    """Return all ancestors and descendants of roots, and the roots, ascending."""
     later: dict[int, list[int]] = {}
     earlier: dict[int, list[int]] = {}
     for source, target in links:

@@ -72,7 +72,7 @@ class Matches:
     def answers(
         self, *, first_of_many: bool = False
     ) -> tuple[IdArray, NDArray[np.object_], NDArray[np.object_], list[list[int]]]:
-        """Give for each id its answer (-1 for none), its status, the table it was found in, and all candidates.
+        """Return for each id its answer (-1 for none), its status, the table it was found in, and all candidates.
 
         The same pair from several tables counts once. With ``first_of_many`` the smallest of several answers is given
         instead of -1.

@@ -106,7 +106,7 @@ def make_meshwork(
         )
         neuron.anno.add_annotations("is_axon", _on_axon(data), mask=True)
     neuron.__class__ = Neuron  # the library does not let its caller choose the class
-    # MeshParty takes the positions of annotations for voxels of (4, 4, 40) nm unless it is told otherwise
+    # MeshParty takes the positions of annotations for voxels of (4, 4, 40) nm by default
     neuron.anno.voxel_resolution = [1, 1, 1]
     state_unit(neuron.skeleton, "nm", VOLUME)
     made: Neuron = neuron

@@ -79,7 +79,7 @@ def segment_properties(skeleton: Any, volume: NDArray[Any], area: NDArray[Any]) 
 
 
 def _segments(parent: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of each vertex's segment; segments are numbered by their smallest vertex, as meshparty has them."""
+    """Return the number of each vertex's segment; segments are numbered by their smallest vertex, as in meshparty."""
     children = np.bincount(parent[parent >= 0], minlength=len(parent))
     top = (parent < 0) | (children[parent] > 1)
     up = np.where(top, np.arange(len(parent)), parent)
@@ -118,7 +118,7 @@ def _sums(group: NDArray[np.int64], values: NDArray[Any], count: int) -> NDArray
 def _far_ends(
     skeleton: Any, segment: NDArray[np.int64], on_mesh: NDArray[np.bool_], count: int
 ) -> NDArray[np.int64]:
-    """Vertex of each segment with the most steps to the root, among those that stand for level-2 ids."""
+    """Return the vertex of each segment with the most steps to the root, among those that stand for level-2 ids."""
     hops = np.asarray(skeleton.hops_to_root)
     rows = np.flatnonzero(on_mesh)
     order = rows[np.lexsort((rows, hops[rows], segment[rows]))]
@@ -128,7 +128,7 @@ def _far_ends(
 
 
 def _strahler(skeleton: Any, parent: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Strahler number of each vertex, branches joining in meshparty's order: those of the nearest tips first.
+    """Return each vertex's Strahler number, branches joining in meshparty's order: those of the nearest tips first.
 
     Where three branches meet the result can depend on that order, so it is the same here.
     """

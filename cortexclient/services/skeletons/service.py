@@ -423,7 +423,7 @@ def _seconds(deadline: Any) -> float:
 
 
 def _are_roots(given: Any) -> bool:
-    """Whether an argument is a root or several, and not a version of skeletons."""
+    """Return whether an argument is a root or several, and not a version of skeletons."""
     return given is not None and (not is_one(given) or as_id(given, "root_ids") > _LARGEST_VERSION)
 
 

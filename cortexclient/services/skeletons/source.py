@@ -264,7 +264,7 @@ def generate_skeletons(
     queued: set[int] | None = None,
     progress: bool = False,
 ) -> Found:
-    """Have skeletons generated, and return them.
+    """Request skeletons to be generated, and return them.
 
     All are queued in one request, which is never sent twice, and looked for until they are there or the deadline has
     passed. A skeleton that the service refuses, and one whose level-2 data lack, is reported before.
@@ -323,7 +323,7 @@ def generate_skeletons(
 
 
 def _queue(session: Session, roots: Sequence[int], version: int, timeout: float) -> ServiceError | None:
-    """Ask for skeletons to be generated; return the failure where the service does not take them."""
+    """Request skeletons to be generated; return the failure where the service does not accept them."""
     url = f"{_base(session)}/bulk/gen_skeletons"
     for start in range(0, len(roots), MOST_QUEUED):
         batch = list(roots[start : start + MOST_QUEUED])

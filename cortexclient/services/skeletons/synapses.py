@@ -99,7 +99,7 @@ def moments_of(
 
 
 def _frozen(session: Session) -> list[RootMoment]:
-    """All versions that a floating session may read: its own, and where there are no live queries the others, too."""
+    """Return the versions that a floating session may read: its own, and where there are no live queries all others."""
     try:
         own = moment_of_tables(session).version
     except (UnknownVersionError, NotConfiguredError):

@@ -35,7 +35,7 @@ def blocks_of_groups(lengths: NDArray[np.int64], size: int = BLOCK) -> Iterator[
 
 
 def in_order(values: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Stable ``argsort`` of numbers that are not negative.
+    """Return a stable ``argsort`` of numbers that are not negative.
 
     numpy sorts 16 bits by counting, which is several times faster than comparing; two passes sort 32.
     """
@@ -59,7 +59,7 @@ def ragged(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
 
 
 def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
-    """Number of the component of each of ``count`` nodes; components are numbered by their smallest nodes.
+    """Return the number of the component of each of ``count`` nodes; components are numbered by their smallest nodes.
 
     Every node hooks onto a smaller neighbour, what hangs together shrinks to one node, and again, until no edge is
     left. Each round leaves a small part of the nodes; scipy's connected_components takes longer to build its matrix.
@@ -86,7 +86,7 @@ def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
 
 
 def _hooked(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
-    """Smallest node of the tree that each node is in when every node hooks onto a smaller neighbour."""
+    """Return the smallest node of the tree that each node is in when every node hooks onto a smaller neighbour."""
     parent = np.arange(count, dtype=np.int32)
     for tails, heads in _in_blocks(edges):
         # of several hooks of one node any may win: the others stay in the list for the next round
@@ -103,7 +103,7 @@ def _hooked(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
 
 
 def _still_open(edges: Sequence[Ends], parent: NDArray[np.int32]) -> Ends:
-    """Edges between trees, by the numbers of the trees."""
+    """Return the edges between trees, by the numbers of the trees."""
     left = []
     for tails, heads in _in_blocks(edges):
         one, other = parent.take(tails), parent.take(heads)

@@ -54,7 +54,7 @@ class ChunkParts:
     inner: int
 
     def edges(self) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-        """Edges that join the nodes of each triangle, but for guests, in parts."""
+        """Return the edges that join the nodes of each triangle, but for guests, in parts."""
         a, b, c = (corner[: self.inner] for corner in self.corners)
         a_, b_, c_ = (corner[self.inner :] for corner in self.corners)
         second, third = b_ < self.count, c_ < self.count
@@ -99,7 +99,7 @@ def _with_guests(
     node: NDArray[np.int32],
     count: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Nodes of some of the triangles at planes, shape (3, T), and the vertices that are guests there."""
+    """Return the nodes of some of the triangles at planes, shape (3, T), and the vertices that are guests there."""
     corners, chunk = edge.corners.take(keep, axis=1), edge.chunk.take(keep)
     away = np.empty(corners.shape, dtype=bool)
     for block in blocks(len(keep)):
@@ -144,7 +144,7 @@ class _Edge:
 def _triangles(
     faces: NDArray[Any], where: Located, chunk: NDArray[np.int32], wanted: NDArray[np.bool_]
 ) -> tuple[list[NDArray[np.int32]], _Edge]:
-    """Corners of the triangles inside wanted chunks, in parts, and the triangles at the planes of any chunk."""
+    """Return the corners of triangles inside wanted chunks, in parts, and the triangles at the planes of any chunk."""
     numbers = np.arange(len(wanted), dtype=np.int32)
     numbers[-1] = -1
     code = ((numbers << 2) | (wanted << 1)).astype(np.int32).take(chunk)
@@ -169,7 +169,7 @@ def _triangles(
 def _homes(
     where: Located, chunk: NDArray[np.int32], edge: _Edge
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Chunk of each vertex: that of its own cell if a triangle is there, else the last of its triangles'."""
+    """Return the chunk of each vertex: that of its own cell if a triangle is there, else the last of its triangles'."""
     held = where.planes == 0
     own, corner = edge.own.ravel(), edge.corners.ravel()
     held[corner.take(np.flatnonzero(own))] = True

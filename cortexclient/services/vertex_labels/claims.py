@@ -1,6 +1,6 @@
 """Which level-2 id owns each piece of a chunk that holds several.
 
-Points claim the pieces that they lie in, told by distances and winding numbers; other pieces are claimed by
+Points claim the pieces that they lie in, by distances and winding numbers; other pieces are claimed by
 elimination, enclosure, proximity or, where the segmentation may be asked, by what lies just inside them.
 """
 
@@ -66,7 +66,7 @@ class Claimants:
     point: NDArray[np.float64]
 
     def select(self, keep: NDArray[np.bool_]) -> Claimants:
-        """Some of the claimants, by a mask of shape (R,)."""
+        """Return some of the claimants, by a mask of shape (R,)."""
         return Claimants(self.label[keep], self.chunk[keep], self.point[keep])
 
     @property
@@ -127,7 +127,7 @@ def claim_by_point(pieces: Pieces, claimants: Claimants) -> tuple[NDArray[np.int
 
 
 def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) -> NDArray[np.int64]:
-    """Pairs that distances alone do not settle: of points near several pieces, and of pieces near several points."""
+    """Return pairs that distances alone do not settle: points near several pieces, and pieces near several points."""
     nearest = np.full(int(table.claimant.max()) + 1, np.inf)
     np.minimum.at(nearest, table.claimant, table.nm)
     candidate = np.flatnonzero(table.nm <= _ABOUT_AS_NEAR * nearest[table.claimant] + _ABOUT_AS_NEAR_NM)
@@ -145,7 +145,7 @@ def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) ->
 
 
 def _first_of_each(group: NDArray[np.int64], keys: tuple[NDArray[Any], ...]) -> NDArray[np.int64]:
-    """Row of the first member of each group, by keys of which the last counts most."""
+    """Return the row of the first member of each group, by keys of which the last counts most."""
     order = np.lexsort((*keys, group))
     return np.asarray(order[np.flatnonzero(np.diff(group[order], prepend=-1))])
 
@@ -280,7 +280,7 @@ def claim_by_elimination(
 
 
 def _place_in_group(groups: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Position of each element within its run of equal values."""
+    """Return the position of each element within its run of equal values."""
     begins = np.flatnonzero(np.diff(groups, prepend=-1))
     return np.arange(len(groups)) - np.repeat(begins, np.diff(np.append(begins, len(groups))))
 
@@ -478,7 +478,7 @@ def winding_numbers(
 
 
 def _corners(pieces: Pieces, triangles: NDArray[np.int64]) -> list[Vectors]:
-    """Positions of the corners of triangles: for each corner x, y and z."""
+    """Return the positions of the corners of triangles: for each corner x, y and z."""
     rows = [pieces.row.take(corner.take(triangles)) for corner in pieces.corners]
     return [[pieces.points[:, axis].take(row) for axis in range(3)] for row in rows]
 
@@ -503,7 +503,7 @@ def _turn(pieces: Pieces) -> float:
 
 
 def _triple(a: Vectors, b: Vectors, c: Vectors) -> NDArray[Any]:
-    """Volume of the boxes that three vectors span."""
+    """Return the volume of the boxes that three vectors span."""
     result = a[0] * (b[1] * c[2] - b[2] * c[1])
     result += a[1] * (b[2] * c[0] - b[0] * c[2])
     result += a[2] * (b[0] * c[1] - b[1] * c[0])

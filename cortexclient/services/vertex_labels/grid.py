@@ -52,7 +52,7 @@ class Located:
     row: Callable[[NDArray[Any]], NDArray[np.int32]]
 
     def below(self, corners: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
-        """Cell whose mesh a triangle belongs to: on each axis the lowest cell of its corners, given by their cells.
+        """Return the cell whose mesh a triangle belongs to: on each axis the lowest one of the cells of its corners.
 
         A corner on a plane is in the cell above it, also where the triangle hangs below.
         """
@@ -151,7 +151,7 @@ class ChunkGrid:
         return cls(offsets, size, bits, layer_bits, _draco_cell(info.get("mesh_metadata") or {}))
 
     def positions(self, l2_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Chunk position of each level-2 id, shape (K, 3).
+        """Return the chunk position of each level-2 id, shape (K, 3).
 
         Raises
         ------
@@ -172,7 +172,7 @@ class ChunkGrid:
         return max(self.draco / 4, _FLOAT_SLACK_NM)
 
     def faces(self, axis: int, count: int, offset: float, *, first: int = 0) -> NDArray[np.float64]:
-        """Coordinates in nm of the lower faces of chunks along an axis from the first on, as they appear in a mesh."""
+        """Return the coordinates in nm of the lower faces of chunks along an axis, as they appear in a mesh."""
         planes = offset + np.arange(first, first + count) * self.size[axis]
         if self.draco:
             # draco rounds to the nearest cell, halves upward, so the face itself moves to the nearest cell
@@ -256,7 +256,7 @@ class ChunkGrid:
     def _cells(
         self, values: NDArray[np.float64], lower: NDArray[np.float64], size: float
     ) -> NDArray[np.int32]:
-        """Cell of each coordinate by the lower planes of all cells; coordinates become distances from the plane."""
+        """Return each coordinate's cell by the cells' lower planes; turns coordinates into distances from the plane."""
         # a plane moves by at most half a draco cell, so this is the right cell or the one after it
         at = values - (lower[0] - self.draco - self.slack)
         at *= 1 / size

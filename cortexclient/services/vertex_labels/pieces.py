@@ -181,7 +181,7 @@ def _arranged(part: NDArray[np.int32], chunk: NDArray[np.int32], total: int) -> 
 def gaps(
     pieces: Pieces, one: NDArray[np.int64], other: NDArray[np.int64], limit: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Smallest distance between the vertices of two pieces, for many pairs of pieces.
+    """Return the smallest distance between the vertices of two pieces, for many pairs of pieces.
 
     Parameters
     ----------
@@ -264,7 +264,7 @@ def nearest_owner(
 
 
 def _between_boxes(pieces: Pieces, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Distance of the bounding boxes of two pieces, which their vertices cannot come below."""
+    """Return the distance of the bounding boxes of two pieces, which their vertices cannot come below."""
     apart = np.maximum(pieces.low[one] - pieces.high[other], pieces.low[other] - pieces.high[one])
     return np.asarray(np.linalg.norm(np.maximum(apart, 0), axis=1).astype(np.float64))
 

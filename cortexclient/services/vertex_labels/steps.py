@@ -223,7 +223,7 @@ class Steps:
         self.decisions[vertex[rows[nearest]]] = Decision.PROXIMITY
 
     def _distance(self, vertex: NDArray[np.int64], label: NDArray[Any]) -> NDArray[np.float64]:
-        """Distance of vertices to the points of ids in nm; infinite where there is no id or no point."""
+        """Return the distance of vertices to the points of ids in nm; infinite where there is no id or no point."""
         offset = self.vertices.take(vertex, axis=0) - self.points.take(label, axis=0)
         nm = np.sqrt(np.einsum("ij,ij->i", offset, offset))
         return np.where((label < 0) | np.isnan(nm), np.inf, nm)

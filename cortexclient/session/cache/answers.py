@@ -1,4 +1,4 @@
-"""`AnswerCache`: what the transport asks before it sends a request, and hands the response to."""
+"""`AnswerCache`: it serves cached responses to the transport, and stores new ones."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ class CacheChoice:
 
     @staticmethod
     def usual_folder() -> Path:
-        """Folder of the cache where none is named."""
+        """Return the folder of the cache where none is named."""
         return cache_dir()
 
     @staticmethod
     def usual_limit() -> int:
-        """Most bytes that the cache may take: ``$CORTEXCLIENT_CACHE_GB`` gigabytes, or 10."""
+        """Return how many bytes the cache may take: ``$CORTEXCLIENT_CACHE_GB`` gigabytes, or 10."""
         gigabytes = env_float("CORTEXCLIENT_CACHE_GB", 10.0)
         if not 0 <= gigabytes <= 1e9:
             raise ValueError(
@@ -399,7 +399,7 @@ class AnswerCache:
     def offline_error(
         self, what: str, *, live: bool = False, service: str | None = None, url: str | None = None
     ) -> OfflineError:
-        """Say what cannot be answered without a network, and what to do about it."""
+        """Return the error about what cannot be answered without a network, and what to do about it."""
         if live:
             text = (
                 f"working offline, and {what} is a live query, which is never cached. Work at a version "
@@ -436,7 +436,7 @@ def _alone(asked: CacheRequest, root: str) -> CacheRequest:
 
 
 def _from_hex(text: Any) -> bytes | None:
-    """A skeleton's bytes; None for the words that say that there is none."""
+    """Return a skeleton's bytes; None for the text by which the service says that there is none."""
     try:
         content = bytes.fromhex(text)
     except (ValueError, TypeError):

@@ -81,7 +81,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class CacheRequest:
-    """A request without the token, and the same for the same question.
+    """A request without the token; equal requests have equal keys.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def read_request(request: PreparedRequest, origin: Origin, home: str) -> CacheRe
 
 
 class Validity(enum.IntEnum):
-    """How long a response holds; the smaller of two decides."""
+    """How long a response may be cached; the smaller of two counts."""
 
     NEVER = 0
     AS_OF = 1
@@ -196,14 +196,14 @@ class Rule:
     none: bool = False
 
     def describe(self, request: CacheRequest) -> str:
-        """Say in words what was requested."""
+        """Describe in words what was requested."""
         found = re.search(self.pattern, request.path)
         words = self.what.format(**(found.groupdict() if found else {}))
         when = request.params.get("timestamp")
         return f"{words} at {_readable_time(when)}" if when else words
 
     def validity(self, request: CacheRequest, status: int, body: bytes, content_type: str) -> Validity:
-        """Say how long a response holds: at most as long as its request allows, and not at all if it is damaged."""
+        """Return how long a response may be cached: at most as its request allows, and not at all if it is damaged."""
         allowed = self.of_request(request)
         if status == 200:
             return min(allowed, self.of_response(request, body, content_type))
@@ -216,7 +216,7 @@ class Rule:
 
 
 def settled(text: str | None) -> bool:
-    """Whether a time, as written in a request, is so far in the past that nothing is added to it any more."""
+    """Return whether a time, as written in a request, is so far in the past that nothing is added to it any more."""
     if not text:
         return False
     try:
@@ -290,7 +290,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def _arrow(_: CacheRequest, body: bytes, content_type: str) -> Validity:
-    """An Arrow stream that is complete and valid, or JSON where that was asked for."""
+    """Accept an Arrow stream that is complete and valid, or JSON where that was asked for."""
     if not content_type.startswith("data.arrow"):
         return _if("json" in content_type and isinstance(parse_json(body), list | dict | int))
     import pyarrow as pa
@@ -307,7 +307,7 @@ def _arrow(_: CacheRequest, body: bytes, content_type: str) -> Validity:
 
 
 def _json_of(*kinds: type, of: type | tuple[type, ...] = object) -> OfResponse:
-    """JSON of one of these types; if it is a list, one of members of the type ``of``."""
+    """Accept JSON of one of these types; if it is a list, one of members of the type ``of``."""
 
     def decide(_: CacheRequest, body: bytes, __: str) -> Validity:
         found = parse_json(body)
@@ -318,7 +318,7 @@ def _json_of(*kinds: type, of: type | tuple[type, ...] = object) -> OfResponse:
 
 
 def _list_under(name: str, of: type | tuple[type, ...], *, per_id: bool = False) -> OfResponse:
-    """An object with a list under a name: one member for each id of the request, or at least one.
+    """Accept an object with a list under a name: one member for each id of the request, or at least one.
 
     An empty list may fill up tomorrow.
     """
@@ -342,7 +342,7 @@ def _row_count(_: CacheRequest, body: bytes, __: str) -> Validity:
 
 
 def _roots(request: CacheRequest, body: bytes, _: str) -> Validity:
-    """Eight bytes per id. Zeros stand for nodes without a root, but for those that were requested as zero."""
+    """Accept eight bytes per id. Zeros stand for nodes without a root, but for those that were requested as zero."""
     if not body or len(body) != len(request.body):
         return Validity.NEVER
     zero = bytes(8)
@@ -353,7 +353,7 @@ def _roots(request: CacheRequest, body: bytes, _: str) -> Validity:
 
 
 def _attributes(request: CacheRequest, body: bytes, _: str) -> Validity:
-    """Attributes by level-2 id; requesting missing ones makes the service compute them, so they are requested again."""
+    """Accept attributes by level-2 id; a request for missing ones makes the service compute them, so it is repeated."""
     found = parse_json(body)
     if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
         return Validity.NEVER
@@ -369,7 +369,7 @@ def _skeleton(request: CacheRequest, body: bytes, _: str) -> Validity:
 
 
 def readable_skeleton(body: bytes, *, flat: bool = True) -> bool:
-    """Whether a skeleton of the service can be unpacked and, for ``flatdict``, has vertices and edges."""
+    """Return whether a skeleton of the service can be unpacked and, for ``flatdict``, has vertices and edges."""
     try:
         while body[:2] == b"\x1f\x8b":
             unpacker = zlib.decompressobj(wbits=31)

@@ -292,7 +292,7 @@ class FolderStore:
         return path
 
     def write_table(self, head: dict[str, Any], write: Callable[[Path], None]) -> Path | None:
-        """Have a Parquet file written and store it; None where that is not possible, as for `write`."""
+        """Write a Parquet file and store it; None where that is not possible, as for `write`."""
         path = self._path(key_of(head["request"])).with_suffix(".parquet")
         part = _part_of(path.with_suffix(""))
         try:
@@ -326,7 +326,7 @@ class FolderStore:
         self._check_owner()
 
     def _check_owner(self) -> None:
-        """See once that the folder is the user's own and closed to others: responses may be private, and are believed.
+        """Check once that the folder is the user's own and closed to others: responses may be private, and are trusted.
 
         Raises
         ------
@@ -537,7 +537,7 @@ _ZIP_ERRORS = (
 
 
 class SnapshotStore:
-    """The entries of a snapshot file, which may be a stranger's; read only.
+    """The entries of a snapshot file, which may be somebody else's; read only.
 
     Parameters
     ----------
@@ -580,7 +580,7 @@ class SnapshotStore:
         return content
 
     def damaged(self, reason: str) -> CortexError:
-        """Say that the file cannot be used: what it lacks cannot be requested again."""
+        """Raise that the file cannot be used: what it lacks cannot be requested again."""
         return CortexError(
             f"the snapshot {self.path} is damaged or incomplete ({reason}); get another copy of it"
         )

@@ -1,4 +1,4 @@
-"""Why a service refused a query, and what to ask instead."""
+"""Why a service refused a query, and what to query instead."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _stale_of(session: Session, queries: Sequence[Query], at: datetime) -> list[
 def misnamed(session: Session, error: ServiceError, queries: Sequence[Query]) -> InvalidQueryError | None:
     """Return which column of a filter a table does not have; None if queries were refused for something else.
 
-    Only a column that the service names counts: tables may have some that their schema does not tell of.
+    Only a column that the service names counts: tables may have some that their schema does not list.
     """
     if not isinstance(error, InvalidQueryError):
         return None

@@ -51,7 +51,7 @@ _PATIENCE = 3
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a query that is asked by itself: a piece of its list, or a range of its key (else the id)."""
+    """A part of a query, requested by itself: a piece of its list, or a range of its key (else the id)."""
 
     number: int  # of the query that it belongs to
     query: Query
@@ -102,7 +102,7 @@ def fetch_all(
     progress: bool = False,
     description: str = "",
 ) -> list[Reply]:
-    """Ask planned queries, and those that follow from their rows, until every result is complete.
+    """Run planned queries, and those that follow from their rows, until every result is complete.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def _slices(query: Query, size: int) -> list[Query]:
 
 
 class _Fetch:
-    """Everything that is asked to answer some queries."""
+    """All requests that some queries need."""
 
     def __init__(self, session: Session, queries: Sequence[Query], bar: ProgressBar) -> None:
         self._session, self._queries, self._bar = session, queries, bar
@@ -164,7 +164,7 @@ class _Fetch:
         self._allowed = session.max_workers
 
     def run(self, pieces: list[_Piece]) -> None:
-        """Ask pieces, and smaller ones of those that are truncated, until there are none."""
+        """Request pieces, and smaller ones of those that are truncated, until all are complete."""
         for _ in range(_ROUNDS):
             asked = [piece for piece in pieces if piece.query.most is None] or self._wanted(pieces)
             if not asked:
@@ -195,7 +195,7 @@ class _Fetch:
                 )
 
     def follow(self, following: Sequence[Follow], *, after: int) -> None:
-        """Ask about ids that the rows of the first queries bring."""
+        """Run the queries about ids that the rows of the first queries contain."""
         pieces = []
         for number, follow in enumerate(following, start=after):
             ids = [
@@ -248,7 +248,7 @@ class _Fetch:
         return found
 
     def _ask_one(self, piece: _Piece) -> Reply | list[_Piece]:
-        """Ask one piece; return smaller ones, or the same for later, if the server is too weak for it."""
+        """Request one piece; return smaller ones, or the same for later, if the server cannot serve it."""
         try:
             return ask(self._session, piece.narrowed())
         except (ServiceTimeoutError, ServiceUnavailableError) as error:
@@ -504,7 +504,7 @@ def _cuts(seen: list[int], row_limit: int, total: int | None, above: int | None,
 
 
 def _split_unseen(piece: _Piece, reply: Reply) -> list[_Piece]:
-    """Go on where no row shows how to: a live response is truncated before it is filtered, so none may be left."""
+    """Split a piece whose response shows no rows: a live response is truncated first and filtered afterwards."""
     query = piece.query
     if piece.single or not query.live or reply.table.num_rows:
         raise IncompleteResultError(_cannot(query))

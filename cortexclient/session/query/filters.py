@@ -117,7 +117,7 @@ def no_column(info: TableInfo, name: str, known: list[str]) -> str:
 
 @contextlib.contextmanager
 def _names_before_values(session: Session, info: TableInfo, name: str) -> Iterator[None]:
-    """Where a value is refused, say first that there is no such column, if there is none."""
+    """Raise that there is no such column, if there is none, in place of an error about the value."""
     try:
         yield
     except InvalidQueryError:

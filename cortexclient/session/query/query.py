@@ -1,4 +1,4 @@
-"""`Query`: what is asked of a table or view. It is planned for a moment, asked until complete, and made a frame."""
+"""`Query`: a query of a table or view. It is planned for a moment, completed, and converted to a frame."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _LONG = 20
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked of a table or view.
+    """A query of a table or view.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """A query about ids that the rows of others bring.
+    """A query about ids that the rows of other queries contain.
 
     Parameters
     ----------

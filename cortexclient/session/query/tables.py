@@ -1,4 +1,4 @@
-"""What the services say about tables and views, asked once per connection and version."""
+"""Metadata of tables and views, fetched once per connection and version."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _unreadable(response: Response, what: str, service: str = "materialize") -> 
 
 
 def _remembered(session: Session, key: tuple[Any, ...], ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Ask once for what there is; that there is nothing is asked again, because it may pass."""
+    """Fetch the list once; an empty list is fetched again, because it may be temporary."""
     memory = session.connection.memory
     found: dict[str, Any] = memory.get(key, ask)
     if not found:

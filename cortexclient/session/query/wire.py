@@ -107,7 +107,7 @@ def ask(session: Session, query: Query) -> Reply:
 
 
 def ask_count(session: Session, query: Query) -> int | None:
-    """Ask how many rows a planned query has; None where the service cannot count (joins and live queries).
+    """Request how many rows a planned query has; None where the service cannot count (joins and live queries).
 
     Raises
     ------
