@@ -12,7 +12,7 @@ from cortexclient import credentials
 from cortexclient.credentials import may_carry_token
 from cortexclient.errors import MissingDataError, OfflineError, ServiceError, SpecError, UnknownTableError
 from cortexclient.forking import renew_in_child
-from cortexclient.session.failures import Context
+from cortexclient.session.refusals import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -6,7 +6,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.session.failures import Context, error_for, raised_as_ours, read_refusal, unreadable
+from cortexclient.session.failures import raised_as_ours, unreadable
+from cortexclient.session.refusals import Context, error_for, read_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

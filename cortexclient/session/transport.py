@@ -27,17 +27,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from cortexclient.credentials import host_of, may_carry_token
 from cortexclient.errors import ServiceUnavailableError
 from cortexclient.forking import renew_in_child
-from cortexclient.session.failures import (
-    Context,
-    Refusal,
-    clean_url,
-    error_for,
-    note_response,
-    read_refusal,
-    service_of,
-    unreadable,
-)
+from cortexclient.session.failures import note_response, unreadable
 from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
+from cortexclient.session.refusals import Context, Refusal, clean_url, error_for, read_refusal, service_of
 from cortexclient.session.workers import Cancelled, current_stop, pause
 
 if TYPE_CHECKING:

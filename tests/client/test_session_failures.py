@@ -16,7 +16,8 @@ from cortexclient.sandbox.faults import KINDS, Fault
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.tables import QueriesService, TablesService
 from cortexclient.session import Endpoint, Session
-from cortexclient.session.failures import (
+from cortexclient.session.policy import passing_trouble
+from cortexclient.session.refusals import (
     Context,
     Refusal,
     clean_url,
@@ -25,7 +26,6 @@ from cortexclient.session.failures import (
     read_refusal,
     scrub,
 )
-from cortexclient.session.policy import passing_trouble
 
 SERVICES = {
     "segmentation": "chunkedgraph", "skeletoncache": "skeleton", "nglstate": "state", "meshing": "chunkedgraph",
