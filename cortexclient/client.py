@@ -30,13 +30,15 @@ from cortexclient.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
 
     from caveclient.frameworkclient import CAVEclientFull
 
+    from cortexclient.bulk import Bulk
     from cortexclient.services.exports import TableExportClient
     from cortexclient.services.meshes import MeshClient
     from cortexclient.spec import DatasetSpec
-    from cortexclient.types import PathLike, Timestamp
+    from cortexclient.types import Ids, PathLike, Timestamp
 
 __all__ = ["DatasetClient", "client_class"]
 
@@ -427,6 +429,66 @@ class DatasetClient:
     upload_staged_annotations = _of(AnnotationsService, AnnotationsService.upload_staged_annotations)
 
     save_snapshot = _of(SnapshotsService, SnapshotsService.save_snapshot)
+
+    def bulk(
+        self,
+        root_ids: Ids,
+        *,
+        executor: Executor | None = None,
+        dask: Any = None,
+        batch_size: int = 50,
+        rate: float | None = None,
+        retry_failed: bool = True,
+        progress: bool = True,
+    ) -> Bulk:
+        """Prepare a job over many neurons, whose results go to a folder and survive a kill.
+
+        Parameters
+        ----------
+        root_ids : int or sequence of int
+            Any number; duplicates are done once.
+        executor : concurrent.futures.Executor, optional
+            The workers. Default: ``max_workers`` threads on this client. Other processes get its spec and options,
+            never a token: each looks up its own.
+        dask : distributed.Client or str, optional
+            A Dask cluster, or the address of its scheduler, instead (needs the extra ``bulk``). Its workers write to
+            ``out`` themselves: a bucket, or a folder that all of them have.
+        batch_size : int
+            Neurons that are fetched and written together, 1 to 500. A job that is resumed keeps that which it has.
+        rate : float, optional
+            Most neurons per second, of all workers together.
+        retry_failed : bool
+            When a job is run again, also try those again that failed.
+        progress : bool
+            Show a bar with the rate, the time left and the number of failures.
+
+        Returns
+        -------
+        Bulk
+            Its methods ``skeletons``, ``synapses``, ``meshes``, ``l2`` and ``map`` do the job and return its results.
+
+        Raises
+        ------
+        ValueError
+            If the batch size or the rate is out of range, or two kinds of workers are given.
+
+        Examples
+        --------
+        >>> result = client.bulk(root_ids).skeletons(out="skeletons/")   # doctest: +SKIP
+        >>> result.failures                                              # doctest: +SKIP
+        """
+        from cortexclient.bulk import Bulk
+
+        return Bulk(
+            self,
+            root_ids,
+            executor=executor,
+            dask=dask,
+            batch_size=batch_size,
+            rate=rate,
+            retry_failed=retry_failed,
+            progress=progress,
+        )
 
     # -- how it shows
 

@@ -216,4 +216,4 @@ class StoreError(CortexError, LookupError):
 
 
 class JobError(CortexError):
-    """A bulk job in which some items failed."""
+    """A bulk job with failures, or one that cannot begin or go on in its folder."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SwcText", "read_swc", "write_swc"]
+__all__ = ["SwcText", "read_swc", "tree_of", "write_swc"]
 
 # the service's compartments are SWC's own: 1 soma, 2 axon, 3 dendrite; 0 is undefined
 
@@ -66,18 +67,52 @@ def write_swc(
         One line for each vertex; empty for a skeleton without vertices.
     """
     import numpy as np
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import breadth_first_order, connected_components
 
     vertices = np.asarray(vertices_um, dtype=np.float64).reshape(-1, 3)
-    links = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
     count = len(vertices)
-    if not count:
-        return ""
     radius = np.zeros(count) if radius_um is None else np.nan_to_num(np.asarray(radius_um, dtype=np.float64))
     kind = (
         np.zeros(count, dtype=np.int64) if compartments is None else np.asarray(compartments, dtype=np.int64)
     )
+    order, above = tree_of(count, edges, root)
+    number = np.full(count + 1, -1)  # the last is that of the parent -1
+    number[order] = np.arange(1, count + 1)
+    lines = []
+    for at in order.tolist():
+        x, y, z = vertices[at]
+        parent = number[above[at]]
+        lines.append(f"{number[at]} {kind[at]} {x:.6f} {y:.6f} {z:.6f} {radius[at]:.6f} {parent}\n")
+    return "".join(lines)
+
+
+def tree_of(
+    count: int, edges: ArrayLike, root: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Direct the edges of a skeleton away from its root.
+
+    Parameters
+    ----------
+    count : int
+        Number of vertices.
+    edges : array_like of int, shape (M, 2)
+        Pairs of vertices.
+    root : int, optional
+        Vertex to begin with. Pieces that are not connected to it begin with their first vertex.
+
+    Returns
+    -------
+    order : ndarray of int64, shape (N,)
+        The vertices, parents before children; the piece of the root first.
+    parents : ndarray of int64, shape (N,)
+        Parent of each vertex, -1 where a piece begins.
+    """
+    import numpy as np
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+    if not count:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    links = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
     graph = csr_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(count, count))
     piece = connected_components(graph, directed=False)[1]
     starts = np.unique(piece, return_index=True)[1]
@@ -91,15 +126,10 @@ def write_swc(
     rank = starts.argsort().argsort()
     if root is not None and 0 <= root < count:
         rank[piece[root]] = -1
-    order = order[np.argsort(rank[piece[order]], kind="stable")]
-    number = np.full(count + 1, -1)
-    number[order] = np.arange(1, count + 1)
-    lines = []
-    for at in order.tolist():
-        x, y, z = vertices[at]
-        parent = number[above[at]]
-        lines.append(f"{number[at]} {kind[at]} {x:.6f} {y:.6f} {z:.6f} {radius[at]:.6f} {parent}\n")
-    return "".join(lines)
+    order = order[np.argsort(rank[piece[order]], kind="stable")].astype(np.int64)
+    parents = above[:count].astype(np.int64)
+    parents[parents == count] = -1
+    return order, parents
 
 
 def read_swc(text: str) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,216 @@
+"""What each kind of job fetches for a batch of neurons, and the rows or the file that it makes of each.
+
+A function of this module yields ``(root_id, content)`` for each neuron of a batch: the bytes of its file, its rows as
+an Arrow table, or the exception that says why there are none. What it raises concerns the batch as such.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from cortexclient.errors import CortexError, StaleRootError
+from cortexclient.services.skeletons.swc import tree_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from cortexclient.client import DatasetClient
+
+    Found: TypeAlias = Iterator[tuple[int, Any]]
+
+__all__ = ["Kind", "l2_job", "map_job", "mesh_job", "skeleton_job", "synapse_job"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job with its options; it can be pickled.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``"skeletons"``.
+    options : dict
+        What its results depend on, as JSON has it.
+    fetch : callable
+        Fetches a batch: (client, root ids) -> iterator of ``(root_id, content)``.
+    ending : str or None
+        Of the file of each neuron; None where a batch makes one Parquet file.
+    """
+
+    name: str
+    options: dict[str, Any]
+    fetch: Callable[[DatasetClient, list[int]], Found]
+    ending: str | None = None
+
+
+# -- skeletons ---------------------------------------------------------------------------------------------------------
+
+
+def skeleton_job(client: DatasetClient, format: str, **options: Any) -> Kind:  # noqa: A002 - the public name
+    """Return the job that writes skeletons."""
+    if format not in {"swc", "parquet"}:
+        raise ValueError(f"format must be 'swc' or 'parquet', not {format!r}")
+    client.get_skeletons([], **options)  # checks the options; it sends no request
+    fetch = partial(_fetch_skeletons, format=format, **options)
+    return Kind("skeletons", {"format": format, **options}, fetch, ".swc" if format == "swc" else None)
+
+
+def _fetch_skeletons(client: DatasetClient, roots: list[int], *, format: str, **options: Any) -> Found:  # noqa: A002
+    output: Literal["swc", "dict"] = "swc" if format == "swc" else "dict"
+    found = client.get_skeletons(roots, output=output, batch_size=len(roots), progress=False, **options)
+    for root, neuron in found:
+        yield root, neuron.encode() if output == "swc" else _skeleton_rows(root, neuron)
+    yield from found.failures.items()
+
+
+def _skeleton_rows(root: int, data: dict[str, Any]) -> Any:
+    """Return one row a vertex, in the order in which the service has them."""
+    import numpy as np
+    import pyarrow as pa
+
+    vertices = np.asarray(data["vertices"], dtype=np.float64).reshape(-1, 3)
+    count = len(vertices)
+    _, parents = tree_of(count, data["edges"], data.get("root"))
+    columns = {
+        "root_id": np.full(count, root, dtype=np.int64),
+        "vertex": np.arange(count, dtype=np.int32),
+        **{axis: vertices[:, number] for number, axis in enumerate("xyz")},
+        "parent": parents.astype(np.int32),
+    }
+    for name, kind in (("radius", pa.float64()), ("compartment", pa.int32())):
+        values = data.get(name)
+        columns[name] = pa.nulls(count, kind) if values is None else pa.array(np.asarray(values)).cast(kind)
+    said = {"unit": data["unit"], "space": data["space"], "radius_unit": "nm"}
+    return pa.table(columns).replace_schema_metadata(said)
+
+
+# -- synapses, meshes, level-2 ids ------------------------------------------------------------------------------------
+
+
+def synapse_job(client: DatasetClient, *, pre: bool, post: bool, **options: Any) -> Kind:
+    """Return the job that writes the synapses of neurons."""
+    if not pre and not post:
+        raise ValueError(
+            "ask for pre=True (synapses that the neurons make), post=True (that they receive), or both"
+        )
+    client.session.require_synapse_table(options.get("synapse_table"))
+    options = {"pre": pre, "post": post, **options}
+    return Kind("synapses", options, partial(_fetch_synapses, **options))
+
+
+def _fetch_synapses(
+    client: DatasetClient, roots: list[int], *, pre: bool, post: bool, **options: Any
+) -> Found:
+    import numpy as np
+    import pyarrow as pa
+
+    frame = client.query_synapses(roots, pre=pre, post=post, progress=False, **options)
+    stale = set(frame.attrs.get("stale_root_ids") or ())
+    rows = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    made_by, received_by = frame["pre_pt_root_id"].to_numpy(), frame["post_pt_root_id"].to_numpy()
+    for root in roots:
+        if root in stale:
+            yield root, _not_valid(client, root)
+            continue
+        makes = (made_by == root) & pre
+        mine = np.flatnonzero(makes | ((received_by == root) & post))
+        sides = pa.array(np.where(makes[mine], "pre", "post"), pa.string())
+        own = rows.take(pa.array(mine)).add_column(0, "side", sides)
+        yield root, own.add_column(0, "root_id", pa.array(np.full(len(mine), root, dtype=np.int64)))
+
+
+def _not_valid(client: DatasetClient, root: int) -> StaleRootError:
+    return StaleRootError(
+        f"{root} was not valid at {client.session.moment}, so its synapses are not there; latest_roots() returns its "
+        "successors, latest_valid_timestamp() the last time at which it has any"
+    )
+
+
+def mesh_job(client: DatasetClient) -> Kind:
+    """Return the job that writes meshes."""
+    client.mesh  # noqa: B018 - raises where there can be none
+    return Kind("meshes", {"format": "ply"}, _fetch_meshes, ".ply")
+
+
+def _fetch_meshes(client: DatasetClient, roots: list[int]) -> Found:
+    for root in roots:  # one in memory at a time: a large one has hundreds of megabytes
+        try:
+            yield root, bytes(client.mesh.get_mesh(root).to_ply())
+        except CortexError as error:
+            yield root, error
+
+
+def l2_job(client: DatasetClient, attributes: Sequence[str] | None) -> Kind:
+    """Return the job that writes level-2 ids with their attributes."""
+    client.spec.require_capability("l2cache", feature="level-2 data")
+    wanted = None if attributes is None else list(attributes)
+    client.get_l2data([], wanted)  # checks the names; it sends no request
+    return Kind("l2", {"attributes": wanted}, partial(_fetch_l2, attributes=wanted))
+
+
+def _fetch_l2(client: DatasetClient, roots: list[int], *, attributes: list[str] | None) -> Found:
+    import numpy as np
+    import pyarrow as pa
+
+    lists: dict[int, list[int]] = {}
+    for root in roots:
+        try:
+            lists[root] = client.get_l2_ids(root)
+        except CortexError as error:
+            yield root, error
+    ids = [number for each in lists.values() for number in each]
+    frame: Any = client.get_l2data(ids, attributes)
+    rows = pa.Table.from_pandas(frame.reset_index(), preserve_index=False).replace_schema_metadata(None)
+    start = 0
+    for root, each in lists.items():
+        own = rows.slice(start, len(each))
+        start += len(each)
+        yield root, own.add_column(0, "root_id", pa.array(np.full(len(each), root, dtype=np.int64)))
+
+
+# -- a function of the user's -----------------------------------------------------------------------------------------
+
+
+def map_job(function: Callable[[DatasetClient, int], Any]) -> Kind:
+    """Return the job that writes what a function returns for each neuron."""
+    if not callable(function):
+        raise TypeError(f"function must take (client, root_id), not be a {type(function).__name__}")
+    inner = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    name = f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', type(inner).__name__)}"
+    return Kind("map", {"function": name}, partial(_fetch_mapped, function=function))
+
+
+def _fetch_mapped(
+    client: DatasetClient, roots: list[int], *, function: Callable[[DatasetClient, int], Any]
+) -> Found:
+    for root in roots:
+        try:
+            found = _rows_of(root, function(client, root))
+        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything; it is listed
+            yield root, error
+        else:
+            yield root, found
+
+
+def _rows_of(root: int, found: Any) -> Any:
+    """Return what a function returned as rows; None stands for no rows."""
+    import numpy as np
+    import pyarrow as pa
+
+    if found is None:
+        return None
+    if hasattr(found, "columns") and hasattr(found, "reset_index"):
+        named = any(name is not None for name in found.index.names)
+        table = pa.Table.from_pandas(found.reset_index() if named else found, preserve_index=False)
+        table = table.replace_schema_metadata(None)
+    elif hasattr(found, "items"):
+        table = pa.Table.from_pylist([dict(found)])
+    else:
+        raise TypeError(f"the function must return a dict, a DataFrame or None, not {type(found).__name__}")
+    if "root_id" in table.column_names:
+        return table
+    return table.add_column(0, "root_id", pa.array(np.full(table.num_rows, root, dtype=np.int64)))

@@ -1,0 +1,185 @@
+"""``cortexclient bulk``: jobs over many neurons, which continue where they were when the same line runs again."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from cortexclient.cli.options import Client, dataset_command, ids_from
+from cortexclient.cli.output import say
+from cortexclient.cli.screen import note
+from cortexclient.types import TransformName
+
+if TYPE_CHECKING:
+    from cortexclient.bulk import Bulk, BulkResult
+
+__all__ = ["register_commands"]
+
+PANEL = "Jobs"
+_COLUMNS = ("root_id", "pt_root_id")
+_NAMED = 10
+
+Roots = Annotated[
+    Path | None,
+    typer.Option(
+        "--roots",
+        metavar="FILE",
+        help="Root ids: text, one per line; .csv or .parquet with a column root_id or pt_root_id; - is a pipe.",
+        show_default=False,
+    ),
+]
+Role = Annotated[
+    str | None,
+    typer.Option(
+        "--table", metavar="ROLE", help="Take the neurons of this table, or role.", show_default=False
+    ),
+]
+Place = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Folder or bucket to write to.")]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that does it.", show_default=False
+    ),
+]
+Rate = Annotated[
+    float | None, typer.Option("--rate", metavar="N", help="Most neurons per second.", show_default=False)
+]
+Batch = Annotated[int, typer.Option("--batch-size", min=1, max=500, help="Neurons in a batch.")]
+
+
+class Format(StrEnum):
+    """Format of skeletons."""
+
+    swc = "swc"
+    parquet = "parquet"
+
+
+class Transform(StrEnum):
+    """Space of the coordinates."""
+
+    none = "none"
+    rigid = "rigid"
+    streamline = "streamline"
+
+
+def register_commands(app: typer.Typer) -> None:
+    """Add the ``bulk`` commands."""
+    commands = typer.Typer(
+        help="Work over many neurons; a job that is killed continues when it runs again.",
+        no_args_is_help=True,
+    )
+    dataset_command(commands, "skeletons", panel=PANEL)(skeletons)
+    dataset_command(commands, "synapses", panel=PANEL)(synapses)
+    dataset_command(commands, "meshes", panel=PANEL)(meshes)
+    dataset_command(commands, "l2", panel=PANEL)(l2)
+    for command in commands.registered_commands:
+        words = f"bulk {command.name} minnie_public --table proofreading --out {command.name}/"
+        command.epilog = f"[bold]Example:[/] cortexclient {words}"
+    app.add_typer(commands, name="bulk", rich_help_panel="Shapes and pictures")
+
+
+def skeletons(
+    client: Client,
+    out: Place,
+    roots: Roots = None,
+    table: Role = None,
+    format: Annotated[Format, typer.Option(help="A file each, or rows.")] = Format.swc,  # noqa: A002
+    transform: Annotated[Transform, typer.Option(help="none: as in the volume.")] = Transform.none,
+    dask: Dask = None,
+    rate: Rate = None,
+    batch_size: Batch = 50,
+) -> None:
+    """Write the skeletons of many neurons."""
+    space = None if transform is Transform.none else cast("TransformName", transform.value)
+    job = _job(client, roots, table, dask=dask, rate=rate, batch_size=batch_size)
+    _report(job.skeletons(out=out, format=format.value, transform=space))
+
+
+def synapses(
+    client: Client,
+    out: Place,
+    roots: Roots = None,
+    table: Role = None,
+    pre: Annotated[bool, typer.Option("--pre/--no-pre", help="Synapses that they make.")] = True,
+    post: Annotated[bool, typer.Option("--post/--no-post", help="Synapses that they receive.")] = True,
+    dask: Dask = None,
+    rate: Rate = None,
+    batch_size: Batch = 50,
+) -> None:
+    """Write the synapses of many neurons."""
+    job = _job(client, roots, table, dask=dask, rate=rate, batch_size=batch_size)
+    _report(job.synapses(out=out, pre=pre, post=post))
+
+
+def meshes(
+    client: Client,
+    out: Place,
+    roots: Roots = None,
+    table: Role = None,
+    dask: Dask = None,
+    rate: Rate = None,
+    batch_size: Batch = 50,
+) -> None:
+    """Write the meshes of many neurons."""
+    _report(_job(client, roots, table, dask=dask, rate=rate, batch_size=batch_size).meshes(out=out))
+
+
+def l2(
+    client: Client,
+    out: Place,
+    roots: Roots = None,
+    table: Role = None,
+    dask: Dask = None,
+    rate: Rate = None,
+    batch_size: Batch = 50,
+) -> None:
+    """Write the level-2 ids of many neurons, with their attributes."""
+    _report(_job(client, roots, table, dask=dask, rate=rate, batch_size=batch_size).l2(out=out))
+
+
+def _job(client: Client, roots: Path | None, table: str | None, **options: Any) -> Bulk:
+    if (roots is None) == (table is None):
+        raise typer.BadParameter("give --roots FILE or --table ROLE: one of them says which neurons")
+    ids = _ids_in(roots) if roots is not None else _ids_of(client, str(table))
+    return cast("Bulk", client.bulk(ids, **options))
+
+
+def _ids_in(file: Path) -> list[int]:
+    if file.suffix.lower() not in {".csv", ".parquet"}:
+        words = ["-"] if str(file) == "-" else file.read_text(encoding="utf-8").replace(",", " ").split()
+        return ids_from(words)
+    import pandas as pd
+
+    frame = (
+        pd.read_parquet(file)
+        if file.suffix.lower() == ".parquet"
+        else pd.read_csv(file, dtype=dict.fromkeys(_COLUMNS, "Int64"))
+    )
+    column = next((name for name in _COLUMNS if name in frame), None)
+    if column is None:
+        raise typer.BadParameter(f"{file} has no column {' or '.join(_COLUMNS)}")
+    return [int(root) for root in frame[column].dropna() if root > 0]
+
+
+def _ids_of(client: Client, table: str) -> list[int]:
+    """Return the neurons of a table; its rows without a segment are no neurons."""
+    role = client.spec.tables.get(table)
+    frame = client.query(table if role is None else role.name)
+    column = next((name for name in reversed(_COLUMNS) if name in frame), None)
+    if column is None:
+        raise typer.BadParameter(f"table {table} has no column {' or '.join(_COLUMNS)}: give --roots")
+    return [int(root) for root in frame[column].dropna() if root > 0]
+
+
+def _report(result: BulkResult) -> None:
+    for root, reason in list(result.failures.items())[:_NAMED]:
+        note(f"{root}: {reason}")
+    if len(result.failures) > _NAMED:
+        note(f"... and {len(result.failures) - _NAMED} more, in the files _batch-*.json")
+    rows = "" if result.rows is None else f", {result.rows:,} rows"
+    say(f"{len(result.done):,} done, {len(result.failures):,} failed{rows} -> {result.out}")
+    if result.failures:
+        raise typer.Exit(1)
