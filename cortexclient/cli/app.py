@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["build_app", "run"]
 
 # in the order in which `cortexclient --help` shows them
-MODULES = ("demo", "registry", "tables", "cells", "shapes", "bulk", "sandbox", "account", "store", "cache", "mcp")
+MODULES = (
+    "demo",
+    "registry",
+    "tables",
+    "cells",
+    "shapes",
+    "bulk",
+    "sandbox",
+    "account",
+    "store",
+    "cache",
+    "mcp",
+)
 
 HELP = ["-h", "--help"]
 EXAMPLES = {

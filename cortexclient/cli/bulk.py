@@ -76,7 +76,7 @@ def register_commands(app: typer.Typer) -> None:
     dataset_command(commands, "meshes", panel=PANEL)(meshes)
     dataset_command(commands, "l2", panel=PANEL)(l2)
     for command in commands.registered_commands:
-        words = f"bulk {command.name} minnie_public --table proofreading --out {command.name}/"
+        words = f"bulk {command.name} v1dd --roots roots.txt --out out/"
         command.epilog = f"[bold]Example:[/] cortexclient {words}"
     app.add_typer(commands, name="bulk", rich_help_panel="Shapes and pictures")
 
@@ -144,7 +144,7 @@ def _job(client: Client, roots: Path | None, table: str | None, **options: Any) 
     if (roots is None) == (table is None):
         raise typer.BadParameter("give --roots FILE or --table ROLE: one of them says which neurons")
     ids = _ids_in(roots) if roots is not None else _ids_of(client, str(table))
-    return cast("Bulk", client.bulk(ids, **options))
+    return client.bulk(ids, **options)
 
 
 def _ids_in(file: Path) -> list[int]:

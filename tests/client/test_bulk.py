@@ -278,14 +278,14 @@ def wait_for(condition, seconds=60.0):
 
 
 @pytest.mark.parametrize("kind", ["skeletons", "synapses"])
-def test_a_job_that_was_killed_is_completed(client, roots, tmp_path, kind):
+def test_a_job_that_was_killed_is_completed(client, tiny, roots, tmp_path, kind):
     script = (
         "import pickle, sys; from pathlib import Path\n"
         "client, roots = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
-        f"client.bulk(roots, batch_size=1, rate=4, progress=False).{kind}(out=sys.argv[2])"
+        f"client.bulk(roots, batch_size=1, rate=2, progress=False).{kind}(out=sys.argv[2])"
     )
     sent, out = tmp_path / "sent", tmp_path / "out"
-    sent.write_bytes(pickle.dumps((client, roots)))
+    sent.write_bytes(pickle.dumps((tiny.load(version=3, max_workers=1), roots)))
     process = subprocess.Popen([sys.executable, "-c", script, str(sent), str(out)])
     wait_for(lambda: len(records(out)) >= 2 or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
