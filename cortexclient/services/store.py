@@ -16,6 +16,7 @@ from cortexclient.errors import (
     StoreError,
     UnknownTableError,
 )
+from cortexclient.ids import as_ids
 from cortexclient.session import Query, Session, SnapshotStore, count_rows, find_table, run_query
 from cortexclient.store.local import METADATA, LocalStore
 from cortexclient.store.writer import TableWriter, Work
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from cortexclient.session import TableInfo
     from cortexclient.spec import DatasetSpec
     from cortexclient.store.tables import StoredTable
-    from cortexclient.types import PathLike
+    from cortexclient.types import IdArray, Ids, PathLike
 
 __all__ = ["SOURCES", "StoreService", "open_source"]
 
@@ -212,7 +213,8 @@ class StoreService:
             expected=rows,
             rounded=_rounded(sample),
         )
-        with _Progress(info.name, rows * (1 + len(keys)), shown=progress) as report:
+        size = f"about {rows * len(columns) * _BYTES_PER_VALUE * len(keys) / _GIGABYTE:.2g} GB"
+        with _Progress(f"{info.name}, {size}", rows * (1 + len(keys)), shown=progress) as report:
             TableWriter(folder, work, report).write(batches)
 
     def _reader(
@@ -303,6 +305,7 @@ class StoreService:
         *,
         version: int | None = None,
         key: str | None = None,
+        ids: Ids | None = None,
         return_as: Literal["dataset", "duckdb", "polars", "dask"] = "dataset",
     ) -> Any:
         """Hand out a stored table to another library, which reads the same files: in voxels of the table, split.
@@ -315,6 +318,8 @@ class StoreService:
             Materialized version. Default: the client's.
         key : str, optional
             The copy to read, in the order of this column.
+        ids : int or sequence of int, optional
+            Only rows whose ``key`` is one of these; only row groups that can hold one are read.
         return_as : {"dataset", "duckdb", "polars", "dask"}
             A pyarrow dataset, a DuckDB relation, a polars LazyFrame, or a Dask frame.
 
@@ -332,24 +337,12 @@ class StoreService:
         found = self._stored(table, version)
         if key is not None and key not in found.keys:
             raise StoreError(f"{table!r} is stored by {', '.join(found.keys)}, not by {key!r}")
-        paths = found.paths(key)
+        if ids is not None and key is None:
+            raise ValueError(f"ids need key=, the column that holds them: {', '.join(found.keys)}")
+        wanted = None if ids is None else as_ids(ids, "ids")
         try:
-            if return_as == "dataset":
-                import pyarrow.dataset
-
-                return pyarrow.dataset.dataset(paths, format="parquet", schema=found.schema())
-            if return_as == "duckdb":
-                import duckdb
-
-                return duckdb.connect().read_parquet(paths)
-            if return_as == "polars":
-                import polars as pl  # type: ignore[import-not-found,unused-ignore]
-
-                return pl.scan_parquet(paths)
-            if return_as == "dask":
-                import dask.dataframe
-
-                return dask.dataframe.read_parquet(paths, dtype_backend="pyarrow")
+            if return_as in _HANDLES:
+                return _HANDLES[return_as](found, key, wanted)
         except ImportError as error:
             extra = {"duckdb": "store", "polars": "polars", "dask": "bulk"}[return_as]
             raise MissingExtraError.of(f"return_as={return_as!r} needs", return_as, extra) from error
@@ -364,6 +357,74 @@ class StoreService:
                 f"({table!r}, version={number}) brings it there"
             )
         return found
+
+
+# -- handing out
+
+
+def _as_dataset(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    import pyarrow.dataset
+
+    if key is not None and ids is not None:
+        return pyarrow.dataset.dataset(table.find(key, ids))
+    return pyarrow.dataset.dataset(table.paths(key), format="parquet", schema=table.schema())
+
+
+def _as_duckdb(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    import duckdb
+
+    connection = duckdb.connect()
+    if key is not None and ids is not None:
+        return connection.from_arrow(table.find(key, ids))
+    return connection.read_parquet(table.paths(key))
+
+
+def _as_polars(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    import polars as pl  # type: ignore[import-not-found,unused-ignore]
+
+    if key is not None and ids is not None:
+        return pl.DataFrame(table.find(key, ids)).lazy()
+    return pl.scan_parquet(table.paths(key))
+
+
+def _as_dask(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    import dask.dataframe
+
+    frames: Any = dask.dataframe
+    if key is None or ids is None:
+        return frames.read_parquet(table.paths(key), dtype_backend="pyarrow")
+    # Dask looks at the statistics of files only, and reads every row group of those
+    empty = _in_pandas(table.schema().empty_table())
+    parts = table.groups_for(key, ids)
+    if not parts:
+        return frames.from_pandas(empty, npartitions=1)
+    return frames.from_map(_read_groups, parts, key=key, ids=ids, meta=empty)
+
+
+def _read_groups(part: tuple[str, list[int]], *, key: str, ids: IdArray) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import parquet
+
+    path, groups = part
+    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        found = file.read_row_groups(groups)
+    return _in_pandas(found.filter(pc.is_in(found.column(key), value_set=pa.array(ids))))
+
+
+def _in_pandas(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+
+    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
+
+
+_HANDLES: dict[str, Callable[[StoredTable, str | None, IdArray | None], Any]] = {
+    "dataset": _as_dataset,
+    "duckdb": _as_duckdb,
+    "polars": _as_polars,
+    "dask": _as_dask,
+}
 
 
 # -- pulling

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -35,6 +36,7 @@ FORMAT = 1
 MANIFEST = "_table.json"
 INDEX = "_groups.parquet"
 _MOST_MANIFEST = 50_000_000
+_FILE = re.compile(r"part-\d{5}\.parquet\Z|_groups\.parquet\Z")
 _WORKERS = 8
 
 
@@ -114,6 +116,14 @@ class TableManifest:
                 )
             copies = tuple(Copy.of(copy) for copy in body["copies"])
             columns = tuple((str(name), str(kind)) for name, kind in body["columns"])
+            names = {part.name for copy in copies for part in (*copy.parts, copy.index)}
+            known = {name for name, _ in columns}
+            if (
+                not all(map(_FILE.match, names))
+                or not all(c.parts and c.key in known for c in copies)
+                or not copies
+            ):
+                raise ValueError("files of other names")  # they could lead out of the folder
             return cls(**{**body, "copies": copies, "columns": columns})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{where} is damaged ({type(error).__name__}); pull the table again") from error

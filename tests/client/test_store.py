@@ -282,9 +282,29 @@ def test_other_libraries_read_the_same_files(both: tuple[DatasetClient, DatasetC
         store.scan("synapses_sandbox", version=1)
 
 
-def test_dask_reads_it(both: tuple[DatasetClient, DatasetClient]) -> None:
-    pytest.importorskip("dask.dataframe")
-    assert len(both[1].store.scan("synapses_sandbox", return_as="dask")) == 2585
+@pytest.mark.parametrize("library", ["dataset", "duckdb", "polars", "dask"])
+def test_other_libraries_look_up_by_key(library: Any, both: tuple[DatasetClient, DatasetClient]) -> None:
+    if library == "dask":
+        pytest.importorskip("dask.dataframe")
+    online, stored = both
+    roots = roots_of(online)
+    wanted = {"filter_in_dict": {"pre_pt_root_id": roots}, "select_columns": ["id"]}
+    expected = online.query("synapses_sandbox", **wanted)["id"].tolist()
+    handle = stored.store.scan("synapses_sandbox", key="pre_pt_root_id", ids=roots, return_as=library)
+    if library == "duckdb":
+        ids = [row[0] for row in handle.project("id").fetchall()]
+    else:
+        read = {"dataset": "to_table", "polars": "collect", "dask": "compute"}[library]
+        ids = list(map(int, np.asarray(getattr(handle, read)()["id"])))
+    assert sorted(ids) == expected
+    if library == "dask":
+        assert len(stored.store.scan("synapses_sandbox", return_as="dask")) == 2585
+        none = stored.store.scan("synapses_sandbox", key="pre_pt_root_id", ids=[1], return_as="dask")
+        assert len(none) == 0
+    with pytest.raises(ValueError, match="ids need key="):
+        stored.store.scan("synapses_sandbox", ids=roots)
+    with pytest.raises(ValueError, match="return_as must be"):
+        stored.store.scan("synapses_sandbox", return_as="excel")  # type: ignore[arg-type]
 
 
 class _Ranges(SimpleHTTPRequestHandler):

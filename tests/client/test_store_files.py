@@ -206,6 +206,18 @@ def test_damage_is_noticed_when_it_is_read_and_by_verify(tmp_path: Path, how: st
     assert found.find(KEYS[1], ROOTS).num_rows > 0
 
 
+def test_names_of_a_manifest_lead_nowhere(tmp_path: Path) -> None:
+    stored(tmp_path, rows(10))
+    text = (tmp_path / tables.MANIFEST).read_text()
+    for name in ("../../../etc/passwd", "part-00000.parquet/../x", "other"):
+        (tmp_path / tables.MANIFEST).write_text(text.replace("part-00000.parquet", name))
+        with pytest.raises(StoreError, match="is damaged"):
+            StoredTable(FolderPlace(tmp_path), "syn")
+    (tmp_path / tables.MANIFEST).write_text(text.replace(f'"key": "{KEYS[0]}"', '"key": ".."'))
+    with pytest.raises(StoreError, match="is damaged"):
+        StoredTable(FolderPlace(tmp_path), "syn")
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 99}', b"[" * 100_000, b"\xff"])
 def test_a_damaged_manifest_is_an_error(tmp_path: Path, content: bytes) -> None:
     stored(tmp_path, rows(10))
