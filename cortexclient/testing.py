@@ -1,4 +1,4 @@
-"""A pytest plugin: test your own analysis against a CAVE server that comes with the test.
+"""A pytest plugin: test your own analysis against an embedded CAVE server.
 
 Installing cortexclient is enough, pytest finds the fixtures by itself::
 
@@ -30,10 +30,10 @@ __all__ = ["clear_client_caches", "sandbox", "sandbox_client", "sandbox_factory"
 
 
 def clear_client_caches() -> None:
-    """Forget what the packages under cortexclient keep for the whole process.
+    """Clear the process-wide caches of the packages under cortexclient.
 
     caveclient keys its caches of schemas, tables and metadata by names alone, pcg_skel and nglui keep theirs by
-    datastack and address: with two sandboxes in one process, answers of the first would be given for the second.
+    datastack and address: with two sandboxes in one process, the second would get cached responses of the first.
     Packages that are not loaded are left alone.
     """
     manager = sys.modules.get("caveclient.tools.table_manager")
@@ -68,7 +68,7 @@ def _session_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def sandbox(_session_sandbox: Sandbox) -> Iterator[Sandbox]:
-    """A running sandbox of size ``tiny``, shared by the session; its log is empty and it behaves."""
+    """A running sandbox of size ``tiny``, shared by the session, with an empty log and without faults."""
     _session_sandbox.clear_faults()
     _session_sandbox.requests.clear()
     clear_client_caches()

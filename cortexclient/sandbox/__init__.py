@@ -1,4 +1,4 @@
-"""An embedded CAVE server: a whole datastack on this machine, for proving, learning and testing without a token.
+"""An embedded CAVE server: a complete datastack on this machine, for testing and learning without a token.
 
 >>> from cortexclient.sandbox import Sandbox
 >>> with Sandbox("v1dd") as sandbox:          # doctest: +SKIP

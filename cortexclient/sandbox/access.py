@@ -1,4 +1,4 @@
-"""Who may do what: users, their tokens, the datasets of the auth service and their terms.
+"""Who may do what: users with their tokens, datasets with their terms, and the refusals of all services.
 
 A data folder may say so in ``access.json``; otherwise every token of the options is a user of one dataset that is
 named after the datastack::
@@ -10,15 +10,28 @@ named after the datastack::
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode
+
+from starlette.routing import Match
+
+from cortexclient.sandbox.routes.pages import redirect_text, send_bytes, unserved
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from cortexclient.sandbox.world import World
 
-__all__ = ["Access", "AuthDataset", "User"]
+__all__ = ["USER", "Access", "AuthDataset", "Authorize", "User"]
 
 CREATED = "Thu, 01 Jan 2026 00:00:00 GMT"
 _LEVELS = {"view": 1, "edit": 2, "admin": 3}
@@ -64,7 +77,7 @@ class User:
 
 
 class Access:
-    """The books of the auth service of one sandbox."""
+    """Users and permissions of one sandbox."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -131,7 +144,7 @@ class Access:
         ]
 
     def user(self, token: str | None) -> User | None:
-        """Whom a token belongs to."""
+        """Return the user of a token."""
         return next((user for user in self.users if token in user.tokens), None) if token else None
 
     def by_id(self, number: int) -> User | None:
@@ -174,7 +187,7 @@ class Access:
         return shown
 
     def rights(self, user: User) -> dict[str, Any]:
-        """Body of ``user/cache``: what a service is told about a user."""
+        """Body of ``user/cache``: what a service learns about a user."""
         ignoring = {name: list(rights) for name, rights in user.permissions.items()}
         blocked = [
             known for known in self.datasets if known.name in ignoring and self.missing_terms(user, known)
@@ -211,3 +224,229 @@ class Access:
             "pi": "pi",
             "service_account": False,
         }
+
+
+# key of the scope that holds the user; absent where auth is off
+USER = "cortexclient.user"
+HTML = b"text/html; charset=utf-8"
+_COOKIE = "middle_auth_token"
+# a token that may be written into a header
+_PLAIN_TOKEN = re.compile(r"[\w.~+/-]+=*\Z", re.ASCII)
+
+# what anyone may ask, as on the real services
+_OPEN = re.compile(
+    r"^/("
+    r"info/version|auth/version|auth/api/v1/(authorize|tos/.*)|materialize/(version|api/versions)|annotation/api/versions"
+    r"|l2cache/(index)?|l2cache/api/v1/(table_mapping|attribute_metadata)|skeletoncache/(health|api/versions?)|schema/.*"
+    r"|precomputed/.*|v/.*|events/.*|state/.*|action/.*|sandbox\.json|favicon\.ico|version\.json"
+    r")$"
+)
+# resource of a path: (pattern, namespace, whether refusals of unknown names carry "auth_dataset")
+_RESOURCES = (
+    (re.compile(r"^/info/api/v2/(?:datastack/full|datastack)/([^/]+)"), "datastack", False),
+    (re.compile(r"^/info/api/v2/aligned_volume/(?!id/)([^/]+)"), "aligned_volume", False),
+    (re.compile(r"^/materialize/.*/datastack/([^/]+)"), "datastack", False),
+    (re.compile(r"^/segmentation/(?:api/v1/)?table/([^/]+)"), "pychunkedgraph", True),
+    (re.compile(r"^/(?:segmentation|meshing)/1\.0/(?!index$)([^/]+)"), "pychunkedgraph", True),
+    (re.compile(r"^/meshing/api/v1/table/([^/]+)"), "pychunkedgraph", True),
+    (re.compile(r"^/l2cache/api/v1/table/([^/]+)"), "pychunkedgraph", False),
+    (re.compile(r"^/skeletoncache/api/v1/([^/]+)/"), "datastack", True),
+    (re.compile(r"^/annotation/api/v2/aligned_volume/([^/]+)"), "aligned_volume", True),
+)
+_GRAPH = r"^/segmentation/api/v1/table/[^/]+"
+# what takes another right than to view: (methods, pattern, right)
+_RIGHTS = (
+    (("POST",), re.compile(rf"{_GRAPH}/(merge|split|undo|redo)$"), "edit"),
+    (("GET", "POST"), re.compile(r"^/segmentation/1\.0/[^/]+/graph/(merge|split)$"), "edit"),
+    (("POST",), re.compile(rf"{_GRAPH}/(merge_admin|supervoxel_lookup)$"), "admin"),
+    (("GET",), re.compile(rf"{_GRAPH}/(user_operations|tabular_change_log_recent)$"), "admin_view"),
+    (("POST",), re.compile(r"^/meshing/api/v1/table/[^/]+/remeshing$"), "edit"),
+    (("POST",), re.compile(r"^/materialize/.*/run/[^/]+/datastack/[^/]+/[^/]+$"), "edit"),
+    (("POST", "PUT", "DELETE"), re.compile(r"^/annotation/api/v2/aligned_volume/"), "edit"),
+)
+# ... and what only people who run the services may do
+_SUPERADMIN = re.compile(
+    rf"{_GRAPH}/(change_log|rollback_user)$|^/nglstate/api/v1/(property/)?post/[^/]+$"
+    r"|^/materialize/.*/run/[^/]+/datastack/[^/]+$"
+)
+
+# error: message, message of an older library, what is added to the challenge
+_UNAUTHORIZED = {
+    "no_token": ("Unauthorized - No Token Provided", "Unauthorized", ""),
+    "invalid_token": (
+        "Unauthorized - Token is Invalid or Expired",
+        "Invalid/Expired Token",
+        ', error="invalid_token", error_description="Invalid/Expired Token"',
+    ),
+    "bad_auth_header": (
+        "Authorization header must begin with 'Bearer'",
+        "Invalid Request",
+        ', error="invalid_request", error_description="Header must begin with \'Bearer\'"',
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    status: int
+    body: bytes
+    content_type: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class _Asked:
+    """The parts of a request that identify its user: path, address, and where a token may stand."""
+
+    def __init__(self, scope: Scope) -> None:
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        self.path = str(scope["path"])
+        self.method = str(scope["method"])
+        self.query = scope.get("query_string", b"").decode("latin-1")
+        self.host = headers.get("host", "")
+        self.header = headers.get("authorization", "").strip()
+        self.cookie = _cookie(headers.get("cookie", ""))
+        self.in_query = next(iter(parse_qs(self.query).get(_COOKIE, ())), None)
+        # a browser that a person follows links in sends none of these
+        self.by_program = bool(self.header or headers.get("x-requested-with") or headers.get("origin"))
+
+    def url(self, query: str | None = None) -> str:
+        """Address that was asked, with its own or another query string."""
+        query = self.query if query is None else query
+        return f"http://{self.host}{quote(self.path)}" + (f"?{query}" if query else "")
+
+
+class Authorize:
+    """Refuse what a user may not do, with the responses of the real services; does nothing where auth is off."""
+
+    def __init__(self, app: ASGIApp, world: World, routes: Sequence[BaseRoute]) -> None:
+        self.app = app
+        self.world = world
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or not self.world.options.auth or self._is_open(scope):
+            await self.app(scope, receive, send)
+            return
+        asked = _Asked(scope)
+        found = self._who(asked)
+        if isinstance(found, User):
+            refusal = self._judge(asked, found)
+            if refusal is None:
+                scope[USER] = found
+                await self.app(scope, receive, send)
+                return
+            found = refusal
+        while (await receive()).get("more_body"):
+            pass  # an unread body would be taken for the connection's next request
+        await send_bytes(send, found.status, found.body, found.content_type, *found.headers)
+
+    def _is_open(self, scope: Scope) -> bool:
+        """Whether no token is needed: paths for everyone, and those that no service knows."""
+        if _OPEN.match(scope["path"]):
+            return True
+        for route in self.routes:
+            match, _ = route.matches(scope)
+            if match is not Match.NONE:
+                return getattr(route, "endpoint", None) is unserved
+        return True
+
+    # -- the user ----------------------------------------------------------------------------------------------------
+
+    def _who(self, asked: _Asked) -> User | _Refusal:
+        if asked.header and not asked.header.startswith("Bearer "):
+            return self._unauthorized(asked, 400, "bad_auth_header")
+        token = asked.header.split(" ")[1] if asked.header else asked.in_query or asked.cookie
+        if asked.by_program and not token:
+            return self._unauthorized(asked, 401, "no_token")
+        if not asked.by_program and asked.in_query and _PLAIN_TOKEN.match(asked.in_query):
+            return self._without_token(asked, asked.in_query)
+        user = self.world.access.user(token)
+        if user is not None:
+            return user
+        if not asked.by_program:
+            return _redirect(f"{self.world.base_url}/auth/api/v1/authorize?redirect={quote(asked.url())}")
+        return self._unauthorized(asked, 401, "invalid_token")
+
+    def _without_token(self, asked: _Asked, token: str) -> _Refusal:
+        """Send a browser to the same address without the token, which it gets as a cookie instead."""
+        rest = [(key, value) for key, value in parse_qsl(asked.query) if key not in (_COOKIE, "token")]
+        # the real one is for https alone, which a sandbox does not speak
+        cookie = f"{_COOKIE}={token}; HttpOnly; SameSite=Lax; Path=/"
+        return _redirect(asked.url(urlencode(rest)), (b"set-cookie", cookie.encode()))
+
+    def _unauthorized(self, asked: _Asked, status: int, error: str) -> _Refusal:
+        message, old_message, detail = _UNAUTHORIZED[error]
+        realm = f'Bearer realm="{self.world.base_url}/auth/api/v1/authorize"{detail}'
+        headers = ((b"www-authenticate", realm.encode()),)
+        if asked.path.startswith("/nglstate/"):
+            # the state server has an older library, which answers plain text
+            return _Refusal(status, old_message.encode(), HTML, headers)
+        return _refuse(status, {"error": error, "message": message}, headers)
+
+    # -- what they may do --------------------------------------------------------------------------------------------
+
+    def _judge(self, asked: _Asked, user: User) -> _Refusal | None:
+        if _SUPERADMIN.match(asked.path):
+            return None if user.admin else _Refusal(403, b"Requires superadmin privilege.", HTML)
+        for pattern, namespace, says_dataset in _RESOURCES:
+            match = pattern.match(asked.path)
+            if match is not None:
+                name = unquote(match.group(1))
+                dataset = self.world.access.dataset_of_resource(namespace, name)
+                if dataset is None:
+                    return _unknown(namespace, name, says_dataset)
+                return self._may(asked, user, dataset)
+        return None
+
+    def _may(self, asked: _Asked, user: User, dataset: AuthDataset) -> _Refusal | None:
+        access = self.world.access
+        right = _right(asked)
+        if not access.may(user, right, dataset):
+            lacking = {"required_permission": right, "auth_dataset": dataset.name}
+            message = f"Missing permission: {right} for dataset {dataset.name}"
+            return _refuse(403, {"error": "missing_permission", "message": message, "data": lacking})
+        if not access.missing_terms(user, dataset):
+            return None
+        form = f"{self.world.base_url}/auth/api/v1/tos/{dataset.terms_id}/accept"
+        if not asked.by_program:
+            return _redirect(f"{form}?redirect={quote(asked.url())}")
+        data: dict[str, Any] = {
+            "tos_id": dataset.terms_id,
+            "tos_name": dataset.terms_name,
+            "tos_form_url": form,
+        }
+        message = "Need to accept Terms of Service to access resource."
+        return _refuse(403, {"error": "missing_tos", "message": message, "data": data})
+
+
+def _right(asked: _Asked) -> str:
+    found = (
+        right for methods, pattern, right in _RIGHTS if asked.method in methods and pattern.match(asked.path)
+    )
+    return next(found, "view")
+
+
+def _unknown(namespace: str, name: str, says_dataset: bool) -> _Refusal:
+    data: dict[str, Any] = {"resource_namespace": namespace, "table_id": name}
+    if says_dataset:
+        data["auth_dataset"] = None
+    return _refuse(
+        400, {"error": "invalid_table_id", "message": "Invalid table_id for service", "data": data}
+    )
+
+
+def _refuse(status: int, body: dict[str, Any], headers: tuple[tuple[bytes, bytes], ...] = ()) -> _Refusal:
+    return _Refusal(status, json.dumps(body).encode(), b"application/json", headers)
+
+
+def _redirect(target: str, *headers: tuple[bytes, bytes]) -> _Refusal:
+    return _Refusal(302, redirect_text(target).encode(), HTML, ((b"location", target.encode()), *headers))
+
+
+def _cookie(header: str) -> str | None:
+    try:
+        morsel = SimpleCookie(header).get(_COOKIE)
+    except CookieError:
+        return None
+    return None if morsel is None else morsel.value

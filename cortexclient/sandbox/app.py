@@ -1,38 +1,333 @@
-"""The ASGI application of one sandbox: all services under one address, and the plain things around them."""
+"""The ASGI application of one sandbox: all services under one address, and what surrounds every response.
+
+The layers around the services are pure ASGI: nothing is buffered and nothing runs in a second task.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import json
 import logging
-from typing import TYPE_CHECKING, Any
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, overload
 
 from starlette.applications import Starlette
 from starlette.responses import Response
 
-from cortexclient.sandbox.authorize import Authorize
+from cortexclient.sandbox.access import Authorize
 from cortexclient.sandbox.faults import FaultPlan, InjectFaults
-from cortexclient.sandbox.middleware import (
-    AllowOrigins,
-    CatchErrors,
-    CheckHost,
-    CollapseSlashes,
-    Latency,
-    LogRequests,
-    RequestLog,
-    failure,
-)
-from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.routes.pages import json_response, send_bytes
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from cortexclient.sandbox.world import World
+    from cortexclient.sandbox.world import Options, World
 
-__all__ = ["build_app"]
+__all__ = [
+    "AllowOrigins",
+    "CatchErrors",
+    "CheckHost",
+    "CollapseSlashes",
+    "Latency",
+    "LogRequests",
+    "RequestLog",
+    "RequestRecord",
+    "build_app",
+]
 
 logger = logging.getLogger(__name__)
+_SLASHES = re.compile("/{2,}")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request that a sandbox served.
+
+    Parameters
+    ----------
+    method : str
+        HTTP method.
+    path : str
+        Path as asked, without the query string.
+    query : str
+        Query string, still encoded.
+    route : str
+        Pattern of the route that matched (``/info/api/v2/datastack/full/{datastack}``); the path where none did.
+    status : int
+        HTTP status; 0 where the connection ended before there was one.
+    received, sent : int
+        Bytes of the two bodies.
+    seconds : float
+        Time from the request line to the last byte handed over.
+    time : datetime.datetime
+        When the request came, UTC.
+    """
+
+    method: str
+    path: str
+    query: str
+    route: str
+    status: int
+    received: int
+    sent: int
+    seconds: float
+    time: datetime
+
+
+class RequestLog(Sequence[RequestRecord]):
+    """The requests that a sandbox has served, oldest first; safe to read while it runs.
+
+    Examples
+    --------
+    >>> from cortexclient.sandbox import Sandbox
+    >>> with Sandbox() as sandbox:                                  # doctest: +SKIP
+    ...     sandbox.requests.clear()
+    ...     sandbox.load().cell_id_to_root_id([1, 2])
+    ...     sandbox.requests.count("/materialize")
+    """
+
+    def __init__(self) -> None:
+        self._records: list[RequestRecord] = []
+        self._lock = threading.Lock()
+
+    def append(self, record: RequestRecord) -> None:
+        """Add a record."""
+        with self._lock:
+            self._records.append(record)
+
+    def clear(self) -> None:
+        """Remove all records."""
+        with self._lock:
+            self._records.clear()
+
+    def snapshot(self) -> list[RequestRecord]:
+        """Copy of the records so far."""
+        with self._lock:
+            return list(self._records)
+
+    def matching(self, prefix: str) -> list[RequestRecord]:
+        """Records whose path or route starts with a prefix."""
+        return [
+            record
+            for record in self.snapshot()
+            if record.path.startswith(prefix) or record.route.startswith(prefix)
+        ]
+
+    def count(self, prefix: str = "/") -> int:
+        """Number of requests whose path or route starts with a prefix; all of them by default."""
+        return len(self.matching(prefix))
+
+    def bytes(self, prefix: str = "/") -> int:
+        """Bytes of the responses whose path or route starts with a prefix."""
+        return sum(record.sent for record in self.matching(prefix))
+
+    def by_route(self) -> Counter[str]:
+        """Number of requests of each route, most frequent first."""
+        return Counter(f"{record.method} {record.route}" for record in self.snapshot())
+
+    @overload
+    def __getitem__(self, index: int) -> RequestRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RequestRecord]: ...
+    def __getitem__(self, index: int | slice) -> RequestRecord | list[RequestRecord]:
+        with self._lock:
+            return self._records[index]
+
+    def __iter__(self) -> Iterator[RequestRecord]:
+        return iter(self.snapshot())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"<RequestLog of {len(self)} requests>"
+
+
+class LogRequests:
+    """Log every request before the client can see the end of its response."""
+
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+        self.app = app
+        self.log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, clock = datetime.now(UTC), time.perf_counter()
+        path = str(scope["path"])
+        status = received = sent = 0
+        written = False
+
+        def write() -> None:
+            nonlocal written
+            written = True
+            self.log.append(
+                RequestRecord(
+                    method=scope["method"],
+                    path=path,
+                    query=scope.get("query_string", b"").decode("latin-1"),
+                    route=str(getattr(scope.get("route"), "path", path)),
+                    status=status,
+                    received=received,
+                    sent=sent,
+                    seconds=time.perf_counter() - clock,
+                    time=started,
+                )
+            )
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def counting_send(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    write()
+            await send(message)
+
+        try:
+            await self.app(scope, counting_receive, counting_send)
+        finally:
+            if not written:
+                write()
+
+
+class CollapseSlashes:
+    """Take ``//`` in a path for ``/``: Neuroglancer and caveclient send such paths, and must not be redirected."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and "//" in scope["path"]:
+            scope["path"] = _SLASHES.sub("/", scope["path"])
+        await self.app(scope, receive, send)
+
+
+class CheckHost:
+    """Refuse requests that name another host: a page whose name was rebound to this machine must not read anything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            host = dict(scope["headers"]).get(b"host", b"127.0.0.1").decode("latin-1")
+            if not _LOOPBACK.match(host):
+                message = f"this sandbox answers as 127.0.0.1 and localhost only, not as {host}"
+                body = json.dumps({"message": message}).encode()
+                await send_bytes(send, 421, body, b"application/json", (b"connection", b"close"))
+                return
+        await self.app(scope, receive, send)
+
+
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]|([\w-]+\.)*localhost)(:\d+)?\Z", re.ASCII | re.IGNORECASE)
+
+
+class Latency:
+    """Delay every response, as a distant server does."""
+
+    def __init__(self, app: ASGIApp, options: Options) -> None:
+        self.app = app
+        self.options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and self.options.latency > 0:
+            await asyncio.sleep(self.options.latency)
+        await self.app(scope, receive, send)
+
+
+class AllowOrigins:
+    """Allow pages of any origin to read the responses, as the real services do, so that a viewer elsewhere can be used.
+
+    Responses that may hold a token are left out: they are for programs and for the sandbox's own pages.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or _SECRETS.match(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] == "OPTIONS":
+            await send({"type": "http.response.start", "status": 200, "headers": [*_ORIGINS, *_PREFLIGHT]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def open_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_ORIGINS]
+            await send(message)
+
+        await self.app(scope, receive, open_send)
+
+
+_SECRETS = re.compile(r"^/(sandbox\.json|credentials/.*|auth/api/v1/user/token)?$")
+_ORIGINS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"WWW-Authenticate, X-Requested-With, Warning, Content-Range"),
+)
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, DELETE, OPTIONS"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, Range, X-Requested-With"),
+    (b"content-length", b"0"),
+)
+
+
+class CatchErrors:
+    """Respond to a failure of the sandbox's own code with 500 in CAVE's shape, and log it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watching_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watching_send)
+        except Exception as error:
+            logger.warning("the sandbox failed on %s %s", scope["method"], scope["path"], exc_info=True)
+            if not started:
+                await send_bytes(send, 500, failure(error), b"application/json")
+
+
+def failure(error: Exception) -> bytes:
+    """Body of the response to a request that the sandbox failed on."""
+    # the text of an OSError names a file of this machine
+    text = (error.strerror or "") if isinstance(error, OSError) else str(error)
+    return json.dumps({"code": 500, "message": f"{type(error).__name__}: {text}", "traceback": []}).encode()
+
 
 # order matters where a later module has catch-all paths
 SERVICES = (

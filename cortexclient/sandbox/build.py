@@ -55,8 +55,8 @@ def build_cortex(
 ) -> DataFolder:
     """Folder of a synthetic cortex in a dataset's own coordinates, built if it is not in the cache yet.
 
-    Two processes may ask at once: one builds, the other waits. A build that dies leaves nothing that would be taken for
-    a whole folder.
+    Two processes may call this concurrently: one builds, the other waits. A build that dies leaves nothing that would
+    be taken for a complete folder.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def _frame(spec_or_frame: Any, half_width_um: float, known: Path) -> Frame:
 
 
 def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
-    """Build beside the final place and move the whole folder there at the end."""
+    """Build beside the final place and move the finished folder there at the end."""
     from cortexclient.sandbox.cortex.assemble import write_cortex
 
     _sweep(place)
@@ -144,7 +144,7 @@ def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
 
 
 def _tell(text: str) -> None:
-    """Say what takes long: in the log, and on stderr where a person is likely to watch it."""
+    """Report what takes long: in the log, and on stderr in a terminal or notebook."""
     log.info(text)
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         sys.stderr.write(f"cortexclient: {text}\n")
@@ -152,14 +152,14 @@ def _tell(text: str) -> None:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what builds that were killed left behind; the lock is held, so no build of this folder is under way."""
+    """Remove what killed builds left behind; the lock is held, so no build of this folder is running."""
     for left in place.parent.glob(f"{place.name}.*.part"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the system lets go of it when the process ends, however it ends."""
+    """Hold an exclusive lock on a file; the system releases it when the process ends, however it ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _acquire(handle)

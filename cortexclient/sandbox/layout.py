@@ -41,7 +41,7 @@ def path_inside(root: Path, name: str) -> Path | None:
 def keep_file(path: Path, content: bytes) -> None:
     """Write a file beside its place and move it there: others may read meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as part:
         part.write(content)
     Path(part.name).replace(path)
 

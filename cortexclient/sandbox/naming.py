@@ -8,10 +8,11 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.sandbox.stores.declared import Shape, base_of
+from cortexclient.sandbox.stores.tables.declared import Shape, base_of
 from cortexclient.sandbox.world import Names
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
     from cortexclient.spec.sections import TableFacts
 
-__all__ = ["LABEL_TABLES", "RenamedExports", "names_for", "own_names", "served_names"]
+__all__ = ["LABEL_TABLES", "RenamedExports", "names_for", "own_names", "plain_names", "served_names"]
 
 # tables whose content suits any role that is not known: labels of nuclei
 LABEL_TABLES = (
@@ -110,6 +111,28 @@ def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
         versions=versions,
         shapes=shapes,
     )
+
+
+def plain_names(folder: DataFolder, given: Mapping[str, Any]) -> Names:
+    """Names for a folder from a mapping, for whoever has no spec.
+
+    Parameters
+    ----------
+    folder : DataFolder
+    given : mapping
+        Any of ``datastack``, ``aligned_volume``, ``pcg_table`` (names on the wire), ``tables`` (name in the folder ->
+        name on the wire, views included) and ``versions`` (number in the folder -> number on the wire).
+
+    Raises
+    ------
+    ValueError
+        For any other key.
+    """
+    known = {"datastack", "aligned_volume", "pcg_table", "tables", "versions"}
+    if set(given) - known:
+        wrong = ", ".join(sorted(map(str, set(given) - known)))
+        raise ValueError(f"a sandbox's names have no {wrong}; there are {', '.join(sorted(known))}")
+    return replace(own_names(folder), **given)
 
 
 def served_names(spec: Any) -> tuple[dict[str, str], dict[str, Shape]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cortexclient.sandbox.choosing import find_folder, plain_spec, resolve_spec
+from cortexclient.sandbox.app import RequestLog
 from cortexclient.sandbox.faults import Fault, FaultPlan
-from cortexclient.sandbox.middleware import RequestLog
-from cortexclient.sandbox.naming import RenamedExports, names_for
+from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.naming import RenamedExports, names_for, plain_names
 from cortexclient.sandbox.server import LoopbackServer
 from cortexclient.sandbox.world import SANDBOX_TOKEN, Options, World
 
@@ -21,22 +22,65 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from cortexclient.client import DatasetClient
-    from cortexclient.sandbox.layout import DataFolder
-    from cortexclient.sandbox.stores.graph_edits import Edit
+    from cortexclient.sandbox.stores.graph.edits import Edit
     from cortexclient.sandbox.truth import Truth
     from cortexclient.spec import DatasetSpec
 
-__all__ = ["Sandbox"]
+__all__ = ["Sandbox", "find_folder", "plain_spec", "resolve_spec"]
+
+
+def resolve_spec(spec: str | Path | DatasetSpec | None, data: object) -> DatasetSpec | None:
+    """Spec of a name, a file or a spec; None where a folder is served under its own names."""
+    if spec is None:
+        if data is not None:
+            return None
+        spec = "sandbox"
+    from cortexclient import registry
+
+    resolved, _ = registry.resolve(spec)
+    return resolved
+
+
+def find_folder(
+    spec: DatasetSpec | None, data: str | Path | DataFolder | None, size: str, seed: int | None
+) -> DataFolder:
+    """Folder to serve: the one that is given, or the synthetic cortex of a size, built where it is not in the cache."""
+    if isinstance(data, DataFolder):
+        return data
+    if data is not None:
+        return DataFolder.open(data)
+    from cortexclient.sandbox.build import DEFAULT_SEED, SIZES, build_cortex
+
+    for known in SIZES:
+        if known == size:
+            return build_cortex(spec, size=known, seed=DEFAULT_SEED if seed is None else seed)
+    raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
+
+
+def plain_spec(sandbox: Sandbox) -> DatasetSpec:
+    """Spec with the least in it, for a folder that was served under its own names."""
+    from cortexclient.spec import DatasetSpec
+
+    name = "".join(letter if letter.isalnum() else "_" for letter in sandbox.datastack.lower())
+    return DatasetSpec.model_validate(
+        {
+            "name": name,
+            "title": f"Data folder {sandbox.folder.path.name}",
+            "server_address": sandbox.url,
+            "datastack": sandbox.datastack,
+        }
+    )
 
 
 class Sandbox:
-    """A CAVE server on this machine, answering from the moment it is made until :meth:`close`.
+    """A CAVE server on this machine, running from its creation until :meth:`close`.
 
     Parameters
     ----------
-    spec : str, pathlib.Path or DatasetSpec, optional
+    spec : str, pathlib.Path, DatasetSpec or mapping, optional
         Dataset whose datastack, table and view names the server uses: a registered name, a YAML file, or a spec.
-        Default: ``"sandbox"``, or the folder's own names where ``data`` is given.
+        Default: ``"sandbox"``, or the folder's own names where ``data`` is given. Without a spec, a plain mapping says
+        under which names the folder is served; see :func:`cortexclient.sandbox.naming.plain_names`.
     data : str, pathlib.Path or DataFolder, optional
         Data folder to serve (``docs/sandbox-data.md`` has the layout). Default: a synthetic cortex, built into the
         user cache when it is first needed.
@@ -47,11 +91,11 @@ class Sandbox:
     port : int
         Port on 127.0.0.1; 0 lets the system pick one.
     row_limit : int
-        Most rows of one materialization answer.
+        Most rows of one materialization response.
     latency : float
-        Seconds added to each answer.
+        Seconds added to each response.
     strict : bool
-        Copy the oddities of the real services. False offers the sane behaviour where a deployment may differ.
+        Copy the oddities of the real services. False offers the simpler behaviour where a deployment may differ.
     auth : bool
         Refuse requests without the right token, as production does.
     tokens : mapping of str to sequence of str, optional
@@ -82,7 +126,7 @@ class Sandbox:
 
     def __init__(
         self,
-        spec: str | Path | DatasetSpec | None = None,
+        spec: str | Path | DatasetSpec | Mapping[str, Any] | None = None,
         *,
         data: str | Path | DataFolder | None = None,
         size: str = "small",
@@ -103,7 +147,9 @@ class Sandbox:
         if tokens is not None:
             options.tokens = dict(tokens)
         self._made_of = (data, size, seed)
-        self._start(resolve_spec(spec, data), options, port, RequestLog(), FaultPlan.of(faults))
+        plain = spec if isinstance(spec, Mapping) else None
+        resolved = None if isinstance(spec, Mapping) else resolve_spec(spec, data)
+        self._start(resolved, options, port, RequestLog(), FaultPlan.of(faults), plain=plain)
 
     def _start(
         self,
@@ -113,6 +159,7 @@ class Sandbox:
         log: RequestLog,
         faults: FaultPlan,
         graph: Any = None,
+        plain: Mapping[str, Any] | None = None,
     ) -> None:
         self.spec = spec
         self.folder = find_folder(spec, *self._made_of)
@@ -122,8 +169,9 @@ class Sandbox:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
-        self._renamed = RenamedExports(self.folder, names_for(self.folder, spec))
-        self._open(World(self.folder, names_for(self.folder, spec), options, graph=graph), port)
+        names = names_for(self.folder, spec) if plain is None else plain_names(self.folder, plain)
+        self._renamed = RenamedExports(self.folder, names)
+        self._open(World(self.folder, names, options, graph=graph), port)
 
     def _open(self, world: World, port: int) -> None:
         from cortexclient.sandbox.app import build_app
@@ -157,7 +205,7 @@ class Sandbox:
 
     @property
     def token(self) -> str:
-        """Token that the server accepts; a dummy, and no secret."""
+        """Token that the server accepts; a dummy where no tokens were given."""
         return next(iter(self.world.options.tokens), SANDBOX_TOKEN)
 
     @property
@@ -234,7 +282,7 @@ class Sandbox:
             return self._siblings[spec.name]
 
     def inject(self, fault: Fault | str, **options: Any) -> Fault:
-        """Let something go wrong from now on.
+        """Inject a fault.
 
         Parameters
         ----------
@@ -246,7 +294,7 @@ class Sandbox:
         Returns
         -------
         Fault
-            The fault that waits now.
+            The armed fault.
 
         Examples
         --------
@@ -257,22 +305,23 @@ class Sandbox:
         return armed
 
     def clear_faults(self) -> None:
-        """Behave again."""
+        """Remove all faults."""
         self._faults.clear()
 
     # -- history -----------------------------------------------------------------------------------------------------
 
     def merge(self, source: int, sink: int, **options: Any) -> Edit:
-        """Join two objects, as a proofreader would.
+        """Merge two objects, as a proofreader would.
 
-        Roots, level-2 ids at the edited place, lineage, live tables and skeletons follow at once; frozen versions stay.
+        Roots, level-2 ids at the edited place, lineage, live tables and skeletons follow immediately; frozen versions
+        stay.
 
         Parameters
         ----------
         source, sink : int
             Supervoxels to join; of a root, the supervoxel that is closest to the other one is taken.
         **options
-            Options of :func:`cortexclient.sandbox.stores.graph_edits.merge`.
+            Options of :func:`cortexclient.sandbox.stores.graph.edits.merge`.
 
         Returns
         -------
@@ -287,14 +336,14 @@ class Sandbox:
         return self.world.graph.merge(source, sink, **options)
 
     def split(self, sources: ArrayLike, sinks: ArrayLike | None = None, **options: Any) -> Edit:
-        """Cut an object in two, as a proofreader would.
+        """Split an object in two, as a proofreader would.
 
         Parameters
         ----------
         sources, sinks : int or array_like of int
             Supervoxels that must come apart. A root alone is cut between its two ends.
         **options
-            Options of :func:`cortexclient.sandbox.stores.graph_edits.split`.
+            Options of :func:`cortexclient.sandbox.stores.graph.edits.split`.
 
         Returns
         -------
@@ -308,7 +357,7 @@ class Sandbox:
         return self.world.graph.split(sources, sinks, **options)
 
     def undo(self, operation_id: int, **options: Any) -> Edit:
-        """Take an edit back, by an edit of its own."""
+        """Undo an edit, by an edit of its own."""
         return self.world.graph.undo(operation_id, **options)
 
     def materialize(self, version: int | None = None) -> int:
@@ -325,7 +374,7 @@ class Sandbox:
         return number
 
     def expire(self, version: int) -> None:
-        """Let a version run out: its metadata stay, its tables are gone.
+        """Expire a version: its metadata stay, its tables are gone.
 
         Raises
         ------
@@ -344,7 +393,7 @@ class Sandbox:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop answering and free the port; no thread is left. Closing twice does nothing."""
+        """Stop the server and free the port; no thread is left. Closing twice does nothing."""
         from cortexclient.sandbox.shared import forget
 
         with self._lock:

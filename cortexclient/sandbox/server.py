@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["THREADS", "LoopbackServer"]
 
-# 64 clients at once must not wait for each other's tables
+# 64 concurrent clients must not wait for each other's tables
 THREADS = 80
 BACKLOG = 512
 
@@ -53,7 +53,7 @@ class LoopbackServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, app: ASGIApp) -> None:
-        """Start answering; returns when the first request can be made.
+        """Start the server; return when it accepts requests.
 
         Raises
         ------
@@ -113,7 +113,7 @@ class LoopbackServer:
         listener.close()
         backlog.bind(
             ("127.0.0.1", self.port)
-        )  # bound but not listening: the system refuses, and nobody else gets it
+        )  # bound but not listening: the system refuses, and no other process gets the port
         for connection in list(self._server.server_state.connections):
             connection.shutdown()
         await asyncio.sleep(seconds)
@@ -128,7 +128,7 @@ class LoopbackServer:
         self._socket = backlog
 
     def close(self) -> None:
-        """Stop answering, and wait until the thread is gone."""
+        """Stop the server and wait until its thread has ended."""
         _running.discard(self)
         if os.getpid() != self._pid:  # a forked child inherits the object, not the thread
             self._abandon()
@@ -171,7 +171,7 @@ def _bound_socket(port: int) -> socket.socket:
 
 def _protocol() -> type[asyncio.Protocol]:
     """HTTP protocol of uvicorn that also leaves the connection in the scope, for the faults that break it."""
-    from cortexclient.sandbox.misbehave import TRANSPORT
+    from cortexclient.sandbox.faults import TRANSPORT
 
     base: Any
     try:

@@ -97,12 +97,12 @@ def shared_sandbox(size: str = "small", dataset: str = "sandbox") -> Sandbox:
 
 
 def announce(sandbox: Sandbox) -> None:
-    """Make a running sandbox known by its port."""
+    """Register a running sandbox by its port."""
     _ports[sandbox.port] = sandbox
 
 
 def forget(sandbox: Sandbox) -> None:
-    """Take a closed sandbox out of the books."""
+    """Remove a closed sandbox from the register."""
     if _ports.get(sandbox.port) is sandbox:
         del _ports[sandbox.port]
     with _lock:
@@ -121,7 +121,7 @@ def _endpoint(sandbox: Sandbox) -> Endpoint:
 
 
 def _ask(port: int) -> Endpoint:
-    """Ask a sandbox of another process what it offers."""
+    """Request the endpoint of a sandbox of another process."""
     address = f"http://127.0.0.1:{port}"
     with urllib.request.urlopen(f"{address}/sandbox.json", timeout=10) as answer:  # noqa: S310 - loopback only
         told = json.load(answer)

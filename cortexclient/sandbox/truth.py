@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class TruthUnavailableError(DataFolderError):
-    """The data folder was not made by the generator, so nobody knows the truth about it."""
+    """The data folder was not made by the generator, so there is no ground truth for it."""
 
 
 class Truth:

@@ -1,4 +1,4 @@
-"""What one running sandbox knows: its data folder, the names it serves it under, its options and its clock."""
+"""The state of one running sandbox: its data folder, names, options and clock."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.access import Access
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.sandbox.routes.viewer import Viewer
-    from cortexclient.sandbox.stores.declared import Shape
-    from cortexclient.sandbox.stores.graph import ChunkedGraph
+    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.l2cache import L2Cache
     from cortexclient.sandbox.stores.skeletons import SkeletonStore
-    from cortexclient.sandbox.stores.tables import TableStore
+    from cortexclient.sandbox.stores.tables.declared import Shape
+    from cortexclient.sandbox.stores.tables.store import TableStore
 
 __all__ = ["SANDBOX_TOKEN", "Names", "Options", "World"]
 
@@ -69,11 +69,12 @@ class Options:
     Parameters
     ----------
     row_limit : int
-        Most rows of one materialization answer; the real default is 200,000.
+        Most rows of one materialization response; the real default is 200,000.
     latency : float
-        Seconds added to each answer.
+        Seconds added to each response.
     strict : bool
-        Copy the oddities of the real services (default). False offers the sane behaviour where a deployment may differ.
+        Copy the oddities of the real services (default). False offers the simpler behaviour where a deployment may
+        differ.
     auth : bool
         Ask for a token, as production does. A request without the right one is refused as the real middle_auth does.
     tokens : mapping of str to sequence of str
@@ -81,7 +82,7 @@ class Options:
     query_rate : str or None
         Rate limit of materialization queries, such as ``"2 per 1 minute"``.
     cold_skeletons : bool
-        Call no skeleton made until it is asked for, even those that are stored in the folder.
+        Treat no skeleton as made until it is requested, even those that are stored in the folder.
     skeleton_delay : float
         Seconds that making a skeleton takes.
     skeleton_limiter : bool
@@ -89,10 +90,10 @@ class Options:
         that are limited answer ``true`` or fail.
     skeleton_queue : bool
         Run the skeleton service as it is deployed: a queue makes the skeletons, and ``async/get_skeleton`` waits until
-        one is there. It never hears of one that cannot be made, so such a request ends with the gateway's 504. False
-        (default) makes skeletons within the request and reports failures with status 500.
+        one is there. It is not notified of failures, so a request for one that cannot be made ends with the gateway's
+        504. False (default) makes skeletons within the request and reports failures with status 500.
     skeleton_gateway : float
-        Seconds after which the gateway before the skeleton service gives up on a request, with ``skeleton_queue``.
+        Seconds after which the gateway before the skeleton service ends a request with 504, with ``skeleton_queue``.
     """
 
     row_limit: int = 200_000
@@ -148,7 +149,7 @@ class World:
         return datetime.now(UTC)
 
     def _store(self, name: str, build: Callable[[], Any]) -> Any:
-        # 64 requests may be the first at once; the lock keeps them from reading the folder 64 times
+        # 64 concurrent requests may be the first; the lock keeps them from reading the folder 64 times
         if name not in self._stores:
             with self._lock:
                 if name not in self._stores:
@@ -158,7 +159,7 @@ class World:
     @property
     def graph(self) -> ChunkedGraph:
         """The chunkedgraph, with its history."""
-        from cortexclient.sandbox.stores.graph import ChunkedGraph
+        from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
 
         graph: ChunkedGraph = self._store("graph", lambda: ChunkedGraph(self.folder))
         return graph
@@ -166,13 +167,13 @@ class World:
     @property
     def tables(self) -> TableStore:
         """Annotation tables, frozen versions and views."""
-        from cortexclient.sandbox.stores.tables import TableStore
+        from cortexclient.sandbox.stores.tables.store import TableStore
 
         store: TableStore = self._store("tables", lambda: TableStore(self))
         return store
 
     def close(self) -> None:
-        """Let go of what has threads of its own; no route may be asked afterwards."""
+        """Close what has threads of its own; no request may be served afterwards."""
         tables = self._stores.get("tables")
         if tables is not None:
             tables.engine.close()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cortexclient import errors
 from cortexclient.sandbox import Sandbox
-from cortexclient.sandbox.stores import graph_edits
+from cortexclient.sandbox.stores.graph import edits as graph_edits
 from cortexclient.services.cells import CellsService, lookup
 from cortexclient.services.cells.matches import Matches, intervals_to_points, versions_for
 from cortexclient.services.roots import RootsService

@@ -22,7 +22,7 @@ import numpy as np
 from caveclient import CAVEclient
 
 from cortexclient.sandbox import Sandbox
-from cortexclient.sandbox.viewer_state import example_roots
+from cortexclient.sandbox.routes.viewer import example_roots
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sandbox-services.md"
 START, END = "<!-- methods: begin -->", "<!-- methods: end -->"

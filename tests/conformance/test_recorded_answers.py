@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from cortexclient.sandbox import Sandbox
-from cortexclient.sandbox.stores.ids import IdLayout
-from cortexclient.sandbox.viewer_state import example_roots
+from cortexclient.sandbox.routes.viewer import example_roots
+from cortexclient.sandbox.stores.graph.state import IdLayout
 from cortexclient.testing import clear_client_caches
 
 INITIAL = re.compile(r"^~(\d+)/(\d+)-(\d+)\.shard:(\d+):(\d+)$")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cortexclient.sandbox.stores.ids import IdLayout
+from cortexclient.sandbox.stores.graph.state import IdLayout
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 CHUNK = 24

@@ -19,7 +19,7 @@ import pytest
 
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.routes import viewer
-from cortexclient.sandbox.viewer_state import SIDES, example_roots
+from cortexclient.sandbox.routes.viewer import SIDES, example_roots
 
 if TYPE_CHECKING:
     from cortexclient.client import DatasetClient

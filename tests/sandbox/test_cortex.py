@@ -17,9 +17,9 @@ from scipy.sparse.csgraph import connected_components
 
 from cortexclient.registry import get_spec
 from cortexclient.sandbox.build import build_cortex
-from cortexclient.sandbox.cortex.ids import IdScheme
 from cortexclient.sandbox.layout import DataFolder
-from cortexclient.sandbox.stores.skeleton_files import SkeletonFiles
+from cortexclient.sandbox.stores.graph.state import IdLayout
+from cortexclient.sandbox.stores.skeletons import SkeletonFiles
 from cortexclient.sandbox.truth import Truth
 
 GRID = 21
@@ -43,8 +43,8 @@ def graph(cortex: DataFolder, name: str) -> pd.DataFrame:
     return read(cortex, "chunkedgraph", f"{name}.parquet")
 
 
-def scheme(cortex: DataFolder) -> IdScheme:
-    return IdScheme(int(cortex.json("chunkedgraph", "info.json")["graph"]["n_layers"]))
+def scheme(cortex: DataFolder) -> IdLayout:
+    return IdLayout.from_info(cortex.json("chunkedgraph", "info.json"))
 
 
 def operations(cortex: DataFolder) -> list[dict]:
@@ -62,7 +62,7 @@ def climb(cortex: DataFolder, ids: np.ndarray, when: datetime) -> np.ndarray:
     there = (links["valid_from"] <= when) & (links["valid_until"].isna() | (links["valid_until"] > when))
     parent = links[there].set_index("node_id")["parent_id"]
     assert parent.index.is_unique
-    top = scheme(cortex).layers
+    top = scheme(cortex).n_layers
     for _ in range(top - 1):
         ids = parent.reindex(ids).to_numpy()
         assert not np.isnan(ids.astype(float)).any()
@@ -133,14 +133,14 @@ def test_ids_decode(cortex: DataFolder) -> None:
     layout = scheme(cortex)
     assert nodes["node_id"].is_unique
     assert (ids > 0).all()
-    np.testing.assert_array_equal(layout.layer(ids), nodes["layer"])
-    np.testing.assert_array_equal(layout.chunk(ids), nodes[["chunk_x", "chunk_y", "chunk_z"]])
-    np.testing.assert_array_equal(layout.segment(ids), nodes["segment_id"])
-    np.testing.assert_array_equal(nodes["is_root"], layout.layer(ids) == layout.layers)
+    np.testing.assert_array_equal(layout.layers(ids), nodes["layer"])
+    np.testing.assert_array_equal(layout.chunks(ids), nodes[["chunk_x", "chunk_y", "chunk_z"]])
+    np.testing.assert_array_equal(layout.segments(ids), nodes["segment_id"])
+    np.testing.assert_array_equal(nodes["is_root"], layout.layers(ids) == layout.n_layers)
     child, parent = links["node_id"].to_numpy(), links["parent_id"].to_numpy()
-    np.testing.assert_array_equal(layout.layer(parent), layout.layer(child) + 1)
-    up = np.where(layout.layer(child)[:, None] == 1, layout.chunk(child), layout.chunk(child) // 2)
-    np.testing.assert_array_equal(layout.chunk(parent), up)
+    np.testing.assert_array_equal(layout.layers(parent), layout.layers(child) + 1)
+    up = np.where(layout.layers(child)[:, None] == 1, layout.chunks(child), layout.chunks(child) // 2)
+    np.testing.assert_array_equal(layout.chunks(parent), up)
 
 
 def test_level2_graphs_are_connected_and_complete(cortex: DataFolder) -> None:
@@ -149,7 +149,7 @@ def test_level2_graphs_are_connected_and_complete(cortex: DataFolder) -> None:
     edges = dict(iter(graph(cortex, "l2_edges").groupby("root_id")))
     for root in nodes.loc[nodes["is_root"], "node_id"]:
         below = np.array([root])
-        for _ in range(scheme(cortex).layers - 2):
+        for _ in range(scheme(cortex).n_layers - 2):
             below = np.concatenate([children[node] for node in below])
         if root not in edges:
             assert len(below) == 1
@@ -306,7 +306,7 @@ def test_fragments_decode_and_stay_in_their_chunk(cortex: DataFolder) -> None:
     assert len(names) > 1000
     for name in names[::23]:
         node, _, box = name.split(":")
-        chunk = scheme(cortex).chunk(np.array([int(node)]))[0]
+        chunk = scheme(cortex).chunks(np.array([int(node)]))[0]
         low = np.array([int(part.split("-")[0]) for part in box.split("_")])
         np.testing.assert_array_equal(low, chunk * size)
         vertices, faces = decode(cortex, f"seg/{info['mesh']}/{name}")

@@ -19,9 +19,9 @@ from cortexclient import registry
 from cortexclient.sandbox import build
 from cortexclient.sandbox.build import build_cortex, cortex_key
 from cortexclient.sandbox.cortex.frame import Frame, FrameError, frame_of
-from cortexclient.sandbox.cortex.ids import IdScheme
 from cortexclient.sandbox.layout import DataFolder, DataFolderError
 from cortexclient.sandbox.naming import LABEL_TABLES, served_names
+from cortexclient.sandbox.stores.graph.state import IdLayout
 from cortexclient.sandbox.truth import Truth, TruthUnavailableError
 
 SCRIPT = """
@@ -170,17 +170,17 @@ def test_a_transform_that_flattens_is_refused() -> None:
 
 
 def test_ids_round_trip() -> None:
-    scheme = IdScheme.for_chunks(np.array([40, 130, 30]))
-    assert scheme.layers == 10
+    scheme = IdLayout.for_chunks(np.array([40, 130, 30]))
+    assert scheme.n_layers == 10
     random = np.random.default_rng(3)
-    for layer in range(1, scheme.layers + 1):
+    for layer in range(1, scheme.n_layers + 1):
         chunk = random.integers(0, 1 << scheme.bits[layer], (50, 3))
         segment = random.integers(1, 1 << 20, 50)
         ids = scheme.encode(layer, chunk, segment)
         assert (ids > 0).all()
-        assert (scheme.layer(ids) == layer).all()
-        np.testing.assert_array_equal(scheme.chunk(ids), chunk)
-        np.testing.assert_array_equal(scheme.segment(ids), segment)
+        assert (scheme.layers(ids) == layer).all()
+        np.testing.assert_array_equal(scheme.chunks(ids), chunk)
+        np.testing.assert_array_equal(scheme.segments(ids), segment)
 
 
 def table(name: str, kind: str = "table", **more: object) -> SimpleNamespace:

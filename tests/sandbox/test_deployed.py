@@ -69,3 +69,39 @@ def test_pcg_skel_makes_a_meshwork_with_synapses(sandbox: Sandbox) -> None:
         )
     expected = sandbox.truth.synapses_of(root, "pre", client.materialize.get_timestamp())
     assert sorted(found.anno.pre_syn.df["id"]) == sorted(np.asarray(expected).tolist())
+
+
+def test_a_plain_mapping_of_names_is_enough(sandbox_factory: Callable[..., Sandbox]) -> None:
+    sandbox = sandbox_factory(
+        {"datastack": "lab", "tables": {"synapses": "contacts", "cell_info": "cards"}, "versions": {3: 57}}
+    )
+    client = client_of(sandbox)
+    assert (sandbox.datastack, client.materialize.version) == ("lab", 57)
+    assert {"contacts", "nucleus_detection"} <= set(client.materialize.get_tables())
+    assert client.materialize.synapse_table == "contacts"
+    assert "cards" in client.materialize.get_views()
+    assert len(sandbox.load().tables.contacts(id=[1]).query()) == 0
+    with pytest.raises(ValueError, match="have no table; there are aligned_volume"):
+        sandbox_factory({"table": {}})
+
+
+def test_fafbseg_finds_what_it_asks_of_flywire(sandbox_factory: Callable[..., Sandbox]) -> None:
+    """The requests of fafbseg 3.2.3's ``get_synapses``, filtered and not."""
+    sandbox = sandbox_factory("flywire_public")
+    materialize = client_of(sandbox).materialize
+    root = int(sandbox.truth.cells["root_id"].iloc[2])
+    points = ["pre_pt_position", "post_pt_position"]
+    columns = ["pre_pt_root_id", "post_pt_root_id", "cleft_score", *points, "id"]
+    rows = materialize.query_table(
+        "synapses_nt_v1",
+        filter_in_dict={"post_pt_root_id": [root]},
+        select_columns=columns,
+        split_positions=True,
+    )
+    view = materialize.query_view(
+        "valid_synapses_nt_np_v6", filter_in_dict={"post_pt_root_id": [root]}, select_columns=columns
+    )
+    assert len(rows) == len(view) > 50
+    assert rows["cleft_score"].dropna().between(0, 160).all()
+    assert materialize.get_table_metadata("synapses_nt_v1")["voxel_resolution"] == [1.0, 1.0, 1.0]
+    assert not {"size", "ctr_pt_position"} & set(materialize.query_table("synapses_nt_v1", limit=1).columns)

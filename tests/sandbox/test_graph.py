@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from cortexclient.sandbox.layout import DataFolder
-from cortexclient.sandbox.stores import graph as graph_module
-from cortexclient.sandbox.stores import graph_history, graph_space
-from cortexclient.sandbox.stores.graph import ChunkedGraph
-from cortexclient.sandbox.stores.graph_state import NEVER, moment, ragged, to_micros
-from cortexclient.sandbox.stores.ids import IdLayout
+from cortexclient.sandbox.stores.graph import graph as graph_module
+from cortexclient.sandbox.stores.graph import history as graph_history
+from cortexclient.sandbox.stores.graph import space as graph_space
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
+from cortexclient.sandbox.stores.graph.space import Volume
+from cortexclient.sandbox.stores.graph.state import NEVER, IdLayout, moment, ragged, to_micros
 from cortexclient.sandbox.stores.l2cache import L2Cache
-from cortexclient.sandbox.stores.volume import Volume
 
 
 @pytest.fixture

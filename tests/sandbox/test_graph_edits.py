@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortexclient.sandbox.layout import DataFolder
-from cortexclient.sandbox.stores import graph_edits, graph_history, graph_log
-from cortexclient.sandbox.stores.graph import ChunkedGraph
-from cortexclient.sandbox.stores.graph_cut import components
+from cortexclient.sandbox.stores.graph import edits as graph_edits
+from cortexclient.sandbox.stores.graph import history as graph_history
+from cortexclient.sandbox.stores.graph.edits import components
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
 
 START = datetime(2021, 1, 1, tzinfo=UTC)
 
@@ -115,7 +116,7 @@ def check_lineage(
     tree = graph_history.lineage(graph, edit.new_roots.tolist())
     for root in edit.new_roots.tolist():
         assert set(edit.old_roots.tolist()) <= set(tree.ancestors(root))
-    old, new = graph_log.delta_roots(graph, edit.time, edit.time)
+    old, new = graph_history.delta_roots(graph, edit.time, edit.time)
     assert (set(old.tolist()), set(new.tolist())) == (
         set(edit.old_roots.tolist()),
         set(edit.new_roots.tolist()),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortexclient.sandbox import Sandbox
-from cortexclient.sandbox.stores.graph_edits import EditError
+from cortexclient.sandbox.stores.graph.edits import EditError
 
 # between the last write to the recorded tables and now: asked before any edit of this test
 THEN = datetime(2026, 11, 21, 0, 53, 22, 862000, tzinfo=UTC)

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cortexclient.sandbox import Sandbox
-from cortexclient.sandbox.stores.graph_edits import EditError, redo
+from cortexclient.sandbox.stores.graph.edits import EditError, redo
 
 STEP = st.tuples(
     st.sampled_from(["merge", "split", "undo", "redo"]), st.integers(0, 10_000), st.integers(0, 10_000)

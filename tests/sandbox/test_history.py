@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from cortexclient.sandbox import Sandbox
-from cortexclient.sandbox.viewer_state import example_roots
+from cortexclient.sandbox.routes.viewer import example_roots
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ import requests
 
 from cortexclient.sandbox import Sandbox, shared_endpoint
 from cortexclient.sandbox.layout import DataFolderError
-from cortexclient.sandbox.routes.home_drawings import BOX, MARGIN
-from cortexclient.sandbox.viewer_state import example_roots
+from cortexclient.sandbox.routes.home import BOX, MARGIN
+from cortexclient.sandbox.routes.viewer import example_roots
 
 INFO = {
     "aligned_volume": {"id": 1, "name": "vol", "image_source": "x", "display_name": "v", "description": ""},

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cortexclient.sandbox.stores.tables_frames import Output, typed_batch, typed_frame
-from cortexclient.sandbox.stores.tables_model import Column
+from cortexclient.sandbox.stores.tables.frames import Output, typed_batch, typed_frame
+from cortexclient.sandbox.stores.tables.model import Column
 
 _START = dt.datetime(2024, 2, 29, 23, 59, 59, 123456)  # noqa: DTZ001 - as the engine stores times
 _STORED = {

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.naming import own_names
-from cortexclient.sandbox.stores import graph_edits
-from cortexclient.sandbox.stores.tables_errors import QueryError
-from cortexclient.sandbox.stores.tables_live import live_rows
+from cortexclient.sandbox.stores.graph import edits as graph_edits
+from cortexclient.sandbox.stores.tables.live import live_rows
+from cortexclient.sandbox.stores.tables.model import QueryError
 from cortexclient.sandbox.world import Options, World
 
 START = datetime(2024, 5, 1, tzinfo=UTC)

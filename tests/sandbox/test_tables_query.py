@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortexclient.sandbox.routes.materialize_body import LIVE, SIMPLE, RefusedError, checked_body
-from cortexclient.sandbox.stores.tables_annotations import InvalidAnnotationError, flattened, schema_fields
-from cortexclient.sandbox.stores.tables_engine import Engine
-from cortexclient.sandbox.stores.tables_errors import QueryError
-from cortexclient.sandbox.stores.tables_model import Source, flat_columns, quoted, source_columns
-from cortexclient.sandbox.stores.tables_query import TableQuery
+from cortexclient.sandbox.routes.materialize.body import LIVE, SIMPLE, RefusedError, checked_body
+from cortexclient.sandbox.stores.tables.engine import Engine
+from cortexclient.sandbox.stores.tables.model import QueryError, Source, flat_columns, quoted, source_columns
+from cortexclient.sandbox.stores.tables.query import TableQuery
+from cortexclient.sandbox.stores.tables.write import InvalidAnnotationError, flattened, schema_fields
 
 CELLS = pa.table(
     {
@@ -186,7 +185,7 @@ def test_csv_mangles_types(engine: Engine) -> None:
     asked=st.sampled_from([0.5, 1.0, 3.0, 8.0, 16.0, 45.0]),
 )
 def test_scaling_is_decimal_and_cut_toward_zero(voxel: int, own: float, asked: float) -> None:
-    from cortexclient.sandbox.stores.tables_query import _scaled, _scales
+    from cortexclient.sandbox.stores.tables.query import _scaled, _scales
 
     columns = source_columns(CELLS.schema)
     scales = _scales(Source("t", "t", columns, (own, own, own)), [asked] * 3)
@@ -222,7 +221,7 @@ def test_body_values_take_their_types() -> None:
 
 
 def test_annotations_are_checked_and_flattened() -> None:
-    from cortexclient.sandbox.cortex.schemas import all_schemas
+    from cortexclient.sandbox.stores.tables.schemas import all_schemas
 
     kinds, required = schema_fields(all_schemas()["bound_tag"])
     row = {"pt": {"position": [1, 2, 3]}, "tag": "x"}

@@ -1,23 +1,34 @@
-"""The chunkedgraph and its history: level-2 ids, the nodes above them, roots, and what each edit replaced.
-
-A node of layer ``l`` joins the nodes below it that lie in its chunk and hang together by edges whose ends first share
-a chunk at that layer. An edit changes edges within one chunk, so one level-2 node and its ancestors are replaced; what
-keeps its children keeps its id.
-"""
+"""The ``chunkedgraph`` folder: nodes, parents, supervoxels, level-2 graphs, lineage, edits and edges."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from cortexclient.sandbox.cortex.ids import IdScheme
+from cortexclient.sandbox.cortex.files import TIME, times, write_json, write_table
+from cortexclient.sandbox.cortex.history import Edit, History
+from cortexclient.sandbox.cortex.segmentation import Segmentation
+from cortexclient.sandbox.cortex.sizes import CHUNK, DRACO_GRID_NM, SEGMENTATION_NM
+from cortexclient.sandbox.stores.graph.state import IdLayout
 
-__all__ = ["Graph", "GraphBuilder", "Level"]
+__all__ = [
+    "MESH_DIR",
+    "SCALE_KEY",
+    "AppliedEdit",
+    "Graph",
+    "GraphBuilder",
+    "Level",
+    "graphene_info",
+    "write_graph",
+]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -54,7 +65,7 @@ class Graph:
 
     Parameters
     ----------
-    scheme : IdScheme
+    scheme : IdLayout
     levels : list of Level
         In order of creation; the first is the supervoxels.
     links : list of tuple
@@ -73,7 +84,7 @@ class Graph:
         (old root, new root, time, operation id).
     """
 
-    scheme: IdScheme
+    scheme: IdLayout
     levels: list[Level] = field(default_factory=list)
     links: list[tuple[Ints, Ints, datetime]] = field(default_factory=list)
     closed: list[tuple[Ints, datetime]] = field(default_factory=list)
@@ -89,7 +100,7 @@ class GraphBuilder:
 
     Parameters
     ----------
-    scheme : IdScheme
+    scheme : IdLayout
     supervoxels : (n,) int64
         Ids.
     chunk : (n, 3) int64
@@ -101,7 +112,7 @@ class GraphBuilder:
     """
 
     def __init__(
-        self, scheme: IdScheme, supervoxels: Ints, chunk: Ints, edges: Ints, start: datetime
+        self, scheme: IdLayout, supervoxels: Ints, chunk: Ints, edges: Ints, start: datetime
     ) -> None:
         self.graph = Graph(scheme)
         self.supervoxels = supervoxels
@@ -173,7 +184,7 @@ class GraphBuilder:
         up = np.arange(len(rows))
         known = {self._key(self._children_of[node]): node for node in alive}
         reused: set[int] = set()
-        for layer in range(2, self.graph.scheme.layers + 1):
+        for layer in range(2, self.graph.scheme.n_layers + 1):
             here = layers == layer
             parent = _group(len(below_ids), up[ends[here, 0]], up[ends[here, 1]])
             chunk = np.zeros((int(parent.max()) + 1, 3), dtype=np.int64)
@@ -223,7 +234,7 @@ class GraphBuilder:
             cell = (layer, int(chunk[row, 0]), int(chunk[row, 1]), int(chunk[row, 2]))
             number = self._next_segment.get(cell, 1)
             segment[k] = number
-            self._next_segment[cell] = number + (_ROOT_STRIDE if layer == self.graph.scheme.layers else 1)
+            self._next_segment[cell] = number + (_ROOT_STRIDE if layer == self.graph.scheme.n_layers else 1)
         ids[new] = self.graph.scheme.encode(layer, chunk[new], segment)
         parts = [children[offsets[i] : offsets[i + 1]] for i in new]
         lengths = np.array([len(part) for part in parts])
@@ -267,3 +278,294 @@ def _group(count: int, i: Ints, j: Ints) -> Ints:
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[inverse]
+
+
+MESH_DIR = "meshes"
+SCALE_KEY = "_".join(str(v) for v in SEGMENTATION_NM)
+
+
+class AppliedEdit:
+    """An edit and the roots that it replaced and made."""
+
+    def __init__(self, edit: Edit, old: list[int], new: list[int]) -> None:
+        self.edit = edit
+        self.old = old
+        self.new = new
+
+
+def graphene_info(segmentation: Segmentation) -> dict[str, Any]:
+    """The graphene info of the segmentation."""
+    grid, scheme = segmentation.grid, segmentation.scheme
+    return {
+        "app": {"supported_api_versions": [0, 1]},
+        "chunks_start_at_voxel_offset": True,
+        "data_dir": "{BASE}/precomputed/seg",
+        "data_type": "uint64",
+        "graph": {
+            "bounding_box": [int(v) for v in grid.shape],
+            "chunk_size": list(CHUNK),
+            "cv_mip": 0,
+            "n_bits_for_layer_id": 8,
+            "n_layers": scheme.n_layers,
+            "spatial_bit_masks": {
+                str(layer): int(scheme.bits[layer]) for layer in range(1, scheme.n_layers + 1)
+            },
+        },
+        "mesh": MESH_DIR,
+        "mesh_metadata": {"uniform_draco_grid_size": DRACO_GRID_NM, "unsharded_mesh_dir": "dynamic"},
+        "num_channels": 1,
+        "scales": [
+            {
+                "chunk_sizes": [list(CHUNK)],
+                "encoding": "raw",
+                "key": SCALE_KEY,
+                "resolution": list(SEGMENTATION_NM),
+                "size": [int(v) for v in grid.shape],
+                "voxel_offset": [int(v) for v in grid.offset],
+            }
+        ],
+        "sharded_mesh": False,
+        "type": "segmentation",
+        "verify_mesh": False,
+    }
+
+
+def write_graph(
+    folder: Path,
+    segmentation: Segmentation,
+    builder: GraphBuilder,
+    history: History,
+    applied: list[AppliedEdit],
+) -> None:
+    """Write all files of the ``chunkedgraph`` folder."""
+    place = folder / "chunkedgraph"
+    write_json(place / "info.json", graphene_info(segmentation))
+    _write_nodes(place, builder)
+    _write_parents(place, builder)
+    _write_supervoxels(place, segmentation, builder)
+    _write_l2_edges(place, builder)
+    _write_lineage(place, builder)
+    write_json(place / "operations.json", [_record(segmentation, history, item) for item in applied])
+    write_json(place / "users.json", {"0": {"name": "A proofreader", "pi": "Sandbox"}})
+    _write_edges(place, segmentation, history)
+    _write_cross_edges(place, segmentation, history, builder)
+
+
+def _write_nodes(place: Path, builder: GraphBuilder) -> None:
+    graph = builder.graph
+    ids = np.concatenate([level.ids for level in graph.levels])
+    chunk = np.concatenate([level.chunk for level in graph.levels])
+    layer = np.concatenate([np.full(len(level.ids), level.layer, dtype=np.int8) for level in graph.levels])
+    lengths = np.concatenate([np.diff(level.offsets) for level in graph.levels])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    children = np.concatenate([level.children for level in graph.levels])
+    created = pa.concat_arrays([times(level.created, len(level.ids)) for level in graph.levels])
+    order = np.argsort(ids)
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(children))
+    write_table(
+        place / "nodes.parquet",
+        {
+            "node_id": ids[order],
+            "layer": layer[order],
+            **{f"chunk_{axis}": chunk[order, k].astype(np.int32) for k, axis in enumerate("xyz")},
+            "segment_id": graph.scheme.segments(ids)[order],
+            "created": created.take(pa.array(order)),
+            "superseded": times([graph.superseded.get(node) for node in ids[order].tolist()]),
+            "is_root": layer[order] == graph.scheme.n_layers,
+            "children": lists.take(pa.array(order)),
+        },
+    )
+
+
+def _intervals(node: Ints, start: pa.Array) -> tuple[Ints, pa.Array]:
+    """Order rows by node and time; each ends where the next of the same node begins."""
+    micros = start.cast(pa.int64()).to_numpy()
+    order = np.lexsort((micros, node))
+    node, micros = node[order], micros[order]
+    last = np.ones(len(node), dtype=bool)
+    last[:-1] = node[1:] != node[:-1]
+    until = np.concatenate([micros[1:], [0]])
+    return order, pa.array(until, mask=last).cast(TIME)
+
+
+def _write_parents(place: Path, builder: GraphBuilder) -> None:
+    links = builder.graph.links
+    node = np.concatenate([nodes for nodes, _, _ in links])
+    parent = np.concatenate([parents for _, parents, _ in links])
+    start = pa.concat_arrays([times(when, len(nodes)) for nodes, _, when in links])
+    order, until = _intervals(node, start)
+    write_table(
+        place / "parents.parquet",
+        {
+            "node_id": node[order],
+            "parent_id": parent[order],
+            "valid_from": start.take(pa.array(order)),
+            "valid_until": until,
+        },
+    )
+
+
+def _write_supervoxels(place: Path, segmentation: Segmentation, builder: GraphBuilder) -> None:
+    batches = builder.graph.l2_of_supervoxel
+    row = np.concatenate([rows for rows, _, _ in batches])
+    l2 = np.concatenate([ids for _, ids, _ in batches])
+    start = pa.concat_arrays([times(when, len(rows)) for rows, _, when in batches])
+    order, until = _intervals(row, start)
+    row, l2 = row[order], l2[order]
+    offset = segmentation.grid.offset
+    nm = np.asarray(SEGMENTATION_NM, dtype=np.float64)
+    centroid = segmentation.measures.total / segmentation.measures.voxels[:, None] + offset
+    columns: dict[str, Any] = {"supervoxel_id": segmentation.ids[row]}
+    columns |= {f"chunk_{axis}": segmentation.chunk[row, k] for k, axis in enumerate("xyz")}
+    columns["segment_id"] = segmentation.scheme.segments(segmentation.ids)[row]
+    columns |= {f"min_{axis}": (segmentation.low + offset)[row, k] for k, axis in enumerate("xyz")}
+    columns |= {f"max_{axis}": (segmentation.high + offset)[row, k] for k, axis in enumerate("xyz")}
+    columns |= {f"centroid_{axis}": centroid[row, k] for k, axis in enumerate("xyz")}
+    columns |= {f"centroid_{axis}_nm": centroid[row, k] * nm[k] for k, axis in enumerate("xyz")}
+    columns["voxels"] = segmentation.measures.voxels[row]
+    columns |= {"l2_id": l2, "valid_from": start.take(pa.array(order)), "valid_until": until}
+    write_table(place / "supervoxels.parquet", columns)
+
+
+def _write_l2_edges(place: Path, builder: GraphBuilder) -> None:
+    graph = builder.graph.l2_edges
+    roots = sorted(graph)
+    pairs = np.concatenate([graph[root] for root in roots])
+    write_table(
+        place / "l2_edges.parquet",
+        {
+            "root_id": np.repeat(np.array(roots, dtype=np.int64), [len(graph[root]) for root in roots]),
+            "l2_id_1": pairs[:, 0],
+            "l2_id_2": pairs[:, 1],
+        },
+    )
+
+
+def _write_lineage(place: Path, builder: GraphBuilder) -> None:
+    rows = builder.graph.lineage
+    write_table(
+        place / "lineage.parquet",
+        {
+            "parent_root": np.array([row[0] for row in rows], dtype=np.int64),
+            "child_root": np.array([row[1] for row in rows], dtype=np.int64),
+            "time": times([row[2] for row in rows]),
+            "operation_id": np.array([row[3] for row in rows], dtype=np.int64),
+        },
+    )
+
+
+def _text(when: datetime) -> str:
+    return when.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "000+00:00")
+
+
+def _record(segmentation: Segmentation, history: History, item: AppliedEdit) -> dict[str, Any]:
+    """One edit as ``operations.json`` stores it, with the service's own record."""
+    edit = item.edit
+
+    def coordinates(row: int) -> list[list[int]]:
+        voxel = segmentation.grid.voxels(segmentation.middle[[row]])[0] + segmentation.grid.offset
+        return [[int(v) for v in voxel]]
+
+    pairs = [[int(a), int(b)] for a, b in segmentation.ids[history.edges[edit.edges]]]
+    source, sink = int(segmentation.ids[edit.source]), int(segmentation.ids[edit.sink])
+    merge = edit.kind == "merge"
+    service: dict[str, Any] = {
+        "operation_exception": "",
+        "operation_status": 0,
+        "operation_ts": _text(edit.time),
+        "roots": item.new,
+        "sink_coords": coordinates(edit.sink),
+        "source_coords": coordinates(edit.source),
+        "timestamp": _text(edit.time),
+        "user": "0",
+    }
+    if merge:
+        service["added_edges"] = pairs
+    else:
+        service |= {
+            "bb_offset": [240, 240, 24],
+            "removed_edges": pairs,
+            "sink_ids": [sink],
+            "source_ids": [source],
+        }
+    return {
+        "operation_id": edit.operation,
+        "kind": edit.kind,
+        "time": _text(edit.time),
+        "finished": (edit.time + timedelta(milliseconds=281)).isoformat(timespec="microseconds"),
+        "status_code": 0,
+        "user": "0",
+        "old_roots": item.old,
+        "new_roots": item.new,
+        "source_coords_voxel": service["source_coords"],
+        "sink_coords_voxel": service["sink_coords"],
+        "source_supervoxels": None if merge else [source],
+        "sink_supervoxels": None if merge else [sink],
+        "added_edges": pairs if merge else None,
+        "removed_edges": None if merge else pairs,
+        "bounding_box_offset_voxel": None if merge else [240, 240, 24],
+        "as_the_service_gives_it": service,
+    }
+
+
+def _write_edges(place: Path, segmentation: Segmentation, history: History) -> None:
+    """Edges between supervoxels that touch: within cells strong, between cells weak."""
+    ends = history.edges
+    within = len(segmentation.edges)
+    area = np.ones(len(ends), dtype=np.int64)
+    area[:within] = segmentation.edge_area
+    # an edge that only an edit adds was never seen by the segmentation
+    seen = np.ones(len(ends), dtype=bool)
+    seen[within:] = history.active[within:]
+    seen[:within] = segmentation.edge_area > 0
+    near = (segmentation.chunk[ends[:, 0]] == segmentation.chunk[ends[:, 1]]).all(axis=1)
+    same = segmentation.section[ends[:, 0]] == segmentation.section[ends[:, 1]]
+    kind = np.where(near, "in", np.where(same, "cross", "between"))
+    affinity = np.where(same & ~near, np.inf, np.clip(0.5 + 0.05 * area, 0.5, 0.99))
+    affinity[within:] = 0.3
+    affinity[~history.active] = 0.05
+    rows = np.flatnonzero(seen)
+    write_table(
+        place / "edges.parquet",
+        {
+            **{f"chunk_{axis}": segmentation.chunk[ends[rows, 0], k] for k, axis in enumerate("xyz")},
+            "kind": pa.array(kind[rows].tolist(), type=pa.string()),
+            "supervoxel_1": segmentation.ids[ends[rows, 0]],
+            "supervoxel_2": segmentation.ids[ends[rows, 1]],
+            "affinity": affinity[rows],
+            "area": area[rows],
+        },
+    )
+
+
+def _write_cross_edges(
+    place: Path, segmentation: Segmentation, history: History, builder: GraphBuilder
+) -> None:
+    """Edges that leave each level-2 node that ever existed, from both sides."""
+    ends = history.edges
+    height = (segmentation.chunk[ends[:, 0]] ^ segmentation.chunk[ends[:, 1]]).max(axis=1)
+    across = np.flatnonzero(height > 0)
+    layer = 1 + np.ceil(np.log2(height[across] + 1.0)).astype(np.int64)
+    both = np.concatenate([ends[across], ends[across][:, ::-1]])
+    layers = np.concatenate([layer, layer])
+    order = np.argsort(both[:, 0], kind="stable")
+    both, layers = both[order], layers[order]
+    parts: list[tuple[Ints, Ints, Ints, pa.Array]] = []
+    for rows, l2, when in builder.graph.l2_of_supervoxel:
+        low = np.searchsorted(both[:, 0], rows, side="left")
+        count = np.searchsorted(both[:, 0], rows, side="right") - low
+        at = np.repeat(low - np.cumsum(count) + count, count) + np.arange(count.sum())
+        parts.append((np.repeat(l2, count), layers[at], segmentation.ids[both[at]], times(when, len(at))))
+    l2 = np.concatenate([part[0] for part in parts])
+    pairs = np.concatenate([part[2] for part in parts])
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], l2))
+    write_table(
+        place / "l2_cross_edges.parquet",
+        {
+            "l2_id": l2[order],
+            "layer": np.concatenate([part[1] for part in parts])[order].astype(np.int8),
+            "supervoxel_1": pairs[order, 0],
+            "supervoxel_2": pairs[order, 1],
+            "valid_from": pa.concat_arrays([part[3] for part in parts]).take(pa.array(order)),
+        },
+    )

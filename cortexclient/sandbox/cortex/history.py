@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cortexclient.sandbox.cortex.anatomy import Cell, random_for
 from cortexclient.sandbox.cortex.sizes import AXON
-from cortexclient.sandbox.cortex.volume import Sections
+from cortexclient.sandbox.cortex.supervoxels import Sections
 
 __all__ = ["EPOCH", "VERSIONS", "Edit", "History", "Supply", "VersionPlan", "plan_history"]
 

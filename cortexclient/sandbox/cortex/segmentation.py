@@ -8,35 +8,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cortexclient.sandbox.cortex.anatomy import Cell, grow_dendrites, place_somata
-from cortexclient.sandbox.cortex.axons import grow_axons, make_orphans
+from cortexclient.sandbox.cortex.anatomy import Cell, grow_axons, grow_dendrites, make_orphans, place_somata
 from cortexclient.sandbox.cortex.files import Spool
 from cortexclient.sandbox.cortex.frame import Frame
-from cortexclient.sandbox.cortex.ids import IdScheme
 from cortexclient.sandbox.cortex.sizes import CHUNK, Size
 from cortexclient.sandbox.cortex.supervoxels import (
     CellSupervoxels,
-    Measures,
-    cut_into_supervoxels,
-    merge_measures,
-)
-from cortexclient.sandbox.cortex.volume import (
     Grid,
+    Measures,
     Sections,
     Voxels,
     contacts,
     cut_into_sections,
+    cut_into_supervoxels,
     grid_around,
+    merge_measures,
     owners,
     paint,
 )
+from cortexclient.sandbox.stores.graph.state import IdLayout
 
 __all__ = ["Contacts", "Segmentation", "grow_cells", "segment"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# chunk rows along the depth that are resolved at once: bounds the memory of large volumes
+# chunk rows along the depth that are resolved in one pass: bounds the memory of large volumes
 _SLAB_CHUNKS = 8
 
 
@@ -70,7 +67,7 @@ class Segmentation:
     sections : list of Sections
     frame : Frame
     grid : Grid
-    scheme : IdScheme
+    scheme : IdLayout
     voxels : list of Voxels
         Of each cell.
     voxel_rows : list of int64 arrays
@@ -92,7 +89,7 @@ class Segmentation:
     sections: list[Sections]
     frame: Frame
     grid: Grid
-    scheme: IdScheme
+    scheme: IdLayout
     voxels: list[Voxels]
     voxel_rows: list[Ints]
     ids: Ints
@@ -145,7 +142,7 @@ def segment(cells: list[Cell], frame: Frame, spool: Spool | None = None) -> Segm
     """
     spool = spool or Spool()
     grid = grid_around(cells, frame)
-    scheme = IdScheme.for_chunks(grid.chunks)
+    scheme = IdLayout.for_chunks(grid.chunks)
     sections = [cut_into_sections(cell) for cell in cells]
     painted = [
         _spooled(spool, paint(cell, part, grid, frame)) for cell, part in zip(cells, sections, strict=True)
@@ -195,7 +192,7 @@ def _join(
     sections: list[Sections],
     frame: Frame,
     grid: Grid,
-    scheme: IdScheme,
+    scheme: IdLayout,
     voxels: list[Voxels],
     cut: list[CellSupervoxels],
     spool: Spool,

@@ -11,8 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.responses import json_response
-from cortexclient.sandbox.routes.materialize_body import (
+from cortexclient.sandbox.routes.materialize.body import (
     BodySchema,
     Check,
     RefusedError,
@@ -25,17 +24,23 @@ from cortexclient.sandbox.routes.materialize_body import (
     number,
     text,
 )
-from cortexclient.sandbox.routes.materialize_response import header_text
-from cortexclient.sandbox.routes.materialize_service import failure, parsed_body
-from cortexclient.sandbox.routes.pages import unserved
-from cortexclient.sandbox.routes.table_access import check_owner, check_reader, check_writer, user_id
-from cortexclient.sandbox.stores.tables_errors import QueryError, aborted
+from cortexclient.sandbox.routes.materialize.service import (
+    check_owner,
+    check_reader,
+    check_writer,
+    failure,
+    header_text,
+    parsed_body,
+    user_id,
+)
+from cortexclient.sandbox.routes.pages import json_response, unserved
+from cortexclient.sandbox.stores.tables.model import QueryError, aborted
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from cortexclient.sandbox.stores.tables_write import AnnotationWriter
+    from cortexclient.sandbox.stores.tables.write import AnnotationWriter
     from cortexclient.sandbox.world import World
 
 __all__ = ["routes"]
@@ -226,7 +231,7 @@ def _update(call: _Call) -> Response:
 
 
 def _look_up_soon(call: _Call) -> None:
-    """The service asks the materialization service for a lookup, which answers later, if at all; a sane one at once."""
+    """Look up supervoxels with ``strict=False``; the real service queues a lookup, which may come later or never."""
     if not call.world.options.strict:
         call.writer.look_up(call.table)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.authorize import USER
-from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.access import USER
+from cortexclient.sandbox.routes.pages import json_response
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -62,7 +62,7 @@ class _Service:
         return user or self.access.users[0]
 
     def for_admins(self, handler: Callable[[Request], Response]) -> Callable[[Request], Response]:
-        """Handler that answers nobody but administrators."""
+        """Handler that refuses everybody but administrators."""
 
         def checked(request: Request) -> Response:
             return handler(request) if self._who(request).admin else _text("Requires admin privilege.", 403)

@@ -20,15 +20,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.authorize import USER
+from cortexclient.sandbox.access import USER
 from cortexclient.sandbox.routes.pages import redirect_text, unserved, wrong_method_page
-from cortexclient.sandbox.stores.graph_state import moment
+from cortexclient.sandbox.stores.graph.state import moment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request
 
-    from cortexclient.sandbox.stores.graph_state import Ids
+    from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
 __all__ = [
@@ -81,7 +81,7 @@ class Call:
 
     @property
     def user(self) -> str:
-        """Id of who asks; nobody's where the sandbox asks for no token."""
+        """Id of the user; 0 where the sandbox asks for no token."""
         return str(getattr(self.request.scope.get(USER), "id", 0))
 
     def arg(self, name: str, default: str | None = None) -> str | None:
@@ -176,7 +176,7 @@ class _Encoder(json.JSONEncoder):
 
 
 def jsonify(value: Any, call: Call | None = None, *, status: int = 200, **options: Any) -> Response:
-    """Answer JSON; 64-bit numbers of numpy become text where the call asks for ``int64_as_str``.
+    """Return a JSON response; 64-bit numbers of numpy become text where the call asks for ``int64_as_str``.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def harmless(body: str) -> str:
 
 
 def binary(ids: Any) -> Response:
-    """Answer raw little-endian 64-bit integers; the type is what Flask calls any bytes."""
+    """Return raw little-endian 64-bit integers; the type is what Flask calls any bytes."""
     return Response(np.ascontiguousarray(ids).astype("<i8").tobytes(), media_type="text/html")
 
 
@@ -209,7 +209,7 @@ def unsigned(ids: Any) -> Any:
 
 
 def text(body: str | bytes) -> Response:
-    """Answer text or bytes; the type is what Flask calls both."""
+    """Return text or bytes; the type is what Flask calls both."""
     return Response(body, media_type="text/html")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.sandbox.routes import chunkedgraph_edits, chunkedgraph_history, chunkedgraph_legacy
 from cortexclient.sandbox.routes.calls import (
     ApiError,
     Call,
@@ -20,17 +20,97 @@ from cortexclient.sandbox.routes.calls import (
     text,
     unsigned,
 )
-from cortexclient.sandbox.stores import graph_edges, graph_space
-from cortexclient.sandbox.stores.graph_state import to_micros
+from cortexclient.sandbox.routes.chunkedgraph_history import (
+    edit_routes,
+    history_routes,
+    lookup_supervoxels,
+    node_time,
+)
+from cortexclient.sandbox.stores.graph import build, history, space
+from cortexclient.sandbox.stores.graph.state import to_micros
 
 if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import BaseRoute
 
-    from cortexclient.sandbox.stores.graph_state import Ids
+    from cortexclient.sandbox.routes.calls import Handler
+    from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
-__all__ = ["PCG_VERSION", "routes"]
+__all__ = ["PCG_VERSION", "legacy_routes", "routes"]
+
+_OLD_TABLE = "/segmentation/1.0/{table}"
+
+
+def legacy_routes(world: World, info: Handler, root_of: Callable[[Call, int], np.uint64]) -> list[BaseRoute]:
+    """Routes of version 0.
+
+    Parameters
+    ----------
+    world : World
+    info : callable
+        Answers what the graph is.
+    root_of : callable
+        Gives the root of a node, as for version 1.
+    """
+    service = _Legacy(world, root_of)
+    paths: list[tuple[str, Handler]] = [
+        ("graph/root", service.root_of_body),
+        ("graph/{node}/root", service.root),
+        ("segment/{node}/children", service.children),
+        ("segment/{node}/leaves", service.leaves),
+        ("segment/{node}/leaves_from_leave", service.leaves_from_leaf),
+        ("segment/{node}/contact_sites", service.contact_sites),
+        ("segment/{root}/change_log", service.change_log),
+        ("segment/{root}/merge_log", service.merge_log),
+        ("graph/oldest_timestamp", service.oldest),
+    ]
+    either = [route(world, f"{_OLD_TABLE}/{path}", handler, ("GET", "POST")) for path, handler in paths]
+    return [route(world, f"{_OLD_TABLE}/info", info), *either]
+
+
+class _Legacy:
+    """Handlers; each answers one route."""
+
+    def __init__(self, world: World, root_of: Callable[[Call, int], np.uint64]) -> None:
+        self.world = world
+        self.root_of = root_of
+
+    def root(self, call: Call) -> Response:
+        return binary(self.root_of(call, call.node()))
+
+    def root_of_body(self, call: Call) -> Response:
+        return binary(self.root_of(call, int(call.json()[0])))
+
+    def children(self, call: Call) -> Response:
+        return binary(self.world.graph.children(call.node()))
+
+    def leaves(self, call: Call) -> Response:
+        stop_layer = call.number("stop_layer", 1)
+        return binary(space.leaves(self.world.graph, call.node(), stop_layer, call.bounds()))
+
+    def leaves_from_leaf(self, call: Call) -> Response:
+        call.bounds()
+        # the service puts a number and a dictionary together
+        raise ValueError("zero-dimensional arrays cannot be concatenated")
+
+    def contact_sites(self, _: Call) -> Response:
+        name = "ChunkedGraph.get_subgraph_edges()"
+        raise TypeError(f"{name} got an unexpected keyword argument 'connected_edges'")
+
+    def change_log(self, call: Call) -> Response:
+        past = call.at("timestamp", 0)
+        return jsonify(history.change_log(self.world.graph, call.node("root"), filtered=False, past=past))
+
+    def merge_log(self, call: Call) -> Response:
+        return jsonify(history.merge_log(self.world.graph, call.node("root")))
+
+    def oldest(self, call: Call) -> Response:
+        oldest = self.world.graph.oldest()
+        if oldest is None:
+            raise AttributeError("'NoneType' object has no attribute 'isoformat'")
+        return jsonify({"iso": oldest.isoformat(call.arg("delimiter", " ") or "")})
+
 
 PCG_VERSION = "2.21.1"
 _API_VERSIONS = [0, 1]
@@ -65,8 +145,8 @@ def routes(world: World) -> list[BaseRoute]:
     own = [route(world, path, handler, methods) for path, handler, methods in paths]
     prefixes = ("/segmentation", "/segmentation/api/v1", "/segmentation/1.0")
     pages = [page for prefix in prefixes for page in index_routes(world, prefix, service.index)]
-    more = [*chunkedgraph_history.routes(world), *chunkedgraph_edits.routes(world)]
-    legacy = chunkedgraph_legacy.routes(world, service.info, service.root_of)
+    more = [*history_routes(world), *edit_routes(world)]
+    legacy = legacy_routes(world, service.info, service.root_of)
     return [*own, *pages, *more, *legacy, anything_else("segmentation")]
 
 
@@ -149,7 +229,7 @@ class _Nodes:
 
     def leaves(self, call: Call) -> Response:
         stop_layer = call.number("stop_layer", 1)
-        found = graph_space.leaves(self.world.graph, call.node(), stop_layer, call.bounds())
+        found = space.leaves(self.world.graph, call.node(), stop_layer, call.bounds())
         return jsonify({"leaf_ids": found}, call)
 
     def leaves_many(self, call: Call) -> Response:
@@ -159,7 +239,7 @@ class _Nodes:
             # the service puts the pieces of a node together once each time that it is named
             raise ValueError("zero-dimensional arrays cannot be concatenated")
         stop_layer = call.number("stop_layer", 1)
-        found = graph_space.nodes_within(self.world.graph, nodes, stop_layer, bounds)
+        found = space.nodes_within(self.world.graph, nodes, stop_layer, bounds)
         return jsonify({str(node): ids for node, ids in zip(nodes.tolist(), found, strict=True)}, call)
 
     def children(self, call: Call) -> Response:
@@ -167,7 +247,7 @@ class _Nodes:
 
     def covering_nodes(self, call: Call) -> Response:
         ids = call.ids(raw=call.flag("is_binary"))
-        found = graph_space.covering_nodes(self.world.graph, ids, to_micros(call.at()))
+        found = space.covering_nodes(self.world.graph, ids, to_micros(call.at()))
         return binary(found) if call.flag("as_array") else jsonify(found, call)
 
     def _chunk(self, call: Call) -> dict[int, Ids]:
@@ -178,7 +258,7 @@ class _Nodes:
         if layer != 2:
             text_ = "This function only accepts level 2 chunks, the chunk requested is a level"
             raise ValueError(f"{text_} {layer} chunk")
-        return graph_space.children_in_chunk(graph, chunk, at)
+        return space.children_in_chunk(graph, chunk, at)
 
     def chunk_children_binary(self, call: Call) -> Response:
         found = self._chunk(call)
@@ -197,13 +277,13 @@ class _Nodes:
     # -- graphs ----------------------------------------------------------------------------------------------------
 
     def l2_graph(self, call: Call) -> Response:
-        edges = graph_space.l2_graph(self.world.graph, call.node(), call.bounds())
+        edges = space.l2_graph(self.world.graph, call.node(), call.bounds())
         used = "True" if call.arg("bounds") is not None else "False"
         return jsonify({"edge_graph": edges}, call, headers={"Used-Bounds": used})
 
     def subgraph(self, call: Call) -> Response:
         internal = call.flag("only_internal_edges", default=True)
-        edges = graph_edges.subgraph(self.world.graph, call.node(), call.bounds(), internal=internal)
+        edges = build.subgraph(self.world.graph, call.node(), call.bounds(), internal=internal)
         body = {"nodes": edges.pairs, "affinities": edges.affinities, "areas": edges.areas}
         return jsonify(body, call)
 
@@ -219,14 +299,14 @@ class _Nodes:
         graph = self.world.graph
         nodes = call.json()
         assert len(nodes) == 2
-        ends = chunkedgraph_edits.lookup_supervoxels(graph, nodes)
-        made = chunkedgraph_edits.node_time(graph, int(nodes[0][0]))
-        path = graph_space.find_path(graph, int(ends[0]), int(ends[1]), made)
+        ends = lookup_supervoxels(graph, nodes)
+        made = node_time(graph, int(nodes[0][0]))
+        path = space.find_path(graph, int(ends[0]), int(ends[1]), made)
         failed: list[Any] = []
         if call.flag("precision_mode", default=True):
             centroids, failed = self._precise(path)
         else:
-            centroids = graph_space.json_path(graph, path)
+            centroids = space.json_path(graph, path)
         return jsonify({"centroids_list": centroids, "failed_l2_ids": failed, "l2_path": path}, call)
 
     def _precise(self, path: Ids) -> tuple[list[Any], list[Any]]:
@@ -238,7 +318,7 @@ class _Nodes:
         return centroids, [np.int64(node) for node in path.tolist() if not known[node]]
 
     def supervoxel_lookup(self, call: Call) -> Response:
-        found = chunkedgraph_edits.lookup_supervoxels(self.world.graph, call.json())
+        found = lookup_supervoxels(self.world.graph, call.json())
         return jsonify(found, call)
 
 

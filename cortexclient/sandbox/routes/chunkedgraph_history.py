@@ -1,4 +1,4 @@
-"""The chunkedgraph service: validity, lineage and logs of edits."""
+"""The chunkedgraph service: lineage, change logs, and edits."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cortexclient.sandbox.routes.calls import ApiError, Call, harmless, jsonify, route, text
-from cortexclient.sandbox.stores import graph_history as history
-from cortexclient.sandbox.stores import graph_log
-from cortexclient.sandbox.stores.graph import operation_time
+from cortexclient.sandbox.stores.graph import edits, history
+from cortexclient.sandbox.stores.graph.edits import Edit, EditError
+from cortexclient.sandbox.stores.graph.graph import operation_time
+from cortexclient.sandbox.stores.graph.space import Geometry
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import pandas as pd
+    from numpy.typing import NDArray
     from starlette.responses import Response
     from starlette.routing import BaseRoute
 
+    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
+    from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
+__all__ = ["edit_routes", "history_routes", "lookup_supervoxels", "node_time"]
 
 _TABLE = "/segmentation/api/v1/table/{table}"
 
 
-def routes(world: World) -> list[BaseRoute]:
+def history_routes(world: World) -> list[BaseRoute]:
     """Routes about the history of roots."""
     service = _History(world)
     paths: list[tuple[str, Any, tuple[str, ...]]] = [
@@ -102,7 +108,7 @@ class _History:
     def delta_roots(self, call: Call) -> Response:
         past = call.moment("timestamp_past", None)
         assert past is not None
-        old, new = graph_log.delta_roots(self.world.graph, past, call.at("timestamp_future"))
+        old, new = history.delta_roots(self.world.graph, past, call.at("timestamp_future"))
         return jsonify({"old_roots": old, "new_roots": new}, call)
 
     def oldest(self, call: Call) -> Response:
@@ -127,17 +133,17 @@ class _History:
         past = call.at("timestamp", 0)
         root = call.node("root")
         return jsonify(
-            graph_log.change_log(self.world.graph, root, filtered=call.flag("filtered"), past=past), call
+            history.change_log(self.world.graph, root, filtered=call.flag("filtered"), past=past), call
         )
 
     def merge_log(self, call: Call) -> Response:
-        return jsonify(graph_log.merge_log(self.world.graph, call.node("root")), call)
+        return jsonify(history.merge_log(self.world.graph, call.node("root")), call)
 
     def _tabular(self, roots: list[int], *, filtered: bool) -> dict[int, pd.DataFrame]:
         graph = self.world.graph
         history.check_roots(graph, roots)
         frames = {
-            root: graph_log.tabular_change_log(graph, root, filtered=filtered, past=graph.oldest())
+            root: history.tabular_change_log(graph, root, filtered=filtered, past=graph.oldest())
             for root in roots
         }
         if any(len(frame) for frame in frames.values()):
@@ -169,7 +175,7 @@ class _History:
         import pandas as pd
 
         end = None if call.arg("timestamp_end") is None else call.at("timestamp_end")
-        entries = graph_log.operations_between(self.world.graph, call.at("timestamp", 0), end)
+        entries = history.operations_between(self.world.graph, call.at("timestamp", 0), end)
         frame = pd.DataFrame(
             {
                 "operation_id": [int(entry["operation_id"]) for entry in entries],
@@ -197,7 +203,7 @@ class _History:
 
     def operation_details(self, call: Call) -> Response:
         numbers = json.loads(call.arg("operation_ids", "[]") or "")
-        return jsonify(graph_log.operation_details(self.world.graph, numbers), call)
+        return jsonify(history.operation_details(self.world.graph, numbers), call)
 
     def user_operations(self, call: Call) -> Response:
         import pandas as pd
@@ -207,7 +213,7 @@ class _History:
             # the service's own default does not pass its check
             raise ApiError(400, "Timestamp parameter end_time is not a valid unix timestamp")
         undone = call.flag("include_undone")
-        own = graph_log.operations_of(
+        own = history.operations_of(
             self.world.graph, call.arg("user_id"), start, call.at("end_time"), undone=undone
         )
         columns = {
@@ -221,3 +227,136 @@ class _History:
 def _numpy_text(roots: list[int]) -> str:
     """Ids as numpy prints an array."""
     return "[" + " ".join(str(root) for root in roots) + "]"
+
+
+# merges over more chunks than this are taken for a slip
+_MAX_CHUNKS = 3
+
+
+def edit_routes(world: World) -> list[BaseRoute]:
+    """Routes that change the graph."""
+    service = _Edits(world)
+    paths: list[tuple[str, Any]] = [
+        ("merge", service.merge),
+        ("split", service.split),
+        ("undo", service.undo),
+        ("redo", service.redo),
+        ("graph/split_preview", service.preview),
+    ]
+    return [route(world, f"{_TABLE}/{path}", handler, ("POST",)) for path, handler in paths]
+
+
+def node_time(graph: ChunkedGraph, node: int) -> int:
+    """When a node was made, in microseconds since 1970.
+
+    Raises
+    ------
+    IndexError
+        For supervoxels and unknown ids, with the text of the service's own failure.
+    """
+    made = graph.created([node])
+    if graph.layout.layers(node) < 2 or np.isnat(made[0]):
+        raise IndexError("list index out of range")
+    return int(made.astype(np.int64)[0])
+
+
+def _points(graph: ChunkedGraph, nodes: list[Any]) -> NDArray[np.int64]:
+    """Points of an edit, given in nm after the id, as voxels (n, 3)."""
+    resolution = Geometry(graph).resolution
+    return np.array([np.array(node[1:]) / resolution for node in nodes], dtype=np.int64).reshape(-1, 3)
+
+
+def lookup_supervoxels(graph: ChunkedGraph, nodes: list[Any]) -> Ids:
+    """Supervoxels that edits mean: a node and a point (nm) near it.
+
+    Parameters
+    ----------
+    graph : ChunkedGraph
+    nodes : list of [id, x, y, z]
+        Ids may be text.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+    """
+    points = _points(graph, nodes)
+    found = []
+    for node, point in zip(nodes, points, strict=True):
+        own = int(node[0])
+        made = 0 if graph.layout.layers(own) == 1 else node_time(graph, own)
+        try:
+            found.append(int(graph.volume.nearest_of(own, point[None], made)[0]))
+        except LookupError as error:
+            if isinstance(error, IndexError):
+                raise
+            raise ApiError(400, str(error)) from error
+    return np.array(found, dtype=np.int64)
+
+
+class _Edits:
+    """Handlers; each answers one route."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def _answer(self, call: Call, edit: Edit) -> Response:
+        return jsonify({"operation_id": np.int64(edit.operation_id), "new_root_ids": edit.new_roots}, call)
+
+    def merge(self, call: Call) -> Response:
+        graph = self.world.graph
+        nodes = call.json()
+        assert len(nodes) == 2
+        ends = lookup_supervoxels(graph, nodes)
+        apart = np.abs(np.diff(graph.layout.chunks(ends), axis=0))
+        if (apart > int(call.arg("chebyshev_distance") or _MAX_CHUNKS)).any():
+            raise ApiError(
+                400, "Chebyshev distance between merge points exceeded allowed maximum (3 chunks)."
+            )
+        points = _points(graph, nodes)
+        try:
+            edit = edits.merge(graph, int(ends[0]), int(ends[1]), points_vx=points, user=call.user)
+        except EditError as error:
+            raise ApiError(400, str(error)) from error
+        return self._answer(call, edit)
+
+    def _sides(self, call: Call) -> tuple[Ids, Ids, NDArray[np.int64], NDArray[np.int64]]:
+        graph = self.world.graph
+        marks = call.json()
+        nodes = [*marks["sources"], *marks["sinks"]]
+        found, points = lookup_supervoxels(graph, nodes), _points(graph, nodes)
+        first = len(marks["sources"])
+        return found[:first], found[first:], points[:first], points[first:]
+
+    def split(self, call: Call) -> Response:
+        sources, sinks, near, far = self._sides(call)
+        try:
+            edit = edits.split(
+                self.world.graph, sources, sinks, points_vx=(near, far), local=True, user=call.user
+            )
+        except EditError as error:
+            raise ApiError(400, str(error)) from error
+        return self._answer(call, edit)
+
+    def preview(self, call: Call) -> Response:
+        sources, sinks, near, far = self._sides(call)
+        try:
+            parts, illegal = edits.split_preview(
+                self.world.graph, sources, sinks, np.concatenate([near, far])
+            )
+        except EditError as error:
+            raise ApiError(400, str(error)) from error
+        return jsonify({"supervoxel_connected_components": parts, "illegal_split": illegal}, call)
+
+    def undo(self, call: Call) -> Response:
+        return self._again(call, redo=False)
+
+    def redo(self, call: Call) -> Response:
+        return self._again(call, redo=True)
+
+    def _again(self, call: Call, *, redo: bool) -> Response:
+        step = edits.redo if redo else edits.undo
+        try:
+            edit = step(self.world.graph, int(call.json()["operation_id"]), user=call.user)
+        except EditError as error:
+            raise ApiError(400, str(error)) from error
+        return self._answer(call, edit)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
-from cortexclient.sandbox.authorize import USER
-from cortexclient.sandbox.responses import json_response, message_error
-from cortexclient.sandbox.routes.pages import unserved
+from cortexclient.sandbox.access import USER
+from cortexclient.sandbox.routes.pages import json_response, message_error, unserved
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -81,7 +80,7 @@ class _Info:
         return {name: self.full(body) for name, body in bodies.items()}
 
     def visible(self, request: Request) -> list[str]:
-        """Datastacks that the one who asks may see."""
+        """Datastacks that the user may see."""
         return self.world.access.visible(request.scope.get(USER), self.datastacks())
 
     def full(self, stored: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import BaseRoute
 
-    from cortexclient.sandbox.stores.graph_state import Ids
+    from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
 __all__ = ["routes"]

@@ -1,17 +1,40 @@
-"""Plain answers of the web framework that the real services run on."""
+"""Plain responses in the shapes of the frameworks that the real services run on."""
 
 from __future__ import annotations
 
+import json
 import logging
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
-__all__ = ["crash_page", "not_found_page", "redirect_text", "unserved", "wrong_method_page"]
+__all__ = [
+    "crash_page",
+    "json_response",
+    "message_error",
+    "not_found_page",
+    "redirect_text",
+    "send_bytes",
+    "unserved",
+    "wrong_method_page",
+]
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON response; 64-bit ids are bare integers, as everywhere in CAVE."""
+    return Response(json.dumps(value), status_code=status, media_type="application/json", headers=headers)
+
+
+def message_error(status: int, message: str) -> Response:
+    """Error as flask-restx writes it for routes that set their own status."""
+    return json_response({"message": message}, status)
+
 
 logger = logging.getLogger(__name__)
 _reported: set[str] = set()
@@ -41,24 +64,33 @@ def redirect_text(target: str) -> str:
 
 
 def not_found_page() -> Response:
-    """Answer for a path that a service does not know."""
+    """Return the response to a path that a service does not know."""
     return Response(_NOT_FOUND, status_code=404, media_type="text/html")
 
 
 def wrong_method_page() -> Response:
-    """Answer for a path that a service knows, asked with a method that it does not."""
+    """Return the response to a method that a service does not know."""
     return Response(_WRONG_METHOD, status_code=405, media_type="text/html")
 
 
 def crash_page() -> Response:
-    """Answer of a service whose own code failed and says nothing about it."""
+    """Return the response of a service whose own code failed."""
     return Response(_CRASH, status_code=500, media_type="text/html")
 
 
 async def unserved(request: Request) -> Response:
-    """Answer for any path of a service that no route knows; said once in the log."""
+    """Respond to a path of a service that no route knows; logged once."""
     path = f"{request.method} {request.url.path}"
     if path not in _reported and len(_reported) < 1000:
         _reported.add(path)
         logger.info("the sandbox does not serve %s", path)
     return not_found_page()
+
+
+async def send_bytes(
+    send: Callable[[Any], Any], status: int, body: bytes, content_type: bytes, *extra: tuple[bytes, bytes]
+) -> None:
+    """Send a complete response."""
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *extra]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -38,7 +38,7 @@ def routes(world: World) -> list[BaseRoute]:
 
 
 def serve(body: bytes, packed: bool, name: str, request: Request) -> Response:
-    """Answer a file, or the part of it that is asked for.
+    """Return a file, or the requested range of it.
 
     Parameters
     ----------

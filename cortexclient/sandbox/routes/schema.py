@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.responses import json_response, message_error
 from cortexclient.sandbox.routes.info import did_you_mean
-from cortexclient.sandbox.routes.pages import unserved
+from cortexclient.sandbox.routes.pages import json_response, message_error, unserved
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -13,8 +13,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.responses import json_response, message_error
-from cortexclient.sandbox.routes.pages import crash_page, not_found_page, unserved
+from cortexclient.sandbox.routes.pages import (
+    crash_page,
+    json_response,
+    message_error,
+    not_found_page,
+    unserved,
+)
 from cortexclient.sandbox.stores.skeleton_formats import (
     BULK_FORMATS,
     FORMATS,
@@ -40,7 +45,7 @@ VERSION = "0.23.11"
 LATEST, NEUROGLANCER = 4, 2
 MAX_BULK = 10
 MAX_CACHED = 500
-# seconds that the service expects one skeleton to take, and how many it takes to be made at once
+# seconds that the service expects one skeleton to take, and how many it makes concurrently
 SECONDS_EACH, WORKERS = 60, 15
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 # formats that the service knows but cannot send
@@ -93,7 +98,7 @@ class _RefusedError(Exception):
 
 
 class _NeverReadyError(Exception):
-    """A skeleton that the queue cannot make, so that whoever waits for it waits for ever."""
+    """A skeleton that the queue cannot make, so that a request for it waits for ever."""
 
 
 def routes(world: World) -> list[BaseRoute]:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.authorize import USER
-from cortexclient.sandbox.responses import json_response
+from cortexclient.sandbox.access import USER
 from cortexclient.sandbox.routes.calls import anything_else
-from cortexclient.sandbox.routes.pages import crash_page, wrong_method_page
+from cortexclient.sandbox.routes.pages import crash_page, json_response, wrong_method_page
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cortexclient.sandbox.stores.skeleton_tree import Tree
+from cortexclient.sandbox.stores.skeleton_build import Tree
 
 __all__ = [
     "BULK_FORMATS",
@@ -37,7 +37,7 @@ FORMATS = (
     "swccompressed",
     "precomputed",
 )
-# formats in which many are answered at once; each is packed, whether its name says so or not
+# formats of bulk responses; each is packed, whether its name says so or not
 BULK_FORMATS = ("flatdict", "json", "jsoncompressed", "swc", "swccompressed")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cortexclient.sandbox.stores.ids import IdLayout
+from cortexclient.sandbox.stores.graph.state import IdLayout
 
 if TYPE_CHECKING:
     from pathlib import Path

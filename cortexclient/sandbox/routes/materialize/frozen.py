@@ -1,0 +1,302 @@
+"""Queries of frozen versions: one table, several joined, and views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from starlette.responses import Response
+
+from cortexclient.sandbox.routes.materialize.body import COMPLEX, SIMPLE, checked_body, query_arguments
+from cortexclient.sandbox.routes.materialize.service import (
+    OLD_WAY,
+    Ask,
+    check_reader,
+    frame_response,
+    parsed_body,
+)
+from cortexclient.sandbox.stores.tables.model import QueryError, Source, aborted
+from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, TableQuery
+
+__all__ = [
+    "Found",
+    "join_query",
+    "joined_rows",
+    "notices",
+    "require_database",
+    "require_tables",
+    "table_query",
+    "table_rows",
+    "view_query",
+    "view_rows",
+]
+
+_SUFFIXES_OLD = (
+    "Suffixes is deprecated for complex queries as it\ncan be ambiguous what you desire,\nplease pass suffix_map as a "
+    "dictionary to explicitly\nset suffixes for individual tables.\nUpgrade caveclient to >=5.0.0 "
+)
+_SELECT_OLD = (
+    "Select_columns is deprecated for join queries,\nplease use select_column_map a dictionary which is more explicit\n"
+    "about what columns to select from what tables.\nThis query result will attempt to select the first column it "
+    "finds\nof this name in any table, but if there are more than one such column\nit will not select both.\n"
+    "Upgrade caveclient to >=5.0.0 ."
+)
+_PANDAS_OLD = (
+    "Using non-pandas query execution is deprecated\nas it can mangle types,\nplease upgrade caveclient to >=8.0.0 to "
+    "use pandas\nfor improved type handling."
+)
+
+
+@dataclass
+class Found:
+    """Outcome of a query."""
+
+    frame: pd.DataFrame | pa.RecordBatch
+    warnings: list[str]
+    resolution: list[float]
+    names: dict[str, dict[str, str]]
+
+
+def table_query(ask: Ask) -> Response:
+    """``POST version/V/table/T/query``."""
+    body = checked_body(parsed_body(ask.body), SIMPLE)
+    arguments = query_arguments(ask.request.query_params)
+    return _answer(ask, table_rows(ask, ask.path("table"), body, arguments), arguments)
+
+
+def join_query(ask: Ask) -> Response:
+    """``POST version/V/query``."""
+    body = checked_body(parsed_body(ask.body), COMPLEX)
+    arguments = query_arguments(ask.request.query_params)
+    return _answer(ask, joined_rows(ask, body, arguments), arguments)
+
+
+def view_query(ask: Ask) -> Response:
+    """``POST version/V/views/NAME/query``; version 0 is the live database."""
+    body = checked_body(parsed_body(ask.body), SIMPLE)
+    arguments = query_arguments(ask.request.query_params)
+    return _answer(ask, view_rows(ask, ask.path("view"), body, arguments), arguments)
+
+
+def _answer(ask: Ask, found: Found, arguments: dict[str, Any]) -> Response:
+    return frame_response(
+        ask.request,
+        found.frame,
+        warnings=found.warnings,
+        resolution=found.resolution,
+        names=found.names,
+        arguments=arguments,
+    )
+
+
+def _limit(ask: Ask, body: dict[str, Any]) -> int:
+    most = ask.world.options.row_limit
+    return min(int(body.get("limit", most)), most)
+
+
+def _frozen(ask: Ask, table: str) -> Source:
+    """Model of a frozen table for any name in a filter, which may be of no table at all."""
+    if ask.store.metadata(table) is None:
+        raise QueryError("'NoneType' object is not subscriptable")
+    require_database(ask)
+    try:
+        return ask.store.frozen(table, ask.version)
+    except KeyError:
+        raise QueryError(f'Execution failed on sql: relation "{table}" does not exist') from None
+
+
+def require_database(ask: Ask) -> None:
+    """Refuse a version that has no database, or none any more; 0 is the live one."""
+    row = ask.store.version(ask.version)
+    if ask.version != 0 and (row is None or not row["valid"]):
+        name = f"{ask.datastack}__mat{ask.version}"
+        raise QueryError(f'(psycopg2.OperationalError) FATAL:  database "{name}" does not exist\n')
+
+
+def require_tables(ask: Ask, tables: list[str]) -> None:
+    """Refuse tables that are not in the version."""
+    for table in tables:
+        if ask.store.version(ask.version) is None:
+            raise aborted(404, f"Analysis version {ask.version} not found for datastack {ask.datastack}")
+        if ask.store.row_count(table, ask.version) is None:
+            text = (
+                f"Analysis table '{table}' not found for version {ask.version} in datastack {ask.datastack}"
+            )
+            raise aborted(404, text)
+
+
+def _apply_filters(ask: Ask, query: TableQuery, body: dict[str, Any]) -> None:
+    for key, comparison in BODY_FILTERS.items():
+        query.filter(body.get(key), comparison)
+    if not ask.world.options.strict:
+        query.filter(body.get(EXCLUSION), "notin")
+
+
+def notices(metadata: dict[str, Any], name: str) -> list[str]:
+    """What the owner of a table wants its users to know, if anything."""
+    text = metadata.get("notice_text")
+    return [] if text is None else [f"Table Owner Notice on {name}: {text}"]
+
+
+def _resolution(body: dict[str, Any], source: Source) -> list[float]:
+    asked: list[float] = body.get("desired_resolution") or list(source.resolution)
+    return asked
+
+
+def _run(
+    ask: Ask, query: TableQuery, resolution: list[float], arguments: dict[str, Any]
+) -> tuple[pd.DataFrame | pa.RecordBatch, dict[str, dict[str, str]]]:
+    if arguments.get("count"):
+        query.limit = None
+        _, names = query.outputs(resolution)
+        return query.count(), names
+    sample = arguments.get("random_sample")
+    if sample is None or ask.world.options.strict:
+        # the real services take the argument and return all rows
+        return _rows(query, resolution, arguments)
+    frame, names = query.run(resolution)
+    if sample < len(frame):
+        frame = frame.sample(n=sample).reset_index(drop=True)
+    return frame, names
+
+
+def _rows(
+    query: TableQuery, resolution: list[float], arguments: dict[str, Any]
+) -> tuple[pd.DataFrame | pa.RecordBatch, dict[str, dict[str, str]]]:
+    """Rows in the kind that is sent, where that needs no frame."""
+    if query.typed and arguments.get("return_pyarrow"):
+        return query.batch(resolution)
+    return query.run(resolution)
+
+
+def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
+    """Rows of one frozen table."""
+    require_tables(ask, [table])
+    check_reader(ask.world, ask.request, table)
+    options = ask.world.options
+    metadata = ask.store.metadata(table) or {}
+    limit = _limit(ask, body)
+    typed = bool(arguments.get("direct_sql_pandas"))
+    query = TableQuery(
+        ask.store.engine,
+        lambda name: _frozen(ask, name),
+        limit=limit,
+        offset=body.get("offset", 0),
+        typed=typed,
+        lenient=not options.strict,
+    )
+    resolution = _resolution(body, query.source(table))
+    _apply_filters(ask, query, body)
+    query.filter({table: {"valid": True}}, "=")
+    if body.get("select_columns"):
+        for column in body["select_columns"]:
+            query.select(table, column)
+    else:
+        query.select_all(table)
+    frame, names = _run(ask, query, resolution, arguments)
+    warnings = [f'201 - "Limited query to {limit} rows'] if len(frame) == query.limit else []
+    warnings += notices(metadata, table)
+    return Found(frame, warnings + ([] if typed else [OLD_WAY]), resolution, names)
+
+
+def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
+    """Rows of two frozen tables joined."""
+    tables = [name for name, _ in body["tables"]]
+    require_tables(ask, tables)
+    for name in tables:
+        check_reader(ask.world, ask.request, name)
+    warnings = [text for name in tables for text in notices(ask.store.metadata(name) or {}, name)]
+    limit = _limit(ask, body)
+    suffixes = body.get("suffix_map")
+    if body.get("suffixes") is not None:
+        warnings.append(_SUFFIXES_OLD)
+        suffixes = dict(zip(dict.fromkeys(tables), body["suffixes"], strict=False))
+    typed = bool(arguments.get("direct_sql_pandas"))
+    if not typed:
+        warnings.append(_PANDAS_OLD)
+    query = TableQuery(
+        ask.store.engine,
+        lambda name: _frozen(ask, name),
+        limit=limit,
+        offset=body.get("offset", 0),
+        suffixes=suffixes,
+        typed=typed,
+        lenient=not ask.world.options.strict,
+    )
+    resolution = _resolution(body, _frozen(ask, tables[-1]))
+    (left, left_column), (right, right_column) = body["tables"][:2]
+    query.join(left, left_column, right, right_column)
+    _apply_filters(ask, query, body)
+    for table in tables:
+        query.filter({table: {"valid": True}}, "=")
+    warnings += _select_joined(query, body, [right, left])
+    frame, names = _rows(query, resolution, arguments)
+    if len(frame) == limit:
+        warnings.append(f'201 - "Limited query to {limit} rows')
+    return Found(frame, warnings, resolution, names)
+
+
+def _select_joined(query: TableQuery, body: dict[str, Any], tables: list[str]) -> list[str]:
+    """Choose columns; the service goes through its tables in no order, here the one joined last comes first."""
+    if body.get("select_columns"):
+        for column in body["select_columns"]:
+            if not any(_selected(query, table, column) for table in tables):
+                raise aborted(400, f"column {column} not found in any table referenced")
+        return [_SELECT_OLD]
+    if body.get("select_column_map"):
+        for table, columns in body["select_column_map"].items():
+            for column in columns:
+                if not _selected(query, table, column):
+                    raise aborted(400, f"column {column} not found in {table}")
+        return []
+    for table in dict.fromkeys(tables):
+        query.select_all(table)
+    return []
+
+
+def _selected(query: TableQuery, table: str, column: str) -> bool:
+    try:
+        query.select(table, column)
+    except QueryError as error:
+        if "not in model or models" not in str(error):
+            raise
+        return False
+    return True
+
+
+def view_rows(ask: Ask, view: str, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
+    """Rows of a view."""
+    metadata = ask.store.views(0).get(view)
+    if metadata is None:
+        raise QueryError("No row was found for one()")
+    require_database(ask)
+    limit = _limit(ask, body)
+    typed = bool(arguments.get("direct_sql_pandas"))
+
+    def find(name: str) -> Source:
+        if name != view:
+            raise QueryError("'NoneType' object is not subscriptable")
+        return ask.store.view(view, ask.version)
+
+    query = TableQuery(
+        ask.store.engine,
+        find,
+        limit=limit,
+        offset=body.get("offset", 0),
+        typed=typed,
+        lenient=not ask.world.options.strict,
+    )
+    resolution = _resolution(body, query.source(view))
+    _apply_filters(ask, query, body)
+    if body.get("select_columns"):
+        for column in body["select_columns"]:
+            query.select(view, column)
+    else:
+        query.select_all(view)
+    frame, names = _run(ask, query, resolution, arguments)
+    warnings = [] if typed else [OLD_WAY]
+    if len(frame) == query.limit:
+        warnings.append(f'201 - "Limited query to {limit} rows')
+    return Found(frame, warnings + notices(metadata, view), resolution, names)

@@ -1,0 +1,1 @@
+"""The chunkedgraph: its state, history, edits and place in space."""

@@ -1,0 +1,347 @@
+"""The chunkedgraph of a sandbox: which supervoxels belong together, at any time."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cortexclient.sandbox.stores.graph.build import EdgeStore, read_edges
+from cortexclient.sandbox.stores.graph.space import Volume
+from cortexclient.sandbox.stores.graph.state import (
+    NEVER,
+    GraphState,
+    IdLayout,
+    Ids,
+    moment,
+    read_state,
+    to_micros,
+)
+from cortexclient.sandbox.stores.meshes import MeshIndex
+
+if TYPE_CHECKING:
+    from cortexclient.sandbox.layout import DataFolder
+    from cortexclient.sandbox.stores.graph.edits import Edit
+
+__all__ = ["ChunkedGraph"]
+
+Times = NDArray[np.datetime64]
+# the real store keeps milliseconds, so that is what it compares
+_MILLISECOND = 1000
+# from so many ids on, looking up all parents in one call is quicker than each
+_MANY = 200_000
+
+
+class ChunkedGraph:
+    """Supervoxels, nodes above them and roots, with their whole history.
+
+    Parameters
+    ----------
+    folder : DataFolder
+        Its ``chunkedgraph`` part is read when first needed.
+
+    Attributes
+    ----------
+    generation : int
+        Edits made since the folder was read.
+    made_here : set of int
+        Level-2 ids that those edits made.
+
+    Notes
+    -----
+    All ids are int64, all times aware UTC; ``at=None`` means the newest state. Reading needs no lock: an edit
+    replaces the whole (immutable) state.
+    """
+
+    def __init__(self, folder: DataFolder) -> None:
+        self.folder = folder
+        self.lock = threading.RLock()
+        self.generation = 0
+        self._state: GraphState | None = None
+        self.made_here: set[int] = set()
+        self._operations: list[dict[str, Any]] | None = None
+        self._edges: EdgeStore | None = None
+        self._volume: Volume | None = None
+        self._meshes: MeshIndex | None = None
+
+    # --- what is there
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """The graphene info as stored, with a stand-in ``data_dir``."""
+        body: dict[str, Any] = self.folder.json("chunkedgraph", "info.json")
+        return body
+
+    @property
+    def available(self) -> bool:
+        """Whether the folder has a chunkedgraph at all."""
+        return self.folder.file("chunkedgraph", "info.json").is_file()
+
+    @cached_property
+    def layout(self) -> IdLayout:
+        """How ids are put together."""
+        return IdLayout.from_info(self.info)
+
+    @property
+    def n_layers(self) -> int:
+        """Layer of the roots."""
+        return self.layout.n_layers
+
+    @property
+    def state(self) -> GraphState:
+        """The arrays at the current generation."""
+        if self._state is None:
+            with self.lock:
+                if self._state is None:
+                    self._state = read_state(self.folder.file("chunkedgraph"))
+        return self._state
+
+    @property
+    def operations(self) -> list[dict[str, Any]]:
+        """Edits, oldest first, as ``operations.json`` stores them."""
+        if self._operations is None:
+            with self.lock:
+                if self._operations is None:
+                    self._operations = self.folder.json("chunkedgraph", "operations.json", default=[])
+        assert self._operations is not None
+        return self._operations
+
+    @property
+    def edges(self) -> EdgeStore:
+        """Edges between supervoxels."""
+        if self._edges is None:
+            with self.lock:
+                if self._edges is None:
+                    self._edges = read_edges(self)
+        return self._edges
+
+    @property
+    def volume(self) -> Volume:
+        """Voxels of the supervoxels."""
+        if self._volume is None:
+            with self.lock:
+                if self._volume is None:
+                    self._volume = Volume(self)
+        return self._volume
+
+    @property
+    def meshes(self) -> MeshIndex:
+        """Mesh fragments of nodes."""
+        if self._meshes is None:
+            with self.lock:
+                if self._meshes is None:
+                    self._meshes = MeshIndex(self)
+        return self._meshes
+
+    def supervoxel_at(self, points_vx: ArrayLike) -> Ids:
+        """Supervoxel at each point given in voxels of the segmentation, int64 (n,); 0 where there is none."""
+        return self.volume.supervoxel_at(points_vx)
+
+    def replace(
+        self, state: GraphState, edges: EdgeStore, operation: dict[str, Any], new_l2_ids: Ids
+    ) -> None:
+        """Take over an edited state (the caller holds `lock`)."""
+        self.made_here |= set(new_l2_ids.tolist())
+        self._operations = [*self.operations, operation]
+        self._edges = edges
+        self._state = state
+        self.generation += 1
+
+    def merge(self, source: int, sink: int, **options: Any) -> Edit:
+        """Join two objects: see :func:`cortexclient.sandbox.stores.graph.edits.merge`."""
+        from cortexclient.sandbox.stores.graph.edits import merge
+
+        return merge(self, source, sink, **options)
+
+    def split(self, sources: ArrayLike, sinks: ArrayLike | None = None, **options: Any) -> Edit:
+        """Cut an object in two: see :func:`cortexclient.sandbox.stores.graph.edits.split`."""
+        from cortexclient.sandbox.stores.graph.edits import split
+
+        return split(self, sources, sinks, **options)
+
+    def undo(self, operation_id: int, **options: Any) -> Edit:
+        """Take an edit back: see :func:`cortexclient.sandbox.stores.graph.edits.undo`."""
+        from cortexclient.sandbox.stores.graph.edits import undo
+
+        return undo(self, operation_id, **options)
+
+    # --- membership
+
+    def exists(self, ids: ArrayLike) -> NDArray[np.bool_]:
+        """Whether each id was ever a node of the graph, bool (n,)."""
+        return self.state.find(ids) >= 0
+
+    def roots(self, ids: ArrayLike, at: datetime | None = None, stop_layer: int | None = None) -> Ids:
+        """Ancestor of each node at a time.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (n,)
+            Supervoxels or any nodes above them.
+        at : datetime, optional
+            Time; default now.
+        stop_layer : int, optional
+            Stop at the first ancestor of this layer or above; default the roots' layer.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,)
+            0 for ids without such an ancestor; existing ids already at the layer are returned as they are.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        top = stop_layer or self.n_layers
+        climbed = self.climb(ids, NEVER if at is None else to_micros(at), top)
+        climbed[(self.layout.layers(climbed) < top) | ~self.exists(climbed)] = 0
+        return climbed
+
+    def climb(self, ids: Ids, at: int, top: int, *, complete: bool = False) -> Ids:
+        """Follow parents as the real service does.
+
+        An id without a parent becomes 0 if any other of the ids has one, and stays itself if none has.
+
+        Raises
+        ------
+        KeyError
+            For an id without a parent among others that have one, where `complete`.
+        """
+        if len(ids) > _MANY and not complete:
+            return self._climb_many(ids, at, top)
+        state, layers = self.state, self.layout.layers
+        nodes, inverse = np.unique(ids, return_inverse=True)
+        below = (layers(nodes) < top) & (nodes != 0)
+        for _ in range(top + 1):
+            if not below.any():
+                break
+            parents = state.parents_of(nodes[below], at)
+            if not parents.any():
+                break
+            if complete and not parents.all():
+                raise KeyError(int(nodes[below][parents == 0][0]))
+            nodes[below] = parents
+            below = (layers(nodes) < top) & below
+        return nodes[inverse.reshape(-1)]
+
+    def _climb_many(self, ids: Ids, at: int, top: int) -> Ids:
+        """Do the same with a table of all parents, which is worth making for many ids."""
+        state = self.state
+        parent_rows, layers = state.parent_rows(at), self.layout.layers(state.nodes)
+        rows = state.find(ids)
+        found = ids.copy()
+        below = (self.layout.layers(ids) < top) & (ids != 0)
+        for _ in range(top + 1):
+            open_rows = rows[below]
+            above = np.where(open_rows >= 0, parent_rows[open_rows], -1)
+            if not (above >= 0).any():
+                break
+            rows[below] = above
+            found[below] = np.where(above >= 0, state.nodes[above], 0)
+            below[below] = (above < 0) | (layers[above] < top)
+        return found
+
+    def children(self, node: int) -> Ids:
+        """Children of one node, int64; they never change. Empty for supervoxels and unknown nodes."""
+        return self.state.children_of(np.array([node], dtype=np.int64))[0]
+
+    def descendants(self, nodes: ArrayLike, layer: int) -> tuple[Ids, Ids]:
+        """Descendants at one layer of several nodes.
+
+        Returns
+        -------
+        ids : ndarray of int64, shape (n,)
+        owner : ndarray of int64, shape (n,)
+            Position in `nodes` of the node that each one descends from.
+        """
+        state = self.state
+        front = np.asarray(nodes, dtype=np.int64)
+        owner = np.arange(len(front), dtype=np.int64)
+        found, owners = [], []
+        while len(front):
+            here = self.layout.layers(front) == layer
+            found.append(front[here])
+            owners.append(owner[here])
+            higher = self.layout.layers(front) > layer
+            front, position = state.children_of(front[higher])
+            owner = owner[higher][position]
+        if not found:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        return np.concatenate(found), np.concatenate(owners)
+
+    def l2_ids(self, root: int) -> Ids:
+        """Level-2 ids of a node, int64."""
+        return self.descendants([root], 2)[0]
+
+    def l2_edges(self, root: int) -> Ids:
+        """Level-2 graph of a root that exists or existed, int64 (n, 2)."""
+        return self.state.edges_of(int(root))
+
+    def supervoxels(self, node: int) -> Ids:
+        """Supervoxels of a node, int64."""
+        return self.descendants([node], 1)[0]
+
+    # --- time
+
+    def created(self, ids: ArrayLike) -> Times:
+        """When each node was made, datetime64[us] UTC; NaT for unknown ids."""
+        return self._when(ids, self.state.created)
+
+    def superseded(self, ids: ArrayLike) -> Times:
+        """When each node left the graph, datetime64[us] UTC; NaT while it is in it, and for unknown ids."""
+        return self._when(ids, self.state.superseded)
+
+    def _when(self, ids: ArrayLike, column: Ids) -> Times:
+        rows = self.state.find(ids)
+        times = column[rows].copy()
+        times[(rows < 0) | (times == NEVER)] = np.iinfo(np.int64).min
+        return times.view("datetime64[us]")
+
+    def is_latest(self, root_ids: ArrayLike, at: datetime | None = None) -> NDArray[np.bool_]:
+        """Whether each root is part of the graph at a time, bool (n,); False for unknown ids.
+
+        As in the real service the comparison is made in whole milliseconds and a root is not yet there in
+        the very millisecond of its making.
+        """
+        state = self.state
+        rows = state.find(root_ids)
+        when = NEVER if at is None else to_micros(at) // _MILLISECOND * _MILLISECOND
+        layers = self.layout.layers(root_ids)
+        made = state.created[rows] < when
+        # only roots are ever marked as superseded, so any other node counts as latest (supervoxels have no mark at all)
+        gone = (state.superseded[rows] < when) & (layers == self.n_layers)
+        latest: NDArray[np.bool_] = (rows >= 0) & (layers > 1) & made & ~gone
+        return latest
+
+    def alive(self, at: datetime | None = None) -> Ids:
+        """All roots of the graph at a time, int64, sorted."""
+        state = self.state
+        when = NEVER - 1 if at is None else to_micros(at)
+        top = (
+            (self.layout.layers(state.nodes) == self.n_layers)
+            & (state.created <= when)
+            & (state.superseded > when)
+        )
+        ids: Ids = state.nodes[top]
+        return ids
+
+    def past_roots(self, root_ids: ArrayLike, at: datetime) -> Ids:
+        """Roots at a time that any of these roots grew out of, int64, sorted."""
+        supervoxels, _ = self.descendants(np.asarray(root_ids, dtype=np.int64), 1)
+        roots = np.unique(self.roots(supervoxels, at))
+        known: Ids = roots[roots != 0]
+        return known
+
+    def oldest(self) -> datetime | None:
+        """500 ms before the first edit, as the service answers; None before any edit."""
+        if not self.operations:
+            return None
+        first = to_micros(operation_time(self.operations[0]))
+        return moment(first - 500 * _MILLISECOND)
+
+
+def operation_time(operation: dict[str, Any], key: str = "time") -> datetime:
+    """Time of an edit, aware UTC."""
+    at = datetime.fromisoformat(str(operation[key]))
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

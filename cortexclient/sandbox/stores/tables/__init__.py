@@ -1,0 +1,1 @@
+"""Annotation tables, frozen versions and views: storing, querying, writing."""
