@@ -10,6 +10,7 @@ from cortexclient.errors import MissingDataError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.ids import as_id, as_ids
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
+from cortexclient.services.navis_neurons import make_mesh_neuron, require_navis
 from cortexclient.services.vertex_assigner import (
     VertexAssigner,
     level2_at,
@@ -64,7 +65,7 @@ class MeshClient:
         root_id: int,
         *,
         progress: bool = False,
-        output: Literal["mesh", "trimesh"] = "mesh",
+        output: Literal["mesh", "trimesh", "navis"] = "mesh",
         **kwargs: Any,
     ) -> Any:
         """Return the mesh of one neuron.
@@ -75,15 +76,15 @@ class MeshClient:
             A root id, or any other node of the chunkedgraph (a level-2 id).
         progress : bool
             Show a progress bar.
-        output : {"mesh", "trimesh"}
-            Kind of object.
+        output : {"mesh", "trimesh", "navis"}
+            Kind of object; ``"navis"`` needs the extra ``navis``.
         **kwargs
             Options of cloud-volume's ``mesh.get``: ``bounding_box`` (voxels), ``allow_missing``,
             ``deduplicate_chunk_boundaries``, ``remove_duplicate_vertices``, ...
 
         Returns
         -------
-        cloudvolume.Mesh or trimesh.Trimesh
+        cloudvolume.Mesh, trimesh.Trimesh or navis.MeshNeuron
             ``vertices`` float32 in nm, shape (N, 3), and ``faces`` uint32, shape (M, 3). Vertices that neighbouring
             fragments share on chunk faces are merged.
 
@@ -91,6 +92,8 @@ class MeshClient:
         ------
         MissingDataError
             If there is no mesh of that id.
+        MissingExtraError
+            If ``output="navis"`` and navis is not installed.
         ValueError
             If several ids are given.
 
@@ -111,7 +114,7 @@ class MeshClient:
         *,
         progress: bool = True,
         missing: Literal["raise", "skip"] = "raise",
-        output: Literal["mesh", "trimesh"] = "mesh",
+        output: Literal["mesh", "trimesh", "navis"] = "mesh",
         **kwargs: Any,
     ) -> dict[int, Any]:
         """Return the meshes of several neurons, fetched concurrently.
@@ -124,8 +127,8 @@ class MeshClient:
             Show a progress bar.
         missing : {"raise", "skip"}
             What to do with ids without a mesh.
-        output : {"mesh", "trimesh"}
-            Kind of object.
+        output : {"mesh", "trimesh", "navis"}
+            Kind of object; ``"navis"`` needs the extra ``navis``.
         **kwargs
             As for `get_mesh`.
 
@@ -147,8 +150,10 @@ class MeshClient:
     ) -> dict[int, Any]:
         if missing not in {"raise", "skip"}:
             raise ValueError(f"missing must be 'raise' or 'skip', not {missing!r}")
-        if output not in {"mesh", "trimesh"}:
-            raise ValueError(f"output must be 'mesh' or 'trimesh', not {output!r}")
+        if output not in {"mesh", "trimesh", "navis"}:
+            raise ValueError(f"output must be 'mesh', 'trimesh' or 'navis', not {output!r}")
+        if output == "navis":
+            require_navis()  # raises before any request is sent
         if options.get("fuse"):
             raise ValueError("fuse=True would make one mesh of all; join the meshes of get_meshes yourself")
         options.pop("fuse", None)
@@ -166,6 +171,8 @@ class MeshClient:
 
         found = self._session.map(one, ids, progress=progress, description="meshes")
         meshes = {root: mesh for root, mesh in zip(ids, found, strict=True) if mesh is not None}
+        if output == "navis":
+            return {root: make_mesh_neuron(root, mesh) for root, mesh in meshes.items()}
         return {root: mesh.trimesh() for root, mesh in meshes.items()} if output == "trimesh" else meshes
 
     def _get(self, root: int, options: Mapping[str, Any]) -> Any:

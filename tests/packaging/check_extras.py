@@ -20,6 +20,7 @@ EXTRAS = {
     "matplotlib": "plot",
     "polars": "polars",
     "ossify": "ossify",
+    "navis": "navis",
 }
 
 
@@ -47,11 +48,18 @@ def cell() -> None:
     require_ossify()
 
 
+def tree() -> None:
+    from cortexclient.services.navis_neurons import require_navis
+
+    require_navis()
+
+
 CASES: tuple[tuple[str, Callable[[], None]], ...] = (
     ("sandbox", sandbox),
     ("sandbox", sandbox_dataset),
     ("plot", figure),
     ("ossify", cell),
+    ("navis", tree),
 )
 
 

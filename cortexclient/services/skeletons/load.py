@@ -20,6 +20,7 @@ from cortexclient.errors import (
 from cortexclient.services.skeletons.compute import compute_skeleton, level2_graph
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
 from cortexclient.services.skeletons.source import fetch_stored, generate_skeletons
+from cortexclient.services.skeletons.swc import tree_of
 from cortexclient.services.skeletons.synapses import RootMoment, moments_of, no_root, synapses_of
 from cortexclient.session import Prefetch, is_below_roots, within_worker
 
@@ -41,7 +42,7 @@ _OF_SOME = (
 )
 """Errors of a batch that some of its neurons may cause alone, or that may pass."""
 
-Output: TypeAlias = Literal["meshwork", "cell", "dict", "swc"]
+Output: TypeAlias = Literal["meshwork", "cell", "navis", "dict", "swc"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class SkeletonLoader:
         session.info()  # once, because every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
         (skeletons, attributes, graphs), (moments, synapses) = session.run_all(jobs)
-        build = self._cell if self._options.output == "cell" else self._meshwork
+        build = {"cell": self._cell, "navis": self._navis}.get(self._options.output, self._meshwork)
         return {
             root: partial(
                 self._caught,
@@ -158,10 +159,11 @@ class SkeletonLoader:
     def _shapes(self, roots: list[int]) -> tuple[Any, Any, Any]:
         session = self._session
         jobs: list[Callable[[], Any]] = [partial(self._skeletons, roots)]
-        if self._options.restore_graph:
+        graph = self._options.restore_graph and self._options.output != "navis"
+        if graph:
             jobs.append(lambda: dict(zip(roots, session.map(self._graph, roots), strict=True)))
         found = session.run_all(jobs)
-        graphs = found[1] if self._options.restore_graph else {}
+        graphs = found[1] if graph else {}
         return found[0], self._attributes(found[0]), graphs
 
     def _graph(self, root: int) -> Any:
@@ -178,6 +180,8 @@ class SkeletonLoader:
         from cortexclient.services.skeletons.build import PROPERTIES
 
         options = self._options
+        if options.output == "navis":
+            return {}
         cells = options.output == "cell"
         names = [*(PROPERTIES if options.restore_properties else ())]
         names += ["rep_coord_nm"] if options.restore_graph or cells else []
@@ -238,6 +242,19 @@ class SkeletonLoader:
             attributes=attributes,
             edges=graph,
             synapses=synapses,
+            move=self._mover(data),
+            space=self._target,
+        )
+
+    def _navis(self, root: int, _: RootMoment, data: Mapping[str, Any], *parts: Any) -> Any:
+        from cortexclient.services.navis_neurons import make_tree_neuron
+
+        return make_tree_neuron(
+            root,
+            data,
+            parents=tree_of(len(data["vertices"]), data["edges"], int(data["root"]))[1],
+            synapses=parts[-1],
+            position=self._session.spec.synapse_position_column or "ctr_pt_position",
             move=self._mover(data),
             space=self._target,
         )
@@ -391,6 +408,18 @@ class SkeletonBatches:
     def to_dict(self) -> dict[int, Any]:
         """Read all: root id -> neuron, without the failures."""
         return dict(self)
+
+    def to_navis(self) -> Any:
+        """Read all into a ``navis.NeuronList``, without the failures; of ``output="navis"`` only."""
+        from cortexclient.services.navis_neurons import require_navis
+
+        navis = require_navis()
+        neurons = [neuron for _, neuron in self]
+        if not all(isinstance(neuron, navis.TreeNeuron) for neuron in neurons):
+            raise TypeError(
+                "these neurons are none of navis; get them with get_skeletons(..., output='navis')"
+            )
+        return navis.NeuronList(neurons)
 
 
 def _of_some(error: CortexError) -> bool:

@@ -10,6 +10,7 @@ from cortexclient.errors import CortexError
 from cortexclient.files import write_text
 from cortexclient.ids import as_id, as_ids, is_one
 from cortexclient.services.datastack import require_own
+from cortexclient.services.navis_neurons import require_navis
 from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader, SkeletonOptions
 from cortexclient.services.skeletons.shapes import shape_of
 from cortexclient.services.skeletons.source import stored_skeletons
@@ -31,7 +32,7 @@ __all__ = ["SkeletonsService"]
 _TRANSFORMS = ("rigid", "streamline", None)
 _COMPUTE = "fallback='compute' makes one here from the level-2 graph"
 _LARGEST_VERSION = 1_000_000  # roots are larger
-_OUTPUTS = ("meshwork", "cell", "dict", "swc")
+_OUTPUTS = ("meshwork", "cell", "navis", "dict", "swc")
 
 
 class SkeletonsService:
@@ -85,9 +86,10 @@ class SkeletonsService:
             Move the neuron into cortical space (um, pia at y = 0): skeleton, mesh and every synapse position alike.
             ``streamline`` measures from the root and straightens the course of neurites. ``radius`` and the properties
             stay in nm.
-        output : {"meshwork", "cell", "dict", "swc"}
-            A Meshwork; an ossify Cell (needs the extra ``ossify``); the service's skeleton as a dict of arrays; or a
-            text in SWC (um). The last two carry neither synapses nor properties.
+        output : {"meshwork", "cell", "navis", "dict", "swc"}
+            A Meshwork; an ossify Cell (needs the extra ``ossify``); a navis TreeNeuron (needs the extra ``navis``); the
+            service's skeleton as a dict of arrays; or a text in SWC (um). The last two carry neither synapses nor
+            properties.
         deadline : float
             Seconds to wait for a skeleton that the service has not made yet; it is asked once to make it, and
             with 0 not at all.
@@ -103,7 +105,14 @@ class SkeletonsService:
             and ``anno.is_axon`` where the service knows compartments. Ids are int64. Every output knows the unit
             (``"nm"`` or ``"um"``) and the space (``"volume"``, ``"rigid"`` or ``"streamline"``) of its positions:
             ``neuron.unit`` and ``neuron.space`` of a Meshwork (where they survive masks, copies and pickles) and of an
-            SWC text; ``cell.meta["unit"]`` and ``["space"]``; ``data["unit"]`` and ``["space"]``.
+            SWC text; ``cell.meta["unit"]`` and ``["space"]``; ``data["unit"]`` and ``["space"]``; ``neuron.units`` and
+            ``neuron.space`` of a TreeNeuron.
+
+            A TreeNeuron has one node for each vertex, with ``compartment`` (``undefined``, ``soma``, ``axon``,
+            ``dendrite``), the same as SWC's number in ``label``, and the radius in the unit of the positions, 0 where
+            it is unknown; ``soma``, the node of the cell body, or None; and ``connectors``, one row for each synapse:
+            ``connector_id``, ``node_id``, ``type`` (``pre``, ``post``), ``partner_id`` (the other root), ``x``, ``y``,
+            ``z``, and the columns of the table that hold no place. It has neither the level-2 graph nor properties.
 
         Raises
         ------
@@ -120,7 +129,7 @@ class SkeletonsService:
         NotConfiguredError
             If the spec denies a service that is needed (``capabilities``), or has no ``transform`` for one.
         MissingExtraError
-            If ``output="cell"`` and ossify is not installed.
+            If ``output`` is ``"cell"`` and ossify is not installed, or ``"navis"`` and navis is not.
         IncompleteResultError
             If the server truncates synapses, and they cannot be completed.
 
@@ -196,7 +205,8 @@ class SkeletonsService:
         -------
         SkeletonBatches
             Iterates over ``(root_id, neuron)`` in the order given; ``.failures`` is a dict root -> error that fills as
-            the iteration proceeds; ``.to_dict()`` reads all. No request is sent before the first step.
+            the iteration proceeds; ``.to_dict()`` reads all, and ``.to_navis()`` all of ``output="navis"`` into a
+            ``navis.NeuronList``. No request is sent before the first step.
 
         Raises
         ------
@@ -243,7 +253,7 @@ class SkeletonsService:
 
         Parameters
         ----------
-        neuron : int, Meshwork, ossify Cell, mapping or str
+        neuron : int, Meshwork, ossify Cell, TreeNeuron, mapping or str
             A root id, whose skeleton is fetched; or any output of `get_skeleton`, as it is: masked or not, of one
             vertex or several pieces. A skeleton of another origin may be given, too.
         path : str or pathlib.Path
@@ -355,11 +365,13 @@ class SkeletonsService:
             from cortexclient.services.skeletons.build import require_ossify
 
             require_ossify()  # raises before any request is sent
+        if output == "navis":
+            require_navis()
         references = _references(synapse_reference_tables)
         if references and (output in {"dict", "swc"} or not options.get("synapses", True)):
             raise ValueError(
                 "synapse_reference_tables add columns to synapses, and none are asked for: pass synapses=True and "
-                "output='meshwork' or 'cell'"
+                "output='meshwork', 'cell' or 'navis'"
             )
         version = skeleton_version if skeleton_version is not None else self._default_version()
         if transform is not None:
@@ -385,7 +397,7 @@ class SkeletonsService:
         if synapses:
             feature = "the synapses of a skeleton"
             spec.require_capability("versions", feature=feature, instead="pass synapses=False")
-        if restore_properties:
+        if restore_properties and output != "navis":
             feature = "the properties of a skeleton"
             spec.require_capability("l2cache", feature=feature, instead="pass restore_properties=False")
 

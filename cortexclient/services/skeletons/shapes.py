@@ -92,7 +92,7 @@ def shape_of(neuron: Any) -> Shape:
 
     Parameters
     ----------
-    neuron : Meshwork, Skeleton, ossify Cell, mapping, str or tuple
+    neuron : Meshwork, Skeleton, ossify Cell, navis TreeNeuron, mapping, str or tuple
         Any output of ``get_skeleton``, masked or not; a MeshParty skeleton; SWC text; a tuple of vertices (N, 3) and
         edges (M, 2); or any object with ``vertices`` and ``edges``.
 
@@ -107,6 +107,8 @@ def shape_of(neuron: Any) -> Shape:
         return _of_meshwork(neuron)
     if hasattr(neuron, "skeleton") and hasattr(neuron, "annotations"):
         return _of_cell(neuron)
+    if getattr(neuron, "type", None) == "navis.TreeNeuron":
+        return _of_tree(neuron)
     if isinstance(neuron, Mapping):
         return _of_mapping(neuron)
     if isinstance(neuron, str) and "\n" in neuron:
@@ -190,6 +192,30 @@ def _of_cell(cell: Any) -> Shape:
         radius=nodes["radius"] if "radius" in nodes.columns else None,
         root=place[0] if len(place) else None,
         root_id=cell.meta.get("root_id"),
+    )
+
+
+def _of_tree(neuron: Any) -> Shape:
+    nodes = neuron.nodes
+    row_of = {number: row for row, number in enumerate(nodes["node_id"].tolist())}
+    parents = [row_of.get(number, -1) for number in nodes["parent_id"].tolist()]
+    edges = [(row, parent) for row, parent in enumerate(parents) if parent >= 0]
+    # positions may be in any unit, such as "8 nanometer"; one without a unit does not say it
+    units = neuron.units
+    in_nm = None if units.dimensionless else units.to("nm").magnitude
+    scale, unit = (1.0, None) if in_nm is None else (1.0, "um") if in_nm == 1000 else (in_nm, "nm")
+    radius = (
+        nodes["radius"].to_numpy(dtype=np.float64) * (in_nm or 1.0) if "radius" in nodes.columns else None
+    )
+    return _shape(
+        nodes[["x", "y", "z"]].to_numpy(dtype=np.float64) * scale,
+        edges,
+        unit,
+        getattr(neuron, "space", None),
+        compartments=nodes["label"] if "label" in nodes.columns else None,
+        radius=radius,
+        root=parents.index(-1) if -1 in parents else None,
+        root_id=neuron.id if isinstance(neuron.id, int) else None,
     )
 
 
