@@ -12,6 +12,7 @@ import numpy as np
 from cortexclient.errors import CortexError
 from cortexclient.ids import as_ids
 from cortexclient.services.annotation_layers import annotation_layers, voxel_size
+from cortexclient.services.segment_properties import segment_properties_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,6 @@ __all__ = ["LinksService"]
 
 log = logging.getLogger(__name__)
 
-ID_COLUMNS = ("pt_root_id", "root_id")
 SEGMENTATION = "segmentation"
 # Chrome refuses addresses of more than 2 MB; nglui draws the line here too
 LONGEST_URL = 1_750_000
@@ -77,7 +77,8 @@ class LinksService:
             Neurons to select.
         seg_prop : dict or pandas.DataFrame, optional
             Segment properties: the JSON of ``neuroglancer_segment_properties``, or a table with one row per root id
-            (column ``pt_root_id`` or ``root_id``). They are uploaded to the state service.
+            (column ``pt_root_id`` or ``root_id``), whose columns become numbers, texts, and tags of truth values,
+            categories and texts of at most 100 different values. They are uploaded to the state service.
         annotations : pandas.DataFrame, array of shape (n, 3), or dict of them, optional
             Points to show. A dict makes one layer of each entry, under the entry's name and in a colour of its own. A
             single table of synapses is split into pre- and postsynaptic sites of ``root_ids``. Rows without a position
@@ -286,7 +287,7 @@ class LinksService:
     def _upload_properties(self, properties: Mapping[str, Any] | pd.DataFrame) -> str:
         """Store segment properties in the state service; their address as a Neuroglancer source."""
         if not isinstance(properties, Mapping):
-            properties = _segment_properties_of(properties)
+            properties = segment_properties_of(properties)
         state = self._session.cave.state
         with self._session.guard("state"):
             number = state.upload_property_json(dict(properties))
@@ -366,73 +367,6 @@ def _hexadecimal(layer: Layer) -> str:
             f"the colour {layer.color!r} of the layer {layer.name!r} is unknown; write it as '#e69f00', as a CSS "
             "colour name or as three fractions"
         ) from error
-
-
-def _segment_properties_of(table: pd.DataFrame) -> dict[str, Any]:
-    """Make the JSON of ``neuroglancer_segment_properties`` from a table.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row for each root id, which stands in the column ``pt_root_id`` or ``root_id``.
-
-    Returns
-    -------
-    dict
-        Fractions become float32, whole numbers int32 or, if one is larger (ids), text with every digit. Everything else
-        becomes text, empty for a missing value.
-
-    Raises
-    ------
-    TypeError
-        If the root ids are floats.
-    ValueError
-        If there is no column of root ids, one of them is missing, repeats or stands for no root, or a number is
-        missing: Neuroglancer has no way to say so.
-    """
-    import pandas as pd
-    from nglui.segmentprops import SegmentProperties
-
-    column = next((name for name in ID_COLUMNS if name in table.columns), None)
-    if column is None:
-        raise ValueError(
-            f"segment properties need a column pt_root_id or root_id; the table has {list(table.columns)}"
-        )
-    ids = pd.Series(as_ids(table[column], column))
-    if (ids <= 0).any() or ids.duplicated().any():
-        wrong = ids[(ids <= 0) | ids.duplicated()]
-        raise ValueError(
-            f"segment properties need one row for each root id; {column} holds {wrong.iloc[0]} "
-            f"{'twice' if wrong.iloc[0] > 0 else 'which is none'} ({len(wrong)} such rows): drop them"
-        )
-    values = {name: _property(table[name], str(name)) for name in table.columns if name != column}
-    numbers = [name for name, each in values.items() if each.dtype.kind in "fi"]
-    made: dict[str, Any] = SegmentProperties.from_dataframe(
-        pd.DataFrame({column: ids, **values}),
-        id_col=column,
-        number_cols=numbers,
-        string_cols=[name for name in values if name not in numbers],
-    ).to_dict()
-    return made
-
-
-def _property(given: pd.Series, name: str) -> pd.Series:
-    """Bring a column into a form that nglui passes on unchanged."""
-    import numpy as np
-
-    given = given.reset_index(drop=True)
-    if given.dtype.kind in "iuf":
-        if given.isna().any():
-            raise ValueError(
-                f"column {name!r} lacks {int(given.isna().sum())} numbers, which segment properties cannot say; fill "
-                "them (fillna) or drop those rows"
-            )
-        if given.dtype.kind == "f":
-            return given.astype(np.float32)
-        small = np.iinfo(np.int32)
-        if given.between(small.min, small.max).all():
-            return given.astype(np.int32)
-    return given.astype(object).where(given.notna(), "").map(str)
 
 
 def _copy(url: str) -> None:

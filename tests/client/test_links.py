@@ -203,8 +203,7 @@ def test_segment_properties_keep_what_they_are_given(sandbox_client: DatasetClie
             "partner": [864691135336055531, 2**40],
             "count": pd.array([1, -2], dtype="Int64"),
             "depth": [0.5, 2.25],
-            "type": ["a", None],
-            "proofread": [True, False],
+            "seen": pd.to_datetime(["2025-01-02", None]),
         },
         index=[5, 5],
     )
@@ -217,9 +216,39 @@ def test_segment_properties_keep_what_they_are_given(sandbox_client: DatasetClie
         "partner": ("string", ["864691135336055531", str(2**40)]),
         "count": ("number", [1, -2]),
         "depth": ("number", [0.5, 2.25]),
-        "type": ("string", ["a", ""]),
-        "proofread": ("string", ["True", "False"]),
+        "seen": ("string", ["2025-01-02 00:00:00", ""]),
     }
+
+
+def test_truth_values_categories_and_texts_become_tags(sandbox_client: DatasetClient) -> None:
+    count = 101  # one text more than become tags
+    table = pd.DataFrame(
+        {
+            "root_id": range(1, count + 1),
+            "proofread": [True, False, True, *[False] * (count - 3)],
+            "has axon": pd.array([None, True, False, *[False] * (count - 3)], dtype="boolean"),
+            "cell_type": ["L2 IT", None, "BC", *["BC"] * (count - 3)],
+            "layer": pd.Categorical(["L4", "L2", None, *["L2"] * (count - 3)], categories=["L2", "L4", "L6"]),
+            "coarse": pd.array(["BC", "", "#EX", *[None] * (count - 3)], dtype="string"),
+            "note": [f"note {number}" for number in range(count)],
+            "size": 1.5,
+        }
+    )
+    state = state_of(sandbox_client.neuroglancer_url(seg_prop=table))
+    source = layer_of(state, "segmentation")["source"][-1]["url"]
+    inline = sandbox_client.cave.state.get_property_json(int(source.rpartition("/")[2]))["inline"]
+    assert inline["ids"] == [str(number) for number in range(1, count + 1)]
+    kinds = [(each["id"], each["type"]) for each in inline["properties"]]
+    assert sorted(kinds) == [("note", "string"), ("size", "number"), ("tags", "tags")]
+    (tags,) = (each for each in inline["properties"] if each["type"] == "tags")
+    # by column; texts sorted, categories in their own order; a tag of two columns says of which it is
+    assert tags["tags"] == ["proofread", "has_axon", "cell_type:BC", "L2_IT", "L2", "L4", "coarse:BC", "EX"]
+    assert tags["values"][:4] == [[0, 3, 5, 6], [1, 4], [0, 2, 7], [2, 4]]
+    assert len(tags["values"]) == count
+    only = state_of(sandbox_client.neuroglancer_url(seg_prop=table[["root_id", "proofread"]]))
+    number = int(layer_of(only, "segmentation")["source"][-1]["url"].rpartition("/")[2])
+    (alone,) = sandbox_client.cave.state.get_property_json(number)["inline"]["properties"]
+    assert (alone["tags"], alone["values"][:3]) == (["proofread"], [[0], [], [0]])
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ class SkeletonLoader:
         session.info()  # once, because every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
         (skeletons, attributes, graphs), (moments, synapses) = session.run_all(jobs)
-        build = {"cell": self._cell, "navis": self._navis}.get(self._options.output, self._meshwork)
+        builders: dict[str, Callable[..., Any]] = {"cell": self._cell, "navis": self._navis}
+        build = builders.get(self._options.output, self._meshwork)
         return {
             root: partial(
                 self._caught,
