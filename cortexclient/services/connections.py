@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cortexclient.errors import InvalidQueryError, NotConfiguredError
+from cortexclient.errors import InvalidQueryError, NotConfiguredError, ProtocolError, ServiceError
 from cortexclient.ids import as_ids
 from cortexclient.services.cells import CellsService
 from cortexclient.services.synapses import (
@@ -23,6 +23,7 @@ from cortexclient.session import (
     as_choice,
     fallback_note,
     fetch_replies,
+    forget_queries,
     present_frame,
     provenance_of,
 )
@@ -422,17 +423,21 @@ def _count(
         )
         for part in asked
     ]
-    frames = []
     replies = fetch_replies(session, queries, description="connections")
-    for reply in replies:
-        frame = reply.frame()
-        frames.append(_as_edges(frame, name, size) if edges is not None else frame)
+    frames = [reply.frame() for reply in replies]
     attrs = {
         key: replies[0].attrs[key]
         for key in (*provenance_of(session), "table_name", "table_kind", "complete", "version_fallback")
         if key in replies[0].attrs
     }
-    return _sum_up(frames, counted=edges is not None, size=size), attrs
+    if edges is None:
+        return _sum_up(frames, counted=False, size=size), attrs
+    try:
+        counted = [_as_edges(frame, name, size, f"{session.local_server}/materialize") for frame in frames]
+    except ServiceError:
+        forget_queries(session, queries)
+        raise
+    return _sum_up(counted, counted=True, size=size), attrs
 
 
 def _size_column(session: Session) -> str:
@@ -444,7 +449,7 @@ def _columns(size: str) -> list[str]:
     return ["id", "pre_pt_root_id", "post_pt_root_id", size]
 
 
-def _as_edges(frame: pd.DataFrame, name: str, size: str) -> pd.DataFrame:
+def _as_edges(frame: pd.DataFrame, name: str, size: str, url: str) -> pd.DataFrame:
     counts = [column for column in _COUNTS if column in frame.columns]
     sizes = [column for column in (*_SIZES, size) if column in frame.columns]
     if not counts or not {"pre_pt_root_id", "post_pt_root_id"} <= set(frame.columns):
@@ -452,6 +457,15 @@ def _as_edges(frame: pd.DataFrame, name: str, size: str) -> pd.DataFrame:
             f"{name!r} does not look like a table of connections (it has {', '.join(frame.columns)}); correct "
             "`tables.edges` in the dataset's YAML file, or pass synapse_table= to count synapses",
             service="materialize",
+            status=200,
+            url=url,
+        )
+    if frame[counts[0]].isna().any():
+        raise ProtocolError(
+            f"the materialize service sent rows of {name!r} without {counts[0]}; try again",
+            service="materialize",
+            status=200,
+            url=url,
         )
     frame = frame.rename(columns={counts[0]: "n_syn"} | ({sizes[0]: "sum_size"} if sizes else {}))
     if not sizes:
@@ -465,7 +479,7 @@ def _sum_up(frames: list[pd.DataFrame], *, counted: bool, size: str) -> pd.DataF
     filled = [frame for frame in frames if len(frame)] or frames[:1]
     joined = pd.concat(filled, ignore_index=True)
     # 0 stands for no segment: such a synapse has no partner
-    joined = joined[(joined[_PAIR] > 0).all(axis=1)]
+    joined = joined[(joined[_PAIR].fillna(0) > 0).all(axis=1)]
     if counted:
         result = joined.drop_duplicates(_PAIR)
     else:

@@ -176,6 +176,7 @@ class SynapsesService:
                 table,
                 kind="table",
                 filters=synapse_filters(table, part, thresholds),
+                needs=("pre_pt_root_id", "post_pt_root_id"),
                 merge_reference=False,
                 resolution=resolution,
                 split_positions=True,

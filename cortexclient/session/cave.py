@@ -23,10 +23,12 @@ from caveclient import (
 from caveclient import materializationengine as materialization
 from caveclient.frameworkclient import CAVEclientFull
 from caveclient.tools import table_manager
+from packaging.version import InvalidVersion
 
 from cortexclient.errors import ProtocolError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.session.connection import LOOPBACK_TOKEN
+from cortexclient.session.failures import service_of
 from cortexclient.session.transport import adopt
 
 if TYPE_CHECKING:
@@ -51,7 +53,19 @@ class _Mounted:
         connection = self.fc.cortex_session.connection  # type: ignore[attr-defined]
         adopt(self.session, connection.transport)  # type: ignore[attr-defined]
         key = ("caveclient's server version", type(self).__name__)
-        return connection.memory.get(key, super()._get_version)  # type: ignore[misc]
+        return connection.memory.get(key, self._ask_version)
+
+    def _ask_version(self) -> Any:
+        try:
+            return super()._get_version()  # type: ignore[misc]
+        except (InvalidVersion, TypeError) as error:
+            url = self._endpoints["get_version"].format_map(self.default_url_mapping)  # type: ignore[attr-defined]
+            raise ProtocolError(
+                f"the service at {url} answers with no version ({str(error)[:100]}); is the server address right?",
+                service=service_of(url),
+                status=200,
+                url=url,
+            ) from None
 
 
 class _Auth(auth.AuthClient):  # type: ignore[misc]

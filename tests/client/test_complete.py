@@ -171,7 +171,7 @@ def test_a_wrong_estimate_costs_requests_and_no_rows(ids_there, row_limit, order
             if more["params"].get("count"):
                 return response
             rows = pa.ipc.open_stream(response.content).read_all().rename_columns(["id_ref", "group"])
-            changed = respond(response.url, rows, None)
+            changed = respond(response.url, rows.append_column("id", rows.column(0)), None)
             changed.headers = response.headers
             return changed
 

@@ -74,6 +74,7 @@ class Source:
             self.name,
             kind="view" if self.kind == "view" else "table",
             filters={"in": {self.name: {column: ids.tolist()}}},
+            needs=("id",),
             merge_reference=False,
             resolution=None,
             split_positions=True,

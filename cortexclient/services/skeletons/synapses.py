@@ -15,6 +15,7 @@ from cortexclient.session import (
     Query,
     concat_replies,
     fetch_replies,
+    forget_queries,
     join_positions,
     lifetimes,
     moment_of_tables,
@@ -165,6 +166,7 @@ def synapses_of(
             table,
             kind="table",
             filters={"in": {table: {f"{side}_pt_root_id": batch}}},
+            needs=("pre_pt_root_id", "post_pt_root_id"),
             merge_reference=False,
             resolution=NM,
             split_positions=True,
@@ -183,7 +185,12 @@ def synapses_of(
         )
         for (side, when), found_parts in parts.items()
     ]
-    for side, by_root in session.run_all(jobs):
+    try:
+        sides = session.run_all(jobs)
+    except ProtocolError:
+        forget_queries(session, requests)
+        raise
+    for side, by_root in sides:
         for root, rows in by_root.items():
             found[root][side] = rows
     return found

@@ -42,6 +42,7 @@ __all__ = [
     "count_rows",
     "fallback_note",
     "fetch_replies",
+    "forget_queries",
     "moment_of_tables",
     "run_queries",
     "run_query",
@@ -86,6 +87,8 @@ class Query:
         For live queries, as caveclient has them.
     batch : int, optional
         Most values of a list filter in one request.
+    needs : tuple of str, optional
+        Columns without which a response cannot be used.
     progress : bool
         Show a progress bar.
     return_as : {"pandas", "arrow", "polars"}
@@ -127,6 +130,7 @@ class Query:
     allow_missing_lookups: bool = False
     allow_invalid_root_ids: bool = False
     batch: int | None = None
+    needs: tuple[str, ...] = ()
     progress: bool = False
     return_as: Literal["pandas", "arrow", "polars"] = "pandas"
     info: TableInfo | None = None
@@ -360,10 +364,20 @@ def _forgotten_if_wrong(session: Session, queries: Sequence[Query]) -> Iterator[
     try:
         yield
     except (IncompleteResultError, ProtocolError):
-        if session.connection.cache is not None:
-            for query in queries:
-                session.connection.cache.forget_path(urlsplit(url_of(session, query)).path)
+        _forget(session, queries)
         raise
+
+
+def forget_queries(session: Session, queries: Sequence[Query]) -> None:
+    """Remove the responses of some queries from the cache, because their rows cannot be used."""
+    if session.connection.cache is not None:
+        _forget(session, [plan(session, query) for query in queries])
+
+
+def _forget(session: Session, planned: Sequence[Query]) -> None:
+    if session.connection.cache is not None:
+        for query in planned:
+            session.connection.cache.forget_path(urlsplit(url_of(session, query)).path)
 
 
 @contextlib.contextmanager

@@ -103,7 +103,9 @@ def ask(session: Session, query: Query) -> Reply:
         If the service refuses, or its response cannot be read (`ProtocolError`).
     """
     response = _post(session, query, count=False)
-    return Reply(_read(response), cap_in(response), _resolution(response))
+    table = _read(response)
+    _check_rows(query, table, response)
+    return Reply(table, cap_in(response), _resolution(response))
 
 
 def ask_count(session: Session, query: Query) -> int | None:
@@ -215,6 +217,44 @@ def _read(response: Response) -> Any:
         return _typed(table.drop_columns(hidden) if hidden else table)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise _unreadable(response, f"sent a response that cannot be read ({str(error)[:150]})") from None
+
+
+def _check_rows(query: Query, table: Any, response: Response) -> None:
+    """Raise `ProtocolError` if a response lacks columns that it must have, or has rows that were not asked for."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = set(table.column_names)
+    filtered = {}
+    if query.base is None and query.columns is None and not query.allow_invalid_root_ids:
+        asked = query.filters.get("in", {}).get(query.name, {})
+        filtered = {name: values for name, values in asked.items() if is_id_column(name)}
+    needed = {*query.needs, *filtered}
+    if query.base is None:
+        needed |= set(query.columns or ())
+    keys = set()
+    if query.kind == "table" and (query.base is not None or query.columns is None):
+        keys.add(query.key_name)
+        if query.base is not None:
+            keys.add(f"id{query.suffixes.get(query.base.name, '')}")
+    needed |= keys
+    points = {name[:-2] for name in names if name.endswith("_x")}
+    missing = sorted(needed - names - points)
+    if missing or not names:
+        what = f"column {missing[0]!r}" if missing else "columns"
+        raise _unreadable(response, f"sent rows of {query.name!r} without {what}")
+    empty = [name for name in sorted(keys) if table.column(name).null_count]
+    if empty:
+        raise _unreadable(response, f"sent rows of {query.name!r} whose {empty[0]!r} is missing")
+    for name, values in filtered.items():
+        column = table.column(name)
+        if (
+            pa.types.is_integer(column.type)
+            and not pc.all(pc.is_in(column, pa.array(values)), min_count=0).as_py()
+        ):
+            raise _unreadable(
+                response, f"sent rows of {query.name!r} with values of {name!r} that were not asked for"
+            )
 
 
 def _resolution(response: Response) -> tuple[float, ...] | None:
