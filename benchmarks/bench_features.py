@@ -2,26 +2,28 @@
 
 Run it with ``python benchmarks/bench_features.py``. Both sides ask the same sandbox, which delays every response by
 50 ms, in one run and after a first call that is not timed. The loops are those of public notebooks: ``synapse_query``
-neuron by neuron and a join with the table of cell types; ``get_tabular_change_log`` root by root, with
-``get_operation_details`` for the points. What both find is compared.
+neuron by neuron and a join with the types; ``get_tabular_change_log`` root by root, with ``get_operation_details`` for
+the points. What both find is compared. The synapse table is made for the purpose (`made_synapses`), so that there are
+200 neurons; edits are those of the cortex itself, of as many roots as it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from caveclient import CAVEclient
+from made_synapses import TABLE, make
 
 from cortexclient.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-VERSION = 3
 
 
 def timed(sandbox: Sandbox, call: Callable[[list[int]], Any], roots: list[int]) -> tuple[Any, float, int]:
@@ -43,30 +45,24 @@ def compare(sandbox: Sandbox, title: str, roots: list[int], ours: Any, loop: Any
 class Loop:
     """What people write with caveclient."""
 
-    def __init__(self, cave: CAVEclient, types: str) -> None:
+    def __init__(self, cave: CAVEclient, types: dict[int, str]) -> None:
         self._cave = cave
-        self._table = types
+        self._types = types
 
     def _synapses(self, roots: list[int], sides: tuple[str, ...]) -> pd.DataFrame:
         ask = self._cave.materialize.synapse_query
-        rows = pd.concat([ask(**{f"{side}_ids": root}) for root in roots for side in sides]).drop_duplicates(
-            "id"
-        )
+        parts = [ask(**{f"{side}_ids": root}, synapse_table=TABLE) for root in roots for side in sides]
+        rows = pd.concat(parts).drop_duplicates("id")
         return rows[(rows["pre_pt_root_id"] > 0) & (rows["post_pt_root_id"] > 0)]
 
-    def _types(self) -> pd.Series:
-        frame = self._cave.materialize.query_table(self._table)
-        frame = frame[frame["pt_root_id"] > 0].drop_duplicates("pt_root_id", keep=False)
-        return frame.set_index("pt_root_id")["cell_type"]
-
     def connections(self, roots: list[int]) -> dict[Any, int]:
-        rows, types = self._synapses(roots, ("pre", "post")), self._types()
-        groups = [rows[f"{side}_pt_root_id"].map(types).rename(side) for side in ("pre", "post")]
+        rows = self._synapses(roots, ("pre", "post"))
+        groups = [rows[f"{side}_pt_root_id"].map(self._types).rename(side) for side in ("pre", "post")]
         return dict(rows.groupby(groups).size())
 
     def partners(self, roots: list[int]) -> dict[Any, int]:
         rows = self._synapses(roots, ("pre",))
-        rows["type"] = rows["post_pt_root_id"].map(self._types())
+        rows["type"] = rows["post_pt_root_id"].map(self._types)
         return dict(rows.groupby(["pre_pt_root_id", "post_pt_root_id"]).size())
 
     def edits(self, roots: list[int]) -> dict[Any, str]:
@@ -83,15 +79,16 @@ class Loop:
 class OneCall:
     """The same with this package."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, types: dict[int, str]) -> None:
         self._client = client
+        self._types = types
 
     def connections(self, roots: list[int]) -> dict[Any, int]:
-        frame = self._client.connectivity(roots, by="cell_types").dropna(subset=["pre_group", "post_group"])
+        frame = self._client.connectivity(roots, by=self._types).dropna(subset=["pre_group", "post_group"])
         return frame.set_index(["pre_group", "post_group"])["n_syn"].to_dict()
 
     def partners(self, roots: list[int]) -> dict[Any, int]:
-        frame = self._client.partners(roots, side="outputs")
+        frame = self._client.partners(roots, side="outputs", types=self._types)
         return frame.set_index(["root_id", "partner_root_id"])["n_syn"].to_dict()
 
     def edits(self, roots: list[int]) -> dict[Any, str]:
@@ -105,23 +102,32 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, default=200)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    with Sandbox(size=options.size, latency=options.latency) as sandbox:
-        client = sandbox.load(version=VERSION)
-        cave = CAVEclient(
-            sandbox.datastack,
-            server_address=sandbox.url,
-            auth_token=sandbox.token,
-            version=VERSION,
-            write_server_cache=False,
-        )
-        synapses = client.query(client.spec.synapse_table)
-        ends = pd.concat([synapses["pre_pt_root_id"], synapses["post_pt_root_id"]])
-        busiest = [int(root) for root in ends[ends > 0].value_counts().index[: options.neurons]]
-        edited = sandbox.truth.history["root_id"].drop_duplicates().tolist()[::-1][: options.neurons]
-        ours, loop = OneCall(client), Loop(cave, client.spec.tables["cell_types"].name)
-        compare(sandbox, "connectivity by type", busiest, ours.connections, loop.connections)
-        compare(sandbox, "partners with types", busiest, ours.partners, loop.partners)
-        compare(sandbox, "edit history", edited, ours.edits, loop.edits)
+    with (
+        Sandbox(size=options.size, latency=options.latency) as cortex,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        edited = cortex.truth.history["root_id"].drop_duplicates().tolist()[::-1][: options.neurons]
+        ours, loop = both_sides(cortex, {})
+        compare(cortex, "edit history", edited, ours.edits, loop.edits)
+        made = make(cortex.folder.path, Path(scratch), neurons=options.neurons, rows=50)
+        ends = pd.unique(
+            pd.concat([made.synapses["pre_pt_root_id"], made.synapses["post_pt_root_id"]])
+        ).tolist()
+        types = {root: f"type {number % 8}" for number, root in enumerate(ends)}
+        with Sandbox(data=Path(scratch), latency=options.latency) as sandbox:
+            ours, loop = both_sides(sandbox, types)
+            compare(sandbox, "connectivity by type", made.neurons, ours.connections, loop.connections)
+            compare(sandbox, "partners with types", made.neurons, ours.partners, loop.partners)
+
+
+def both_sides(sandbox: Sandbox, types: dict[int, str]) -> tuple[OneCall, Loop]:
+    cave = CAVEclient(
+        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
+    )
+    client = sandbox.load(
+        version=cave.materialize.version, overrides={"synapse_table": TABLE, "synapses": None, "tables": None}
+    )
+    return OneCall(client, types), Loop(cave, types)
 
 
 if __name__ == "__main__":
