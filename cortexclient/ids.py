@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from cortexclient.types import IdArray, Ids
 
-__all__ = ["as_id", "as_ids", "is_one"]
+__all__ = ["as_id", "as_ids", "in_batches", "is_one"]
 
 
 def as_ids(values: Ids, name: str = "ids") -> IdArray:
@@ -119,6 +119,17 @@ def as_id(value: Any, name: str = "id") -> int:
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name} holds {number}, which does not fit an id of 64 bits")
     return int(number)
+
+
+def in_batches(values: IdArray | Sequence[int], size: int) -> list[Any]:
+    """Split ids into batches of at most ``size``, in order, each of the type of all: an array or a list.
+
+    Examples
+    --------
+    >>> in_batches([1, 2, 3, 4, 5], 2)
+    [[1, 2], [3, 4], [5]]
+    """
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _float_message(name: str, value: Any) -> str:

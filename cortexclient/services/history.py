@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.errors import AuthenticationError, OfflineError, ProtocolError, ServiceError, StaleRootError
-from cortexclient.ids import as_id, as_ids
-from cortexclient.session import Moment, graph_url, lifetimes, provenance_of
+from cortexclient.errors import ProtocolError
+from cortexclient.ids import as_ids, in_batches
+from cortexclient.services.lineage import fetch_lineages, no_root
+from cortexclient.session import EPOCH, Moment, graph_url, lifetimes, provenance_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
     from cortexclient.session import Session
-    from cortexclient.types import IdArray, Ids
+    from cortexclient.types import Ids
 
 __all__ = ["HistoryService"]
 
@@ -106,15 +107,17 @@ class HistoryService:
         session = self._session
         unknown = roots[~lifetimes(session, roots).known] if len(roots) else roots
         if len(unknown):
-            raise StaleRootError(
-                f"{', '.join(map(str, unknown[:5].tolist()))} never were root ids of {session.datastack}"
-            )
-        batches = [
-            roots[start : start + _ROOTS_A_REQUEST] for start in range(0, len(roots), _ROOTS_A_REQUEST)
-        ]
-        found = session.map(self._lineages, batches, progress=progress, description="edit history")
-        graphs = dict(pair for pairs, _ in found for pair in pairs)
-        failures = {root: error for _, errors in found for root, error in errors.items()}
+            raise no_root(session, *unknown.tolist())
+        found, failures = fetch_lineages(
+            session,
+            in_batches(roots, _ROOTS_A_REQUEST),
+            since=EPOCH,
+            until=datetime.now(UTC),
+            progress=progress,
+            description="edit history",
+        )
+        unordered = {root: lineage for batch, lineage in found for root in batch.tolist()}
+        graphs = {root: unordered[root] for root in roots.tolist() if root in unordered}
         if failures and not graphs:
             raise next(iter(failures.values()))
         operations = {root: graph.operations(root) for root, graph in graphs.items()}
@@ -282,38 +285,6 @@ class HistoryService:
         result.attrs["versions"] = (int(version_a), int(version_b))
         return result
 
-    def _lineages(self, roots: IdArray) -> tuple[list[tuple[int, _Lineage]], dict[int, ServiceError]]:
-        """Fetch the lineage of some roots; halve them where it fails, until those that make it fail are alone."""
-        try:
-            graph = self._lineage(roots)
-        except (AuthenticationError, OfflineError):
-            raise
-        except ServiceError as error:
-            if len(roots) == 1:
-                return [], {int(roots[0]): error}
-            half = len(roots) // 2
-            (first, lost), (second, also_lost) = self._lineages(roots[:half]), self._lineages(roots[half:])
-            return first + second, lost | also_lost
-        return [(root, graph) for root in roots.tolist()], {}
-
-    def _lineage(self, roots: IdArray) -> _Lineage:
-        url = graph_url(self._session, "lineage_graph_multiple")
-        # microseconds, as the service reads times; it goes back to the beginning of the graph
-        params = {"timestamp_past": "0.000000", "timestamp_future": f"{datetime.now(UTC).timestamp():.6f}"}
-        body = self._session.http.post_json(
-            "chunkedgraph", url, {"root_ids": roots.tolist()}, params=params, keys=("links", "nodes")
-        )
-        try:
-            links = [(as_id(link["source"]), as_id(link["target"])) for link in body["links"]]
-            ended = {
-                as_id(node["id"]): as_id(node["operation_id"])
-                for node in body["nodes"]
-                if node.get("operation_id")
-            }
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise _unreadable("a lineage", error, url) from None
-        return _Lineage(links, ended)
-
     def _details(self, numbers: list[int]) -> dict[int, dict[str, Any]]:
         url = graph_url(self._session, "operation_details")
 
@@ -326,40 +297,8 @@ class HistoryService:
                 raise _unreadable("the record of edits", ValueError(f"{missing[:5]} are not in it"), url)
             return {number: body[str(number)] for number in batch}
 
-        batches = [
-            numbers[start : start + _EDITS_A_REQUEST] for start in range(0, len(numbers), _EDITS_A_REQUEST)
-        ]
-        return {
-            number: record for part in self._session.map(fetch, batches) for number, record in part.items()
-        }
-
-
-class _Lineage:
-    """Which root was made of which, and by which edit each root ended."""
-
-    def __init__(self, links: list[tuple[int, int]], ended: dict[int, int]) -> None:
-        self._former: dict[int, list[int]] = {}
-        for source, target in links:
-            self._former.setdefault(target, []).append(source)
-        self._ended = ended
-
-    def ancestors(self, root: int) -> set[int]:
-        seen: set[int] = set()
-        waiting = [root]
-        while waiting:
-            for former in self._former.get(waiting.pop(), ()):
-                if former not in seen:
-                    seen.add(former)
-                    waiting.append(former)
-        return seen
-
-    def operations(self, root: int) -> dict[int, list[int]]:
-        """Return the edits that led to a root -> the ancestors that each of them ended."""
-        found: dict[int, list[int]] = {}
-        for ancestor in self.ancestors(root):
-            if ancestor in self._ended:
-                found.setdefault(self._ended[ancestor], []).append(ancestor)
-        return found
+        parts = self._session.map(fetch, in_batches(numbers, _EDITS_A_REQUEST))
+        return {number: record for part in parts for number, record in part.items()}
 
 
 def _edit(

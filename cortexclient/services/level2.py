@@ -6,7 +6,11 @@ import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 from cortexclient.errors import InvalidQueryError, MissingDataError, ProtocolError
-from cortexclient.ids import as_id, as_ids
+from cortexclient.ids import (
+    as_id,
+    as_ids,
+    in_batches,
+)
 from cortexclient.session import forget, leaves, provenance_of
 
 if TYPE_CHECKING:
@@ -205,7 +209,7 @@ class Level2Service:
                 stray[0],
             )
         distinct = np.unique(ids[fits])
-        batches = [distinct[start : start + _BATCH] for start in range(0, len(distinct), _BATCH)]
+        batches = in_batches(distinct, _BATCH)
 
         def fetch(batch: Any) -> dict[str, dict[str, Any]]:
             response = session.http.send(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import StaleRootError
 from cortexclient.ids import as_id, as_ids, is_one
+from cortexclient.services.lineage import fetch_lineage, no_root
 from cortexclient.session import (
     Moment,
     as_utc,
-    graph_url,
+    from_microseconds,
     is_latest,
     lifetimes,
+    microseconds,
     provenance_of,
     roots_of,
     successors_of,
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from cortexclient.types import IdArray, Ids, Timestamp
 
 __all__ = ["RootsService"]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RootsService:
@@ -119,16 +119,13 @@ class RootsService:
         ids = as_ids(root_ids, "root_ids")
         life = lifetimes(self._session, ids)
         if not life.known.all():
-            raise StaleRootError(
-                f"{', '.join(map(str, ids[~life.known][:5]))}: not root ids of {self._session.label}; it takes "
-                "roots, not supervoxels, level-2 ids or cell ids"
-            )
+            raise no_root(self._session, *ids[~life.known].tolist())
         last = life.last
         at = self._session.timestamp
         if at is not None:
-            pinned = (at - _EPOCH) // timedelta(microseconds=1)
+            pinned = microseconds(at)
             last = np.where((life.created <= pinned) & (last > pinned), pinned, last)
-        return np.array([_EPOCH + timedelta(microseconds=int(value)) for value in last], dtype=object)
+        return np.array([from_microseconds(value) for value in last.tolist()], dtype=object)
 
     def get_latest_roots(
         self, root_id: int, timestamp: Timestamp | None = None, timestamp_future: Timestamp | None = None
@@ -160,19 +157,12 @@ class RootsService:
         at = self._at(timestamp_future if timestamp is None else timestamp) or datetime.now(UTC)
         life = lifetimes(self._session, np.array([root], dtype=np.int64))
         if not life.known[0]:
-            raise StaleRootError(f"{root} is not a root id of {self._session.label}")
-        created = _EPOCH + timedelta(microseconds=int(life.created[0]))
-        body = self._session.http.post_json(
-            "chunkedgraph",
-            graph_url(self._session, "lineage_graph_multiple"),
-            {"root_ids": [root]},
-            params={
-                "timestamp_past": f"{min(created, at).timestamp():.6f}",
-                "timestamp_future": f"{max(created, at).timestamp():.6f}",
-            },
+            raise no_root(self._session, root)
+        created = from_microseconds(int(life.created[0]))
+        lineage = fetch_lineage(
+            self._session, np.array([root], dtype=np.int64), since=min(created, at), until=max(created, at)
         )
-        nodes = {int(node["id"]) for node in body.get("nodes", ())} | {root}
-        candidates = np.array(sorted(nodes), dtype=np.int64)
+        candidates = np.array(sorted(lineage.roots | {root}), dtype=np.int64)
         # the walk goes one step too far, so the graph itself says which of them were valid
         return candidates[is_latest(self._session, candidates, at=at)]
 

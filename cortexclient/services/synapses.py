@@ -22,6 +22,7 @@ from cortexclient.session import (
     fetch_replies,
     is_latest,
     lifetimes,
+    microseconds,
     moment_of_tables,
     present_frame,
 )
@@ -231,7 +232,7 @@ class SynapsesService:
 
     def _warn_of_stale(self, stale: IdArray, moment: Moment, at: datetime) -> None:
         try:
-            is_newer = lifetimes(self._session, stale).created > at.timestamp() * 1e6
+            is_newer = lifetimes(self._session, stale).created > microseconds(at)
         except ServiceError:
             is_newer = stale != stale
         newer, others = stale[is_newer], stale[~is_newer]

@@ -48,7 +48,17 @@ from cortexclient.session.graph import (
     roots_of,
     successors_of,
 )
-from cortexclient.session.moment import Moment, VersionRecord, as_utc, nearest, newest, require_versions
+from cortexclient.session.moment import (
+    EPOCH,
+    Moment,
+    VersionRecord,
+    as_utc,
+    from_microseconds,
+    microseconds,
+    nearest,
+    newest,
+    require_versions,
+)
 from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query.filters import (
     Filters,
@@ -85,6 +95,7 @@ from cortexclient.session.session import Session
 from cortexclient.session.workers import Prefetch, ProgressBar, pause, progress_bar, run_all, within_worker
 
 __all__ = [
+    "EPOCH",
     "NM",
     "AnswerCache",
     "CacheChoice",
@@ -118,6 +129,7 @@ __all__ = [
     "find_table",
     "forget",
     "forget_queries",
+    "from_microseconds",
     "graph_url",
     "ids_in",
     "is_below_roots",
@@ -125,6 +137,7 @@ __all__ = [
     "join_positions",
     "leaves",
     "lifetimes",
+    "microseconds",
     "moment_of_tables",
     "nearest",
     "newest",

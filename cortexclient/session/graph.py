@@ -15,7 +15,9 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
+from cortexclient.ids import in_batches
 from cortexclient.session.failures import unreadable
+from cortexclient.session.moment import microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +49,8 @@ _FINER = (2, 1)
 """Layers that are looked at where no larger piece is left: level-2 ids, then supervoxels."""
 BATCH = 50_000
 """Most ids in one request: a body of a megabyte, well below what proxies refuse."""
+TIMES_BATCH = 10_000
+"""Most roots in one request for their times."""
 
 
 def graph_url(session: Session, path: str) -> str:
@@ -58,10 +62,6 @@ def graph_url(session: Session, path: str) -> str:
 def seconds(at: datetime | None) -> dict[str, str]:
     """Return a time as the services read it: seconds since 1970 with microseconds; nothing for None."""
     return {} if at is None else {"timestamp": f"{at.timestamp():.6f}"}
-
-
-def _batches(ids: IdArray) -> list[IdArray]:
-    return [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
 
 
 def _distinct(session: Session, ids: IdArray, ask: Callable[[IdArray], Any], nothing: Any) -> NDArray[Any]:
@@ -76,7 +76,9 @@ def _distinct(session: Session, ids: IdArray, ask: Callable[[IdArray], Any], not
     possible = distinct > 0
     found = np.full(len(distinct), nothing)
     for batch, part in zip(
-        _batches(np.flatnonzero(possible)), session.map(ask, _batches(distinct[possible])), strict=True
+        in_batches(np.flatnonzero(possible), BATCH),
+        session.map(ask, in_batches(distinct[possible], BATCH)),
+        strict=True,
     ):
         found[batch] = part
     return found[where]
@@ -179,14 +181,14 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
     fixed = session.connection.cache is not None and session.pinned
     created: NDArray[np.int64] = np.full(len(ids), -1, dtype=np.int64)
     ended: NDArray[np.int64] = np.full(len(ids), -1, dtype=np.int64)
-    asked: NDArray[np.int64] = np.full(len(ids), _microseconds(now), dtype=np.int64)
+    asked: NDArray[np.int64] = np.full(len(ids), microseconds(now), dtype=np.int64)
 
     def ask(target: NDArray[np.int64], which: NDArray[np.intp], *, latest: bool, at: datetime = now) -> None:
         target[which] = _timestamps(session, ids[which], latest=latest, at=at)
 
     jobs: list[Callable[[], object]] = [lambda: require_latest(session), *also]
     everything = np.flatnonzero(ids > 0)
-    for part in _chunks(everything):
+    for part in in_batches(everything, TIMES_BATCH):
         jobs.append(partial(ask, created, part, latest=False))
         if not fixed:
             jobs.append(partial(ask, ended, part, latest=True))
@@ -195,14 +197,15 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
     if fixed:
         moment = session.timestamp or now
         # the graph fails when asked about a time before a root was made
-        before = (created >= 0) & (created <= _microseconds(moment))
-        asked[before] = _microseconds(moment)
+        before = (created >= 0) & (created <= microseconds(moment))
+        asked[before] = microseconds(moment)
         later = [
-            partial(ask, ended, part, latest=True, at=moment) for part in _chunks(np.flatnonzero(before))
+            partial(ask, ended, part, latest=True, at=moment)
+            for part in in_batches(np.flatnonzero(before), TIMES_BATCH)
         ]
         later += [
             partial(ask, ended, part, latest=True)
-            for part in _chunks(np.flatnonzero((created >= 0) & ~before))
+            for part in in_batches(np.flatnonzero((created >= 0) & ~before), TIMES_BATCH)
         ]
         session.map(lambda job: job(), later)
     # the graph keeps milliseconds: one less than the end is the last time that certainly counts as before it. A root
@@ -210,14 +213,6 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
     last = np.where(ended >= asked - 1, asked, np.maximum(ended - 1000, created))
     last[created < 0] = -1
     return Lifetimes(created, last)
-
-
-def _microseconds(at: datetime) -> int:
-    return round(at.timestamp() * 1e6)
-
-
-def _chunks(which: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    return [which[start : start + 10_000] for start in range(0, len(which), 10_000)]
 
 
 def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -> NDArray[np.int64]:

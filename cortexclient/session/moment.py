@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import ProtocolError
@@ -15,17 +15,22 @@ if TYPE_CHECKING:
     from cortexclient.types import Timestamp
 
 __all__ = [
+    "EPOCH",
     "FLOATING",
     "Moment",
     "VersionRecord",
     "as_utc",
     "as_version",
+    "from_microseconds",
+    "microseconds",
     "nearest",
     "newest",
     "parse_versions",
     "require_versions",
 ]
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""The beginning of the services' time."""
 _BEING_MADE = {"RUNNING", "PENDING", "STARTED"}
 
 
@@ -79,6 +84,16 @@ def as_utc(value: Any, name: str = "timestamp") -> datetime:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{name}={value} lies outside the years 1 to 9999 in UTC") from None
+
+
+def microseconds(at: datetime) -> int:
+    """Return the microseconds from 1970 to a time."""
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+def from_microseconds(number: int) -> datetime:
+    """Return the time that is so many microseconds after 1970, in UTC."""
+    return EPOCH + timedelta(microseconds=number)
 
 
 def as_version(value: Any, name: str = "version") -> int:

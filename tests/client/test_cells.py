@@ -15,6 +15,7 @@ from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.stores.graph import edits as graph_edits
 from cortexclient.services.cells import CellsService, lookup
 from cortexclient.services.cells.matches import Matches, intervals_to_points, versions_for
+from cortexclient.services.lineage import fetch_lineage
 from cortexclient.services.roots import RootsService
 
 
@@ -169,7 +170,7 @@ def test_a_lineage_that_cannot_be_read(toy_session, files, monkeypatch):
     broken = {"links": [{"source": 1.5, "target": 2}]}
     monkeypatch.setattr(session.http, "post_json", lambda *_, **__: broken)
     with pytest.raises(errors.ProtocolError, match="lineage that cannot be read"):
-        lookup._fetch_links(session, np.array([7]), files.versions[1], files.versions[2])
+        fetch_lineage(session, np.array([7]), since=files.versions[1], until=files.versions[2])
 
 
 def test_roots_of_all_ages_take_three_round_trips(toy_folder, files, session_at):

@@ -54,7 +54,7 @@ def test_until_when_roots_were_valid(toy, files):
     v1 = files.versions[1]
     for root, time in zip(roots, pinned.latest_valid_timestamp(roots), strict=True):
         assert (time == v1) == (root in files.current_roots(v1))
-    with pytest.raises(errors.StaleRootError, match="not root ids"):
+    with pytest.raises(errors.StaleRootError, match="5 is not a root id"):
         service.latest_valid_timestamp([5])
 
 

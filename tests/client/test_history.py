@@ -61,7 +61,7 @@ def test_every_edit_of_every_root(toy, files, log):
     nothing = HistoryService(toy).edit_history([])
     assert len(nothing) == 0
     assert nothing.dtypes.to_dict() == frame.dtypes.to_dict()
-    with pytest.raises(errors.StaleRootError, match="5 never were root ids"):
+    with pytest.raises(errors.StaleRootError, match="5 is not a root id"):
         HistoryService(toy).edit_history([roots[0], 5])
 
 

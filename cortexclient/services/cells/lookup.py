@@ -10,30 +10,28 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cortexclient.errors import (
-    AuthenticationError,
     InvalidQueryError,
     NotConfiguredError,
-    OfflineError,
-    ProtocolError,
     ServiceError,
     UnknownTableError,
     UnknownVersionError,
 )
-from cortexclient.ids import as_id
 from cortexclient.services.cells.matches import Matches, intervals_to_points, versions_for
+from cortexclient.services.lineage import fetch_lineage, fetch_lineages, reachable
 from cortexclient.session import (
     Moment,
     Prefetch,
     Query,
-    graph_url,
+    from_microseconds,
     lifetimes,
+    microseconds,
     nearest,
     newest,
     require_versions,
@@ -44,6 +42,7 @@ from cortexclient.session import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cortexclient.services.lineage import RootLineage
     from cortexclient.session import Session, VersionRecord
     from cortexclient.types import IdArray, Timestamp
 
@@ -55,8 +54,6 @@ FEW = 500
 """Up to so many roots, their lineage is prefetched before it is known whether it will be needed."""
 MOST_FAILURES = 40
 """So many failed lineage requests mean that the service is down, rather than that single roots are too slow for it."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +260,7 @@ def from_roots(
         matches.moment = Moment(version=exact)
         _add(matches, _of_roots(session, {exact: distinct}, progress=progress), {exact: distinct})
         return matches
-    lineage = Lineage(session, distinct)
+    lineage = LineageLookup(session, distinct)
     try:
         lineage.prefetch()
         life = lifetimes(session, distinct, also=[session.versions])
@@ -273,12 +270,12 @@ def from_roots(
         first, last = life.created, life.last
         if not asked.floating:
             at = asked.timestamp or session.version_record(int(asked.version or 0)).timestamp
-            moment = _microseconds(at)
+            moment = microseconds(at)
             known = known & (first <= moment) & (moment <= last)
             first = last = np.full(len(distinct), moment, dtype=np.int64)
         elif session.timestamp is not None:
             # roots that were valid at the client's moment are looked up then
-            moment = _microseconds(session.timestamp)
+            moment = microseconds(session.timestamp)
             then = (first <= moment) & (moment <= last)
             first, last = np.where(then, moment, first), np.where(then, moment, last)
         _mixed_ages(session, matches, lineage, distinct[known], first[known], last[known], progress=progress)
@@ -290,7 +287,7 @@ def from_roots(
 def _mixed_ages(
     session: Session,
     matches: Matches,
-    lineage: Lineage,
+    lineage: LineageLookup,
     roots: IdArray,
     first: IdArray,
     last: IdArray,
@@ -298,7 +295,7 @@ def _mixed_ages(
     progress: bool,
 ) -> None:
     times = {
-        record.version: _microseconds(record.timestamp)
+        record.version: microseconds(record.timestamp)
         for record in session.versions().values()
         if record.valid
     }
@@ -354,7 +351,9 @@ def _by_owner(
     joined = np.concatenate(supervoxels)
     # one request for each moment, for the few cells that can matter, all concurrently
     times, which = intervals_to_points(first, last)
-    owners = session.map(lambda time: roots_of(session, joined, at=_time(int(time))), times.tolist())
+    owners = session.map(
+        lambda time: roots_of(session, joined, at=from_microseconds(int(time))), times.tolist()
+    )
     for number, owner in enumerate(owners):
         mine = roots[which == number]
         for found, part in zip(rows, np.split(owner, _ends(supervoxels)), strict=True):
@@ -371,7 +370,7 @@ def _ends(parts: list[IdArray]) -> IdArray:
 # -- the lines of descent of roots ----------------------------------------------------------------------------
 
 
-class Lineage:
+class LineageLookup:
     """Ancestors and descendants of roots between the version that is read and the roots' own times.
 
     Whether they are needed shows only when the lifetimes of the roots are known. For few roots they are prefetched
@@ -393,7 +392,7 @@ class Lineage:
     def __init__(self, session: Session, roots: IdArray) -> None:
         self._session = session
         self._roots = roots
-        self._prefetched: Prefetch[list[tuple[int, int]]] | None = None
+        self._prefetched: Prefetch[RootLineage] | None = None
         self.failure: ServiceError | None = None
 
     @cached_property
@@ -421,7 +420,9 @@ class Lineage:
             return
         # roots made after that version have their relatives before them
         since, until = self.version.timestamp, datetime.now(UTC)
-        self._prefetched = Prefetch(lambda: _fetch_links(session, roots, since, until), workers=1)
+        self._prefetched = Prefetch(
+            lambda: fetch_lineage(session, roots, since=since, until=until), workers=1
+        )
         self._prefetched.start()
 
     def cancel(self) -> None:
@@ -446,46 +447,21 @@ class Lineage:
         """
         if self._prefetched is not None:
             try:
-                return _reachable(roots, self._prefetched.result()), roots[:0]
+                return _reachable(roots, self._prefetched.result().links), roots[:0]
             except ServiceError as error:  # one id that is no root is enough
                 log.debug("the lineage of all roots could not be fetched: %s", error)
         frozen = self.version.timestamp
-        since, until = min(_time(int(first.min())), frozen), max(_time(int(last.max())), frozen)
-        links, failed = self._in_parts(roots, since, until)
+        since, until = (
+            min(from_microseconds(int(first.min())), frozen),
+            max(from_microseconds(int(last.max())), frozen),
+        )
+        found, failures = fetch_lineages(
+            self._session, [roots], since=since, until=until, most_failures=MOST_FAILURES
+        )
+        failed = np.array(list(failures), dtype=np.int64)
+        self.failure = next(reversed(failures.values()), None)
+        links = [link for _, lineage in found for link in lineage.links]
         return _reachable(np.setdiff1d(roots, failed), links), failed
-
-    def _in_parts(
-        self, roots: IdArray, since: datetime, until: datetime
-    ) -> tuple[list[tuple[int, int]], IdArray]:
-        """Fetch links, halving the roots where a request fails, until the roots that make it fail are alone."""
-        links: list[tuple[int, int]] = []
-        failed, parts, failures = [roots[:0]], [roots], 0
-
-        def fetch(part: IdArray) -> list[tuple[int, int]] | ServiceError:
-            try:
-                return _fetch_links(self._session, part, since, until)
-            except (AuthenticationError, OfflineError):
-                raise
-            except ServiceError as error:
-                return error
-
-        while parts:
-            halves: list[IdArray] = []
-            for part, answer in zip(parts, self._session.map(fetch, parts), strict=True):
-                if not isinstance(answer, ServiceError):
-                    links += answer
-                    continue
-                self.failure = answer
-                failures += 1
-                if len(part) == 1:
-                    failed.append(part)
-                else:
-                    halves += [part[: len(part) // 2], part[len(part) // 2 :]]
-            if failures > MOST_FAILURES:
-                failed += halves
-                break
-            parts = halves
-        return links, np.concatenate(failed)
 
 
 def _nothing_live(session: Session) -> UnknownVersionError:
@@ -494,52 +470,12 @@ def _nothing_live(session: Session) -> UnknownVersionError:
     )
 
 
-def _fetch_links(session: Session, roots: IdArray, since: datetime, until: datetime) -> list[tuple[int, int]]:
-    """Fetch which root was made of which, as pairs of an older and a newer one."""
-    url = graph_url(session, "lineage_graph_multiple")
-    body = session.http.post_json(
-        "chunkedgraph",
-        url,
-        {"root_ids": roots.tolist()},
-        params={
-            "timestamp_past": f"{since.timestamp():.6f}",
-            "timestamp_future": f"{until.timestamp():.6f}",
-        },
-        keys=("links",),
-    )
-    try:
-        return [(as_id(link["source"]), as_id(link["target"])) for link in body["links"]]
-    except (TypeError, KeyError, ValueError) as error:
-        raise ProtocolError(
-            f"the chunkedgraph gave a lineage that cannot be read ({error}); try again",
-            service="chunkedgraph",
-            status=200,
-            url=url,
-        ) from None
-
-
 def _reachable(roots: IdArray, links: list[tuple[int, int]]) -> IdArray:
     """Return all ancestors and descendants of roots, and the roots, ascending."""
     later: dict[int, list[int]] = {}
     earlier: dict[int, list[int]] = {}
-    for source, target in links:
-        later.setdefault(source, []).append(target)
-        earlier.setdefault(target, []).append(source)
-    found: set[int] = set()
-    for neighbours in (later, earlier):
-        seen, waiting = set(roots.tolist()), roots.tolist()
-        while waiting:
-            for neighbour in neighbours.get(waiting.pop(), ()):
-                if neighbour not in seen:
-                    seen.add(neighbour)
-                    waiting.append(neighbour)
-        found |= seen
+    for older, newer in links:
+        later.setdefault(older, []).append(newer)
+        earlier.setdefault(newer, []).append(older)
+    found = reachable(roots.tolist(), later) | reachable(roots.tolist(), earlier)
     return np.array(sorted(found), dtype=np.int64)
-
-
-def _microseconds(at: datetime) -> int:
-    return (at - _EPOCH) // timedelta(microseconds=1)
-
-
-def _time(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)

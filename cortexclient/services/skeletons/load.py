@@ -17,11 +17,13 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
+from cortexclient.ids import in_batches
+from cortexclient.services.lineage import no_root
 from cortexclient.services.skeletons.compute import compute_skeleton, level2_graph
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
 from cortexclient.services.skeletons.source import fetch_stored, generate_skeletons
 from cortexclient.services.skeletons.swc import tree_of
-from cortexclient.services.skeletons.synapses import RootMoment, moments_of, no_root, synapses_of
+from cortexclient.services.skeletons.synapses import RootMoment, moments_of, synapses_of
 from cortexclient.session import Prefetch, is_below_roots, within_worker
 
 if TYPE_CHECKING:
@@ -337,7 +339,7 @@ class SkeletonBatches:
 
         self._lost = False
         size = self._batch_size
-        batches = [self.root_ids[start : start + size] for start in range(0, len(self.root_ids), size)]
+        batches = in_batches(self.root_ids, size)
         following: Prefetch[dict[int, Callable[[], Any]]] | None = None
         try:
             with tqdm(total=len(self), desc="skeletons", disable=not self._progress) as bar:
@@ -393,7 +395,7 @@ class SkeletonBatches:
         while len(batch) > 1:
             failed = []
             size = -(-len(batch) // pieces)
-            for part in (batch[start : start + size] for start in range(0, len(batch), size)):
+            for part in in_batches(batch, size):
                 try:
                     found |= self._load(part)
                 except CortexError as error:

@@ -22,8 +22,9 @@ from cortexclient.errors import (
     ServiceError,
     ServiceTimeoutError,
 )
+from cortexclient.ids import in_batches
 from cortexclient.services.level2 import Level2Service
-from cortexclient.services.skeletons.synapses import no_root
+from cortexclient.services.lineage import no_root
 from cortexclient.session import forget, is_below_roots, leaves, lifetimes, pause, progress_bar
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def fetch_stored(
         If the service fails.
     """
     wanted = list(dict.fromkeys(roots))
-    batches = [wanted[start : start + MOST_IN_ONE] for start in range(0, len(wanted), MOST_IN_ONE)]
+    batches = in_batches(wanted, MOST_IN_ONE)
     found: Found = {}
     for part in session.map(lambda batch: _fetch_batch(session, batch, version, timeout), batches):
         found |= part
@@ -245,9 +246,7 @@ def stored_skeletons(session: Session, roots: Sequence[int], version: int, **opt
         return {int(root): bool(there) for root, there in response.items()}
 
     found: dict[int, bool] = {}
-    for part in session.map(
-        look_up, [roots[start : start + MOST_LOOKED_UP] for start in range(0, len(roots), MOST_LOOKED_UP)]
-    ):
+    for part in session.map(look_up, in_batches(roots, MOST_LOOKED_UP)):
         found |= part
     return {root: found.get(root, False) for root in roots}
 
@@ -325,8 +324,7 @@ def generate_skeletons(
 def _queue(session: Session, roots: Sequence[int], version: int, timeout: float) -> ServiceError | None:
     """Request skeletons to be generated; return the failure where the service does not accept them."""
     url = f"{_base(session)}/bulk/gen_skeletons"
-    for start in range(0, len(roots), MOST_QUEUED):
-        batch = list(roots[start : start + MOST_QUEUED])
+    for batch in in_batches(list(roots), MOST_QUEUED):
         body = {"root_ids": batch, "skeleton_version": version, "verbose_level": 0}
         try:
             response = session.http.send("skeleton", "POST", url, body=body, timeout=timeout)

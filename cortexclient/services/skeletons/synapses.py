@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import NotConfiguredError, ProtocolError, StaleRootError, UnknownVersionError
+from cortexclient.ids import in_batches
+from cortexclient.services.lineage import no_root
 from cortexclient.services.synapse_references import ask_about, attach, find_references
 from cortexclient.session import (
     NM,
@@ -16,8 +18,10 @@ from cortexclient.session import (
     concat_replies,
     fetch_replies,
     forget_queries,
+    from_microseconds,
     join_positions,
     lifetimes,
+    microseconds,
     moment_of_tables,
     roots_of,
 )
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
     from cortexclient.session import Session
 
-__all__ = ["SIDES", "RootMoment", "moments_of", "no_root", "synapses_of"]
+__all__ = ["SIDES", "RootMoment", "moments_of", "synapses_of"]
 
 SIDES = ("pre", "post")
 _ROOTS_IN_ONE = 25
@@ -65,8 +69,6 @@ def moments_of(
     the last time the root was valid, as pcg_skel does, or in the newest version that has it, where the spec denies live
     queries.
     """
-    from datetime import UTC, datetime, timedelta
-
     import numpy as np
 
     life = lifetimes(session, np.asarray(roots, dtype=np.int64))
@@ -86,12 +88,12 @@ def moments_of(
         ):
             result[root] = there
         elif pinned is None:
-            at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=last)
+            at = from_microseconds(last)
             result[root] = RootMoment(Moment(timestamp=at), at)
-        elif created <= pinned.timestamp() * 1e6 <= last + 1000:
+        elif created <= microseconds(pinned) <= last + 1000:
             result[root] = RootMoment(session.moment, pinned)
         else:
-            when = "was made later than" if created > pinned.timestamp() * 1e6 else "was replaced before"
+            when = "was made later than" if created > microseconds(pinned) else "was replaced before"
             result[root] = StaleRootError(
                 f"root {root} {when} this client's moment ({pinned.isoformat()}); suggest_latest_roots({root}) gives "
                 "its successor there, client.at() a client that looks at the root's own time"
@@ -117,20 +119,13 @@ def _newest_with(
 ) -> RootMoment | StaleRootError | None:
     """Return the first version that has a root, whose first and last moment are given in us since 1970."""
     for when in frozen:
-        if created <= when.at.timestamp() * 1e6 <= last + 1000:
+        if created <= microseconds(when.at) <= last + 1000:
             return when
     if live:
         return None
     return StaleRootError(
         f"no version of {session.label} has root {root}, and its tables can be read at versions only "
         "(`capabilities.live: false` in its spec); ask with synapses=False, or for the root that latest_roots() gives"
-    )
-
-
-def no_root(session: Session, number: int) -> StaleRootError:
-    """Make the error for an id that is no root."""
-    return StaleRootError(
-        f"{number} is not a root id of {session.label}; supervoxels, level-2 ids and cell ids are not either"
     )
 
 
@@ -160,7 +155,12 @@ def synapses_of(
     groups: dict[RootMoment, list[int]] = defaultdict(list)
     for root, when in moments.items():
         groups[when].append(root)
-    asked = [(side, when, batch) for when, roots in groups.items() for batch in _cut(roots) for side in SIDES]
+    asked = [
+        (side, when, batch)
+        for when, roots in groups.items()
+        for batch in in_batches(roots, _ROOTS_IN_ONE)
+        for side in SIDES
+    ]
     requests = [
         Query(
             table,
@@ -194,10 +194,6 @@ def synapses_of(
         for root, rows in by_root.items():
             found[root][side] = rows
     return found
-
-
-def _cut(roots: list[int]) -> list[list[int]]:
-    return [roots[start : start + _ROOTS_IN_ONE] for start in range(0, len(roots), _ROOTS_IN_ONE)]
 
 
 def _one_side(
