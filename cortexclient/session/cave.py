@@ -28,7 +28,7 @@ from packaging.version import InvalidVersion
 from cortexclient.errors import ProtocolError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.session.connection import LOOPBACK_TOKEN
-from cortexclient.session.failures import service_of
+from cortexclient.session.refusals import service_of
 from cortexclient.session.transport import adopt
 
 if TYPE_CHECKING:
