@@ -4,7 +4,8 @@
 
     client.bulk(root_ids).skeletons(out="skeletons/")    ->  BulkResult: .done .failures .dataset() .frame()
 
-`kinds` fetches a batch of neurons, `folder` keeps what is written and what is done, `job` hands out the batches.
+`kinds` fetches a batch of neurons, `folder` keeps what is written and what is done, `workers` does a batch, `job` hands
+out the batches, `result` reads what they wrote.
 """
 
 from __future__ import annotations

@@ -7,137 +7,109 @@ job, so that a batch that is done again overwrites what was left of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from cortexclient.errors import JobError, OutputError
+from cortexclient.errors import CortexError, JobError, OutputError
 from cortexclient.files import write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from cortexclient.types import PathLike
 
-__all__ = ["MANIFEST", "Folder", "Manifest", "Record", "open_folder", "read_records"]
+__all__ = ["MANIFEST", "Folder", "Manifest", "Record", "read_records"]
 
 MANIFEST = "_job.json"
 
 
-class Folder(Protocol):
-    """A place for files; it can be pickled."""
+@dataclass(frozen=True)
+class Folder:
+    """A local folder, which is made when its first file is, or one of a bucket; it can be pickled.
 
-    @property
-    def uri(self) -> str:
-        """Absolute path, or address."""
-        ...
-
-    def names(self) -> list[str]:
-        """Names of the files in it; none where it does not exist."""
-        ...
-
-    def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Content of those of the files that exist."""
-        ...
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file; it is never seen half."""
-        ...
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete those of the files that exist."""
-        ...
-
-
-def open_folder(path: PathLike) -> Folder:
-    """Choose how a path is written; a local folder is made when the first file is.
-
-    Raises
-    ------
-    OutputError
-        If the path is empty or of an unknown kind.
+    Attributes
+    ----------
+    uri : str
+        Absolute path, or address.
     """
-    text = str(path).strip()
-    scheme, separator, _ = text.partition("://")
-    if not text:
-        raise OutputError("out is empty; give a folder or a bucket such as 'gs://bucket/skeletons/'")
-    if not separator or scheme == "file":
-        local = unquote(urlsplit(text).path) if separator else text
-        return LocalFolder(str(Path(local).expanduser().resolve()))
-    if scheme not in {"gs", "s3", "mem"}:
-        raise OutputError(f"no way to write to {text!r}: use a folder, gs:// or s3://")
-    return Bucket(text.rstrip("/"))
-
-
-@dataclass(frozen=True)
-class LocalFolder:
-    """A local folder, or one that all workers have mounted."""
 
     uri: str
 
-    def names(self) -> list[str]:
-        """Names of the files in it."""
-        path = Path(self.uri)
-        if path.exists() and not path.is_dir():
-            raise OutputError(f"{path} is a file; a bulk job writes into a folder")
-        return [file.name for file in path.iterdir() if file.is_file()] if path.is_dir() else []
+    @classmethod
+    def at(cls, path: PathLike) -> Folder:
+        """Choose how a path is written.
 
-    def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Content of those of the files that exist."""
-        found = {}
-        for name in names:
-            try:
-                found[name] = (Path(self.uri) / name).read_bytes()
-            except FileNotFoundError:
-                continue
-        return found
+        Raises
+        ------
+        OutputError
+            If the path is empty or of an unknown kind.
+        """
+        text = str(path).strip()
+        scheme, separator, _ = text.partition("://")
+        if not text:
+            raise OutputError("out is empty; give a folder or a bucket such as 'gs://bucket/skeletons/'")
+        if not separator or scheme == "file":
+            local = unquote(urlsplit(text).path) if separator else text
+            return cls(str(Path(local).expanduser().resolve()))
+        if scheme not in {"gs", "s3", "mem"}:
+            raise OutputError(f"no way to write to {text!r}: use a folder, gs:// or s3://")
+        return cls(text.rstrip("/"))
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file beside, and rename it."""
-        try:
-            Path(self.uri).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {self.uri!r}: {error.strerror or error}") from error
-        write_bytes(Path(self.uri) / name, content)
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete those of the files that exist."""
-        for name in names:
-            (Path(self.uri) / name).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """A bucket, by cloud-files; objects of a bucket are replaced at once."""
-
-    uri: str
-
-    def _files(self) -> Any:
+    def _bucket(self) -> Any:
+        """Return the bucket; None for a local folder, whose files are read and written directly."""
+        if "://" not in self.uri:
+            return None
         import cloudfiles
 
         return cloudfiles.CloudFiles(self.uri, progress=False)
 
+    @contextlib.contextmanager
+    def _as_ours(self, doing: str) -> Iterator[None]:
+        """Raise every failure inside the block as an `OutputError`: each kind of bucket has errors of its own."""
+        try:
+            yield
+        except CortexError:
+            raise
+        except Exception as error:
+            raise OutputError(f"cannot {doing} {self.uri}: {' '.join(str(error).split())}") from error
+
     def names(self) -> list[str]:
-        """Names of the files in it."""
-        return [str(name) for name in self._files().list(flat=True)]
+        """Return the names of the files; none where the folder does not exist."""
+        with self._as_ours("list the files in"):
+            if (bucket := self._bucket()) is not None:
+                return [str(name) for name in bucket.list(flat=True)]
+            path = Path(self.uri)
+            return [file.name for file in path.iterdir() if file.is_file()] if path.exists() else []
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Content of those of the files that exist, fetched concurrently."""
-        found = self._files().get(list(names), return_dict=True)
-        return {name: bytes(content) for name, content in found.items() if content is not None}
+        """Return the content of those of the files that exist."""
+        with self._as_ours("read files in"):
+            if (bucket := self._bucket()) is not None:
+                found = bucket.get(list(names), return_dict=True)
+                return {name: bytes(content) for name, content in found.items() if content is not None}
+            paths = {name: Path(self.uri) / name for name in names}
+            return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file."""
-        try:
-            self._files().put(name, content, compress=None, cache_control="no-cache")
-        except Exception as error:  # every client of a bucket has errors of its own
-            raise OutputError(f"cannot write {self.uri}/{name}: {error}") from error
+        """Write a file; nobody ever sees a part of it."""
+        with self._as_ours("write files in"):
+            if (bucket := self._bucket()) is not None:
+                bucket.put(name, content, compress=None, cache_control="no-cache")
+            else:
+                Path(self.uri).mkdir(parents=True, exist_ok=True)
+                write_bytes(Path(self.uri) / name, content)
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete those of the files that exist."""
-        self._files().delete(list(names))
+        with self._as_ours("delete files in"):
+            if (bucket := self._bucket()) is not None:
+                bucket.delete(list(names))
+            for name in () if bucket is not None else names:
+                (Path(self.uri) / name).unlink(missing_ok=True)
 
 
 # -- the manifest ------------------------------------------------------------------------------------------------------
@@ -272,11 +244,6 @@ class Record:
     def name_of(number: int) -> str:
         """Return the name of the file of a batch's record."""
         return f"_batch-{number:05d}.json"
-
-    @classmethod
-    def read(cls, folder: Folder, number: int) -> Record | None:
-        """Read the record of a batch; None where it is not done."""
-        return read_records(folder, [number]).get(number)
 
     def write(self, folder: Folder) -> None:
         """Write the record, which makes the batch done."""

@@ -5,35 +5,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import pickle
-import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from cortexclient.bulk import kinds
-from cortexclient.bulk.folder import Manifest, Record, open_folder, read_records
+from cortexclient.bulk.folder import Folder, Manifest, Record, read_records
 from cortexclient.bulk.result import BulkResult
+from cortexclient.bulk.workers import HOPELESS_BATCHES, OF_ONE, Threads, dask_client, do_batch, size_of
 from cortexclient.errors import (
-    AuthenticationError,
     CortexError,
     JobError,
-    MissingDataError,
-    MissingExtraError,
-    NotConfiguredError,
-    OutputError,
-    StaleRootError,
 )
 from cortexclient.ids import as_id, as_ids
-from cortexclient.session import Prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from cortexclient.bulk.folder import Folder
     from cortexclient.bulk.kinds import Kind
     from cortexclient.client import DatasetClient
     from cortexclient.types import Ids, PathLike, TransformName
@@ -44,16 +35,8 @@ __all__ = ["Bulk"]
 
 log = logging.getLogger(__name__)
 
-_FATAL = (AuthenticationError, NotConfiguredError, MissingExtraError, OutputError)
-"""Errors that every other neuron would fail with, too."""
-
-_OF_ONE = (MissingDataError, StaleRootError)
-"""Errors that are about a neuron, however many neurons they are about."""
-
-_HOPELESS_BATCHES, _HOPELESS_NEURONS = 3, 20
-"""So many failures, and nothing else, in a row stop a job: the server is down, or the function is wrong."""
-
-_LONGEST_MESSAGE = 500
+_HOPELESS_NEURONS = 20
+"""After so many failures, in several batches in a row, and nothing else, a job stops: the server is down, perhaps."""
 
 
 class Bulk:
@@ -257,7 +240,7 @@ class Bulk:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def _run(self, kind: Kind, out: PathLike) -> BulkResult:
-        folder = open_folder(out)
+        folder = Folder.at(out)
         known = Manifest.read(folder)
         client = _pinned(self._client, known)
         manifest = self._manifest(client, kind)
@@ -297,18 +280,18 @@ class Bulk:
     def _workers(self, client: DatasetClient, kind: Kind) -> Iterator[tuple[Executor, int, Any]]:
         """Give an executor, how many batches it gets at a time, and the client as its workers get it."""
         if self._dask is not None:
-            with _dask_client(self._dask) as cluster:
+            with dask_client(self._dask) as cluster:
                 threads = sum(cluster.nthreads().values()) or 1
                 yield cluster.get_executor(pure=False, retries=2), 2 * threads, pickle.dumps(client)
         elif self._executor is None:
             threads = client.session.max_workers
-            own = _Threads()
+            own = Threads()
             try:
                 yield own, threads, client
             finally:
                 own.shutdown()
         elif isinstance(self._executor, ThreadPoolExecutor):
-            yield self._executor, 2 * _size_of(self._executor), client
+            yield self._executor, 2 * size_of(self._executor), client
         else:
             try:
                 pickle.dumps(kind)
@@ -316,7 +299,7 @@ class Bulk:
                 raise ValueError(
                     f"the function cannot be sent to another process ({error}); define it at the top of a module"
                 ) from None
-            yield self._executor, 2 * _size_of(self._executor), pickle.dumps(client)
+            yield self._executor, 2 * size_of(self._executor), pickle.dumps(client)
 
     def _submit(
         self,
@@ -348,7 +331,7 @@ class Bulk:
                         number, roots = todo.popleft()
                         if self._rate is not None:
                             due = max(due, time.monotonic()) + len(roots) / self._rate
-                        running[executor.submit(_do_batch, *shared, number, roots)] = (number, roots)
+                        running[executor.submit(do_batch, *shared, number, roots)] = (number, roots)
                     pause = 1.0
                     if todo and len(running) < at_a_time:
                         pause = min(max(due - time.monotonic(), 0.001), pause)
@@ -398,16 +381,19 @@ def _retry(manifest: Manifest, records: dict[int, Record], ids: list[int]) -> bo
 
 
 def _record_of(future: Future[Record], number: int, roots: list[int], folder: Folder) -> Record:
-    """Return the record of a batch; one whose workers died failed as such."""
+    """Return the record of a batch; one whose workers died again and again has failed."""
     try:
         return future.result()
-    except (CortexError, BrokenExecutor, pickle.PicklingError):
+    except (CortexError, BrokenExecutor):
         raise
     except Exception as error:
-        if type(error).__name__ != "KilledWorker":  # of Dask, after several tries
-            raise
+        if type(error).__name__ != "KilledWorker":  # of Dask
+            raise JobError(
+                f"batch {number} could not be done ({type(error).__name__}: {error}); what is done is kept: run the "
+                "job again to continue it"
+            ) from error
         log.warning("the workers of batch %d died: %s", number, error)
-        reason = ["KilledWorker", f"the workers that had it died, of too little memory perhaps: {error}"]
+        reason = ["KilledWorker", f"its workers died, of too little memory perhaps: {error}"]
         record = Record(number, [], dict.fromkeys(roots, reason))
         record.write(folder)
         return record
@@ -415,181 +401,14 @@ def _record_of(future: Future[Record], number: int, roots: list[int], folder: Fo
 
 def _require_hope(row: list[tuple[str, int]], record: Record) -> None:
     """Raise if batch after batch fails, and not for reasons of the neurons."""
-    of_one = {kind.__name__ for kind in _OF_ONE}
+    of_one = {kind.__name__ for kind in OF_ONE}
     if record.done or any(kind in of_one for kind, _ in record.failures.values()):
         row.clear()
         return
     row.append((": ".join(next(iter(record.failures.values()))), len(record.failures)))
     number = sum(count for _, count in row)
-    if len(row) >= _HOPELESS_BATCHES and number >= _HOPELESS_NEURONS:
+    if len(row) >= HOPELESS_BATCHES and number >= _HOPELESS_NEURONS:
         raise JobError(
             f"all of the last {number} neurons failed, the last of them with {row[-1][0]}; what is done is kept: when "
             "the cause is removed, run the job again to continue it"
         )
-
-
-# -- workers -----------------------------------------------------------------------------------------------------------
-
-
-class _Threads(Executor):
-    """Threads whose requests end when they are shut down, unlike those of a ThreadPoolExecutor."""
-
-    def __init__(self) -> None:
-        self._jobs: list[tuple[Future[Any], Prefetch[None]]] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a function in a thread of its own."""
-        self._reap(everything=False)
-        future: Future[Any] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - raised where the result is read
-                future.set_exception(error)
-
-        future.set_running_or_notify_cancel()
-        job = Prefetch(work, workers=1)
-        self._jobs.append((future, job))
-        job.start()
-        return future
-
-    def _reap(self, *, everything: bool) -> None:
-        ended = [pair for pair in self._jobs if everything or pair[0].done()]
-        self._jobs = [pair for pair in self._jobs if pair not in ended]
-        for _, job in ended:
-            job.cancel()
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - both are meant
-        """End all threads; requests that are under way are cancelled."""
-        self._reap(everything=True)
-
-
-@contextlib.contextmanager
-def _dask_client(given: Any) -> Iterator[Any]:
-    try:
-        import distributed
-    except ImportError:
-        raise MissingExtraError.of("dask= needs", "distributed", "bulk") from None
-    if isinstance(given, distributed.Client):
-        yield given
-        return
-    if not isinstance(given, str):
-        raise TypeError(
-            f"dask must be a distributed.Client or the address of a scheduler, not {type(given).__name__}"
-        )
-    client: Any = distributed.Client
-    with client(given, set_as_default=False) as made:
-        yield made
-
-
-def _size_of(executor: Executor) -> int:
-    """Return the number of an executor's workers; executors of the standard library know it."""
-    return int(getattr(executor, "_max_workers", 0) or os.cpu_count() or 1)
-
-
-_clients: OrderedDict[bytes, DatasetClient] = OrderedDict()
-_lock = threading.Lock()
-
-
-def _client_of(packed: Any) -> DatasetClient:
-    """Return the client of this process: its connections and metadata serve all batches."""
-    if not isinstance(packed, bytes):
-        client: DatasetClient = packed
-        return client
-    with _lock:
-        if packed not in _clients:
-            _clients[packed] = pickle.loads(packed)  # noqa: S301 - from the process that submits the job
-            while len(_clients) > 4:
-                _clients.popitem(last=False)
-        return _clients[packed]
-
-
-def _do_batch(packed: Any, kind: Kind, folder: Folder, number: int, roots: list[int]) -> Record:
-    """Fetch a batch and write its results, then its record. A worker that died may have done it already."""
-    if (known := Record.read(folder, number)) is not None:
-        return known
-    record = Record(number, [], {})
-    rows = _Rows()
-    for root, found in _fetch(_client_of(packed), kind, roots):
-        content = found
-        if kind.ending is None and not isinstance(found, Exception):
-            content = rows.add(found)
-        if isinstance(content, _FATAL):
-            raise content
-        if isinstance(content, Exception):
-            record.failures[root] = [type(content).__name__, str(content)[:_LONGEST_MESSAGE]]
-        else:
-            record.done.append(root)
-        if kind.ending is not None and not isinstance(content, Exception):
-            folder.write(f"{root}{kind.ending}", content)
-    if kind.ending is not None:
-        folder.delete([f"{root}{kind.ending}" for root in record.failures])
-    else:
-        part = f"part-{number:05d}.parquet"
-        record.rows = rows.count
-        if rows.tables:
-            record.part = part
-            folder.write(part, rows.parquet())
-        else:
-            folder.delete([part])
-    record.write(folder)
-    return record
-
-
-def _fetch(client: DatasetClient, kind: Kind, roots: list[int]) -> Iterator[tuple[int, Any]]:
-    """Fetch a batch; if it fails as such, each neuron alone, so that one of them never takes the others along."""
-    left = dict.fromkeys(roots)
-    try:
-        for root, found in kind.fetch(client, roots):
-            left.pop(root)
-            yield root, found
-    except _FATAL:
-        raise
-    except Exception as error:  # noqa: BLE001 - written down as the reason of a neuron
-        if len(left) == 1:
-            yield next(iter(left)), error
-            return
-        log.info("a batch of %d neurons is done one by one: %s", len(roots), error)
-        down: list[Exception] = []
-        for root in left:
-            found = down[-1] if len(down) >= _HOPELESS_BATCHES else next(_fetch(client, kind, [root]))[1]
-            if isinstance(found, Exception) and not isinstance(found, _OF_ONE):
-                down.append(found)
-            else:
-                down.clear()
-            yield root, found
-
-
-class _Rows:
-    """The rows of a batch, as one table whose columns have one type each."""
-
-    def __init__(self) -> None:
-        self.tables: list[Any] = []
-        self.count = 0
-        self._schema: Any = None
-
-    def add(self, table: Any) -> Exception | None:
-        """Add the rows of a neuron; return why they cannot be added to those of the others."""
-        import pyarrow as pa
-
-        if table is None:
-            return None
-        schemas = [table.schema] if self._schema is None else [self._schema, table.schema]
-        try:
-            self._schema = pa.unify_schemas(schemas, promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            return ValueError(f"its rows do not fit those of the other neurons: {error}")
-        self.tables.append(table)
-        self.count += table.num_rows
-        return None
-
-    def parquet(self) -> bytes:
-        """Return the file."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        sink = pa.BufferOutputStream()
-        table = pa.concat_tables(self.tables, promote_options="permissive")
-        pq.write_table(table.replace_schema_metadata(self._schema.metadata), sink, compression="zstd")
-        return bytes(sink.getvalue())

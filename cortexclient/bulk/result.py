@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.bulk.folder import Manifest, open_folder, read_records
+from cortexclient.bulk.folder import Folder, Manifest, read_records
 from cortexclient.errors import JobError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cortexclient.bulk.folder import Folder, Record
+    from cortexclient.bulk.folder import Record
     from cortexclient.types import PathLike
 
 __all__ = ["BulkResult"]
@@ -56,7 +56,7 @@ class BulkResult:
         JobError
             If the folder holds no job.
         """
-        folder = open_folder(out)
+        folder = Folder.at(out)
         manifest = Manifest.read(folder)
         if manifest is None:
             raise JobError(f"{folder.uri} holds no bulk job")

@@ -1,0 +1,219 @@
+"""Workers of a bulk job, and what one of them does with a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import threading
+from collections import OrderedDict
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.bulk.folder import Record, read_records
+from cortexclient.errors import (
+    AuthenticationError,
+    JobError,
+    MissingDataError,
+    MissingExtraError,
+    NotConfiguredError,
+    OutputError,
+    StaleRootError,
+)
+from cortexclient.session import Prefetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cortexclient.bulk.folder import Folder
+    from cortexclient.bulk.kinds import Kind
+    from cortexclient.client import DatasetClient
+
+__all__ = ["HOPELESS_BATCHES", "OF_ONE", "Threads", "dask_client", "do_batch", "size_of"]
+
+log = logging.getLogger(__name__)
+
+FATAL = (AuthenticationError, NotConfiguredError, MissingExtraError, OutputError)
+"""Errors that every other neuron would fail with, too."""
+
+OF_ONE = (MissingDataError, StaleRootError)
+"""Errors that are about a neuron, however many neurons they are about."""
+
+HOPELESS_BATCHES = 3
+"""After so many failures of another kind in a row, nothing else is tried."""
+
+_LONGEST_MESSAGE = 500
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+class Threads(Executor):
+    """Threads whose requests end when they are shut down, unlike those of a ThreadPoolExecutor."""
+
+    def __init__(self) -> None:
+        self._jobs: list[tuple[Future[Any], Prefetch[None]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run a function in a thread of its own."""
+        self._reap(everything=False)
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - raised where the result is read
+                future.set_exception(error)
+
+        future.set_running_or_notify_cancel()
+        job = Prefetch(work, workers=1)
+        self._jobs.append((future, job))
+        job.start()
+        return future
+
+    def _reap(self, *, everything: bool) -> None:
+        ended = [pair for pair in self._jobs if everything or pair[0].done()]
+        self._jobs = [pair for pair in self._jobs if pair not in ended]
+        for _, job in ended:
+            job.cancel()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - both are meant
+        """End all threads; requests that are under way are cancelled."""
+        self._reap(everything=True)
+
+
+@contextlib.contextmanager
+def dask_client(given: Any) -> Iterator[Any]:
+    """Give a client of a Dask cluster; one that is made of an address is closed afterwards."""
+    try:
+        import distributed
+    except ImportError:
+        raise MissingExtraError.of("dask= needs", "distributed", "bulk") from None
+    if isinstance(given, distributed.Client):
+        yield given
+        return
+    if not isinstance(given, str):
+        raise TypeError(
+            f"dask must be a distributed.Client or the address of a scheduler, not {type(given).__name__}"
+        )
+    try:
+        made: Any = distributed.Client(given, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise JobError(f"no Dask scheduler answers at {given}: {error}") from error
+    with made:
+        yield made
+
+
+def size_of(executor: Executor) -> int:
+    """Return the number of an executor's workers; executors of the standard library know it."""
+    return int(getattr(executor, "_max_workers", 0) or os.cpu_count() or 1)
+
+
+# -- a batch -----------------------------------------------------------------------------------------------------------
+
+_clients: OrderedDict[bytes, DatasetClient] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _client_of(packed: Any) -> DatasetClient:
+    """Return the client of this process: its connections and metadata serve all batches."""
+    if not isinstance(packed, bytes):
+        client: DatasetClient = packed
+        return client
+    with _lock:
+        if packed not in _clients:
+            _clients[packed] = pickle.loads(packed)  # noqa: S301 - from the process that submits the job
+            while len(_clients) > 4:
+                _clients.popitem(last=False)
+        return _clients[packed]
+
+
+def do_batch(packed: Any, kind: Kind, folder: Folder, number: int, roots: list[int]) -> Record:
+    """Fetch a batch and write its results, then its record. A worker that died may have done it already."""
+    if known := read_records(folder, [number]):
+        return known[number]
+    record = Record(number, [], {})
+    rows = _Rows()
+    for root, found in _fetch(_client_of(packed), kind, roots):
+        content = found
+        if kind.ending is None and not isinstance(found, Exception):
+            content = rows.add(found)
+        if isinstance(content, FATAL):
+            raise content
+        if isinstance(content, Exception):
+            record.failures[root] = [type(content).__name__, str(content)[:_LONGEST_MESSAGE]]
+        else:
+            record.done.append(root)
+        if kind.ending is not None and not isinstance(content, Exception):
+            folder.write(f"{root}{kind.ending}", content)
+    if kind.ending is not None:
+        folder.delete([f"{root}{kind.ending}" for root in record.failures])
+    else:
+        part = f"part-{number:05d}.parquet"
+        record.rows = rows.count
+        if rows.tables:
+            record.part = part
+            folder.write(part, rows.parquet())
+        else:
+            folder.delete([part])
+    record.write(folder)
+    return record
+
+
+def _fetch(client: DatasetClient, kind: Kind, roots: list[int]) -> Iterator[tuple[int, Any]]:
+    """Fetch a batch; if it fails as such, each neuron alone, so that one of them never takes the others along."""
+    left = dict.fromkeys(roots)
+    try:
+        for root, found in kind.fetch(client, roots):
+            left.pop(root)
+            yield root, found
+    except FATAL:
+        raise
+    except Exception as error:  # noqa: BLE001 - written down as the reason of a neuron
+        if len(left) == 1:
+            yield next(iter(left)), error
+            return
+        log.info("a batch of %d neurons is done one by one: %s", len(roots), error)
+        down: list[Exception] = []
+        for root in left:
+            found = down[-1] if len(down) >= HOPELESS_BATCHES else next(_fetch(client, kind, [root]))[1]
+            if isinstance(found, Exception) and not isinstance(found, OF_ONE):
+                down.append(found)
+            else:
+                down.clear()
+            yield root, found
+
+
+class _Rows:
+    """The rows of a batch, as one table whose columns have one type each."""
+
+    def __init__(self) -> None:
+        self.tables: list[Any] = []
+        self.count = 0
+        self._schema: Any = None
+
+    def add(self, table: Any) -> Exception | None:
+        """Add the rows of a neuron; return why they cannot be added to those of the others."""
+        import pyarrow as pa
+
+        if table is None:
+            return None
+        schemas = [table.schema] if self._schema is None else [self._schema, table.schema]
+        try:
+            self._schema = pa.unify_schemas(schemas, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            return ValueError(f"its rows do not fit those of the other neurons: {error}")
+        self.tables.append(table)
+        self.count += table.num_rows
+        return None
+
+    def parquet(self) -> bytes:
+        """Return the file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        sink = pa.BufferOutputStream()
+        table = pa.concat_tables(self.tables, promote_options="permissive")
+        pq.write_table(table.replace_schema_metadata(self._schema.metadata), sink, compression="zstd")
+        return bytes(sink.getvalue())
