@@ -236,6 +236,14 @@ class DatasetClient:
         ------
         ValueError
             Both were given.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> earlier = client.at(version=client.version - 1)
+        >>> client.version - earlier.version
+        1
         """
         client = type(self)._on(self._session.at(version=version, timestamp=timestamp))
         client._exports_path = self._exports_path
@@ -253,6 +261,14 @@ class DatasetClient:
         ------
         UnknownVersionError
             The datastack has no such version.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.fix_mat_timestamp()
+        >>> client.session.pinned
+        True
         """
         if version is None:
             self._session.pin_current()
@@ -260,7 +276,17 @@ class DatasetClient:
             self._session.pin(version=version)
 
     def unfix_mat_timestamp(self) -> None:
-        """Return to the moment that the client was loaded with (floating, if none was given)."""
+        """Return to the moment that the client was loaded with (floating, if none was given).
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.fix_mat_timestamp()
+        >>> client.unfix_mat_timestamp()
+        >>> client.session.pinned
+        False
+        """
         self._session.unpin()
 
     def version_timestamp(self, version: int | None = None) -> datetime:
@@ -280,6 +306,13 @@ class DatasetClient:
         ------
         UnknownVersionError
             The datastack has no such version.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.version_timestamp() < client.now()
+        True
         """
         return self._session.version_record(self.version if version is None else version).timestamp
 

@@ -79,6 +79,14 @@ class AnnotationsService:
             If neither a table nor a schema is given.
         ServiceError
             If the service fails.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> stage = client.stage_annotations(schema_name="bound_tag")
+        >>> "pt_position" in stage.fields
+        True
         """
         try:
             with self._session.guard("annotation"):

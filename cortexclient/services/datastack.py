@@ -64,6 +64,13 @@ class DatastackService:
             If the datastack is another one than this client's.
         TypeError
             If ``use_stored`` is not True or False.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.get_datastack_info()["synapse_table"] == client.session.synapse_table
+        True
         """
         use_stored = self._stored(datastack_name, use_stored)
         if use_stored and image_mirror is None:
@@ -81,7 +88,15 @@ class DatastackService:
         format_for: Format = "raw",
         image_mirror: str | None = None,
     ) -> str:
-        """Return the address of the images, written for one of several programs."""
+        """Return the address of the images, written for one of several programs.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.image_source().startswith("precomputed://")
+        True
+        """
         use_stored = self._stored(datastack_name, use_stored)
         options = {} if image_mirror is None else {"image_mirror": image_mirror}
         with self._session.guard("info"):
@@ -92,7 +107,15 @@ class DatastackService:
     def segmentation_source(
         self, datastack_name: str | None = None, use_stored: bool = True, format_for: Format = "raw"
     ) -> str:
-        """Return the address of the segmentation, written for one of several programs."""
+        """Return the address of the segmentation, written for one of several programs.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.segmentation_source().startswith("graphene://")
+        True
+        """
         use_stored = self._stored(datastack_name, use_stored)
         with self._session.guard("info"):
             return str(
@@ -102,19 +125,43 @@ class DatastackService:
     def viewer_resolution(
         self, datastack_name: str | None = None, use_stored: bool = True
     ) -> NDArray[np.float64]:
-        """Return the size in nm of a voxel in the viewer: shape (3,), float64."""
+        """Return the size in nm of a voxel in the viewer: shape (3,), float64.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.viewer_resolution().shape
+        (3,)
+        """
         import numpy as np
 
         record = self.get_datastack_info(datastack_name, use_stored)
         return np.array([record[f"viewer_resolution_{axis}"] for axis in "xyz"], dtype=np.float64)
 
     def image_cloudvolume(self, /, image_mirror: str | None = None, **kwargs: Any) -> Any:
-        """Open the images as a CloudVolume; without options the same object each time."""
+        """Open the images as a CloudVolume; without options the same object each time.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.image_cloudvolume().resolution.shape
+        (3,)
+        """
         options = {} if image_mirror is None else {"image_mirror": image_mirror}
         return self._session.image_cloudvolume(**options, **kwargs)
 
     def segmentation_cloudvolume(self, /, use_client_secret: bool = True, **kwargs: Any) -> Any:
-        """Open the segmentation as a CloudVolume at the client's moment; without options the same object each time."""
+        """Open the segmentation as a CloudVolume at the client's moment; without options the same object each time.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.segmentation_cloudvolume().resolution.shape
+        (3,)
+        """
         options = {} if use_client_secret else {"use_client_secret": False}
         return self._session.segmentation_cloudvolume(**options, **kwargs)
 
@@ -125,6 +172,14 @@ class DatastackService:
         ------
         ValueError
             If the address is on another server: this client's token does not go there.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> state_id = client.upload_state_json({"layers": []})
+        >>> client.get_state_json(state_id)
+        {'layers': []}
         """
         if isinstance(state_id, str) and not state_id.isdigit():
             from cortexclient.credentials import host_of
@@ -151,6 +206,13 @@ class DatastackService:
             Overwrite this one; for administrators.
         timestamp : datetime.datetime, optional
             Time of the state; for administrators.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.upload_state_json({"layers": []}) > 0
+        True
         """
         with self._session.guard("state"):
             return int(
@@ -184,6 +246,13 @@ class DatastackService:
             If there is none.
         ValueError
             If the datastack is another one than this client's.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.most_recent_materialization_version() == max(client.versions().query("valid")["version"])
+        True
         """
         require_own(self._session, datastack_name)
         require_versions(self._session.spec, "the newest version")

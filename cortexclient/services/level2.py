@@ -83,6 +83,16 @@ class Level2Service:
             If the bounds have another shape, end before they begin, or look like voxels.
         MissingDataError
             If the id has no level-2 ids, because it is no root.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
+        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> ids = client.get_l2_ids(root)
+        >>> ids == sorted(ids)
+        True
         """
         if bounds_unit not in {"nm", "vx", None}:
             raise ValueError(f"bounds_unit must be 'nm' or 'vx', not {bounds_unit!r}")

@@ -69,6 +69,15 @@ class RootsService:
         ------
         ServiceError
             If the chunkedgraph fails.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=5)
+        >>> roots = client.get_roots(nuclei["pt_supervoxel_id"], timestamp=client.version_timestamp())
+        >>> bool((roots == nuclei["pt_root_id"]).all())
+        True
         """
         return roots_of(
             self._session,
@@ -91,6 +100,15 @@ class RootsService:
         -------
         numpy.ndarray
             Shape (n,), bool, in the order given; False for ids that are no roots.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
+        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> client.is_latest_roots([root, 5], timestamp=client.version_timestamp()).tolist()
+        [True, False]
         """
         return is_latest(self._session, as_ids(root_ids, "root_ids"), at=self._at(timestamp))
 
@@ -113,6 +131,15 @@ class RootsService:
         ------
         StaleRootError
             If an id is no root.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
+        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> client.latest_valid_timestamp(root)[0] >= client.version_timestamp()
+        True
         """
         import numpy as np
 
@@ -150,6 +177,15 @@ class RootsService:
         ------
         StaleRootError
             If the id is no root.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
+        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> client.get_latest_roots(root, timestamp=client.version_timestamp()).tolist() == [root]
+        True
         """
         import numpy as np
 
@@ -194,6 +230,15 @@ class RootsService:
         -------
         int, numpy.ndarray, tuple or list
             For one root: the suggestion, or all candidates, or a pair with the shares. For several: a list of these.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
+        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> client.suggest_latest_roots(root, timestamp=client.version_timestamp()) == root
+        True
         """
         one = is_one(root_id)
         ids = as_ids(root_id, "root_id").tolist()
@@ -236,6 +281,15 @@ class RootsService:
             is_latest         bool     whether the id was up to date already
             overlap           float64  share of its pieces that the suggestion holds
             ================  =======  =========================================================
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
+        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> client.latest_roots([root]).columns.tolist()
+        ['latest_root_id', 'is_latest', 'overlap']
         """
         import numpy as np
         import pandas as pd

@@ -480,6 +480,13 @@ class QueriesService:
             If there is no such table or view; the message lists close names.
         ServiceError
             As `TableQuery.query`.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> len(client.query("nucleus_detection", limit=3))
+        3
         """
         info = find_table(self._session, table_or_view)
         accepted = inspect.signature(TableQuery.query).parameters

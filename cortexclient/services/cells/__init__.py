@@ -98,6 +98,15 @@ class CellsService:
             If ``strict`` and a root holds several cells.
         ServiceError
             If a service fails for all roots, or if ``strict`` and it fails for one.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
+        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> client.root_id_to_cell_id([root])["cell_id"].tolist() == [nuclei["id"].iloc[0]]
+        True
         """
         self._require()
         version, timestamp = self._moment_of(client, version, timestamp)
@@ -171,6 +180,15 @@ class CellsService:
             If two different moments are given.
         ServiceError
             If a service fails.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
+        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> client.cell_id_to_root_id(nuclei["id"][:1])["root_id"].tolist() == [root]
+        True
         """
         self._require()
         if version is not None and materialization_version not in (None, version):
