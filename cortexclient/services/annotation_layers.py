@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Color: TypeAlias = str | Sequence[float]
     Colors: TypeAlias = Color | Sequence[Color] | Mapping[str, Color]
 
-__all__ = ["COLOR_CYCLE", "Layer", "annotation_layers", "frame_resolution", "voxel_size"]
+__all__ = ["COLOR_CYCLE", "PointLayer", "annotation_layers", "frame_resolution", "voxel_size"]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ DEFAULT_COLOR = "#f0e442"
 
 
 @dataclass(frozen=True)
-class Layer:
+class PointLayer:
     """Points that are shown together.
 
     Parameters
@@ -72,7 +72,7 @@ def annotation_layers(
     resolution: Sequence[float] | None = None,
     prefer: str | None = None,
     colors: Colors | None = None,
-) -> list[Layer]:
+) -> list[PointLayer]:
     """Sort tables of points into layers.
 
     Parameters
@@ -94,7 +94,7 @@ def annotation_layers(
 
     Returns
     -------
-    list of Layer
+    list of PointLayer
 
     Raises
     ------
@@ -120,7 +120,7 @@ def annotation_layers(
 
 def _sides(
     data: Any, root_ids: Iterable[int], resolution: Sequence[float] | None, prefer: str | None
-) -> list[Layer]:
+) -> list[PointLayer]:
     """Split a table of synapses by the side on which the neurons are; anything else is one layer."""
     roots = np.fromiter((int(root) for root in root_ids), dtype=np.int64)
     if not len(roots) or not {"pre_pt_root_id", "post_pt_root_id"} <= set(getattr(data, "columns", ())):
@@ -136,17 +136,17 @@ def _sides(
     return layers or [_layer(data, "annotations", resolution, prefer)]
 
 
-def _layer(data: Any, name: str, resolution: Sequence[float] | None, prefer: str | None) -> Layer:
+def _layer(data: Any, name: str, resolution: Sequence[float] | None, prefer: str | None) -> PointLayer:
     if not hasattr(data, "columns"):
         size = voxel_size(resolution if resolution is not None else (1, 1, 1))
-        return _without_missing(Layer(name, _points(data), size))
+        return _without_missing(PointLayer(name, _points(data), size))
     columns = [column for column in SEGMENT_COLUMNS if column in data.columns]
     # column by column: one array of the whole frame would turn ids into floats if any column were one
     ids = [as_ids(data[column].where(data[column].notna(), 0), column).tolist() for column in columns]
     segments = [[root for root in row if root > 0] for row in zip(*ids, strict=True)]
     descriptions = [f"id {value}" for value in data["id"].array] if "id" in data.columns else []
     return _without_missing(
-        Layer(
+        PointLayer(
             name,
             _positions(data, prefer),
             voxel_size(resolution) if resolution is not None else frame_resolution(data),
@@ -156,7 +156,7 @@ def _layer(data: Any, name: str, resolution: Sequence[float] | None, prefer: str
     )
 
 
-def _without_missing(layer: Layer) -> Layer:
+def _without_missing(layer: PointLayer) -> PointLayer:
     """Leave out the rows that have no position."""
     present: NDArray[np.bool_] = np.asarray(np.isfinite(layer.points).all(axis=1))
     if present.all():
@@ -210,7 +210,7 @@ def _cycle_color(number: int) -> Color:
     return "#" + "".join(f"{(int(color[at : at + 2], 16) + 255) // 2:02x}" for at in (1, 3, 5))
 
 
-def _colored(layers: list[Layer], colors: Colors | None) -> list[Layer]:
+def _colored(layers: list[PointLayer], colors: Colors | None) -> list[PointLayer]:
     """Set the colours that the caller chose for layers."""
     if colors is None:
         return layers

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nglui.statebuilder import ViewerState
     from numpy.typing import NDArray
 
-    from cortexclient.services.annotation_layers import Annotations, Colors, Layer
+    from cortexclient.services.annotation_layers import Annotations, Colors, PointLayer
     from cortexclient.session import Moment, Session
     from cortexclient.types import Ids
 
@@ -265,7 +265,7 @@ class LinksService:
         self,
         position: Sequence[float] | NDArray[Any] | None,
         resolution: Sequence[float] | None,
-        layers: Sequence[Layer],
+        layers: Sequence[PointLayer],
         voxel: NDArray[np.float64],
     ) -> list[float]:
         """Return the centre of the view in voxels of the viewer."""
@@ -327,7 +327,7 @@ def _checked_site(target_url: str | None) -> str | None:
     return target_url
 
 
-def _add_layer(viewer: Any, layer: Layer) -> None:
+def _add_layer(viewer: Any, layer: PointLayer) -> None:
     import pandas as pd
 
     if layer.name in viewer.layer_names:
@@ -356,7 +356,7 @@ def _add_layer(viewer: Any, layer: Layer) -> None:
     )
 
 
-def _hexadecimal(layer: Layer) -> str:
+def _hexadecimal(layer: PointLayer) -> str:
     """Write the colour of a layer as Neuroglancer does."""
     from nglui.statebuilder.utils import parse_color
 

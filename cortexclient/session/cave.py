@@ -75,7 +75,7 @@ class _Auth(auth.AuthClient):  # type: ignore[misc]
         return auth.AuthClient, (None, None, LOOPBACK_TOKEN)
 
 
-class _Info(_Mounted, infoservice.InfoServiceClient):  # type: ignore[misc]
+class _InfoClient(_Mounted, infoservice.InfoServiceClient):  # type: ignore[misc]
     """With volumes of the session: at its moment, with its timeouts, and its token for its own server only."""
 
     def segmentation_cloudvolume(self, use_client_secret: bool = True, **options: Any) -> Any:
@@ -240,7 +240,9 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
         """Client of the info service."""
         session = self.cortex_session
         record = {session.datastack: session.connection.info()}
-        return self._part(_Info, self.server_address, datastack_name=session.datastack, info_cache=record)
+        return self._part(
+            _InfoClient, self.server_address, datastack_name=session.datastack, info_cache=record
+        )
 
     @property
     def state(self) -> Any:

@@ -134,7 +134,7 @@ def pause(seconds: float) -> None:
 # -- the pool --------------------------------------------------------------------------------------------------------
 
 
-class _Call:
+class _Run:
     """One call of `run`: a function, its items, and their results."""
 
     def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], pool: _Pool) -> None:
@@ -200,7 +200,7 @@ class _Call:
         return self.results
 
 
-_current: ContextVar[_Call | None] = ContextVar("cortexclient_call", default=None)
+_current: ContextVar[_Run | None] = ContextVar("cortexclient_call", default=None)
 
 
 class _Pool:
@@ -209,7 +209,7 @@ class _Pool:
     def __init__(self, size: int) -> None:
         self.changed = threading.Condition()
         self._size = size
-        self._calls: list[_Call] = []
+        self._calls: list[_Run] = []
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._closed = False
@@ -221,7 +221,7 @@ class _Pool:
         self._size = self._idle = 0
         self._calls, self._threads = [], []
 
-    def add(self, call: _Call) -> None:
+    def add(self, call: _Run) -> None:
         """Let workers take items of a call, and start as many as are missing."""
         with self.changed:
             self._calls.append(call)
@@ -245,7 +245,7 @@ class _Pool:
                     break
             self.changed.notify_all()
 
-    def remove(self, call: _Call) -> None:
+    def remove(self, call: _Run) -> None:
         """Forget a nested call."""
         with self.changed, contextlib.suppress(ValueError):
             self._calls.remove(call)
@@ -262,11 +262,11 @@ class _Pool:
                 index = call.take()
             call.work(index)
 
-    def _next(self) -> _Call | None:
+    def _next(self) -> _Run | None:
         """Choose the oldest call with items left: jobs begin before idle workers help those that have begun."""
         return next((call for call in self._calls if call.waiting), None)
 
-    def wait(self, call: _Call, bar: Any = None, *, help_it: bool = False) -> None:
+    def wait(self, call: _Run, bar: Any = None, *, help_it: bool = False) -> None:
         """Wait for a call, moving its progress bar; with ``help_it``, work on it in this thread."""
         shown = 0
         while True:
@@ -341,7 +341,7 @@ def run(
             above.stop.check()
         if len(work) <= 1 or (above is None and workers <= 1):
             return _serial(function, work, bar)
-        call = _Call(function, work, _Pool(workers) if above is None else above.pool)
+        call = _Run(function, work, _Pool(workers) if above is None else above.pool)
         try:
             call.pool.add(call)
             call.pool.wait(call, bar, help_it=above is not None)
@@ -409,7 +409,7 @@ class Prefetch(Generic[Result]):
     def __init__(self, job: Callable[[], Result], *, workers: int) -> None:
         above = _current.get()
         self._nested = above is not None
-        self._call = _Call(_call, [job], _Pool(workers) if above is None else above.pool)
+        self._call = _Run(_call, [job], _Pool(workers) if above is None else above.pool)
 
     def start(self) -> None:
         """Begin the job."""

@@ -57,7 +57,7 @@ MOST_FAILURES = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CellSource:
     """A table or view that connects cells with segments."""
 
     name: str
@@ -80,22 +80,22 @@ class Source:
         )
 
 
-def _sources(session: Session, version: int, *, for_cells: bool) -> list[Source]:
+def _sources(session: Session, version: int, *, for_cells: bool) -> list[CellSource]:
     """List the tables to look in; where there is a view, it alone gives the roots of cells."""
     spec = session.spec.cell_ids
     if spec is None:
         return []
-    found: list[Source] = []
+    found: list[CellSource] = []
     if spec.lookup_view and (for_cells or not spec.main_table):
-        found.append(Source(spec.lookup_view, spec.kind, "id", 0))
+        found.append(CellSource(spec.lookup_view, spec.kind, "id", 0))
     if spec.main_table and not (for_cells and found):
-        found.append(Source(spec.main_table, "table", "id", 2))
+        found.append(CellSource(spec.main_table, "table", "id", 2))
     if for_cells and spec.lookup_view:
         return found
     # a row of an alternative table refers to the cell whose own point misses the segmentation. To filter by cell, the
     # name of that column must be known; filtered by root, the response shows it
     return found + [
-        Source(name, "table", _target(session, name, version) if for_cells else "target_id", 1)
+        CellSource(name, "table", _target(session, name, version) if for_cells else "target_id", 1)
         for name in spec.alternative_tables
     ]
 
@@ -112,12 +112,12 @@ def _target(session: Session, name: str, version: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class CellRows:
     """Rows of a table or view that connect cells with segments at a version.
 
     Parameters
     ----------
-    source : Source
+    source : CellSource
         The table or view.
     version : int
         The version.
@@ -125,7 +125,7 @@ class Rows:
         The rows.
     """
 
-    source: Source
+    source: CellSource
     version: int
     frame: pd.DataFrame
 
@@ -169,15 +169,17 @@ def _ids(frame: pd.DataFrame, column: str) -> IdArray:
 
 
 def _ask(
-    session: Session, asked: list[tuple[Source, int, str, IdArray]], *, progress: bool, description: str
-) -> list[Rows]:
+    session: Session, asked: list[tuple[CellSource, int, str, IdArray]], *, progress: bool, description: str
+) -> list[CellRows]:
     """Query each source at a version for the rows in which a column has some ids, all concurrently."""
     requests = [
         source.request(column, ids, Moment(version=number), progress=progress)
         for source, number, column, ids in asked
     ]
     frames = run_queries(session, requests, description=description) if asked else []
-    return [Rows(source, number, frame) for (source, number, _, _), frame in zip(asked, frames, strict=True)]
+    return [
+        CellRows(source, number, frame) for (source, number, _, _), frame in zip(asked, frames, strict=True)
+    ]
 
 
 def _when(session: Session, version: Any, timestamp: Timestamp | None) -> Moment:
@@ -214,7 +216,7 @@ def from_cells(
     return matches
 
 
-def _of_cells(session: Session, cells: IdArray, version: int, *, progress: bool) -> list[Rows]:
+def _of_cells(session: Session, cells: IdArray, version: int, *, progress: bool) -> list[CellRows]:
     sources = _sources(session, version, for_cells=True)
     asked = [(source, version, source.cell, cells) for source in sources]
     return _ask(session, asked, progress=progress, description="cells")
@@ -319,7 +321,7 @@ def _mixed_ages(
         _by_owner(session, matches, there, near, roots[rest], first[rest], last[rest])
 
 
-def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[Rows]:
+def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[CellRows]:
     """Query the rows of roots at versions, all tables and versions concurrently."""
     asked = [
         (source, number, "pt_root_id", ids)
@@ -329,7 +331,7 @@ def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) ->
     return _ask(session, asked, progress=progress, description="roots")
 
 
-def _add(matches: Matches, every: list[Rows], roots: dict[int, IdArray]) -> None:
+def _add(matches: Matches, every: list[CellRows], roots: dict[int, IdArray]) -> None:
     """Add the cells of the roots that were asked for at each version; the rows may belong to other roots, too."""
     for found in every:
         good = np.isin(found.roots, roots.get(found.version, np.zeros(0, dtype=np.int64)))
@@ -339,7 +341,7 @@ def _add(matches: Matches, every: list[Rows], roots: dict[int, IdArray]) -> None
 def _by_owner(
     session: Session,
     matches: Matches,
-    rows: list[Rows],
+    rows: list[CellRows],
     near: IdArray,
     roots: IdArray,
     first: IdArray,
