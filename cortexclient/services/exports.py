@@ -153,8 +153,10 @@ class CloudFileViewExport:
         cache = self._owner().cache
         if cache is None or self.format != "csv-gz":
             return self._table(columns, verbose)
-        # another size or header is another export under the same name
-        identity = f"{self._path(self.datapath)} {self.size} {[(c.name, c.sql_type) for c in self.columns()]}"
+        # another size, time or header is another export under the same name
+        columns_of_file = [(column.name, column.sql_type) for column in self.columns()]
+        stamp = self._owner().place.stamp(self.datapath)
+        identity = f"{self._path(self.datapath)} {self.size} {stamp} {columns_of_file}"
         found = cache.table(
             "export",
             identity,

@@ -37,6 +37,10 @@ class Place(Protocol):
         """Sizes in bytes of some files."""
         ...
 
+    def stamp(self, path: str) -> str:
+        """Text that changes when a file is written anew, as far as the place can tell."""
+        ...
+
     def read(self, path: str) -> bytes:
         """Content of a small file as it is stored, still compressed."""
         ...
@@ -91,6 +95,11 @@ class FolderPlace:
     def sizes(self, paths: list[str]) -> dict[str, int]:
         """Sizes in bytes."""
         return {path: (self.folder / path).stat().st_size for path in paths}
+
+    def stamp(self, path: str) -> str:
+        """Size and time of the last change."""
+        found = (self.folder / path).stat()
+        return f"{found.st_size} {found.st_mtime_ns}"
 
     def read(self, path: str) -> bytes:
         """Content of one file."""
@@ -154,6 +163,10 @@ class BucketPlace:
         """Sizes in bytes, asked only for the files named."""
         found = self._files().size(paths)
         return {path: int(size or 0) for path, size in found.items()}
+
+    def stamp(self, path: str) -> str:  # noqa: ARG002 - the size is in the listing, which costs no further request
+        """Nothing: the files of a version are written once."""
+        return ""
 
     def read(self, path: str) -> bytes:
         """Content of one file, compressed as it is stored."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import shutil
 import threading
 from functools import partial
@@ -286,14 +287,18 @@ def test_a_cache_of_the_client_holds_exports(folder: Path, cached: Callable[...,
         client = cached()
         client.set_export_cloudpath(folder)
         pd.testing.assert_frame_equal(client.exports.get_table("nucleus"), plain)
-    content = (folder / "v2" / "nucleus_merged.csv.gz").read_bytes()
-    (folder / "v2" / "nucleus_merged.csv.gz").write_bytes(b"\0" * len(content))
+    path = folder / "v2" / "nucleus_merged.csv.gz"
+    when, size = path.stat().st_mtime_ns, path.stat().st_size
+    path.write_bytes(b"\0" * size)
+    os.utime(path, ns=(when, when))
     some = ["tag", "pt_root_id"]
     pd.testing.assert_frame_equal(client.exports.get_table("nucleus", columns=some), plain[some])
     store = client.session.connection.cache.store
     assert any(file.path.suffix == ".parquet" for file in store.listing())
     assert store.verify() == []
-    # an export that was made anew is read anew
+    path.write_bytes(b"\0" * size)  # an export that was written anew is read anew, be it as long
+    with pytest.raises(ExportError, match=r"cut or damaged|does not fit"):
+        client.exports.get_table("nucleus")
     write(folder, "v2/nucleus_merged", ROWS[:3])
     client.exports.reset_available_files()
     assert len(client.exports.get_table("nucleus_merged", 2)) == 3
