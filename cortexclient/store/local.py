@@ -221,10 +221,9 @@ def _select(
         found, rest = None, filters
     condition = _condition(table.schema(needed), rest, name)
     try:
-        if found is not None:
-            return (found if condition is None else found.filter(condition)).select(wanted)
-        parts = (part if condition is None else part.filter(condition) for part in table.batches(needed))
-        return pa.concat_tables([table.schema(needed).empty_table(), *parts]).select(wanted)
+        if found is None:
+            return table.filtered(condition, wanted, needed)
+        return (found if condition is None else found.filter(condition)).select(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise _misfit(name, str(error)) from error
 

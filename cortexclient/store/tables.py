@@ -12,6 +12,7 @@ of the table. An index of 32 bytes a group is all that is held in memory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from cortexclient.store.places import Place
     from cortexclient.types import IdArray
@@ -38,6 +40,7 @@ INDEX = "_groups.parquet"
 _MOST_MANIFEST = 50_000_000
 _FILE = re.compile(r"part-\d{5}\.parquet\Z|_groups\.parquet\Z")
 _WORKERS = 8
+_FOOTERS = 32
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class StoredTable:
             raise StoreError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
         self.manifest = TableManifest.from_json(content[:_MOST_MANIFEST], f"{where}/{MANIFEST}")
         self._indexes: dict[str, Any] = {}
+        self._footers: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"StoredTable({self.where!r}, {self.manifest.rows:,} rows by {', '.join(self.keys)})"
@@ -219,8 +223,11 @@ class StoredTable:
             return found.filter(pc.is_in(found.column(key), value_set=values))
 
         parts = np.unique(index["part"][hit]).tolist()
-        with ThreadPoolExecutor(min(_WORKERS, max(1, len(parts)))) as pool:
-            tables = list(pool.map(rows, parts))
+        if len(parts) < 2:
+            tables = list(map(rows, parts))
+        else:
+            with ThreadPoolExecutor(min(_WORKERS, len(parts))) as pool:
+                tables = list(pool.map(rows, parts))
         if not tables:
             return self.schema(read).empty_table().select(names)
         return pa.concat_tables(tables).select(names)
@@ -264,7 +271,16 @@ class StoredTable:
         path = f"{key}/{part.name}"
         try:
             source = self._place.random(path, part.size)
-            return parquet.ParquetFile(source, page_checksum_verification=True, pre_buffer=True)
+            known = self._footers.get(path)
+            file = parquet.ParquetFile(
+                source, metadata=known, page_checksum_verification=True, pre_buffer=True
+            )
+            if known is None:
+                # a footer describes hundreds of row groups: reading it takes longer than the rows of a neuron
+                if len(self._footers) >= _FOOTERS:
+                    self._footers.pop(next(iter(self._footers)), None)
+                self._footers[path] = file.metadata
+            return file
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(key, part, error) from error
 
@@ -292,6 +308,26 @@ class StoredTable:
                 if isinstance(error, CortexError):
                     raise
                 raise self._damaged(copy.key, part, error) from error
+
+    def filtered(
+        self, condition: pc.Expression | None, columns: Sequence[str], needed: Sequence[str]
+    ) -> pa.Table:
+        """Return the rows that a condition lets through; ``needed`` are the columns that it is about, and ``columns``.
+
+        Files of this machine are read concurrently, without the row groups whose statistics exclude them.
+        """
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        if self.is_local:
+            checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+            form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+            # what is wrong, a file or the condition, shows below, where they are looked at one by one
+            with contextlib.suppress(pa.ArrowInvalid, OSError):
+                found = ds.dataset(self.paths(), schema=self.schema(), format=form)
+                return found.to_table(columns=list(columns), filter=condition)
+        parts = (part if condition is None else part.filter(condition) for part in self.batches(needed))
+        return pa.concat_tables([self.schema(needed).empty_table(), *parts]).select(list(columns))
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """Arrow schema of some columns, as the files have it."""

@@ -202,6 +202,8 @@ def test_damage_is_noticed_when_it_is_read_and_by_verify(tmp_path: Path, how: st
     }[how]()
     with pytest.raises(StoreError, match=r"part-00000\.parquet is missing or damaged"):
         StoredTable(FolderPlace(tmp_path), "syn").find(KEYS[0], ROOTS)
+    with pytest.raises(StoreError, match=r"part-00000\.parquet is missing or damaged"):
+        found.filtered(None, found.names, found.names)
     assert found.damaged() == [f"{KEYS[0]}/part-00000.parquet"]
     assert found.find(KEYS[1], ROOTS).num_rows > 0
 
