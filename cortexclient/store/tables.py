@@ -41,6 +41,7 @@ _MOST_MANIFEST = 50_000_000
 _FILE = re.compile(r"part-\d{5}\.parquet\Z|_groups\.parquet\Z")
 _WORKERS = 8
 _FOOTERS = 32
+_MOST_RANGES = 64
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,6 @@ class StoredTable:
         """
         import numpy as np
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         wanted = np.unique(np.asarray(ids, dtype=np.int64))
         index = self._index(key)
@@ -215,12 +215,10 @@ class StoredTable:
         names = self.names if columns is None else list(columns)
         read = list(dict.fromkeys([*names, key]))
         copy = self.copy(key)
-        values = pa.array(wanted)
 
         def rows(part: int) -> pa.Table:
             groups = index["group"][hit[index["part"][hit] == part]]
-            found = self._read(key, copy.parts[part], read, groups.tolist())
-            return found.filter(pc.is_in(found.column(key), value_set=values))
+            return _of_keys(self._read(key, copy.parts[part], read, groups.tolist()), key, wanted)
 
         parts = np.unique(index["part"][hit]).tolist()
         if len(parts) < 2:
@@ -358,6 +356,24 @@ class StoredTable:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(part.size for copy in self.manifest.copies for part in (*copy.parts, copy.index))
+
+
+def _of_keys(table: pa.Table, key: str, wanted: IdArray) -> pa.Table:
+    """Select the rows of some keys from rows that are sorted by it, nulls last: ranges, of which nothing is copied."""
+    import numpy as np
+    import pyarrow as pa
+
+    last = np.iinfo(np.int64).max
+    values = table.column(key).fill_null(last).to_numpy()
+    ids = wanted[wanted < last]
+    starts, ends = np.searchsorted(values, ids, side="left"), np.searchsorted(values, ids, side="right")
+    ranges = [(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True) if end > start]
+    if len(ranges) <= _MOST_RANGES:
+        return pa.concat_tables([table[:0], *(table[start:end] for start, end in ranges)])
+    chosen = np.zeros(len(table), dtype=bool)
+    for start, end in ranges:
+        chosen[start:end] = True
+    return table.filter(pa.array(chosen))
 
 
 def file_digest(file: Any) -> str:
