@@ -43,8 +43,9 @@ def load(
         Other values of the spec, nested like the YAML and checked like a file: maps merge by key, lists replace, None
         clears (``{"cell_ids": {"lookup_view": "my_view"}}``). They win over every place that specs come from.
     **options
-        Further options of :class:`cortexclient.session.Session`: ``cache=True`` (or a folder) keeps answers that can
-        never change, ``offline=True`` answers from them alone; ``max_workers``, ``timeout``, ...
+        Further options of :class:`cortexclient.session.Session`: ``cache=True`` (or a folder) caches responses that can
+        never change, ``offline=True`` answers from the cache alone; ``source="store"`` or ``"auto"`` reads tables that
+        :meth:`DatasetClient.store` has pulled, from ``store=`` or the usual folder; ``max_workers``, ``timeout``, ...
 
     Returns
     -------

@@ -193,7 +193,7 @@ class Connection:
     policy : Policy
         Timeouts and retries.
     choice : CacheChoice, optional
-        Where answers are kept, and whether anything else may answer; None keeps nothing.
+        Where responses are cached, and whether anything else may answer; None for no cache.
     tables : TableSource, optional
         Another source of frozen tables than the server.
     """

@@ -64,7 +64,7 @@ class Session:
     version_fallback : bool
         Answer for an expired version by queries at its timestamp (and say so in ``df.attrs``) instead of raising.
     cache : bool or path, optional
-        Keep on disk what can never change: in the user's cache folder, or this one. Default: ``$CORTEXCLIENT_CACHE``.
+        Cache on disk what can never change: in the user's cache folder, or this one. Default: ``$CORTEXCLIENT_CACHE``.
     offline : bool, optional
         Answer from the cache alone; what is not there raises and is named. Default: ``$CORTEXCLIENT_OFFLINE``.
     tables : TableSource, optional
