@@ -11,6 +11,7 @@ from cortexclient.errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from cortexclient.session.session import Session
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import Timestamp
 
@@ -21,11 +22,14 @@ __all__ = [
     "VersionRecord",
     "as_utc",
     "as_version",
+    "fallback_note",
     "from_microseconds",
     "microseconds",
+    "moment_of_tables",
     "nearest",
     "newest",
     "parse_versions",
+    "require_live",
     "require_versions",
 ]
 
@@ -253,3 +257,35 @@ def nearest(records: Mapping[int, VersionRecord], to: datetime) -> VersionRecord
     """Return the valid version whose timestamp is nearest to a time; None where there is none."""
     usable = [record for record in records.values() if record.valid]
     return min(usable, key=lambda record: abs(record.timestamp - to), default=None)
+
+
+def moment_of_tables(session: Session) -> Moment:
+    """Return the moment at which tables are read where the caller names none.
+
+    This is the rule of the whole package: a pinned session reads at its own moment, a floating one reads the version
+    that its spec names or else the newest. Versions are complete and never change, so that two methods of one client
+    return the same rows. What was made after that version is there in a live query only, which has to be asked for.
+    """
+    return session.moment if session.pinned else Moment(version=session.version)
+
+
+def fallback_note(session: Session, moment: Moment | None) -> dict[str, str]:
+    """Return for ``df.attrs`` that a moment's version has expired and its time is asked; empty if it has not."""
+    if moment is None or moment.version is None or not session.version_fallback:
+        return {}
+    if session.version_record(moment.version).valid:
+        return {}
+    note = f"version {moment.version} has expired; answered by a live query at its timestamp"
+    return {"version_fallback": note}
+
+
+def require_live(session: Session, at: datetime) -> None:
+    """Raise where the spec says that tables are asked at versions only, and name the nearest version."""
+    if not session.spec.denies("live"):
+        return
+    near = nearest(session.versions(), at)
+    instead = ""
+    if near is not None:
+        froze = f"{near.timestamp:%Y-%m-%d %H:%M} UTC"
+        instead = f"ask at a version, client.at(version={near.version}) is the nearest (of {froze})"
+    session.spec.require_capability("live", feature=f"a query at {at.isoformat()}", instead=instead)

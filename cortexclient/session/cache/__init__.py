@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cortexclient.session.cache.answers import AnswerCache, CacheChoice, forget
 from cortexclient.session.cache.rules import Origin
-from cortexclient.session.cache.store import Entry, FolderStore, SnapshotStore
+from cortexclient.session.cache.snapshots import SnapshotStore
+from cortexclient.session.cache.store import Entry, FolderStore
 
 __all__ = ["AnswerCache", "CacheChoice", "Entry", "FolderStore", "Origin", "SnapshotStore", "forget"]

@@ -24,7 +24,8 @@ from cortexclient.session.cache.rules import (
     readable_skeleton,
     rule_for,
 )
-from cortexclient.session.cache.store import Entry, FolderStore, SnapshotStore, digest, now_text
+from cortexclient.session.cache.snapshots import SnapshotStore
+from cortexclient.session.cache.store import Entry, FolderStore, digest, now_text
 from cortexclient.settings import cache_dir, env_float
 
 if TYPE_CHECKING:

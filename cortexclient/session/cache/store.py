@@ -1,4 +1,4 @@
-"""Entries on disk: one format, in a folder that is shared by processes, or in a snapshot, which is one file.
+"""Entries on disk, in a folder that is shared by processes; a snapshot (`snapshots`) holds the same in one file.
 
 What was looked at before this was written (November 2026), for a cache of responses that is private, shared by
 processes, bounded, and never wrong: *requests-cache* 1.3 pickles by default and bounds only its file backend;
@@ -22,34 +22,40 @@ import re
 import secrets
 import stat
 import time
-import zipfile
-import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError
-from cortexclient.files import replacing
 from cortexclient.forking import ForkSafeLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     Check = Callable[["Entry"], bool]
 
-__all__ = ["DamagedEntryError", "Entry", "FolderStore", "Listed", "SnapshotStore", "digest", "now_text"]
+__all__ = [
+    "COMPRESS_FROM",
+    "MOST_BYTES",
+    "DamagedEntryError",
+    "Entry",
+    "FolderStore",
+    "Listed",
+    "digest",
+    "key_of",
+    "now_text",
+]
 
 log = logging.getLogger(__name__)
 
 _MAGIC = b"cortexclient-answer 2 "
-_COMPRESS_FROM = 32_768
-_MOST_BYTES = 1 << 31
+COMPRESS_FROM = 32_768
+MOST_BYTES = 1 << 31
 """Largest entry that is read: a file of a stranger may claim any size."""
 
 _FOLDER, _NAME = re.compile(r"[0-9a-f]{2}\Z"), re.compile(r"[0-9a-f]{62}(\.parquet)?\Z")
 _PART = re.compile(r"[0-9a-f]{62}\.\d+\.[0-9a-f]{8}\.part\Z")
-_MEMBER = re.compile(r"answers/([0-9a-f]{64})\Z")
 _STALE_PART = 3600.0
 _TOUCH_AFTER = 60.0
 _FULL, _AFTER = 1.0, 0.9
@@ -154,12 +160,12 @@ def _is_head(head: Any) -> bool:
         and all(isinstance(text, str) for text in headers.values())
         and head.get("status", 200) in {200, 404}
         and isinstance(size, int)
-        and 0 <= size <= _MOST_BYTES
+        and 0 <= size <= MOST_BYTES
     )
 
 
 def _compress(body: bytes) -> tuple[str | None, bytes]:
-    if len(body) < _COMPRESS_FROM or body[:2] == b"\x1f\x8b" or body[:5] == b"DRACO":
+    if len(body) < COMPRESS_FROM or body[:2] == b"\x1f\x8b" or body[:5] == b"DRACO":
         return None, body  # too small to matter, or compressed already
     import pyarrow as pa
 
@@ -490,7 +496,7 @@ def _read_own_file(path: Path) -> bytes:
     try:
         found = os.fstat(handle)
         owned = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-        if not stat.S_ISREG(found.st_mode) or not owned or found.st_size > _MOST_BYTES:
+        if not stat.S_ISREG(found.st_mode) or not owned or found.st_size > MOST_BYTES:
             raise DamagedEntryError("it is no regular file of yours, or too large")
         with os.fdopen(handle, "rb", closefd=False) as file:
             return file.read()
@@ -520,130 +526,3 @@ def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 # -- snapshots
-
-_ZIP_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,  # of a part that is no JSON, too
-    LookupError,
-    RuntimeError,  # encrypted
-    NotImplementedError,  # an unknown compression
-    RecursionError,
-    MemoryError,
-    OverflowError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-class SnapshotStore:
-    """The entries of a snapshot file, which may be somebody else's; read only.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file: a zip with ``snapshot.json``, which describes it, and one entry per member of ``answers``.
-    open_file : callable, optional
-        Opens the file, where it does not lie at ``path``.
-    """
-
-    manifest_name = "snapshot.json"
-
-    def __init__(self, path: str | Path, open_file: Callable[[], Any] | None = None) -> None:
-        self.path = path
-        self._open = open_file or (lambda: path)
-        self._lock = ForkSafeLock()
-        self._archive: tuple[int, zipfile.ZipFile] | None = None
-
-    def member(self, name: str, most: int = _MOST_BYTES) -> bytes | None:
-        """Read one part of the file; None where there is none.
-
-        Raises
-        ------
-        CortexError
-            If the file is damaged, or the part is larger than ``most`` bytes.
-        """
-        try:
-            with self._lock:
-                # a forked child must not share the parent's place in the file
-                if self._archive is None or self._archive[0] != os.getpid():
-                    self._archive = (os.getpid(), zipfile.ZipFile(self._open()))
-                archive = self._archive[1]
-                if name not in archive.NameToInfo:
-                    return None
-                with archive.open(name) as file:
-                    content = file.read(most + 1)  # whatever size the file claims
-        except _ZIP_ERRORS as error:
-            raise self.damaged(str(error) or type(error).__name__) from error
-        if len(content) > most:
-            raise self.damaged(f"{name} is larger than {most} bytes")
-        return content
-
-    def damaged(self, reason: str) -> CortexError:
-        """Raise that the file cannot be used: what it lacks cannot be requested again."""
-        return CortexError(
-            f"the snapshot {self.path} is damaged or incomplete ({reason}); get another copy of it"
-        )
-
-    def read(self, identity: list[str], check: Check = lambda _: True) -> Entry | None:
-        """Return the entry of a request; None where there is none.
-
-        Raises
-        ------
-        CortexError
-            If the file is damaged, or ``check`` refuses the entry.
-        """
-        key = key_of(identity)
-        content = self.member(f"answers/{key}")
-        if content is None:
-            return None
-        try:
-            entry = Entry.from_bytes(content, key)
-        except DamagedEntryError as error:
-            raise self.damaged(str(error)) from error
-        if not check(entry):
-            raise self.damaged(f"{entry.head.get('what')} cannot be parsed")
-        return entry
-
-    def entries(self) -> Iterator[Entry]:
-        """Read all entries.
-
-        Raises
-        ------
-        CortexError
-            If the file is damaged.
-        """
-        self.member(self.manifest_name)
-        names = [] if self._archive is None else self._archive[1].namelist()
-        for match in filter(None, map(_MEMBER.match, names)):
-            content = self.member(match.string)
-            try:
-                yield Entry.from_bytes(content or b"", match[1])
-            except DamagedEntryError as error:
-                raise self.damaged(str(error)) from error
-
-    def write(self, entry: Entry) -> bool:  # noqa: ARG002 - the interface of a store
-        """Store nothing: a snapshot stays as it is."""
-        return False
-
-    def remove(self, identity: list[str]) -> None:
-        """Remove nothing."""
-
-    @classmethod
-    def save(cls, path: Path, manifest: dict[str, Any], entries: Iterable[Entry]) -> None:
-        """Write a snapshot, readable by the user alone: others may be shown it on purpose, not by accident.
-
-        Raises
-        ------
-        OutputError
-            If the file cannot be written; an old one is unchanged.
-        """
-        with replacing(path, private=True) as part, zipfile.ZipFile(part, "w") as archive:
-            text = json.dumps(manifest, indent=1)
-            archive.writestr(cls.manifest_name, text, zipfile.ZIP_DEFLATED)
-            for entry in entries:
-                content = entry.to_bytes()
-                small = len(content) < _COMPRESS_FROM
-                archive.writestr(
-                    f"answers/{entry.key}", content, zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
-                )

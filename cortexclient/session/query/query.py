@@ -19,7 +19,7 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
-from cortexclient.session.moment import Moment, nearest
+from cortexclient.session.moment import Moment, fallback_note, moment_of_tables, require_live
 from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query.complete import fetch_all
 from cortexclient.session.query.filters import as_columns, as_frame_kind, as_number, as_resolution, in_voxels
@@ -40,10 +40,8 @@ __all__ = [
     "Follow",
     "Query",
     "count_rows",
-    "fallback_note",
     "fetch_replies",
     "forget_queries",
-    "moment_of_tables",
     "run_queries",
     "run_query",
 ]
@@ -458,49 +456,17 @@ def plan(session: Session, query: Query) -> Query:
     )
 
 
-def moment_of_tables(session: Session) -> Moment:
-    """Return the moment at which tables are read where the caller names none.
-
-    This is the rule of the whole package: a pinned session reads at its own moment, a floating one reads the version
-    that its spec names or else the newest. Versions are complete and never change, so that two methods of one client
-    return the same rows. What was made after that version is there in a live query only, which has to be asked for.
-    """
-    return session.moment if session.pinned else Moment(version=session.version)
-
-
 def _resolve_moment(session: Session, query: Query) -> tuple[int | None, Any, dict[str, Any]]:
     """Return the version or the time to ask at, and what `df.attrs` should say about the choice."""
     moment = query.moment or moment_of_tables(session)
     if moment.timestamp is not None:
         frozen = session.frozen_version(moment.timestamp)
         if frozen is None:
-            _require_live(session, moment.timestamp)
+            require_live(session, moment.timestamp)
         return frozen, moment.timestamp, {}
     version = moment.version if moment.version is not None else session.version
     notes = fallback_note(session, moment)
     return (None, session.version_record(version).timestamp, notes) if notes else (version, None, {})
-
-
-def fallback_note(session: Session, moment: Moment | None) -> dict[str, str]:
-    """Return for ``df.attrs`` that a moment's version has expired and its time is asked; empty if it has not."""
-    if moment is None or moment.version is None or not session.version_fallback:
-        return {}
-    if session.version_record(moment.version).valid:
-        return {}
-    note = f"version {moment.version} has expired; answered by a live query at its timestamp"
-    return {"version_fallback": note}
-
-
-def _require_live(session: Session, at: datetime) -> None:
-    """Raise where the spec says that tables are asked at versions only, and name the nearest version."""
-    if not session.spec.denies("live"):
-        return
-    near = nearest(session.versions(), at)
-    instead = ""
-    if near is not None:
-        froze = f"{near.timestamp:%Y-%m-%d %H:%M} UTC"
-        instead = f"ask at a version, client.at(version={near.version}) is the nearest (of {froze})"
-    session.spec.require_capability("live", feature=f"a query at {at.isoformat()}", instead=instead)
 
 
 def _owners(
