@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LAUNCHERS", "LOOPBACK_TOKEN", "Connection", "Endpoint", "Memo", "bare_address", "resolve"]
 
+_TEXTS = {"local_server", "segmentation_source", "synapse_table", "soma_table", "viewer_site"}
+
 LOOPBACK_TOKEN = "0" * 32
 """Stands in for a token on this machine: cloud-volume refuses to start without one that looks like hex."""
 LAUNCHERS = "cortexclient.servers"
@@ -175,6 +177,20 @@ def _is_endpoint(value: Any) -> bool:
         and isinstance(value[0], str)
         and all(part is None or isinstance(part, str) for part in value)
     )
+
+
+def _wrong_values(info: dict[str, Any]) -> str:
+    """Say which value of a datastack's description is of a type that it cannot have; empty if none is."""
+    volume = info["aligned_volume"]
+    if not isinstance(volume, dict) or not isinstance(volume.get("name"), str):
+        return "an aligned_volume that has no name"
+    for name, value in info.items():
+        number = name.startswith("viewer_resolution_")
+        kinds = (int, float) if number else (str,)
+        text = number or name in _TEXTS
+        if text and value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            return f"a {name} that is {type(value).__name__}"
+    return ""
 
 
 class Connection:
@@ -388,9 +404,17 @@ class Connection:
         def ask() -> dict[str, Any]:
             url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
             try:
-                body: dict[str, Any] = self.http.get_json("info", url, keys=("aligned_volume",))
+                response = self.http.send("info", "GET", url)
             except (MissingDataError, UnknownTableError) as error:  # the second, where a token is wanted
                 raise self._unknown_datastack(error) from None
+            body: dict[str, Any] = self.http.read_json("info", response, keys=("aligned_volume",))
+            wrong = _wrong_values(body)
+            if wrong:
+                from cortexclient.session.failures import unreadable
+
+                raise unreadable(
+                    response, f"described {self.spec.datastack} with {wrong}; try again", service="info"
+                )
             self.transport.trust(body.get("local_server") or self.address)
             return body
 
@@ -429,6 +453,8 @@ class Connection:
             raise MissingDataError(
                 f"the info service names no segmentation for {self.spec.datastack}, which this needs",
                 service="info",
+                status=200,
+                url=f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}",
             )
         return str(source).rstrip("/").rpartition("/")[2]
 

@@ -263,7 +263,12 @@ def require_latest(session: Session) -> None:
 
     def ask() -> str | None:
         response = session.http.send("chunkedgraph", "GET", url, accept=(404,))
-        return None if response.status_code == 404 else str(session.http.read_json("chunkedgraph", response))
+        if response.status_code == 404:
+            return None
+        version = session.http.read_json("chunkedgraph", response)
+        if not isinstance(version, str):
+            raise unreadable(response, "answered with no version; try again", service="chunkedgraph")
+        return version
 
     text = session.connection.memory.get(("server version text", url), ask)
     # not sooner: others have asked meanwhile, and wait for the network anyhow

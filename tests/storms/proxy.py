@@ -9,7 +9,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -148,9 +148,9 @@ class Proxy:
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, name="storm-accept", daemon=True).start()
 
-    def storm(self, plan: Plan) -> None:
-        """Strike from now on."""
-        self.replies = []
+    def storm(self, plan: Plan, earlier: Iterable[Reply] = ()) -> None:
+        """Strike from now on; earlier replies may come in place of others."""
+        self.replies = list(earlier)
         self._calm = threading.Event()
         self.plan = plan
 

@@ -201,7 +201,7 @@ def storm(weather: Weather, seed: str, fault: str, call: str, folder: Path) -> O
     threads = set(threading.enumerate())
     client = weather.load(folder)
     begin = time.monotonic()
-    weather.proxy.storm(plan)
+    weather.proxy.storm(plan, weather.replies[call].values())
     try:
         first, detail = attempt(weather, client, call)
     finally:

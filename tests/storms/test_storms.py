@@ -16,15 +16,6 @@ from tests.storms.storm import CALLS, KINDS, Weather, storm
 STORMS = 5
 """Storms of each kind."""
 
-NOT_YET = frozenset(
-    """
-json_values json_shape other_kind_of_response
-arrow_ids_missing arrow_nested arrow_no_columns arrow_nulls arrow_rows_twice count_off json_lists_short
-other_response
-""".split()  # noqa: SIM905
-)
-"""Kinds that the client does not stand yet; to be emptied."""
-
 
 @pytest.fixture(scope="module")
 def weather() -> Iterator[Weather]:
@@ -37,7 +28,7 @@ def weather() -> Iterator[Weather]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("fault", [kind for kind in KINDS if kind not in NOT_YET])
+@pytest.mark.parametrize("fault", KINDS)
 def test_answers_are_right_or_errors_of_ours(weather: Weather, fault: str, tmp_path: Path) -> None:
     possible = [call for call in CALLS if weather.routes(fault, call)]
     calls = random.Random(fault).choices(possible, k=STORMS)

@@ -317,6 +317,11 @@ def _json_of(*kinds: type, of: type | tuple[type, ...] = object) -> OfResponse:
     return decide
 
 
+def _some_records(request: CacheRequest, body: bytes, content_type: str) -> Validity:
+    """Accept a list of objects, at least one: an empty list may be a service that has just restarted."""
+    return _records(request, body, content_type) if parse_json(body) else Validity.NEVER
+
+
 def _list_under(name: str, of: type | tuple[type, ...], *, per_id: bool = False) -> OfResponse:
     """Accept an object with a list under a name: one member for each id of the request, or at least one.
 
@@ -420,7 +425,7 @@ RULES = (
         "GET",
         _VERSION + r"/tables/metadata$",
         _forever,
-        _records,
+        _some_records,
         none=True,
     ),
     Rule(
