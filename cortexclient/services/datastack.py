@@ -259,7 +259,10 @@ class DatastackService:
         found = newest(self._session.versions(refresh=True).values())
         if found is None:
             raise UnknownVersionError(
-                f"{self._session.label} has no version at present", service="materialize", status=404
+                f"{self._session.label} has no version at present",
+                service="materialize",
+                status=404,
+                url=self._session.versions_url,
             )
         return found.version
 

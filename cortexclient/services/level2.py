@@ -11,7 +11,7 @@ from cortexclient.ids import (
     as_ids,
     in_batches,
 )
-from cortexclient.session import forget, leaves, provenance_of
+from cortexclient.session import forget, graph_url, leaves, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,6 +108,7 @@ class Level2Service:
             raise MissingDataError(
                 f"{root} has no level-2 ids in {self._session.label}; is it a root id?",
                 service="chunkedgraph",
+                url=graph_url(self._session, f"node/{root}/leaves"),
             )
         return sorted(found.tolist())
 

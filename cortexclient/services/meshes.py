@@ -17,7 +17,7 @@ from cortexclient.services.vertex_assigner import (
     values_of_level2,
     values_on_vertices,
 )
-from cortexclient.session import leaves
+from cortexclient.session import graph_url, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -202,7 +202,11 @@ class MeshClient:
         with self._session.guard("meshing"):
             found: dict[int, Any] = self.cv.mesh.get(root, fuse=False, **options)
         if root not in found:
-            raise MissingDataError(f"{root} has no mesh in {self._session.label}", service="meshing")
+            raise MissingDataError(
+                f"{root} has no mesh in {self._session.label}",
+                service="meshing",
+                url=f"{self._session.local_server}/meshing",
+            )
         return found[root]
 
     def _mesh_mip(self) -> int | None:
@@ -338,6 +342,7 @@ class MeshClient:
             raise MissingDataError(
                 f"{root} has no level-2 ids in {self._session.label}; is it a root id?",
                 service="chunkedgraph",
+                url=graph_url(self._session, f"node/{root}/leaves"),
             )
         if points is not None:
             return known, np.asarray(points, dtype=np.float64)

@@ -200,7 +200,7 @@ class Session:
         memory = self.connection.memory
         if refresh:
             memory.forget("versions")
-        url = self._versions_url
+        url = self.versions_url
         return memory.get(
             "versions",
             lambda: parse_versions(self.http.get_json("materialize", url, params={"expired": "True"}), url),
@@ -227,7 +227,7 @@ class Session:
                 f"{self.datastack} has no version {version}; live versions are {live}",
                 service="materialize",
                 status=404,
-                url=self._versions_url,
+                url=self.versions_url,
             )
         if records[version].missing_because and not refreshed:
             records = self.versions(refresh=True)
@@ -238,7 +238,7 @@ class Session:
                 f"version {version} of {self.datastack} {why}{instead}",
                 service="materialize",
                 status=404,
-                url=self._versions_url,
+                url=self.versions_url,
             )
         return records[version]
 
@@ -266,12 +266,13 @@ class Session:
             found = nearest(records, self.moment.timestamp)
         if found is None:
             raise UnknownVersionError(
-                self._no_version(records), service="materialize", status=404, url=self._versions_url
+                self._no_version(records), service="materialize", status=404, url=self.versions_url
             )
         return found.version
 
     @property
-    def _versions_url(self) -> str:
+    def versions_url(self) -> str:
+        """Address of the list of versions."""
         return f"{self.local_server}/materialize/api/v3/datastack/{self.datastack}/metadata"
 
     def _no_version(self, records: dict[int, VersionRecord]) -> str:

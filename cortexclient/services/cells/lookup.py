@@ -468,7 +468,10 @@ class LineageLookup:
 
 def _nothing_live(session: Session) -> UnknownVersionError:
     return UnknownVersionError(
-        f"{session.label} has no live version to read its cells from", service="materialize", status=404
+        f"{session.label} has no live version to read its cells from",
+        service="materialize",
+        status=404,
+        url=session.versions_url,
     )
 
 

@@ -280,6 +280,7 @@ def _absent(session: Session, root: int) -> CortexError:
     return MissingDataError(
         f"the skeleton service of {session.label} has no skeleton of {root} yet; generate=True asks it to make one",
         service="skeleton",
+        url=f"{session.local_server}/skeletoncache",
     )
 
 

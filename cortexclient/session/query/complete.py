@@ -21,9 +21,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import IncompleteResultError, ServiceTimeoutError, ServiceUnavailableError
+from cortexclient.errors import (
+    IncompleteResultError,
+    ProtocolError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+)
 from cortexclient.session.query.frames import combine, free_memory, with_valid
-from cortexclient.session.query.wire import Reply, ask, ask_count
+from cortexclient.session.query.wire import Reply, ask, ask_count, url_of
 from cortexclient.session.workers import progress_bar
 
 if TYPE_CHECKING:
@@ -220,7 +225,11 @@ class _Fetch:
             tables = [with_valid(table) for table in tables]
         resolution = parts[0].resolution
         parts.clear()
-        table = combine(tables, None if kinds is None else lambda: kinds(query))
+        try:
+            table = combine(tables, None if kinds is None else lambda: kinds(query))
+        except ProtocolError as error:
+            error.url = url_of(self._session, query)
+            raise
         del tables
         free_memory(table.num_rows)
         return Reply(table, None, resolution, self._requests[number])

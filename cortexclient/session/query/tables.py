@@ -188,6 +188,7 @@ def view_infos(session: Session, version: int | None = None) -> dict[str, TableI
                 "asked at its time with load(..., version_fallback=True)",
                 service="materialize",
                 status=410,
+                url=error.url,
             ) from error
         body = _body(session, response, "views", (dict,))
         if not all(isinstance(entry, dict) for entry in body.values()):
@@ -316,7 +317,10 @@ def find_table(
         if found is not None:
             return found
     raise UnknownTableError(
-        unknown_table_message(session, name, kind, version), service="materialize", status=404
+        unknown_table_message(session, name, kind, version),
+        service="materialize",
+        status=404,
+        url=f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}",
     )
 
 
