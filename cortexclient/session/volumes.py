@@ -22,7 +22,7 @@ from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
 from urllib3 import HTTPResponse
 
 from cortexclient.credentials import host_of
-from cortexclient.errors import AuthenticationError, MissingDataError
+from cortexclient.errors import AuthenticationError, MissingDataError, ProtocolError
 from cortexclient.session.connection import LOOPBACK_TOKEN
 from cortexclient.session.failures import unreadable
 from cortexclient.session.graph import leaves, roots_of
@@ -203,7 +203,17 @@ def open_volume(session: Session, kind: str, **options: Any) -> Any:
                 del settings["info"]  # cloud-volume follows it
         if "provenance" not in settings and "info" in settings:
             settings["provenance"] = _read_json(session, folder, "provenance", service) or {}
-    volume = cloudvolume.CloudVolume(source, **settings)
+    try:
+        volume = cloudvolume.CloudVolume(source, **settings)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        if options:
+            raise  # they may be the cause
+        raise ProtocolError(
+            f"what describes the {kind} at {address} cannot be used ({type(error).__name__}: {str(error)[:100]})",
+            service=service,
+            status=200,
+            url=f"{address}/info",
+        ) from None
     if graphene:
         volume.meta.auth_header = _Secret(
             {"Authorization": f"Bearer {token}"}, pickled={"Authorization": f"Bearer {LOOPBACK_TOKEN}"}

@@ -163,6 +163,7 @@ ONE = ("GET", "/skeletoncache/api/v1/d/async/get_skeleton/4/5/flatdict", None)
 ATTRIBUTES = ("POST", "/l2cache/api/v1/table/t/attributes?attribute_names=size", {"l2_ids": [5, 6]})
 INFO = ("GET", "/info/api/v2/datastack/full/d", None)
 VIEWS = ("GET", f"{MAT}/version/3/views", None)
+TABLES = ("GET", f"{MAT}/version/3/tables/metadata", None)
 COUNT = ("GET", f"{MAT}/version/3/table/t/count", None)
 FOREVER, AS_FOUND, NOT = Validity.FOREVER, Validity.AS_OF, Validity.NEVER
 
@@ -201,6 +202,8 @@ FOREVER, AS_FOUND, NOT = Validity.FOREVER, Validity.AS_OF, Validity.NEVER
         (INFO, b"<html>login</html>", NOT),
         (INFO, b"[" * 100_000, NOT),
         (VIEWS, b"[]", NOT),
+        (TABLES, as_json([{"table_name": "t"}]), FOREVER),
+        (TABLES, b"[]", NOT),
         (COUNT, b"12", FOREVER),
         (COUNT, b"-1", NOT),
         (COUNT, b"12.5", NOT),
