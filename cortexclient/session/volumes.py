@@ -8,6 +8,7 @@ mounted where cloud-files looks for one.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import os
@@ -30,7 +31,7 @@ from cortexclient.session.moment import as_utc
 from cortexclient.session.transport import RetryAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from requests import PreparedRequest, Response
 
@@ -203,17 +204,8 @@ def open_volume(session: Session, kind: str, **options: Any) -> Any:
                 del settings["info"]  # cloud-volume follows it
         if "provenance" not in settings and "info" in settings:
             settings["provenance"] = _read_json(session, folder, "provenance", service) or {}
-    try:
+    with _usable(kind, service, address, theirs=bool(options)):
         volume = cloudvolume.CloudVolume(source, **settings)
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        if options:
-            raise  # they may be the cause
-        raise ProtocolError(
-            f"what describes the {kind} at {address} cannot be used ({type(error).__name__}: {str(error)[:100]})",
-            service=service,
-            status=200,
-            url=f"{address}/info",
-        ) from None
     if graphene:
         volume.meta.auth_header = _Secret(
             {"Authorization": f"Bearer {token}"}, pickled={"Authorization": f"Bearer {LOOPBACK_TOKEN}"}
@@ -222,6 +214,22 @@ def open_volume(session: Session, kind: str, **options: Any) -> Any:
         volume.get_leaves = _Leaves(session)
         volume.mesh.fetch_manifest_remote = _Manifest(session)
     return volume
+
+
+@contextlib.contextmanager
+def _usable(kind: str, service: str, address: str, *, theirs: bool) -> Iterator[None]:
+    """Raise `ProtocolError` where cloud-volume cannot use what describes a volume; not for the caller's own options."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        if theirs:
+            raise
+        raise ProtocolError(
+            f"what describes the {kind} at {address} cannot be used ({type(error).__name__}: {str(error)[:100]})",
+            service=service,
+            status=200,
+            url=f"{address}/info",
+        ) from None
 
 
 class _Asking:
