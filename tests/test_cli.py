@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -128,6 +129,15 @@ def test_files_hold_ids_exactly(ending: str, tmp_path: Path) -> None:
     }[ending](path)
     assert [int(value) for value in read["root_id"]] == [864691135336055529, -1]
     assert list(read.columns) == ["root_id", "depth"]
+
+
+def test_json_has_ids_as_text_and_other_numbers_as_numbers(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"root_id": [864691135336055529, -1], "n": [3, 4]})
+    write_frame(frame, tmp_path / "frame.json")
+    assert json.loads((tmp_path / "frame.json").read_text()) == [
+        {"root_id": "864691135336055529", "n": 3},  # a float of a reader in JavaScript would end in ...528
+        {"root_id": "-1", "n": 4},
+    ]
 
 
 def test_unknown_ending_is_refused(tmp_path: Path) -> None:
