@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakSet
+from weakref import ref
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,21 +24,46 @@ class Renewable(Protocol):
         """Replace locks and sockets; called in the child, where one thread runs."""
 
 
-_renewable: WeakSet[Renewable] = WeakSet()
+class _Known:
+    """Weak references to all that is to be renewed.
+
+    No `weakref.WeakSet`: its callbacks are Python code that runs wherever an owner dies, and Python ignores a Ctrl-C
+    that comes in a callback, so that the call which it should have interrupted would go on.
+    """
+
+    def __init__(self) -> None:
+        self._owners: list[ref[Renewable]] = []
+        self._prune_at = 256
+        self._pruning = threading.Lock()
+
+    def add(self, owner: Renewable) -> None:
+        self._owners.append(ref(owner))
+        if len(self._owners) >= self._prune_at and self._pruning.acquire(blocking=False):
+            try:
+                # other threads may append meanwhile, behind what is looked at
+                known = len(self._owners)
+                self._owners[:known] = [each for each in self._owners[:known] if each() is not None]
+                self._prune_at = max(256, 2 * len(self._owners))
+            finally:
+                self._pruning.release()
+
+    def renew(self) -> None:
+        self._pruning = threading.Lock()
+        for each in list(self._owners):
+            if (owner := each()) is not None:
+                owner.renew()
+
+
+_known = _Known()
 
 
 def renew_in_child(owner: Renewable) -> None:
     """Call ``owner.renew()`` in every child process that is forked while the owner exists."""
-    _renewable.add(owner)
-
-
-def _renew_all() -> None:
-    for owner in list(_renewable):
-        owner.renew()
+    _known.add(owner)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
+    os.register_at_fork(after_in_child=_known.renew)
 
 
 class ForkSafeLock:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import gc
+import queue
 import socket
 import threading
 import time
@@ -148,6 +150,8 @@ class _Run:
         self.next = 0
         self.done = 0
         self.failure: BaseException | None = None
+        # what the waiting thread reads: it holds no lock while it waits, so that Ctrl-C cannot leave one locked
+        self.news: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     @property
     def waiting(self) -> int:
@@ -169,13 +173,16 @@ class _Run:
             self.results[index] = self.context.copy().run(self._apply, self.items[index])
         except BaseException as error:  # noqa: BLE001 - raised in the calling thread, whatever it is
             failure = error
-        with self.pool.changed:
+        with self.pool.lock:
             self.done += 1
             # the first failure is the one: later ones may only say that the rest was cancelled
             if failure is not None and self.failure is None and not self.stop.is_set():
                 self.failure = failure
                 self.stop.set()
             self.pool.changed.notify_all()
+        # an error and the frame that names it would keep each other, and this thread, until the garbage collector comes
+        failure = None
+        self.news.put(None)
 
     def _apply(self, item: Any) -> Any:
         _current.set(self)
@@ -183,18 +190,27 @@ class _Run:
 
     def finish(self, *, last: bool) -> None:
         """Cancel the items that have not begun; the last call of a pool ends its threads."""
-        if self.done < len(self.items):
+        aborted = self.done < len(self.items)
+        if aborted:
             self.stop.abort()
         self.stop.release()
         if last:
             self.pool.close()
+            if aborted:
+                # errors and frames of cancelled jobs keep each other and the ended threads; collected later, in the
+                # middle of another call, they would make Python ignore a Ctrl-C that comes just then
+                gc.collect()
         else:
             self.pool.remove(self)
 
     def outcome(self) -> list[Any]:
         """Return the results, or raise what went wrong."""
-        if self.failure is not None:
-            raise self.failure
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure
         if self.done < len(self.items):
             raise Cancelled
         return self.results
@@ -207,7 +223,9 @@ class _Pool:
     """The threads of one call from outside, and of the calls nested in it."""
 
     def __init__(self, size: int) -> None:
-        self.changed = threading.Condition()
+        # entered as the lock that it is: a condition is entered by Python code, in which Ctrl-C would leave it locked
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self._size = size
         self._calls: list[_Run] = []
         self._threads: list[threading.Thread] = []
@@ -217,13 +235,14 @@ class _Pool:
 
     def renew(self) -> None:
         """Drop the threads in a child that was forked inside of a job: it does its nested calls itself."""
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self._size = self._idle = 0
         self._calls, self._threads = [], []
 
     def add(self, call: _Run) -> None:
         """Let workers take items of a call, and start as many as are missing."""
-        with self.changed:
+        with self.lock:
             self._calls.append(call)
             wanted = sum(each.waiting for each in self._calls) - self._idle
             for _ in range(min(wanted, self._size - len(self._threads))):
@@ -247,12 +266,12 @@ class _Pool:
 
     def remove(self, call: _Run) -> None:
         """Forget a nested call."""
-        with self.changed, contextlib.suppress(ValueError):
+        with self.lock, contextlib.suppress(ValueError):
             self._calls.remove(call)
 
     def _work(self) -> None:
         while True:
-            with self.changed:
+            with self.lock:
                 while (call := self._next()) is None:
                     if self._closed:
                         return
@@ -270,17 +289,10 @@ class _Pool:
         """Wait for a call, moving its progress bar; with ``help_it``, work on it in this thread."""
         shown = 0
         while True:
-            index = None
-            with self.changed:
-                while not call.over:
-                    if help_it and call.waiting:
-                        index = call.take()
-                        break
-                    # a wait without limit cannot be interrupted on every platform
-                    self.changed.wait(timeout=0.5)
-                    if call.done > shown:
-                        break
-                done, over = call.done, call.over
+            with self.lock:
+                over = call.over
+                index = call.take() if help_it and not over and call.waiting else None
+                done = call.done
             if bar is not None and done > shown:
                 bar.update(done - shown)
             shown = done
@@ -288,16 +300,24 @@ class _Pool:
                 call.work(index)
             elif over:
                 return
+            else:
+                # a wait without limit cannot be interrupted on every platform
+                with contextlib.suppress(queue.Empty):
+                    call.news.get(timeout=0.5)
 
     def close(self) -> None:
         """Let all threads end, and wait a little for them."""
-        with self.changed:
+        with self.lock:
             self._closed = True
             self.changed.notify_all()
         for thread in list(self._threads):
             # an interrupt may have come before the last of them began
             if thread.is_alive():
                 thread.join(timeout=_GRACE)
+        # left to the garbage collector, they would die in the middle of some later call, and Python ignores a Ctrl-C
+        # that comes while it collects what weak references have callbacks for, as they have for threads
+        with self.lock:
+            self._calls, self._threads = [], []
 
 
 def run(
