@@ -424,6 +424,28 @@ def test_what_follows_is_asked_about_every_row_once(size):
     assert max(map(len, lists)) <= size
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target_id": [1, 5]}, "'target_id' that were not asked for"),  # the rows of another neuron
+        ({"target_id": [1, None]}, "'target_id' that were not asked for"),
+        ({"id": [10, None]}, "whose 'id' is missing"),
+        ({"id": None}, "without column 'id'"),
+        ({"target_id": None}, "without column 'target_id'"),
+    ],
+)
+def test_rows_that_do_not_belong_to_the_query_are_refused(changed, message):
+    class Mixed(Server):
+        def send(self, _service, _method, url, **more):
+            columns = {"id": [10, 11], "target_id": [1, 2], **changed}
+            kept = {name: pa.array(values, pa.int64()) for name, values in columns.items() if values}
+            return respond(url, pa.table(kept), None)
+
+    with pytest.raises(errors.ProtocolError, match=message) as caught:
+        fetch_all(session(Mixed({"id": []}, 50)), [query([1, 2], column="target_id")])
+    assert caught.value.url
+
+
 def test_no_rows_are_followed_by_one_request_for_the_columns():
     server = Notes({"id": range(10), "group": [0] * 10}, 50)
     main, more = fetch_all(session(server), [query([7, 8])], following=[notes(5)])
