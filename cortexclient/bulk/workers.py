@@ -98,7 +98,7 @@ def dask_client(given: Any) -> Iterator[Any]:
             f"dask must be a distributed.Client or the address of a scheduler, not {type(given).__name__}"
         )
     try:
-        made: Any = distributed.Client(given, set_as_default=False)  # type: ignore[no-untyped-call]
+        made: Any = distributed.Client(given, set_as_default=False)
     except (OSError, ValueError) as error:
         raise JobError(f"no Dask scheduler answers at {given}: {error}") from error
     with made:

@@ -221,7 +221,7 @@ class Dump:
                 if start != b"\x1f\x8b":
                     yield from _rows(joined)
                     return
-                with igzip_threaded.open(joined, "rb", threads=1) as file:  # type: ignore[no-untyped-call]
+                with igzip_threaded.open(joined, "rb", threads=1) as file:
                     yield from _rows(file)
         except CortexError:
             raise

@@ -320,9 +320,10 @@ for _ in range(3):
         urllib.request.urlopen(one.address + "/sandbox.json").read()
         sandbox.close()     # does not belong to the child
         sys.exit(0 if here == (one, one) else 7)   # with everything that runs at the end of a process
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    # at once: a child would print again what it inherits
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 urllib.request.urlopen(one.address + "/sandbox.json").read()
-print(Path(one.exports_path.removeprefix("file://")).is_dir())
+print(Path(one.exports_path.removeprefix("file://")).is_dir(), flush=True)
 if os.fork() == 0:
     import time
     for _ in range(500):    # until the parent has closed its server
