@@ -45,6 +45,7 @@ def sandbox():
         yield running
 
 
+@pytest.mark.slow
 def test_an_assistant_reads_and_never_writes(sandbox, tmp_path):
     import anyio
 

@@ -99,6 +99,7 @@ def test_advice_after_login_works(run):
     assert run(*command).returncode == 0, command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["tables", "versions", "doctor"])
 def test_a_token_can_be_given_to_every_command(run, command):
     assert run(command, "toy", "--json").returncode == 1

@@ -139,6 +139,7 @@ def kept_bytes(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in (folder / "answers").glob("??/*")]
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_for_no_data_and_an_offline_one_for_nothing(server, folder):
     first = analysis(server.load(version=3, cache=folder))
     before = len(server.requests)
@@ -151,6 +152,7 @@ def test_a_second_run_asks_for_no_data_and_an_offline_one_for_nothing(server, fo
     same(first, again)
 
 
+@pytest.mark.slow
 def test_the_cache_changes_no_answer(server, folder):
     same(analysis(server.load(version=2)), analysis(server.load(version=2, cache=folder)))
 

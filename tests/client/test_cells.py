@@ -25,6 +25,7 @@ def cells_of_root(files, root: int, at: pd.Timestamp) -> list[int]:
     return sorted(nuclei["id"][owners == root].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["toy", "capped"])
 def test_every_root_that_ever_was(request, files, server):
     service = CellsService(request.getfixturevalue(server))

@@ -89,6 +89,7 @@ def truth_roots(server):
     return [int(root) for root in frozen["pt_root_id"] if root > 0][:4]
 
 
+@pytest.mark.slow
 def test_a_fork_amid_requests_of_other_threads(client, truth_roots):
     over = threading.Event()
 

@@ -155,6 +155,7 @@ def test_options_reach_their_goal(meshes: MeshClient, roots: list[int], capsys: 
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_several_meshes(meshes: MeshClient, roots: list[int]) -> None:
     asked = [roots[1], roots[0], roots[1]]
     found = meshes.get_meshes(asked, progress=False)
@@ -374,6 +375,7 @@ def test_fallback_decides_undecided_pieces(meshes: MeshClient, roots: list[int])
     np.testing.assert_array_equal(again, asked)
 
 
+@pytest.mark.slow
 def test_values_are_carried_to_vertices(server: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -807,7 +807,7 @@ def test_a_root_in_one_chunk_is_a_point(roots: list[int]) -> None:
         assert client.mesh.compute_vertex_to_l2_mapping(alone).tolist() == [only] * len(vertices)
         sandbox.world.skeletons.refused[alone] = None
         with pytest.raises(MissingDataError, match="single level-2 id"):
-            client.get_skeleton(alone, fallback="compute")
+            client.get_skeleton(alone, fallback="compute", deadline=1)
 
 
 def test_missing_skeletons_are_made_or_reported() -> None:

@@ -153,6 +153,7 @@ def test_skeleton_with_synapses_in_every_space(client: Any, cell: tuple[int, int
         client.get_skeleton(root, transform="rigd")
 
 
+@pytest.mark.slow
 def test_mesh_and_the_level_2_id_of_each_vertex(client: Any, sandbox: Sandbox, cell: tuple[int, int]) -> None:
     _, root = cell
     mesh = client.mesh.get_mesh(root)

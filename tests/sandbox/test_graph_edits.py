@@ -64,6 +64,7 @@ def check_whole(graph: ChunkedGraph, supervoxels: np.ndarray) -> None:
 STEP = st.tuples(st.sampled_from(["merge", "split", "undo"]), st.integers(0, 10_000), st.integers(0, 10_000))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(STEP, min_size=1, max_size=9))
 def test_any_history_keeps_the_graph_whole(block_folder: Path, steps: list[tuple[str, int, int]]) -> None:

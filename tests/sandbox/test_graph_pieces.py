@@ -49,6 +49,7 @@ def edit(sandbox: Sandbox, kind: str, a: int, b: int) -> None:
         pass
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(steps=st.lists(STEP, min_size=2, max_size=8))
 def test_pieces_follow_any_history(
