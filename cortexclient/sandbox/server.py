@@ -171,7 +171,7 @@ def _bound_socket(port: int) -> socket.socket:
 
 def _protocol() -> type[asyncio.Protocol]:
     """HTTP protocol of uvicorn that also leaves the connection in the scope, for the faults that break it."""
-    from cortexclient.sandbox.faults import TRANSPORT
+    from cortexclient.sandbox.misbehave import TRANSPORT
 
     base: Any
     try:

@@ -1,0 +1,246 @@
+"""How each kind of fault is carried out on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.concurrency import run_in_threadpool
+
+from cortexclient.sandbox.routes.pages import send_bytes
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from cortexclient.sandbox.world import World
+
+__all__ = ["TRANSPORT", "strike"]
+
+# key of the scope under which the server leaves the connection (see cortexclient.sandbox.server)
+TRANSPORT = "cortexclient.transport"
+
+_JSON = b"application/json"
+_HTML = b"text/html; charset=utf-8"
+_PAGE = b"<!doctype html>\n<html lang=en>\n<title>%s</title>\n<h1>%s</h1>\n"
+
+
+class _Fault(Protocol):
+    @property
+    def kind(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def fraction(self) -> float: ...
+
+
+async def strike(
+    fault: _Fault, app: ASGIApp, world: World, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Respond to one request as a fault says."""
+    if fault.kind in _PLAIN or fault.kind in _TOLD:
+        body = await _read(receive)  # an unread body would be taken for the next request of the connection
+        answer = (
+            _PLAIN[fault.kind](fault, world)
+            if fault.kind in _PLAIN
+            else _TOLD[fault.kind](scope, body, world)
+        )
+        status, payload, content_type, *headers = answer
+        await send_bytes(send, status, payload, content_type, *headers)
+    elif fault.kind == "refused":
+        await _read(receive)
+        world.refuse_connections(fault.seconds)
+        await _abort(scope)
+    elif fault.kind == "hang":
+        await _read(receive)
+        await world.closing_wait(fault.seconds)
+        await _abort(scope)
+    elif fault.kind == "version-appears":
+        await run_in_threadpool(world.materialize)
+        await app(scope, receive, send)
+    else:
+        start, body = await _collect(app, scope, receive)
+        await _SPOILED[fault.kind](fault, world, scope, start, body, send)
+
+
+# -- responses that do not depend on the request -----------------------------------------------------------------
+
+
+def _object(status: int, value: Any, *headers: tuple[bytes, bytes]) -> tuple[Any, ...]:
+    return (status, json.dumps(value).encode(), _JSON, *headers)
+
+
+def _page(status: int, title: bytes) -> tuple[Any, ...]:
+    return (status, _PAGE % (title, title), _HTML)
+
+
+def _login(_: _Fault, world: World) -> tuple[Any, ...]:
+    location = f"{world.base_url}/auth/api/v1/authorize?redirect=elsewhere".encode()
+    return (302, _PAGE % (b"Redirecting...", b"Redirecting..."), _HTML, (b"location", location))
+
+
+def _terms(_: _Fault, world: World) -> tuple[Any, ...]:
+    # the form lies on this server: caveclient opens the address in a browser
+    form = {
+        "tos_id": 1,
+        "tos_name": "Terms of the sandbox",
+        "tos_form_url": f"{world.base_url}/auth/api/v1/tos/1/accept",
+    }
+    return _object(
+        403,
+        {
+            "error": "missing_tos",
+            "message": "Need to accept Terms of Service to access resource.",
+            "data": form,
+        },
+    )
+
+
+_PERMISSION = {
+    "error": "missing_permission",
+    "message": "Missing permission: view for dataset sandbox",
+    "data": {"required_permission": "view", "auth_dataset": "sandbox"},
+}
+_PLAIN = {
+    "401": lambda _, world: _object(
+        401,
+        {"error": "invalid_token", "message": "Unauthorized - Token is Invalid or Expired"},
+        (b"www-authenticate", f'Bearer realm="{world.base_url}/auth/api/v1/authorize"'.encode()),
+    ),
+    "403": lambda *_: _object(403, _PERMISSION),
+    "403-terms": _terms,
+    "404": lambda *_: _object(404, {"message": "404 Not Found"}),
+    "406": lambda *_: _coded("406 Not Acceptable: There are 1 annotations that need supervoxel lookups"),
+    "429": lambda *_: _object(429, {"message": "2 per 1 minute"}),
+    "429-retry-after": lambda fault, _: _object(
+        429, {"message": "2 per 1 minute"}, (b"retry-after", str(round(fault.seconds)).encode())
+    ),
+    "500": lambda *_: _coded("the sandbox was told to fail"),
+    "aborted-transaction": lambda *_: _coded(
+        "(psycopg2.errors.InFailedSqlTransaction) current transaction is aborted, commands ignored until end of "
+        "transaction block\n\n[SQL: SELECT 1]\n(Background on this error at: http://sqlalche.me/e/13/2j85)"
+    ),
+    "500-string": lambda *_: _object(500, "the sandbox was told to fail"),
+    "500-html": lambda *_: _page(500, b"500 Internal Server Error"),
+    "502": lambda *_: _page(502, b"502 Bad Gateway"),
+    "503": lambda *_: _page(503, b"503 Service Temporarily Unavailable"),
+    "504": lambda *_: _page(504, b"504 Gateway Time-out"),
+    "login-redirect": _login,
+}
+
+
+# -- responses that depend on the request ----------------------------------------------------------------------
+
+
+def _coded(message: str) -> tuple[Any, ...]:
+    return _object(500, {"code": 500, "message": message, "traceback": []})
+
+
+def _stale_root(scope: Scope, body: bytes, _: World) -> tuple[Any, ...]:
+    numbers = [int(number) for number in re.findall(rb"\d{15,19}", body)]
+    if scope["path"].endswith("/is_latest_roots"):
+        return _object(200, {"is_latest": [False] * len(numbers)})
+    return _coded(f"400 Bad Request: Some root_ids passed are not valid at the query timestamp: {numbers}")
+
+
+def _expired(scope: Scope, _: bytes, world: World) -> tuple[Any, ...]:
+    match = re.search(r"/version/(-?\d+)", scope["path"])
+    version = match.group(1) if match else "0"
+    return _coded(f"404 Not Found: version {version} not found in {world.names.datastack}")
+
+
+def _no_table(scope: Scope, _: bytes, world: World) -> tuple[Any, ...]:
+    match = re.search(r"/version/(-?\d+)/table/([^/]+)", scope["path"])
+    version, table = match.groups() if match else ("0", "table")
+    if scope["path"].endswith("/metadata"):
+        return _object(404, f"No table of name {table} at materialization version {version}")
+    return _coded(
+        f"404 Not Found: table {table} not found in version {version} of datastack {world.names.datastack}"
+    )
+
+
+_TOLD = {"stale-root": _stale_root, "expired-version": _expired, "table-missing": _no_table}
+
+
+# -- healthy answers, spoiled on the way -----------------------------------------------------------------------------
+
+
+async def _reset(fault: _Fault, _: World, scope: Scope, start: Message, body: bytes, send: Send) -> None:
+    await send(start)
+    await send(
+        {"type": "http.response.body", "body": body[: int(len(body) * fault.fraction)], "more_body": True}
+    )
+    await asyncio.sleep(0.02)  # let the piece leave before the reset overtakes it
+    await _abort(scope)
+
+
+async def _truncated(fault: _Fault, _: World, __: Scope, start: Message, body: bytes, send: Send) -> None:
+    cut = body[: int(len(body) * fault.fraction)]
+    await send({**start, "headers": _with(start, b"content-length", str(len(cut)).encode())})
+    await send({"type": "http.response.body", "body": cut})
+
+
+async def _content_type(_: _Fault, __: World, ___: Scope, start: Message, body: bytes, send: Send) -> None:
+    await send({**start, "headers": _with(start, b"content-type", b"text/plain; charset=utf-8")})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _drip(fault: _Fault, world: World, _: Scope, start: Message, body: bytes, send: Send) -> None:
+    pieces = 20
+    size = max(1, -(-len(body) // pieces))
+    await send(start)
+    for offset in range(0, len(body), size):
+        if await world.closing_wait(fault.seconds / pieces):
+            break
+        await send({"type": "http.response.body", "body": body[offset : offset + size], "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+_SPOILED = {"reset": _reset, "truncated": _truncated, "content-type": _content_type, "drip": _drip}
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+async def _read(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _collect(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
+    start: Message = {}
+    parts: list[bytes] = []
+
+    async def keep(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            start = message
+        else:
+            parts.append(message.get("body", b""))
+
+    await app(scope, receive, keep)
+    return start, b"".join(parts)
+
+
+def _with(start: Message, name: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
+    return [*((key, old) for key, old in start["headers"] if key.lower() != name), (name, value)]
+
+
+async def _abort(scope: Scope) -> None:
+    transport = scope.get(TRANSPORT)
+    if (
+        transport is None
+    ):  # another server than ours: it closes the connection of an unfinished answer by itself
+        return
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+    transport.abort()
+    await asyncio.sleep(0.01)  # until the server has noticed; it would complain about an unfinished answer
