@@ -22,7 +22,6 @@ from cortexclient.services.roots import RootsService
 from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.snapshots import SnapshotsService
 from cortexclient.services.space import Space
-from cortexclient.services.status import StatusService
 from cortexclient.services.store import StoreService, open_source
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
@@ -334,7 +333,7 @@ class DatasetClient:
         """Views by name, with completion: ``client.views.<name>(filters).query()``."""
         return ViewsService(self._session)
 
-    status = _of(StatusService, StatusService.status)
+    status = _of(DatastackService, DatastackService.status)
     versions = _of(HistoryService, HistoryService.versions)
     diff = _of(HistoryService, HistoryService.diff)
     edit_history = _of(HistoryService, HistoryService.edit_history)
@@ -540,7 +539,7 @@ class DatasetClient:
 
     def _repr_html_(self) -> str:
         """Return the card of the dataset for notebooks; it sends no request."""
-        from cortexclient.services.card import card
+        from cortexclient.services.datastack import card
 
         return card(self._session, self._service(LinksService))
 

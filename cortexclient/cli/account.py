@@ -165,7 +165,7 @@ def _token(spec: DatasetSpec, address: str, dataset: str | None = None) -> Findi
 
 
 def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[Finding]:
-    from cortexclient.services.status import BASIC, checks_of
+    from cortexclient.services.datastack import BASIC, checks_of
     from cortexclient.session import Session
 
     spec = spec_of(dataset)

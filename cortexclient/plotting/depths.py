@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.services.positions import positions
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
+from cortexclient.services.space import positions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cortexclient.ids import as_ids
-from cortexclient.services.positions import positions
+from cortexclient.services.space import positions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,12 +17,12 @@ from cortexclient.errors import (
     ServiceUnavailableError,
     UnknownTableError,
 )
+from cortexclient.services import BaseService
 from cortexclient.session import as_number, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cortexclient.session import Session
 
 __all__ = ["AnnotationsService"]
 
@@ -30,17 +30,8 @@ _DUPLICATE = re.compile(r"UniqueViolation|duplicate key")
 _ROLLED_BACK = re.compile(r"transaction has been rolled back|InFailedSqlTransaction|transaction is aborted")
 
 
-class AnnotationsService:
-    """Stage and upload annotations.
-
-    Parameters
-    ----------
-    session : Session
-        The connection.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+class AnnotationsService(BaseService):
+    """Stage and upload annotations."""
 
     def stage_annotations(
         self,

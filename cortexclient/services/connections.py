@@ -9,6 +9,7 @@ import numpy as np
 
 from cortexclient.errors import InvalidQueryError, NotConfiguredError, ProtocolError, ServiceError
 from cortexclient.ids import as_ids
+from cortexclient.services import BaseService
 from cortexclient.services.cells import CellsService
 from cortexclient.services.synapses import (
     asked_sides,
@@ -45,17 +46,8 @@ _PROOFREAD = ("clean", "extended", "t", "true")
 """Values of a column of proofreading that say that a neuron was proofread (schemas of EMAnnotationSchemas)."""
 
 
-class ConnectionsService:
-    """Methods about connections between neurons.
-
-    Parameters
-    ----------
-    session : Session
-        Where to ask, and the moment that holds where a method is given none.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+class ConnectionsService(BaseService):
+    """Methods about connections between neurons."""
 
     def connectivity(
         self,

@@ -1,41 +1,39 @@
-"""Metadata of the datastack itself: its record, sources, viewer, states and versions."""
+"""The datastack itself: its record, sources, states and versions, the state of its services, and the client's card."""
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import UnknownVersionError
+import numpy as np
+
+from cortexclient.errors import CortexError, UnknownVersionError
 from cortexclient.ids import as_id
-from cortexclient.session import newest, require_versions
+from cortexclient.services import BaseService
+from cortexclient.session import newest, provenance_of, require_versions, table_infos, view_infos
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
+    from cortexclient.services.links import LinksService
     from cortexclient.session import Session, VersionRecord
+    from cortexclient.spec import DatasetSpec
 
-__all__ = ["DatastackService", "require_own"]
+__all__ = ["BASIC", "DatastackService", "card", "checks_of", "require_own"]
 
 Format = Literal["raw", "cloudvolume", "neuroglancer", "cave_explorer", "cave-explorer", "spelunker"]
 
 
-class DatastackService:
+class DatastackService(BaseService):
     """Methods about the datastack itself.
 
     The methods that take a ``datastack_name``, as those of caveclient and cortical-tools do, accept the one of this
     client and refuse any other.
-
-    Parameters
-    ----------
-    session : Session
-        The connection.
     """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def get_datastack_info(
         self,
@@ -134,8 +132,6 @@ class DatastackService:
         >>> client.viewer_resolution().shape
         (3,)
         """
-        import numpy as np
-
         record = self.get_datastack_info(datastack_name, use_stored)
         return np.array([record[f"viewer_resolution_{axis}"] for axis in "xyz"], dtype=np.float64)
 
@@ -266,6 +262,55 @@ class DatastackService:
             )
         return found.version
 
+    def status(self) -> pd.DataFrame:
+        """Return which services answer at present, and what they say about themselves; failures do not raise.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each check, in the order of the index: ``server``, ``datastack``, ``materialize``, ``versions``,
+            ``tables``, ``chunkedgraph``, ``l2cache``, ``skeletons``.
+
+            =======  =======  ===============================================================
+            ok       boolean  whether it works; null where it could not be tried, because the
+                              server or the datastack does not answer
+            message  string   its version or numbers; or what is wrong, and what to do
+            error    string   class of the error, null where there is none
+            =======  =======  ===============================================================
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> bool(cortexclient.load("sandbox").status()["ok"].all())
+        True
+        """
+        import pandas as pd
+
+        def run(check: tuple[str, Callable[[], str]]) -> tuple[bool, str, str | None]:
+            try:
+                return True, check[1](), None
+            except CortexError as error:
+                return False, str(error), type(error).__name__
+
+        checks = checks_of(self._session)
+        basic = [check for check in checks if check[0] in BASIC]
+        found: list[tuple[bool | None, str, str | None]] = [run(check) for check in basic]
+        if all(good for good, _, _ in found):
+            found += self._session.map(run, checks[len(basic) :])
+        else:
+            why = "not tried: the server or its datastack does not answer"
+            found += [(None, why, None)] * (len(checks) - len(basic))
+        frame = pd.DataFrame(
+            {
+                "ok": pd.array([good for good, _, _ in found], dtype="boolean"),
+                "message": pd.array([message for _, message, _ in found], dtype="string"),
+                "error": pd.array([error for _, _, error in found], dtype="string"),
+            },
+            index=pd.Index(np.array([name for name, _ in checks], dtype=object), name="service"),
+        )
+        frame.attrs.update(provenance_of(self._session, self._session.moment))
+        return frame
+
     def _stored(self, datastack_name: object, use_stored: object) -> bool:
         """Check the two arguments that callers give in either order."""
         if isinstance(datastack_name, bool):
@@ -294,3 +339,173 @@ def require_own(session: Session, datastack_name: object) -> None:
         f"this client is for datastack {session.datastack!r}, not {datastack_name!r}; leave out datastack_name, or "
         "load the other dataset with cortexclient.load"
     )
+
+
+BASIC = ("server", "datastack")
+"""Checks that all others depend on."""
+
+
+def checks_of(session: Session) -> list[tuple[str, Callable[[], str]]]:
+    """Return name and function of each check; a function returns a sentence or raises an error of ours."""
+
+    def get(service: str, path: str) -> Any:
+        # the address of the local server is asked late: it needs the info service
+        return session.http.get_json(service, f"{session.local_server}{path}")
+
+    def server() -> str:
+        version = session.http.get_json("info", f"{session.server_address}/info/version")
+        return f"{session.server_address}, info {version}"
+
+    def versions() -> str:
+        live = [record for record in session.versions().values() if record.valid]
+        if not live:
+            return "no live version at present; tables can only be queried at a time (--timestamp)"
+        newest = live[-1]
+        return f"{len(live)} live versions, newest {newest.version} of {newest.timestamp:%Y-%m-%d %H:%M} UTC"
+
+    def tables() -> str:
+        numbers = len(table_infos(session)), len(view_infos(session))
+        return f"{numbers[0]} tables, {numbers[1]} views at version {session.version}"
+
+    def level2() -> str:
+        if session.connection.segmentation_table in get("l2cache", "/l2cache/api/v1/table_mapping"):
+            return "has this datastack"
+        return "does not have this datastack: no level-2 attributes, no skeletons"
+
+    return [
+        ("server", server),
+        ("datastack", lambda: f"{session.datastack}, local server {session.info() and session.local_server}"),
+        ("materialize", lambda: f"version {get('materialize', '/materialize/version')}"),
+        ("versions", versions),
+        ("tables", tables),
+        ("chunkedgraph", lambda: f"version {get('chunkedgraph', '/segmentation/api/version')}"),
+        ("l2cache", level2),
+        ("skeletons", lambda: f"version {get('skeleton', '/skeletoncache/api/version')}"),
+    ]
+
+
+# colours come from the page, so that the card suits dark and light ones; greys are half transparent
+_BOX = "max-width:48em;padding:.8em 1.1em;line-height:1.55;border:1px solid rgba(128,128,128,.4);border-radius:.5em"
+_GRID = "display:grid;grid-template-columns:max-content 1fr;gap:.15em 1.2em;margin:.7em 0"
+_FAINT = "opacity:.65"
+_CHIP = (
+    "display:inline-block;padding:0 .6em;margin:0 .25em .2em 0;"
+    "border:1px solid rgba(128,128,128,.5);border-radius:1em"
+)
+_LINK = "color:var(--jp-content-link-color,LinkText);text-decoration:underline"
+
+
+def card(session: Session, links: LinksService) -> str:
+    """Return the HTML of a dataset at a moment: what it is, what it can do, and what to do next.
+
+    No request is sent and no package is imported for it.
+    """
+    spec = session.spec
+    about = " · ".join(escape(text) for text in (spec.species, spec.region) if text)
+    rows = {
+        "version": _moment(session),
+        "datastack": f"{escape(session.datastack)} at {escape(_address(session))}",
+        "access": _access(spec),
+        "licence": _license(spec),
+        "offers": "".join(
+            f'<span style="{_CHIP}">{escape(name)}</span>' for name, there in _features(spec).items() if there
+        ),
+        "next": "<br>".join(f"<code>{escape(line)}</code>" for line in _next_steps(spec)),
+        "view": _view(session, links),
+    }
+    lines = "".join(
+        f'<span style="{_FAINT}">{name}</span><span>{content}</span>'
+        for name, content in rows.items()
+        if content
+    )
+    subtitle = f'<div style="{_FAINT}">{about}</div>' if about else ""
+    return (
+        f'<div style="{_BOX}"><div style="font-size:1.2em;font-weight:600">{escape(spec.title)}</div>{subtitle}'
+        f'<div style="{_GRID}">{lines}</div></div>'
+    )
+
+
+def _link(address: str, text: str) -> str:
+    return f'<a href="{escape(address)}" target="_blank" rel="noopener" style="{_LINK}">{escape(text)}</a>'
+
+
+def _moment(session: Session) -> str:
+    """Describe which version or time the client is pinned to, with the version's date if it is known."""
+    moment, spec = session.moment, session.spec
+    if moment.timestamp is not None:
+        return f"pinned to {moment.timestamp:%Y-%m-%d %H:%M:%S} UTC"
+    fetched = _known(session, "versions") or {}
+    dates = {known.version: known.timestamp for known in spec.versions if known.timestamp}
+    dates |= {number: record.timestamp for number, record in fetched.items()}
+    version = moment.version or spec.default_version or "latest"
+    if version == "latest":
+        known = [number for number, record in fetched.items() if record.valid]
+        newest = f" ({max(known)}, of {dates[max(known)]:%Y-%m-%d})" if known else ""
+        return f"latest{newest}, floating: roots are those of now"
+    when = f", of {dates[int(version)]:%Y-%m-%d}" if int(version) in dates else ""
+    return f"{'pinned to ' if moment.version else ''}{version}{when}"
+
+
+def _address(session: Session) -> str:
+    endpoint = _known(session, "endpoint")
+    return session.connection.address_asked if endpoint is None else endpoint.address
+
+
+def _access(spec: DatasetSpec) -> str:
+    if spec.access is None:
+        return ""
+    terms = f" · {_link(spec.access.terms_url, 'terms of service')}" if spec.access.terms_url else ""
+    return escape(spec.access.level) + terms
+
+
+def _license(spec: DatasetSpec) -> str:
+    if spec.license is None:
+        return ""
+    name = "not verified" if spec.license.name == "unverified" else spec.license.name
+    cite = " · <code>client.cite()</code>"
+    return (_link(spec.license.url, name) if spec.license.url else escape(name)) + cite
+
+
+def _features(spec: DatasetSpec) -> dict[str, bool]:
+    """Describe what the dataset offers, by its spec."""
+    cells = spec.cell_ids is not None and bool(spec.cell_ids.lookup_view or spec.cell_ids.main_table)
+    tables = not spec.denies("versions")
+    declared = None if spec.capabilities is None else spec.capabilities.exports
+    return {
+        "tables and views": tables,
+        "cell ids": cells and tables,
+        "synapses": tables,
+        "live queries": tables and not spec.denies("live"),
+        "skeletons": not spec.denies("skeletons"),
+        "level-2 data": not spec.denies("l2cache"),
+        "meshes": True,
+        "cortical depth": spec.transform is not None,
+        "static exports": (spec.exports is not None or declared is True) and declared is not False,
+    }
+
+
+def _next_steps(spec: DatasetSpec) -> list[str]:
+    example = spec.example_ids
+    root = example.root_id if example is not None and example.root_id is not None else "root_id"
+    cell = example.cell_id if example is not None and example.cell_id is not None else "cell_id"
+    offers = _features(spec)
+    steps = ["client.tables"] if offers["tables and views"] else []
+    steps += [f"client.cell_id_to_root_id({cell})"] if offers["cell ids"] else []
+    steps += [f"client.query_synapses({root}, pre=True)"] if offers["synapses"] else []
+    return [*steps, f"client.get_skeleton({root})"]
+
+
+def _view(session: Session, links: LinksService) -> str:
+    """Link to Neuroglancer if the link is known, else say how to make it: that takes requests."""
+    endpoint = _known(session, "endpoint")
+    if (address := links.known_link()) is not None:
+        return _link(address, "open in Neuroglancer")
+    call = "<code>client.neuroglancer_url()</code> makes a link to the data"
+    if endpoint is not None and endpoint.viewer_site:
+        return f"{_link(endpoint.viewer_site, 'Neuroglancer of this server')}; {call}"
+    return call
+
+
+def _known(session: Session, key: str) -> Any:
+    """Return what the session has fetched already, else None."""
+    return session.connection.memory.peek(key)

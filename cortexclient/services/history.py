@@ -9,7 +9,8 @@ import numpy as np
 
 from cortexclient.errors import ProtocolError
 from cortexclient.ids import as_ids, in_batches
-from cortexclient.services.lineage import fetch_lineages, no_root
+from cortexclient.services import BaseService
+from cortexclient.services.roots import fetch_lineages, no_root
 from cortexclient.session import EPOCH, Moment, graph_url, lifetimes, provenance_of
 
 if TYPE_CHECKING:
@@ -38,17 +39,8 @@ _EDIT_COLUMNS = {
 }
 
 
-class HistoryService:
-    """Methods about edits, versions and what changed between them.
-
-    Parameters
-    ----------
-    session : Session
-        Where to ask.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+class HistoryService(BaseService):
+    """Methods about edits, versions and what changed between them."""
 
     def edit_history(self, root_ids: Ids, *, progress: bool = False) -> pd.DataFrame:
         """Return every merge and split that led to some roots.

@@ -11,6 +11,7 @@ from cortexclient.ids import (
     as_ids,
     in_batches,
 )
+from cortexclient.services import BaseService
 from cortexclient.session import forget, graph_url, leaves, provenance_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from cortexclient.session import Session
     from cortexclient.types import Ids
 
 __all__ = ["ATTRIBUTES", "Level2Service"]
@@ -45,17 +45,8 @@ _LAYER_SHIFT = 56  # the layer of a node is in the first 8 bits of its id
 log = logging.getLogger(__name__)
 
 
-class Level2Service:
-    """Methods about level-2 ids.
-
-    Parameters
-    ----------
-    session : Session
-        The connection to the dataset.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+class Level2Service(BaseService):
+    """Methods about level-2 ids."""
 
     def get_l2_ids(
         self, root_id: int, bounds: Any = None, *, bounds_unit: Literal["nm", "vx"] | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cortexclient.errors import MissingDataError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.ids import as_id, as_ids
+from cortexclient.services import BaseService
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
 from cortexclient.services.navis_neurons import make_mesh_neuron, require_navis
 from cortexclient.services.vertex_assigner import (
@@ -36,17 +37,11 @@ _OWN_OPTIONS = {"bounding_box", "allow_missing", "deduplicate_chunk_boundaries",
 _MOST_MAPPINGS = 64
 
 
-class MeshClient:
-    """Meshes of one dataset.
-
-    Parameters
-    ----------
-    session : Session
-        The connection to the dataset.
-    """
+class MeshClient(BaseService):
+    """Meshes of one dataset."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        super().__init__(session)
         self._mappings: OrderedDict[int, IdArray] = OrderedDict()
         self._lock = ForkSafeLock()
 

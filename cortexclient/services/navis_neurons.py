@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cortexclient.errors import MissingExtraError
-from cortexclient.services.positions import stack_points
+from cortexclient.services.space import stack_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,33 +8,24 @@ import numpy as np
 
 from cortexclient.errors import MissingDataError, NotConfiguredError
 from cortexclient.ids import as_ids
+from cortexclient.services import BaseService
 from cortexclient.services.cells import CellsService
 from cortexclient.services.level2 import Level2Service
-from cortexclient.services.positions import positions
 from cortexclient.services.roots import RootsService
+from cortexclient.services.space import positions
 from cortexclient.session import provenance_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from cortexclient.session import Session
     from cortexclient.types import IdArray, Timestamp
 
 __all__ = ["PlacesService"]
 
 
-class PlacesService:
-    """Methods about points of the volume.
-
-    Parameters
-    ----------
-    session : Session
-        Where to ask.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+class PlacesService(BaseService):
+    """Methods about points of the volume."""
 
     def root_at(
         self,

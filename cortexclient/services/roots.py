@@ -1,47 +1,72 @@
-"""Follow root ids in time: the root of a supervoxel, the lifetime of a root, and its successors."""
+"""Follow root ids in time: the root of a supervoxel, the lifetime of a root, its successors, and its lineage."""
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import StaleRootError
+import numpy as np
+
+from cortexclient.errors import (
+    AuthenticationError,
+    OfflineError,
+    ProtocolError,
+    ServiceError,
+    StaleRootError,
+    UnknownVersionError,
+)
 from cortexclient.ids import as_id, as_ids, is_one
-from cortexclient.services.lineage import fetch_lineage, no_root
+from cortexclient.services import BaseService
 from cortexclient.session import (
     Moment,
+    Prefetch,
     as_utc,
     from_microseconds,
+    graph_url,
     is_latest,
     lifetimes,
     microseconds,
+    nearest,
+    newest,
     provenance_of,
     roots_of,
     successors_of,
 )
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterable, Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
-    from cortexclient.session import Session
+    from cortexclient.session import Session, VersionRecord
     from cortexclient.types import IdArray, Ids, Timestamp
 
-__all__ = ["RootsService"]
+
+__all__ = [
+    "LineageLookup",
+    "RootLineage",
+    "RootsService",
+    "fetch_lineage",
+    "fetch_lineages",
+    "no_root",
+    "nothing_live",
+    "reachable",
+]
 
 
-class RootsService:
-    """Look up root ids and their history.
+log = logging.getLogger(__name__)
 
-    Parameters
-    ----------
-    session : Session
-        The connection, and the moment that holds where a method is given none.
-    """
+FEW_ROOTS = 500
+"""Up to so many roots, their lineage is prefetched before it is known whether it will be needed."""
+MOST_FAILURES = 40
+"""So many failed lineage requests mean that the service is down, rather than that single roots are too slow for it."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+
+class RootsService(BaseService):
+    """Look up root ids and their history."""
 
     def _at(self, timestamp: Timestamp | None) -> datetime | None:
         return self._session.timestamp if timestamp is None else as_utc(timestamp)
@@ -141,8 +166,6 @@ class RootsService:
         >>> client.latest_valid_timestamp(root)[0] >= client.version_timestamp()
         True
         """
-        import numpy as np
-
         ids = as_ids(root_ids, "root_ids")
         life = lifetimes(self._session, ids)
         if not life.known.all():
@@ -187,8 +210,6 @@ class RootsService:
         >>> client.get_latest_roots(root, timestamp=client.version_timestamp()).tolist() == [root]
         True
         """
-        import numpy as np
-
         root = as_id(root_id, "root_id")
         at = self._at(timestamp_future if timestamp is None else timestamp) or datetime.now(UTC)
         life = lifetimes(self._session, np.array([root], dtype=np.int64))
@@ -291,7 +312,6 @@ class RootsService:
         >>> client.latest_roots([root]).columns.tolist()
         ['latest_root_id', 'is_latest', 'overlap']
         """
-        import numpy as np
         import pandas as pd
 
         ids = as_ids(root_ids, "root_ids")
@@ -313,3 +333,272 @@ class RootsService:
         )
         frame.attrs.update(provenance_of(self._session, Moment(timestamp=at)))
         return frame
+
+
+class RootLineage:
+    """A part of the graph of roots.
+
+    Parameters
+    ----------
+    roots : set of int
+        All roots of this part.
+    links : list of tuple of int
+        An older and a newer root, of which the newer one was made.
+    ended : dict of int to int
+        Number of the edit by which a root ended.
+    """
+
+    def __init__(self, roots: set[int], links: list[tuple[int, int]], ended: dict[int, int]) -> None:
+        self.roots = roots
+        self.links = links
+        self._ended = ended
+        self._former: dict[int, list[int]] = {}
+        for older, newer in links:
+            self._former.setdefault(newer, []).append(older)
+
+    def ancestors(self, root: int) -> set[int]:
+        """Return all roots that led to a root."""
+        return reachable([root], self._former) - {root}
+
+    def operations(self, root: int) -> dict[int, list[int]]:
+        """Return the edits that led to a root, and for each the ancestors that it ended."""
+        found: dict[int, list[int]] = {}
+        for ancestor in self.ancestors(root):
+            if ancestor in self._ended:
+                found.setdefault(self._ended[ancestor], []).append(ancestor)
+        return found
+
+
+def reachable(start: Sequence[int], neighbours: dict[int, list[int]]) -> set[int]:
+    """Return all nodes of a graph that can be reached from some nodes, and these."""
+    seen, waiting = set(start), list(start)
+    while waiting:
+        for neighbour in neighbours.get(waiting.pop(), ()):
+            if neighbour not in seen:
+                seen.add(neighbour)
+                waiting.append(neighbour)
+    return seen
+
+
+def fetch_lineage(session: Session, roots: IdArray, *, since: datetime, until: datetime) -> RootLineage:
+    """Fetch the lineage of roots between two times by one request.
+
+    Raises
+    ------
+    ServiceError
+        If the chunkedgraph fails, as it does for all roots if one of the ids is no root.
+    ProtocolError
+        If the response cannot be parsed.
+    """
+    url = graph_url(session, "lineage_graph_multiple")
+    # microseconds, as the service reads times
+    params = {"timestamp_past": f"{since.timestamp():.6f}", "timestamp_future": f"{until.timestamp():.6f}"}
+    body = session.http.post_json(
+        "chunkedgraph", url, {"root_ids": roots.tolist()}, params=params, keys=("links", "nodes")
+    )
+    try:
+        links = [(as_id(link["source"]), as_id(link["target"])) for link in body["links"]]
+        nodes = {as_id(node["id"]): node.get("operation_id") for node in body["nodes"]}
+        ended = {node: as_id(operation) for node, operation in nodes.items() if operation}
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ProtocolError(
+            f"the chunkedgraph gave a lineage that cannot be read ({error}); try again",
+            service="chunkedgraph",
+            status=200,
+            url=url,
+        ) from None
+    return RootLineage(set(nodes), links, ended)
+
+
+def fetch_lineages(
+    session: Session,
+    batches: Iterable[IdArray],
+    *,
+    since: datetime,
+    until: datetime,
+    most_failures: int | None = None,
+    progress: bool = False,
+    description: str = "",
+) -> tuple[list[tuple[IdArray, RootLineage]], dict[int, ServiceError]]:
+    """Fetch the lineage of batches of roots, halving those that fail until the roots that make them fail are alone.
+
+    Parameters
+    ----------
+    session : Session
+        Where to send the requests.
+    batches : iterable of numpy.ndarray
+        Roots, int64; each batch is one request.
+    since, until : datetime.datetime
+        The times between which lineages are wanted.
+    most_failures : int, optional
+        With more failed requests than these, nothing is halved any more. Default: no limit.
+    progress : bool
+        Show a progress bar.
+    description : str
+        Its title.
+
+    Returns
+    -------
+    found : list of tuple
+        Roots, and the lineage that they are in.
+    failed : dict of int to ServiceError
+        Error of each root whose lineage could not be fetched.
+
+    Raises
+    ------
+    AuthenticationError, OfflineError
+        At once: they fail for every root.
+    """
+
+    def fetch(batch: IdArray) -> RootLineage | ServiceError:
+        try:
+            return fetch_lineage(session, batch, since=since, until=until)
+        except (AuthenticationError, OfflineError):
+            raise
+        except ServiceError as error:
+            return error
+
+    found: list[tuple[IdArray, RootLineage]] = []
+    failed: dict[int, ServiceError] = {}
+    waiting, failures = list(batches), 0
+    while waiting:
+        halves: list[IdArray] = []
+        results = session.map(fetch, waiting, progress=progress, description=description)
+        failures += sum(isinstance(result, ServiceError) for result in results)
+        down = most_failures is not None and failures > most_failures
+        for batch, result in zip(waiting, results, strict=True):
+            if isinstance(result, RootLineage):
+                found.append((batch, result))
+            elif len(batch) == 1 or down:
+                failed |= dict.fromkeys(batch.tolist(), result)
+            else:
+                halves += np.array_split(batch, [len(batch) // 2])
+        waiting, progress = halves, False
+    return found, failed
+
+
+def no_root(session: Session, *ids: int) -> StaleRootError:
+    """Make the error for one or more ids that are no roots."""
+    which = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+    are = "is not a root id" if len(ids) == 1 else "are not root ids"
+    return StaleRootError(
+        f"{which} {are} of {session.label}; supervoxels, level-2 ids and cell ids are not either"
+    )
+
+
+# -- lines of descent -----------------------------------------------------------------------------------------
+
+
+class LineageLookup:
+    """Ancestors and descendants of roots between the version that is read and the roots' own times.
+
+    Whether they are needed shows only when the lifetimes of the roots are known. For few roots they are prefetched
+    concurrently with those, which saves a round trip. With a cache they are not, so that every run sends the same
+    requests.
+
+    Parameters
+    ----------
+    session : Session
+    roots : numpy.ndarray of int64
+        Distinct ids, of which some may be no roots.
+
+    Attributes
+    ----------
+    failure : ServiceError or None
+        Why the lineage of some roots could not be fetched.
+    """
+
+    def __init__(self, session: Session, roots: IdArray) -> None:
+        self._session = session
+        self._roots = roots
+        self._prefetched: Prefetch[RootLineage] | None = None
+        self.failure: ServiceError | None = None
+
+    @cached_property
+    def version(self) -> VersionRecord:
+        """The version in which the cells of roots are read that were valid at none.
+
+        The newest one knows the most cells; a pinned session reads the one nearest to its moment.
+
+        Raises
+        ------
+        UnknownVersionError
+            If no version is live.
+        """
+        at = self._session.timestamp
+        versions = self._session.versions()
+        record = newest(versions.values()) if at is None else nearest(versions, at)
+        if record is None:
+            raise nothing_live(self._session)
+        return record
+
+    def prefetch(self) -> None:
+        """Begin to fetch, if the roots are few."""
+        session, roots = self._session, self._roots
+        if len(roots) > FEW_ROOTS or session.connection.cache is not None:
+            return
+        # roots made after that version have their relatives before them
+        since, until = self.version.timestamp, datetime.now(UTC)
+        self._prefetched = Prefetch(
+            lambda: fetch_lineage(session, roots, since=since, until=until), workers=1
+        )
+        self._prefetched.start()
+
+    def cancel(self) -> None:
+        """Stop fetching what will not be needed."""
+        if self._prefetched is not None:
+            self._prefetched.cancel()
+
+    def of(self, roots: IdArray, *, first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
+        """Return the ids on the lines of descent from roots to those that were valid when the version froze.
+
+        Parameters
+        ----------
+        roots, first, last : numpy.ndarray of int64
+            Shape (n,): roots, and the times between which they are looked up, in microseconds since 1970.
+
+        Returns
+        -------
+        near : numpy.ndarray of int64
+            Ascending, the roots themselves included; ids that the version does not know have no rows there.
+        failed : numpy.ndarray of int64
+            Roots whose lineage the chunkedgraph could not give.
+        """
+        if self._prefetched is not None:
+            try:
+                return _descent(roots, self._prefetched.result().links), roots[:0]
+            except ServiceError as error:  # one id that is no root is enough
+                log.debug("the lineage of all roots could not be fetched: %s", error)
+        frozen = self.version.timestamp
+        since, until = (
+            min(from_microseconds(int(first.min())), frozen),
+            max(from_microseconds(int(last.max())), frozen),
+        )
+        found, failures = fetch_lineages(
+            self._session, [roots], since=since, until=until, most_failures=MOST_FAILURES
+        )
+        failed = np.array(list(failures), dtype=np.int64)
+        self.failure = next(reversed(failures.values()), None)
+        links = [link for _, lineage in found for link in lineage.links]
+        return _descent(np.setdiff1d(roots, failed), links), failed
+
+
+def _descent(roots: IdArray, links: list[tuple[int, int]]) -> IdArray:
+    """Return all ancestors and descendants of roots, and the roots, ascending."""
+    later: dict[int, list[int]] = {}
+    earlier: dict[int, list[int]] = {}
+    for older, newer in links:
+        later.setdefault(older, []).append(newer)
+        earlier.setdefault(newer, []).append(older)
+    found = reachable(roots.tolist(), later) | reachable(roots.tolist(), earlier)
+    return np.array(sorted(found), dtype=np.int64)
+
+
+def nothing_live(session: Session) -> UnknownVersionError:
+    """Make the error for a datastack without a version to read cells from."""
+    return UnknownVersionError(
+        f"{session.label} has no live version to read its cells from",
+        service="materialize",
+        status=404,
+        url=session.versions_url,
+    )

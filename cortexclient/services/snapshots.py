@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError, IncompleteResultError
+from cortexclient.services import BaseService
 from cortexclient.session import SnapshotStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cortexclient.session import AnswerCache, CacheEntry, Session
+    from cortexclient.session import AnswerCache, CacheEntry
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import PathLike
 
@@ -36,17 +37,8 @@ class Manifest:
     timestamp: str | None
 
 
-class SnapshotsService:
-    """Methods about snapshots.
-
-    Parameters
-    ----------
-    session : Session
-        Whose responses.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+class SnapshotsService(BaseService):
+    """Methods about snapshots."""
 
     def save_snapshot(self, path: PathLike) -> Path:
         """Save the responses that this client has used so far, so that the analysis can be run again from one file.

@@ -11,6 +11,7 @@ import numpy as np
 
 from cortexclient.errors import NotConfiguredError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
 from cortexclient.ids import as_ids
+from cortexclient.services import BaseService
 from cortexclient.services.synapse_references import attach, find_references, to_follow
 from cortexclient.session import (
     NM,
@@ -51,17 +52,8 @@ _FEWEST_ROOTS = 10
 _NAMED = 100
 
 
-class SynapsesService:
-    """Methods about synapses.
-
-    Parameters
-    ----------
-    session : Session
-        Where to ask, and the moment that holds where a method is given none.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+class SynapsesService(BaseService):
+    """Methods about synapses."""
 
     def query_synapses(
         self,

@@ -9,6 +9,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from cortexclient.errors import CortexError, UnknownTableError, printable
+from cortexclient.services import BaseService
 from cortexclient.session import (
     NM,
     Moment,
@@ -333,13 +334,10 @@ class TableHandle:
         return printable(f"{self.info.kind} {self.info.name} ({unit} nm{reference}): {self.info.description}")
 
 
-class _Names:
+class _Names(BaseService):
     """The common part of tables and views: a namespace that lists its names."""
 
     _kind: Literal["table", "view"] = "table"
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def _infos(self) -> Mapping[str, TableInfo]:
         raise NotImplementedError
@@ -429,11 +427,8 @@ class ViewsService(_Names):
         return view_infos(self._session)
 
 
-class QueriesService:
+class QueriesService(BaseService):
     """One call for any table or view, with caveclient's names of filters."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def query(
         self,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from cortexclient import errors
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.stores.graph import edits as graph_edits
-from cortexclient.services.cells import CellsService, lookup
-from cortexclient.services.cells.matches import Matches, intervals_to_points, versions_for
-from cortexclient.services.lineage import fetch_lineage
-from cortexclient.services.roots import RootsService
+from cortexclient.services import roots as lineages
+from cortexclient.services.cells import CellsService
+from cortexclient.services.cells.lookup import Matches, intervals_to_points, versions_for
+from cortexclient.services.roots import RootsService, fetch_lineage
 
 
 def cells_of_root(files, root: int, at: pd.Timestamp) -> list[int]:
@@ -105,7 +105,7 @@ def test_prefetched_lineage_gives_what_lineage_fetched_later_gives(toy, files, m
         roots, status=True
     )  # an id that is no root makes the prefetch fail
     known = CellsService(toy).root_id_to_cell_id(roots[:-2], status=True)
-    monkeypatch.setattr(lookup, "FEW", 0)
+    monkeypatch.setattr(lineages, "FEW_ROOTS", 0)
     later = CellsService(toy).root_id_to_cell_id(roots, status=True)
     pd.testing.assert_frame_equal(first, later)
     pd.testing.assert_frame_equal(known, later.iloc[:-2])
@@ -153,7 +153,7 @@ def test_no_lineage_at_all(toy, files, broken_lineage, monkeypatch):
     roots = files.roots["node_id"].tolist()
     right = CellsService(toy).root_id_to_cell_id(roots, status=True)
     service, failed = broken_lineage(roots)
-    monkeypatch.setattr(lookup, "MOST_FAILURES", 2)
+    monkeypatch.setattr(lineages, "MOST_FAILURES", 2)
     frame = service.root_id_to_cell_id(roots, status=True)
     old = frame["status"] == "failed"
     pd.testing.assert_frame_equal(frame[~old], right[~old])

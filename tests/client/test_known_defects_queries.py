@@ -182,7 +182,7 @@ def test_c5j_roots_are_asked_once(server, client, neurons):
 
 
 def test_c2_the_lookup_ends_for_every_lifetime(monkeypatch):
-    from cortexclient.services.cells.matches import intervals_to_points
+    from cortexclient.services.cells.lookup import intervals_to_points
 
     first = np.array([1000, 1000, 5, 7], dtype=np.int64)
     last = np.array([1000, 0, 5, 6], dtype=np.int64)  # lived for no time, or for less than the graph can tell
@@ -265,7 +265,7 @@ def test_c4_order_and_duplicates_of_cells_are_kept(client, table):
 
 
 def test_c4c_omit_multiple_is_read():
-    from cortexclient.services.cells.matches import Matches
+    from cortexclient.services.cells.lookup import Matches
 
     hits = Matches(np.array([101, 5]))
     hits.add("main", np.array([101, 101]), np.array([12, 11]), rank=0)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import AmbiguousCellError, NotConfiguredError
 from cortexclient.ids import as_ids
+from cortexclient.services import BaseService
 from cortexclient.services.cells.lookup import from_cells, from_roots
 from cortexclient.session import fallback_note, provenance_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cortexclient.services.cells.matches import Matches
-    from cortexclient.session import Session
+    from cortexclient.services.cells.lookup import Matches
     from cortexclient.types import IdArray, Ids, Timestamp
 
 __all__ = ["CellsService"]
@@ -27,17 +27,8 @@ __all__ = ["CellsService"]
 log = logging.getLogger(__name__)
 
 
-class CellsService:
-    """Look up cell ids and root ids of one dataset.
-
-    Parameters
-    ----------
-    session : Session
-        The connection, and the moment that holds where a method is given none.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+class CellsService(BaseService):
+    """Look up cell ids and root ids of one dataset."""
 
     def root_id_to_cell_id(
         self,

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,41 +17,34 @@ import numpy as np
 from cortexclient.errors import (
     InvalidQueryError,
     NotConfiguredError,
-    ServiceError,
     UnknownTableError,
-    UnknownVersionError,
 )
-from cortexclient.services.cells.matches import Matches, intervals_to_points, versions_for
-from cortexclient.services.lineage import fetch_lineage, fetch_lineages, reachable
+from cortexclient.services.roots import LineageLookup, nothing_live
 from cortexclient.session import (
     Moment,
-    Prefetch,
     Query,
     from_microseconds,
     lifetimes,
     microseconds,
     nearest,
-    newest,
     require_versions,
     roots_of,
     run_queries,
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from datetime import datetime
 
-    from cortexclient.services.lineage import RootLineage
-    from cortexclient.session import Session, VersionRecord
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from cortexclient.errors import ServiceError
+    from cortexclient.session import Session
     from cortexclient.types import IdArray, Timestamp
 
-__all__ = ["from_cells", "from_roots"]
+__all__ = ["Matches", "from_cells", "from_roots", "intervals_to_points", "versions_for"]
 
 log = logging.getLogger(__name__)
-
-FEW = 500
-"""Up to so many roots, their lineage is prefetched before it is known whether it will be needed."""
-MOST_FAILURES = 40
-"""So many failed lineage requests mean that the service is down, rather than that single roots are too slow for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +217,7 @@ def _reference_version(session: Session, at: datetime) -> int:
     """Return the live version nearest to a time, in which rows are read."""
     record = nearest(session.versions(), at)
     if record is None:
-        raise _nothing_live(session)
+        raise nothing_live(session)
     return record.version
 
 
@@ -369,118 +360,151 @@ def _ends(parts: list[IdArray]) -> IdArray:
     return ends
 
 
-# -- the lines of descent of roots ----------------------------------------------------------------------------
-
-
-class LineageLookup:
-    """Ancestors and descendants of roots between the version that is read and the roots' own times.
-
-    Whether they are needed shows only when the lifetimes of the roots are known. For few roots they are prefetched
-    concurrently with those, which saves a round trip. With a cache they are not, so that every run sends the same
-    requests.
+class Matches:
+    """Collect pairs of an id asked and an id found from tables of different rank.
 
     Parameters
     ----------
-    session : Session
-    roots : numpy.ndarray of int64
-        Distinct ids, of which some may be no roots.
+    ids : numpy.ndarray
+        Shape (n,), int64: the ids asked, in order, duplicates kept.
+    unknown : numpy.ndarray of bool, optional
+        Which of them are not of the kind that was asked for.
 
     Attributes
     ----------
+    moment : Moment or None
+        When all of them were looked up; None where each id has a time of its own.
+    failed : numpy.ndarray of bool
+        Which ids could not be looked up, because a service failed for them.
     failure : ServiceError or None
-        Why the lineage of some roots could not be fetched.
+        Why they could not.
     """
 
-    def __init__(self, session: Session, roots: IdArray) -> None:
-        self._session = session
-        self._roots = roots
-        self._prefetched: Prefetch[RootLineage] | None = None
+    def __init__(self, ids: IdArray, unknown: NDArray[np.bool_] | None = None) -> None:
+        self.ids = ids
+        self.unknown = np.zeros(len(ids), dtype=bool) if unknown is None else unknown
+        self.moment: Moment | None = None
+        self.failed = np.zeros(len(ids), dtype=bool)
         self.failure: ServiceError | None = None
+        self._asked: list[IdArray] = []
+        self._found: list[IdArray] = []
+        self._rank: list[IdArray] = []
+        self._tables: list[str] = []
 
-    @cached_property
-    def version(self) -> VersionRecord:
-        """The version in which the cells of roots are read that were valid at none.
+    def add(self, table: str, asked: IdArray, found: IdArray, *, rank: int) -> None:
+        """Add pairs from one table; zeros, which stand for no segment, are left out."""
+        good = (asked > 0) & (found > 0)
+        if table not in self._tables:
+            self._tables.append(table)
+        self._asked.append(asked[good])
+        self._found.append(found[good])
+        self._rank.append(np.full(int(good.sum()), 1000 * rank + self._tables.index(table), dtype=np.int64))
 
-        The newest one knows the most cells; a pinned session reads the one nearest to its moment.
-
-        Raises
-        ------
-        UnknownVersionError
-            If no version is live.
-        """
-        at = self._session.timestamp
-        versions = self._session.versions()
-        record = newest(versions.values()) if at is None else nearest(versions, at)
-        if record is None:
-            raise _nothing_live(self._session)
-        return record
-
-    def prefetch(self) -> None:
-        """Begin to fetch, if the roots are few."""
-        session, roots = self._session, self._roots
-        if len(roots) > FEW or session.connection.cache is not None:
+    def keep_best(self) -> None:
+        """Keep for each id asked the answers of its best table: an alternative point replaces the main one."""
+        if not self._asked:
             return
-        # roots made after that version have their relatives before them
-        since, until = self.version.timestamp, datetime.now(UTC)
-        self._prefetched = Prefetch(
-            lambda: fetch_lineage(session, roots, since=since, until=until), workers=1
-        )
-        self._prefetched.start()
+        asked, found = np.concatenate(self._asked), np.concatenate(self._found)
+        rank = np.concatenate(self._rank)
+        level = rank // 1000
+        names, where = np.unique(asked, return_inverse=True)
+        best = np.full(len(names), np.iinfo(np.int64).max)
+        np.minimum.at(best, where, level)
+        good = level == best[where]
+        self._asked, self._found, self._rank = [asked[good]], [found[good]], [rank[good]]
 
-    def cancel(self) -> None:
-        """Stop fetching what will not be needed."""
-        if self._prefetched is not None:
-            self._prefetched.cancel()
+    def answers(
+        self, *, first_of_many: bool = False
+    ) -> tuple[IdArray, NDArray[np.object_], NDArray[np.object_], list[list[int]]]:
+        """Return for each id its answer (-1 for none), its status, the table it was found in, and all candidates.
 
-    def of(self, roots: IdArray, *, first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
-        """Return the ids on the lines of descent from roots to those that were valid when the version froze.
-
-        Parameters
-        ----------
-        roots, first, last : numpy.ndarray of int64
-            Shape (n,): roots, and the times between which they are looked up, in microseconds since 1970.
-
-        Returns
-        -------
-        near : numpy.ndarray of int64
-            Ascending, the roots themselves included; ids that the version does not know have no rows there.
-        failed : numpy.ndarray of int64
-            Roots whose lineage the chunkedgraph could not give.
+        The same pair from several tables counts once. With ``first_of_many`` the smallest of several answers is given
+        instead of -1.
         """
-        if self._prefetched is not None:
-            try:
-                return _reachable(roots, self._prefetched.result().links), roots[:0]
-            except ServiceError as error:  # one id that is no root is enough
-                log.debug("the lineage of all roots could not be fetched: %s", error)
-        frozen = self.version.timestamp
-        since, until = (
-            min(from_microseconds(int(first.min())), frozen),
-            max(from_microseconds(int(last.max())), frozen),
+        empty = np.zeros(0, dtype=np.int64)
+        asked, found = np.concatenate([empty, *self._asked]), np.concatenate([empty, *self._found])
+        rank = np.concatenate([empty, *self._rank])
+        # the table of highest rank first for each pair, then one row per pair
+        order = np.lexsort((rank, found, asked))
+        asked, found, rank = asked[order], found[order], rank[order]
+        fresh = np.ones(len(asked), dtype=bool)
+        fresh[1:] = (asked[1:] != asked[:-1]) | (found[1:] != found[:-1])
+        asked, found, rank = asked[fresh], found[fresh], rank[fresh]
+
+        start = np.searchsorted(asked, self.ids, side="left")
+        count = np.searchsorted(asked, self.ids, side="right") - start
+        padded = np.append(found, -1)
+        single = (count == 1) | (first_of_many & (count > 1))
+        values = np.where(single, padded[np.minimum(start, len(found))], -1)
+        states = np.full(len(self.ids), "not found", dtype=object)
+        states[self.unknown] = "unknown root"
+        states[self.failed] = "failed"
+        states[count == 1] = "found"
+        states[count > 1] = "ambiguous"
+        tables = np.full(len(self.ids), None, dtype=object)
+        names = np.array([*self._tables, None], dtype=object)
+        hit = count > 0
+        tables[hit] = names[np.append(rank, 0)[start[hit]] % 1000]
+        candidates = [found[a : a + n].tolist() for a, n in zip(start.tolist(), count.tolist(), strict=True)]
+        return values.astype(np.int64), states, tables, candidates
+
+
+def intervals_to_points(first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
+    """Choose as few times as possible such that every interval contains one.
+
+    Parameters
+    ----------
+    first, last : numpy.ndarray
+        Shape (n,): closed intervals; one whose end lies before its beginning counts as the point ``first``.
+
+    Returns
+    -------
+    times : numpy.ndarray
+        Ascending.
+    which : numpy.ndarray
+        Shape (n,): index of the time of each interval.
+
+    Notes
+    -----
+    The greedy choice by ends is the smallest possible one.
+    """
+    last = np.maximum(first, last)
+    order = np.argsort(last, kind="stable")
+    which: IdArray = np.full(len(first), -1, dtype=np.int64)
+    times: list[int] = []
+    for index in order.tolist():
+        if not times or first[index] > times[-1]:
+            times.append(int(last[index]))
+        which[index] = len(times) - 1
+    return np.array(times, dtype=np.int64), which
+
+
+def versions_for(first: IdArray, last: IdArray, versions: dict[int, int]) -> dict[int, Any]:
+    """Choose few versions such that as many intervals as possible contain the time of one.
+
+    Parameters
+    ----------
+    first, last : numpy.ndarray
+        Shape (n,): closed intervals.
+    versions : dict
+        Version -> its time.
+
+    Returns
+    -------
+    dict
+        Version -> indices of the intervals it answers for; intervals that contain no version's time are left out.
+    """
+    open_ones = np.ones(len(first), dtype=bool)
+    chosen: dict[int, Any] = {}
+    contains = {version: (first <= time) & (time <= last) for version, time in versions.items()}
+    while contains:
+        # most intervals first; of equals the newer version, which is most likely in the servers' caches
+        best = max(
+            contains, key=lambda version: (int((contains[version] & open_ones).sum()), versions[version])
         )
-        found, failures = fetch_lineages(
-            self._session, [roots], since=since, until=until, most_failures=MOST_FAILURES
-        )
-        failed = np.array(list(failures), dtype=np.int64)
-        self.failure = next(reversed(failures.values()), None)
-        links = [link for _, lineage in found for link in lineage.links]
-        return _reachable(np.setdiff1d(roots, failed), links), failed
-
-
-def _nothing_live(session: Session) -> UnknownVersionError:
-    return UnknownVersionError(
-        f"{session.label} has no live version to read its cells from",
-        service="materialize",
-        status=404,
-        url=session.versions_url,
-    )
-
-
-def _reachable(roots: IdArray, links: list[tuple[int, int]]) -> IdArray:
-    """Return all ancestors and descendants of roots, and the roots, ascending."""
-    later: dict[int, list[int]] = {}
-    earlier: dict[int, list[int]] = {}
-    for older, newer in links:
-        later.setdefault(older, []).append(newer)
-        earlier.setdefault(newer, []).append(older)
-    found = reachable(roots.tolist(), later) | reachable(roots.tolist(), earlier)
-    return np.array(sorted(found), dtype=np.int64)
+        mine = contains.pop(best) & open_ones
+        if not mine.any():
+            break
+        chosen[best] = np.flatnonzero(mine)
+        open_ones &= ~mine
+    return chosen

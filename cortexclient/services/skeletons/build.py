@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import MissingDataError, MissingExtraError, ProtocolError
 from cortexclient.forking import ForkSafeLock
-from cortexclient.services.positions import stack_points
 from cortexclient.services.skeletons.shapes import VOLUME, state_unit
+from cortexclient.services.space import stack_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -18,7 +18,7 @@ from cortexclient.errors import (
     ServiceUnavailableError,
 )
 from cortexclient.ids import in_batches
-from cortexclient.services.lineage import no_root
+from cortexclient.services.roots import no_root
 from cortexclient.services.skeletons.compute import compute_skeleton, level2_graph
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
 from cortexclient.services.skeletons.source import fetch_stored, generate_skeletons

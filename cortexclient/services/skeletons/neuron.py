@@ -13,8 +13,8 @@ from meshparty.meshwork.utils import decompress_mesh_data
 from meshparty.skeleton import Skeleton
 from meshparty.trimesh_io import Mesh
 
-from cortexclient.services.positions import stack_points
 from cortexclient.services.skeletons.shapes import state_unit, stated_unit
+from cortexclient.services.space import stack_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable

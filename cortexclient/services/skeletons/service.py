@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cortexclient.errors import CortexError
 from cortexclient.files import write_text
 from cortexclient.ids import as_id, as_ids, is_one
+from cortexclient.services import BaseService
 from cortexclient.services.datastack import require_own
 from cortexclient.services.navis_neurons import require_navis
 from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader, SkeletonOptions
@@ -35,17 +36,11 @@ _LARGEST_VERSION = 1_000_000  # roots are larger
 _OUTPUTS = ("meshwork", "cell", "navis", "dict", "swc")
 
 
-class SkeletonsService:
-    """Methods about skeletons.
-
-    Parameters
-    ----------
-    session : Session
-        The connection to the dataset, and the moment that holds for synapses.
-    """
+class SkeletonsService(BaseService):
+    """Methods about skeletons."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        super().__init__(session)
         self._space: Space | None = None
 
     def get_skeleton(

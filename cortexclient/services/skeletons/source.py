@@ -24,7 +24,7 @@ from cortexclient.errors import (
 )
 from cortexclient.ids import in_batches
 from cortexclient.services.level2 import Level2Service
-from cortexclient.services.lineage import no_root
+from cortexclient.services.roots import no_root
 from cortexclient.session import forget, is_below_roots, leaves, lifetimes, pause, progress_bar
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import NotConfiguredError, ProtocolError, StaleRootError, UnknownVersionError
 from cortexclient.ids import in_batches
-from cortexclient.services.lineage import no_root
+from cortexclient.services.roots import no_root
 from cortexclient.services.synapse_references import ask_about, attach, find_references
 from cortexclient.session import (
     NM,
