@@ -59,9 +59,9 @@ from cortexclient.session.moment import (
     moment_of_tables,
     nearest,
     newest,
+    provenance_of,
     require_versions,
 )
-from cortexclient.session.provenance import provenance_of
 from cortexclient.session.query.filters import (
     Filters,
     add_filter,

@@ -16,9 +16,7 @@ from cortexclient.settings import env_float, env_int
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
-__all__ = ["Policy", "cap_in", "may_repeat", "passing_trouble"]
-
-_CAP = re.compile(r"Limited query to (\d+) rows|than limit of (\d+)")
+__all__ = ["Policy", "may_repeat", "passing_trouble"]
 
 # posts that only ask: sending one twice changes nothing on the server
 _ASKING_POST = re.compile(
@@ -135,12 +133,3 @@ def passing_trouble(response: Response, attempt: int = 0) -> bool:
         return True
     said = database_message(message)
     return attempt == 0 and said is not None and said.kind == "lost work"
-
-
-def cap_in(response: Response) -> int | None:
-    """Return the row limit at which the server truncated this response, from its ``Warning`` header; else None."""
-    warning = response.headers.get("Warning")
-    if not warning:
-        return None
-    match = _CAP.search(" ".join(warning.split()))
-    return int(match.group(1) or match.group(2)) if match else None

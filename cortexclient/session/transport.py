@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import http.client
 import io
 import json
@@ -28,7 +29,8 @@ from cortexclient.credentials import host_of, may_carry_token
 from cortexclient.errors import ServiceUnavailableError
 from cortexclient.forking import renew_in_child
 from cortexclient.session.failures import note_response, unreadable
-from cortexclient.session.policy import Policy, cap_in, may_repeat, passing_trouble
+from cortexclient.session.http import row_limit_of
+from cortexclient.session.policy import Policy, may_repeat, passing_trouble
 from cortexclient.session.refusals import Context, Refusal, clean_url, error_for, read_refusal, service_of
 from cortexclient.session.workers import Cancelled, current_stop, pause
 
@@ -222,41 +224,35 @@ class RetryAdapter(HTTPAdapter):
         self.proxy_manager = {}
         self.init_poolmanager(32, self._pool_size, block=False)
 
-    def fetch(
-        self, request: PreparedRequest, policy: Policy, *, stream: bool, timeout: Any, **options: Any
-    ) -> Response:
-        """Send a request and read its response, again where that helps and does no harm.
+    def fetch(self, request: PreparedRequest, policy: Policy, **options: Any) -> Response:
+        """Send a request and read its response; retry where that helps and does no harm.
 
         Raises
         ------
         requests.RequestException
             The last failure; it names the request.
         """
-        if timeout is None:
-            timeout = (policy.connect_timeout, policy.read_timeout)
-        repeatable = may_repeat(request)
+        options["timeout"] = options.get("timeout") or (policy.connect_timeout, policy.read_timeout)
         attempt = 0
         while True:
             try:
-                with _named(request):
-                    response = HTTPAdapter.send(self, request, stream=stream, timeout=timeout, **options)
-                    if not stream:
-                        # read here, so that a body that breaks off is asked for again like a refused connection; and
-                        # in one piece: requests' own ten kilobytes at a time take twice the memory for good
-                        response._content = b"".join(response.iter_content(chunk_size=None))
-                wait = _wait_after(response, policy, attempt) if repeatable else None
+                response = HTTPAdapter.send(self, request, **options)
+                if not options.get("stream"):
+                    # read here, so that a body that breaks off is retried like a refused connection; and in one piece:
+                    # requests' own ten kilobytes at a time take twice the memory for good
+                    response._content = b"".join(response.iter_content(chunk_size=None))
+                wait = None if response.status_code < 429 else _wait_after_response(response, policy, attempt)
                 if wait is None:
                     return response
                 response.close()
-            except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-                # a connection that was never made carried nothing, so even an edit may try again
-                timed_out = isinstance(error, requests.exceptions.ConnectTimeout)
-                unsent = timed_out or "NewConnectionError" in str(error)
-                dropped = not isinstance(error, requests.exceptions.SSLError)
-                again = (repeatable or unsent) and dropped and attempt < policy.retries
-                wait = policy.wait(attempt, None) if again else None
+            except (
+                OSError,
+                OverflowError,
+                http.client.HTTPException,
+            ) as error:  # requests' errors are OSErrors
+                wait = _wait_after_error(error, request, policy, attempt)
                 if wait is None:
-                    raise
+                    raise _named(error, request) from None
             attempt += 1
             log.info(
                 "trying %s again in %.1f s (%d of %d)", clean_url(request.url), wait, attempt, policy.retries
@@ -264,10 +260,55 @@ class RetryAdapter(HTTPAdapter):
             pause(wait)
 
 
-def _wait_after(response: Response, policy: Policy, attempt: int) -> float | None:
-    if attempt >= policy.retries or response.status_code < 429 or not passing_trouble(response, attempt):
+def _wait_after_response(response: Response, policy: Policy, attempt: int) -> float | None:
+    """Return the seconds until a request is retried that a server refused; None where that would not help."""
+    if (
+        attempt >= policy.retries
+        or not may_repeat(response.request)
+        or not passing_trouble(response, attempt)
+    ):
         return None
     return policy.wait(attempt, response.headers.get("Retry-After"))
+
+
+def _wait_after_error(
+    error: Exception, request: PreparedRequest, policy: Policy, attempt: int
+) -> float | None:
+    """Return the seconds until a request is retried whose connection failed; None where that would not help."""
+    lost = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)
+    final = isinstance(error, requests.exceptions.SSLError) or _is_timeout(error)
+    if attempt >= policy.retries or not isinstance(error, lost) or final:
+        return None
+    # a connection that was never made carried nothing, so even an edit may be sent again
+    unsent = isinstance(error, requests.exceptions.ConnectTimeout) or "NewConnectionError" in str(error)
+    return policy.wait(attempt, None) if unsent or may_repeat(request) else None
+
+
+def _named(error: Exception, request: PreparedRequest) -> Exception:
+    """Return a failure of a request as one of requests' errors, with the request that it is about."""
+    if isinstance(error, requests.RequestException):
+        if _is_timeout(error):
+            # requests calls a body that stops coming a lost connection
+            return requests.ReadTimeout(request=request)
+        error.request = error.request or request
+        return error
+    if isinstance(error, OSError):
+        # requests looks for the file of certificates only now
+        url = clean_url(request.url)
+        return ServiceUnavailableError(
+            f"{url} cannot be reached: {str(error)[:200]}. Correct or unset the environment variable "
+            "REQUESTS_CA_BUNDLE (or CURL_CA_BUNDLE)",
+            service=service_of(url),
+            url=url,
+        )
+    # a Content-Length that no machine can count to
+    return requests.exceptions.ContentDecodingError(str(error)[:100], request=request)
+
+
+def _is_timeout(error: Exception) -> bool:
+    """Return whether a lost connection is one on which the response stopped coming."""
+    lost = isinstance(error, requests.ConnectionError) and bool(error.args)
+    return lost and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError)
 
 
 class Transport(RetryAdapter):
@@ -315,36 +356,20 @@ class Transport(RetryAdapter):
         """Return whether the token belongs to the server of an address: the home server or the local one, encrypted."""
         return host_of(url) in self._hosts and may_carry_token(url)
 
-    def send(
-        self,
-        request: PreparedRequest,
-        stream: bool = False,
-        timeout: Any = None,
-        verify: Any = True,
-        cert: Any = None,
-        proxies: Any = None,
-    ) -> Response:
+    def send(self, request: PreparedRequest, *_: Any, **options: Any) -> Response:
         """Return the cached response where there is one; else send the request."""
-
-        def ask(asked: PreparedRequest) -> Response:
-            self._authorise(asked)
-            options = {
-                "stream": stream,
-                "timeout": timeout,
-                "verify": verify,
-                "cert": cert,
-                "proxies": proxies,
-            }
-            return self._accept(self.fetch(asked, self.policy, **options))
-
         if self.stored is not None and (found := self.stored.find(request)) is not None:
-            found.connection = self
-            return self._accept(found)
-        if self.cache is None:
-            return ask(request)
-        response, cached = self.cache.answer(request, ask)
+            response, cached = found, True
+        elif self.cache is not None:
+            response, cached = self.cache.answer(request, functools.partial(self._request, **options))
+        else:
+            return self._request(request, **options)
         response.connection = self  # as requests has it: what cannot be read is removed from this cache
         return self._accept(response) if cached else response
+
+    def _request(self, request: PreparedRequest, **options: Any) -> Response:
+        self._authorise(request)
+        return self._accept(self.fetch(request, self.policy, **options))
 
     def _authorise(self, request: PreparedRequest) -> None:
         if self.may_send_token(request.url or ""):
@@ -359,6 +384,15 @@ class Transport(RetryAdapter):
 
     def _accept(self, response: Response) -> Response:
         note_response(response)
+        if response.status_code != 200:
+            self._check_status(response)
+        seen = _caps.get()
+        if seen is not None and (limit := row_limit_of(response)) is not None:
+            seen.append(limit)
+        return response
+
+    def _check_status(self, response: Response) -> None:
+        """Raise for what is not CAVE's own response, and for terms of service that are not accepted."""
         if response.is_redirect:
             self._refuse_login(response)
         elif response.status_code < 400 and not _is_documented(response):
@@ -367,19 +401,13 @@ class Transport(RetryAdapter):
                 f"answered with status {response.status_code}, which is not part of CAVE's protocol; a proxy or "
                 "gateway may stand between: check the server address, or try again",
             )
-        if response.status_code == 403:
-            answer = read_refusal(response)
-            if isinstance(answer.body, dict) and answer.body.get("error") == "missing_tos":
+        elif response.status_code == 403:
+            refusal = read_refusal(response)
+            if isinstance(refusal.body, dict) and refusal.body.get("error") == "missing_tos":
                 # raised here because caveclient would open a browser before anyone could stop it
-                raise error_for(answer, self._context_of(response))
-        if response.status_code >= 500:
+                raise error_for(refusal, self._context_of(response))
+        elif response.status_code >= 500:
             _make_object(response)
-        cap = cap_in(response)
-        if cap is not None:
-            seen = _caps.get()
-            if seen is not None:
-                seen.append(cap)
-        return response
 
     def _refuse_login(self, response: Response) -> None:
         target = response.headers.get("Location", "")
@@ -400,46 +428,14 @@ class Transport(RetryAdapter):
 
 
 def _is_documented(response: Response) -> bool:
-    """Return whether the protocol has this status of success, for this request."""
+    """Return whether the protocol has this other status of success, for this request."""
     status, request = response.status_code, response.request
-    if status == 200:
-        return True
     path = urlsplit(request.url or "").path
     return (
         (status == 201 and path.startswith("/annotation/"))
         or (status == 202 and path.endswith("/remeshing"))
         or (status == 206 and "Range" in request.headers)
     )
-
-
-@contextlib.contextmanager
-def _named(request: PreparedRequest) -> Iterator[None]:
-    """Raise every failure of the block as one of requests' errors, with the request that it is about."""
-    try:
-        yield
-    except requests.RequestException as error:
-        if error.request is None:
-            error.request = request
-        if isinstance(error, requests.ConnectionError) and _is_timeout(error):
-            # requests calls a body that stops coming a lost connection
-            raise requests.ReadTimeout(request=request) from None
-        raise
-    except (OverflowError, http.client.HTTPException) as error:
-        # a Content-Length that no machine can count to
-        raise requests.exceptions.ContentDecodingError(str(error)[:100], request=request) from None
-    except OSError as error:
-        # requests looks for the file of certificates only now
-        url = clean_url(request.url)
-        raise ServiceUnavailableError(
-            f"{url} cannot be asked: {str(error)[:200]}. Correct or unset the environment variable REQUESTS_CA_BUNDLE "
-            "(or CURL_CA_BUNDLE)",
-            service=service_of(url),
-            url=url,
-        ) from None
-
-
-def _is_timeout(error: requests.ConnectionError) -> bool:
-    return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError)
 
 
 def _make_object(response: Response) -> None:

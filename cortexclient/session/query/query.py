@@ -19,8 +19,7 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
-from cortexclient.session.moment import Moment, fallback_note, moment_of_tables, require_live
-from cortexclient.session.provenance import provenance_of
+from cortexclient.session.moment import Moment, fallback_note, moment_of_tables, provenance_of, require_live
 from cortexclient.session.query.complete import fetch_all
 from cortexclient.session.query.filters import as_columns, as_frame_kind, as_number, as_resolution, in_voxels
 from cortexclient.session.query.frames import combine, finish, present, require_once_each

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import InvalidQueryError
 from cortexclient.session.cache import forget
 from cortexclient.session.failures import unreadable
-from cortexclient.session.policy import cap_in
+from cortexclient.session.http import row_limit_of
 from cortexclient.session.query.frames import combine, free_memory, is_id_column, to_pandas
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def ask(session: Session, query: Query) -> Reply:
     response = _post(session, query, count=False)
     table = _read(response)
     _check_rows(query, table, response)
-    return Reply(table, cap_in(response), _resolution(response))
+    return Reply(table, row_limit_of(response), _resolution(response))
 
 
 def ask_count(session: Session, query: Query) -> int | None:
