@@ -3,8 +3,9 @@
 Run it with ``python benchmarks/bench_features.py``. Both sides ask the same sandbox, which delays every response by
 50 ms, in one run and after a first call that is not timed. The loops are those of public notebooks: ``synapse_query``
 neuron by neuron and a join with the types; ``get_tabular_change_log`` root by root, with ``get_operation_details`` for
-the points. What both find is compared. The synapse table is made for the purpose (`made_synapses`), so that there are
-200 neurons; edits are those of the cortex itself, of as many roots as it has.
+the points. What both find is compared. The cortex has few neurons, so that the synapses and the edits of 200 are made
+for the purpose (`made_synapses`, `made_history`); the rest of the data folder is the cortex's own. Its own neurons are
+asked for their partners, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from caveclient import CAVEclient
+from made_history import add_history
 from made_synapses import TABLE, make
 
 from cortexclient.sandbox import Sandbox
@@ -45,13 +47,14 @@ def compare(sandbox: Sandbox, title: str, roots: list[int], ours: Any, loop: Any
 class Loop:
     """What people write with caveclient."""
 
-    def __init__(self, cave: CAVEclient, types: dict[int, str]) -> None:
+    def __init__(self, cave: CAVEclient, types: dict[int, str], table: str | None) -> None:
         self._cave = cave
         self._types = types
+        self._table = table
 
     def _synapses(self, roots: list[int], sides: tuple[str, ...]) -> pd.DataFrame:
         ask = self._cave.materialize.synapse_query
-        parts = [ask(**{f"{side}_ids": root}, synapse_table=TABLE) for root in roots for side in sides]
+        parts = [ask(**{f"{side}_ids": root}, synapse_table=self._table) for root in roots for side in sides]
         rows = pd.concat(parts).drop_duplicates("id")
         return rows[(rows["pre_pt_root_id"] > 0) & (rows["post_pt_root_id"] > 0)]
 
@@ -79,7 +82,7 @@ class Loop:
 class OneCall:
     """The same with this package."""
 
-    def __init__(self, client: Any, types: dict[int, str]) -> None:
+    def __init__(self, client: Any, types: dict[int, str] | str) -> None:
         self._client = client
         self._types = types
 
@@ -100,34 +103,45 @@ def main() -> None:
     parser.add_argument("--size", default="small")
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--neurons", type=int, default=200)
+    parser.add_argument("--edits", type=int, default=10, help="mean number of edits of a neuron")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    with (
-        Sandbox(size=options.size, latency=options.latency) as cortex,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        edited = cortex.truth.history["root_id"].drop_duplicates().tolist()[::-1][: options.neurons]
-        ours, loop = both_sides(cortex, {})
-        compare(cortex, "edit history", edited, ours.edits, loop.edits)
-        made = make(cortex.folder.path, Path(scratch), neurons=options.neurons, rows=50)
-        ends = pd.unique(
-            pd.concat([made.synapses["pre_pt_root_id"], made.synapses["post_pt_root_id"]])
-        ).tolist()
-        types = {root: f"type {number % 8}" for number, root in enumerate(ends)}
-        with Sandbox(data=Path(scratch), latency=options.latency) as sandbox:
-            ours, loop = both_sides(sandbox, types)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with Sandbox(size=options.size, latency=options.latency) as cortex:
+            cave = peer(cortex)
+            nuclei = cave.materialize.query_table("nucleus_detection")["pt_root_id"]
+            neurons = nuclei[nuclei > 0].drop_duplicates().tolist()
+            # the loop is given the types, and finds no cells
+            ours = OneCall(cortex.load(version=cave.materialize.version), "cell_types")
+            loop = Loop(cave, {}, None)
+            compare(
+                cortex,
+                "partners with cells and types, the cortex's own",
+                neurons,
+                ours.partners,
+                loop.partners,
+            )
+            made = make(cortex.folder.path, folder, neurons=options.neurons, rows=50)
+            edits = add_history(cortex.folder.path, folder, made.neurons, edits=options.edits)
+        sides = [made.synapses[f"{side}_pt_root_id"] for side in ("pre", "post")]
+        types = {
+            root: f"type {number % 8}" for number, root in enumerate(pd.unique(pd.concat(sides)).tolist())
+        }
+        with Sandbox(data=folder, latency=options.latency) as sandbox:
+            cave = peer(sandbox)
+            overrides = {"synapse_table": TABLE, "synapses": None, "tables": None}
+            ours = OneCall(sandbox.load(version=cave.materialize.version, overrides=overrides), types)
+            loop = Loop(cave, types, TABLE)
             compare(sandbox, "connectivity by type", made.neurons, ours.connections, loop.connections)
             compare(sandbox, "partners with types", made.neurons, ours.partners, loop.partners)
+            compare(sandbox, f"history of {edits} edits", made.neurons, ours.edits, loop.edits)
 
 
-def both_sides(sandbox: Sandbox, types: dict[int, str]) -> tuple[OneCall, Loop]:
-    cave = CAVEclient(
+def peer(sandbox: Sandbox) -> CAVEclient:
+    return CAVEclient(
         sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
     )
-    client = sandbox.load(
-        version=cave.materialize.version, overrides={"synapse_table": TABLE, "synapses": None, "tables": None}
-    )
-    return OneCall(client, types), Loop(cave, types)
 
 
 if __name__ == "__main__":

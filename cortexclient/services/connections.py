@@ -275,7 +275,7 @@ class ConnectionsService(BaseService):
         frame["rank"] = (frame.groupby(["root_id", "side"]).cumcount() + 1).astype(np.int64)
         frame["side"] = frame["side"].astype("string")
         distinct = frame["partner_root_id"].unique()
-        frame["cell_id"] = self._cells(distinct).reindex(frame["partner_root_id"]).to_numpy(dtype=np.int64)
+        frame["cell_id"] = self._cells(distinct, moment).reindex(frame["partner_root_id"]).to_numpy(dtype=np.int64)
         known, several = self._types(types, distinct, moment)
         frame["type"] = pd.array(
             [known.get(root) for root in frame["partner_root_id"].tolist()], dtype="string"
@@ -292,12 +292,13 @@ class ConnectionsService(BaseService):
         except (NotConfiguredError, LookupError):
             return None
 
-    def _cells(self, roots: IdArray) -> pd.Series[int]:
+    def _cells(self, roots: IdArray, moment: Moment) -> pd.Series[int]:
         import pandas as pd
 
         if self._session.spec.cell_ids is None:
             return pd.Series(-1, index=roots, dtype=np.int64)
-        return CellsService(self._session).root_id_to_cell_id(roots)["cell_id"]
+        # at a version the roots are those of its tables, so that nobody needs to ask how old they are
+        return CellsService(self._session).root_id_to_cell_id(roots, version=moment.version)["cell_id"]
 
     def _types(
         self, types: str | Mapping[int, Any] | None, roots: IdArray, moment: Moment
