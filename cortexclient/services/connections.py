@@ -275,7 +275,9 @@ class ConnectionsService(BaseService):
         frame["rank"] = (frame.groupby(["root_id", "side"]).cumcount() + 1).astype(np.int64)
         frame["side"] = frame["side"].astype("string")
         distinct = frame["partner_root_id"].unique()
-        frame["cell_id"] = self._cells(distinct, moment).reindex(frame["partner_root_id"]).to_numpy(dtype=np.int64)
+        frame["cell_id"] = (
+            self._cells(distinct, moment).reindex(frame["partner_root_id"]).to_numpy(dtype=np.int64)
+        )
         known, several = self._types(types, distinct, moment)
         frame["type"] = pd.array(
             [known.get(root) for root in frame["partner_root_id"].tolist()], dtype="string"
