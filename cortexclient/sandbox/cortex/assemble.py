@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cortexclient.sandbox.cortex.files import TIME, Spool, write_json, write_table
+from cortexclient.sandbox.cortex.files import TIME, Spool, in_two_threads, write_json, write_table
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.graph import MESH_DIR, AppliedEdit, GraphBuilder, write_graph
 from cortexclient.sandbox.cortex.history import EPOCH, VERSIONS, History, Supply, plan_history
@@ -18,12 +19,13 @@ from cortexclient.sandbox.cortex.images import write_image
 from cortexclient.sandbox.cortex.l2attributes import L2Table, l2_table, write_l2cache
 from cortexclient.sandbox.cortex.segmentation import Segmentation, grow_cells, segment
 from cortexclient.sandbox.cortex.sizes import CHUNK, GENERATOR_VERSION, Size
+from cortexclient.sandbox.cortex.supervoxels import Voxels
 from cortexclient.sandbox.cortex.synapses import Synapses, find_synapses
 from cortexclient.sandbox.cortex.table_files import write_exports, write_info, write_tables
 from cortexclient.sandbox.cortex.tables import NEVER, Nuclei, Rows, all_tables, place_nuclei
 from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.stores.skeletons import write_recipes
-from cortexclient.sandbox.stores.voxels import VoxelFile, fragment_name, write_voxels
+from cortexclient.sandbox.stores.voxels import VoxelFile, fragment_names, write_voxels
 
 __all__ = ["write_cortex", "write_truth"]
 
@@ -169,6 +171,16 @@ def write_cortex(folder: Path, size: Size, seed: int, frame: Frame) -> None:
 
 
 def _write(folder: Path, size: Size, seed: int, segmentation: Segmentation) -> None:
+    with ThreadPoolExecutor(1, "cortex-image") as pool:
+        # the image needs nothing of what follows: a second core draws it
+        image = pool.submit(
+            write_image, folder / "precomputed" / "img", seed, segmentation, 0, _IMAGE_EXTENT[size.name]
+        )
+        _write_graph_and_tables(folder, size, seed, segmentation)
+        image.result()
+
+
+def _write_graph_and_tables(folder: Path, size: Size, seed: int, segmentation: Segmentation) -> None:
     history = plan_history(seed, _supply(segmentation))
     builder, applied, roots, piece_roots = _replay(segmentation, history)
     nuclei = place_nuclei(seed, segmentation, size.off_segmentation)
@@ -198,7 +210,6 @@ def _write(folder: Path, size: Size, seed: int, segmentation: Segmentation) -> N
         _to_skeletonize(builder, level2, cached, nuclei, roots),
     )
     _write_volume(folder, segmentation, builder, level2, history)
-    write_image(folder / "precomputed" / "img", seed, segmentation, 0, _IMAGE_EXTENT[size.name])
 
 
 def _supply(segmentation: Segmentation) -> Supply:
@@ -293,18 +304,27 @@ def _write_volume(
 ) -> None:
     """Write the voxels, from which chunks and mesh fragments are made when asked for, and the list of fragments."""
     ids, size = segmentation.ids, np.asarray(CHUNK, dtype=np.int64)
-    row = np.concatenate(segmentation.voxel_rows)
-    local = [segmentation.grid.voxels(voxels.linear) % size for voxels in segmentation.voxels]
-    # x runs fastest
-    place = np.concatenate([x + size[0] * (y + size[1] * z) for x, y, z in (part.T for part in local)])
-    order = np.argsort(row * int(np.prod(size)) + place)
+    room = int(np.prod(size))
+
+    def numbered(cell: tuple[Voxels, Ints]) -> Ints:
+        """One number for supervoxel and place in the chunk, in which x runs fastest."""
+        voxels, row = cell
+        x, y, z = (segmentation.grid.voxels(voxels.linear) & (size - 1)).T
+        number: Ints = row * room + x + size[0] * (y + size[1] * z)
+        return number
+
+    numbers = np.concatenate(
+        list(in_two_threads(numbered, zip(segmentation.voxels, segmentation.voxel_rows, strict=True)))
+    )
+    numbers.sort()
+    row = numbers // room
     seen = np.concatenate([segmentation.edge_area > 0, history.active[len(segmentation.edges) :]])
     write_voxels(
         folder / "chunkedgraph",
         ids,
         segmentation.unit,
-        row[order],
-        place[order].astype(np.uint16),
+        row,
+        (numbers - row * room).astype(np.uint16),
         ids[history.edges[~seen]],
     )
     seg = folder / "precomputed" / "seg"
@@ -319,10 +339,10 @@ def _write_volume(
     write_json(seg / MESH_DIR / "info", mesh_info)
     volume = VoxelFile(DataFolder(folder))
     # what fills its chunk may have no surface in it
-    full = level2.ids[level2.voxels == int(np.prod(size))].tolist()
+    full = level2.ids[level2.voxels == room].tolist()
     bare = np.array([l2_id for l2_id in full if volume.fragment(l2_id) is None], dtype=np.int64)
     meshed = level2.ids[~np.isin(level2.ids, bare)]
-    names = np.array([fragment_name(volume.layout, size, l2_id) for l2_id in meshed.tolist()], dtype=object)
+    names = np.array(fragment_names(volume.layout, size, meshed), dtype=object)
     node, fragment = [meshed], [names]
     for root, l2_ids in sorted(builder.graph.l2_ids.items()):
         at = np.searchsorted(meshed, l2_ids)

@@ -106,8 +106,9 @@ def _render(
     lines = np.exp(-((patches / 0.16) ** 2))
     grain = np.asarray(ndimage.gaussian_filter(random.standard_normal(shape, dtype=np.float32), 0.8))
     grain /= grain.std()
-    grey = np.where(inside, 176.0, 158.0 + 14.0 * np.tanh(patches)).astype(np.float32)
-    grey -= np.where(inside, 0.0, 88.0 * lines).astype(np.float32)
+    grey = 158.0 + 14.0 * np.tanh(patches)
+    grey -= 88.0 * lines
+    grey[inside] = 176.0
     membrane = np.zeros(shape, dtype=bool)
     for axis in range(3):
         change = np.diff(fine, axis=axis) != 0
@@ -115,24 +116,29 @@ def _render(
         front[axis] = slice(0, -1)
         membrane[tuple(front)] |= change
     grey[membrane] = 62.0
-    nucleus = _nucleus(shape, centre, soma_radius_um)
-    ripple = patches * inside
-    grey = np.where((nucleus < 0.93) & inside, 150.0 - 12.0 * np.tanh(ripple), grey)
-    grey = np.where((nucleus >= 0.93) & (nucleus < 1.0) & inside, 78.0, grey)
-    return np.clip(grey + 11.0 * grain, 0, 255).astype(np.uint8)
+    box, nucleus = _nucleus(shape, centre, soma_radius_um)
+    cell = grey[box]
+    core, rim = nucleus < 0.93, (nucleus >= 0.93) & (nucleus < 1.0)
+    cell[core & inside[box]] = (150.0 - 12.0 * np.tanh(patches[box]))[core & inside[box]]
+    cell[rim & inside[box]] = 78.0
+    image: Bytes = np.clip(grey + 11.0 * grain, 0, 255).astype(np.uint8)
+    return image
 
 
-def _nucleus(shape: tuple[int, ...], centre: Ints, soma_radius_um: float) -> Floats:
-    """Distance from the centre of the soma, in radii of its nucleus."""
+def _nucleus(shape: tuple[int, ...], centre: Ints, soma_radius_um: float) -> tuple[tuple[slice, ...], Floats]:
+    """Box around the nucleus of the soma, and the distance from its centre in radii."""
     radius = 620.0 * soma_radius_um
-    squares = []
+    box, squares = [], []
     for axis, size in enumerate(shape):
         step = SEGMENTATION_NM[axis] / _FINER
         offset = (np.arange(size) + 0.5) * step - (centre[axis] + 0.5) * SEGMENTATION_NM[axis]
-        squares.append((offset / radius) ** 2)
+        square = (offset / radius) ** 2
+        near = np.flatnonzero(square < 1.0)
+        box.append(slice(near[0], near[-1] + 1) if len(near) else slice(0))
+        squares.append(square[box[-1]])
     total = squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]
     distance: Floats = np.sqrt(total).astype(np.float32)
-    return distance
+    return tuple(box), distance
 
 
 def _halve(image: Bytes) -> Bytes:

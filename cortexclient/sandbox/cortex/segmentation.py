@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cortexclient.sandbox.cortex.anatomy import Cell, grow_axons, grow_dendrites, make_orphans, place_somata
-from cortexclient.sandbox.cortex.files import Spool
+from cortexclient.sandbox.cortex.files import Spool, in_two_threads
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.sizes import CHUNK, Size
 from cortexclient.sandbox.cortex.supervoxels import (
@@ -144,13 +144,13 @@ def segment(cells: list[Cell], frame: Frame, spool: Spool | None = None) -> Segm
     grid = grid_around(cells, frame)
     scheme = IdLayout.for_chunks(grid.chunks)
     sections = [cut_into_sections(cell) for cell in cells]
-    painted = [
-        _spooled(spool, paint(cell, part, grid, frame)) for cell, part in zip(cells, sections, strict=True)
-    ]
+    alone = in_two_threads(lambda i: paint(cells[i], sections[i], grid, frame), range(len(cells)))
+    painted = [_spooled(spool, voxels) for voxels in alone]
     owned = [np.zeros(len(voxels.linear), dtype=bool) for voxels in painted]
     touching = []
     for linear, owner, first, second, fresh in _slabs(painted, grid):
-        order = np.argsort(owner[:fresh], kind="stable")
+        # two bytes are sorted by counting
+        order = np.argsort(owner[:fresh].astype(np.uint16), kind="stable")
         stops = np.searchsorted(owner[:fresh][order], np.arange(len(cells) + 1))
         for unit, voxels in enumerate(painted):
             mine = linear[:fresh][order[stops[unit] : stops[unit + 1]]]
@@ -158,10 +158,14 @@ def segment(cells: list[Cell], frame: Frame, spool: Spool | None = None) -> Segm
         touching.append(
             (np.column_stack([linear[first], linear[second]]), np.column_stack([owner[first], owner[second]]))
         )
-    kept, cut = [], []
-    for voxels, keep, part in zip(painted, owned, sections, strict=True):
-        kept.append(_spooled(spool, Voxels(voxels.linear[keep], voxels.section[keep], voxels.share[keep])))
-        supervoxels = cut_into_supervoxels(kept[-1], part, grid)
+    kept = [
+        _spooled(spool, Voxels(voxels.linear[keep], voxels.section[keep], voxels.share[keep]))
+        for voxels, keep in zip(painted, owned, strict=True)
+    ]
+    cut = []
+    for supervoxels in in_two_threads(
+        lambda i: cut_into_supervoxels(kept[i], sections[i], grid), range(len(cells))
+    ):
         supervoxels.of_voxel = spool.keep(supervoxels.of_voxel)
         cut.append(supervoxels)
     result = _join(cells, sections, frame, grid, scheme, kept, cut, spool)
@@ -176,7 +180,8 @@ def _spooled(spool: Spool, voxels: Voxels) -> Voxels:
 def _slabs(painted: list[Voxels], grid: Grid) -> Iterator[tuple[Ints, Ints, Ints, Ints, int]]:
     """Slabs of depth: voxels and owners (with one layer more), touching pairs, and how many voxels are its own."""
     layer = int(grid.strides[1])
-    for top in range(0, int(grid.chunks[1]), _SLAB_CHUNKS):
+
+    def slab(top: int) -> tuple[Ints, Ints, Ints, Ints, int]:
         low = top * CHUNK[1] * layer
         high = low + _SLAB_CHUNKS * CHUNK[1] * layer
         linear, owner = owners(painted, low, high + layer)
@@ -184,7 +189,9 @@ def _slabs(painted: list[Voxels], grid: Grid) -> Iterator[tuple[Ints, Ints, Ints
         first, second = contacts(linear, owner, grid)
         # a pair belongs to the slab of its first voxel, so that none is met twice
         mine = first < fresh
-        yield linear, owner, first[mine], second[mine], fresh
+        return linear, owner, first[mine], second[mine], fresh
+
+    return in_two_threads(slab, range(0, int(grid.chunks[1]), _SLAB_CHUNKS))
 
 
 def _join(

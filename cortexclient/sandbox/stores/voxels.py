@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 
-__all__ = ["VoxelFile", "fragment_name", "write_voxels"]
+__all__ = ["VoxelFile", "fragment_names", "write_voxels"]
 
 VOXELS, JOINED = "voxels.arrow", "joined.parquet"
 _FRAGMENT = re.compile(r"(\d+):0:\d+-\d+_\d+-\d+_\d+-\d+")
@@ -76,11 +76,11 @@ def write_voxels(
     pq.write_table(pa.table(pairs), folder / JOINED, compression="zstd")
 
 
-def fragment_name(layout: IdLayout, chunk_size: Ints, l2_id: int) -> str:
-    """Return the name of a level-2 id's fragment: the id and its chunk in voxels, without the volume's offset."""
-    low = layout.chunks(np.array([l2_id]))[0] * chunk_size
-    box = zip(low.tolist(), (low + chunk_size).tolist(), strict=True)
-    return f"{l2_id}:0:" + "_".join(f"{a}-{b}" for a, b in box)
+def fragment_names(layout: IdLayout, chunk_size: Ints, l2_ids: Ints) -> list[str]:
+    """Return the names of level-2 ids' fragments: the id and its chunk in voxels, without the volume's offset."""
+    low = layout.chunks(l2_ids) * chunk_size
+    boxes = zip(l2_ids.tolist(), low.tolist(), (low + chunk_size).tolist(), strict=True)
+    return [f"{l2_id}:0:{a}-{d}_{b}-{e}_{c}-{f}" for l2_id, (a, b, c), (d, e, f) in boxes]
 
 
 class VoxelFile:
@@ -142,7 +142,7 @@ class VoxelFile:
     def _fragment_file(self, name: str) -> tuple[bytes, bool] | None:
         match = _FRAGMENT.fullmatch(name)
         l2_id = int(match[1]) if match is not None else 0
-        if l2_id not in self._members or name != fragment_name(self.layout, self._size, l2_id):
+        if l2_id not in self._members or [name] != fragment_names(self.layout, self._size, np.array([l2_id])):
             return None
         made = self.fragment(l2_id)
         return None if made is None else (made, False)
