@@ -12,15 +12,17 @@ from cortexclient import credentials
 from cortexclient.credentials import may_carry_token
 from cortexclient.errors import MissingDataError, OfflineError, ServiceError, SpecError, UnknownTableError
 from cortexclient.forking import renew_in_child
+from cortexclient.session.cache import AnswerCache, CacheChoice, Origin
+from cortexclient.session.failures import unreadable
 from cortexclient.session.refusals import Context
+from cortexclient.session.source import StoredMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from cortexclient.session.cache import AnswerCache, CacheChoice, Origin
     from cortexclient.session.http import Http
     from cortexclient.session.policy import Policy
-    from cortexclient.session.source import StoredMetadata, TableSource
+    from cortexclient.session.source import TableSource
     from cortexclient.session.transport import Transport
     from cortexclient.spec import DatasetSpec
 
@@ -99,26 +101,30 @@ def resolve(address: str) -> Endpoint:
         If the scheme is unknown, or it is plain http to another machine.
     """
     scheme = urlsplit(address).scheme
-    if scheme in {"http", "https"}:
-        if not may_carry_token(address):
-            raise SpecError(
-                f"{address} is not encrypted: plain http is for servers on this machine only; use its https address"
-            )
-        return Endpoint(address.rstrip("/"))
+    if scheme not in {"http", "https"}:
+        return _launched(scheme, address)
+    if not may_carry_token(address):
+        raise SpecError(
+            f"{address} is not encrypted: plain http is for servers on this machine only; use its https address"
+        )
+    return Endpoint(address.rstrip("/"))
+
+
+def _launched(scheme: str, address: str) -> Endpoint:
+    """Start the server of a launcher's address, and return where it is."""
     from importlib.metadata import entry_points
 
-    launchers = entry_points(group=LAUNCHERS)
-    for launcher in launchers:
-        if launcher.name == scheme:
-            found: Any = launcher.load()(address)
-            return Endpoint(
-                found.address.rstrip("/"),
-                found.token,
-                getattr(found, "exports_path", None),
-                getattr(found, "viewer_site", None),
-            )
-    known = ", ".join(sorted({"https", *(launcher.name for launcher in launchers)}))
-    raise SpecError(f"server address {address!r} has an unknown scheme; known are {known}")
+    launchers = {launcher.name: launcher for launcher in entry_points(group=LAUNCHERS)}
+    if scheme not in launchers:
+        known = ", ".join(sorted({"https", *launchers}))
+        raise SpecError(f"server address {address!r} has an unknown scheme; known are {known}")
+    found: Any = launchers[scheme].load()(address)
+    return Endpoint(
+        found.address.rstrip("/"),
+        found.token,
+        getattr(found, "exports_path", None),
+        getattr(found, "viewer_site", None),
+    )
 
 
 T = TypeVar("T")
@@ -234,28 +240,9 @@ class Connection:
         self._choice = choice
         self.tables = tables
         self.offline = choice is not None and choice.offline
-        self.cache: AnswerCache | None = None if choice is None else self._open_cache(choice)
-
-    def _open_cache(self, choice: CacheChoice) -> AnswerCache:
-        from cortexclient.session.cache import AnswerCache
-
-        return AnswerCache(choice, self._origin(), self._frozen_at)
-
-    def _origin(self) -> Origin:
-        from cortexclient.session.cache import Origin
-
-        given = self._endpoint_given
-        server = self.address_asked if given is None else given.address.rstrip("/")
-        return Origin(server, self.spec.datastack)
-
-    def _stored_metadata(self) -> StoredMetadata | None:
-        from cortexclient.session.source import StoredMetadata
-
-        if self.tables is None:
-            return None
-        found = StoredMetadata(self.tables, self._origin())
-        found.home = self.address
-        return found
+        server = self.address_asked if endpoint is None else endpoint.address.rstrip("/")
+        self._origin = Origin(server, spec.datastack)
+        self.cache = None if choice is None else AnswerCache(choice, self._origin, self._frozen_at)
 
     def _frozen_at(self, version: int) -> str | None:
         record = (self.memory.peek("versions") or {}).get(version)
@@ -291,7 +278,7 @@ class Connection:
     def _stored_endpoint(self, tables: TableSource) -> Any:
         """Return where the server was when tables were pulled into a store."""
         stored = tables.metadata(None)
-        entry = None if stored is None else stored.read(self._origin().identity("note", "endpoint"))
+        entry = None if stored is None else stored.read(self._origin.identity("note", "endpoint"))
         known = None if entry is None else json.loads(entry.body)
         return known if _is_endpoint(known) else None
 
@@ -340,16 +327,12 @@ class Connection:
         def make() -> Transport:
             from cortexclient.session.transport import Transport
 
-            context = self.context()
+            context, home = self.context(), self.address
             if self.cache is not None:
-                self.cache.home, self.cache.tokens = self.address, context.tokens
+                self.cache.home, self.cache.tokens = home, context.tokens
+            stored = None if self.tables is None else StoredMetadata(self.tables, self._origin, home)
             return Transport(
-                self.policy,
-                home=self.address,
-                token=self.token,
-                context=context,
-                cache=self.cache,
-                stored=self._stored_metadata(),
+                self.policy, home=home, token=self.token, context=context, cache=self.cache, stored=stored
             )
 
         return self.memory.get("transport", make)
@@ -410,8 +393,6 @@ class Connection:
             body: dict[str, Any] = self.http.read_json("info", response, keys=("aligned_volume",))
             wrong = _wrong_values(body)
             if wrong:
-                from cortexclient.session.failures import unreadable
-
                 raise unreadable(
                     response, f"described {self.spec.datastack} with {wrong}; try again", service="info"
                 )

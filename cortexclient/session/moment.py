@@ -329,7 +329,7 @@ def provenance_of(session: Session, moment: Moment | None = None) -> dict[str, A
         "server_address": session.server_address,
         "materialization_version": version,
         "timestamp": None if timestamp is None else timestamp.isoformat(),
-        "spec_hash": session.connection.memory.get("spec_hash", lambda: spec.fingerprint),
+        "spec_hash": spec.fingerprint,
         "transform": name,
         "transform_version": pinned or (_newest() if name not in {None, "declared"} else None),
     }

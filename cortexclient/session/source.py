@@ -54,12 +54,12 @@ class StoredMetadata:
         Where they are.
     origin : Origin
         Whose.
+    home : str
+        Address at which the origin's server answers at present.
     """
 
-    def __init__(self, source: TableSource, origin: Origin) -> None:
-        self._source = source
-        self._origin = origin
-        self.home = origin.server
+    def __init__(self, source: TableSource, origin: Origin, home: str) -> None:
+        self._source, self._origin, self.home = source, origin, home
 
     def find(self, request: PreparedRequest) -> Response | None:
         """Return the stored response to a request for metadata of tables; None where there is none."""

@@ -165,6 +165,7 @@ class DatasetSpec(Section):
     """Where single facts come from, by dotted path, and whether they are verified."""
 
     _origin: str | None = PrivateAttr(default=None)
+    _fingerprint: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -174,8 +175,16 @@ class DatasetSpec(Section):
     # ------------------------------------------------------------------------------------------------ identity
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change when any value does."""
-        return fingerprint(self)
+        """Sixteen hexadecimal digits that change when any value does; computed once, which takes milliseconds."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self)
+        return self._fingerprint
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with other values for some fields; they are not checked (`with_overrides` checks them)."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._fingerprint = None
+        return copied
 
     def __eq__(self, other: object) -> bool:
         # the file that a spec was read from is not part of its value

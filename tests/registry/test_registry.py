@@ -439,6 +439,7 @@ def test_the_fingerprint_changes_with_any_value() -> None:
     assert spec.with_overrides({}).fingerprint == spec.fingerprint
     for change in ({"title": "x"}, {"tables": {"edges": {"name": "x"}}}, {"exports": None}, {"x-note": 1}):
         assert spec.with_overrides(change).fingerprint != spec.fingerprint
+    assert spec.model_copy(update={"title": "x"}).fingerprint != spec.fingerprint
 
 
 def test_overrides_are_checked_and_merged() -> None:
