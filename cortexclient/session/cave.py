@@ -45,8 +45,10 @@ _clearing = ForkSafeLock()
 class _Mounted:
     """Mixed into caveclient's sub-clients: the session's transport is mounted before their first request.
 
-    That is the one for the server's version, which caveclient sends at the end of its constructor. Should a release
-    send it elsewhere, `SessionCAVEclient` mounts the transport after the constructor, too.
+    That is the one for the server's version. caveclient makes its HTTP session inside its constructor, takes none from
+    outside, and sends this request at the constructor's end, so there is no public way to be earlier than it. Should a
+    release rename `_get_version`, that one request goes without the transport, which `SessionCAVEclient` mounts again
+    after the constructor.
     """
 
     def _get_version(self) -> Any:
@@ -288,7 +290,8 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
             desired_resolution=self.desired_resolution,
             api_version=api,
         )
-        self._materialize = made  # caveclient's table managers look here whether there is one
+        # caveclient's `tables` and `views` read this attribute, not the property, and refuse to work without it
+        self._materialize = made
         return made
 
     @property
