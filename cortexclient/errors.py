@@ -117,11 +117,14 @@ class ServiceError(CortexError):
         What happened and what to do next. Never holds a token.
     service : str or None
         Name of the service (``"materialize"``, ``"chunkedgraph"``, ...).
-    status : int or None
-        The status that was meant: the HTTP status, or the one that a service wrote into the text of an HTTP 500.
+    status : int, optional
+        The status that was meant: the HTTP status, or the one that a service wrote into the text of an HTTP 500. Left
+        out where there was no response: then it is the status that HTTP has for such an error.
     url : str or None
-        The address that was asked, without credentials.
+        The address that was asked or would have been, without credentials.
     """
+
+    usual_status = 500
 
     def __init__(
         self,
@@ -133,7 +136,7 @@ class ServiceError(CortexError):
     ) -> None:
         super().__init__(message)
         self.service = service
-        self.status = status
+        self.status = self.usual_status if status is None else status
         self.url = url
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -150,45 +153,67 @@ def _rebuild(
 class AuthenticationError(ServiceError, PermissionError):
     """No token, a wrong one, or one without the right that was needed."""
 
+    usual_status = 401
+
 
 class TermsOfServiceError(AuthenticationError):
     """The dataset's terms of service are not accepted yet; the message gives the address of the form."""
+
+    usual_status = 403
 
 
 class ServiceUnavailableError(ServiceError, ConnectionError):
     """The service could not be reached, or every retry failed with 429 or 502-504."""
 
+    usual_status = 503
+
 
 class OfflineError(ServiceUnavailableError):
     """The client works offline, and the response is not cached; the message names the request."""
+
+    usual_status = 504
 
 
 class ServiceTimeoutError(ServiceError, TimeoutError):
     """The service did not respond in time."""
 
+    usual_status = 504
+
 
 class ProtocolError(ServiceError):
     """The response cannot be parsed (a login page, an incomplete stream, a wrong content type)."""
+
+    usual_status = 502
 
 
 class InvalidQueryError(ServiceError, ValueError):
     """The service refused the query: an unknown column, a bad filter, a malformed value."""
 
+    usual_status = 400
+
 
 class UnknownTableError(ServiceError, LookupError):
     """No table or view of that name at that version; the message lists close names."""
+
+    usual_status = 404
 
 
 class UnknownVersionError(ServiceError, LookupError):
     """No materialization of that number; the message lists those that exist."""
 
+    usual_status = 404
+
 
 class ExpiredVersionError(UnknownVersionError):
     """The materialization existed and is gone; the message offers the nearest live one."""
 
+    usual_status = 410
+
 
 class MissingDataError(ServiceError, LookupError):
     """The object exists, but the service holds no mesh, skeleton or attributes for it."""
+
+    usual_status = 404
 
 
 class IncompleteResultError(CortexError):

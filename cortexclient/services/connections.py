@@ -344,7 +344,7 @@ class ConnectionsService(BaseService):
                 f"{table!r}, the table of the role {by!r}, has no column cell_type, tag or type to group by (it has "
                 f"{', '.join(map(str, rows))}); pass by={{root_id: group}}",
                 service="materialize",
-                url=f"{self._session.local_server}/materialize",
+                url=self._session.connection.url_of("materialize"),
             )
         distinct = rows[["pt_root_id", column]].dropna().drop_duplicates()
         several = distinct["pt_root_id"][distinct["pt_root_id"].duplicated()].unique().tolist()
@@ -372,7 +372,7 @@ class ConnectionsService(BaseService):
                 f"{table!r}, the table of the role 'proofreading', says in no column that is known what was proofread "
                 f"(it has {', '.join(map(str, rows))})",
                 service="materialize",
-                url=f"{self._session.local_server}/materialize",
+                url=self._session.connection.url_of("materialize"),
             )
         yes = np.zeros(len(rows), dtype=bool)
         for name in columns:

@@ -247,9 +247,10 @@ class HistoryService(BaseService):
         ]
         for frame in frames:
             if "id" not in frame:
-                raise InvalidQueryError(
+                raise self._session.error(
+                    InvalidQueryError,
+                    "materialize",
                     f"rows of {table!r} have no id, so those of two versions cannot be matched",
-                    service="materialize",
                 )
         first, second = (frame.set_index("id") for frame in frames)
         both = first.index.intersection(second.index)

@@ -179,9 +179,10 @@ class Level2Service(BaseService):
         wanted = list(ATTRIBUTES) if attributes is None else list(attributes)
         unknown = [name for name in wanted if name not in ATTRIBUTES]
         if unknown:
-            raise InvalidQueryError(
+            raise self._session.error(
+                InvalidQueryError,
+                "l2cache",
                 f"unknown level-2 attributes {', '.join(unknown)}; there are {', '.join(ATTRIBUTES)}",
-                service="l2cache",
             )
         found = self._fetch(ids, None if attributes is None else wanted)
         if not as_dataframe:
@@ -226,6 +227,7 @@ class Level2Service(BaseService):
                 f"the level-2 cache returned attributes of {wrong!r:.40} that are not the numbers that they should "
                 "be; try again",
                 service="l2cache",
+                status=200,
                 url=url,
             )
 

@@ -138,7 +138,9 @@ def _fragments(session: Session, names: Sequence[str]) -> dict[str, Fragment]:
         return cached
     if cache.offline:
         raise cache.offline_error(
-            f"the mesh of fragment {names[0]!r} and {len(names) - 1} others", service="meshing"
+            f"the mesh of fragment {names[0]!r} and {len(names) - 1} others",
+            service="meshing",
+            url=session.connection.url_of("meshing"),
         )
     contents = {
         name: content for name, content in _from_bucket(session, names).items() if content is not None
@@ -159,7 +161,7 @@ def _parse(cached: bytes) -> dict[str, Fragment]:
     return _decoded(contents)
 
 
-def _decoded(contents: Mapping[str, bytes | None], folder: str | None = None) -> dict[str, Fragment]:
+def _decoded(contents: Mapping[str, bytes | None], folder: str = "") -> dict[str, Fragment]:
     return {
         name: _decode(name, content, folder)
         for name, content in sorted(contents.items())
@@ -197,7 +199,7 @@ def _from_bucket(session: Session, names: Sequence[str]) -> dict[str, bytes | No
     return contents
 
 
-def _decode(name: str, content: bytes, folder: str | None) -> Fragment:
+def _decode(name: str, content: bytes, folder: str) -> Fragment:
     """Decode a fragment, and check that its parts fit each other.
 
     Raises
@@ -226,11 +228,12 @@ def _decode(name: str, content: bytes, folder: str | None) -> Fragment:
     return Fragment(name, vertices, faces, draco)
 
 
-def _damaged(name: str, why: str, folder: str | None) -> ProtocolError:
+def _damaged(name: str, why: str, folder: str) -> ProtocolError:
     return ProtocolError(
         f"the mesh fragment {name!r} is damaged: {why}; try again, and report it if it stays so",
         service="meshing",
-        url=None if folder is None else f"{folder}/{name}",
+        status=200,
+        url=f"{folder}/{name}",
     )
 
 

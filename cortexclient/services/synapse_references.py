@@ -163,12 +163,13 @@ def attach(
 
 
 def _one_frame(reply: Reply, reference: Reference) -> pd.DataFrame:
-    frame = reply.frame()
+    url, frame = reply.url, reply.frame()
     if reference.key not in frame.columns:
         raise InvalidQueryError(
             f"{reference.name!r} has no column {reference.key!r} that could refer to synapses; it has "
             f"{', '.join(frame.columns)}",
             service="materialize",
+            url=url,
         )
     return frame.convert_dtypes(
         infer_objects=False, convert_string=False, convert_floating=False

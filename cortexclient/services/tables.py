@@ -15,7 +15,6 @@ from cortexclient.session import (
     Moment,
     Query,
     TableInfo,
-    add_filter,
     count_rows,
     fields_of,
     filters_from_dicts,
@@ -501,11 +500,7 @@ class QueriesService(BaseService):
                 filter_spatial_dict=filter_spatial_dict,
                 filter_regex_dict=filter_regex_dict,
             )
-            for kind, tables in filters_from_keywords(self._session, info, keywords).items():
-                for table, columns in tables.items():
-                    for column, content in columns.items():
-                        add_filter(filters, kind, table, column, content)
-            return filters
+            return filters_from_keywords(self._session, info, keywords, filters)
 
         if not options.get("merge_reference", True):
             info = dataclasses.replace(info, reference_table=None)

@@ -64,7 +64,6 @@ from cortexclient.session.moment import (
 )
 from cortexclient.session.query.filters import (
     Filters,
-    add_filter,
     as_choice,
     as_number,
     fields_of,
@@ -113,7 +112,6 @@ __all__ = [
     "SnapshotStore",
     "TableInfo",
     "VersionRecord",
-    "add_filter",
     "as_choice",
     "as_number",
     "as_utc",

@@ -14,7 +14,7 @@ from cortexclient.errors import MissingDataError, OfflineError, ServiceError, Sp
 from cortexclient.forking import renew_in_child
 from cortexclient.session.cache import AnswerCache, CacheChoice, Origin
 from cortexclient.session.failures import unreadable
-from cortexclient.session.refusals import Context
+from cortexclient.session.refusals import SERVICES, Context
 from cortexclient.session.source import StoredMetadata
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["LAUNCHERS", "LOOPBACK_TOKEN", "Connection", "Endpoint", "Memo", "bare_address", "resolve"]
 
 _TEXTS = {"local_server", "segmentation_source", "synapse_table", "soma_table", "viewer_site"}
+
+_GLOBAL = {"auth", "info", "nglstate", "schema", "state"}
+"""Services of the home server; the others are the local server's."""
 
 LOOPBACK_TOKEN = "0" * 32
 """Stands in for a token on this machine: cloud-volume refuses to start without one that looks like hex."""
@@ -272,7 +275,11 @@ class Connection:
         if known is None and self.tables is not None:
             known = self._stored_endpoint(self.tables)
         if known is None:
-            raise cache.offline_error(f"anything of {self.spec.name} at {self.address_asked}")
+            raise cache.offline_error(
+                f"anything of {self.spec.name} at {self.address_asked}",
+                service="info",
+                url=self.address_asked,
+            )
         return Endpoint(known[0], None, known[1], known[2])
 
     def _stored_endpoint(self, tables: TableSource) -> Any:
@@ -282,8 +289,8 @@ class Connection:
         known = None if entry is None else json.loads(entry.body)
         return known if _is_endpoint(known) else None
 
-    def require_network(self, what: str) -> None:
-        """Raise that something is never cached, where only the cache may answer.
+    def require_network(self, what: str, service: str) -> None:
+        """Raise that something of a service is never cached, where only the cache may answer.
 
         Raises
         ------
@@ -292,8 +299,19 @@ class Connection:
         """
         if self.cache is not None and self.cache.offline:
             raise OfflineError(
-                f"working offline, and {what} are never kept; load without offline=True to have them"
+                f"working offline, and {what} are never cached; load without offline=True to have them",
+                service=service,
+                url=self.url_of(service),
             )
+
+    def url_of(self, service: str) -> str:
+        """Return the address of a service, as far as it is known without a request: for errors that precede one."""
+        endpoint = self.memory.peek("endpoint") or self._endpoint_given
+        info = self.memory.peek("info") or {}
+        home = self.address_asked if endpoint is None else endpoint.address.rstrip("/")
+        server = home if service in _GLOBAL else str(info.get("local_server") or home).rstrip("/")
+        paths = {name: path for path, name in SERVICES.items()}
+        return f"{server}/{paths.get(service, service)}"
 
     @property
     def address(self) -> str:

@@ -205,7 +205,7 @@ class VersionRecord:
         return "is being made" if self.status in _BEING_MADE else "failed" if self.status == "FAILED" else ""
 
 
-def parse_versions(body: Any, url: str | None = None) -> dict[int, VersionRecord]:
+def parse_versions(body: Any, url: str = "") -> dict[int, VersionRecord]:
     """Parse the service's list of versions, oldest first.
 
     Raises

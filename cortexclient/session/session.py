@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cortexclient.errors import NotConfiguredError, UnknownVersionError
+from cortexclient.errors import NotConfiguredError, ServiceError, UnknownVersionError
 from cortexclient.session.cache import CacheChoice
 from cortexclient.session.connection import Connection, Memo
 from cortexclient.session.graph import segmentation_info_in
@@ -36,6 +36,7 @@ __all__ = ["Session"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Failure = TypeVar("Failure", bound=ServiceError)
 
 
 class Session:
@@ -359,6 +360,10 @@ class Session:
 
         return raised_as_ours(self.http.context(service))
 
+    def error(self, kind: type[Failure], service: str, message: str) -> Failure:
+        """Make an error about what a service was not even asked for; it names the service's address."""
+        return kind(message, service=service, url=self.connection.url_of(service))
+
     def watch_caps(self) -> AbstractContextManager[list[int]]:
         """Collect the row limits that responses inside the block mention; empty if nothing was truncated."""
         from cortexclient.session.transport import watch_caps
@@ -404,8 +409,9 @@ class Session:
         def make() -> Any:
             from cortexclient.session.volumes import open_volume
 
-            self.connection.require_network(f"voxels of the {kind}")
-            with self.guard("chunkedgraph" if kind == "segmentation" else "info"):
+            service = "chunkedgraph" if kind == "segmentation" else "info"
+            self.connection.require_network(f"voxels of the {kind}", service)
+            with self.guard(service):
                 return open_volume(self, kind, **options)
 
         return make() if options else self._own.get(f"{kind} volume", make)

@@ -407,7 +407,9 @@ class DatasetSpec(Section):
         history = "; ".join(f"{table.name}: {table.lifetime}" for table in tables)
         when = "any more" if version is None else f"in version {version}"
         raise UnknownTableError(
-            f"{self.name} has no table for {role!r} {when} ({history}); pin another version"
+            f"{self.name} has no table for {role!r} {when} ({history}); pin another version",
+            service="materialize",
+            url=self.server_address,
         )
 
     def cite(self) -> str:

@@ -215,17 +215,17 @@ def _select(
     ]
     best = min(lists, key=lambda found: len(_as_list(found[1])), default=None)
     if best is not None:
-        found = table.find(best[0], _ids(best, name), needed)
+        found = table.find(best[0], _ids(best, table), needed)
         rest = [entry for entry in filters if entry[1] is not best[0] or entry[2] is not best[1]]
     else:
         found, rest = None, filters
-    condition = _condition(table.schema(needed), rest, name)
+    condition = _condition(table, needed, rest)
     try:
         if found is None:
             return table.filtered(condition, wanted, needed)
         return (found if condition is None else found.filter(condition)).select(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise _misfit(name, str(error)) from error
+        raise _misfit(table, str(error)) from error
 
 
 def _filters_of(query: Query, name: str) -> list[tuple[str, str, Any]]:
@@ -260,22 +260,25 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) or hasattr(value, "__array__") else [value]
 
 
-def _ids(best: tuple[str, Any], name: str) -> Any:
+def _ids(best: tuple[str, Any], table: StoredTable) -> Any:
     import numpy as np
 
     values = _as_list(best[1])
     if not all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
-        raise _misfit(name, f"{best[0]} holds ids, not {values[:3]}")
+        raise _misfit(table, f"{best[0]} holds ids, not {values[:3]}")
     return np.array(values, dtype=np.int64)
 
 
-def _condition(schema: pa.Schema, filters: Sequence[tuple[str, str, Any]], name: str) -> pc.Expression | None:
+def _condition(
+    table: StoredTable, columns: Sequence[str], filters: Sequence[tuple[str, str, Any]]
+) -> pc.Expression | None:
     """Write filters as one Arrow expression; None where there are none. Nulls pass none of them, as in SQL."""
-    parts = [part for entry in filters for part in _parts(schema, *entry, name)]
+    schema = table.schema(columns)
+    parts = [part for entry in filters for part in _parts(table, schema, *entry)]
     return reduce(lambda one, other: one & other, parts) if parts else None
 
 
-def _parts(schema: pa.Schema, kind: str, column: str, value: Any, name: str) -> list[Any]:
+def _parts(table: StoredTable, schema: pa.Schema, kind: str, column: str, value: Any) -> list[Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -294,17 +297,19 @@ def _parts(schema: pa.Schema, kind: str, column: str, value: Any, name: str) -> 
             return [field.isin(values if values.type == kind_of else values.cast(kind_of))]
         plain = pa.scalar(value)
         if pa.types.is_string(plain.type) != pa.types.is_string(kind_of):
-            raise _misfit(name, f"{column} holds {kind_of}, so it cannot be compared with {value!r}")
+            raise _misfit(table, f"{column} holds {kind_of}, so it cannot be compared with {value!r}")
         if kind == "equal":
             return [field == value]
         return [getattr(field, _COMPARE[kind])(value)]
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, KeyError) as error:
         if isinstance(error, CortexError):
             raise
-        raise _misfit(name, f"{column} holds {kind_of}: {error}") from error
+        raise _misfit(table, f"{column} holds {kind_of}: {error}") from error
 
 
-def _misfit(name: str, reason: str) -> InvalidQueryError:
+def _misfit(table: StoredTable, reason: str) -> InvalidQueryError:
     return InvalidQueryError(
-        f"a filter of {name!r} does not fit its column: {' '.join(reason.split())[:200]}", service="store"
+        f"a filter of {table.where} does not fit its column: {' '.join(reason.split())[:200]}",
+        service="store",
+        url=table.where,
     )

@@ -112,6 +112,10 @@ BROKEN = {
         .drop_columns("pt_position_x")
         .append_column("pt_position_x", pa.array(["x"] * len(read(body))))
     ),
+    "lists": lambda body: written(read(body).append_column("x", pa.array([[1, 2]] * len(read(body))))),
+    "a valid that is no truth value": lambda body: written(
+        read(body).drop_columns("valid").append_column("valid", pa.array(["t"] * len(read(body))))
+    ),
     "rows twice": lambda body: written(pa.concat_tables([read(body), read(body).slice(0, 2)])),
 }
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gzip
 import json
+import pickle
 import re
+from pathlib import Path
 
 import pytest
 import requests
@@ -311,3 +314,84 @@ def test_a_failed_negotiation_raises_and_does_not_downgrade(toy_server, toy_sess
 def test_wrong_names_get_close_ones(toy):
     with pytest.raises(errors.UnknownTableError, match="synapses_toy"):
         QueriesService(toy).query("synapse_toy")
+
+
+# -- errors about what was never sent ----------------------------------------------------------------------------------
+
+SERVICE_ERRORS = {name for name in errors.__all__ if issubclass(getattr(errors, name), errors.ServiceError)}
+
+
+def test_every_error_of_a_service_is_made_with_its_address():
+    """Whoever raises one anywhere in the package says which service it is about, and where that is."""
+    package = Path(errors.__file__).parent
+    nameless = [
+        f"{path.relative_to(package)}:{call.lineno}"
+        for path in package.rglob("*.py")
+        if "sandbox" not in path.parts
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "attr", getattr(call.func, "id", "")) in SERVICE_ERRORS
+        if not {"service", "url"} <= {word.arg for word in call.keywords}
+        or any(word.arg == "url" and getattr(word.value, "value", "") is None for word in call.keywords)
+    ]
+    assert not nameless
+
+
+@pytest.mark.parametrize("name", sorted(SERVICE_ERRORS))
+def test_an_error_without_a_response_has_the_status_of_its_kind(name):
+    kind = getattr(errors, name)
+    made = pickle.loads(pickle.dumps(kind("no", service="s", url="u")))
+    assert (made.service, made.url, str(made)) == ("s", "u", "no")
+    assert made.status == kind.usual_status >= 400
+    assert kind("no", service="s", url="u", status=299).status == 299
+
+
+ROOT = 864691135404040404
+REFUSED_HERE = {
+    "a filter's value": lambda client: client.query("cell_types", cell_type=float("inf")),
+    "an operator": lambda client: client.tables.nucleus_detection(volume={"~": 3}),
+    "a box": lambda client: client.query("nucleus_detection", pt_position_bbox=[[1, 1], [2, 2]]),
+    "a filter given twice": lambda client: client.query("nucleus_detection", filter_equal_dict={"id": 2}, id=2),
+    "a column of a reference table": lambda client: client.query("cell_types", nope=1),
+    "no columns": lambda client: client.query("nucleus_detection", select_columns=[]),
+    "one axis": lambda client: client.query("nucleus_detection", select_columns=["pt_position_x"]),
+    "an unknown column": lambda client: client.query("cell_types", select_columns=["nope"]),
+    "an exclusion": lambda client: client.query("nucleus_detection", filter_out_dict={"nope": [1]}),
+    "columns of another table": lambda client: client.query("cell_types", select_columns={"nope": ["id"]}),
+    "a live view": lambda client: client.at(timestamp="2024-03-01").query("cell_info"),
+    "an attribute": lambda client: client.get_l2data([1], ["nope"]),
+    "an unknown table": lambda client: client.query("nope"),
+    "a table's attribute": lambda client: client.tables.nope,
+    "an unknown version": lambda client: client.at(version=999).query("nucleus_detection"),
+    "a root without a mesh": lambda client: client.mesh.get_mesh(ROOT),
+    "a root without level-2 ids": lambda client: client.get_l2_ids(ROOT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED_HERE)
+def test_what_is_refused_on_our_side_names_service_status_and_address(sandbox, what):
+    client = sandbox.load(version=3)
+    with pytest.raises(errors.ServiceError) as caught:
+        REFUSED_HERE[what](client)
+    error = caught.value
+    assert error.service
+    assert sandbox.url.removeprefix("http:") in error.url
+    assert error.status in {400, 404}
+
+
+def test_offline_an_error_names_what_would_have_been_asked(sandbox, tmp_path):
+    sandbox.load(version=3, cache=tmp_path).query("nucleus_detection")
+    client = sandbox.load(version=3, cache=tmp_path, offline=True)
+    for ask in (
+        lambda: client.query("cell_types"),
+        lambda: client.get_skeleton(ROOT),
+        lambda: client.mesh.get_mesh(ROOT),
+        client.segmentation_cloudvolume,
+        client.image_cloudvolume,
+    ):
+        with pytest.raises(errors.OfflineError) as caught:
+            ask()
+        error = caught.value
+        assert error.service
+        assert error.status == 504
+        assert sandbox.url.removeprefix("http:") in error.url

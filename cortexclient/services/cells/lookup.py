@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cortexclient.errors import (
-    InvalidQueryError,
     NotConfiguredError,
     UnknownTableError,
 )
@@ -143,9 +142,8 @@ class CellRows:
     def _root_column(self) -> str:
         names = [name for name in self.frame.columns if name.endswith("root_id")]
         if not names:
-            raise InvalidQueryError(
-                f"{self.source.name!r} has no column of root ids; check `cell_ids` in the dataset's YAML file",
-                service="materialize",
+            raise NotConfiguredError(
+                f"{self.source.name!r} has no column of root ids; correct `cell_ids` in the dataset's YAML file"
             )
         return "pt_root_id" if "pt_root_id" in names else names[0]
 

@@ -66,6 +66,7 @@ def make_meshwork(
     *,
     edges: IdArray | None = None,
     points: Mapping[str, Mapping[str, Any]] | None = None,
+    url: str = "",
 ) -> Neuron:
     """Make the neuron, in nm, without synapses and properties.
 
@@ -77,6 +78,8 @@ def make_meshwork(
         Level-2 graph, for a neuron whose graph is restored.
     points : mapping or None
         Level-2 id as text -> its attributes, with ``rep_coord_nm``; needed with ``edges``.
+    url : str
+        Where the skeleton is from, for messages.
 
     Raises
     ------
@@ -87,8 +90,8 @@ def make_meshwork(
 
     from cortexclient.services.skeletons.neuron import Neuron
 
-    _require_level2(root_id, data, "a Meshwork")
-    source = _prefetched(root_id, data, edges, points) if edges is not None and len(edges) else None
+    _require_level2(root_id, data, "a Meshwork", url)
+    source = _prefetched(root_id, data, edges, points, url) if edges is not None and len(edges) else None
     with without_warnings(DeprecationWarning, FutureWarning):
         neuron = rebuild_meshwork(
             root_id=root_id,
@@ -113,11 +116,12 @@ def make_meshwork(
     return made
 
 
-def _require_level2(root_id: int, data: Mapping[str, Any], what: str) -> None:
+def _require_level2(root_id: int, data: Mapping[str, Any], what: str, url: str) -> None:
     if data.get("lvl2_ids") is None or data.get("mesh_to_skel_map") is None:
         raise MissingDataError(
             f"the skeleton of {root_id} has no level-2 ids, which {what} needs; use skeleton_version=4",
             service="skeleton",
+            url=url,
         )
 
 
@@ -131,7 +135,7 @@ def _on_axon(data: Mapping[str, Any]) -> Any:
     return np.flatnonzero(np.asarray(kind)[data["mesh_to_skel_map"]] == _AXON)
 
 
-def _prefetched(root_id: int, data: Mapping[str, Any], edges: IdArray, points: Any) -> Any:
+def _prefetched(root_id: int, data: Mapping[str, Any], edges: IdArray, points: Any, url: str) -> Any:
     """Return an object that gives pcg_skel the responses where it would send requests."""
     import numpy as np
 
@@ -141,6 +145,7 @@ def _prefetched(root_id: int, data: Mapping[str, Any], edges: IdArray, points: A
             f"the level-2 graph of {root_id} has {len(strangers)} ids that its skeleton does not know (the first is "
             f"{strangers[0]}); get it with restore_graph=False",
             service="skeleton",
+            url=url,
         )
     fallback = data["vertices"][data["mesh_to_skel_map"]]
     known = points or {}
@@ -199,7 +204,9 @@ def _nearest(neuron: Any, points: NDArray[np.float64]) -> NDArray[np.intp]:
     return found
 
 
-def add_properties(neuron: Any, lvl2_ids: IdArray, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+def add_properties(
+    neuron: Any, lvl2_ids: IdArray, attributes: Mapping[str, Mapping[str, Any]], *, url: str = ""
+) -> None:
     """Add the tables ``vol_prop`` and ``segment_properties``; level-2 ids that the cache does not know get NaN.
 
     Raises
@@ -220,7 +227,10 @@ def add_properties(neuron: Any, lvl2_ids: IdArray, attributes: Mapping[str, Mapp
             columns[name] = _numbers(values, whole=name != "mean_dt_nm")
         except (TypeError, ValueError) as error:
             raise ProtocolError(
-                f"the level-2 cache returned {name} that is no number: {error}", service="l2cache"
+                f"the level-2 cache returned {name} that is no number: {error}",
+                service="l2cache",
+                status=200,
+                url=url,
             ) from error
     neuron.anno.add_annotations("vol_prop", pd.DataFrame(columns), index_column="mesh_ind")
     neuron.anno.add_annotations(
@@ -293,7 +303,7 @@ def make_cell(
     """
     import numpy as np
 
-    _require_level2(root, data, "a cell")
+    _require_level2(root, data, "a cell", session.connection.url_of("skeleton"))
     count = len(data["vertices"])
     skeleton = {
         **data,

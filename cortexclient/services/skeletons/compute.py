@@ -41,6 +41,7 @@ def level2_graph(session: Session, root: int) -> IdArray:
         raise ProtocolError(
             f"the level-2 graph of {root} came as an array of shape {edges.shape} instead of pairs; try again",
             service="chunkedgraph",
+            status=200,
             url=url,
         )
     return edges.reshape(-1, 2)
@@ -67,17 +68,19 @@ def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
     edges = level2_graph(session, root)
     ids = np.unique(edges)
     if len(ids) < 2:
-        raise MissingDataError(
+        raise session.error(
+            MissingDataError,
+            "chunkedgraph",
             f"{root} lies in one chunk: a single level-2 id has no shape to skeletonize",
-            service="chunkedgraph",
         )
     known: Any = Level2Service(session).get_l2data(ids, ["rep_coord_nm", "max_dt_nm"], as_dataframe=False)
     rows = [known.get(str(number)) or {} for number in ids.tolist()]
     placed = [row.get("rep_coord_nm") is not None for row in rows]
     if not any(placed):
-        raise MissingDataError(
+        raise session.error(
+            MissingDataError,
+            "l2cache",
             f"the level-2 cache knows no representative points of {root}, which a skeleton needs",
-            service="l2cache",
         )
     width = np.array(
         [row.get("max_dt_nm") or 0.0 if there else -1.0 for row, there in zip(rows, placed, strict=True)]
@@ -122,8 +125,10 @@ def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: An
             skeleton.reroot(int(away.argmin()))
             return skeleton
     except Exception as error:  # the library raises whatever it likes
-        raise MissingDataError(
-            f"no skeleton of {root} can be computed from its level-2 graph: {type(error).__name__}: {error}"
+        raise session.error(
+            MissingDataError,
+            "chunkedgraph",
+            f"no skeleton of {root} can be computed from its level-2 graph: {type(error).__name__}: {error}",
         ) from error
 
 

@@ -132,8 +132,10 @@ class SkeletonLoader:
         missing = [root for root in roots if root not in found]
         cache = session.connection.cache
         if missing and cache is not None and cache.offline:
+            url = session.connection.url_of("skeleton")
             found |= {
-                root: cache.offline_error(f"the skeleton of {root}", service="skeleton") for root in missing
+                root: cache.offline_error(f"the skeleton of {root}", service="skeleton", url=url)
+                for root in missing
             }
         elif missing and options.generate:
             found |= generate_skeletons(
@@ -224,11 +226,12 @@ class SkeletonLoader:
     ) -> Any:
         from cortexclient.services.skeletons import build
 
-        neuron = build.make_meshwork(root, data, edges=graph, points=attributes)
+        address = self._session.connection.url_of
+        neuron = build.make_meshwork(root, data, edges=graph, points=attributes, url=address("skeleton"))
         position = self._session.spec.synapse_position_column or "ctr_pt_position"
         build.add_synapses(neuron, data["lvl2_ids"], synapses, position=position)
         if self._options.restore_properties:
-            build.add_properties(neuron, data["lvl2_ids"], attributes)
+            build.add_properties(neuron, data["lvl2_ids"], attributes, url=address("l2cache"))
         move = self._mover(data)
         return neuron if move is None else neuron.moved(move, "um", self._target)
 

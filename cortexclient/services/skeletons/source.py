@@ -154,7 +154,7 @@ def _check_version(session: Session, version: int) -> None:
         )
 
 
-def parse_skeleton(content: bytes, root: int, *, url: str | None = None) -> dict[str, Any]:
+def parse_skeleton(content: bytes, root: int, *, url: str = "") -> dict[str, Any]:
     """Parse the service's ``flatdict``: gzipped JSON, sometimes gzipped twice.
 
     Returns
@@ -228,9 +228,9 @@ def _check_shapes(data: dict[str, Any]) -> None:
         raise ValueError(f"there are {ids.size} level-2 ids, and {on.size} places for them")
 
 
-def _unreadable(root: int, why: str, url: str | None) -> ProtocolError:
+def _unreadable(root: int, why: str, url: str) -> ProtocolError:
     return ProtocolError(
-        f"the skeleton of {root} cannot be read ({why}); try again", service="skeleton", url=url
+        f"the skeleton of {root} cannot be read ({why}); try again", service="skeleton", status=200, url=url
     )
 
 

@@ -238,6 +238,7 @@ def _require_columns(session: Session, table: str, frame: pd.DataFrame, side: st
             f"the materialize service returned synapses of {table!r} without {', '.join(lacking)}; try again, and "
             "report it if it stays so",
             service="materialize",
+            status=200,
             url=f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}",
         )
 

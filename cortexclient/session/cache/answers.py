@@ -397,9 +397,7 @@ class AnswerCache:
         service = asked.path.strip("/").partition("/")[0]
         return self.offline_error(what, live=live, service=service, url=asked.url)
 
-    def offline_error(
-        self, what: str, *, live: bool = False, service: str | None = None, url: str | None = None
-    ) -> OfflineError:
+    def offline_error(self, what: str, *, service: str, url: str, live: bool = False) -> OfflineError:
         """Return the error about what cannot be answered without a network, and what to do about it."""
         if live:
             text = (

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import (
     IncompleteResultError,
-    ProtocolError,
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
 from cortexclient.session.query.frames import combine, free_memory, with_valid
-from cortexclient.session.query.wire import Reply, ask, ask_count, url_of
+from cortexclient.session.query.wire import Reply, ask, ask_count
 from cortexclient.session.workers import progress_bar
 
 if TYPE_CHECKING:
@@ -223,16 +222,12 @@ class _Fetch:
         tables = [part.table for part in parts]
         if query.live and query.base is None and query.columns is None:
             tables = [with_valid(table) for table in tables]
-        resolution = parts[0].resolution
+        resolution, url = parts[0].resolution, parts[0].url
         parts.clear()
-        try:
-            table = combine(tables, None if kinds is None else lambda: kinds(query))
-        except ProtocolError as error:
-            error.url = url_of(self._session, query)
-            raise
+        table = combine(tables, None if kinds is None else lambda: kinds(query), url=url)
         del tables
         free_memory(table.num_rows)
-        return Reply(table, None, resolution, self._requests[number])
+        return Reply(table, None, resolution, self._requests[number], url)
 
     # -- asking --------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 import reprlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cortexclient.errors import InvalidQueryError, MissingExtraError, ServiceError
@@ -16,13 +17,12 @@ from cortexclient.session.query.tables import TableInfo, columns_of, find_table,
 from cortexclient.session.query.wire import FILTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from cortexclient.session.session import Session
 
 __all__ = [
     "Filters",
-    "add_filter",
     "as_choice",
     "as_columns",
     "as_frame_kind",
@@ -33,6 +33,7 @@ __all__ = [
     "filters_from_keywords",
     "in_voxels",
     "no_column",
+    "require_columns",
 ]
 
 Filters: TypeAlias = dict[str, dict[str, dict[str, Any]]]
@@ -90,7 +91,7 @@ def _locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
         if candidate in fields:
             table, column, _ = fields[candidate]
             return table, column
-    raise InvalidQueryError(no_column(info, name, list(fields)), service="materialize")
+    raise session.error(InvalidQueryError, "materialize", no_column(info, name, list(fields)))
 
 
 def no_column(info: TableInfo, name: str, known: list[str]) -> str:
@@ -117,22 +118,27 @@ def no_column(info: TableInfo, name: str, known: list[str]) -> str:
 
 @contextlib.contextmanager
 def _names_before_values(session: Session, info: TableInfo, name: str) -> Iterator[None]:
-    """Raise that there is no such column, if there is none, in place of an error about the value."""
+    """Raise errors about a value as `InvalidQueryError`; if there is no such column, that instead."""
     try:
         yield
-    except InvalidQueryError:
+    except ServiceError:
+        raise
+    except ValueError as error:
+        message = str(error)
         try:
             fields = fields_of(session, info)
         except ServiceError:
             fields = {}
         known = {column for _, column, _ in fields.values()} | set(fields)
         if fields and name not in known and name.removesuffix("_bbox") not in known:
-            raise InvalidQueryError(no_column(info, name, list(fields)), service="materialize") from None
-        raise
+            message = no_column(info, name, list(fields))
+        raise session.error(InvalidQueryError, "materialize", message) from None
 
 
-def filters_from_keywords(session: Session, info: TableInfo, keywords: Mapping[str, Any]) -> Filters:
-    """Read filters given as keyword arguments.
+def filters_from_keywords(
+    session: Session, info: TableInfo, keywords: Mapping[str, Any], filters: Filters | None = None
+) -> Filters:
+    """Read filters given as keyword arguments; ``filters``, if given, are those that they are added to.
 
     Parameters
     ----------
@@ -147,9 +153,9 @@ def filters_from_keywords(session: Session, info: TableInfo, keywords: Mapping[s
     Raises
     ------
     InvalidQueryError
-        If a column or an operator is unknown, or a box is no box.
+        If a column or an operator is unknown, a box is no box, or a filter is given twice.
     """
-    filters: Filters = {}
+    filters = {} if filters is None else filters
     for name, value in keywords.items():
         if value is None:
             continue
@@ -157,7 +163,7 @@ def filters_from_keywords(session: Session, info: TableInfo, keywords: Mapping[s
         with _names_before_values(session, info, name):
             spatial = name.endswith("_bbox") or _is_box_of_view(session, info, column, value)
             for kind, content in _kinds(name, value, spatial=spatial):
-                add_filter(filters, kind, table, column, _checked(column, kind, content))
+                _add(filters, kind, table, column, _checked(column, kind, content))
     return filters
 
 
@@ -176,18 +182,12 @@ def filters_from_dicts(session: Session, info: TableInfo, **dicts: Mapping[str, 
             table, column = _locate(session, info, name)
             kind = names[wire]
             with _names_before_values(session, info, name):
-                add_filter(filters, kind, table, column, _checked(column, kind, as_plain(value)))
+                _add(filters, kind, table, column, _checked(column, kind, as_plain(value)))
     return filters
 
 
-def add_filter(filters: Filters, kind: str, table: str, column: str, value: Any) -> None:
-    """Add one filter to others; exclusions of one column add up.
-
-    Raises
-    ------
-    InvalidQueryError
-        If the column has a filter of that kind already: one of the two would be lost.
-    """
+def _add(filters: Filters, kind: str, table: str, column: str, value: Any) -> None:
+    """Add one filter to others; exclusions of one column add up, any other second one would be lost."""
     columns = filters.setdefault(kind, {}).setdefault(table, {})
     if column in columns and kind != "out":
         raise _refused(column, value, f"is the second of its kind ({kind}) for that column; give one")
@@ -206,9 +206,8 @@ def _kinds(name: str, value: Any, *, spatial: bool) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         unknown = set(value) - set(OPERATORS)
         if unknown or not value:
-            raise InvalidQueryError(
-                f"filter {name}={value!r} has unknown operators; use one of {', '.join(OPERATORS)}",
-                service="materialize",
+            raise ValueError(
+                f"filter {name}={value!r} has unknown operators; use one of {', '.join(OPERATORS)}"
             )
         return [(OPERATORS[operator], as_plain(content)) for operator, content in value.items()]
     plain = as_plain(value)
@@ -240,8 +239,8 @@ def _value(column: str, kind: str, value: Any) -> Any:
     return as_id(value, column) if is_id_column(column) else value
 
 
-def _refused(column: str, value: Any, why: str) -> InvalidQueryError:
-    return InvalidQueryError(f"the filter {column}={reprlib.repr(value)} {why}", service="materialize")
+def _refused(column: str, value: Any, why: str) -> ValueError:
+    return ValueError(f"the filter {column}={reprlib.repr(value)} {why}")
 
 
 def _box(column: str, value: Any) -> list[list[float]]:
@@ -251,10 +250,9 @@ def _box(column: str, value: Any) -> list[list[float]]:
         low, high = [], []
     ordered = len(low) == len(high) == 3 and all(a < b for a, b in zip(low, high, strict=True))
     if not ordered or not all(map(math.isfinite, [*low, *high])):
-        raise InvalidQueryError(
+        raise ValueError(
             f"the box for {column!r} must be [[x, y, z], [x, y, z]] in nm, the first corner below the second on every "
-            f"axis, not {value!r}",
-            service="materialize",
+            f"axis, not {value!r}"
         )
     return [low, high]
 
@@ -365,34 +363,36 @@ def as_columns(value: Any) -> list[str] | dict[str, list[str]] | None:
     """Return the columns to select as a list; None stays None, a single name is a list of one.
 
     A dict of columns by table stays one.
+    """
+    if value is None:
+        return None
+    if hasattr(value, "keys"):
+        by_table = {str(table): as_columns(value[table]) for table in value}
+        return {table: names for table, names in by_table.items() if isinstance(names, list)}
+    return [value] if isinstance(value, str) else [str(name) for name in value]
+
+
+def require_columns(session: Session, select: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
+    """Check that columns are selected, and points whole.
 
     Raises
     ------
     InvalidQueryError
         If none are named, or one axis of a point.
     """
-    if value is None:
-        return None
-    if hasattr(value, "keys"):
-        by_table = {str(table): as_columns(value[table]) for table in value}
-        if not by_table:
-            return as_columns(())
-        return {table: names for table, names in by_table.items() if isinstance(names, list)}
-    names = [value] if isinstance(value, str) else [str(name) for name in value]
-    if not names:
-        raise InvalidQueryError(
-            "no columns are selected; name some, or leave select_columns out to have all",
-            service="materialize",
-        )
-    for name in names:
+    lists = list(select.values()) if isinstance(select, Mapping) else [select]
+    if not lists or not all(map(len, lists)):
+        message = "no columns are selected; name some, or leave select_columns out to have all"
+        raise session.error(InvalidQueryError, "materialize", message)
+    for name in (name for names in lists for name in names):
         axis = _ONE_AXIS.match(name)
         if axis is not None:
-            raise InvalidQueryError(
+            raise session.error(
+                InvalidQueryError,
+                "materialize",
                 f"{name!r} is one axis of a point, which cannot be had alone; select {axis[1]!r} (with "
                 "split_positions=True it comes as three columns)",
-                service="materialize",
             )
-    return names
 
 
 def as_choice(value: str, name: str, choices: Sequence[str]) -> str:

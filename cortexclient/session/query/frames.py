@@ -63,7 +63,9 @@ def is_id_column(name: str) -> bool:
 # -- several responses -------------------------------------------------------------------------------------------------
 
 
-def combine(tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None = None) -> Any:
+def combine(
+    tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None = None, *, url: str = ""
+) -> Any:
     """Concatenate the parts of one result; every column keeps its type where a part has no rows.
 
     Parameters
@@ -73,6 +75,8 @@ def combine(tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None
     kinds : callable, optional
         Returns column name -> ``"integer" | "float" | "number" | "boolean" | "string"`` from the schema. Called only if
         a column does not show its type.
+    url : str
+        Where they are from, for messages.
 
     Returns
     -------
@@ -93,8 +97,8 @@ def combine(tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None
             table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)])
             for table in tables
         ]
-        target = _common_type(name, parts, kinds)
-        chunks = [_cast(chunk, target, name) for part in parts for chunk in part.chunks]
+        target = _common_type(name, parts, kinds, url)
+        chunks = [_cast(chunk, target, name, url) for part in parts for chunk in part.chunks]
         columns.append(pa.chunked_array(chunks, type=target))
     return pa.table(dict(zip(names, columns, strict=True)))
 
@@ -119,7 +123,7 @@ def _in_place(names: list[str]) -> list[str]:
     return ordered
 
 
-def _common_type(name: str, parts: list[Any], kinds: Callable[[], Mapping[str, str]] | None) -> Any:
+def _common_type(name: str, parts: list[Any], kinds: Callable[[], Mapping[str, str]] | None, url: str) -> Any:
     import pyarrow as pa
 
     # an all-null column of text may be one of numbers; a column of another type is what it says
@@ -147,10 +151,12 @@ def _common_type(name: str, parts: list[Any], kinds: Callable[[], Mapping[str, s
         f"the materialize service sent column {name!r} in parts of one result as "
         f"{' and as '.join(sorted(map(str, distinct)))}; try again",
         service="materialize",
+        status=200,
+        url=url,
     )
 
 
-def _cast(chunk: Any, target: Any, name: str) -> Any:
+def _cast(chunk: Any, target: Any, name: str, url: str) -> Any:
     import pyarrow as pa
 
     if chunk.type == target:
@@ -163,6 +169,8 @@ def _cast(chunk: Any, target: Any, name: str) -> Any:
         raise ProtocolError(
             f"the materialize service sent column {name!r} as {chunk.type}, and it is no {target} ({str(error)[:100]})",
             service="materialize",
+            status=200,
+            url=url,
         ) from None
 
 
@@ -353,7 +361,7 @@ def _series(name: str, column: Any, *, position: bool) -> Any:
 # -- from replies to what was asked for ------------------------------------------------------------------------------
 
 
-def require_once_each(query: Query, reply: Reply, url: str) -> None:
+def require_once_each(query: Query, reply: Reply) -> None:
     """Raise `ProtocolError` if rows came twice: ids of a table are unique."""
     import pyarrow.compute as pc
 
@@ -366,7 +374,7 @@ def require_once_each(query: Query, reply: Reply, url: str) -> None:
             "are there twice; try again",
             service="materialize",
             status=200,
-            url=url,
+            url=reply.url,
         )
 
 
@@ -384,7 +392,7 @@ def finish(query: Query, reply: Reply, *, in_order: bool = True) -> None:
     """
     units = _units(query, reply)
     if query.filters.get("out"):
-        reply.table = _exclude(reply.table, query)
+        reply.table = _exclude(reply, query)
     if query.thin:
         reply.table = _inside(reply.table, query, units)
     if query.random_sample is not None:
@@ -396,14 +404,15 @@ def finish(query: Query, reply: Reply, *, in_order: bool = True) -> None:
     if query.offset or query.limit is not None:
         reply.table = reply.table.slice(query.offset or 0, query.limit)
     if query.select is not None:
-        reply.table = _only_selected(reply.table, query)
+        reply.table = _only_selected(reply, query)
 
 
-def _exclude(table: Any, query: Query) -> Any:
+def _exclude(reply: Reply, query: Query) -> Any:
     """Leave out what was to be left out: the services accept such filters and ignore them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    table = reply.table
     for owner, columns in query.filters.get("out", {}).items():
         for column, values in columns.items():
             name = _name_of(table.column_names, query, owner, column)
@@ -412,6 +421,7 @@ def _exclude(table: Any, query: Query) -> Any:
                     f"{query.name!r} has no column {column!r} to exclude values of; it has "
                     f"{', '.join(table.column_names)}",
                     service="materialize",
+                    url=reply.url,
                 )
             listed = values if isinstance(values, list) else [values]
             try:
@@ -421,6 +431,7 @@ def _exclude(table: Any, query: Query) -> Any:
                     f"column {column!r} of {query.name!r} holds {table.column(name).type}, so {values!r} cannot be "
                     f"excluded from it: {error}",
                     service="materialize",
+                    url=reply.url,
                 ) from None
             table = table.filter(pc.invert(pc.is_in(table.column(name), value_set=unwanted)))
     return table
@@ -453,10 +464,11 @@ def _order(table: Any, query: Query) -> Any:
     return pc.sort_indices(table.select(keys), sort_keys=[(name, "ascending") for name in keys])
 
 
-def _only_selected(table: Any, query: Query) -> Any:
+def _only_selected(reply: Reply, query: Query) -> Any:
+    table = reply.table
     points = triples(table.column_names)
     wanted: list[str] = []
-    for name in _selected(table.column_names, query):
+    for name in _selected(reply, query):
         if name in points:
             wanted.extend(points[name])
         elif name in table.column_names:
@@ -465,21 +477,24 @@ def _only_selected(table: Any, query: Query) -> Any:
             raise InvalidQueryError(
                 f"{query.name!r} has no column {name!r}; it has {', '.join(table.column_names)}",
                 service="materialize",
+                url=reply.url,
             )
     return table.select(list(dict.fromkeys(wanted)))
 
 
-def _selected(present: Sequence[str], query: Query) -> Sequence[str]:
+def _selected(reply: Reply, query: Query) -> Sequence[str]:
     """Return the names that selected columns have in the result; those of two tables may be given by table."""
     if not isinstance(query.select, dict):
         return [str(name) for name in query.select or ()]
     known = [query.name] if query.base is None else [query.name, query.base.name]
     names: list[str] = []
+    present = reply.table.column_names
     for owner, columns in query.select.items():
         if owner not in known:
             raise InvalidQueryError(
                 f"select_columns names the table {owner!r}, which is not asked; asked are {', '.join(known)}",
                 service="materialize",
+                url=reply.url,
             )
         for column in columns:
             # the services send it along, and so caveclient returns it

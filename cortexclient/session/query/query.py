@@ -21,7 +21,14 @@ from cortexclient.errors import (
 )
 from cortexclient.session.moment import Moment, fallback_note, moment_of_tables, provenance_of, require_live
 from cortexclient.session.query.complete import fetch_all
-from cortexclient.session.query.filters import as_columns, as_frame_kind, as_number, as_resolution, in_voxels
+from cortexclient.session.query.filters import (
+    as_columns,
+    as_frame_kind,
+    as_number,
+    as_resolution,
+    in_voxels,
+    require_columns,
+)
 from cortexclient.session.query.frames import combine, finish, present, require_once_each
 from cortexclient.session.query.tables import TableInfo, column_kinds, columns_of, find_table
 from cortexclient.session.query.wire import Reply, ask_count, url_of
@@ -300,7 +307,7 @@ def fetch_replies(
         )
         for query, reply in zip(planned, replies, strict=True):
             if not stored:
-                require_once_each(query, reply, url_of(session, query))
+                require_once_each(query, reply)
     for number, (query, reply) in enumerate(zip(planned, replies, strict=True)):
         finish(query, reply, in_order=in_order or number >= len(queries))
         reply.attrs = _attrs(session, query, reply)
@@ -322,7 +329,7 @@ def _from_store(session: Session, planned: Sequence[Query], following: Sequence[
     def reply(query: Query) -> Reply:
         info = query.info
         kinds = None if info is None else lambda: column_kinds(session, info)
-        return Reply(combine([tables.rows(query)], kinds), requests=0)
+        return Reply(combine([tables.rows(query)], kinds), requests=0, url=str(tables.path))
 
     replies = session.map(reply, planned[:first])
     for follow, query in zip(following, planned[first:], strict=True):
@@ -400,6 +407,8 @@ def _explained(session: Session, queries: Sequence[Query]) -> Iterator[None]:
 
 def plan(session: Session, query: Query) -> Query:
     """Work out how a query is asked: at which version, with which join, boxes in voxels, which columns."""
+    if query.select is not None:
+        require_columns(session, query.select)
     version, timestamp, notes = _resolve_moment(session, query)
     notes = {"filters": _short(query.filters), **notes}
     bare = (
@@ -415,10 +424,11 @@ def plan(session: Session, query: Query) -> Query:
         at = version if version is not None else session.at(timestamp=timestamp).version
         info = find_table(session, query.name, kind=query.kind, version=at)
     if info.kind == "view" and version is None:
-        raise InvalidQueryError(
+        raise session.error(
+            InvalidQueryError,
+            "materialize",
             f"{info.name!r} is a view, and views exist at versions only, not at {timestamp}; ask at a version "
             f"(client.at(version={at}))",
-            service="materialize",
         )
     base = None
     if info.kind == "table" and query.merge_reference and info.reference_table:
@@ -447,7 +457,7 @@ def plan(session: Session, query: Query) -> Query:
         timestamp=timestamp if version is None else None,
         near=None if version is not None else at,
         columns=columns,
-        scale=_exact_scale(query, owners) if owners else None,
+        scale=_exact_scale(session, query, owners) if owners else None,
         most=None if needs_all else query.limit,
         owners=owners,
         thin=thin,
@@ -486,7 +496,7 @@ def _owners(
     }
 
 
-def _exact_scale(query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...]:
+def _exact_scale(session: Session, query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...]:
     """Return the resolution to ask for, so that the service scales nothing, or by whole numbers only.
 
     The services cut scaled positions toward zero, so they are never asked for other units than those of the table. Only
@@ -495,9 +505,10 @@ def _exact_scale(query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...
     """
     if query.resolution is None and len({table.unit for table in owners.values()}) > 1:
         names = " and ".join(sorted({f"{table.name} {list(table.unit)}" for table in owners.values()}))
-        raise InvalidQueryError(
+        raise session.error(
+            InvalidQueryError,
+            "materialize",
             f"the points of {names} have no voxels in common; ask with desired_resolution=, such as [1, 1, 1] for nm",
-            service="materialize",
         )
     sizes = {table.voxel_resolution for table in owners.values()}
     return tuple(_common_divisor({size[axis] for size in sizes}) for axis in range(3))

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import InvalidQueryError
 from cortexclient.session.cache import forget
 from cortexclient.session.failures import unreadable
 from cortexclient.session.http import row_limit_of
@@ -64,6 +63,8 @@ class Reply:
         Size in nm of one unit of the positions, as the server says.
     requests : int
         Number of requests that it took.
+    url : str
+        Where the rows are from, for messages.
     attrs : dict
         Where the rows are from, for ``df.attrs``.
     """
@@ -72,6 +73,7 @@ class Reply:
     row_limit: int | None = None
     resolution: tuple[float, ...] | None = None
     requests: int = 1
+    url: str = ""
     attrs: dict[str, Any] = field(default_factory=dict)
 
     def take(self, order: Any) -> None:
@@ -105,7 +107,9 @@ def ask(session: Session, query: Query) -> Reply:
     response = _post(session, query, count=False)
     table = _read(response)
     _check_rows(query, table, response)
-    return Reply(table, row_limit_of(response), _resolution(response))
+    if query.kind == "table":
+        _check_types(query, table, response)
+    return Reply(table, row_limit_of(response), _resolution(response), url=url_of(session, query))
 
 
 def ask_count(session: Session, query: Query) -> int | None:
@@ -159,7 +163,7 @@ def _body(query: Query) -> dict[str, Any]:
     base = query.base.name if query.base is not None else None
     if query.live:
         if query.timestamp is None:
-            raise InvalidQueryError("a query needs a version or a timestamp", service="materialize")
+            raise ValueError("a query needs a version or a timestamp")
         body |= {"table": query.name, "timestamp": query.timestamp.isoformat()}
         if base:
             body["join_tables"] = [[query.name, "target_id", base, "id"]]
@@ -255,6 +259,16 @@ def _check_rows(query: Query, table: Any, response: Response) -> None:
             raise _unreadable(
                 response, f"sent rows of {query.name!r} with values of {name!r} that were not asked for"
             )
+
+
+def _check_types(query: Query, table: Any, response: Response) -> None:
+    """Raise `ProtocolError` for a column of lists, which no table has, and for a ``valid`` that is no truth value."""
+    import pyarrow as pa
+
+    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        odd = name in {"valid", "valid_ref"} and not (pa.types.is_boolean(kind) or pa.types.is_null(kind))
+        if odd or pa.types.is_list(kind):
+            raise _unreadable(response, f"sent rows of {query.name!r} whose {name!r} holds {kind}")
 
 
 def _resolution(response: Response) -> tuple[float, ...] | None:
@@ -357,5 +371,5 @@ def concat_replies(replies: Sequence[Reply]) -> Reply:
         tables = [reply.table for reply in replies]
         for reply in replies:
             reply.table = None
-        first.table = combine(tables)
+        first.table = combine(tables, url=first.url)
     return first
