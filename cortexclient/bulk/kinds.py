@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from cortexclient.errors import CortexError, StaleRootError
-from cortexclient.services.skeletons.swc import tree_of
+from cortexclient.services.skeletons.shapes import tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import MissingDataError, ProtocolError
-from cortexclient.services.vertex_labels.grid import ChunkGrid
+from cortexclient.services.vertex_labels.chunks import ChunkGrid
 from cortexclient.session import forget
 
 if TYPE_CHECKING:

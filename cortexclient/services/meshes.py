@@ -12,9 +12,10 @@ from cortexclient.ids import as_id, as_ids
 from cortexclient.services import BaseService
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
 from cortexclient.services.navis_neurons import make_mesh_neuron, require_navis
+from cortexclient.services.places import PlacesService
+from cortexclient.services.roots import RootsService
 from cortexclient.services.vertex_assigner import (
     VertexAssigner,
-    level2_at,
     values_of_level2,
     values_on_vertices,
 )
@@ -347,7 +348,9 @@ class MeshClient(BaseService):
         return known, found.to_numpy(dtype=np.float64)
 
     def _lookup(self, root: int) -> Any:
-        return lambda points: level2_at(self._session, root, points)
+        """Return a function that looks up the level-2 id at each of many points when the neuron was last valid."""
+        at = RootsService(self._session).latest_valid_timestamp([root])[0]
+        return lambda points: PlacesService(self._session).root_at(points, timestamp=at, stop_layer=2)
 
     # -- carrying values over ----------------------------------------------------------------------------------
 

@@ -1,11 +1,10 @@
-"""How each vertex of a mesh got its level-2 id, values carried over to vertices, and level-2 ids of positions."""
+"""How each vertex of a mesh got its level-2 id, and values carried over to vertices."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.services.vertex_labels.label import Decision, Labels, label_mesh
-from cortexclient.session import roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,10 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.services.vertex_labels.claims import Lookup
-    from cortexclient.session import Session
     from cortexclient.types import FloatArray, IdArray
 
-__all__ = ["VertexAssigner", "level2_at", "values_of_level2", "values_on_vertices"]
+__all__ = ["VertexAssigner", "values_of_level2", "values_on_vertices"]
 
 
 class VertexAssigner:
@@ -200,48 +198,4 @@ def values_on_vertices(l2_mapping: IdArray, values: pd.Series, missing: Any) -> 
     rows = values.index.get_indexer(pd.Index(l2_mapping))
     result = np.full(len(l2_mapping), missing, dtype=np.result_type(found.dtype, np.asarray(missing).dtype))
     result[rows >= 0] = found[rows[rows >= 0]]
-    return result
-
-
-def level2_at(session: Session, root: int, points: NDArray[np.float64]) -> IdArray:
-    """Look up the level-2 id at many positions, each voxel once.
-
-    Parameters
-    ----------
-    session : Session
-    root : int
-        The neuron in question: level-2 ids are those at the last time it was valid.
-    points : ndarray of float64, shape (N, 3)
-        Positions in nm.
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        0 outside of the volume and of every segment.
-    """
-    import numpy as np
-
-    from cortexclient.services.roots import RootsService
-
-    volume = session.segmentation_cloudvolume()
-    mip = int(getattr(volume.meta, "cv_mip", 0) or 0)
-    resolution = np.asarray(volume.meta.resolution(mip), dtype=np.float64)
-    bounds = volume.meta.bounds(mip)
-    low, high = np.asarray(bounds.minpt), np.asarray(bounds.maxpt)
-    voxels = np.floor(points / resolution).astype(np.int64)
-    within = ((voxels >= low) & (voxels < high)).all(axis=1)
-    result = np.zeros(len(points), dtype=np.int64)
-    if not within.any():
-        return result
-    distinct, where = np.unique(voxels[within], axis=0, return_inverse=True)
-    with session.guard("segmentation"):
-        found = volume.image.download_points({tuple(voxel) for voxel in distinct.tolist()}, mip)
-    supervoxels = np.array(
-        [int(np.ravel(found[tuple(voxel)])[0]) for voxel in distinct.tolist()], dtype=np.int64
-    )
-    at = RootsService(session).latest_valid_timestamp([root])[0]
-    level2 = np.zeros(len(distinct), dtype=np.int64)
-    present = supervoxels != 0
-    level2[present] = roots_of(session, supervoxels[present], at=at, stop_layer=2)
-    result[within] = level2[where.reshape(-1)]
     return result

@@ -348,14 +348,13 @@ def test_half_given_arrays_are_refused(
 
 
 def test_lookup_in_the_segmentation(server: Sandbox, session: Session, roots: list[int]) -> None:
-    from cortexclient.services.vertex_assigner import level2_at
-
+    level2_at = MeshClient(session)._lookup(roots[0])
     cache = pd.read_parquet(server.folder.path / "l2cache.parquet")
     ids = np.array(server.load().get_l2_ids(roots[0]))
     rows = cache[cache["l2_id"].isin(ids) & cache["in_cache"]].iloc[:20]
     points = np.stack(rows["rep_coord_nm"].to_list()) + 1
-    np.testing.assert_array_equal(level2_at(session, roots[0], points), rows["l2_id"])
-    assert level2_at(session, roots[0], np.array([[-1e6, 0, 0]])).tolist() == [0]
+    np.testing.assert_array_equal(level2_at(points), rows["l2_id"])
+    assert level2_at(np.array([[-1e6, 0, 0]])).tolist() == [0]
 
 
 def test_fallback_decides_undecided_pieces(meshes: MeshClient, roots: list[int]) -> None:

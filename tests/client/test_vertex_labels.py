@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from cortexclient.services.vertex_labels import Decision, label_vertices
-from cortexclient.services.vertex_labels.arrays import connected
-from cortexclient.services.vertex_labels.grid import ChunkGrid
-from cortexclient.services.vertex_labels.steps import spread_labels
+from cortexclient.services.vertex_labels.chunks import ChunkGrid, connected
+from cortexclient.services.vertex_labels.label import spread_labels
 
 if TYPE_CHECKING:
     from types import ModuleType

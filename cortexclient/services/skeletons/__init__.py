@@ -7,10 +7,9 @@
     source.py      the skeleton service: stored skeletons, and those that it generates
     synapses.py    the synapses of each neuron at its own moment
     compute.py     a skeleton computed from the level-2 graph, where the service has none
-    build.py       a Meshwork or an ossify Cell from the responses; properties.py describes its segments
+    build.py       a Meshwork or an ossify Cell from the responses, and the properties of its segments
     neuron.py      the Meshwork that is returned: it knows its unit and space, and can be copied and pickled
-    shapes.py      the arrays, unit and space of a neuron in any form, for figures and files
-    swc.py         reads and writes SWC text
+    shapes.py      the arrays, unit and space of a neuron in any form, for figures and files; reads and writes SWC text
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ import warnings
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from cortexclient.errors import MissingDataError, MissingExtraError, ProtocolError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.services.skeletons.shapes import VOLUME, state_unit
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
-    import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
 
     from cortexclient.services.skeletons.neuron import Neuron
@@ -32,6 +33,7 @@ __all__ = [
     "make_cell",
     "make_meshwork",
     "require_ossify",
+    "segment_properties",
     "without_warnings",
 ]
 
@@ -127,8 +129,6 @@ def _require_level2(root_id: int, data: Mapping[str, Any], what: str, url: str) 
 
 def _on_axon(data: Mapping[str, Any]) -> Any:
     """Return the rows of level-2 ids on the axon; none where the service knows no compartments."""
-    import numpy as np
-
     kind = data.get("compartment")
     if kind is None or _AXON not in kind:
         return []
@@ -137,8 +137,6 @@ def _on_axon(data: Mapping[str, Any]) -> Any:
 
 def _prefetched(root_id: int, data: Mapping[str, Any], edges: IdArray, points: Any, url: str) -> Any:
     """Return an object that gives pcg_skel the responses where it would send requests."""
-    import numpy as np
-
     strangers = np.setdiff1d(edges, data["lvl2_ids"])
     if len(strangers):
         raise MissingDataError(
@@ -166,9 +164,6 @@ def add_synapses(
 
     A synapse on a level-2 id that the skeleton does not know is put on the nearest one that it does know.
     """
-    import numpy as np
-    import pandas as pd
-
     index = pd.Index(lvl2_ids)
     for side, rows in synapses.items():
         partner = "post" if side == "pre" else "pre"
@@ -196,7 +191,6 @@ def add_synapses(
 
 
 def _nearest(neuron: Any, points: NDArray[np.float64]) -> NDArray[np.intp]:
-    import numpy as np
     from scipy.spatial import cKDTree
 
     # a synapse without a position is put on the first level-2 id
@@ -214,11 +208,6 @@ def add_properties(
     ProtocolError
         If an attribute is no number.
     """
-    import numpy as np
-    import pandas as pd
-
-    from cortexclient.services.skeletons.properties import segment_properties
-
     columns: dict[str, Any] = {"mesh_ind": np.arange(len(lvl2_ids))}
     rows = [attributes.get(key) or {} for key in map(str, lvl2_ids.tolist())]
     for name in PROPERTIES:
@@ -241,8 +230,6 @@ def add_properties(
 
 
 def _numbers(values: list[Any], *, whole: bool) -> NDArray[Any]:
-    import numpy as np
-
     numbers = np.array(values, dtype=np.float64)  # None becomes NaN
     return numbers.astype(np.int64) if whole and np.isfinite(numbers).all() else numbers
 
@@ -301,8 +288,6 @@ def make_cell(
     MissingDataError
         If the skeleton has no level-2 ids.
     """
-    import numpy as np
-
     _require_level2(root, data, "a cell", session.connection.url_of("skeleton"))
     count = len(data["vertices"])
     skeleton = {
@@ -337,8 +322,6 @@ def make_cell(
 
 
 def _cell_level2(data: Mapping[str, Any], attributes: pd.DataFrame, move: Any) -> pd.DataFrame:
-    import numpy as np
-
     rows: pd.DataFrame = attributes.loc[data["lvl2_ids"]].reset_index()
     names = [f"rep_coord_nm_{axis}" for axis in _AXES]
     points = rows[names].to_numpy(dtype=np.float64, copy=True)
@@ -350,8 +333,6 @@ def _cell_level2(data: Mapping[str, Any], attributes: pd.DataFrame, move: Any) -
 
 
 def _cell_rows(rows: pd.DataFrame, side: str, move: Any) -> pd.DataFrame:
-    import pandas as pd
-
     partner = "post" if side == "pre" else "pre"
     frame = rows.drop(columns=[f"{partner}_pt_root_id"], errors="ignore")
     frame = frame.rename(columns={f"{side}_pt_level2_id": f"{side}_pt_l2_id"})
@@ -365,3 +346,154 @@ def _cell_rows(rows: pd.DataFrame, side: str, move: Any) -> pd.DataFrame:
         points = points if move is None else move(points)
         columns |= {f"{name}_{axis}": points[:, number] for number, axis in enumerate(_AXES)}
     return pd.DataFrame(columns)
+
+
+# -- properties of segments -------------------------------------------------------------------------------------------
+
+
+def segment_properties(skeleton: Any, volume: NDArray[Any], area: NDArray[Any]) -> pd.DataFrame:
+    """Describe, for each level-2 id, the unbranched segment of the skeleton that it lies on.
+
+    The numbers of ``pcg_skel.features.add_segment_properties``, which takes 21 s for 25,889 level-2 ids; the array
+    operations here take 0.05 s.
+
+    Parameters
+    ----------
+    skeleton : meshparty.skeleton.Skeleton
+        Rooted, without a mask.
+    volume, area : ndarray, shape (K,)
+        Volume in nm3 and area in nm2 of each level-2 id; NaN counts as nothing.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each level-2 id:
+
+        =========== ======= ==============================================================================
+        column      dtype   meaning
+        =========== ======= ==============================================================================
+        seg_num     int64   number of the segment
+        mesh_ind    int64   row of the level-2 id
+        is_root     bool    the segment holds the root
+        vol, area   number  sums over the segment
+        len         float64 length in nm with the step to the parent; 0 for the root's segment
+        strahler    int64   Strahler number of the segment's far end
+        r_eff       float64 radius in nm of the cylinder of that length and volume; a sphere's for the root
+        area_factor float64 area over that of this cylinder's side
+        =========== ======= ==============================================================================
+    """
+    parent = np.asarray(skeleton.parent_nodes(np.arange(skeleton.n_vertices)), dtype=np.int64)
+    place = np.asarray(skeleton.mesh_to_skel_map, dtype=np.int64)
+    root = int(skeleton.root)
+    segment = _segments(parent)
+    count = int(segment.max(initial=-1)) + 1
+    on_mesh = np.zeros(len(parent), dtype=bool)
+    on_mesh[place[place >= 0]] = True
+    is_root = np.zeros(count, dtype=bool)
+    is_root[segment[root]] = on_mesh[root]
+    length = _lengths(np.asarray(skeleton.vertices, dtype=np.float64), parent, segment, on_mesh, count)
+    length[is_root] = 0
+    of_row = np.where(place >= 0, segment[place], 0)
+    strahler = _strahler(skeleton, parent)[_far_ends(skeleton, segment, on_mesh, count)]
+    total, surface = _sums(of_row, volume, count), _sums(of_row, area, count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        radius = np.sqrt(total / (np.pi * length))
+        radius[is_root] = (total[is_root] * (3 / 4) / np.pi) ** (1 / 3)
+        factor = surface / (2 * np.pi * radius * length)
+    return pd.DataFrame(
+        {
+            "seg_num": of_row,
+            "mesh_ind": np.arange(len(place)),
+            "is_root": is_root[of_row],
+            "vol": total[of_row],
+            "len": length[of_row],
+            "area": surface[of_row],
+            "strahler": strahler[of_row],
+            "r_eff": radius[of_row],
+            "area_factor": factor[of_row],
+        }
+    )
+
+
+def _segments(parent: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of each vertex's segment; segments are numbered by their smallest vertex, as in meshparty."""
+    children = np.bincount(parent[parent >= 0], minlength=len(parent))
+    top = (parent < 0) | (children[parent] > 1)
+    up = np.where(top, np.arange(len(parent)), parent)
+    while True:
+        further = up[up]
+        if np.array_equal(further, up):
+            break
+        up = further
+    _, first, inverse = np.unique(up, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return np.asarray(rank[inverse.reshape(-1)])
+
+
+def _lengths(
+    vertices: NDArray[np.float64],
+    parent: NDArray[np.int64],
+    segment: NDArray[np.int64],
+    on_mesh: NDArray[np.bool_],
+    count: int,
+) -> NDArray[np.float64]:
+    steps = np.zeros(len(parent))
+    has = parent >= 0
+    steps[has] = np.linalg.norm(vertices[has] - vertices[parent[has]], axis=1)
+    # a step counts if both ends stand for level-2 ids
+    steps[has & ~(on_mesh & on_mesh[parent])] = 0
+    return np.bincount(segment, weights=steps, minlength=count).astype(np.float64)
+
+
+def _sums(group: NDArray[np.int64], values: NDArray[Any], count: int) -> NDArray[Any]:
+    sums = np.zeros(count, dtype=np.int64 if values.dtype.kind in "iu" else np.float64)
+    np.add.at(sums, group, np.nan_to_num(values) if values.dtype.kind == "f" else values)
+    return sums
+
+
+def _far_ends(
+    skeleton: Any, segment: NDArray[np.int64], on_mesh: NDArray[np.bool_], count: int
+) -> NDArray[np.int64]:
+    """Return the vertex of each segment with the most steps to the root, among those that stand for level-2 ids."""
+    hops = np.asarray(skeleton.hops_to_root)
+    rows = np.flatnonzero(on_mesh)
+    order = rows[np.lexsort((rows, hops[rows], segment[rows]))]
+    ends = np.zeros(count, dtype=np.int64)
+    ends[segment[order]] = order  # the last one written has the most steps
+    return ends
+
+
+def _strahler(skeleton: Any, parent: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return each vertex's Strahler number, branches joining in meshparty's order: those of the nearest tips first.
+
+    Where three branches meet the result can depend on that order, so it is the same here.
+    """
+    tips = np.asarray(skeleton.end_points)
+    tips = tips[np.argsort(np.asarray(skeleton.distance_to_root)[tips])[::-1]]
+    above = parent.tolist()
+    seen = [False] * len(above)
+    paths = []
+    for tip in tips.tolist():
+        path, at = [], tip
+        while at >= 0 and not seen[at]:
+            seen[at] = True
+            path.append(at)
+            at = above[at]
+        paths.append(path)
+    order = [-1] * len(above)
+    for path in reversed(paths):
+        value = 1
+        for at in path:
+            if order[at] > value:
+                value = order[at]
+            elif order[at] == value:
+                value += 1
+            order[at] = value
+        end = above[path[-1]] if path else -1
+        if end >= 0:
+            if value > order[end]:
+                order[end] = value
+            elif value == order[end]:
+                order[end] += 1
+    return np.asarray(order, dtype=np.int64)

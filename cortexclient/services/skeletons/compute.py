@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.services.level2 import Level2Service
-from cortexclient.services.skeletons.build import without_warnings
 from cortexclient.session import forget, graph_url, ids_in
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
 def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: Any, *, body: bool) -> Any:
     import numpy as np
     from pcg_skel import pcg_skeleton
+
+    from cortexclient.services.skeletons.build import without_warnings
 
     prefetched = SimpleNamespace(  # gives pcg_skel the responses where it would send requests
         datastack_name=f"{session.datastack}@{session.local_server}",

@@ -1,4 +1,4 @@
-"""The triangles of a mesh sorted back into the chunks that they were made in.
+"""Where the chunks of a chunked graph lie in space, and which of them a triangle was made in.
 
 Every chunk is meshed by itself, and where two meshes meet on a chunk plane the vertices that both have are merged. So
 a triangle belongs to one chunk, while a vertex on a plane may have triangles on both sides. It is taken as a vertex of
@@ -7,21 +7,323 @@ the upper side, and the triangles of the lower side are not joined by it: object
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.arrays import blocks
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from numpy.typing import NDArray
 
-    from cortexclient.services.vertex_labels.grid import Located
-
     Three: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+    Ends: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
 
-__all__ = ["ChunkParts", "sort_into_chunks", "turned"]
+__all__ = [
+    "BLOCK",
+    "ChunkGrid",
+    "ChunkParts",
+    "Located",
+    "blocks",
+    "blocks_of_groups",
+    "connected",
+    "in_order",
+    "ragged",
+    "sort_into_chunks",
+    "turned",
+]
+
+# what a decoded coordinate may be off: float32 holds 0.06 nm at one millimetre
+_FLOAT_SLACK_NM = 0.12
+# how many triangles are looked at to find the mip whose offset the mesher used
+_SAMPLE = 60_000
+# a table from chunk position to chunk is made when it has at most this many cells
+_MAX_TABLE = 1 << 24
+_MAX_INT32 = 1 << 31
+
+
+@dataclass(frozen=True)
+class Located:
+    """The grid cell of every vertex, and which cells are the wanted chunks.
+
+    Attributes
+    ----------
+    cell : ndarray of int32 or int64, shape (N,)
+        Number of the cell that a vertex lies in. Cells are half open: a vertex on the plane between two is in the upper
+        one. All that lies further out than the chunks' neighbours is in the outermost cells.
+    planes : ndarray of uint8, shape (N,)
+        Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below may have
+        it too. Bit 3, 4, 5: and rounding brings vertices into that plane from below.
+    extent : tuple of int
+        Cells along each axis; ``cell`` counts z first, then y, then x.
+    middle : ndarray of float64, shape (3,)
+        Middle of the wanted chunks, rounded to nm.
+    row : callable
+        Returns the row in the wanted chunks of each of an array of cells, -1 for none.
+    """
+
+    cell: NDArray[Any]
+    planes: NDArray[np.uint8]
+    extent: tuple[int, int, int]
+    middle: NDArray[np.float64]
+    row: Callable[[NDArray[Any]], NDArray[np.int32]]
+
+    def below(self, corners: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
+        """Return the cell whose mesh a triangle belongs to: on each axis the lowest one of the cells of its corners.
+
+        A corner on a plane is in the cell above it, also where the triangle hangs below.
+        """
+        low = corners[0].copy()
+        apart = np.flatnonzero((corners[0] != corners[1]) | (corners[1] != corners[2]))
+        rest = [cell.take(apart) for cell in corners]
+        lowest = np.zeros_like(rest[0])
+        for stride in _strides(self.extent).tolist():
+            axis = [cell // stride for cell in rest]
+            lowest += np.minimum(np.minimum(axis[0], axis[1]), axis[2]) * stride
+            rest = [cell - along * stride for cell, along in zip(rest, axis, strict=True)]
+        low[apart] = lowest
+        return np.asarray(low)
+
+    def sink(self, cell: NDArray[Any], shared: NDArray[np.uint8]) -> None:
+        """Move triangles that lie flat in a plane to the cell below it where they come from there; fills ``cell``.
+
+        A plane that rounding moves downward is nearer to what lies below it, and nothing from above is rounded into it.
+        ``shared`` are the bits of ``planes`` that all corners of a triangle have.
+        """
+        flat = np.flatnonzero(shared)
+        for axis, stride in enumerate(_strides(self.extent).tolist()):
+            down = flat[(shared[flat] >> (3 + axis)) & (shared[flat] >> axis) & 1 != 0]
+            cell[down] -= stride
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """The grid of level-2 chunks that a graphene info describes.
+
+    Attributes
+    ----------
+    offsets : ndarray of float64, shape (S, 3)
+        Corner of chunk (0, 0, 0) in nm, one row for each mip that the mesher may have worked at; the first is the
+        segmentation's own.
+    size : ndarray of float64, shape (3,)
+        Edge lengths of a chunk in nm.
+    bits : int
+        Bits of one chunk coordinate in a level-2 id.
+    layer_bits : int
+        Bits of the layer in an id.
+    draco : float
+        Cell of the grid that mesh vertices were rounded to, in nm; 0 if they were not.
+    """
+
+    offsets: NDArray[np.float64]
+    size: NDArray[np.float64]
+    bits: int
+    layer_bits: int
+    draco: float
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any], *, mesh_mip: int | None = None) -> ChunkGrid:
+        """Read the grid from a graphene info.
+
+        Parameters
+        ----------
+        info : mapping
+            The JSON that a chunkedgraph serves at ``/segmentation/table/NAME/info``.
+        mesh_mip : int or None
+            The mip at which the meshes were made, where it is known (it stands in the info of the mesh folder).
+            The voxel offsets of coarser mips are rounded down, so chunk faces in the mesh can lie a few nm beside
+            those of the segmentation: 8 nm in minnie65. None tries every scale of the info on the vertices.
+
+        Raises
+        ------
+        ValueError
+            If a key that is needed is missing or has another shape.
+        """
+        try:
+            graph = info["graph"]
+            mip = int(graph.get("cv_mip", 0))
+            scales = info["scales"]
+            resolution = np.asarray(scales[mip]["resolution"], dtype=np.float64)
+            size = np.asarray(graph["chunk_size"], dtype=np.float64) * resolution
+            layer_bits = int(graph.get("n_bits_for_layer_id", 8))
+            bits = int(graph["spatial_bit_masks"]["2"])
+            first = [_corner(scales[mip])]
+            used = scales if mesh_mip is None else [scales[mesh_mip]]
+            others = [_corner(scale) for scale in used]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"this is no graphene info: {type(error).__name__} {error}; give the dict that "
+                "segmentation_info() returns, with 'graph' (chunk_size, spatial_bit_masks) and 'scales'"
+            ) from error
+        if size.shape != (3,) or not (size > 0).all():
+            raise ValueError(
+                f"graph.chunk_size times the resolution must be three positive lengths, not {size}"
+            )
+        corners = first + others if mesh_mip is None else others
+        if not info.get("chunks_start_at_voxel_offset", False):
+            corners = [np.zeros(3)]  # as cloud-volume reads a missing or false flag
+        # an offset further off than the coarsest rounding is another volume's; a chunk is far more than that
+        near = [c for c in corners if (np.abs(c - corners[0]) < size / 4).all()]
+        offsets = np.asarray(list(dict.fromkeys(tuple(c) for c in near)), dtype=np.float64)
+        return cls(offsets, size, bits, layer_bits, _draco_cell(info.get("mesh_metadata") or {}))
+
+    def positions(self, l2_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the chunk position of each level-2 id, shape (K, 3).
+
+        Raises
+        ------
+        ValueError
+            If an id is not of layer 2.
+        """
+        layer = l2_ids >> (64 - self.layer_bits)
+        if (layer != 2).any():
+            bad = l2_ids[layer != 2]
+            raise ValueError(f"{len(bad)} of {len(l2_ids)} ids are not level-2 ids, the first is {bad[0]}")
+        mask = (1 << self.bits) - 1
+        shifts = 64 - self.layer_bits - self.bits * np.arange(1, 4)
+        return (l2_ids[:, None] >> shifts) & mask
+
+    @property
+    def slack(self) -> float:
+        """How far below a face, in nm, a vertex still counts as lying on it."""
+        return max(self.draco / 4, _FLOAT_SLACK_NM)
+
+    def faces(self, axis: int, count: int, offset: float, *, first: int = 0) -> NDArray[np.float64]:
+        """Return the coordinates in nm of the lower faces of chunks along an axis, as they appear in a mesh."""
+        planes = offset + np.arange(first, first + count) * self.size[axis]
+        if self.draco:
+            # draco rounds to the nearest cell, halves upward, so the face itself moves to the nearest cell
+            planes = np.floor(planes / self.draco + 0.5) * self.draco
+        return np.asarray(planes)
+
+    def best_offset(self, vertices: NDArray[Any], faces: NDArray[Any]) -> NDArray[np.float64]:
+        """Choose the corner among the possible ones under which the fewest triangles cross a chunk face.
+
+        Every chunk is meshed by itself, so under the right corner no triangle reaches from one into another.
+        """
+        best = self.offsets[0].copy()
+        if len(self.offsets) == 1 or len(faces) == 0:
+            return np.asarray(best)
+        corners = vertices[faces[:: max(1, len(faces) // _SAMPLE)]].astype(np.float64)
+        for axis in range(3):
+            values = list(dict.fromkeys(self.offsets[:, axis]))
+            if len(values) == 1:
+                continue
+            a, b, c = np.ascontiguousarray(corners[:, :, axis].T)
+            low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+            crossing = [self._crossing(low, high, axis, value) for value in values]
+            # the segmentation's own offset stays unless another is clearly better
+            if 2 * min(crossing) + 2 < crossing[0]:
+                best[axis] = values[int(np.argmin(crossing))]
+        return np.asarray(best)
+
+    def _crossing(self, low: NDArray[np.float64], high: NDArray[np.float64], axis: int, offset: float) -> int:
+        index = np.round(((low + high) / 2 - offset) / self.size[axis])
+        plane = offset + index * self.size[axis]
+        if self.draco:
+            plane = np.floor(plane / self.draco + 0.5) * self.draco
+        return int(((low < plane - self.slack) & (high > plane + self.slack)).sum())
+
+    def locate(self, vertices: NDArray[Any], faces: NDArray[Any], positions: NDArray[np.int64]) -> Located:
+        """Find the cell of every vertex on a grid that holds the chunks at the given positions.
+
+        Parameters
+        ----------
+        vertices : ndarray, shape (N, 3)
+            Positions in nm.
+        faces : ndarray of int, shape (M, 3)
+            Rows of ``vertices``.
+        positions : ndarray of int64, shape (C, 3)
+            Chunk positions, without repeats.
+
+        Raises
+        ------
+        ValueError
+            If a coordinate is not a number.
+        """
+        # one more cell on each side, for what lies outside and for what hangs below a plane
+        low = positions.min(axis=0) - 1 if len(positions) else np.zeros(3, dtype=np.int64)
+        extent = positions.max(axis=0) - low + 2 if len(positions) else np.ones(3, dtype=np.int64)
+        total = int(np.prod(extent, dtype=object))
+        cell: NDArray[Any] = np.zeros(len(vertices), dtype=np.int32 if total < _MAX_INT32 else np.int64)
+        planes = np.zeros(len(vertices), dtype=np.uint8)
+        offset = self.best_offset(vertices, faces)
+        axes = []
+        for axis in range(3):
+            lower = self.faces(axis, int(extent[axis]), float(offset[axis]), first=int(low[axis]))
+            exact = float(offset[axis]) + np.arange(low[axis], low[axis] + extent[axis]) * self.size[axis]
+            # halves are rounded upward, so a plane that stays is reached from below too
+            from_below = lower <= exact if self.draco else np.zeros(len(lower), dtype=bool)
+            axes.append((lower, np.where(from_below, np.uint8(9), np.uint8(1)) << np.uint8(axis)))
+
+        for block in blocks(len(vertices)):
+            for axis, (lower, marks) in enumerate(axes):
+                values = vertices[block, axis].astype(np.float64)
+                at = self._cells(values, lower, float(self.size[axis]))
+                cell[block] *= cell.dtype.type(extent[axis])
+                cell[block] += at
+                # the distance from the plane is left in ``values``
+                on = np.flatnonzero(np.abs(values, out=values) <= self.slack)
+                planes[block][on] |= marks.take(at.take(on))
+
+        extents = (int(extent[0]), int(extent[1]), int(extent[2]))
+        middle = np.asarray(np.round(offset + (low + extent / 2) * self.size), dtype=np.float64)
+        return Located(cell, planes, extents, middle, _rows(((positions - low) @ _strides(extent)), total))
+
+    def _cells(
+        self, values: NDArray[np.float64], lower: NDArray[np.float64], size: float
+    ) -> NDArray[np.int32]:
+        """Return each coordinate's cell by the cells' lower planes; turns coordinates into distances from the plane."""
+        # a plane moves by at most half a draco cell, so this is the right cell or the one after it
+        at = values - (lower[0] - self.draco - self.slack)
+        at *= 1 / size
+        if not np.isfinite(at).all():
+            raise ValueError("vertices hold a coordinate that is not a number; drop those vertices first")
+        np.clip(at, 0, len(lower) - 1, out=at)
+        cell: NDArray[np.int32] = at.astype(np.int32)
+        values -= lower.take(cell)
+        under = np.flatnonzero((values < -self.slack) & (cell > 0))
+        values[under] += lower[cell[under]] - lower[cell[under] - 1]
+        cell[under] -= 1
+        return cell
+
+
+def _corner(scale: Mapping[str, Any]) -> NDArray[np.float64]:
+    resolution = np.asarray(scale["resolution"], dtype=np.float64)
+    return np.asarray(scale.get("voxel_offset", (0, 0, 0)), dtype=np.float64) * resolution
+
+
+def _draco_cell(metadata: Mapping[str, Any]) -> float:
+    if metadata.get("uniform_draco_grid_size"):
+        return float(metadata["uniform_draco_grid_size"])
+    # level-2 fragments are rounded on the grid of level 2; without an entry the meshes are not draco
+    sizes = metadata.get("draco_grid_sizes") or {}
+    return float(sizes.get("2", sizes.get(2, 0)) or 0)
+
+
+def _strides(extent: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.array([int(extent[1]) * int(extent[2]), int(extent[2]), 1], dtype=np.int64)
+
+
+def _rows(wanted: NDArray[np.int64], total: int) -> Callable[[NDArray[Any]], NDArray[np.int32]]:
+    """Return a function from cells to rows of the wanted cells."""
+    if total <= _MAX_TABLE:
+        table = np.full(total, -1, dtype=np.int32)
+        table[wanted] = np.arange(len(wanted), dtype=np.int32)
+        return lambda cell: np.asarray(table.take(cell))
+    order = np.argsort(wanted).astype(np.int32)
+    ascending = wanted[order]
+
+    def search(cell: NDArray[Any]) -> NDArray[np.int32]:
+        place = np.searchsorted(ascending, cell).clip(max=len(ascending) - 1)
+        return np.where(ascending[place] == cell, order[place], np.int32(-1))
+
+    return search
+
+
+# -- triangles and vertices by chunk -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -182,3 +484,108 @@ def _homes(
     home[vertex] = -1
     np.maximum.at(home, vertex, edge.chunk.take(hanging % max(len(edge.chunk), 1)))
     return home, rim
+
+
+# -- array operations that NumPy does not have -------------------------------------------------------------------------
+
+# rows of a block, so that it stays in the processor's cache; half or twice as many take about as long
+BLOCK = 1 << 15
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Cut ``count`` rows into slices of at most ``BLOCK``."""
+    for start in range(0, count, BLOCK):
+        yield slice(start, min(start + BLOCK, count))
+
+
+def blocks_of_groups(lengths: NDArray[np.int64], size: int = BLOCK) -> Iterator[slice]:
+    """Cut groups of rows, given by their lengths, into slices of groups with about ``size`` rows together."""
+    ends = np.searchsorted(np.cumsum(lengths), np.arange(0, int(lengths.sum()) + size, size))
+    for low, high in itertools.pairwise(ends.tolist()):
+        if low < high:
+            yield slice(low, high)
+
+
+def in_order(values: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return a stable ``argsort`` of numbers that are not negative.
+
+    numpy sorts 16 bits by counting, which is several times faster than comparing; two passes sort 32.
+    """
+    order = np.argsort(values.astype(np.uint16), kind="stable")
+    if int(values.max(initial=0)) < 1 << 16:
+        return order
+    upper = (values >> 16).astype(np.uint16)[order]
+    return np.asarray(order[np.argsort(upper, kind="stable")])
+
+
+def ragged(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Concatenate the ranges ``[start, start + length)``."""
+    total = int(lengths.sum())
+    if not total:
+        return np.empty(0, dtype=np.int64)
+    ends = np.cumsum(lengths)
+    return np.asarray(np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths))
+
+
+# -- connected components ----------------------------------------------------------------------------------------------
+
+
+def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
+    """Return the number of the component of each of ``count`` nodes; components are numbered by their smallest nodes.
+
+    Every node hooks onto a smaller neighbour, what hangs together shrinks to one node, and again, until no edge is
+    left. Each round leaves a small part of the nodes; scipy's connected_components takes longer to build its matrix.
+
+    Parameters
+    ----------
+    count : int
+    edges : sequence of pairs of ndarray of int32
+        The nodes at both ends of edges, in any number of parts.
+    """
+    rounds = []
+    while any(len(tails) for tails, _ in edges):
+        parent = _hooked(count, edges)
+        number = np.cumsum(parent == np.arange(count, dtype=np.int32), dtype=np.int32)
+        number -= 1
+        parent = number.take(parent)
+        rounds.append(parent)
+        count = int(number[-1]) + 1
+        edges = [_still_open(edges, parent)]
+    found = np.arange(count, dtype=np.int32)
+    for parent in reversed(rounds):
+        found = found.take(parent)
+    return found
+
+
+def _hooked(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
+    """Return the smallest node of the tree that each node is in when every node hooks onto a smaller neighbour."""
+    parent = np.arange(count, dtype=np.int32)
+    for tails, heads in _in_blocks(edges):
+        # of several hooks of one node any may win: the others stay in the list for the next round
+        parent[np.maximum(tails, heads)] = np.minimum(tails, heads)
+    for block in blocks(count):
+        # parents are smaller, so those in the blocks before are the ends of their trees already
+        part = parent[block]
+        while True:
+            shorter = parent.take(part)
+            if np.array_equal(shorter, part):
+                break
+            part[:] = shorter
+    return parent
+
+
+def _still_open(edges: Sequence[Ends], parent: NDArray[np.int32]) -> Ends:
+    """Return the edges between trees, by the numbers of the trees."""
+    left = []
+    for tails, heads in _in_blocks(edges):
+        one, other = parent.take(tails), parent.take(heads)
+        keep = np.flatnonzero(one != other)
+        left.append((one.take(keep), other.take(keep)))
+    tails, heads = (np.concatenate(ends) for ends in zip(*left, strict=True))
+    return tails, heads
+
+
+def _in_blocks(edges: Sequence[Ends]) -> Iterator[Ends]:
+    for tails, heads in edges:
+        for block in blocks(len(tails)):
+            yield tails[block], heads[block]

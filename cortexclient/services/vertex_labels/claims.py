@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.arrays import blocks_of_groups, ragged
+from cortexclient.services.vertex_labels.chunks import blocks_of_groups, ragged
 from cortexclient.services.vertex_labels.pieces import Pieces, gaps
 
 if TYPE_CHECKING:

@@ -1,23 +1,34 @@
-"""The public function, and the object that explains its result."""
+"""Label the vertices of a mesh: the public function, the object that explains its result, and the steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.grid import ChunkGrid
-from cortexclient.services.vertex_labels.steps import Decision, Steps
+from cortexclient.services.vertex_labels.chunks import ChunkGrid, blocks, in_order, ragged, sort_into_chunks
+from cortexclient.services.vertex_labels.claims import (
+    Claimants,
+    claim_by_elimination,
+    claim_by_enclosure,
+    claim_by_lookup,
+    claim_by_point,
+    claim_by_proximity,
+)
+from cortexclient.services.vertex_labels.pieces import Pieces, cut_again, cut_into_pieces, nearest_owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
+    from cortexclient.services.vertex_labels.chunks import Located
     from cortexclient.services.vertex_labels.claims import Lookup
 
-__all__ = ["Decision", "Labels", "label_mesh", "label_vertices"]
+__all__ = ["Decision", "Labels", "Steps", "label_mesh", "label_vertices", "spread_labels"]
 
 
 @dataclass(frozen=True)
@@ -244,3 +255,286 @@ def _check_ids(
     if (ids[1:] == ids[:-1]).any():
         raise ValueError(f"level-2 id {ids[1:][ids[1:] == ids[:-1]][0]} is given more than once")
     return ids, points[order]
+
+
+# how far, in times the distance of its nearest vertex, an object without a vertex gathers the vertices around it
+CRUMB_REACH = 1.5
+# an object with a vertex nearer to its point than this is at the surface, so it has some of the surface
+CRUMB_NM = 150.0
+
+
+class Decision(IntEnum):
+    """How a vertex got its level-2 id, from the surest to the least sure."""
+
+    NONE = 0
+    """No level-2 id was found."""
+    OWN_CHUNK = 1
+    """The vertex's chunk holds a single level-2 id of this root."""
+    COMPONENT = 2
+    """The vertex's piece of the mesh encloses the representative point of that id."""
+    ELIMINATION = 3
+    """The piece encloses no point, and the id has none: it was the only one left for the piece."""
+    PROXIMITY = 4
+    """The piece encloses no point; a piece of that id is clearly the nearest one in the chunk."""
+    PROPAGATION = 5
+    """The label spread along the edges of the mesh; or none did, and it is that of the nearest piece in the chunk."""
+    LOOKUP = 6
+    """Voxels inside the piece were looked up in the segmentation (only with ``cloudvolume_fallback``)."""
+
+
+class Steps:
+    """The steps, and the arrays that they pass on to each other."""
+
+    def __init__(
+        self,
+        vertices: NDArray[Any],
+        faces: NDArray[Any],
+        ids: NDArray[np.int64],
+        points: NDArray[np.float64],
+        grid: ChunkGrid,
+    ) -> None:
+        self.vertices, self.faces, self.ids, self.points = vertices, faces, ids, points
+        self.labels: NDArray[np.int32]
+        self.decisions = np.zeros(len(vertices), dtype=np.uint8)
+        self.piece = np.full(len(vertices), -1, dtype=np.int32)
+        # the pieces, and which of them have an owner
+        self.cut: list[tuple[Pieces, NDArray[np.bool_]]] = []
+        positions, chunk_of_id = np.unique(grid.positions(ids), axis=0, return_inverse=True)
+        self.chunk_of_id = chunk_of_id.reshape(-1).astype(np.int32)
+        self.ids_in_chunk = np.bincount(self.chunk_of_id, minlength=len(positions))
+        self.where: Located = grid.locate(vertices, faces, positions)
+        self.parts = sort_into_chunks(faces, self.where, self.ids_in_chunk > 1)
+
+    def own_chunks(self) -> None:
+        """Label the vertices of chunks with one id."""
+        only = np.full(len(self.ids_in_chunk) + 1, -1, dtype=np.int32)  # the last entry answers chunk -1
+        only[self.chunk_of_id] = np.arange(len(self.chunk_of_id), dtype=np.int32)
+        only[:-1][self.ids_in_chunk != 1] = -1
+        self.labels = only.take(self.parts.home)
+        np.multiply(self.labels >= 0, np.uint8(Decision.OWN_CHUNK), out=self.decisions)
+
+    def several(self, max_distance: float, ratio_better: float, lookup: Lookup | None) -> None:
+        """Label the pieces of chunks with several ids."""
+        if not len(self.parts.vertex):
+            return
+        settle = partial(self._settle, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup)
+        pieces = cut_into_pieces(self.vertices, self.parts, self.where.middle)
+        order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
+        order = order[(self.ids_in_chunk > 1)[self.chunk_of_id[order]]]
+        claimants = Claimants(order, self.chunk_of_id[order], self.points[order])
+        labels, shared = claim_by_point(pieces, claimants)
+        again = np.zeros(len(self.ids_in_chunk), dtype=bool)
+        again[pieces.chunk[shared]] = True
+        settle(pieces, claimants.select(~again[claimants.chunk]), labels, done=again)
+        if not len(shared):
+            return
+        # objects that touch are often joined only by vertices on a plane: cut there, and claim again
+        stitched = np.zeros(len(pieces), dtype=bool)
+        stitched[shared] = True
+        seam = (self.where.planes[pieces.vertex] != 0) & pieces.spread(stitched)
+        self.labels[pieces.vertex[seam]] = -1
+        self.decisions[pieces.vertex[seam]] = Decision.NONE
+        self.parts.rim[pieces.vertex[seam]] = True
+        pieces = cut_again(pieces, again, seam)
+        claimants = claimants.select(again[claimants.chunk])
+        labels, _ = claim_by_point(pieces, claimants)
+        settle(pieces, claimants, labels)
+
+    def _settle(
+        self,
+        pieces: Pieces,
+        claimants: Claimants,
+        labels: NDArray[np.int32],
+        *,
+        max_distance: float,
+        ratio_better: float,
+        lookup: Lookup | None,
+        done: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Label the pieces that no point claimed, and store all labels; chunks that are ``done`` are left alone."""
+        rows: slice | NDArray[np.int64] = slice(None)
+        if done is not None and done.any():
+            # pieces with a label are neither free nor in anyone's way outside of their chunk
+            left = pieces.spread(done[pieces.chunk])
+            labels[left] = 0
+            rows = np.flatnonzero(~left)
+        decisions = np.where(labels >= 0, Decision.COMPONENT, Decision.NONE).astype(np.uint8)
+        _mark(pieces, decisions, claim_by_elimination(pieces, claimants, labels), Decision.ELIMINATION)
+        _mark(pieces, decisions, claim_by_enclosure(pieces, labels), Decision.COMPONENT)
+        near = claim_by_proximity(pieces, labels, max_distance=max_distance, ratio_better=ratio_better)
+        _mark(pieces, decisions, near, Decision.PROXIMITY)
+        if lookup is not None:
+            asked = claim_by_lookup(self.vertices, self.faces, pieces, claimants, self.ids, labels, lookup)
+            _mark(pieces, decisions, asked, Decision.LOOKUP)
+        vertex = pieces.vertex[rows]
+        first = sum(len(each) for each, _ in self.cut)
+        number = np.arange(first, first + len(pieces), dtype=np.int32)
+        self.labels[vertex] = labels[rows]
+        self.decisions[vertex] = decisions[rows]
+        self.piece[vertex] = pieces.spread(number)[rows]
+        self.cut.append((pieces, labels[pieces.start[:-1]] >= 0))
+
+    def propagate(self, hop_limit: int | None, max_distance: float) -> None:
+        """Label what is left along the mesh.
+
+        First what lies on upper planes, by the pieces whose triangles end there. A label that spreads from another
+        chunk means that a piece continues there, but cannot be right for a chunk with ids of its own: then it is the id
+        of the nearest piece of that chunk. So it is for a piece that no label reaches, if another is within
+        ``max_distance``: one of the chunk's ids is right, none is not.
+        """
+        faces = touching(self.faces, self.labels < 0)
+        spread = partial(spread_labels, self.vertices, faces, self.labels, self.where.planes != 0)
+        rims = spread(None, only=self.parts.rim, chunk=self.parts.home)
+        self.decisions[rims] = Decision.COMPONENT
+        reached = spread(hop_limit)
+        self.decisions[reached] = Decision.PROPAGATION
+        reached = reached[self.piece[reached] >= 0]
+        first = 0
+        for pieces, owned in self.cut:
+            if hop_limit is None:
+                self._join_nearest(pieces, owned, max_distance)
+            number = self.piece[reached] - first
+            self._stay_in_chunk(pieces, owned, reached[(number >= 0) & (number < len(pieces))], first)
+            first += len(pieces)
+
+    def _join_nearest(self, pieces: Pieces, owned: NDArray[np.bool_], max_distance: float) -> None:
+        """Label pieces that no label reached as the nearest piece with an owner."""
+        free = np.flatnonzero(~owned & (self.labels[pieces.vertex[pieces.start[:-1]]] < 0))
+        at = nearest_owner(pieces, free, owned, max_distance)
+        free, at = free[at >= 0], at[at >= 0]
+        vertex = pieces.vertex[ragged(pieces.start[free], pieces.size[free])]
+        self.labels[vertex] = np.repeat(self.labels[pieces.vertex[at]], pieces.size[free])
+        self.decisions[vertex] = Decision.PROPAGATION
+
+    def _stay_in_chunk(
+        self, pieces: Pieces, owned: NDArray[np.bool_], vertex: NDArray[np.int64], first: int
+    ) -> None:
+        """Label vertices of free pieces, which are numbered from ``first``, as the nearest piece with an owner."""
+        free, which = np.unique(self.piece[vertex] - first, return_inverse=True)
+        at = nearest_owner(pieces, free.astype(np.int64), owned)
+        label = np.where(at >= 0, self.labels[pieces.vertex[at]], -1)
+        known = label[which] >= 0
+        self.labels[vertex[known]] = label[which[known]]
+
+    def crumbs(self, max_distance: float) -> None:
+        """Assign vertices next to their points to ids that have no vertex yet, where no other id's claim is surer.
+
+        An object that just reaches over a chunk face has nothing but vertices on that face, which may lie in the piece
+        of another. A vertex that was decided already goes only to a point that is closer than its own id's.
+        """
+        found = np.zeros(len(self.points) + 1, dtype=bool)
+        found[self.labels] = True
+        empty = np.flatnonzero(~found[:-1] & np.isfinite(self.points).all(axis=1))
+        waiting = np.append(
+            np.bincount(self.chunk_of_id[empty], minlength=len(self.ids_in_chunk)) > 0, [False]
+        )
+        vertex = np.flatnonzero(waiting.take(self.parts.home))
+        if not len(empty) or not len(vertex):
+            return
+        vertex = vertex[in_order(self.parts.home[vertex])]
+        chunk = self.parts.home[vertex]
+        first = np.searchsorted(chunk, self.chunk_of_id[empty], "left")
+        count = np.searchsorted(chunk, self.chunk_of_id[empty], "right") - first
+        rows, ids = ragged(first, count), np.repeat(empty, count)
+        nm = self._distance(vertex[rows], ids)
+        reach = np.full(len(self.points), np.inf)
+        np.minimum.at(reach, ids, nm)
+        near = nm <= CRUMB_REACH * reach[ids]
+        rows, ids, nm = rows[near], ids[near], nm[near]
+        decided = self.decisions[vertex[rows]]
+        unsure = (decided == Decision.PROPAGATION) | (decided == Decision.NONE)
+        own = self._distance(vertex[rows], self.labels[vertex[rows]])
+        near = (unsure & (nm <= max_distance)) | (~unsure & (nm < own) & (reach[ids] <= CRUMB_NM))
+        rows, ids, nm = rows[near], ids[near], nm[near]
+        order = np.lexsort((ids, nm, rows))
+        nearest = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
+        self.labels[vertex[rows[nearest]]] = ids[nearest]
+        self.decisions[vertex[rows[nearest]]] = Decision.PROXIMITY
+
+    def _distance(self, vertex: NDArray[np.int64], label: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the distance of vertices to the points of ids in nm; infinite where there is no id or no point."""
+        offset = self.vertices.take(vertex, axis=0) - self.points.take(label, axis=0)
+        nm = np.sqrt(np.einsum("ij,ij->i", offset, offset))
+        return np.where((label < 0) | np.isnan(nm), np.inf, nm)
+
+
+def _mark(pieces: Pieces, decisions: NDArray[np.uint8], which: NDArray[np.int64], as_: Decision) -> None:
+    decisions[ragged(pieces.start[which], pieces.size[which])] = as_
+
+
+# -- along the mesh ----------------------------------------------------------------------------------------------------
+
+
+def touching(faces: NDArray[Any], marked: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the triangles with a corner among marked vertices."""
+    found = []
+    for block in blocks(len(faces)):
+        triangles = faces[block]
+        hit = marked.take(triangles)
+        found.append(triangles[hit[:, 0] | hit[:, 1] | hit[:, 2]])
+    return np.concatenate(found) if found else faces
+
+
+def spread_labels(
+    vertices: NDArray[Any],
+    faces: NDArray[Any],
+    labels: NDArray[np.int32],
+    on_face: NDArray[np.bool_],
+    hop_limit: int | None,
+    *,
+    only: NDArray[np.bool_] | None = None,
+    chunk: NDArray[np.int32] | None = None,
+) -> NDArray[np.int64]:
+    """Spread labels by one breadth-first search from all labelled vertices together; fills ``labels``.
+
+    A vertex that is reached from several at the same step takes the label of one off the chunk faces if there is one,
+    because what lies on a face may be of either side; then the label at the end of its shortest edge, and of equal
+    ones the smallest label, so that neither the order of vertices nor that of faces matters.
+
+    Parameters
+    ----------
+    vertices : ndarray, shape (N, 3)
+    faces : ndarray of int, shape (M, 3)
+    labels : ndarray of int32, shape (N,)
+        -1 where there is none.
+    on_face : ndarray of bool, shape (N,)
+        Vertices on chunk faces.
+    hop_limit : int or None
+        How many edges a label may travel; None for as many as there are.
+    only : ndarray of bool, shape (N,), optional
+        The vertices to label; default all that have no label.
+    chunk : ndarray of int32, shape (N,), optional
+        Chunk of each vertex; where it is given, labels stay inside their chunk.
+
+    Returns
+    -------
+    ndarray of int64
+        The vertices that were reached.
+    """
+    blank = labels < 0
+    if only is not None:
+        blank &= only
+    if hop_limit == 0 or not blank.any() or blank.all():
+        return np.empty(0, dtype=np.int64)
+    a, b, c = np.ascontiguousarray(touching(faces, blank).T, dtype=np.int64)
+    near = np.concatenate([a, b, c, b, c, a])
+    far = np.concatenate([b, c, a, a, b, c])
+    keep = blank[near] & (near != far)
+    if chunk is not None:
+        keep &= chunk[near] == chunk[far]
+    near, far = near[keep], far[keep]
+    length = ((vertices[near].astype(np.float64) - vertices[far]) ** 2).sum(axis=1)
+    reached: list[NDArray[np.int64]] = []
+    hops = 0
+    while len(near) and (hop_limit is None or hops < hop_limit):
+        ready = np.flatnonzero(labels[far] >= 0)
+        if not len(ready):
+            break
+        order = ready[np.lexsort((labels[far[ready]], length[ready], on_face[far[ready]], near[ready]))]
+        first = order[np.flatnonzero(np.diff(near[order], prepend=-1))]
+        labels[near[first]] = labels[far[first]]
+        reached.append(near[first])
+        still = labels[near] < 0
+        near, far, length = near[still], far[still], length[still]
+        hops += 1
+    return np.concatenate(reached) if reached else np.empty(0, dtype=np.int64)

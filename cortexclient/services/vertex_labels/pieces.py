@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.arrays import blocks, blocks_of_groups, connected, in_order, ragged
-from cortexclient.services.vertex_labels.chunks import turned
+from cortexclient.services.vertex_labels.chunks import (
+    blocks,
+    blocks_of_groups,
+    connected,
+    in_order,
+    ragged,
+    turned,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
