@@ -349,8 +349,12 @@ class MeshClient(BaseService):
 
     def _lookup(self, root: int) -> Any:
         """Return a function that looks up the level-2 id at each of many points when the neuron was last valid."""
-        at = RootsService(self._session).latest_valid_timestamp([root])[0]
-        return lambda points: PlacesService(self._session).root_at(points, timestamp=at, stop_layer=2)
+
+        def look_up(points: FloatArray) -> IdArray:
+            at = RootsService(self._session).latest_valid_timestamp([root])[0]
+            return PlacesService(self._session).root_at(points, timestamp=at, stop_layer=2)
+
+        return look_up
 
     # -- carrying values over ----------------------------------------------------------------------------------
 
