@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.cli.registry.page import dataset_page
+from cortexclient.cli.specs import dataset_page
 from cortexclient.registry import get_spec, list_datasets
 from cortexclient.spec.problems import codes, explain
 from cortexclient.spec.schema import dataset_schema

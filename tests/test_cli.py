@@ -14,8 +14,7 @@ import pytest
 import typer
 
 import cortexclient
-from cortexclient.cli import main
-from cortexclient.cli.app import build_app, run
+from cortexclient.cli import build_app, main, run
 from cortexclient.cli.options import filters_from, ids_from
 from cortexclient.cli.output import write_frame
 from cortexclient.errors import NotConfiguredError
@@ -208,7 +207,7 @@ def test_the_shell_completes_names_without_a_server(line: str, offered: list[str
 def test_a_reader_that_has_enough_is_no_failure() -> None:
     code = (
         "import sys, pandas as pd, typer\n"
-        "from cortexclient.cli.app import run\n"
+        "from cortexclient.cli import run\n"
         "from cortexclient.cli.output import show_frame\n"
         "app = typer.Typer()\n"
         "app.command()(lambda: show_frame(pd.DataFrame({'id': range(300_000)})))\n"

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from cortexclient.cli.screen import fitted, wrapped
+from cortexclient.cli.output import fitted, wrapped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,7 +183,7 @@ def on_a_terminal(code: str, columns: int, folder: Path, **environment: str) -> 
 FITTING = """
 import pandas as pd
 from cortexclient.cli.output import show_frame, speak_utf8
-from cortexclient.cli.screen import console
+from cortexclient.cli.output import console
 speak_utf8()
 show_frame(pd.DataFrame({f"column_{n:02d}": range(30) for n in range(20)}))
 console().print("200 \\u00b5m")

@@ -105,7 +105,7 @@ def test_readme_lists_datasets_that_exist() -> None:
 def test_every_command_is_documented() -> None:
     import typer.main
 
-    from cortexclient.cli.app import build_app
+    from cortexclient.cli import build_app
 
     group: Any = typer.main.get_command(build_app())
     page = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")

@@ -18,8 +18,7 @@ from cortexclient.cli.options import (
     environment_token,
     spec_of,
 )
-from cortexclient.cli.output import say
-from cortexclient.cli.screen import console, for_the_shell, note
+from cortexclient.cli.output import console, for_the_shell, note, say
 from cortexclient.errors import AuthenticationError, CortexError, TermsOfServiceError
 
 if TYPE_CHECKING:

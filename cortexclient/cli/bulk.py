@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from cortexclient.cli.options import Client, dataset_command, ids_from
-from cortexclient.cli.output import say
-from cortexclient.cli.screen import note
+from cortexclient.cli.output import note, say
+from cortexclient.cli.shapes import Transform
 from cortexclient.types import TransformName
 
 if TYPE_CHECKING:
@@ -55,14 +55,6 @@ class Format(StrEnum):
 
     swc = "swc"
     parquet = "parquet"
-
-
-class Transform(StrEnum):
-    """Space of the coordinates."""
-
-    none = "none"
-    rigid = "rigid"
-    streamline = "streamline"
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cortexclient.cli.options import Server, Token, Version, complete_dataset, ids_from, open_client
-from cortexclient.cli.screen import console, error_console
+from cortexclient.cli.output import console, error_console
 from cortexclient.errors import MissingDataError, NotConfiguredError, UnknownTableError
 from cortexclient.files import replacing
 

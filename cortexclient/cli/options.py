@@ -253,7 +253,7 @@ def open_client(
 def environment_token(address: str) -> str | None:
     """Return ``CORTEXCLIENT_TOKEN`` if it may go to a server: one of this machine, or one that the user trusts."""
     from cortexclient import credentials
-    from cortexclient.cli.screen import note
+    from cortexclient.cli.output import note
     from cortexclient.registry import is_trusted
 
     token = os.environ.get("CORTEXCLIENT_TOKEN", "").strip()

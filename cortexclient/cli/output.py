@@ -1,22 +1,43 @@
-"""What commands print and write: tables for people on a terminal, CSV for the next program, files by their ending."""
+"""What commands print and write: tables that fit a terminal, CSV for the next program, YAML, files by their ending."""
 
 from __future__ import annotations
 
+import functools
 import io
+import re
 import sys
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cortexclient.cli.screen import console, fitted, note
 from cortexclient.errors import printable
 from cortexclient.files import replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
-__all__ = ["say", "show_frame", "speak_utf8", "write_frame"]
+    from rich.console import Console
+    from rich.table import Table
+
+
+__all__ = [
+    "as_yaml",
+    "console",
+    "error_console",
+    "fitted",
+    "for_the_shell",
+    "note",
+    "one_line",
+    "print_table",
+    "say",
+    "show_frame",
+    "speak_utf8",
+    "wrapped",
+    "write_frame",
+]
 
 SHOWN_ROWS = 20
 ENDINGS = (".csv", ".csv.gz", ".parquet", ".feather", ".json")
@@ -120,3 +141,259 @@ def _exact(frame: pd.DataFrame) -> pd.DataFrame:
         if frame[name].dtype.kind in "iu" and bool((frame[name].abs() > _EXACT_IN_JSON).any())
     ]
     return frame.astype(dict.fromkeys(wide, "string"))
+
+
+GAP = 2  # of which one is the line between columns
+TEXT_WIDTH = 24
+"""Text wider than this is broken into lines, between words, rather than taking the room of another column."""
+_UNITS = re.compile(r"\S*`[^`]*`\S*|\S+")
+"""What stays on one line: words, and commands between backticks."""
+
+
+@functools.cache
+def _console_class() -> type[Console]:
+    from rich.console import Console
+
+    class PrintableConsole(Console):
+        """Shows no control characters, wherever a text comes from: messages and the cells of tables pass here."""
+
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(printable(text), **options)
+
+    return PrintableConsole
+
+
+def console() -> Console:
+    """Return the console for results."""
+    return _console_class()(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def error_console() -> Console:
+    """Return the console for progress and errors, so that results can be piped."""
+    # the terminal wraps long lines by itself; a command that was cut in two could not be copied
+    return _console_class()(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break text into lines between words; a command between backticks stays on one line."""
+    lines = []
+    for paragraph in text.splitlines():
+        indent = paragraph[: len(paragraph) - len(paragraph.lstrip())]
+        line = ""
+        for unit in _UNITS.findall(paragraph):
+            if line and len(line) + 1 + len(unit) > width:
+                lines.append(line)
+                line = unit
+            else:
+                line = f"{line} {unit}" if line else indent + unit
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def note(text: str, *, label: str = "", style: str = "") -> None:
+    """Print a message to standard error, wrapped where that is a terminal."""
+    from rich.text import Text
+
+    console = error_console()
+    message = printable(label + text)
+    if sys.stderr.isatty():
+        message = wrapped(message, console.width)
+    shown = Text(message)
+    shown.stylize(style, 0, len(label))
+    console.print(shown, soft_wrap=True)
+
+
+_SHELL_WORDS = (
+    (r"load\(\.\.\., version_fallback=True\)", "--timestamp TIME"),
+    (r"\(load\(\.\.\., version=N\), client\.at\(version=N\)\)", "(--version N)"),
+    (r"client\.at\(version=(\d+)\)", r"--version \1"),
+    (r"or pass auth_token= to load\(\)", "pass --token or set CORTEXCLIENT_TOKEN"),
+    (r"\(load\(\.\.\., timeout=seconds\)\)", "(CORTEXCLIENT_READ_TIMEOUT=SECONDS)"),
+    (r"lower max_workers", "set CORTEXCLIENT_MAX_WORKERS to less"),
+    (r"(?<![\w`])versions\(\)", "`cortexclient versions`"),
+    (r"(?<![\w`])(?:suggest_)?latest_roots\(\d*\)", "`cortexclient latest-roots`"),
+    (r"(?<![\w`])live=True", "--live"),
+    (r" \(latest_valid_timestamp\(\)\)", ""),
+)
+"""Advice for Python, and what it is on the command line."""
+
+
+def for_the_shell(message: str, dataset: str) -> str:
+    """Write the advice of an error message in words of the command line."""
+    for python, shell in _SHELL_WORDS:
+        message = re.sub(python, shell, message)
+    return message.replace("`cortexclient login`", f"`cortexclient login {dataset}`")
+
+
+def fitted(frame: pd.DataFrame, width: int) -> tuple[Table, list[str]]:
+    """Make a table of a frame that is not wider than the terminal.
+
+    Columns keep their order. Where not all fit, those give way first that say least: bounding boxes, supervoxel ids,
+    ids of reference tables, columns that hold one value, and all positions but one.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        The rows to show.
+    width : int
+        Characters of a line.
+
+    Returns
+    -------
+    rich.table.Table
+        What fits, at least one column.
+    list of str
+        Names of the columns left out.
+    """
+    from rich import box
+    from rich.table import Table
+
+    columns = _columns(frame)
+    room = {name: _room(name, cells, right=right) for name, (cells, right) in columns.items()}
+    shown = _choose({name: cells for name, (cells, _) in columns.items()}, room, width)
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="bold"
+    )
+    for name in shown:
+        right = columns[name][1]
+        table.add_column(
+            name, justify="right" if right else "left", no_wrap=right, overflow="fold", min_width=room[name]
+        )
+    # column by column: row-wise iteration over mixed columns would turn ids into floats
+    for row in zip(*(columns[name][0] for name in shown), strict=True):
+        table.add_row(*row)
+    return table, [name for name in columns if name not in shown]
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, tuple[list[str], bool]]:
+    """Cells of each column as text, and whether they stand on the right; ``NAME_x, _y, _z`` become one column."""
+    names = [str(name) for name in frame.columns]
+    found: dict[str, tuple[list[str], bool]] = {}
+    position = 0
+    while position < len(names):
+        name = names[position]
+        stem = name.removesuffix("_x")
+        if stem != name and names[position : position + 3] == [f"{stem}_{axis}" for axis in "xyz"]:
+            parts = [[_cell(value) for value in frame.iloc[:, position + axis].array] for axis in range(3)]
+            found[stem] = ([", ".join(point) for point in zip(*parts, strict=True)], True)
+            position += 3
+            continue
+        column = frame.iloc[:, position]
+        found[name] = ([_cell(value) for value in column.array], column.dtype.kind in "iuf")
+        position += 1
+    return found
+
+
+def _room(name: str, cells: list[str], *, right: bool) -> int:
+    """Return the characters that a column needs: numbers and words their full length, text that can be wrapped less."""
+    longest = max(map(len, cells), default=0)
+    if not right:
+        words = max((len(word) for cell in cells for word in cell.split()), default=0)
+        longest = max(words, min(longest, TEXT_WIDTH))
+    return max(len(name), longest)
+
+
+def _choose(columns: dict[str, list[str]], room: dict[str, int], width: int) -> list[str]:
+    """Choose the columns that fit, the telling ones first, and return them in the order in which they stand."""
+    left = width - 1  # rich before 14.3 pads the last column as well
+    chosen: set[str] = set()
+    point = _main_point(list(columns))
+    weights = {
+        name: 0 if number == 0 else _weight(name, cells, point=point)
+        for number, (name, cells) in enumerate(columns.items())
+    }
+    for name in sorted(columns, key=lambda name: (weights[name], room[name])):
+        if room[name] <= left or not chosen:
+            chosen.add(name)
+            left -= room[name] + GAP
+    return [name for name in columns if name in chosen]
+
+
+def _main_point(names: list[str]) -> str | None:
+    """Name the position that says most of a row."""
+    points = [name for name in names if name.endswith("position")]
+    known = [name for name in ("ctr_pt_position", "pt_position") if name in points]
+    return (known or points or [None])[0]
+
+
+def _weight(name: str, cells: list[str], *, point: str | None) -> int:
+    """Say how readily a column gives way: 0 stays longest."""
+    if name.startswith("bb_"):
+        return 4
+    if name.startswith("valid") or "supervoxel" in name or name in {"created", "superceded_id"}:
+        return 4
+    if name.endswith("_ref") or name == "target_id":
+        return 3
+    if len(cells) > 1 and len(set(cells)) == 1:
+        return 2
+    if name.endswith("position"):
+        return 1 if name == point else 3
+    return 0
+
+
+def _cell(value: Any) -> str:
+    import numpy as np
+    from rich.markup import escape
+
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return f"{number:.6g}" if abs(number) < 1e6 else f"{number:.0f}"
+    return escape(" ".join(str(value).split()))
+
+
+_WIDE = 500
+
+
+def print_table(table: Table) -> None:
+    """Print a table, folded to the terminal; into a pipe every row stays one line, for grep and the like."""
+    out = console()
+    if not sys.stdout.isatty():
+        out.width = _WIDE
+    out.print(table)
+
+
+def one_line(text: object, length: int = 2000) -> str:
+    """Return a text from a server as one line without control characters."""
+    shown = "".join(character if character.isprintable() else " " for character in str(text))
+    return " ".join(shown.split())[:length].strip()
+
+
+@cache
+def _dumper() -> Any:
+    import yaml
+
+    from cortexclient.spec.yaml_reader import resolve_scalar
+
+    class Dumper(yaml.SafeDumper):
+        """Writes texts of several lines as they are, and shares nothing by anchors."""
+
+        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - every value is written out
+            return True
+
+    def text(dumper: Any, value: str) -> Any:
+        style = None if resolve_scalar(value) == value else "'"
+        if "\n" in value and value.strip() and value.strip() == value.removesuffix("\n"):
+            style = "|"  # a text of several lines; odd ones are better in quotes
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return Dumper
+
+
+def as_yaml(values: Mapping[str, Any], width: int = 110) -> str:
+    """Write a map as YAML that means the same to every reader: texts that could be something else are quoted."""
+    import yaml
+
+    lines = [
+        yaml.dump(
+            {key: value},
+            Dumper=_dumper(),
+            sort_keys=False,
+            allow_unicode=True,
+            width=width,
+            # the innermost maps and lists go on one line; a plain value must not drag its key into braces
+            default_flow_style=None if isinstance(value, dict | list) else False,
+        )
+        for key, value in values.items()
+    ]
+    return "".join(lines).rstrip("\n")

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from cortexclient.cli.options import Client, dataset_command, ids_from
-from cortexclient.cli.output import say
-from cortexclient.cli.screen import error_console, note
+from cortexclient.cli.output import error_console, note, say
 from cortexclient.files import replacing, write_bytes
 from cortexclient.types import TransformName
 

@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 
 from cortexclient import errors, files
-from cortexclient.cli.output import say, show_frame, write_frame
-from cortexclient.cli.screen import error_console
+from cortexclient.cli.output import error_console, say, show_frame, write_frame
 
 FRAME = pd.DataFrame(
     {

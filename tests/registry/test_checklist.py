@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
-from cortexclient.cli.registry.page import dataset_page
+from cortexclient.cli.specs import dataset_page
 from cortexclient.registry import list_datasets, resolve
 from cortexclient.registry.folders import builtin_folder
 from cortexclient.registry.validation import validate

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cortexclient.cli import main
-from cortexclient.cli.registry.page import dataset_page
+from cortexclient.cli.specs import dataset_page
 from cortexclient.registry import get_spec, list_datasets
 from cortexclient.registry.validation import validate
 

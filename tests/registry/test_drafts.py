@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cortexclient.cli.registry.scaffold import SpecText, draft
-from cortexclient.cli.registry.text import as_yaml
+from cortexclient.cli.output import as_yaml
+from cortexclient.cli.scaffold import SpecText, draft
 from cortexclient.registry import get_spec
 from cortexclient.registry.validation import validate
 from cortexclient.spec import spec_from_mapping

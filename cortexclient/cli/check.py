@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cortexclient.cli.options import AsJson, Dataset, Server, Token, environment_token, spec_of
-from cortexclient.cli.output import say
-from cortexclient.cli.registry.text import print_table
-from cortexclient.cli.screen import error_console
+from cortexclient.cli.output import error_console, print_table, say
 from cortexclient.errors import (
     AuthenticationError,
     CortexError,

@@ -1,4 +1,4 @@
-"""Commands about the cache: what it holds, remove it, check it."""
+"""Commands about this disk: tables that were pulled into the store, and the cache of responses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cortexclient.cli.output import say
-from cortexclient.cli.screen import console
+from cortexclient.cli.options import Client, dataset_command
+from cortexclient.cli.output import console, say, show_frame
 
 if TYPE_CHECKING:
     from cortexclient.session import FolderStore
@@ -19,15 +19,69 @@ __all__ = ["register_commands"]
 Folder = Annotated[
     Path | None, typer.Option("--path", help="Another folder than the usual one.", show_default=False)
 ]
+PANEL = "Tables"
 _DAY = 86_400.0
 
 
 def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    dataset_command(app, "pull", panel=PANEL)(pull)
+    store = typer.Typer(help="Tables pulled onto this disk: list, verify, remove.", no_args_is_help=True)
+    for name, command in (("list", list_tables), ("verify", verify_store), ("remove", remove)):
+        dataset_command(store, name, panel=None, moment=name == "remove")(command)
+    app.add_typer(store, name="store", rich_help_panel=PANEL)
     cache = typer.Typer(help="Responses cached on this machine: info, clear, verify.", no_args_is_help=True)
-    for command in (info, clear, verify):
-        cache.command(command.__name__)(command)
+    for name, cached in (("info", info), ("clear", clear), ("verify", verify_cache)):
+        cache.command(name)(cached)
     app.add_typer(cache, name="cache", rich_help_panel="Access")
+
+
+# -- the store ------------------------------------------------------------------------------------------------
+
+
+def pull(
+    client: Client,
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="Tables and views; left out: those that the spec names.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="exports or server; left out: exports where there are any.")
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", help="Another store than $CORTEXCLIENT_STORE or the usual one.")
+    ] = None,
+) -> None:
+    """Bring tables of one version onto this disk, sorted for look-ups; what was interrupted goes on."""
+    names = client.store.pull(tables or None, source=source, path=path)  # type: ignore[arg-type]
+    say(f"{', '.join(names)} of version {client.version} in {path or client.store.path}")
+
+
+def list_tables(client: Client) -> None:
+    """List the tables of the store, with rows, bytes and the keys that rows are found by."""
+    show_frame(client.store.tables(), rows=None)
+
+
+def verify_store(client: Client) -> None:
+    """Compare every file of the store with its checksum, and remove damaged tables; status 1 if there were any."""
+    damaged = client.store.verify()
+    for name, files in damaged.items():
+        version, _, table = name.partition("/")
+        client.store.remove(table, version=int(version[1:]))
+        say(f"{name}: damaged ({', '.join(files[:3])}), removed; pull it again")
+    say(f"{len(client.store.tables())} tables are sound, {len(damaged)} were damaged")
+    if damaged:
+        raise typer.Exit(1)
+
+
+def remove(
+    client: Client, table: Annotated[str, typer.Argument(help="Table; `cortexclient store list` shows them.")]
+) -> None:
+    """Remove a table from this disk."""
+    client.store.remove(table)
+    say(f"removed {table} of version {client.version}")
+
+
+# -- the cache ------------------------------------------------------------------------------------------------
 
 
 def _store(path: Path | None) -> FolderStore:
@@ -91,7 +145,7 @@ def clear(
     say(f"removed {removed} entries")
 
 
-def verify(path: Folder = None) -> None:
+def verify_cache(path: Folder = None) -> None:
     """Check all entries against their checksums, and remove damaged ones; status 1 if there were any."""
     store = _store(path)
     damaged = store.verify()

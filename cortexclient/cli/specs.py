@@ -1,4 +1,4 @@
-"""Commands that show datasets: list, show, where, cite."""
+"""Commands about specs: what datasets there are, whether a file is right, and the page of a dataset."""
 
 from __future__ import annotations
 
@@ -9,19 +9,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cortexclient.cli.check import check, diff
 from cortexclient.cli.options import AsJson, Dataset
-from cortexclient.cli.output import say
-from cortexclient.cli.registry.text import as_yaml, print_table
-from cortexclient.cli.screen import console, error_console
+from cortexclient.cli.output import as_yaml, console, error_console, print_table, say
+from cortexclient.cli.scaffold import new
+from cortexclient.files import write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cortexclient.registry import DatasetInfo
     from cortexclient.registry.assembly import Assembly
+    from cortexclient.spec import DatasetSpec, TableSpec
 
-__all__ = ["cite", "list_command", "show", "where"]
+__all__ = ["dataset_page", "register_commands"]
 
 _ACCESS = {"public": "[green]public[/]", "login": "[cyan]login[/]", "group": "[yellow]group[/]"}
 _FIRST = ("name", "title", "description", "aliases")
+
+
+def register_commands(app: typer.Typer) -> None:
+    """Add the commands of this module, and those that compare a spec with its server or write one."""
+    commands: dict[str, Callable[..., None]] = {
+        "list": list_command,
+        "show": show,
+        "where": where,
+        "cite": cite,
+        "validate": validate,
+        "schema": schema,
+        "trust": trust,
+        "new": new,
+        "check": check,
+        "diff": diff,
+    }
+    for name, command in commands.items():
+        app.command(name, rich_help_panel="Datasets")(command)
 
 
 def list_command(as_json: AsJson = False) -> None:
@@ -82,8 +104,6 @@ def show(
         say(json.dumps({**spec.as_dict(), "fingerprint": spec.fingerprint}, indent=2, ensure_ascii=False))
         return
     if markdown:
-        from cortexclient.cli.registry.page import dataset_page
-
         say(dataset_page(spec), nl=False)
         return
     from rich.markup import escape
@@ -210,3 +230,147 @@ def cite(
 
         raise NotConfiguredError(f"the spec of {spec.name} has no BibTeX entry; add `citation.bibtex` to it")
     say(spec.citation.bibtex.strip())
+
+
+def validate(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="YAML files or folders; left out: all places that are searched."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    explain: Annotated[
+        str | None, typer.Option("--explain", help="Explain a code such as CX201.", show_default=False)
+    ] = None,
+) -> None:
+    """Check spec files and report every problem with file, line and column; exit 1 if there are any."""
+    if explain is not None:
+        from cortexclient.spec.problems import explain as explanation
+
+        say(explanation(explain))
+        return
+    from cortexclient.registry.validation import all_folders
+    from cortexclient.registry.validation import validate as problems_of
+
+    results = problems_of(paths or all_folders())
+    problems = [problem for result in results for problem in result.problems]
+    errors = [problem for problem in problems if problem.severity == "error"]
+    failed = bool(problems if strict else errors)
+    if as_json:
+        body = {
+            "ok": not failed,
+            "files": [str(result.path) for result in results],
+            "problems": [problem.as_dict() for problem in problems],
+        }
+        say(json.dumps(body, indent=2, ensure_ascii=False))
+        raise typer.Exit(1 if failed else 0)
+    for problem in problems:
+        say(str(problem))
+    counts = f"{len(results)} file(s), {len(errors)} error(s), {len(problems) - len(errors)} warning(s)"
+    hint = "; `cortexclient validate --explain CODE` explains a code" if problems else ""
+    error_console().print(f"[{'red' if failed else 'green'}]{counts}[/]{hint}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def schema(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write.", show_default=False)
+    ] = None,
+) -> None:
+    """Print the JSON Schema of spec files (draft 07, for editors)."""
+    from cortexclient.spec.schema import dataset_schema, schema_text
+
+    text = schema_text(dataset_schema())
+    if out is None:
+        say(text, nl=False)
+    else:
+        write_text(out, text)
+        error_console().print(f"wrote {out}")
+
+
+def trust(
+    host: Annotated[
+        str | None, typer.Argument(help="Host name, as cave.my.lab; left out: list those allowed.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take it off the list again.")] = False,
+) -> None:
+    """Allow your general CAVE token to be sent to a host (one stored for the host itself always is)."""
+    from cortexclient.credentials import trust as allow
+    from cortexclient.credentials import trusted_hosts, trusted_hosts_file, untrust
+
+    out = console()
+    if host is None:
+        for name in trusted_hosts():
+            out.print(name)
+        error_console().print(f"[dim]{len(trusted_hosts())} host(s) in {trusted_hosts_file()}[/]")
+    elif remove:
+        untrust(host)
+        out.print(f"{host} is no longer trusted")
+    else:
+        out.print(f"{allow(host)} may be sent your general token from now on")
+
+
+_SERVICES = ("live", "versions", "l2cache", "skeletons", "exports")
+
+
+def dataset_page(spec: DatasetSpec) -> str:
+    """Return the page of a dataset, as Markdown."""
+    lines = [f"# {spec.title}", ""]
+    if spec.description:
+        lines += [spec.description.strip(), ""]
+    lines += [
+        "```python",
+        f"from cortexclient.datasets.{spec.name} import client",
+        "```",
+        "",
+        "| what | value |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {value} |" for name, value in _facts(spec) if value]
+    if spec.tables:
+        head = "| role | name | kind | versions | schema and columns | |"
+        lines += ["", "## Tables by role", "", head, "|---|---|---|---|---|---|"]
+        for role, table in spec.tables.items():
+            lines.append(_row(role, table))
+            lines += [_row("", old) for old in table.earlier]
+    if spec.versions:
+        lines += ["", "## Versions", "", "| version | timestamp (UTC) | status | |", "|---|---|---|---|"]
+        for item in spec.versions:
+            stamp = item.timestamp.isoformat().replace("+00:00", "") if item.timestamp else "not known"
+            end = f"Until {item.expires}. " if item.expires else ""
+            lines.append(f"| {item.version} | {stamp} | {item.status} | {end}{item.note or ''} |")
+    unverified = [(path, fact) for path, fact in spec.sources.items() if not fact.verified]
+    if unverified:
+        lines += ["", "## Not verified", ""]
+        lines += [f"- `{path}`: {fact.note or fact.source or 'no source'}" for path, fact in unverified]
+    lines += ["", "## How to cite", "", "```text", spec.cite(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(role: str, table: TableSpec) -> str:
+    columns = [f"`{table.schema_name}`"] if table.schema_name else []
+    columns += [f"`{name}`" for name in table.columns]
+    cells = (role, f"`{table.name}`", table.kind, table.lifetime, ", ".join(columns), table.description or "")
+    return f"| {' | '.join(cells)} |"
+
+
+def _facts(spec: DatasetSpec) -> Iterator[tuple[str, str]]:
+    yield "name", f"`{spec.name}`"
+    yield "other names", ", ".join(f"`{alias}`" for alias in spec.aliases)
+    yield "species, region", ", ".join(part for part in (spec.species, spec.region) if part)
+    yield "server", spec.server_address
+    yield "datastack", f"`{spec.datastack}`"
+    if spec.voxel_resolution:
+        yield "voxel size", " x ".join(f"{size:g}" for size in spec.voxel_resolution) + " nm"
+    yield (
+        "synapse table",
+        f"`{spec.synapse_table}`" if spec.synapse_table else "the one that the server names",
+    )
+    if spec.transform:
+        yield "depth", spec.transform.dataset or f"{len(spec.transform.steps)} declared steps"
+    yield "exports", f"`{spec.exports.path}`" if spec.exports else ""
+    if spec.capabilities:
+        yield "not offered", ", ".join(name for name in _SERVICES if spec.denies(name))
+    if spec.access:
+        yield "access", f"{spec.access.level}. {spec.access.note or ''}"
+    yield "documentation", spec.documentation or ""

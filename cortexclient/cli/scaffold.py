@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cortexclient.cli.check import offered, skeleton_versions, versions_of
 from cortexclient.cli.options import Token, environment_token
-from cortexclient.cli.output import say
-from cortexclient.cli.registry.check import offered, skeleton_versions, versions_of
-from cortexclient.cli.registry.text import as_yaml, one_line
-from cortexclient.cli.screen import error_console
+from cortexclient.cli.output import as_yaml, error_console, one_line, say
 from cortexclient.files import write_text
 from cortexclient.spec.table_schemas import table_schemas
 
