@@ -4,56 +4,40 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["cache_dir", "config_dir", "env_float", "env_int", "store_dir"]
+
+N = TypeVar("N", int, float)
 
 
 def cache_dir() -> Path:
     """Return the folder for things that can be made again: ``$CORTEXCLIENT_CACHE_DIR``, or the platform's user cache.
 
-    Returns
-    -------
-    pathlib.Path
-        The folder; it is not created here.
+    No folder of this module is created here.
     """
-    override = os.environ.get("CORTEXCLIENT_CACHE_DIR")
-    if override:
-        return Path(override).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("cortexclient", appauthor=False))
+    return _folder("CORTEXCLIENT_CACHE_DIR", "user_cache_dir")
 
 
 def config_dir() -> Path:
-    """Return the folder of the user's files (specs, trusted hosts): ``$CORTEXCLIENT_CONFIG_DIR``, or the platform's.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder; it is not created here.
-    """
-    override = os.environ.get("CORTEXCLIENT_CONFIG_DIR")
-    if override:
-        return Path(override).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("cortexclient", appauthor=False))
+    """Return the folder of the user's files (specs, trusted hosts): ``$CORTEXCLIENT_CONFIG_DIR``, or the platform's."""
+    return _folder("CORTEXCLIENT_CONFIG_DIR", "user_config_dir")
 
 
 def store_dir() -> Path:
-    """Return the folder of the store: ``$CORTEXCLIENT_STORE``, or below the platform's folder for the user's data.
+    """Return the folder of the store: ``$CORTEXCLIENT_STORE``, or below the platform's folder for the user's data."""
+    return _folder("CORTEXCLIENT_STORE", "user_data_dir", "store")
 
-    Returns
-    -------
-    pathlib.Path
-        The folder; it is not created here.
-    """
-    override = os.environ.get("CORTEXCLIENT_STORE")
-    if override:
-        return Path(override).expanduser()
+
+def _folder(variable: str, of_platform: str, *below: str) -> Path:
+    if chosen := os.environ.get(variable):
+        return Path(chosen).expanduser()
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("cortexclient", appauthor=False)) / "store"
+    return Path(getattr(platformdirs, of_platform)("cortexclient", appauthor=False), *below)
 
 
 def env_float(name: str, default: float) -> float:
@@ -64,15 +48,7 @@ def env_float(name: str, default: float) -> float:
     ValueError
         If the variable is set to something that is not a number.
     """
-    text = os.environ.get(name)
-    if not text:
-        return default
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(
-            f"environment variable {name}={text!r} is not a number; unset it or correct it"
-        ) from None
+    return _number(name, default, float, "a number")
 
 
 def env_int(name: str, default: int) -> int:
@@ -83,12 +59,16 @@ def env_int(name: str, default: int) -> int:
     ValueError
         If the variable is set to something that is not a whole number.
     """
+    return _number(name, default, int, "a whole number")
+
+
+def _number(name: str, default: N, kind: Callable[[str], N], what: str) -> N:
     text = os.environ.get(name)
     if not text:
         return default
     try:
-        return int(text)
+        return kind(text)
     except ValueError:
         raise ValueError(
-            f"environment variable {name}={text!r} is not a whole number; unset it or correct it"
+            f"environment variable {name}={text!r} is not {what}; unset it or correct it"
         ) from None

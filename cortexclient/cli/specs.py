@@ -76,7 +76,7 @@ def list_command(as_json: AsJson = False) -> None:
 def _warn_of_packs() -> None:
     from rich.markup import escape
 
-    from cortexclient.registry.folders import broken_packs
+    from cortexclient.registry.lookup import broken_packs
 
     for sentence in broken_packs():
         error_console().print(f"[yellow]warning:[/] {escape(sentence)}")
@@ -195,8 +195,7 @@ def where(
     name: Annotated[str | None, typer.Argument(help="A dataset; left out: all places.")] = None,
 ) -> None:
     """Show where datasets are looked for, and which file wins."""
-    from cortexclient.registry.folders import layers
-    from cortexclient.registry.lookup import candidates, registered
+    from cortexclient.registry.lookup import candidates, layers, registered
 
     out = console()
     if name is not None:

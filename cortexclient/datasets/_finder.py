@@ -1,4 +1,4 @@
-"""The finder that turns names of datasets into modules."""
+"""The finder that turns names of datasets into modules, and what such a module holds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import sys
 from importlib.abc import MetaPathFinder
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from cortexclient.forking import ForkSafeLock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ["DatasetFinder", "install"]
+__all__ = ["DatasetFinder", "contents_of", "install"]
 
 _TEMPLATE = Path(__file__).with_name("_template.py")
 
@@ -57,3 +59,51 @@ def install(package: str) -> None:
     """Put the finder at the end of ``sys.meta_path``, once."""
     if not any(isinstance(finder, DatasetFinder) and finder.package == package for finder in sys.meta_path):
         sys.meta_path.append(DatasetFinder(package))
+
+
+def contents_of(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make the ``__getattr__`` and ``__dir__`` of a dataset's module (PEP 562).
+
+    Parameters
+    ----------
+    module : str
+        Its full name; the last part names the dataset.
+    """
+    name = module.rpartition(".")[2]
+    lock = ForkSafeLock()
+    made: dict[str, Any] = {}
+
+    def client() -> Any:
+        from cortexclient import factory, registry
+
+        spec = registry.get_spec(name)
+        with lock:
+            # a spec that was registered again, or edited, gets a new client; otherwise it is always the same one
+            if "client" not in made or made["spec"] != spec:
+                made.update(client=factory.load(spec), spec=spec)
+            return made["client"]
+
+    def getattribute(attribute: str) -> Any:
+        if attribute == "client":
+            return client()
+        if attribute.startswith("_"):
+            raise AttributeError(f"module {module!r} has no attribute {attribute!r}")
+        from cortexclient import registry
+
+        spec = registry.get_spec(name)
+        if attribute == "spec":
+            return spec
+        if attribute == spec.class_name_or_default:
+            from cortexclient.client import client_class
+
+            return client_class(spec)
+        raise AttributeError(
+            f"module {module!r} has client, spec and {spec.class_name_or_default}, but no {attribute!r}"
+        )
+
+    def directory() -> list[str]:
+        from cortexclient import registry
+
+        return ["client", "spec", registry.get_spec(name).class_name_or_default]
+
+    return getattribute, directory

@@ -16,10 +16,10 @@ given) and returns the Axes. Matplotlib is imported when something is drawn; it 
 from __future__ import annotations
 
 from cortexclient.plotting.connectivity import connectivity_matrix, plot_connectivity
+from cortexclient.plotting.depths import plot_synapse_depths
 from cortexclient.plotting.meshes import plot_mesh
 from cortexclient.plotting.neurons import plot_neuron
 from cortexclient.plotting.style import COMPARTMENTS, PALETTE
-from cortexclient.plotting.synapses import plot_synapse_depths
 
 __all__ = [
     "COMPARTMENTS",

@@ -10,9 +10,16 @@ from __future__ import annotations
 
 from cortexclient.credentials import trust, trusted_hosts, untrust
 from cortexclient.registry.assembly import SpecWarning
-from cortexclient.registry.listing import DatasetInfo, list_datasets
 from cortexclient.registry.lookup import exists
-from cortexclient.registry.specs import get_spec, is_trusted, register, resolve, unregister
+from cortexclient.registry.specs import (
+    DatasetInfo,
+    get_spec,
+    is_trusted,
+    list_datasets,
+    register,
+    resolve,
+    unregister,
+)
 
 __all__ = [
     "DatasetInfo",

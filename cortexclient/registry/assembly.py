@@ -7,8 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cortexclient.registry.folders import NAME, Layer, layers
-from cortexclient.registry.lookup import candidates, registered
+from cortexclient.registry.lookup import NAME, Layer, candidates, layers, registered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -180,9 +179,8 @@ def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) 
 
 
 def _complete(result: Assembly) -> Assembly:
-    from cortexclient.spec.advice import implausible
     from cortexclient.spec.dataset import DatasetSpec
-    from cortexclient.spec.problems import without_echoes
+    from cortexclient.spec.problems import implausible, without_echoes
     from cortexclient.spec.reading import validate_nodes
 
     if result.root is None:
@@ -209,8 +207,7 @@ class _Level(NamedTuple):
 
 def _inherit(root: MappingNode, result: Assembly) -> MappingNode:
     """Merge a file onto the dataset that it extends, that one onto its own parent, and so on."""
-    from cortexclient.spec.merge import inherit
-    from cortexclient.spec.nodes import MappingNode
+    from cortexclient.spec.nodes import MappingNode, inherit
 
     chain = [_Level(root, result.files[0] if result.files else None)]
     while (parent := _parent(chain, result)) is not None:

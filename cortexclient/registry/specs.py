@@ -1,4 +1,4 @@
-"""From a name, a path or a mapping to one `DatasetSpec`, and what the user should know about it."""
+"""From a name, a path or a mapping to one `DatasetSpec`, and the list of all datasets."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ import re
 import threading
 import warnings
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from cortexclient.credentials import host_of, trusted_hosts
 from cortexclient.errors import CortexError, UnknownDatasetError
 from cortexclient.registry import lookup
 from cortexclient.registry.assembly import SpecWarning, finished, read
-from cortexclient.registry.folders import BUILT_IN, Layer, builtin_folder
+from cortexclient.registry.lookup import BUILT_IN, Candidate, Layer, builtin_folder, layers, registered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cortexclient.registry.lookup import Candidate
     from cortexclient.spec import DatasetSpec
 
-__all__ = ["get_spec", "is_deprecated", "is_trusted", "register", "resolve", "unregister"]
+__all__ = [
+    "DatasetInfo",
+    "get_spec",
+    "is_deprecated",
+    "is_trusted",
+    "list_datasets",
+    "register",
+    "resolve",
+    "unregister",
+]
 
 _lock = threading.Lock()
 _shadows_reported: set[tuple[str, str]] = set()
@@ -193,3 +202,89 @@ def _is_builtin(host: str) -> bool:
             if spec.host == host and spec.is_verified("server_address"):
                 return True
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """One line of the list of datasets.
+
+    Attributes
+    ----------
+    name, title : str
+    layer : str
+        Where it comes from: ``built-in``, ``pack ...``, ``user``, ``CORTEXCLIENT_PATH``, ``registered``.
+    path : pathlib.Path or None
+        Its file.
+    access : str
+        ``public``, ``login``, ``group`` or ``unknown``.
+    aliases : tuple of str
+    shadows : tuple of str
+        Layers that have a dataset of the same name, which this one hides.
+    deprecated : bool
+        Whether loading it warns that another one should be used.
+    problem : str or None
+        Why it cannot be loaded; the other fields may then be empty.
+    """
+
+    name: str
+    title: str = ""
+    layer: str = ""
+    path: Path | None = None
+    access: str = "unknown"
+    aliases: tuple[str, ...] = ()
+    shadows: tuple[str, ...] = ()
+    deprecated: bool = False
+    problem: str | None = None
+
+
+@overload
+def list_datasets(*, details: Literal[False] = False) -> list[str]: ...
+@overload
+def list_datasets(*, details: Literal[True]) -> list[DatasetInfo]: ...
+def list_datasets(*, details: bool = False) -> list[str] | list[DatasetInfo]:
+    """List all datasets that can be loaded by name.
+
+    Parameters
+    ----------
+    details : bool
+        Read the files and return more than names. Without it no file is opened.
+
+    Returns
+    -------
+    list of str or list of DatasetInfo
+        In the order of their names.
+    """
+    known: dict[str, list[Candidate]] = {name: [candidate] for name, candidate in registered().items()}
+    for layer in reversed(layers()):
+        for name in layer.names():
+            known.setdefault(name, []).append(Candidate(name, layer.name, layer.file(name)))
+    return [_describe(known[name]) for name in sorted(known)] if details else sorted(known)
+
+
+def _describe(found: list[Candidate]) -> DatasetInfo:
+    import warnings
+
+    winner, *hidden = found
+    shadows = tuple(candidate.layer for candidate in hidden)
+    spec = winner.spec
+    try:
+        if spec is None and winner.path is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they are shown when the dataset is loaded or validated
+                spec = read(winner.path, layer=winner.layer)
+    except CortexError as error:
+        return DatasetInfo(
+            winner.name, layer=winner.layer, path=winner.path, shadows=shadows, problem=str(error)
+        )
+    if spec is None:
+        return DatasetInfo(winner.name, layer=winner.layer)
+    return DatasetInfo(
+        name=winner.name,
+        title=spec.title,
+        layer=winner.layer,
+        path=winner.path,
+        access=spec.access.level if spec.access else "unknown",
+        aliases=spec.aliases,
+        shadows=shadows,
+        deprecated=is_deprecated(spec),
+    )

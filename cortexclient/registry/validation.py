@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cortexclient.registry.assembly import assemble
-from cortexclient.registry.folders import layers
-from cortexclient.registry.lookup import candidates, exists, names_in
+from cortexclient.registry.lookup import candidates, exists, layers, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,8 +66,7 @@ def validate(paths: Iterable[Path]) -> list[Checked]:
 
 
 def _problems(file: Path) -> Iterator[Problem]:
-    from cortexclient.spec.advice import warnings_for
-    from cortexclient.spec.problems import Problem
+    from cortexclient.spec.problems import Problem, warnings_for
 
     if file.suffix != ".yaml":
         message, advice = "only files ending in .yaml are found by name", f"rename it to {file.stem}.yaml"

@@ -18,7 +18,7 @@ import yaml
 
 from cortexclient.cli.specs import dataset_page
 from cortexclient.registry import list_datasets, resolve
-from cortexclient.registry.folders import builtin_folder
+from cortexclient.registry.lookup import builtin_folder
 from cortexclient.registry.validation import validate
 from cortexclient.spec import DatasetSpec
 from cortexclient.spec.schema import dataset_schema

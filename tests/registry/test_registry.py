@@ -17,8 +17,8 @@ from cortexclient import registry
 from cortexclient.cli import main
 from cortexclient.errors import NotConfiguredError, SpecError, UnknownDatasetError, UnknownTableError
 from cortexclient.registry import SpecWarning, get_spec, list_datasets, register, resolve, unregister
-from cortexclient.registry import folders as packs_module
-from cortexclient.registry.folders import builtin_folder
+from cortexclient.registry import lookup as packs_module
+from cortexclient.registry.lookup import builtin_folder
 from cortexclient.registry.validation import validate
 from cortexclient.spec import DatasetSpec, spec_from_mapping
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import cortexclient.spec as spec_models
-from cortexclient.registry.folders import builtin_folder
+from cortexclient.registry.lookup import builtin_folder
 from cortexclient.registry.validation import validate
 from cortexclient.spec import DatasetSpec
 from cortexclient.spec.problems import codes
