@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from cortexclient.errors import InvalidQueryError, MissingDataError, ProtocolError
 from cortexclient.ids import (
     as_id,
@@ -105,8 +107,6 @@ class Level2Service(BaseService):
 
     def _refuse_voxels(self, root: int, bounds: Any) -> None:
         """Raise if a box in which a neuron has no level-2 ids was probably given in voxels."""
-        import numpy as np
-
         info = self._session.segmentation_info()
         scale, size = info["scales"][int(info["graph"].get("cv_mip", 0))], np.array(_voxel_nm(info))
         low = np.array(scale["voxel_offset"]) * size
@@ -192,8 +192,6 @@ class Level2Service(BaseService):
         return frame
 
     def _fetch(self, ids: Any, attributes: list[str] | None) -> dict[str, dict[str, Any]]:
-        import numpy as np
-
         session = self._session
         session.spec.require_capability("l2cache", feature="level-2 data")
         url = (
@@ -265,8 +263,6 @@ def _voxel_nm(info: dict[str, Any]) -> list[float]:
 
 def _bounds_text(bounds: Any, voxel_nm: Sequence[float]) -> str:
     """Write bounds as the chunkedgraph takes them: voxels, rounded outward."""
-    import numpy as np
-
     box = np.asarray(bounds, dtype=np.float64)
     if box.shape != (3, 2):
         raise ValueError(f"bounds must have the shape (3, 2): (x, y, z) by (from, to), not {box.shape}")
@@ -278,7 +274,6 @@ def _bounds_text(bounds: Any, voxel_nm: Sequence[float]) -> str:
 
 
 def _frame(ids: Any, found: dict[str, dict[str, Any]], attributes: list[str], *, split: bool) -> pd.DataFrame:
-    import numpy as np
     import pandas as pd
 
     distinct, where = np.unique(ids, return_inverse=True)

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.services.vertex_labels.chunks import ChunkGrid
 from cortexclient.session import forget
@@ -14,7 +16,6 @@ from cortexclient.session import forget
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from cortexclient.session import Session
@@ -89,8 +90,6 @@ def fetch_fragments(
 
 def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> tuple[list[str], str]:
     """Return the names of a node's fragments, sorted, each once, and the URL of the response."""
-    import numpy as np
-
     info = session.segmentation_info()
     layer = node_id >> (64 - int(info["graph"].get("n_bits_for_layer_id", 8)))
     highest = (info.get("mesh_metadata") or {}).get("max_meshed_layer")
@@ -207,7 +206,6 @@ def _decode(name: str, content: bytes, folder: str) -> Fragment:
     ProtocolError
         If it is damaged.
     """
-    import numpy as np
     from cloudvolume.mesh import Mesh
 
     draco = content[:5] == b"DRACO"
@@ -260,8 +258,6 @@ def join_fragments(
     vertices : ndarray of float32, shape (N, 3)
     faces : ndarray of uint32, shape (M, 3)
     """
-    import numpy as np
-
     vertices = np.concatenate([fragment.vertices for fragment in fragments])
     counts = np.array([len(fragment.vertices) for fragment in fragments])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -282,8 +278,6 @@ def join_fragments(
 
 
 def _on_faces(grid: ChunkGrid, vertices: NDArray[np.float32], faces: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    import numpy as np
-
     offset = grid.best_offset(vertices, faces)
     near = np.zeros(len(vertices), dtype=bool)
     for axis in range(3):
@@ -296,8 +290,6 @@ def _on_faces(grid: ChunkGrid, vertices: NDArray[np.float32], faces: NDArray[np.
 
 def _first_copies(points: NDArray[np.float32], owner: NDArray[np.intp]) -> NDArray[np.intp]:
     """Return for each point the first one at its place, if all points there are of different fragments; else itself."""
-    import numpy as np
-
     order = np.lexsort((owner, points[:, 2], points[:, 1], points[:, 0]))
     placed, owners = points[order], owner[order]
     begins = np.ones(len(order), dtype=bool)

@@ -6,6 +6,8 @@ import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from cortexclient.errors import MissingDataError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.ids import as_id, as_ids
@@ -97,8 +99,6 @@ class MeshClient(BaseService):
         --------
         >>> mesh = client.mesh.get_mesh(root_id)   # doctest: +SKIP
         """
-        import numpy as np
-
         if np.ndim(root_id):
             raise ValueError("get_mesh takes one root id; get_meshes takes several")
         root = as_id(root_id, "root_id")
@@ -323,16 +323,12 @@ class MeshClient(BaseService):
     def _mesh_arrays(
         self, root: int, vertices: Any, faces: Any, options: Mapping[str, Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        import numpy as np
-
         if vertices is not None:
             return np.asarray(vertices), np.asarray(faces)
         mesh = self.get_mesh(root, **options)
         return np.asarray(mesh.vertices), np.asarray(mesh.faces)
 
     def _level2(self, root: int, ids: Any, points: Any) -> tuple[IdArray, FloatArray]:
-        import numpy as np
-
         known = leaves(self._session, root, stop_layer=2) if ids is None else as_ids(ids, "lvl2_ids")
         if ids is None and not len(known):
             raise MissingDataError(
@@ -390,8 +386,6 @@ class MeshClient(BaseService):
 
 
 def _bounds(box: Any) -> Any:
-    import numpy as np
-
     if box is None:
         return None
     if hasattr(box, "minpt"):

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cortexclient.errors import InvalidQueryError
 from cortexclient.session import Follow, Query, as_number, fetch_replies, triples
 
@@ -214,7 +216,6 @@ def _before_axis(name: str, suffix: str) -> str:
 def _merge(
     synapses: pd.DataFrame, rows: pd.DataFrame, reference: Reference, duplicates: str
 ) -> tuple[pd.DataFrame, int]:
-    import numpy as np
     import pandas as pd
 
     keys = rows[reference.key].to_numpy(dtype=np.int64)

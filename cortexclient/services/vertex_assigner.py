@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from cortexclient.services.vertex_labels.label import Decision, Labels, label_mesh
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
 
     from cortexclient.services.vertex_labels.claims import Lookup
@@ -108,8 +109,6 @@ class VertexAssigner:
     @property
     def mesh_label_index(self) -> NDArray[np.int64]:
         """Row in ``lvl2_ids`` of each vertex, -1 where there is none."""
-        import pandas as pd
-
         return pd.Index(self.lvl2_ids).get_indexer(pd.Index(self.mesh_label)).astype("int64")
 
     @property
@@ -120,8 +119,6 @@ class VertexAssigner:
     @property
     def decision_names(self) -> NDArray[np.object_]:
         """The same as names: own_chunk, component, elimination, proximity, propagation, lookup, none."""
-        import numpy as np
-
         return np.array([decision.name.lower() for decision in Decision], dtype=object)[self.decisions]
 
     def counts(self) -> dict[str, int]:
@@ -136,9 +133,6 @@ class VertexAssigner:
         pandas.DataFrame
             Index ``l2_id`` in the order of ``lvl2_ids``; ``vertices`` and one column for each kind of decision (int64).
         """
-        import numpy as np
-        import pandas as pd
-
         rows, kinds = self.mesh_label_index, self.decisions
         counts = np.zeros((len(self.lvl2_ids), len(Decision)), dtype=np.int64)
         known = rows >= 0
@@ -154,8 +148,6 @@ class VertexAssigner:
 
 def values_of_level2(source: Any, column: str | None) -> pd.Series:
     """Return values by level-2 id, from a Meshwork, a Series or a mapping."""
-    import pandas as pd
-
     if not hasattr(source, "anno"):
         return source if isinstance(source, pd.Series) else pd.Series(dict(source))
     rows = source.anno.lvl2_ids.df
@@ -175,8 +167,6 @@ def values_of_level2(source: Any, column: str | None) -> pd.Series:
 
 
 def _synapse_counts(source: Any, table: str, index: NDArray[Any]) -> NDArray[np.int64]:
-    import numpy as np
-
     if table not in source.anno.table_names:
         raise ValueError(
             f"the neuron was fetched without synapses; get_skeleton(..., synapses=True) has {table}"
@@ -187,9 +177,6 @@ def _synapse_counts(source: Any, table: str, index: NDArray[Any]) -> NDArray[np.
 
 def values_on_vertices(l2_mapping: IdArray, values: pd.Series, missing: Any) -> NDArray[Any]:
     """Return the value of each vertex's level-2 id."""
-    import numpy as np
-    import pandas as pd
-
     found = values.to_numpy()
     if missing is None and found.dtype.kind in "iu":
         missing = -1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.services.level2 import Level2Service
 from cortexclient.session import forget, graph_url, ids_in
@@ -62,8 +64,6 @@ def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
     MissingDataError
         If the neuron has a single level-2 id, or no representative points are known.
     """
-    import numpy as np
-
     edges = level2_graph(session, root)
     ids = np.unique(edges)
     if len(ids) < 2:
@@ -97,7 +97,6 @@ def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
 
 
 def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: Any, *, body: bool) -> Any:
-    import numpy as np
     from pcg_skel import pcg_skeleton
 
     from cortexclient.services.skeletons.build import without_warnings
@@ -134,8 +133,6 @@ def _skeletonize(session: Session, root: int, edges: IdArray, known: Any, at: An
 
 
 def _as_data(session: Session, root: int, skeleton: Any, ids: IdArray) -> dict[str, Any]:
-    import numpy as np
-
     return {
         "vertices": np.asarray(skeleton.vertices, dtype=np.float64),
         "edges": np.asarray(skeleton.edges, dtype=np.int64),

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+
 from cortexclient.errors import (
     AuthenticationError,
     CortexError,
@@ -178,8 +180,6 @@ class SkeletonLoader:
 
     def _attributes(self, skeletons: Mapping[int, Any]) -> Any:
         """Fetch attributes of all level-2 ids: a frame for cells, else the cache's own dict."""
-        import numpy as np
-
         from cortexclient.services.level2 import Level2Service
         from cortexclient.services.skeletons.build import PROPERTIES
 

@@ -14,6 +14,8 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cortexclient.errors import (
     AuthenticationError,
     CortexError,
@@ -168,8 +170,6 @@ def parse_skeleton(content: bytes, root: int, *, url: str = "") -> dict[str, Any
     ProtocolError
         If it cannot be parsed, or its arrays do not fit each other.
     """
-    import numpy as np
-
     try:
         while content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
@@ -199,8 +199,6 @@ def parse_skeleton(content: bytes, root: int, *, url: str = "") -> dict[str, Any
 
 
 def _integers(values: Any) -> Any:
-    import numpy as np
-
     numbers = np.asarray(values)
     if numbers.size and numbers.dtype.kind not in "iu":  # ids that went through floats are other ids
         raise ValueError(f"whole numbers were expected, not {numbers.dtype}")
@@ -345,8 +343,6 @@ def _queue(session: Session, roots: Sequence[int], version: int, timeout: float)
 
 def _impossible(session: Session, roots: Sequence[int]) -> Found:
     """Return the errors of ids that are no roots, and of roots that the service refuses."""
-    import numpy as np
-
     found: Found = {root: no_root(session, root) for root in roots if is_below_roots(session, root)}
     refused = _refused(session)
     url = f"{_base(session)}/precomputed/skeleton/get_refusal_list"

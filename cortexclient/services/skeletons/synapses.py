@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cortexclient.errors import NotConfiguredError, ProtocolError, StaleRootError, UnknownVersionError
 from cortexclient.ids import in_batches
 from cortexclient.services.roots import no_root
@@ -69,8 +71,6 @@ def moments_of(
     the last time the root was valid, as pcg_skel does, or in the newest version that has it, where the spec denies live
     queries.
     """
-    import numpy as np
-
     life = lifetimes(session, np.asarray(roots, dtype=np.int64))
     pinned = session.timestamp
     frozen = _frozen(session) if tables and pinned is None else []
