@@ -108,7 +108,7 @@ def _try(session: Session, address: str) -> str | None:
     return None
 
 
-class Finding(NamedTuple):
+class DoctorLine(NamedTuple):
     """One line of the doctor's report; ``good`` is None where nothing can be said yet."""
 
     dataset: str
@@ -140,30 +140,30 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _tokens() -> list[Finding]:
+def _tokens() -> list[DoctorLine]:
     """Say which datasets have a token; looked for, not tried."""
     from cortexclient.registry import get_spec, list_datasets
 
     return [_token(spec, spec.server_address) for spec in map(get_spec, list_datasets())]
 
 
-def _token(spec: DatasetSpec, address: str, dataset: str | None = None) -> Finding:
+def _token(spec: DatasetSpec, address: str, dataset: str | None = None) -> DoctorLine:
     from cortexclient import credentials
     from cortexclient.registry import is_trusted
 
     if not address.startswith(("https://", "http://")):
-        return Finding(spec.name, "token", True, "needs none: it runs on this machine")
+        return DoctorLine(spec.name, "token", True, "needs none: it runs on this machine")
     host = credentials.host_of(address)
     if os.environ.get("CORTEXCLIENT_TOKEN") and dataset and environment_token(address):
-        return Finding(spec.name, "token", True, f"for {host}, from CORTEXCLIENT_TOKEN")
+        return DoctorLine(spec.name, "token", True, f"for {host}, from CORTEXCLIENT_TOKEN")
     if (found := credentials.find_token(address, is_trusted=is_trusted)) is not None:
-        return Finding(spec.name, "token", True, f"for {host}, in {found.path}")
+        return DoctorLine(spec.name, "token", True, f"for {host}, in {found.path}")
     public = "; most servers of this machine need none" if credentials.is_loopback(address) else ""
     words = f"none for {host}{public}; `cortexclient login {dataset or spec.name}` stores one"
-    return Finding(spec.name, "token", None, words)
+    return DoctorLine(spec.name, "token", None, words)
 
 
-def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[Finding]:
+def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[DoctorLine]:
     from cortexclient.services.datastack import BASIC, checks_of
     from cortexclient.session import Session
 
@@ -176,19 +176,19 @@ def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[
         retries=1,
         timeout=(5.0, 30.0),
     )
-    given = Finding(spec.name, "token", True, "given by --token")
+    given = DoctorLine(spec.name, "token", True, "given by --token")
     findings = [given if token else _token(spec, address, dataset)]
     for check, work in checks_of(session):
         try:
-            findings.append(Finding(spec.name, check, True, work()))
+            findings.append(DoctorLine(spec.name, check, True, work()))
         except CortexError as error:
-            findings.append(Finding(spec.name, check, False, for_the_shell(str(error), dataset)))
+            findings.append(DoctorLine(spec.name, check, False, for_the_shell(str(error), dataset)))
             if check in BASIC:
                 break  # everything else depends on these
     return findings
 
 
-def _show(findings: list[Finding]) -> None:
+def _show(findings: list[DoctorLine]) -> None:
     """Print a table; what does not work is explained below it, where there is room."""
     from rich.markup import escape
     from rich.table import Table

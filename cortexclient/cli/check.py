@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec, SynapsesSpec, TableFacts
 
 __all__ = [
-    "Point",
+    "CheckedPoint",
     "check",
     "check_live",
     "diff",
@@ -93,7 +93,7 @@ def diff(
 
 # -------------------------------------------------------------------------------------------------------- comparing
 @dataclass(frozen=True, slots=True)
-class Point:
+class CheckedPoint:
     """One thing that was compared.
 
     Attributes
@@ -126,30 +126,34 @@ class _Live:
         return [str(column) for column in self.session.query(table, limit=1, kind=kind).columns]
 
 
-def check_live(spec: DatasetSpec, *, server: str | None = None, token: str | None = None) -> list[Point]:
+def check_live(
+    spec: DatasetSpec, *, server: str | None = None, token: str | None = None
+) -> list[CheckedPoint]:
     """Compare a spec with its live server, point by point.
 
     Returns
     -------
-    list of Point
+    list of CheckedPoint
         In the order in which a person would look: first whether the server answers at all. Where it does not, the rest
         is skipped.
     """
     from cortexclient.session import Session
 
     live = _Live(Session(_undenied(spec), server_address=server, auth_token=token))
-    points: list[Point] = []
+    points: list[CheckedPoint] = []
     steps = (_info, _versions, _tables, _roles, _columns, _capabilities, _transform, _exports, _examples)
     for step in steps:
         try:
             points += list(step(spec, live))
         except AuthenticationError as error:
-            points.append(Point("authorised", "fail", _first(error), "make a token, or join the group"))
+            points.append(
+                CheckedPoint("authorised", "fail", _first(error), "make a token, or join the group")
+            )
             return points
         except CortexError as error:
             unknown = step is _info and isinstance(error, MissingDataError)
             name = "datastack" if unknown else step.__name__.strip("_")
-            points.append(Point(name, "fail", _first(error), "see the message"))
+            points.append(CheckedPoint(name, "fail", _first(error), "see the message"))
             if step is _info:
                 return points
     return points
@@ -164,23 +168,23 @@ def _first(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _same(name: str, ours: Any, theirs: Any) -> Point:
+def _same(name: str, ours: Any, theirs: Any) -> CheckedPoint:
     if ours is None:
-        return Point(name, "skip", f"server: {theirs}", "")
+        return CheckedPoint(name, "skip", f"server: {theirs}", "")
     if ours == theirs:
-        return Point(name, "pass", str(ours))
-    return Point(name, "fail", f"spec: {ours}; server: {theirs}", f"write {name}: {theirs}")
+        return CheckedPoint(name, "pass", str(ours))
+    return CheckedPoint(name, "fail", f"spec: {ours}; server: {theirs}", f"write {name}: {theirs}")
 
 
-def _info(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+def _info(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     info = live.session.info()
-    yield Point("server_address", "pass", live.session.server_address)
-    yield Point("datastack", "pass", live.session.datastack)
+    yield CheckedPoint("server_address", "pass", live.session.server_address)
+    yield CheckedPoint("datastack", "pass", live.session.datastack)
     for name, ours, theirs in _facts(spec, info):
         yield (
             _same(name, ours, theirs)
             if theirs is not None
-            else Point(name, "skip", "the server does not say")
+            else CheckedPoint(name, "skip", "the server does not say")
         )
 
 
@@ -194,14 +198,14 @@ def _facts(spec: DatasetSpec, info: dict[str, Any]) -> Iterator[tuple[str, Any, 
     yield "voxel_resolution", list(spec.voxel_resolution) if spec.voxel_resolution else None, known
 
 
-def _versions(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+def _versions(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     theirs = versions_of(live.session)
     usable = [number for number, record in theirs.items() if record.valid]
     live.version = max(usable, default=None)
     known = bool(usable) or spec.denies("versions")
     state: Literal["pass", "fail"] = "pass" if known else "fail"
     advice = "" if known else "write capabilities: {versions: false}"
-    yield Point(
+    yield CheckedPoint(
         "versions", state, f"{len(usable)} live: {', '.join(map(str, sorted(usable)[-5:])) or 'none'}", advice
     )
     for item in spec.versions:
@@ -209,7 +213,7 @@ def _versions(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
         name = f"version {item.version}"
         if record is None:
             known = item.status == "expired"
-            yield Point(
+            yield CheckedPoint(
                 name,
                 "skip" if known else "fail",
                 "not on the server",
@@ -218,15 +222,15 @@ def _versions(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
             continue
         if item.timestamp is not None and item.timestamp != record.timestamp:
             stamp = record.timestamp.isoformat().replace("+00:00", "Z")
-            yield Point(name, "fail", f"timestamp {stamp}", f'write timestamp: "{stamp}"')
+            yield CheckedPoint(name, "fail", f"timestamp {stamp}", f'write timestamp: "{stamp}"')
         elif (item.status == "expired") == record.valid:
             status = "available" if record.valid else "expired"
-            yield Point(name, "fail", f"it is {status}", f"write status: {status}")
+            yield CheckedPoint(name, "fail", f"it is {status}", f"write status: {status}")
         else:
-            yield Point(name, "pass", item.status)
+            yield CheckedPoint(name, "pass", item.status)
     if isinstance(spec.default_version, int):
         good = spec.default_version in usable
-        yield Point(
+        yield CheckedPoint(
             "default_version",
             "pass" if good else "fail",
             str(spec.default_version),
@@ -234,14 +238,14 @@ def _versions(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
         )
 
 
-def _tables(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+def _tables(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     if live.version is None:
-        yield Point("tables and views", "skip", "there are none without a version")
+        yield CheckedPoint("tables and views", "skip", "there are none without a version")
         return
     with live.session.guard("materialize"):
         live.tables = list(live.session.cave.materialize.get_tables(version=live.version))
         live.views = list(live.session.cave.materialize.get_views(version=live.version))
-    yield Point("tables and views", "pass", f"{len(live.tables)} tables, {len(live.views)} views")
+    yield CheckedPoint("tables and views", "pass", f"{len(live.tables)} tables, {len(live.views)} views")
     if spec.synapse_table is not None:
         yield _present("synapse_table", spec.synapse_table, live.tables + live.views)
     ids = spec.cell_ids
@@ -257,13 +261,13 @@ def _tables(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
         yield _present("cell_ids.alternative_tables", table, live.tables)
 
 
-def _present(key: str, name: str, names: list[str]) -> Point:
+def _present(key: str, name: str, names: list[str]) -> CheckedPoint:
     from cortexclient.spec.problems import close_names
 
     if name in names:
-        return Point(key, "pass", name)
+        return CheckedPoint(key, "pass", name)
     near = close_names(name, names)
-    return Point(
+    return CheckedPoint(
         key,
         "fail",
         f"{name} is not there",
@@ -271,21 +275,21 @@ def _present(key: str, name: str, names: list[str]) -> Point:
     )
 
 
-def _roles(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+def _roles(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     for role in spec.tables if live.version is not None else ():
         try:
             table = spec.table_for(role, live.version)
         except CortexError as error:
-            yield Point(f"tables.{role}", "skip", _first(error))
+            yield CheckedPoint(f"tables.{role}", "skip", _first(error))
             continue
         if table.name in (live.views if table.kind == "table" else live.tables):
             other = "view" if table.kind == "table" else "table"
-            yield Point(f"tables.{role}", "fail", f"{table.name} is a {other}", f"write kind: {other}")
+            yield CheckedPoint(f"tables.{role}", "fail", f"{table.name} is a {other}", f"write kind: {other}")
         else:
             yield _present(f"tables.{role}", table.name, live.tables if table.kind == "table" else live.views)
 
 
-def _columns(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+def _columns(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     """Compare the columns that the services need, and those that the spec declares, with the live tables."""
     ids = spec.cell_ids
     if ids is not None:
@@ -311,7 +315,7 @@ def _columns(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
             yield from _declared(f"tables.{role}", spec, entry.name, entry, live)
 
 
-def _synapse_columns(wanted: SynapsesSpec, columns: list[str]) -> Iterator[Point]:
+def _synapse_columns(wanted: SynapsesSpec, columns: list[str]) -> Iterator[CheckedPoint]:
     for key, column in (
         ("position_prefix", f"{wanted.position_prefix}_position"),
         ("size_column", wanted.size_column),
@@ -320,10 +324,12 @@ def _synapse_columns(wanted: SynapsesSpec, columns: list[str]) -> Iterator[Point
         if column is not None:
             found = column in columns
             advice = "" if found else f"its columns are {', '.join(columns)}"
-            yield Point(f"synapses.{key}", "pass" if found else "fail", column, advice)
+            yield CheckedPoint(f"synapses.{key}", "pass" if found else "fail", column, advice)
 
 
-def _declared(key: str, spec: DatasetSpec, name: str, facts: TableFacts, live: _Live) -> Iterator[Point]:
+def _declared(
+    key: str, spec: DatasetSpec, name: str, facts: TableFacts, live: _Live
+) -> Iterator[CheckedPoint]:
     """Compare what a spec declares about one table with the table's own metadata and columns."""
     info = live.session.table_info(name, kind="view" if name in live.views else "table")
     if facts.schema_name is not None:
@@ -331,7 +337,7 @@ def _declared(key: str, spec: DatasetSpec, name: str, facts: TableFacts, live: _
         yield (
             _same(f"{key}.schema", facts.schema_name, theirs)
             if theirs is not None
-            else Point(f"{key}.schema", "skip", "the server does not say")
+            else CheckedPoint(f"{key}.schema", "skip", "the server does not say")
         )
     references = getattr(facts, "references", None)
     if references is not None:
@@ -346,41 +352,41 @@ def _declared(key: str, spec: DatasetSpec, name: str, facts: TableFacts, live: _
         missing = [column for column in wanted if column not in columns]
         found = f"no {', '.join(missing)}" if missing else f"all {len(wanted)} declared ones"
         advice = f"it has {', '.join(columns)}" if missing else ""
-        yield Point(f"columns of {name}", "fail" if missing else "pass", found, advice)
+        yield CheckedPoint(f"columns of {name}", "fail" if missing else "pass", found, advice)
 
 
-def _has_columns(name: str, live: _Live, table: str, wanted: list[str]) -> Iterator[Point]:
+def _has_columns(name: str, live: _Live, table: str, wanted: list[str]) -> Iterator[CheckedPoint]:
     columns = live.columns(table)
     missing = [column for column in wanted if column not in columns]
     if missing:
         found = f"no {', '.join(missing)}"
-        yield Point(name, "fail", found, f"name another table; this one has {', '.join(columns)}")
+        yield CheckedPoint(name, "fail", found, f"name another table; this one has {', '.join(columns)}")
     else:
-        yield Point(name, "pass", ", ".join(wanted))
+        yield CheckedPoint(name, "pass", ", ".join(wanted))
 
 
-def _capabilities(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+def _capabilities(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     main = spec.cell_ids.main_table if spec.cell_ids is not None else None
     found = offered(live.session, table=main if main in live.tables else next(iter(live.tables), None))
     for name, there in found.items():
         claim = getattr(spec.capabilities, name) if spec.capabilities is not None else None
         key = f"capabilities.{name}"
         if there is None:
-            yield Point(key, "skip", "unknown")
+            yield CheckedPoint(key, "skip", "unknown")
         else:
             yield _same(key, _yaml(claim), _yaml(there))
     if found["skeletons"] and spec.skeleton_version is not None:
         made = skeleton_versions(live.session)
         good = spec.skeleton_version in made
         advice = "" if good else f"the service makes {', '.join(map(str, made))}"
-        yield Point("skeleton_version", "pass" if good else "fail", str(spec.skeleton_version), advice)
+        yield CheckedPoint("skeleton_version", "pass" if good else "fail", str(spec.skeleton_version), advice)
 
 
 def _yaml(value: bool | None) -> str | None:
     return None if value is None else str(value).lower()
 
 
-def _transform(spec: DatasetSpec, _live: _Live) -> Iterator[Point]:
+def _transform(spec: DatasetSpec, _live: _Live) -> Iterator[CheckedPoint]:
     transform = spec.transform
     if transform is None or transform.dataset is None:
         return
@@ -388,7 +394,7 @@ def _transform(spec: DatasetSpec, _live: _Live) -> Iterator[Point]:
 
     known = getattr(standard_transform, f"{transform.dataset.removesuffix('65')}_ds", None)
     found = known is not None or hasattr(standard_transform, f"{transform.dataset}_ds")
-    yield Point(
+    yield CheckedPoint(
         "transform",
         "pass" if found else "fail",
         transform.dataset,
@@ -396,7 +402,7 @@ def _transform(spec: DatasetSpec, _live: _Live) -> Iterator[Point]:
     )
 
 
-def _exports(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+def _exports(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     from cortexclient.services.exports import TableExportClient
 
     path = live.session.endpoint.exports_path or (spec.exports.path if spec.exports else None)
@@ -404,7 +410,7 @@ def _exports(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
         return
     versions = {file.version for file in TableExportClient(path).available_files}
     state: Literal["pass", "fail"] = "pass" if versions else "fail"
-    yield Point(
+    yield CheckedPoint(
         "exports.path",
         state,
         f"{len(versions)} version(s)",
@@ -412,7 +418,7 @@ def _exports(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
     )
 
 
-def _examples(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
+def _examples(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     ids = spec.example_ids
     if ids is None or ids.root_id is None:
         return
@@ -420,7 +426,7 @@ def _examples(spec: DatasetSpec, live: _Live) -> Iterator[Point]:
         when = live.session.versions()[ids.version].timestamp if ids.version else None
         current = bool(live.session.cave.chunkedgraph.is_latest_roots([ids.root_id], timestamp=when)[0])
     advice = "" if current else "replace it, or add example_ids.version: the version at which it is valid"
-    yield Point("example_ids.root_id", "pass" if current else "fail", str(ids.root_id), advice)
+    yield CheckedPoint("example_ids.root_id", "pass" if current else "fail", str(ids.root_id), advice)
 
 
 def differences(
@@ -462,9 +468,6 @@ def differences(
         if listed and record.valid and number not in listed
     ]
     return found
-
-
-_Step = Callable[["DatasetSpec", _Live], Iterator[Point]]
 
 
 # ------------------------------------------------------------------------------------------- which services there are

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from cortexclient.services.skeletons.shapes import Shape
+    from cortexclient.services.skeletons.shapes import NeuronShape
 
 __all__ = ["depths", "in_depth", "plot_synapse_depths", "shape_in_depth", "site_positions"]
 
@@ -27,7 +27,7 @@ DEEPEST_UM = 10_000.0
 _MOVED = "get_skeleton(root_id, transform='rigid')"
 
 
-def shape_in_depth(neuron: Any) -> Shape:
+def shape_in_depth(neuron: Any) -> NeuronShape:
     """Read a neuron whose y is the depth below the pia in um.
 
     Raises

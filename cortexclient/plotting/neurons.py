@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from cortexclient.services.skeletons.shapes import Shape
+    from cortexclient.services.skeletons.shapes import NeuronShape
 
 __all__ = ["plot_neuron"]
 
@@ -134,7 +134,7 @@ def plot_neuron(
     return ax
 
 
-def _draw_skeleton(ax: Any, shape: Shape, labels: NDArray[np.int64] | None, column: int) -> None:
+def _draw_skeleton(ax: Any, shape: NeuronShape, labels: NDArray[np.int64] | None, column: int) -> None:
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 

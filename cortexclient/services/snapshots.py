@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import PathLike
 
-__all__ = ["Manifest", "SnapshotsService", "is_snapshot", "read_manifest"]
+__all__ = ["SnapshotManifest", "SnapshotsService", "is_snapshot", "read_manifest"]
 
 FORMAT = 2
 _MOST_BYTES = 10_000_000
@@ -28,7 +28,7 @@ _MOST_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
-class Manifest:
+class SnapshotManifest:
     """Description of a snapshot: the dataset, the server that responded, and the moment."""
 
     spec: DatasetSpec
@@ -132,7 +132,7 @@ def is_snapshot(path: object) -> bool:
         return False  # a name that no file can have
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> SnapshotManifest:
     """Read what a snapshot says about itself.
 
     Raises
@@ -159,7 +159,9 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError(f"no version: {version!r}")
         if timestamp is not None and datetime.fromisoformat(timestamp).tzinfo is None:
             raise ValueError(f"a time without a zone: {timestamp!r}")
-        return Manifest(DatasetSpec(**found["spec"]), bare_address(found["server"]), version, timestamp)
+        return SnapshotManifest(
+            DatasetSpec(**found["spec"]), bare_address(found["server"]), version, timestamp
+        )
     except CortexError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:

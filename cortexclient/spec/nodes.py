@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 __all__ = [
     "NOT_INHERITED",
-    "Entry",
     "Lookalike",
+    "MapEntry",
     "MappingNode",
     "Mark",
     "Node",
@@ -65,7 +65,7 @@ class SequenceNode:
     mark: Mark
 
 
-class Entry(NamedTuple):
+class MapEntry(NamedTuple):
     """A key's place, and its value."""
 
     key_mark: Mark
@@ -76,7 +76,7 @@ class Entry(NamedTuple):
 class MappingNode:
     """A map whose keys are text."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, MapEntry]
     mark: Mark = field(default=Mark("<nowhere>", 0, 0))
 
     def value(self, key: str) -> Any:
@@ -105,7 +105,7 @@ def from_plain(value: Any, label: str) -> Node:
     mark = Mark(label, 0, 0)
     if isinstance(value, Mapping):
         return MappingNode(
-            {str(key): Entry(mark, from_plain(item, label)) for key, item in value.items()}, mark
+            {str(key): MapEntry(mark, from_plain(item, label)) for key, item in value.items()}, mark
         )
     if isinstance(value, list | tuple):
         return SequenceNode([from_plain(item, label) for item in value], mark)
@@ -166,13 +166,13 @@ def merge(below: Node, above: Node) -> Node:
         return above
     if isinstance(below, ScalarNode) and isinstance(below.value, str) and "steps" not in above.entries:
         # the short form of a transform: `transform: minnie65`
-        below = MappingNode({"dataset": Entry(below.mark, below)}, below.mark)
+        below = MappingNode({"dataset": MapEntry(below.mark, below)}, below.mark)
     if not isinstance(below, MappingNode):
         return above
     entries = dict(below.entries)
     for key, entry in above.entries.items():
         beneath = entries.get(key)
-        entries[key] = entry if beneath is None else Entry(entry.key_mark, merge(beneath.node, entry.node))
+        entries[key] = entry if beneath is None else MapEntry(entry.key_mark, merge(beneath.node, entry.node))
     return MappingNode(entries, above.mark)
 
 
@@ -191,7 +191,7 @@ def overlay(below: MappingNode, above: MappingNode) -> MappingNode:
         if path in stated or (_is_there(merged, path) and not _is_replaced(above, path))
     }
     kept_node = MappingNode(kept, sources.node.mark)
-    return MappingNode({**merged.entries, "sources": Entry(sources.key_mark, kept_node)}, merged.mark)
+    return MappingNode({**merged.entries, "sources": MapEntry(sources.key_mark, kept_node)}, merged.mark)
 
 
 def _is_there(node: Node, path: str) -> bool:

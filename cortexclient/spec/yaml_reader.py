@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from cortexclient.spec.nodes import Entry, Lookalike, MappingNode, Mark, Node, ScalarNode, SequenceNode
+from cortexclient.spec.nodes import Lookalike, MapEntry, MappingNode, Mark, Node, ScalarNode, SequenceNode
 from cortexclient.spec.problems import Problem, dotted
 
 if TYPE_CHECKING:
@@ -281,12 +281,12 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             items = [self.convert(item, (*path, i), around, copied) for i, item in enumerate(node.value)]
             return SequenceNode(items, mark)
-        entries: dict[str, Entry] = {}
+        entries: dict[str, MapEntry] = {}
         for key, value in node.value:
             name, at, good = self.key(key, path, entries, copied)
             made = self.convert(value, (*path, name), around, copied)
             if good:
-                entries[name] = Entry(at, made)
+                entries[name] = MapEntry(at, made)
         return MappingNode(entries, mark)
 
     def refuse_tag(self, mark: Mark, path: tuple[str | int, ...]) -> None:
@@ -297,7 +297,7 @@ class _Reader:
             self.problem(mark, "CX105", message, "remove it: specs are plain values", path)
 
     def key(
-        self, node: Any, path: tuple[str | int, ...], entries: dict[str, Entry], copied: Mark | None
+        self, node: Any, path: tuple[str | int, ...], entries: dict[str, MapEntry], copied: Mark | None
     ) -> tuple[str, Mark, bool]:
         """Check a key; returns its name, its place, and whether it can be used."""
         mark = self.mark(node.start_mark)

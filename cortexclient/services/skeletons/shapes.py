@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VOLUME",
-    "Shape",
+    "NeuronShape",
     "SwcText",
     "Unit",
     "read_swc",
@@ -34,7 +34,7 @@ _UNIT, _SPACE = "position_unit", "position_space"
 
 
 @dataclass(frozen=True)
-class Shape:
+class NeuronShape:
     """A skeleton as arrays.
 
     Attributes
@@ -96,7 +96,7 @@ def stated_unit(skeleton: Any) -> tuple[str | None, str | None]:
     return getattr(stated, _UNIT, None), getattr(stated, _SPACE, None)
 
 
-def shape_of(neuron: Any) -> Shape:
+def shape_of(neuron: Any) -> NeuronShape:
     """Read the shape of a neuron.
 
     Parameters
@@ -150,10 +150,10 @@ def _shape(
     radius: Any = None,
     root: Any = None,
     root_id: Any = None,
-) -> Shape:
+) -> NeuronShape:
     points = np.asarray(vertices, dtype=np.float64).reshape(-1, 3)
     row = -1 if root is None else int(root)
-    return Shape(
+    return NeuronShape(
         points,
         np.asarray(edges, dtype=np.int64).reshape(-1, 2),
         unit,
@@ -165,7 +165,7 @@ def _shape(
     )
 
 
-def _of_meshwork(neuron: Any) -> Shape:
+def _of_meshwork(neuron: Any) -> NeuronShape:
     skeleton = neuron.skeleton
     labels = None
     if "compartment" in neuron.anno.table_names:
@@ -188,7 +188,7 @@ def _of_meshwork(neuron: Any) -> Shape:
     )
 
 
-def _of_cell(cell: Any) -> Shape:
+def _of_cell(cell: Any) -> NeuronShape:
     skeleton = cell.skeleton
     nodes = skeleton.nodes
     place = np.flatnonzero(nodes.index.to_numpy() == skeleton.root)
@@ -204,7 +204,7 @@ def _of_cell(cell: Any) -> Shape:
     )
 
 
-def _of_tree(neuron: Any) -> Shape:
+def _of_tree(neuron: Any) -> NeuronShape:
     nodes = neuron.nodes
     row_of = {number: row for row, number in enumerate(nodes["node_id"].tolist())}
     parents = [row_of.get(number, -1) for number in nodes["parent_id"].tolist()]
@@ -228,7 +228,7 @@ def _of_tree(neuron: Any) -> Shape:
     )
 
 
-def _of_mapping(data: Mapping[str, Any]) -> Shape:
+def _of_mapping(data: Mapping[str, Any]) -> NeuronShape:
     meta = data.get("meta")
     return _shape(
         data["vertices"],
@@ -242,7 +242,7 @@ def _of_mapping(data: Mapping[str, Any]) -> Shape:
     )
 
 
-def _of_text(text: str) -> Shape:
+def _of_text(text: str) -> NeuronShape:
     found = read_swc(text)
     return _shape(
         found["vertices"],
