@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from cortexclient.factory import load
     from cortexclient.registry import get_spec, list_datasets, register
     from cortexclient.services.exports import CloudFileViewExport, TableExportClient
-    from cortexclient.services.meshes import MeshClient
-    from cortexclient.services.vertex_assigner import VertexAssigner
+    from cortexclient.services.meshes import MeshClient, VertexAssigner
     from cortexclient.services.vertex_labels import label_vertices
     from cortexclient.spec import DatasetSpec
 
@@ -34,7 +33,7 @@ _HOMES = {
     "DatasetSpec": "cortexclient.spec",
     "MeshClient": "cortexclient.services.meshes",
     "TableExportClient": "cortexclient.services.exports",
-    "VertexAssigner": "cortexclient.services.vertex_assigner",
+    "VertexAssigner": "cortexclient.services.meshes",
     "get_spec": "cortexclient.registry",
     "label_vertices": "cortexclient.services.vertex_labels",
     "list_datasets": "cortexclient.registry",

@@ -12,8 +12,7 @@ import pytest
 from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.sandbox import Sandbox
 from cortexclient.services.mesh_fragments import Fragment, join_fragments
-from cortexclient.services.meshes import MeshClient
-from cortexclient.services.vertex_assigner import VertexAssigner
+from cortexclient.services.meshes import MeshClient, VertexAssigner
 from cortexclient.services.vertex_labels import Decision, label_vertices
 from cortexclient.testing import clear_client_caches
 
