@@ -211,7 +211,7 @@ def _without_flag_types(command: Any) -> None:
 
 
 def _quiet(debug: bool) -> None:
-    """Hide the notes of dependencies (deprecations, pools, beta features), unless asked for."""
+    """Hide the notes of dependencies (deprecations, pools, beta features), unless debugging."""
     import logging
 
     # some dependencies give the root logger a handler when they are imported, unless it has one already

@@ -109,7 +109,7 @@ def _try(session: Session, address: str) -> str | None:
 
 
 class DoctorLine(NamedTuple):
-    """One line of the doctor's report; ``good`` is None where nothing can be said yet."""
+    """One line of the doctor's report; ``good`` is None where nothing is known yet."""
 
     dataset: str
     check: str

@@ -134,7 +134,7 @@ def check_live(
     Returns
     -------
     list of CheckedPoint
-        In the order in which a person would look: first whether the server answers at all. Where it does not, the rest
+        In the order in which a person would look: first whether the server responds at all. Where it does not, the rest
         is skipped.
     """
     from cortexclient.session import Session
@@ -477,7 +477,7 @@ def offered(session: Session, *, table: str | None) -> dict[str, bool | None]:
     Parameters
     ----------
     session : Session
-        On a spec that denies nothing: what is denied would not be asked for.
+        On a spec that denies nothing: what is denied would not be requested.
     table : str or None
         A small table to ask for one row at this moment.
 
@@ -500,7 +500,7 @@ def _answer(ask: Callable[[], bool | None]) -> bool | None:
     except (ServiceTimeoutError, ServiceUnavailableError):
         return None
     except ServiceError as error:
-        # 401 and 403 say who asked, 5xx that something is broken; only these say that there is nothing
+        # 401 and 403 are about the token, 5xx about a failure; only these mean that there is nothing
         return False if error.status in {400, 404, 405, 410} else None
     except CortexError:
         return None

@@ -40,7 +40,7 @@ _TOOLS = (
 _INSTRUCTIONS = """Connectomics datasets served by CAVE, read-only. Begin with list_datasets, then describe_dataset.
 A cell id never changes; a root id is one state of a reconstructed cell and belongs to a moment, so prefer cell
 ids. Ids are texts, because they have more digits than a floating-point number holds: copy them, never round them.
-Positions and lengths are nm. Every answer says at which version it was made and how many rows it left out."""
+Positions and lengths are nm. Every response has the version that it is of and the number of rows left out."""
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -245,7 +245,7 @@ def build_server(datasets: list[str] | None = None) -> Any:
 
     def tool(function: Callable[..., dict[str, Any]]) -> None:
         @functools.wraps(function)
-        def answer(**arguments: Any) -> dict[str, Any]:
+        def respond(**arguments: Any) -> dict[str, Any]:
             try:
                 return function(**arguments)
             except (CortexError, ValueError, TypeError, LookupError) as error:
@@ -254,7 +254,7 @@ def build_server(datasets: list[str] | None = None) -> Any:
         hints = ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
         )
-        server.tool(annotations=hints)(answer)
+        server.tool(annotations=hints)(respond)
 
     for name in _TOOLS:
         tool(getattr(tools, name))
@@ -274,7 +274,7 @@ def _ids(texts: list[str]) -> list[int]:
 
 
 def _exact(value: Any) -> Any:
-    """Read ids, which travel as text, as the whole numbers that they are."""
+    """Turn ids, which are sent as text, into integers."""
     if isinstance(value, list):
         return [_exact(one) for one in value]
     if isinstance(value, str) and value.isdecimal() and int(value) > _EXACT:

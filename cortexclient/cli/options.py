@@ -84,7 +84,7 @@ def _typed_dataset(ctx: typer.Context) -> str:
 
 
 def table_names(dataset: str, server: str | None = None) -> list[str]:
-    """Return the tables that the spec names, and those that the server lists if it answers within two seconds.
+    """Return the tables that the spec names, and those that the server lists if it responds within two seconds.
 
     No server is started for this.
     """

@@ -130,11 +130,11 @@ def write_frame(frame: pd.DataFrame, out: Path, *, index: bool = False) -> None:
 
 
 _EXACT_IN_JSON = 2**53
-"""Most readers of JSON take numbers for floats, which hold whole numbers up to here."""
+"""Most readers of JSON take numbers for floats, which hold integers up to here."""
 
 
 def _exact(frame: pd.DataFrame) -> pd.DataFrame:
-    """Turn the columns of whole numbers that a float cannot hold into text."""
+    """Turn the columns of integers that a float cannot hold into text."""
     wide = [
         name
         for name in frame.columns
@@ -228,8 +228,8 @@ def for_the_shell(message: str, dataset: str) -> str:
 def fitted(frame: pd.DataFrame, width: int) -> tuple[Table, list[str]]:
     """Make a table of a frame that is not wider than the terminal.
 
-    Columns keep their order. Where not all fit, those give way first that say least: bounding boxes, supervoxel ids,
-    ids of reference tables, columns that hold one value, and all positions but one.
+    Columns keep their order. Where not all fit, the least informative ones are left out first: bounding boxes,
+    supervoxel ids, ids of reference tables, columns that hold one value, and all positions but one.
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ def _room(name: str, cells: list[str], *, right: bool) -> int:
 
 
 def _choose(columns: dict[str, list[str]], room: dict[str, int], width: int) -> list[str]:
-    """Choose the columns that fit, the telling ones first, and return them in the order in which they stand."""
+    """Choose the columns that fit, the most informative first; return them in their order."""
     left = width - 1  # rich before 14.3 pads the last column as well
     chosen: set[str] = set()
     point = _main_point(list(columns))
@@ -310,14 +310,14 @@ def _choose(columns: dict[str, list[str]], room: dict[str, int], width: int) -> 
 
 
 def _main_point(names: list[str]) -> str | None:
-    """Name the position that says most of a row."""
+    """Name the position that represents a row."""
     points = [name for name in names if name.endswith("position")]
     known = [name for name in ("ctr_pt_position", "pt_position") if name in points]
     return (known or points or [None])[0]
 
 
 def _weight(name: str, cells: list[str], *, point: str | None) -> int:
-    """Say how readily a column gives way: 0 stays longest."""
+    """Return how early a column is left out: 0 stays longest."""
     if name.startswith("bb_"):
         return 4
     if name.startswith("valid") or "supervoxel" in name or name in {"created", "superceded_id"}:

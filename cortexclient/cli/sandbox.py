@@ -43,8 +43,10 @@ def serve(
     data: Annotated[
         Path | None, typer.Option("--data", help="Serve this data folder instead of the synthetic cortex.")
     ] = None,
-    row_limit: Annotated[int, typer.Option("--row-limit", min=1, help="Most rows of one answer.")] = 200_000,
-    latency: Annotated[float, typer.Option("--latency", min=0, help="Seconds added to each answer.")] = 0.0,
+    row_limit: Annotated[
+        int, typer.Option("--row-limit", min=1, help="Most rows of one response.")
+    ] = 200_000,
+    latency: Annotated[float, typer.Option("--latency", min=0, help="Seconds added to each response.")] = 0.0,
     auth: Annotated[bool, typer.Option("--auth", help="Refuse requests without the token.")] = False,
     strict: Annotated[
         bool,
@@ -53,7 +55,7 @@ def serve(
     fault: Annotated[
         list[str] | None,
         typer.Option(
-            "--fault", help="Let something go wrong: KIND, or KIND@ROUTE such as 503@/query. May be repeated."
+            "--fault", help="Fault to serve: KIND, or KIND@ROUTE such as 503@/query. May be repeated."
         ),
     ] = None,
 ) -> None:
@@ -87,7 +89,7 @@ def serve(
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="An .osy file, or a folder with an answer of the skeleton service.")
+        Path, typer.Argument(help="An .osy file, or a folder with a response of the skeleton service.")
     ],
     destination: Annotated[Path, typer.Argument(help="Data folder to write.")],
     info: Annotated[

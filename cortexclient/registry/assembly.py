@@ -105,7 +105,7 @@ def read(path: Path, *, layer: str | None = None) -> DatasetSpec:
 
 
 def forget() -> None:
-    """Read every file again when it is asked for."""
+    """Forget what was read, so that every file is read again."""
     with _lock:
         _remembered.clear()
 

@@ -261,7 +261,7 @@ def _aliases_in(path: Path, word: re.Pattern[bytes] | None = None) -> list[str]:
 
 
 def names_in(layer_files: list[Path]) -> dict[str, Path]:
-    """Return the names and aliases that files answer to, the names first."""
+    """Return the names and aliases of files, the names first."""
     names = {path.stem: path for path in layer_files}
     for path in layer_files:
         for alias in _aliases_in(path):

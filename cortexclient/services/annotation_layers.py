@@ -77,20 +77,11 @@ def annotation_layers(
 
     Parameters
     ----------
-    annotations : pandas.DataFrame, array of shape (n, 3), or dict of them
-        A dict makes one layer of each entry, under the entry's name. A single table of synapses is split into pre- and
-        postsynaptic sites of ``root_ids``.
-    root_ids : iterable of int
-        Neurons that the synapses belong to; without them a table of synapses stays one layer.
-    resolution : three floats, optional
-        Size in nm of one unit of the positions. Default: the table's ``attrs["dataframe_resolution"]``, which queries
-        write, else nm.
+    annotations, root_ids, resolution, colors
+        As for `LinksService.neuroglancer_viewer`; without root ids a table of synapses stays one layer.
     prefer : str, optional
         Column of positions to show if a table has it. The table's ``attrs["position_column"]``, which queries write,
         goes first; the usual names go last.
-    colors : color, sequence of colors, or dict of layer names to colors, optional
-        Colours of the layers; a sequence is repeated if it is too short. Default: the layers of a dict take the
-        colours of `COLOR_CYCLE` in turn.
 
     Returns
     -------
@@ -103,10 +94,6 @@ def annotation_layers(
         name a layer that does not exist.
     TypeError
         If a table has root ids as floats.
-
-    Notes
-    -----
-    Rows without a position are left out, and counted in a warning of the log: no viewer opens a state with them.
     """
     if isinstance(annotations, Mapping):
         layers = [
@@ -132,7 +119,7 @@ def _sides(
         for side, rows in parts.items()
         if len(rows)
     ]
-    # synapses that were asked for and do not exist are shown as an empty layer, not as none
+    # a query without synapses becomes an empty layer, not none
     return layers or [_layer(data, "annotations", resolution, prefer)]
 
 
@@ -141,7 +128,7 @@ def _layer(data: Any, name: str, resolution: Sequence[float] | None, prefer: str
         size = voxel_size(resolution if resolution is not None else (1, 1, 1))
         return _without_missing(PointLayer(name, _points(data), size))
     columns = [column for column in SEGMENT_COLUMNS if column in data.columns]
-    # column by column: one array of the whole frame would turn ids into floats if any column were one
+    # column by column: one array of the entire frame would turn ids into floats if any column were one
     ids = [as_ids(data[column].where(data[column].notna(), 0), column).tolist() for column in columns]
     segments = [[root for root in row if root > 0] for row in zip(*ids, strict=True)]
     descriptions = [f"id {value}" for value in data["id"].array] if "id" in data.columns else []

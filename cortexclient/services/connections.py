@@ -43,7 +43,7 @@ _COUNTS = ("n_syn", "num_syn", "synapse_count", "n_synapses", "count")
 _SIZES = ("sum_size", "total_size", "size_sum", "net_size", "size")
 _PAIR = ["pre_pt_root_id", "post_pt_root_id"]
 _PROOFREAD = ("clean", "extended", "t", "true")
-"""Values of a column of proofreading that say that a neuron was proofread (schemas of EMAnnotationSchemas)."""
+"""Values of a column of proofreading for a proofread neuron (schemas of EMAnnotationSchemas)."""
 
 
 class ConnectionsService(BaseService):
@@ -73,17 +73,10 @@ class ConnectionsService(BaseService):
 
         Parameters
         ----------
-        root_ids : int or sequence of int, optional
-            Neurons; 0 and -1 (no segment, no root found) are none.
-        pre, post : bool
-            Connections that they make, and that they receive.
+        root_ids, pre, post, pre_ids, post_ids, min_size, min_score, omit_self_synapse, return_as
+            Which synapses are counted, as for `query_synapses`.
         within : bool
             Only connections between the given neurons.
-        pre_ids, post_ids : int or sequence of int, optional
-            Instead of ``root_ids``: connections that these make, that these receive, or, with both, from the ones to
-            the others.
-        min_size, min_score : float, optional
-            Only synapses of at least this size or score, by the columns that the spec names.
         min_synapses : int
             Only connections of at least so many synapses.
         by : str or mapping, optional
@@ -92,14 +85,10 @@ class ConnectionsService(BaseService):
             Only connections whose neuron on this side was proofread, by the table of the role ``proofreading``.
         synapse_table : str, optional
             Default: the dataset's. Given, the connections are counted from it.
-        omit_self_synapse : bool
-            Leave out connections of a neuron with itself.
         timestamp : datetime.datetime or str, optional
             Another time than the client's.
         progress : bool
-            Show one bar.
-        return_as : {"pandas", "arrow", "polars"}
-            Kind of frame.
+            Show a progress bar.
 
         Returns
         -------
@@ -131,9 +120,9 @@ class ConnectionsService(BaseService):
         Raises
         ------
         ValueError
-            If neither ``pre`` nor ``post`` is asked, or neurons are given in both ways.
+            If neither ``pre`` nor ``post`` is wanted, or neurons are given in both ways.
         NotConfiguredError
-            If the dataset has neither a synapse table nor a table of edges, or none of a role that is asked for.
+            If the dataset has neither a synapse table nor a table of edges, or none of a role that is needed.
 
         Examples
         --------
@@ -197,17 +186,13 @@ class ConnectionsService(BaseService):
             Neurons.
         side : {"inputs", "outputs", "both"}
             Which partners: those that synapse onto the neurons, those that the neurons synapse onto, or both.
-        min_size, min_score, min_synapses
+        min_size, min_score, min_synapses, timestamp, progress
             As for `connectivity`.
         types : str or mapping, optional
             The role of the table of types, or root id -> type; None for no column of types. The default is left out
             where the spec names no such table.
         proofread : bool
             Only partners that were proofread, by the table of the role ``proofreading``.
-        timestamp : datetime.datetime or str, optional
-            Another time than the client's.
-        progress : bool
-            Show a progress bar.
 
         Returns
         -------
@@ -229,7 +214,7 @@ class ConnectionsService(BaseService):
         Raises
         ------
         NotConfiguredError
-            If the dataset has no synapse table, or none of a role that is asked for.
+            If the dataset has no synapse table, or none of a role that is needed.
         ServiceError
             If a service fails.
 

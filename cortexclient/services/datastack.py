@@ -234,7 +234,7 @@ class DatastackService(BaseService):
         ).timestamp
 
     def most_recent_materialization_version(self, datastack_name: str | None = None) -> int:
-        """Fetch the number of the newest version that answers queries.
+        """Fetch the number of the newest version that can be queried.
 
         Raises
         ------
@@ -263,7 +263,7 @@ class DatastackService(BaseService):
         return found.version
 
     def status(self) -> pd.DataFrame:
-        """Return which services answer at present, and what they say about themselves; failures do not raise.
+        """Return which services respond at present, with their versions; failures do not raise.
 
         Returns
         -------
@@ -273,7 +273,7 @@ class DatastackService(BaseService):
 
             =======  =======  ===============================================================
             ok       boolean  whether it works; null where it could not be tried, because the
-                              server or the datastack does not answer
+                              server or the datastack does not respond
             message  string   its version or numbers; or what is wrong, and what to do
             error    string   class of the error, null where there is none
             =======  =======  ===============================================================
@@ -312,7 +312,7 @@ class DatastackService(BaseService):
         return frame
 
     def _stored(self, datastack_name: object, use_stored: object) -> bool:
-        """Check the two arguments that callers give in either order."""
+        """Check the two arguments, which may come in either order."""
         if isinstance(datastack_name, bool):
             datastack_name, use_stored = None, datastack_name
         require_own(self._session, datastack_name)
@@ -349,7 +349,7 @@ def checks_of(session: Session) -> list[tuple[str, Callable[[], str]]]:
     """Return name and function of each check; a function returns a sentence or raises an error of ours."""
 
     def get(service: str, path: str) -> Any:
-        # the address of the local server is asked late: it needs the info service
+        # the address of the local server is read late: it needs the info service
         return session.http.get_json(service, f"{session.local_server}{path}")
 
     def server() -> str:
@@ -496,7 +496,7 @@ def _next_steps(spec: DatasetSpec) -> list[str]:
 
 
 def _view(session: Session, links: LinksService) -> str:
-    """Link to Neuroglancer if the link is known, else say how to make it: that takes requests."""
+    """Link to Neuroglancer if the link is known, else name the method that makes it: that takes requests."""
     endpoint = _known(session, "endpoint")
     if (address := links.known_link()) is not None:
         return _link(address, "open in Neuroglancer")

@@ -146,7 +146,7 @@ class HistoryService(BaseService):
             ===========  ===================  ====================================================================
             version      int64                number
             timestamp    datetime64[us, UTC]  the moment at which its tables froze
-            valid        bool                 whether it still answers queries
+            valid        bool                 whether it can still be queried
             expires      datetime64[us, UTC]  when it will stop to, NaT if it will not
             status       string               what the spec says of it (``major``, ...), null where it says nothing
             exported     bool                 whether static exports of it exist; False where none are configured

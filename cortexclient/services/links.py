@@ -84,10 +84,10 @@ class LinksService(BaseService):
             Centre of the view. Default: the middle of all points that are shown (the median along each axis), else
             the centre of the volume.
         resolution : sequence of three floats, optional
-            Size in nm of one unit of ``position`` and ``annotations``. Default: nm, or what a queried table says of
-            itself.
+            Size in nm of one unit of ``position`` and ``annotations``. Default: nm, or the unit that a queried table
+            states.
         target_url : str, optional
-            Neuroglancer site. Default: the sandbox's own, else the spec's, else what the info service says.
+            Neuroglancer site. Default: the sandbox's own, else the spec's, else that of the info service.
         colors : color, sequence of colors, or dict of layer names to colors, optional
             Colours of the annotation layers, each ``"#rrggbb"``, a CSS colour name or three fractions. A sequence goes
             by the order of the layers and is repeated if it is too short. Default: the layers of a dict take the
@@ -174,7 +174,7 @@ class LinksService(BaseService):
         Parameters
         ----------
         target_url : str, optional
-            Neuroglancer site. Default: the sandbox's own, else the spec's, else what the info service says.
+            Neuroglancer site. Default: the sandbox's own, else the spec's, else that of the info service.
         clipboard : bool
             Whether to copy the link to the clipboard too.
         shorten : bool or "if_long"
@@ -193,7 +193,7 @@ class LinksService(BaseService):
         ValueError
             As for `neuroglancer_viewer`, or if ``shorten`` is something else.
         CortexError
-            If this machine has no clipboard and one is asked for.
+            If ``clipboard`` and this machine has none.
         ServiceError
             If the info or the state service refuses.
         TypeError
@@ -288,7 +288,7 @@ class LinksService(BaseService):
         state = self._session.cave.state
         with self._session.guard("state"):
             number = state.upload_property_json(dict(properties))
-            # naming the dialect keeps caveclient from asking the viewer's site for its version
+            # naming the dialect keeps caveclient from requesting the version of the viewer's site
             return plain_http(
                 state.build_neuroglancer_url(number, target_site="spelunker", format_properties=True)
             )
@@ -441,7 +441,7 @@ def segment_properties_of(table: pd.DataFrame) -> dict[str, Any]:
         If the root ids are floats.
     ValueError
         If there is no column of root ids, one of them is missing, repeats or stands for no root, or a number is
-        missing: Neuroglancer has no way to say so.
+        missing: Neuroglancer cannot show that.
     """
     import pandas as pd
     from nglui.segmentprops import SegmentProperties
@@ -478,7 +478,7 @@ def _property(given: pd.Series, name: str) -> pd.Series:
     if given.dtype.kind in "iuf":
         if given.isna().any():
             raise ValueError(
-                f"column {name!r} lacks {int(given.isna().sum())} numbers, which segment properties cannot say; fill "
+                f"column {name!r} lacks {int(given.isna().sum())} numbers, which segment properties cannot hold; fill "
                 "them (fillna) or drop those rows"
             )
         if given.dtype.kind == "f":

@@ -117,13 +117,9 @@ class MeshClient(BaseService):
         ----------
         root_ids : int or sequence of int
             Duplicates are read once.
-        progress : bool
-            Show a progress bar.
         missing : {"raise", "skip"}
             What to do with ids without a mesh.
-        output : {"mesh", "trimesh", "navis"}
-            Kind of object; ``"navis"`` needs the extra ``navis``.
-        **kwargs
+        progress, output, **kwargs
             As for `get_mesh`.
 
         Returns
@@ -248,12 +244,8 @@ class MeshClient(BaseService):
             Its level-2 ids.
         lvl2_pts : array_like of shape (K, 3), optional
             Their representative points in nm; needs ``lvl2_ids``. Rows of NaN for ids without one.
-        max_distance : float
-            Greatest distance in nm over which a piece of the mesh without a representative point joins another.
-        ratio_better : float
-            How much nearer than the next best that other must be: at most this fraction of its distance.
-        hop_limit : int or None
-            How many mesh edges a label may travel to vertices that have none; None for no limit.
+        max_distance, ratio_better, hop_limit
+            As for :func:`cortexclient.label_vertices`.
         cloudvolume_fallback : bool
             Look up pieces that nothing else decides in the segmentation. Slower: voxels are downloaded.
         n_jobs : int

@@ -191,7 +191,7 @@ class PlacesService(BaseService):
             data = data.dropna()
             if data.empty:
                 return None
-            # of pieces that are equally thick the one of the smallest id, so that the answer does not change
+            # of pieces that are equally thick the one of the smallest id, so that the result does not change
             best = data.sort_index().sort_values("max_dt_nm", ascending=False, kind="stable").iloc[0]
             return int(best.name), best[[f"rep_coord_nm_{axis}" for axis in "xyz"]].to_numpy(dtype=np.float64)
 

@@ -220,7 +220,7 @@ class RootsService(BaseService):
             self._session, np.array([root], dtype=np.int64), since=min(created, at), until=max(created, at)
         )
         candidates = np.array(sorted(lineage.roots | {root}), dtype=np.int64)
-        # the walk goes one step too far, so the graph itself says which of them were valid
+        # the walk goes one step too far: keep those that the chunkedgraph reports as valid
         return candidates[is_latest(self._session, candidates, at=at)]
 
     def suggest_latest_roots(
@@ -236,7 +236,7 @@ class RootsService(BaseService):
         Parameters
         ----------
         root_id : int or sequence of int
-            One root, or several at once.
+            One root, or several.
         timestamp : datetime.datetime or str, optional
             When. Default: the client's moment (now, if it floats).
         stop_layer : int, optional
@@ -264,7 +264,7 @@ class RootsService(BaseService):
         one = is_one(root_id)
         ids = as_ids(root_id, "root_id").tolist()
         at = self._at(timestamp)
-        answers = []
+        suggestions = []
         for root, (found, share) in zip(
             ids, successors_of(self._session, ids, at=at, stop_layer=stop_layer), strict=True
         ):
@@ -272,8 +272,8 @@ class RootsService(BaseService):
                 raise StaleRootError(f"{root} has no pieces in {self._session.label}; is it a root id?")
             best: Any = found if return_all else int(found[0])
             shares: Any = share if return_all else float(share[0])
-            answers.append((best, shares) if return_fraction_overlap else best)
-        return answers[0] if one else answers
+            suggestions.append((best, shares) if return_fraction_overlap else best)
+        return suggestions[0] if one else suggestions
 
     def latest_roots(
         self, root_ids: Ids, timestamp: Timestamp | None = None, *, stop_layer: int | None = None
@@ -293,7 +293,7 @@ class RootsService(BaseService):
         Returns
         -------
         pandas.DataFrame
-            Index ``root_id``: the ids asked, in order, duplicates kept.
+            Index ``root_id``: the given ids, in order, duplicates kept.
 
             ================  =======  =========================================================
             column            dtype    content

@@ -43,7 +43,7 @@ class SnapshotsService(BaseService):
     def save_snapshot(self, path: PathLike) -> Path:
         """Save the responses that this client has used so far, so that the analysis can be run again from one file.
 
-        ``cortexclient.load(path)`` opens it: a client at the same moment that answers from the file alone, without
+        ``cortexclient.load(path)`` opens it: a client at the same moment that reads the file alone, without
         network and without a token. The file is a zip of JSON and raw responses; it holds no token and nothing is
         executed when it is opened. It may hold data that not everyone may see: it is made readable by you alone.
 
@@ -133,7 +133,7 @@ def is_snapshot(path: object) -> bool:
 
 
 def read_manifest(path: Path) -> SnapshotManifest:
-    """Read what a snapshot says about itself.
+    """Read the manifest of a snapshot.
 
     Raises
     ------

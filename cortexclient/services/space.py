@@ -50,7 +50,7 @@ class Space:
 
     Notes
     -----
-    Positions go in as nm unless ``resolution`` says otherwise, and come out in um.
+    Positions go in as nm unless ``resolution`` is another, and come out in um.
     """
 
     def __init__(self, session: Session) -> None:
@@ -437,8 +437,8 @@ def _position_columns(names: list[str]) -> list[str]:
         for name in names
         if name.endswith("_x") and {f"{name[:-2]}_y", f"{name[:-2]}_z"} <= set(names)
     ]
-    whole = [name for name in names if re.search(r"(^|_)position$", name)]
-    return split + [name for name in whole if name not in split]
+    joined = [name for name in names if re.search(r"(^|_)position$", name)]
+    return split + [name for name in joined if name not in split]
 
 
 def stack_points(rows: Iterable[Any]) -> NDArray[np.float64]:

@@ -56,7 +56,7 @@ def find_references(
     Raises
     ------
     ValueError
-        If a table refers to another one than the synapse table, or a suffix is given for a table that is not asked.
+        If a table refers to another one than the synapse table, or a suffix is given for another table.
     UnknownTableError
         If there is no such table.
     """
@@ -114,8 +114,8 @@ def to_follow(
     Parameters
     ----------
     pick : callable
-        Takes the number of a query of synapses and some of its rows; returns the ids of synapses to ask about, each
-        once. Left out: all that come.
+        Takes the number of a query of synapses and some of its rows; returns the ids of synapses to look up, each
+        once. Default: all of the reply.
     """
     return [
         Follow(
@@ -219,7 +219,7 @@ def _merge(
     import pandas as pd
 
     keys = rows[reference.key].to_numpy(dtype=np.int64)
-    # rows of one synapse stay in the order of their ids
+    # the rows of one synapse keep the order of their ids
     order = np.argsort(keys, kind="stable")
     distinct, first, times = np.unique(keys[order], return_index=True, return_counts=True)
     many = int((times > 1).sum())

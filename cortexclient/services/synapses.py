@@ -91,7 +91,7 @@ class SynapsesService(BaseService):
         pre, post : bool
             Synapses that the neurons make, and that they receive. One of them at least.
         reference_tables : str or sequence of str, optional
-            Tables that say something about synapses. Rows are matched by ``target_id`` where a table has one; those of
+            Tables about synapses. Rows are matched by ``target_id`` where a table has one; those of
             a view, or of another table of synapses, by ``id``. Synapses without a row get nulls.
         synapse_table : str, optional
             Default: the dataset's.
@@ -102,9 +102,9 @@ class SynapsesService(BaseService):
         split_positions : bool
             Three columns for each point, instead of one with arrays of three.
         live : bool
-            Ask at the client's time by a live query; now, if the client floats.
+            Query at the client's time by a live query; now, if the client floats.
         timestamp : datetime.datetime or str, optional
-            Ask at this time (implies ``live``); without a zone it is UTC.
+            Query at this time (implies ``live``); without a zone it is UTC.
         suffixes : dict, optional
             Reference table -> suffix of those of its columns whose names another table has, too. Default: ``_`` and
             the table's name. Columns of the synapse table keep their names.
@@ -121,7 +121,7 @@ class SynapsesService(BaseService):
             Only synapses of at least this size or score, by the columns ``synapses.size_column`` and
             ``synapses.score_column`` of the spec.
         duplicates : {"first", "all", "raise"}
-            What to do where a table has several rows for a synapse: take the one of the smallest id (and say so in
+            What to do where a table has several rows for a synapse: take the one of the smallest id (noted in
             ``df.attrs["several_reference_rows"]``), repeat the synapse for each, or raise.
         return_as : {"pandas", "arrow", "polars"}
             Kind of frame.
@@ -135,12 +135,12 @@ class SynapsesService(BaseService):
             ``Int64``), then the columns of the reference tables (nullable types, points float64). No synapses give an
             empty frame with
             the same columns and types. ``df.attrs["stale_root_ids"]`` lists neurons that have no synapses because they
-            were not valid at the moment asked; it is None where the chunkedgraph did not answer.
+            were not valid at the moment of the query; it is None where the chunkedgraph failed.
 
         Raises
         ------
         ValueError
-            If nothing is asked for, or neurons are given in both ways; if a reference table refers to another one than
+            If no side is wanted, or neurons are given in both ways; if a reference table refers to another one than
             the synapse table, or to none (a table of nuclei, say: its ids are not those of synapses).
         NotConfiguredError
             If the dataset has no synapse table, or its spec no score column for ``min_score``.
@@ -187,13 +187,13 @@ class SynapsesService(BaseService):
             progress=progress,
             pick=_new_ids(ids, both=len(asked) > 1, omit_self=omit_self_synapse),
         )
-        # put in order once, with those that come twice left out
+        # sorted once, after those that come twice are left out
         found = fetch_replies(session, requests, following=following, description="synapses", in_order=False)
-        answers, about = found[: len(asked)], found[len(asked) :]
+        replies, about = found[: len(asked)], found[len(asked) :]
         sides = [side for part in asked for side in part]
-        attrs = {**answers[0].attrs, "filters": {"root_ids": len(ids), "sides": sides, **thresholds}}
-        attrs["requests"] = sum(answer.attrs["requests"] for answer in found)
-        frame = _together(answers, omit_self=omit_self_synapse)
+        attrs = {**replies[0].attrs, "filters": {"root_ids": len(ids), "sides": sides, **thresholds}}
+        attrs["requests"] = sum(reply.attrs["requests"] for reply in found)
+        frame = _together(replies, omit_self=omit_self_synapse)
         attrs |= self._stale(ids, frame, moment)
         if references:
             frame, notes = attach(frame, references, about, duplicates=duplicates)
@@ -202,7 +202,7 @@ class SynapsesService(BaseService):
         return present_frame(frame, shape)
 
     def _stale(self, ids: IdArray, frame: pd.DataFrame, moment: Moment) -> dict[str, Any]:
-        """Return which neurons have no row because they did not exist then: a server does not say so."""
+        """Find the neurons that have no row because they did not exist then: a server does not report them."""
         seen = np.union1d(frame["pre_pt_root_id"].unique(), frame["post_pt_root_id"].unique())
         silent = np.setdiff1d(ids, seen[seen > 0])
         if not len(silent):
@@ -257,7 +257,7 @@ def asked_sides(
     Raises
     ------
     ValueError
-        If nothing is asked, or neurons are given in both ways.
+        If no side is wanted, or neurons are given in both ways.
     """
     given = {
         side: as_ids(ids, f"{side}_ids")
@@ -283,7 +283,7 @@ def asked_sides(
 
 
 def moment_of_synapses(session: Session, *, live: bool, timestamp: Timestamp | None) -> Moment:
-    """Return when synapses are asked for: at a given time, now, or at the moment of the session's tables."""
+    """Return the moment of a query of synapses: a given time, now, or the moment of the session's tables."""
     if timestamp is not None:
         return Moment.of(timestamp=timestamp)
     if live and session.moment.floating:
@@ -299,7 +299,7 @@ def synapse_thresholds(
     Raises
     ------
     NotConfiguredError
-        If a score is asked for and the spec names no column of scores.
+        If a least score is given and the spec names no column of scores.
     """
     synapses = session.spec.synapses
     found: dict[str, float] = {}
@@ -332,7 +332,7 @@ def _listed(ids: IdArray) -> str:
 
 
 def roots_a_request(number: int, workers: int, sides: int) -> int:
-    """Return how many neurons to ask about in one request: few enough that responses are rarely truncated."""
+    """Return the number of neurons in one request: few enough that responses are rarely truncated."""
     return min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(number * sides / workers)))
 
 

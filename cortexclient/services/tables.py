@@ -60,11 +60,11 @@ class TableQuery:
     Parameters
     ----------
     session : Session
-        Where to ask.
+        The connection.
     info : TableInfo
         The table or view.
     read_filters : callable
-        Takes the table as it is asked (with or without the one that it refers to), returns the filters.
+        Takes the table as it is queried (joined with the one that it refers to, or not), returns the filters.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class TableQuery:
         timestamp : datetime.datetime or str, optional
             Another time than the client's; without a zone it is UTC.
         metadata : bool
-            Whether ``df.attrs`` says where the rows are from.
+            Whether ``df.attrs`` records where the rows are from.
         desired_resolution : sequence of float or None
             Size in nm of one unit of the positions that are returned. Default: nm. None: the table's own voxels.
         get_counts : bool
@@ -379,7 +379,7 @@ class _Names(BaseService):
         try:
             names = self.table_names
         except CortexError:
-            names = []  # completion must not raise; the next real use says what is wrong
+            names = []  # completion must not raise; the next real use reports what is wrong
         return sorted({*object.__dir__(self), *names})
 
     def _ipython_key_completions_(self) -> list[str]:

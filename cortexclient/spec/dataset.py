@@ -511,7 +511,7 @@ def _fits_together(spec: DatasetSpec) -> Iterator[Finding]:
 
 
 def _contradictions(spec: DatasetSpec) -> Iterator[Finding]:
-    """Values that say how a service is used which the capabilities say is not there."""
+    """Find values about a service that the capabilities deny."""
     used = {
         "exports": [("exports", spec.exports is not None)],
         "skeletons": [("skeleton_version", spec.skeleton_version is not None)],

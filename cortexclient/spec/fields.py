@@ -111,7 +111,7 @@ def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class FrozenDict(dict[K, V]):
-    """A mapping that cannot be changed, so that one spec can be shared by everybody who asks for it."""
+    """A mapping that cannot be changed, so that all its users can share one spec."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("specs are read-only; make a changed copy with spec.with_overrides({...})")

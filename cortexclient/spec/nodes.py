@@ -156,7 +156,7 @@ def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Mark, Node]]:
             yield from walk(item, (*path, index))
 
 
-# what makes an entry itself: a child that took these over would answer to its parent's names
+# what makes an entry itself: a child that took these over would be found by its parent's names
 NOT_INHERITED = frozenset({"schema_version", "name", "aliases", "class_name", "extends", "deprecation"})
 
 

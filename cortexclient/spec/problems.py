@@ -38,7 +38,7 @@ __all__ = [
     "without_echoes",
 ]
 
-# a file with more mistakes than this is not a spec; the first ones say so well enough
+# a file with more mistakes than this is not a spec; the first ones are enough
 MAX_SHOWN = 100
 
 
@@ -55,7 +55,7 @@ class Problem:
     code : str
         Stable code such as ``CX201``; see `explain`.
     path : str
-        Dotted path of the value, for example ``versions[2].timestamp``; empty for the file as a whole.
+        Dotted path of the value, for example ``versions[2].timestamp``; empty for the entire file.
     message : str
         What is wrong.
     advice : str
@@ -204,12 +204,12 @@ OLD_AFTER_DAYS = 540
 SMALLEST_VOXEL_NM, LARGEST_VOXEL_NM = 0.5, 2000.0
 """Voxels of electron microscopy lie between these, by a wide margin."""
 DEEPEST_UM = 30_000.0
-# of standard_transform 2.0; asking the package itself would take half a second
+# of standard_transform 2.0; importing the package itself would take half a second
 _TRANSFORMS = {"minnie65": {"1.4"}, "v1dd": {"1.4", "2.0"}}
 
 
 def warnings_for(spec: DatasetSpec, root: MappingNode, today: date | None = None) -> Iterator[Problem]:
-    """Yield what a reviewer of the file would ask about."""
+    """Yield warnings about what a reviewer of the file would miss."""
     warn = partial(_at, root)
 
     yield from _unknown_transform(spec, root)
@@ -272,7 +272,7 @@ def _unknown_transform(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem
 
 
 def implausible(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem]:
-    """Yield warnings about lengths that are probably in another unit than their key asks for."""
+    """Yield warnings about lengths that are probably in another unit than that of their key."""
     sizes: dict[Place, tuple[float, float, float] | None] = {("voxel_resolution",): spec.voxel_resolution}
     if spec.synapses is not None:
         sizes["synapses", "voxel_resolution"] = spec.synapses.voxel_resolution

@@ -62,7 +62,7 @@ class TableField:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of its columns in a query's answer with positions in one column."""
+        """Names of its columns in the rows of a query with positions in one column."""
         if self.type == "point":
             return (f"{self.name}_position",)
         if self.type == "bound_point":
@@ -79,7 +79,7 @@ def table_field(name: str, what: Any) -> TableField:
     Raises
     ------
     ValueError
-        If it is neither; the message says what there is.
+        If it is neither; the message lists what there is.
     """
     if isinstance(what, list | tuple):
         values = tuple(value for value in what if value is not None)

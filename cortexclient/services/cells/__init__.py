@@ -135,22 +135,18 @@ class CellsService(BaseService):
         ----------
         cell_ids : int or sequence of int
             Cell ids.
-        client : CAVEclient or DatasetClient, optional
-            As in cortical-tools: another client of the same datastack, whose moment is taken if none is given here.
+        client, status, progress
+            As for `root_id_to_cell_id`.
         filter_empty : bool
             Leave out cells without a root.
-        status : bool
-            Add the columns ``status``, ``table`` and ``candidates``.
         timestamp : datetime.datetime or str, optional
             Another time than the client's.
         version, materialization_version : int, optional
             Another version than the client's; two names of one parameter.
         omit_multiple : bool
-            Give -1 for a cell with several roots. False: give the first of them.
+            Return -1 for a cell with several roots. False: the first of them.
         strict : bool
             Raise for a cell with several roots.
-        progress : bool
-            Show a progress bar.
         live : bool
             Give the roots at the client's time from the chunkedgraph; the current ones, if the client floats.
 

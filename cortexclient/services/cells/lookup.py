@@ -98,7 +98,7 @@ def _target(session: Session, name: str, version: int) -> str:
             "target_id" if find_table(session, name, kind="table", version=version).reference_table else "id"
         )
     except UnknownTableError:
-        return "target_id"  # the query itself says that the table is missing
+        return "target_id"  # the query itself raises for a missing table
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class CellRows:
         return _ids(self.frame, self._root_column())
 
     def supervoxels(self, feature: str) -> IdArray:
-        """Return the supervoxel of each row; an error says that ``feature`` needs it."""
+        """Return the supervoxel of each row; ``feature`` is what needs it, for the error."""
         name = self._root_column().replace("root_id", "supervoxel_id")
         if name not in self.frame.columns:
             raise NotConfiguredError(
@@ -321,7 +321,7 @@ def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) ->
 
 
 def _add(matches: Matches, every: list[CellRows], roots: dict[int, IdArray]) -> None:
-    """Add the cells of the roots that were asked for at each version; the rows may belong to other roots, too."""
+    """Add the cells of the given roots at each version; the rows may belong to other roots, too."""
     for found in every:
         good = np.isin(found.roots, roots.get(found.version, np.zeros(0, dtype=np.int64)))
         matches.add(found.source.name, found.roots[good], found.cells[good], rank=found.source.rank)
@@ -359,14 +359,14 @@ def _ends(parts: list[IdArray]) -> IdArray:
 
 
 class Matches:
-    """Collect pairs of an id asked and an id found from tables of different rank.
+    """Collect pairs of a given id and an id found in tables of different rank.
 
     Parameters
     ----------
     ids : numpy.ndarray
-        Shape (n,), int64: the ids asked, in order, duplicates kept.
+        Shape (n,), int64: the given ids, in order, duplicates kept.
     unknown : numpy.ndarray of bool, optional
-        Which of them are not of the kind that was asked for.
+        Which of them are no ids of the expected kind.
 
     Attributes
     ----------
@@ -399,7 +399,7 @@ class Matches:
         self._rank.append(np.full(int(good.sum()), 1000 * rank + self._tables.index(table), dtype=np.int64))
 
     def keep_best(self) -> None:
-        """Keep for each id asked the answers of its best table: an alternative point replaces the main one."""
+        """Keep for each given id what its best table has: an alternative point replaces the main one."""
         if not self._asked:
             return
         asked, found = np.concatenate(self._asked), np.concatenate(self._found)
@@ -414,9 +414,9 @@ class Matches:
     def answers(
         self, *, first_of_many: bool = False
     ) -> tuple[IdArray, NDArray[np.object_], NDArray[np.object_], list[list[int]]]:
-        """Return for each id its answer (-1 for none), its status, the table it was found in, and all candidates.
+        """Return for each id the one found (-1 for none), its status, the table it was found in, and all candidates.
 
-        The same pair from several tables counts once. With ``first_of_many`` the smallest of several answers is given
+        The same pair from several tables counts once. With ``first_of_many`` the smallest of several is returned
         instead of -1.
         """
         empty = np.zeros(0, dtype=np.int64)
@@ -490,7 +490,7 @@ def versions_for(first: IdArray, last: IdArray, versions: dict[int, int]) -> dic
     Returns
     -------
     dict
-        Version -> indices of the intervals it answers for; intervals that contain no version's time are left out.
+        Version -> indices of its intervals; intervals that contain no version's time are left out.
     """
     open_ones = np.ones(len(first), dtype=bool)
     chosen: dict[int, Any] = {}

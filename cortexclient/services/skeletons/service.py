@@ -86,8 +86,8 @@ class SkeletonsService(BaseService):
             service's skeleton as a dict of arrays; or a text in SWC (um). The last two carry neither synapses nor
             properties.
         deadline : float
-            Seconds to wait for a skeleton that the service has not made yet; it is asked once to make it, and
-            with 0 not at all.
+            Seconds to wait for a skeleton that the service has not made yet; it gets one request to make it, and
+            with 0 none.
         fallback : {"compute"}, optional
             Where the service has no skeleton, refuses to make one or does not make it in time, compute it here by
             ``pcg_skel`` from the level-2 graph. Such a skeleton says so in ``skeleton.meta.skeleton_type`` (of a dict:
@@ -183,7 +183,7 @@ class SkeletonsService(BaseService):
         transform, output
             As for `get_skeleton`.
         generate : bool
-            Have skeletons made that the service has not made yet, and wait for them; without it they are failures.
+            Request skeletons that the service has not made yet, and wait for them; without it they are failures.
         deadline : float
             Seconds to wait for those of one batch, 0 or more; what is not made by then is a failure. The service goes
             on making it, so that it can be fetched later.

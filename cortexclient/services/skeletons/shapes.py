@@ -29,7 +29,7 @@ Unit: TypeAlias = Literal["nm", "um"]
 VOLUME = "volume"
 """The space of positions that were not transformed: the axes of the imagery."""
 
-# where MeshParty keeps what is said about a skeleton: it survives masks, copies and files
+# MeshParty's metadata of a skeleton, which survive masks, copies and files
 _UNIT, _SPACE = "position_unit", "position_space"
 
 
@@ -42,9 +42,9 @@ class NeuronShape:
     vertices : ndarray of float64, shape (N, 3)
     edges : ndarray of int64, shape (M, 2)
     unit : {"nm", "um"} or None
-        Unit of the vertices; None where the form does not say it.
+        Unit of the vertices; None where the form does not state it.
     space : {"volume", "rigid", "streamline"} or None
-        Space of the vertices; None where the form does not say it.
+        Space of the vertices; None where the form does not state it.
     compartments : ndarray of int64, shape (N,), or None
         SWC number of each vertex.
     radius_nm : ndarray of float64, shape (N,), or None
@@ -52,7 +52,7 @@ class NeuronShape:
     root : int or None
         Row of the root; None where there is none, or it is masked out.
     root_id : int or None
-        The neuron, where the form says it.
+        The neuron, where the form states it.
     """
 
     vertices: NDArray[np.float64]
@@ -73,7 +73,7 @@ class NeuronShape:
         return None if self.root is None else self.vertices[self.root]
 
     def to_swc(self, unit: Unit | None = None) -> SwcText:
-        """Write the shape as SWC; ``unit`` is that of vertices that do not say theirs (default nm)."""
+        """Write the shape as SWC; ``unit`` is that of vertices that do not state theirs (default nm)."""
         scale = 1.0 if (self.unit or unit or "nm") == "um" else 1e-3
         text = write_swc(
             self.vertices * scale,
@@ -86,7 +86,7 @@ class NeuronShape:
 
 
 def state_unit(skeleton: Any, unit: Unit, space: str) -> None:
-    """Write down in a MeshParty skeleton the unit and space of its positions."""
+    """Store the unit and space of its positions in a MeshParty skeleton."""
     skeleton.meta.update_metameta({_UNIT: unit, _SPACE: space})
 
 
@@ -209,7 +209,7 @@ def _of_tree(neuron: Any) -> NeuronShape:
     row_of = {number: row for row, number in enumerate(nodes["node_id"].tolist())}
     parents = [row_of.get(number, -1) for number in nodes["parent_id"].tolist()]
     edges = [(row, parent) for row, parent in enumerate(parents) if parent >= 0]
-    # positions may be in any unit, such as "8 nanometer"; one without a unit does not say it
+    # positions may be in any unit, such as "8 nanometer"; one without a unit does not state it
     units = neuron.units
     in_nm = None if units.dimensionless else units.to("nm").magnitude
     scale, unit = (1.0, None) if in_nm is None else (1.0, "um") if in_nm == 1000 else (in_nm, "nm")

@@ -1,4 +1,4 @@
-"""The skeleton service: the skeletons that it has stored, and those that it generates when asked.
+"""The skeleton service: the skeletons that it has stored, and those that it generates on request.
 
 A deployed service has a queue of workers. A worker that fails is never reported, and the route that waits for one
 skeleton (``async/get_skeleton``) then waits for ever and occupies a thread of the service. It is not used here: what is
@@ -366,7 +366,7 @@ def _impossible(session: Session, roots: Sequence[int]) -> Found:
 
 
 def _refused(session: Session) -> set[int]:
-    """Return the roots that the service refuses to skeletonize; none where it does not say."""
+    """Return the roots that the service refuses to skeletonize; none where it does not list them."""
 
     def fetch() -> set[int]:
         url = f"{_base(session)}/precomputed/skeleton/get_refusal_list"

@@ -174,11 +174,11 @@ def synapses_of(
         )
         for side, when, batch in asked
     ]
-    answers = fetch_replies(session, requests, description="synapses")
+    replies = fetch_replies(session, requests, description="synapses")
     found: dict[int, dict[str, pd.DataFrame]] = {root: {} for root in moments}
     parts: dict[tuple[str, RootMoment], list[Any]] = defaultdict(list)
-    for (side, when, _), answer in zip(asked, answers, strict=True):
-        parts[side, when].append(answer)
+    for (side, when, _), reply in zip(asked, replies, strict=True):
+        parts[side, when].append(reply)
     jobs = [
         partial(
             _one_side, session, table, side, when, groups[when], found_parts, list(references.get(side, ()))
@@ -202,17 +202,17 @@ def _one_side(
     side: str,
     when: RootMoment,
     roots: list[int],
-    answers: list[Any],
+    replies: list[Any],
     tables: list[str],
 ) -> tuple[str, dict[int, pd.DataFrame]]:
-    frame = concat_replies(answers).frame()
+    frame = concat_replies(replies).frame()
     _require_columns(session, table, frame, side)
     frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
     frame = frame.drop(columns=[name for name in _CRUD if name in frame.columns])
     frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
     if tables:
         references = find_references(session, table, tables, None)
-        answers = ask_about(
+        about = ask_about(
             session,
             frame["id"].tolist(),
             references,
@@ -220,7 +220,7 @@ def _one_side(
             resolution=NM,
             batch_size=_REFERENCE_BATCH,
         )
-        frame, _ = attach(frame, references, answers, duplicates="first")
+        frame, _ = attach(frame, references, about, duplicates="first")
         frame = frame.drop(columns=[name for name in frame.columns if name in _reference_crud(tables)])
     supervoxels = frame[f"{side}_pt_supervoxel_id"].to_numpy(dtype="int64")
     own = frame[f"{side}_pt_root_id"]

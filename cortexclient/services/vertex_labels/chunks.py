@@ -375,7 +375,7 @@ def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.boo
         The chunks whose parts are needed.
     """
     chunk = where.row(where.cell)
-    wanted = np.append(wanted, False)  # the last entry answers chunk -1
+    wanted = np.append(wanted, False)  # the last entry is for chunk -1
     parts, edge = _triangles(faces, where, chunk, wanted)
     home, rim = _homes(where, chunk, edge)
     vertex = np.flatnonzero(wanted.take(home) & ~rim).astype(np.int32)

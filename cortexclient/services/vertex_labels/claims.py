@@ -109,7 +109,7 @@ def claim_by_point(pieces: Pieces, claimants: Claimants) -> tuple[NDArray[np.int
     inside[doubtful] = winding_numbers(
         pieces, table.piece[doubtful], claimants.point[table.claimant[doubtful]]
     )
-    # winding numbers below the limit say little, so there the distance decides; ties go to the smaller id
+    # winding numbers below the limit mean little, so there the distance decides; ties go to the smaller id
     rank = np.where(inside > _INSIDE, -inside, 0.0)
     pick = _first_of_each(table.claimant, (table.piece, table.nm, rank))
     claimant, piece, nm = table.claimant[pick], table.piece[pick], table.nm[pick]

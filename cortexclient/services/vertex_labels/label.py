@@ -307,7 +307,7 @@ class Steps:
 
     def own_chunks(self) -> None:
         """Label the vertices of chunks with one id."""
-        only = np.full(len(self.ids_in_chunk) + 1, -1, dtype=np.int32)  # the last entry answers chunk -1
+        only = np.full(len(self.ids_in_chunk) + 1, -1, dtype=np.int32)  # the last entry is for chunk -1
         only[self.chunk_of_id] = np.arange(len(self.chunk_of_id), dtype=np.int32)
         only[:-1][self.ids_in_chunk != 1] = -1
         self.labels = only.take(self.parts.home)
