@@ -6,6 +6,7 @@ import functools
 import io
 import re
 import sys
+import textwrap
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +147,6 @@ def _exact(frame: pd.DataFrame) -> pd.DataFrame:
 GAP = 2  # of which one is the line between columns
 TEXT_WIDTH = 24
 """Text wider than this is broken into lines, between words, rather than taking the room of another column."""
-_UNITS = re.compile(r"\S*`[^`]*`\S*|\S+")
-"""What stays on one line: words, and commands between backticks."""
 
 
 @functools.cache
@@ -176,18 +175,9 @@ def error_console() -> Console:
 
 def wrapped(text: str, width: int) -> str:
     """Break text into lines between words; a command between backticks stays on one line."""
-    lines = []
-    for paragraph in text.splitlines():
-        indent = paragraph[: len(paragraph) - len(paragraph.lstrip())]
-        line = ""
-        for unit in _UNITS.findall(paragraph):
-            if line and len(line) + 1 + len(unit) > width:
-                lines.append(line)
-                line = unit
-            else:
-                line = f"{line} {unit}" if line else indent + unit
-        lines.append(line)
-    return "\n".join(lines)
+    held = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\xa0"), text)
+    fill = functools.partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(fill, held.splitlines())).replace("\xa0", " ")
 
 
 def note(text: str, *, label: str = "", style: str = "") -> None:

@@ -13,12 +13,12 @@ from cortexclient.errors import MissingDataError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.ids import as_id, as_ids
 from cortexclient.services import BaseService
+from cortexclient.services.level2 import Level2Service
 from cortexclient.services.mesh_fragments import fetch_fragments, join_fragments
 from cortexclient.services.navis_neurons import make_mesh_neuron, require_navis
 from cortexclient.services.places import PlacesService
 from cortexclient.services.roots import RootsService
 from cortexclient.services.vertex_labels.label import Decision, Labels, label_mesh
-from cortexclient.session import graph_url, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -319,18 +319,11 @@ class MeshClient(BaseService):
         return np.asarray(mesh.vertices), np.asarray(mesh.faces)
 
     def _level2(self, root: int, ids: Any, points: Any) -> tuple[IdArray, FloatArray]:
-        known = leaves(self._session, root, stop_layer=2) if ids is None else as_ids(ids, "lvl2_ids")
-        if ids is None and not len(known):
-            raise MissingDataError(
-                f"{root} has no level-2 ids in {self._session.label}; is it a root id?",
-                service="chunkedgraph",
-                url=graph_url(self._session, f"node/{root}/leaves"),
-            )
+        level2 = Level2Service(self._session)
+        known = as_ids(level2.get_l2_ids(root) if ids is None else ids, "lvl2_ids")
         if points is not None:
             return known, np.asarray(points, dtype=np.float64)
-        from cortexclient.services.level2 import Level2Service
-
-        found: Any = Level2Service(self._session).get_l2data(known, ["rep_coord_nm"])
+        found: Any = level2.get_l2data(known, ["rep_coord_nm"])
         return known, found.to_numpy(dtype=np.float64)
 
     def _lookup(self, root: int) -> Any:
