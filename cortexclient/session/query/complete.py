@@ -5,16 +5,15 @@ an HTTP 200. There is no order, so paging by offset repeats and loses rows. What
 that cannot overlap, along a list of ids or along ranges of the table's id, until no piece is truncated; then compare
 the number of rows with a count, where the service can count.
 
-It goes in rounds: all pieces are asked concurrently, those that were truncated are counted and split, and the smaller
-ones are asked in the next round. So what is asked depends on responses alone and not on their timing, and a run without
-a network asks for nothing but what a run with one has cached. How many rows a piece has is estimated from counts and
-from the rows of truncated responses; nothing but the number of requests depends on the estimate.
+It goes in rounds: all pieces are requested concurrently, those that were truncated are counted and split, and the
+smaller ones are requested in the next round. So the requests depend on responses alone and not on their timing, and a
+run without a network needs nothing but what a run with one has cached. Where the service cannot count, the number of
+rows is estimated; only the number of requests depends on that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import itertools
 import math
 from collections import Counter
@@ -64,7 +63,7 @@ class _Piece:
     key: tuple[str, str] | None = None
     counted: bool = False  # its rows are part of a number that the service counted
     guessed: bool = (
-        False  # its size was worked out: if it is truncated all the same, it is only a little too large
+        False  # its range was made to fit: if it is truncated all the same, it is a little too large
     )
     splits: int = 0  # made for a server that is too weak
     refusals: int = 0  # by a server that is asked too often
@@ -246,7 +245,7 @@ class _Fetch:
         found: list[Reply | list[_Piece]] = []
         while len(found) < len(pieces):
             room = len(pieces) if self._allowed == self._session.max_workers else self._allowed
-            found += self._map(self._ask_one, pieces[len(found) :][:room])
+            found += self._session.map(self._ask_one, pieces[len(found) :][:room])
             if any(isinstance(one, list) and one[0].refusals for one in found):
                 self._allowed = max(1, self._allowed // 2)
         return found
@@ -269,9 +268,6 @@ class _Fetch:
         finally:
             self._bar.step()
 
-    def _map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        return [function(item) for item in items] if len(items) == 1 else self._session.map(function, items)
-
     def _keep(self, piece: _Piece, reply: Reply) -> None:
         self._replies[piece.number].append(reply)
         self._got[piece.number] += reply.table.num_rows * piece.counted
@@ -280,21 +276,20 @@ class _Fetch:
 
     def _split(self, truncated: list[tuple[_Piece, Reply]]) -> list[_Piece]:
         """Return smaller pieces for those that were truncated, unless a count shows that they were complete."""
-        groups = [(group, *_prepared(group)) for group in _grouped(truncated)]
-        counters = [count for *_, counts in groups for count in counts]
-        totals = iter(self._map(lambda query: _estimate(self._session, query), counters))
+        prepared = [(*_prepared(piece, reply), reply) for piece, reply in truncated]
+        counters = [count for _, counts, _ in prepared for count in counts]
+        totals = iter(self._session.map(lambda query: _estimate(self._session, query), counters))
         pieces: list[_Piece] = []
-        for group, whole, counts in groups:
+        for piece, counts, reply in prepared:
             found = [next(totals) for _ in counts]
-            self._requests[whole.number] += sum(number is not None for number in found)
-            total, rows = found[0] if found else None, sum(reply.table.num_rows for _, reply in group)
-            piece = whole
+            self._requests[piece.number] += sum(number is not None for number in found)
+            total, rows = found[0] if found else None, reply.table.num_rows
             if total is not None and piece.query.countable and piece.query.most is None:
                 # the second count is of rows beyond all those that were sent
                 elsewhere = (found[1] or 0) if len(found) > 1 else 0
                 if not piece.counted:
                     self._expected[piece.number] = self._expected.get(piece.number, 0) + total
-                    piece = dataclasses.replace(piece, counted=True)
+                    piece = dataclasses.replace(piece, counted=True)  # noqa: PLW2901 - the same, with its count
                 elif self._got[piece.number] + total > self._expected[piece.number]:
                     elsewhere = total
                 if total - elsewhere < rows:
@@ -304,11 +299,10 @@ class _Fetch:
                     )
                 if total == rows:
                     # exactly as many rows as the server returns at most: it warns, but there is nothing more
-                    for _, reply in group:
-                        self._keep(piece, reply)
+                    self._keep(piece, reply)
                     continue
             by_list = piece.query.longest_list() is not None
-            pieces += _split_list(piece, group, total) if by_list else _split_range(piece, group[0][1], found)
+            pieces += _split_list(piece, reply, total) if by_list else _split_range(piece, reply, found)
         return pieces
 
 
@@ -328,44 +322,22 @@ def _estimate(session: Session, query: Query) -> int | None:
     return None if counter is None else ask_count(session, counter)
 
 
-def _grouped(truncated: list[tuple[_Piece, Reply]]) -> list[list[tuple[_Piece, Reply]]]:
-    """Group pieces of one list, to be counted and split together; all others stand alone."""
-    groups: dict[Any, list[tuple[_Piece, Reply]]] = {}
-    sizes: Counter[Any] = Counter()
-    for place, (piece, reply) in enumerate(truncated):
-        longest = piece.query.longest_list()
-        if longest is None:
-            groups[place, None] = [(piece, reply)]
-            continue
-        name = (piece.number, longest[:2], piece.counted, piece.guessed, piece.splits)
-        sizes[name] += len(longest[2])
-        groups.setdefault((name, sizes[name] // _LIST_SIZE), []).append((piece, reply))
-    return list(groups.values())
-
-
-def _prepared(group: list[tuple[_Piece, Reply]]) -> tuple[_Piece, list[Query]]:
-    """Return one piece for a group, and what to count: its rows, and for a range those beyond the largest key seen."""
-    piece, reply = group[0]
-    longest = piece.query.longest_list()
-    if longest is not None:
-        table, column, _ = longest
-        values = [value for one, _ in group for value in one.query.filters["in"][table][column]]
-        piece = dataclasses.replace(piece, query=piece.query.where("in", table, column, values))
-    elif piece.single and piece.key is not None:
+def _prepared(piece: _Piece, reply: Reply) -> tuple[_Piece, list[Query]]:
+    """Return a piece with the key that splits it, and what to count: its rows, and those beyond the last key seen."""
+    by_list = piece.query.longest_list() is not None
+    if not by_list and piece.single and piece.key is not None:
         # one value of a view's column has more rows than fit: from here on another column splits them
         piece = dataclasses.replace(
             piece, query=piece.narrowed(), low=None, high=None, key=None, guessed=False
         )
-    if longest is None and not piece.single:
+    if not by_list and not piece.single:
         piece = dataclasses.replace(piece, key=_key_of(piece, reply))
     if piece.guessed:
         return piece, []
     counter = dataclasses.replace(piece, query=dataclasses.replace(piece.query, most=None))
-    counts = [counter.narrowed()]
-    seen = _seen(piece, reply) if longest is None else []
-    if seen:
-        counts.append(dataclasses.replace(counter, low=seen[-1] + 1).narrowed())
-    return piece, counts
+    seen = [] if by_list else _seen(piece, reply)
+    beyond = [dataclasses.replace(counter, low=seen[-1] + 1).narrowed()] if seen else []
+    return piece, [counter.narrowed(), *beyond]
 
 
 def _key_of(piece: _Piece, reply: Reply) -> tuple[str, str] | None:
@@ -395,63 +367,14 @@ def _seen(piece: _Piece, reply: Reply) -> list[int]:
     return sorted(value for value in column if isinstance(value, int))
 
 
-# -- lists -------------------------------------------------------------------------------------------------------------
-
-
-def _split_list(piece: _Piece, group: list[tuple[_Piece, Reply]], total: int | None) -> list[_Piece]:
-    """Distribute the values of a list over pieces that fit, by the number of rows that each seems to have."""
+def _split_list(piece: _Piece, reply: Reply, total: int | None) -> list[_Piece]:
+    """Split the values of a list, in turn, over as many pieces as its rows fill; where nobody knows, over four."""
     table, column, values = piece.query.longest_list() or ("", "", [])
-    row_limit = max(reply.row_limit or 1 for _, reply in group)
-    rows = sum(reply.table.num_rows for _, reply in group)
-    # of pieces that were made to fit only a little is left, of others nobody knows
-    total = max(rows + 1, total or int(rows * (1.3 if piece.guessed else 4)))
-    weights: dict[Any, float] = {}
-    for one, reply in group:
-        own = one.query.filters["in"][table][column]
-        weights |= _weights(own, reply, column, total * len(own) / len(values))
-    longest = max(len(one.query.filters["in"][table][column]) for one, _ in group)
-    # no piece is as long as those that were truncated, so that it ends whatever the estimates are
-    lists = _pack(weights, _FILL * row_limit, most=max(1, 2 * longest // 3))
-    return [
-        dataclasses.replace(
-            piece, query=piece.query.where("in", table, column, some), guessed=not piece.guessed
-        )
-        for some in lists
-    ]
-
-
-def _weights(values: list[Any], reply: Reply, column: str, total: float) -> dict[Any, float]:
-    """Estimate how many rows each value has, from a truncated response as a sample."""
-    import pyarrow.compute as pc
-
-    even = dict.fromkeys(values, total / len(values))
-    if column not in reply.table.column_names:
-        return even
-    found = pc.value_counts(reply.table.column(column))
-    seen = dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
-    if sum(value not in seen for value in values) * 3 > len(values):
-        return even  # no sample: the server sent the rows of one value after those of another
-    rows = reply.table.num_rows + len(values)
-    return {value: total * (seen.get(value, 0) + 1) / rows for value in values}
-
-
-def _pack(weights: dict[Any, float], room: float, *, most: int) -> list[list[Any]]:
-    """Distribute values over as few lists as will do, about equally heavy ones of at most so many values."""
-    number = max(
-        2,
-        math.ceil(sum(min(weight, room) for weight in weights.values()) / room),
-        math.ceil(len(weights) / most),
-    )
-    number = min(number, len(weights), _MOST_PIECES)
-    most = max(most, math.ceil(len(weights) / number))
-    heap = [(0.0, place) for place in range(number)]
-    lists: list[list[Any]] = [[] for _ in heap]
-    for value in sorted(weights, key=weights.__getitem__, reverse=True):
-        load, place = heapq.heappop(heap)
-        lists[place].append(value)
-        if len(lists[place]) < most:
-            heapq.heappush(heap, (load + weights[value], place))
-    return lists
+    room = _FILL * (reply.row_limit or 1)
+    number = math.ceil(max(reply.table.num_rows + 1, total or 4 * reply.table.num_rows) / room)
+    number = min(max(2, number), len(values), _MOST_PIECES)
+    lists = [values[place::number] for place in range(number)]
+    return [dataclasses.replace(piece, query=piece.query.where("in", table, column, some)) for some in lists]
 
 
 # -- ranges ------------------------------------------------------------------------------------------------------------
