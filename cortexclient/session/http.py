@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.session.failures import raised_as_ours, unreadable
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from cortexclient.session.policy import Policy
 
-__all__ = ["Http", "encode", "row_limit_of"]
+__all__ = ["Http", "encode"]
 
 
 def encode(body: Any) -> str:
@@ -201,15 +200,3 @@ def _require_caves(response: Response, service: str) -> None:
             "server address is wrong; try again",
             service=service,
         ) from None
-
-
-_LIMIT = re.compile(r"Limited query to (\d+) rows|than limit of (\d+)")
-
-
-def row_limit_of(response: Response) -> int | None:
-    """Return the row limit at which the server truncated this response, from its ``Warning`` header; else None."""
-    warning = response.headers.get("Warning")
-    if not warning:
-        return None
-    match = _LIMIT.search(" ".join(warning.split()))
-    return int(match.group(1) or match.group(2)) if match else None

@@ -364,12 +364,6 @@ class Session:
         """Make an error about what a service was not even asked for; it names the service's address."""
         return kind(message, service=service, url=self.connection.url_of(service))
 
-    def watch_caps(self) -> AbstractContextManager[list[int]]:
-        """Collect the row limits that responses inside the block mention; empty if nothing was truncated."""
-        from cortexclient.session.transport import watch_caps
-
-        return watch_caps()
-
     def map(
         self,
         function: Callable[[Item], Result],

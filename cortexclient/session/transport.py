@@ -1,13 +1,12 @@
 """One pool of connections to one server: with retries and timeouts, and the token for trusted hosts only.
 
 `Transport` is the adapter under every ``requests.Session`` of a client: caveclient's nine and our own. It sets
-timeouts, sends again what may be sent again, keeps the token on the hosts that it belongs to, refuses statuses that the
-protocol does not know and redirects to login pages, and notes the row limits that servers mention only in a header.
+timeouts, retries what may be sent again, keeps the token on the hosts that it belongs to, and refuses redirects to
+login pages and statuses that the protocol does not know.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import http.client
@@ -15,7 +14,6 @@ import io
 import json
 import logging
 import time
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -29,20 +27,17 @@ from cortexclient.credentials import host_of, may_carry_token
 from cortexclient.errors import ServiceUnavailableError
 from cortexclient.forking import renew_in_child
 from cortexclient.session.failures import note_response, unreadable
-from cortexclient.session.http import row_limit_of
 from cortexclient.session.policy import Policy, may_repeat, passing_trouble
 from cortexclient.session.refusals import Context, Refusal, clean_url, error_for, read_refusal, service_of
 from cortexclient.session.workers import Cancelled, current_stop, pause
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from requests import PreparedRequest, Response
 
     from cortexclient.session.cache import AnswerCache
     from cortexclient.session.source import StoredMetadata
 
-__all__ = ["RetryAdapter", "Transport", "adopt", "new_http_session", "watch_caps"]
+__all__ = ["RetryAdapter", "Transport", "adopt", "new_http_session"]
 
 log = logging.getLogger(__name__)
 
@@ -51,25 +46,6 @@ _SLOWEST = 10_000
 _BUFFER = 65_536
 _DOCUMENTED = {200, 201, 202, 206}
 """Statuses of success that CAVE's protocol and byte ranges know, see `_is_documented`."""
-
-_caps: ContextVar[list[int] | None] = ContextVar("cortexclient_caps", default=None)
-
-
-@contextlib.contextmanager
-def watch_caps() -> Iterator[list[int]]:
-    """Collect the row limits that responses mention inside the block, in this thread and in workers started from it.
-
-    Yields
-    ------
-    list of int
-        Grows while the block runs; empty at its end means that nothing was truncated.
-    """
-    seen: list[int] = []
-    token = _caps.set(seen)
-    try:
-        yield seen
-    finally:
-        _caps.reset(token)
 
 
 class _PatientReader(io.RawIOBase):
@@ -195,7 +171,7 @@ _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 class RetryAdapter(HTTPAdapter):
-    """An adapter of requests that has timeouts, sends again what may be sent again, and can be interrupted.
+    """An adapter of requests that has timeouts, retries what may be sent again, and can be interrupted.
 
     Parameters
     ----------
@@ -386,9 +362,6 @@ class Transport(RetryAdapter):
         note_response(response)
         if response.status_code != 200:
             self._check_status(response)
-        seen = _caps.get()
-        if seen is not None and (limit := row_limit_of(response)) is not None:
-            seen.append(limit)
         return response
 
     def _check_status(self, response: Response) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.session.cache import forget
 from cortexclient.session.failures import unreadable
-from cortexclient.session.http import row_limit_of
 from cortexclient.session.query.frames import combine, free_memory, is_id_column, to_pandas
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ _CERTAIN_ID = re.compile(r"^(id|target_id|super[cs]eded_id)(_ref)?$|_(root|super
 """Columns that hold ids in every table; other names that end in ``_id`` may be text of somebody's schema."""
 
 _POSITION = re.compile(r"(^|_)position(_ref)?_[xyz]$")
+
+_LIMIT = re.compile(r"Limited query to (\d+) rows|than limit of (\d+)")
 
 _LARGE = 1_000_000
 """Bytes of a response from which on threads pay for unpacking its columns."""
@@ -109,7 +110,7 @@ def ask(session: Session, query: Query) -> Reply:
     _check_rows(query, table, response)
     if query.kind == "table":
         _check_types(query, table, response)
-    return Reply(table, row_limit_of(response), _resolution(response), url=url_of(session, query))
+    return Reply(table, _row_limit(response), _resolution(response), url=url_of(session, query))
 
 
 def ask_count(session: Session, query: Query) -> int | None:
@@ -269,6 +270,12 @@ def _check_types(query: Query, table: Any, response: Response) -> None:
         odd = name in {"valid", "valid_ref"} and not (pa.types.is_boolean(kind) or pa.types.is_null(kind))
         if odd or pa.types.is_list(kind):
             raise _unreadable(response, f"sent rows of {query.name!r} whose {name!r} holds {kind}")
+
+
+def _row_limit(response: Response) -> int | None:
+    """Return the row limit at which the server truncated this response, from its ``Warning`` header; else None."""
+    match = _LIMIT.search(" ".join(response.headers.get("Warning", "").split()))
+    return int(match.group(1) or match.group(2)) if match else None
 
 
 def _resolution(response: Response) -> tuple[float, ...] | None:
