@@ -18,6 +18,7 @@ os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 os.environ["CORTEXCLIENT_CONFIG_DIR"] = tempfile.mkdtemp(prefix="cortexclient-docs-")
 
 import generate  # noqa: E402
+from sphinx.search.en import SearchEnglish  # noqa: E402
 
 import cortexclient  # noqa: E402
 
@@ -65,6 +66,7 @@ html_title = "cortexclient"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_search_scorer = str(HERE / "_static" / "search.js")
+toc_object_entries_show_parents = "hide"
 html_copy_source = False
 html_show_sourcelink = False
 copybutton_exclude = ".linenos, .gp, .go"
@@ -82,6 +84,15 @@ def _plain_code(*arguments: Any) -> None:
     lines[:] = [_ROLES.sub("", line) for line in lines]
 
 
+class SearchBothSpellings(SearchEnglish):
+    """English in which colour and color are one word; queries are treated the same way in _static/search.js."""
+
+    def stem(self, word: str) -> str:
+        """Return the stem of a word."""
+        return super().stem(word.lower().replace("colour", "color"))
+
+
 def setup(app: Any) -> None:
     """Connect what Sphinx calls."""
+    app.add_search_language(SearchBothSpellings)
     app.connect("autodoc-process-docstring", _plain_code)
