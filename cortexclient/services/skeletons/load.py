@@ -21,9 +21,13 @@ from cortexclient.errors import (
 )
 from cortexclient.ids import in_batches
 from cortexclient.services.roots import no_root
-from cortexclient.services.skeletons.compute import compute_skeleton, level2_graph
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of, tree_of
-from cortexclient.services.skeletons.source import fetch_stored, generate_skeletons
+from cortexclient.services.skeletons.source import (
+    compute_skeleton,
+    fetch_stored,
+    generate_skeletons,
+    level2_graph,
+)
 from cortexclient.services.skeletons.synapses import RootMoment, moments_of, synapses_of
 from cortexclient.session import Prefetch, is_below_roots, within_worker
 
