@@ -124,17 +124,7 @@ def _options(
 
 
 def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
-    """Run a command line and return its exit status.
-
-    Parameters
-    ----------
-    app : typer.Typer
-        The commands.
-    words : sequence of str
-        The command line without the program's name.
-    debug : bool
-        Whether errors keep their tracebacks and warnings of dependencies are shown.
-    """
+    """Run words of a command line and return the exit status; ``debug`` keeps tracebacks and warnings."""
     import typer.main
 
     from cortexclient.cli.output import for_the_shell, note, speak_utf8
@@ -171,20 +161,10 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line; ``arguments`` are the words after the program's name, by default those of this process.
 
     Our own errors are printed as one message and end with status 1; ``--debug``, anywhere in the line, shows where they
-    come from.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Words after the program's name. Default: those of this process.
-
-    Returns
-    -------
-    int
-        Exit status: 0 done, 1 failed, 2 misunderstood, 130 interrupted.
+    come from. The exit status is 0 done, 1 failed, 2 misunderstood, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words

@@ -94,16 +94,7 @@ def diff(
 # -------------------------------------------------------------------------------------------------------- comparing
 @dataclass(frozen=True, slots=True)
 class CheckedPoint:
-    """One thing that was compared.
-
-    Attributes
-    ----------
-    name : str
-        What, mostly a dotted path of the spec.
-    state : {"pass", "fail", "skip"}
-    found, advice : str
-        What the server reports, and what to change in the spec.
-    """
+    """One thing that was compared: mostly a dotted path of the spec, what the server reports, and what to change."""
 
     name: str
     state: Literal["pass", "fail", "skip"]
@@ -472,19 +463,10 @@ def differences(
 
 # ------------------------------------------------------------------------------------------- which services there are
 def offered(session: Session, *, table: str | None) -> dict[str, bool | None]:
-    """Find out which services are available.
+    """Find out which services are available: fields of ``capabilities`` -> True, False, or None where it is unknown.
 
-    Parameters
-    ----------
-    session : Session
-        On a spec that denies nothing: what is denied would not be requested.
-    table : str or None
-        A small table to ask for one row at this moment.
-
-    Returns
-    -------
-    dict
-        Fields of ``capabilities`` -> True, False, or None where it is unknown (no response in time, no permission).
+    ``session`` must be on a spec that denies nothing, because what is denied would not be requested; one row of
+    ``table``, a small one, is queried at this moment.
     """
     return {
         "live": _answer(lambda: _live(session, table)),

@@ -116,14 +116,7 @@ def _run(name: str, doing: str, step: Callable[[], list[str]]) -> list[str]:
 class Demo:
     """The steps of the demo on one neuron; each returns a line or two about what it found.
 
-    Parameters
-    ----------
-    client : DatasetClient
-        The dataset.
-    root_id : int or None
-        The neuron; None takes the spec's example, else a cell of the nucleus table.
-    out : pathlib.Path
-        Picture to write.
+    Without ``root_id`` it takes the spec's example, else a cell of the nucleus table.
     """
 
     def __init__(self, client: DatasetClient, root_id: int | None, out: Path) -> None:

@@ -212,16 +212,9 @@ class _Tools:
 
 
 def build_server(datasets: list[str] | None = None) -> Any:
-    """Make the MCP server.
+    """Make the MCP server (``mcp.server.mcpserver.MCPServer``).
 
-    Parameters
-    ----------
-    datasets : list of str, optional
-        Names, aliases or YAML files to offer. Default: every dataset of the registry, and no file.
-
-    Returns
-    -------
-    mcp.server.mcpserver.MCPServer
+    ``datasets`` are names, aliases or YAML files to offer. Default: every dataset of the registry, and no file.
 
     Raises
     ------

@@ -63,18 +63,9 @@ def say(text: str, *, nl: bool = True) -> None:
 def show_frame(
     frame: pd.DataFrame, out: Path | None = None, *, index: bool = False, rows: int | None = SHOWN_ROWS
 ) -> None:
-    """Write a table to a file, or print it: what fits on a terminal, all of it as CSV into a pipe.
+    """Write a table to a file, or print it.
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        The table.
-    out : pathlib.Path or None
-        File to write; None prints.
-    index : bool
-        Whether the index is a column too.
-    rows : int or None
-        Most rows on a terminal; None shows all.
+    A terminal gets at most ``rows`` rows (None: all), and a pipe all of it as CSV.
     """
     if out is not None:
         write_frame(frame, out, index=index)
@@ -216,24 +207,11 @@ def for_the_shell(message: str, dataset: str) -> str:
 
 
 def fitted(frame: pd.DataFrame, width: int) -> tuple[Table, list[str]]:
-    """Make a table of a frame that is not wider than the terminal.
+    """Make a table of a frame that fits a terminal; return it, and the names of the columns that are left out.
 
-    Columns keep their order. Where not all fit, the least informative ones are left out first: bounding boxes,
-    supervoxel ids, ids of reference tables, columns that hold one value, and all positions but one.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        The rows to show.
-    width : int
-        Characters of a line.
-
-    Returns
-    -------
-    rich.table.Table
-        What fits, at least one column.
-    list of str
-        Names of the columns left out.
+    Columns keep their order, and one at least is there. Where not all fit, the least informative ones are left out
+    first: bounding boxes, supervoxel ids, ids of reference tables, columns that hold one value, and all positions but
+    one.
     """
     from rich import box
     from rich.table import Table

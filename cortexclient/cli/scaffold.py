@@ -142,19 +142,9 @@ def _errors(text: str) -> list[Problem]:
 
 
 def draft(name: str, *, server: str, datastack: str, token: str | None = None) -> str:
-    """Write a commented spec.
+    """Write a commented spec that can be loaded; everything that was guessed is marked.
 
-    Parameters
-    ----------
-    name, server, datastack : str
-        What the user knows.
-    token : str, optional
-        Token for the server; by default the one that is stored for it.
-
-    Returns
-    -------
-    str
-        A spec that can be loaded; everything that was guessed is marked.
+    Without ``token``, the one that is stored for the server is used.
     """
     from cortexclient.session import Session
     from cortexclient.spec import spec_from_mapping

@@ -150,22 +150,8 @@ def neuron_figure(
 ) -> Figure:
     """Draw a neuron in cortical depth beside its synapses over depth and, where given, its mesh around the root.
 
-    Parameters
-    ----------
-    neuron : Meshwork
-        A neuron in um with y = depth below the pia.
-    layers : iterable, optional
-        Cortical layers.
-    mesh : tuple of arrays, optional
-        Vertices, in um like the neuron, and faces of its mesh.
-    labels : numpy.ndarray, optional
-        Level-2 id of each vertex of the mesh.
-    title : str, optional
-        Title of the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    ``neuron`` is a Meshwork in um with y = depth below the pia, ``mesh`` its vertices in um and faces, ``labels`` the
+    level-2 id of each vertex of the mesh.
     """
     from cortexclient.plotting import plot_neuron, plot_synapse_depths
     from cortexclient.plotting.depths import site_positions

@@ -33,17 +33,7 @@ POSTSYNAPTIC = PALETTE["sky"]
 
 @dataclass(frozen=True)
 class Compartment:
-    """How a compartment of a neuron is called and drawn.
-
-    Parameters
-    ----------
-    name : str
-        Name for the legend.
-    color : str
-        Hexadecimal colour.
-    width : float
-        Line width in points.
-    """
+    """How a compartment of a neuron is called and drawn: legend, hexadecimal colour, line width in points."""
 
     name: str
     color: str
@@ -95,18 +85,11 @@ def depth_axis(ax: Any, *, label: bool = True) -> None:
 
 
 def draw_layers(ax: Any, layers: Iterable[Any], *, names: bool = True) -> None:
-    """Draw the borders of cortical layers as lines across the axes.
+    """Draw the borders of cortical layers as lines across axes with depth in um on y.
 
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes
-        Axes with depth in um on y.
-    layers : iterable
-        Layers from the pia down, each with ``name``, ``top_um`` and ``bottom_um`` (as in a dataset's spec), or each a
-        tuple of the three.
-    names : bool
-        Whether to write the names at the right border, with the pia above the first and the white matter (WM) below
-        the last.
+    ``layers`` go from the pia down, each with ``name``, ``top_um`` and ``bottom_um`` (as in a dataset's spec), or each
+    a tuple of the three. ``names`` writes them at the right border, with the pia above the first and the white matter
+    (WM) below the last.
     """
     bounds = sorted((_bounds(layer) for layer in layers), key=lambda layer: layer[1])
     edges = sorted({edge for _, top, bottom in bounds for edge in (top, bottom)})

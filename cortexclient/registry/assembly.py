@@ -157,13 +157,7 @@ def _stamp(file: Path) -> Stamp:
 def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) -> Assembly:
     """Assemble a spec from its file, with every problem of all files involved.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    layer : str, optional
-        The layer that it was found in; there its name must equal the file's.
-    must_match : bool
-        Whether the name must equal the file's stem wherever the file lies.
+    In a ``layer`` its name must equal the file's; with ``must_match`` wherever the file lies.
     """
     from cortexclient.spec.problems import Problem
 

@@ -41,20 +41,9 @@ DEFAULT_COLOR = "#f0e442"
 class PointLayer:
     """Points that are shown together.
 
-    Parameters
-    ----------
-    name : str
-        Name of the layer.
-    points : numpy.ndarray
-        Positions, float64 of shape (n, 3), in units of ``resolution``.
-    resolution : tuple of float
-        Size of one unit of ``points`` in nm.
-    segments : list of list of int
-        Root ids that belong to each point; empty lists where unknown.
-    descriptions : list of str or None
-        Text shown for each point.
-    color : str or sequence of float
-        ``"#rrggbb"``, a CSS colour name, or red, green and blue.
+    ``points``, float64 of shape (n, 3), are in units of ``resolution`` (nm); ``segments`` are the root ids that belong
+    to each point, ``descriptions`` the text of each; ``color`` is ``"#rrggbb"``, a CSS colour name, or red, green and
+    blue.
     """
 
     name: str

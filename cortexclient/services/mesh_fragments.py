@@ -27,16 +27,9 @@ _INITIAL = re.compile(r"~(?P<layer>\d+)/(?P<shard>[^:]+):(?P<start>\d{1,15}):(?P
 
 @dataclass(frozen=True)
 class Fragment:
-    """One stored piece of a mesh.
+    """One stored piece of a mesh: ``vertices`` in nm, float32 of shape (N, 3), and ``faces``, uint32 of shape (M, 3).
 
-    Attributes
-    ----------
-    name : str
-    vertices : ndarray of float32, shape (N, 3)
-        nm.
-    faces : ndarray of uint32, shape (M, 3)
-    draco : bool
-        Stored as draco, so its vertices lie on the draco grid.
+    Vertices that are stored as ``draco`` lie on the draco grid.
     """
 
     name: str
@@ -48,15 +41,10 @@ class Fragment:
 def fetch_fragments(
     session: Session, node_id: int, *, bounds: ArrayLike | None = None, allow_missing: bool = False
 ) -> list[Fragment]:
-    """Read all fragments of a root or another node, concurrently, in the order of their names.
+    """Fetch all fragments of a root or another node, concurrently, in the order of their names.
 
-    Parameters
-    ----------
-    node_id : int
-    bounds : array_like of shape (2, 3), optional
-        Corners of a box in voxels of the chunkedgraph; only fragments near it are read.
-    allow_missing : bool
-        Leave out fragments that the manifest names but the bucket does not have.
+    ``bounds``, shape (2, 3), are corners of a box in voxels of the chunkedgraph near which fragments are wanted;
+    ``allow_missing`` leaves out fragments that the manifest names but the bucket does not have.
 
     Raises
     ------
@@ -241,17 +229,8 @@ def join_fragments(
     """Join fragments, and merge the copies of a vertex that several of them have on a chunk face.
 
     A copy is merged only with copies of *other* fragments: where a fragment has two vertices at one place, its surface
-    touches itself there, and which of them continues on the other side is not known.
-
-    Parameters
-    ----------
-    fragments : sequence of Fragment
-    info : dict
-        The graphene info.
-    mesh_mip : int or None
-        Mip at which the meshes were made; None finds out.
-    merge : bool
-        False leaves all copies.
+    touches itself there, and which of them continues on the other side is not known. ``info`` is the graphene info,
+    ``mesh_mip`` the mip of the meshes (None finds out); ``merge=False`` leaves all copies.
 
     Returns
     -------

@@ -55,18 +55,10 @@ def make_tree_neuron(
 ) -> Any:
     """Make a navis TreeNeuron of a skeleton and its synapses.
 
-    Parameters
-    ----------
-    data : mapping
-        The skeleton, as ``parse_skeleton`` returns it, in nm.
-    parents : ndarray of int64, shape (N,)
-        Parent of each vertex, -1 for none.
-    synapses : mapping
-        ``"pre"``, ``"post"`` -> rows with the level-2 id of the side's point; empty for a neuron without synapses.
-    position : str
-        Column of the synapses' place.
-    move : callable or None
-        Moves positions in nm into ``space``, where the unit is um.
+    ``data`` is the skeleton in nm as ``parse_skeleton`` returns it; ``parents``, int64 of shape (N,), has -1 for none;
+    ``synapses`` maps ``"pre"`` and ``"post"`` to rows with the level-2 id of the side's point (empty for a neuron
+    without synapses), whose place is the column ``position``; ``move`` moves positions in nm into ``space``, where the
+    unit is um.
     """
     import pandas as pd
 

@@ -338,14 +338,8 @@ class RootsService(BaseService):
 class RootLineage:
     """A part of the graph of roots.
 
-    Parameters
-    ----------
-    roots : set of int
-        All roots of this part.
-    links : list of tuple of int
-        An older and a newer root, of which the newer one was made.
-    ended : dict of int to int
-        Number of the edit by which a root ended.
+    ``roots`` are all of this part, ``links`` pairs of an older root and a newer one that was made of it, ``ended`` maps
+    a root to the number of the edit that ended it.
     """
 
     def __init__(self, roots: set[int], links: list[tuple[int, int]], ended: dict[int, int]) -> None:
@@ -422,20 +416,8 @@ def fetch_lineages(
 ) -> tuple[list[tuple[IdArray, RootLineage]], dict[int, ServiceError]]:
     """Fetch the lineage of batches of roots, halving those that fail until the roots that make them fail are alone.
 
-    Parameters
-    ----------
-    session : Session
-        Where to send the requests.
-    batches : iterable of numpy.ndarray
-        Roots, int64; each batch is one request.
-    since, until : datetime.datetime
-        The times between which lineages are wanted.
-    most_failures : int, optional
-        With more failed requests than these, nothing is halved any more. Default: no limit.
-    progress : bool
-        Show a progress bar.
-    description : str
-        Its title.
+    Each batch is one request, between the times ``since`` and ``until``. After more than ``most_failures`` failed
+    requests nothing is halved any more.
 
     Returns
     -------
@@ -447,7 +429,7 @@ def fetch_lineages(
     Raises
     ------
     AuthenticationError, OfflineError
-        At once: they fail for every root.
+        Without halving: they fail for every root.
     """
 
     def fetch(batch: IdArray) -> RootLineage | ServiceError:
@@ -494,18 +476,8 @@ class LineageLookup:
 
     Whether they are needed shows only when the lifetimes of the roots are known. For few roots they are prefetched
     concurrently with those, which saves a round trip. With a cache they are not, so that every run sends the same
-    requests.
-
-    Parameters
-    ----------
-    session : Session
-    roots : numpy.ndarray of int64
-        Distinct ids, of which some may be no roots.
-
-    Attributes
-    ----------
-    failure : ServiceError or None
-        Why the lineage of some roots could not be fetched.
+    requests. ``roots`` are distinct ids, of which some may be no roots; ``failure`` is the error of those whose lineage
+    could not be fetched.
     """
 
     def __init__(self, session: Session, roots: IdArray) -> None:
@@ -552,17 +524,14 @@ class LineageLookup:
     def of(self, roots: IdArray, *, first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
         """Return the ids on the lines of descent from roots to those that were valid when the version froze.
 
-        Parameters
-        ----------
-        roots, first, last : numpy.ndarray of int64
-            Shape (n,): roots, and the times between which they are looked up, in microseconds since 1970.
+        ``roots``, shape (n,), are looked up between ``first`` and ``last``, in microseconds since 1970.
 
         Returns
         -------
         near : numpy.ndarray of int64
             Ascending, the roots themselves included; ids that the version does not know have no rows there.
         failed : numpy.ndarray of int64
-            Roots whose lineage the chunkedgraph could not give.
+            Roots whose lineage the chunkedgraph could not return.
         """
         if self._prefetched is not None:
             try:

@@ -379,13 +379,8 @@ def stated_resolution(points: Any) -> Any:
 def positions(points: Any, column: str | None, *, prefer: str | None = None) -> NDArray[np.float64]:
     """Read positions from an array, a Series or a frame; NaN where a coordinate is missing.
 
-    Parameters
-    ----------
-    column : str or None
-        Column of a frame; None for the one that the frame states (``attrs["position_column"]``), else `prefer`, else
-        one of the usual names.
-    prefer : str or None
-        Column that is taken if the frame has it and states no other.
+    ``column`` of a frame; None for the one that the frame states (``attrs["position_column"]``), else ``prefer``, else
+    one of the usual names.
 
     Returns
     -------

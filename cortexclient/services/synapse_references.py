@@ -28,17 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A table about synapses.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    key : str
-        Its column that holds synapse ids.
-    suffix : str
-        Suffix of its columns whose names other tables have, too.
-    """
+    """A table about synapses: its column of synapse ids, and the suffix of columns whose names other tables have."""
 
     name: str
     key: str

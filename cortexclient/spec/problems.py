@@ -151,16 +151,7 @@ def raise_problems(problems: Sequence[Problem]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One kind of problem.
-
-    Attributes
-    ----------
-    code, title : str
-    why : str
-        What is behind it, and what to do.
-    bad, good : str
-        Lines of a file that has the problem, and the same without it.
-    """
+    """One kind of problem: what is behind it and what to do, lines that have it, and the same without it."""
 
     code: str
     title: str

@@ -42,14 +42,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 def load_nodes(path: pathlib.Path) -> tuple[MappingNode | None, list[Problem]]:
-    """Read a file into nodes, and look for secrets in all of its text.
-
-    Returns
-    -------
-    root : MappingNode or None
-        None where nothing can be made of the file.
-    problems : list of Problem
-    """
+    """Read a file into nodes (None where nothing can be made of it), and look for secrets in all of its text."""
     content, problems = read_bytes(path, str(path))
     return (None, problems) if problems else parse_nodes(content, str(path))
 
@@ -70,13 +63,8 @@ def nodes_of_mapping(
 ) -> tuple[MappingNode, list[Problem]]:
     """Return the nodes of a mapping that is nested like the YAML, and what must not stand in it.
 
-    Parameters
-    ----------
-    values : mapping
-    label : str
-        What messages call it in place of a file name.
-    onto : mapping, optional
-        What `values` are merged onto: maps by key, lists replace, None clears.
+    ``label`` is what messages call it in place of a file name. With ``onto``, the values are merged onto another
+    mapping: maps by key, lists replace, None clears.
     """
     root = cast("MappingNode", from_plain(values, label))
     if onto is not None:
@@ -85,14 +73,7 @@ def nodes_of_mapping(
 
 
 def validate_nodes(root: MappingNode, model: type[Model]) -> tuple[Model | None, list[Problem]]:
-    """Make a model of merged nodes.
-
-    Returns
-    -------
-    spec : model or None
-        None where there are problems.
-    problems : list of Problem
-    """
+    """Make a model of merged nodes; None, and the problems, where there are any."""
     try:
         return model.model_validate(to_plain(root)), []
     except ValidationError as error:
@@ -104,14 +85,9 @@ def validate_nodes(root: MappingNode, model: type[Model]) -> tuple[Model | None,
 def _problems_from(
     error: ValidationError, root: MappingNode, model: type[BaseModel], *, hidden: Sequence[Path] = ()
 ) -> list[Problem]:
-    """Translate a validation error, pointing into the nodes that were validated.
+    """Translate a validation error, pointing into the nodes that were validated; one problem per place, the first.
 
     Values at or below the `hidden` paths are left out: they hold secrets, which are reported already.
-
-    Returns
-    -------
-    list of Problem
-        One per place: of several complaints about one value the first is kept.
     """
     problems: dict[tuple[Path, str], Problem] = {}
     for item in error.errors(include_url=False)[: 10 * MAX_SHOWN]:

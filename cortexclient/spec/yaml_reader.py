@@ -94,14 +94,7 @@ def resolve_scalar(text: str) -> Any:
 
 # --------------------------------------------------------------------------------------------------------------- files
 def read_bytes(path: Path, file: str) -> tuple[bytes, list[Problem]]:
-    """Read a spec file, at most `MAX_BYTES` of it.
-
-    Returns
-    -------
-    content : bytes
-    problems : list of Problem
-        Why it could not be read, where it could not.
-    """
+    """Read a spec file, at most `MAX_BYTES` of it; where it cannot be read, return problems that say why."""
 
     def failed(code: str, message: str, advice: str) -> tuple[bytes, list[Problem]]:
         return b"", [Problem(file, 1, 1, code, "", message, advice)]
@@ -121,14 +114,7 @@ def read_bytes(path: Path, file: str) -> tuple[bytes, list[Problem]]:
 
 
 def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Problem]]:
-    """Parse the content of a spec file.
-
-    Parameters
-    ----------
-    content : bytes
-        UTF-8, with or without a byte-order mark.
-    file : str
-        Name for messages.
+    """Parse the content of a spec file, UTF-8 with or without a byte-order mark; ``file`` is its name for messages.
 
     Returns
     -------
@@ -251,15 +237,8 @@ class _Reader:
     ) -> Node:
         """Turn a composed node into one of ours.
 
-        Parameters
-        ----------
-        node : yaml.Node
-        path : tuple
-            Its path in the document.
-        around : tuple of int
-            Identities of the nodes around it: one of them again would never end.
-        copied : Mark, optional
-            Place of the alias of which this is the content, or a part of the content.
+        ``path`` is its path in the document; ``around`` are the identities of the nodes around it, of which one again
+        would never end; ``copied`` is the place of the alias of which this is the content, or a part of it.
         """
         if copied is None and id(node) in self.seen:
             copied = self.aliases.popleft()

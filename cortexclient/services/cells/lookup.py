@@ -103,17 +103,7 @@ def _target(session: Session, name: str, version: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CellRows:
-    """Rows of a table or view that connect cells with segments at a version.
-
-    Parameters
-    ----------
-    source : CellSource
-        The table or view.
-    version : int
-        The version.
-    frame : pandas.DataFrame
-        The rows.
-    """
+    """Rows of a table or view that connect cells with segments at a version."""
 
     source: CellSource
     version: int
@@ -361,21 +351,9 @@ def _ends(parts: list[IdArray]) -> IdArray:
 class Matches:
     """Collect pairs of a given id and an id found in tables of different rank.
 
-    Parameters
-    ----------
-    ids : numpy.ndarray
-        Shape (n,), int64: the given ids, in order, duplicates kept.
-    unknown : numpy.ndarray of bool, optional
-        Which of them are no ids of the expected kind.
-
-    Attributes
-    ----------
-    moment : Moment or None
-        When all of them were looked up; None where each id has a time of its own.
-    failed : numpy.ndarray of bool
-        Which ids could not be looked up, because a service failed for them.
-    failure : ServiceError or None
-        Why they could not.
+    ``ids``, int64 of shape (n,), are in the given order, duplicates kept; ``unknown``, bool of shape (n,), marks those
+    that are no ids of the expected kind. ``moment`` is None where each id has a time of its own; ``failed`` marks the
+    ids that could not be looked up, and ``failure`` is the reason.
     """
 
     def __init__(self, ids: IdArray, unknown: NDArray[np.bool_] | None = None) -> None:
@@ -448,23 +426,10 @@ class Matches:
 
 
 def intervals_to_points(first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
-    """Choose as few times as possible such that every interval contains one.
+    """Choose as few times as possible such that every interval contains one (the greedy choice by ends).
 
-    Parameters
-    ----------
-    first, last : numpy.ndarray
-        Shape (n,): closed intervals; one whose end lies before its beginning counts as the point ``first``.
-
-    Returns
-    -------
-    times : numpy.ndarray
-        Ascending.
-    which : numpy.ndarray
-        Shape (n,): index of the time of each interval.
-
-    Notes
-    -----
-    The greedy choice by ends is the smallest possible one.
+    ``first`` and ``last``, shape (n,), are closed intervals; one that ends before it begins is the point ``first``.
+    Returns the times, ascending, and the index of the time of each interval, shape (n,).
     """
     last = np.maximum(first, last)
     order = np.argsort(last, kind="stable")
@@ -480,17 +445,8 @@ def intervals_to_points(first: IdArray, last: IdArray) -> tuple[IdArray, IdArray
 def versions_for(first: IdArray, last: IdArray, versions: dict[int, int]) -> dict[int, Any]:
     """Choose few versions such that as many intervals as possible contain the time of one.
 
-    Parameters
-    ----------
-    first, last : numpy.ndarray
-        Shape (n,): closed intervals.
-    versions : dict
-        Version -> its time.
-
-    Returns
-    -------
-    dict
-        Version -> indices of its intervals; intervals that contain no version's time are left out.
+    ``first`` and ``last``, shape (n,), are closed intervals; ``versions`` maps a version to its time. Returns version
+    -> indices of its intervals; those that contain no version's time are left out.
     """
     open_ones = np.ones(len(first), dtype=bool)
     chosen: dict[int, Any] = {}

@@ -72,16 +72,9 @@ def make_meshwork(
 ) -> Neuron:
     """Make the neuron, in nm, without synapses and properties.
 
-    Parameters
-    ----------
-    data : mapping
-        The skeleton, as :func:`parse_skeleton` returns it.
-    edges : ndarray of int64, shape (E, 2), or None
-        Level-2 graph, for a neuron whose graph is restored.
-    points : mapping or None
-        Level-2 id as text -> its attributes, with ``rep_coord_nm``; needed with ``edges``.
-    url : str
-        Where the skeleton is from, for messages.
+    ``data`` is the skeleton as :func:`parse_skeleton` returns it. For a neuron whose graph is restored, ``edges`` is
+    the level-2 graph, int64 of shape (E, 2), and ``points`` maps level-2 ids as text to attributes with
+    ``rep_coord_nm``.
 
     Raises
     ------
@@ -266,22 +259,10 @@ def make_cell(
 ) -> Any:
     """Make the cell as ossify does from the same responses; ``cell.meta`` has its ``unit`` and ``space``.
 
-    Parameters
-    ----------
-    data : mapping
-        The skeleton, as :func:`parse_skeleton` returns it.
-    at : datetime.datetime
-        The neuron's moment.
-    attributes : pandas.DataFrame
-        Attributes of level-2 ids, with ``rep_coord_nm``; more than the neuron's own may be there.
-    edges : ndarray of int64, shape (E, 2), or None
-        Level-2 graph, where it is restored.
-    synapses : mapping
-        ``"pre"``, ``"post"`` -> rows; empty for a cell without synapses.
-    move : callable or None
-        Moves positions in nm into ``space``; applied to everything alike.
-    space : str
-        Space of the cell.
+    ``data`` is the skeleton as :func:`parse_skeleton` returns it, ``at`` the neuron's moment, ``attributes`` those of
+    level-2 ids (with ``rep_coord_nm``; of more than the neuron's own, too), ``edges`` the level-2 graph, int64 of shape
+    (E, 2), where it is restored, ``synapses`` the rows of ``"pre"`` and ``"post"``, empty for a cell without any.
+    ``move`` moves positions in nm into ``space``; it is applied to everything alike.
 
     Raises
     ------

@@ -70,15 +70,7 @@ class SkeletonOptions:
 
 
 class SkeletonLoader:
-    """Loads neurons.
-
-    Parameters
-    ----------
-    session : Session
-    options : SkeletonOptions
-    space : Space or None
-        Needed for a transform.
-    """
+    """Loads neurons; ``space`` is needed for a transform."""
 
     def __init__(self, session: Session, options: SkeletonOptions, space: Space | None = None) -> None:
         self._session = session

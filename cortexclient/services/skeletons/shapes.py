@@ -261,15 +261,7 @@ def _of_text(text: str) -> NeuronShape:
 
 
 class SwcText(str):
-    """The text of an SWC file, which also knows the space of its positions.
-
-    Attributes
-    ----------
-    unit : str
-        Always ``"um"``.
-    space : str
-        ``"volume"``, ``"rigid"`` or ``"streamline"``.
-    """
+    """The text of an SWC file, which also knows its ``unit``, always ``"um"``, and the ``space`` of its positions."""
 
     __slots__ = ("space",)
     space: str
@@ -292,26 +284,11 @@ def write_swc(
     radius_um: ArrayLike | None = None,
     compartments: ArrayLike | None = None,
 ) -> str:
-    """Write a skeleton as SWC: ``id type x y z radius parent``, parents before children, in um.
+    """Write a skeleton as SWC: ``id type x y z radius parent``, parents before children, in um; one line per vertex.
 
-    Parameters
-    ----------
-    vertices_um : array_like of float, shape (N, 3)
-        Positions in um.
-    edges : array_like of int, shape (M, 2)
-        Pairs of vertices.
-    root : int, optional
-        Vertex to begin with. Pieces that are not connected to it follow it, each with a beginning of its own
-        (parent -1).
-    radius_um : array_like of float, shape (N,), optional
-        Radii in um; 0 where unknown.
-    compartments : array_like of int, shape (N,), optional
-        SWC numbers; 0 where unknown.
-
-    Returns
-    -------
-    str
-        One line for each vertex; empty for a skeleton without vertices.
+    ``vertices_um`` has the shape (N, 3), ``edges`` (M, 2), ``radius_um`` and ``compartments`` (SWC numbers) (N,), 0
+    where unknown. ``root`` is the vertex to begin with; pieces that are not connected to it follow it, each with a
+    beginning of its own (parent -1).
     """
     vertices = np.asarray(vertices_um, dtype=np.float64).reshape(-1, 3)
     count = len(vertices)
@@ -333,16 +310,9 @@ def write_swc(
 def tree_of(
     count: int, edges: ArrayLike, root: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Direct the edges of a skeleton away from its root.
+    """Direct the edges of a skeleton, shape (M, 2), away from its root.
 
-    Parameters
-    ----------
-    count : int
-        Number of vertices.
-    edges : array_like of int, shape (M, 2)
-        Pairs of vertices.
-    root : int, optional
-        Vertex to begin with. Pieces that are not connected to it begin with their first vertex.
+    Pieces that are not connected to ``root`` begin with their first vertex.
 
     Returns
     -------

@@ -96,11 +96,6 @@ def fetch_stored(
 ) -> Found:
     """Return those skeletons that the service has stored, 500 in each request; the others are left out.
 
-    Parameters
-    ----------
-    timeout : float, optional
-        Seconds to wait for each response. Default: the session's.
-
     Raises
     ------
     ValueError
@@ -280,24 +275,12 @@ def generate_skeletons(
     queued: set[int] | None = None,
     progress: bool = False,
 ) -> Found:
-    """Request skeletons to be generated, and return them.
+    """Request skeletons to be generated, and return them, or the errors that say why there are none.
 
-    All are queued in one request, which is never sent twice, and looked for until they are there or the deadline has
-    passed. A skeleton that the service refuses, and one whose level-2 data lack, is reported before.
-
-    Parameters
-    ----------
-    deadline : float
-        Seconds to wait. A request that is under way then ends within its timeout, which is cut to the same seconds.
-    queued : set of int, optional
-        Roots that were queued before, which are not queued again; it grows.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    dict
-        Root -> skeleton, or the error that says why there is none.
+    All are queued in one request, which is never sent twice, and looked for until they are there or ``deadline``
+    seconds have passed; a request that is under way then ends within its timeout, which is cut to the same seconds. A
+    skeleton that the service refuses, and one whose level-2 data lack, is reported before. ``queued`` are roots that
+    were queued before and are not queued again; it grows.
     """
     began = time.monotonic()
     found: Found = _impossible(session, roots)

@@ -47,15 +47,7 @@ _CRUD = ["created", "superceded_id", "valid", "deleted"]
 
 @dataclass(frozen=True)
 class RootMoment:
-    """The time at which a neuron is read.
-
-    Attributes
-    ----------
-    moment : Moment
-        For tables: a version, or a time.
-    at : datetime.datetime
-        The same as a time, for the chunkedgraph.
-    """
+    """The time at which a neuron is read: a version or a time for tables, and a time for the chunkedgraph."""
 
     moment: Moment
     at: datetime
@@ -138,18 +130,9 @@ def synapses_of(
 ) -> dict[int, dict[str, pd.DataFrame]]:
     """Fetch the synapses of many neurons, both sides concurrently and many roots in each request.
 
-    Parameters
-    ----------
-    moments : mapping
-        Root -> when.
-    references : mapping
-        ``"pre"``, ``"post"`` -> reference tables whose columns are added.
-
-    Returns
-    -------
-    dict
-        Root -> side -> rows, in ascending order of ids, positions in nm as arrays of three, with the level-2 id of the
-        side's point; synapses of a neuron with itself are left out.
+    ``moments`` maps roots to their times, ``references`` the sides ``"pre"`` and ``"post"`` to reference tables whose
+    columns are added. Returns root -> side -> rows, in ascending order of ids, positions in nm as arrays of three, with
+    the level-2 id of the side's point; synapses of a neuron with itself are left out.
     """
     table = session.require_synapse_table(synapse_table)
     groups: dict[RootMoment, list[int]] = defaultdict(list)

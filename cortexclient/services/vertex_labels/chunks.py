@@ -125,16 +125,11 @@ class ChunkGrid:
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any], *, mesh_mip: int | None = None) -> ChunkGrid:
-        """Read the grid from a graphene info.
+        """Read the grid from a graphene info, the JSON that a chunkedgraph serves at ``/segmentation/table/NAME/info``.
 
-        Parameters
-        ----------
-        info : mapping
-            The JSON that a chunkedgraph serves at ``/segmentation/table/NAME/info``.
-        mesh_mip : int or None
-            The mip at which the meshes were made, where it is known (it stands in the info of the mesh folder).
-            The voxel offsets of coarser mips are rounded down, so chunk faces in the mesh can lie a few nm beside
-            those of the segmentation: 8 nm in minnie65. None tries every scale of the info on the vertices.
+        ``mesh_mip`` is the mip at which the meshes were made, where it is known (from the info of the mesh folder). The
+        voxel offsets of coarser mips are rounded down, so chunk faces in the mesh can lie a few nm beside those of the
+        segmentation: 8 nm in minnie65. None tries every scale of the info on the vertices.
 
         Raises
         ------
@@ -229,14 +224,8 @@ class ChunkGrid:
     def locate(self, vertices: NDArray[Any], faces: NDArray[Any], positions: NDArray[np.int64]) -> Located:
         """Find the cell of every vertex on a grid that holds the chunks at the given positions.
 
-        Parameters
-        ----------
-        vertices : ndarray, shape (N, 3)
-            Positions in nm.
-        faces : ndarray of int, shape (M, 3)
-            Rows of ``vertices``.
-        positions : ndarray of int64, shape (C, 3)
-            Chunk positions, without repeats.
+        ``vertices`` are in nm, shape (N, 3); ``faces``, shape (M, 3), are rows of them; ``positions`` of chunks, int64
+        of shape (C, 3), do not repeat.
 
         Raises
         ------
@@ -366,13 +355,7 @@ class ChunkParts:
 def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.bool_]) -> ChunkParts:
     """Find the chunk of every triangle, and of every vertex by its triangles.
 
-    Parameters
-    ----------
-    faces : ndarray of int, shape (M, 3)
-    where : Located
-        The cells of the vertices.
-    wanted : ndarray of bool, shape (C,)
-        The chunks whose parts are needed.
+    ``where`` has the cells of the vertices; ``wanted``, bool of shape (C,), the chunks whose parts are needed.
     """
     chunk = where.row(where.cell)
     wanted = np.append(wanted, False)  # the last entry is for chunk -1
@@ -428,14 +411,10 @@ def turned(corners: NDArray[np.int32], count: int) -> NDArray[np.int32]:
 
 @dataclass(frozen=True)
 class _Edge:
-    """Triangles with a corner on a plane, by their vertices.
+    """Triangles with a corner on a plane.
 
-    Attributes
-    ----------
-    corners : ndarray of int32, shape (3, T)
-    own : ndarray of bool, shape (3, T)
-        Corners that lie in the triangle's cell.
-    chunk : ndarray of int32, shape (T,)
+    ``corners``, int32 of shape (3, T), are their vertices; ``own``, bool of shape (3, T), marks the corners that lie in
+    the triangle's cell; ``chunk`` is int32 of shape (T,).
     """
 
     corners: NDArray[np.int32]
@@ -535,12 +514,7 @@ def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
 
     Every node hooks onto a smaller neighbour, what hangs together shrinks to one node, and again, until no edge is
     left. Each round leaves a small part of the nodes; scipy's connected_components takes longer to build its matrix.
-
-    Parameters
-    ----------
-    count : int
-    edges : sequence of pairs of ndarray of int32
-        The nodes at both ends of edges, in any number of parts.
+    ``edges`` come in any number of parts, each the int32 nodes at both ends.
     """
     rounds = []
     while any(len(tails) for tails, _ in edges):

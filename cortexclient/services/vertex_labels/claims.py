@@ -52,13 +52,8 @@ _SMALLEST_HOLE = 4
 class Claimants:
     """The level-2 ids of the chunks that hold several, sorted by chunk, then by id.
 
-    Attributes
-    ----------
-    label : ndarray of int32, shape (R,)
-        Index of the level-2 id in the caller's sorted ids.
-    chunk : ndarray of int32, shape (R,)
-    point : ndarray of float64, shape (R, 3)
-        Representative points in nm; rows of NaN where there is none.
+    ``label``, int32 of shape (R,), is the index in the caller's sorted ids; ``chunk`` is int32 of shape (R,);
+    ``point``, float64 of shape (R, 3), the representative points in nm, NaN where there is none.
     """
 
     label: NDArray[np.int32]
@@ -221,14 +216,9 @@ def _share(
 
 
 def claim_by_enclosure(pieces: Pieces, labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Assign free pieces to the owned piece of their chunk that they lie within; fills ``labels``.
+    """Assign free pieces to the owned piece of their chunk that they lie within; fill ``labels``, return those pieces.
 
     Such pieces are the walls of holes: their object is all around them, and may be far from every other surface.
-
-    Returns
-    -------
-    ndarray of int64
-        The pieces that found an owner.
     """
     free = np.flatnonzero((labels[pieces.start[:-1]] < 0) & (pieces.size >= _SMALLEST_HOLE))
     first = np.searchsorted(pieces.chunk, pieces.chunk[free], "left")
@@ -257,12 +247,9 @@ def _middle_vertex(pieces: Pieces, piece: int) -> NDArray[np.float64]:
 def claim_by_elimination(
     pieces: Pieces, claimants: Claimants, labels: NDArray[np.int32]
 ) -> NDArray[np.int64]:
-    """Assign the largest free pieces of a chunk to its level-2 ids without a representative point; fills ``labels``.
+    """Assign the largest free pieces of a chunk to its level-2 ids without a representative point.
 
-    Returns
-    -------
-    ndarray of int64
-        The pieces that were assigned.
+    Fills ``labels`` and returns the pieces.
     """
     rows = np.flatnonzero(~claimants.has_point)
     free = np.flatnonzero(labels[pieces.start[:-1]] < 0)
@@ -288,16 +275,12 @@ def _place_in_group(groups: NDArray[np.int32]) -> NDArray[np.int64]:
 def claim_by_proximity(
     pieces: Pieces, labels: NDArray[np.int32], *, max_distance: float, ratio_better: float
 ) -> NDArray[np.int64]:
-    """Assign free pieces to the nearest owned piece of their chunk, if it is clearly the nearest; fills ``labels``.
+    """Assign free pieces to the nearest owned piece of their chunk, if it is clearly the nearest.
 
     The nearest owner must be within ``max_distance`` and closer than ``ratio_better`` times the distance of *any*
     other owner in the chunk, however far that one is. Pieces that have found an owner then count as owned for those
-    that have not; all of one round are decided together, so the order of pieces does not matter.
-
-    Returns
-    -------
-    ndarray of int64
-        The pieces that found an owner.
+    that have not; all of one round are decided together, so the order of pieces does not matter. Fills ``labels`` and
+    returns the pieces that found an owner.
     """
     free = np.flatnonzero(labels[pieces.start[:-1]] < 0)
     first = np.searchsorted(pieces.chunk, pieces.chunk[free], "left")
@@ -372,20 +355,8 @@ def claim_by_lookup(
     """Assign free pieces to the level-2 id of their chunk that most points beside their surface belong to.
 
     The points are always the same: beside vertices spread evenly over each piece. All pieces are looked up together.
-
-    Parameters
-    ----------
-    ids : ndarray of int64, shape (K,)
-        The level-2 ids, sorted.
-    labels : ndarray of int32, shape (V,)
-        Filled where a piece finds its owner.
-    lookup : callable
-        Returns the level-2 id at each of many positions in nm.
-
-    Returns
-    -------
-    ndarray of int64
-        The pieces that found an owner.
+    Fills ``labels``, int32 of shape (V,), and returns the pieces that found an owner. ``ids`` are sorted; ``lookup``
+    returns the level-2 id at each of many positions in nm.
     """
     free = np.flatnonzero(labels[pieces.start[:-1]] < 0)
     if not len(free):
@@ -442,22 +413,11 @@ def winding_numbers(
     """Compute how often a piece winds around a point: 1 inside a closed surface, 0 outside, in between near a cut.
 
     Outside, in front of the wall of a piece that is open behind, it is negative. Inside a large body it is positive
-    also far from the patch of its surface that lies in the chunk.
+    also far from the patch of its surface that lies in the chunk. It is positive inside whichever way the triangles are
+    oriented. ``piece``, shape (Q,), and ``point`` in nm, shape (Q, 3), are pairs.
 
     The sum of the solid angles of the triangles, by A. van Oosterom and J. Strackee, IEEE Trans. Biomed. Eng. 30
     (1983) 125, over 4 pi.
-
-    Parameters
-    ----------
-    piece : ndarray of int64, shape (Q,)
-        Piece of each pair.
-    point : ndarray of float64, shape (Q, 3)
-        Point of each pair in nm.
-
-    Returns
-    -------
-    ndarray of float64, shape (Q,)
-        Positive inside, whichever way the triangles of the mesh are oriented.
     """
     if not len(piece):
         return np.zeros(0)

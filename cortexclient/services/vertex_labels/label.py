@@ -485,31 +485,15 @@ def spread_labels(
     only: NDArray[np.bool_] | None = None,
     chunk: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int64]:
-    """Spread labels by one breadth-first search from all labelled vertices together; fills ``labels``.
+    """Spread labels by one breadth-first search from all labelled vertices together; return the vertices reached.
 
     A vertex that is reached from several at the same step takes the label of one off the chunk faces if there is one,
     because what lies on a face may be of either side; then the label at the end of its shortest edge, and of equal
     ones the smallest label, so that neither the order of vertices nor that of faces matters.
 
-    Parameters
-    ----------
-    vertices : ndarray, shape (N, 3)
-    faces : ndarray of int, shape (M, 3)
-    labels : ndarray of int32, shape (N,)
-        -1 where there is none.
-    on_face : ndarray of bool, shape (N,)
-        Vertices on chunk faces.
-    hop_limit : int or None
-        How many edges a label may travel; None for as many as there are.
-    only : ndarray of bool, shape (N,), optional
-        The vertices to label; default all that have no label.
-    chunk : ndarray of int32, shape (N,), optional
-        Chunk of each vertex; where it is given, labels stay inside their chunk.
-
-    Returns
-    -------
-    ndarray of int64
-        The vertices that were reached.
+    Fills ``labels``, int32 of shape (N,), -1 where there is none. ``on_face`` marks the vertices on chunk faces.
+    ``hop_limit`` is the largest number of edges that a label may travel, None for no limit. With ``only``, bool of
+    shape (N,), other vertices stay as they are; with ``chunk``, int32 of shape (N,), labels stay inside their chunk.
     """
     blank = labels < 0
     if only is not None:

@@ -92,15 +92,7 @@ class Pieces:
 
 
 def cut_into_pieces(vertices: NDArray[Any], parts: ChunkParts, origin: NDArray[np.float64]) -> Pieces:
-    """Find the connected components of the parts of a mesh in chunks.
-
-    Parameters
-    ----------
-    vertices : ndarray, shape (N, 3)
-    parts : ChunkParts
-    origin : ndarray of float64, shape (3,)
-        A place in nm near the chunks.
-    """
+    """Find the connected components of the parts of a mesh in chunks; ``origin`` is a place in nm near the chunks."""
     part = connected(parts.count, parts.edges())
     plan = _arranged(part, parts.home[parts.vertex[: parts.count]], len(parts.vertex))
     vertex = parts.vertex[plan.order]
@@ -111,14 +103,9 @@ def cut_into_pieces(vertices: NDArray[Any], parts: ChunkParts, origin: NDArray[n
 
 
 def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]) -> Pieces:
-    """Cut the pieces of some chunks along a seam, whose vertices are then of no piece.
+    """Cut the pieces of some ``chunks``, bool of shape (C,), along a seam; the pieces of other chunks are left out.
 
-    Parameters
-    ----------
-    chunks : ndarray of bool, shape (C,)
-        The chunks; the pieces of others are left out.
-    seam : ndarray of bool, shape (V,)
-        Rows of ``pieces.vertex``.
+    ``seam``, bool of shape (V,), marks rows of ``pieces.vertex``, which are then of no piece.
     """
     guests = np.zeros(len(pieces.points) - len(pieces.vertex), dtype=bool)
     inside = np.append(pieces.spread(chunks[pieces.chunk]), guests)
@@ -187,14 +174,9 @@ def _arranged(part: NDArray[np.int32], chunk: NDArray[np.int32], total: int) -> 
 def gaps(
     pieces: Pieces, one: NDArray[np.int64], other: NDArray[np.int64], limit: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the smallest distance between the vertices of two pieces, for many pairs of pieces.
+    """Return the smallest distance in nm between the vertices of two pieces, for many pairs of pieces.
 
-    Parameters
-    ----------
-    one, other : ndarray of int64, shape (Q,)
-        The pairs.
-    limit : float
-        Distances above this many nm need not be known; they come back as infinity.
+    ``one`` and ``other``, int64 of shape (Q,), are the pairs. Distances above ``limit`` come back as infinity.
 
     Returns
     -------
@@ -245,14 +227,8 @@ def nearest_owner(
 ) -> NDArray[np.int64]:
     """Return for each free piece the row of ``pieces.vertex`` of the nearest owned piece in its chunk; -1 for none.
 
-    Parameters
-    ----------
-    free : ndarray of int64, shape (F,)
-        Pieces.
-    owned : ndarray of bool, shape (P,)
-        The pieces that count.
-    limit : float
-        Only those nearer than this many nm.
+    ``free``, int64 of shape (F,), are pieces; ``owned``, bool of shape (P,), marks the pieces that count, and only
+    those nearer than ``limit`` nm do.
     """
     found = np.full(len(free), -1, dtype=np.int64)
     for place, piece in enumerate(free.tolist()):
