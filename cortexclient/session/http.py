@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import requests
     from requests import Response
 
+    from cortexclient.errors import ProtocolError
     from cortexclient.session.policy import Policy
 
 __all__ = ["Http", "encode"]
@@ -159,7 +160,10 @@ class Http:
         ProtocolError
             If it is no JSON (a page for people, a response that broke off), or of another shape.
         """
-        body = _parsed(service, response)
+        try:
+            body = response.json()
+        except (ValueError, RecursionError) as error:
+            raise _not_json(service, response, error) from None
         if keys is None or (isinstance(body, dict) and all(key in body for key in keys)):
             return body
         wanted = f"an object with {', '.join(map(repr, keys))}" if keys else "an object"
@@ -170,17 +174,14 @@ class Http:
         )
 
 
-def _parsed(service: str, response: Response) -> Any:
-    try:
-        return response.json()
-    except (ValueError, RecursionError) as error:
-        kind = response.headers.get("Content-Type", "no content type")
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise unreadable(
-            response,
-            f"answered {kind} that is not JSON ({why}); is the server address right?",
-            service=service,
-        ) from None
+def _not_json(service: str, response: Response, error: Exception) -> ProtocolError:
+    kind = response.headers.get("Content-Type", "no content type")
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return unreadable(
+        response,
+        f"answered {kind} that is not JSON ({why}); is the server address right?",
+        service=service,
+    )
 
 
 def _require_caves(response: Response, service: str) -> None:

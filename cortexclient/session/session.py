@@ -373,7 +373,10 @@ class Session:
         description: str = "",
     ) -> list[Result]:
         """Apply a function to every item in this session's bounded pool; results in the order of the items."""
-        return run(function, items, workers=self.max_workers, progress=progress, description=description)
+        work = list(items)
+        if len(work) == 1 and not progress:
+            return [function(work[0])]  # no pool for one
+        return run(function, work, workers=self.max_workers, progress=progress, description=description)
 
     def run_all(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         """Do different jobs concurrently in this session's bounded pool, which they may use too; results in order."""

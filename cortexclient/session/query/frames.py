@@ -318,17 +318,18 @@ def to_pandas(columns: dict[str, Any]) -> pd.DataFrame:
 
 
 def free_memory(rows: int) -> None:
-    """Return free memory to the system, where so many rows make a difference.
+    """Return free memory to the system, where so many rows make a difference."""
+    if rows > _MANY:
+        _release_memory()
 
-    Arrow keeps what it has freed, and so does glibc, in which the responses lay.
-    """
+
+def _release_memory() -> None:
+    """Return what Arrow keeps after it was freed, and glibc, in which the responses lay."""
     import ctypes
     import sys
 
     import pyarrow as pa
 
-    if rows <= _MANY:
-        return
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux":
         # other C libraries have no such function

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from cortexclient.errors import (
     AuthenticationError,
+    CortexError,
     IncompleteResultError,
     InvalidQueryError,
     ProtocolError,
@@ -34,11 +34,12 @@ from cortexclient.session.query.tables import TableInfo, column_kinds, columns_o
 from cortexclient.session.query.wire import Reply, ask_count, url_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from cortexclient.session.query.filters import Filters
     from cortexclient.session.session import Session
+    from cortexclient.session.source import TableSource
     from cortexclient.types import IdArray
 
 __all__ = [
@@ -292,62 +293,67 @@ def fetch_replies(
     """
     every = [*queries, *(follow.query for follow in following)]
     planned = [plan(session, query) for query in every]
-    stored = _from_store(session, planned, following)
-    with _explained(session, planned), _forgotten_if_wrong(session, planned):
-        replies = stored or fetch_all(
-            session,
-            planned[: len(queries)],
-            following=[
-                dataclasses.replace(follow, query=query)
-                for follow, query in zip(following, planned[len(queries) :], strict=True)
-            ],
-            kinds=lambda query: column_kinds(session, query.info) if query.info is not None else {},
-            progress=any(query.progress for query in every),
-            description=description or ", ".join(dict.fromkeys(query.name for query in queries)),
-        )
-        for query, reply in zip(planned, replies, strict=True):
-            if not stored:
+    follows = [
+        dataclasses.replace(follow, query=query)
+        for follow, query in zip(following, planned[len(queries) :], strict=True)
+    ]
+    tables = session.tables
+    if tables is not None and planned and all(map(tables.holds, planned)):
+        source, replies = str(tables.path), _from_store(session, tables, planned[: len(queries)], follows)
+    else:
+        source = "server"
+        try:
+            replies = fetch_all(
+                session,
+                planned[: len(queries)],
+                following=follows,
+                kinds=lambda query: _kinds_of(session, query),
+                progress=any(query.progress for query in every),
+                description=description or ", ".join(dict.fromkeys(query.name for query in queries)),
+            )
+            for query, reply in zip(planned, replies, strict=True):
                 require_once_each(query, reply)
+        except (ServiceError, IncompleteResultError) as error:
+            raise _explained(session, planned, error) from None
     for number, (query, reply) in enumerate(zip(planned, replies, strict=True)):
         finish(query, reply, in_order=in_order or number >= len(queries))
-        reply.attrs = _attrs(session, query, reply)
-        reply.attrs["source"] = (
-            str(session.tables.path) if stored and session.tables is not None else "server"
-        )
+        reply.attrs = {**_attrs(session, query, reply), "source": source}
     return replies
 
 
-def _from_store(session: Session, planned: Sequence[Query], following: Sequence[Follow]) -> list[Reply]:
-    """Return the replies of a store that holds every table of some queries; none where the server is to be asked."""
+def _from_store(
+    session: Session, tables: TableSource, queries: Sequence[Query], follows: Sequence[Follow]
+) -> list[Reply]:
+    """Return the replies of a store that holds every table of some queries."""
     import numpy as np
 
-    tables = session.tables
-    if tables is None or not planned or not all(map(tables.holds, planned)):
-        return []
-    first = len(planned) - len(following)
-
     def reply(query: Query) -> Reply:
-        info = query.info
-        kinds = None if info is None else lambda: column_kinds(session, info)
-        return Reply(combine([tables.rows(query)], kinds), requests=0, url=str(tables.path))
+        rows = combine([tables.rows(query)], lambda: _kinds_of(session, query))
+        return Reply(rows, requests=0, url=str(tables.path))
 
-    replies = session.map(reply, planned[:first])
-    for follow, query in zip(following, planned[first:], strict=True):
-        picked = [follow.pick(number, found.table) for number, found in enumerate(replies[:first])]
+    replies = session.map(reply, queries)
+    for follow in follows:
+        picked = [follow.pick(number, found.table) for number, found in enumerate(replies[: len(queries)])]
         ids = np.unique(np.concatenate([np.asarray(some, dtype=np.int64) for some in picked])).tolist()
-        replies.append(reply(query.where("in", query.name, follow.column, ids)))
+        replies.append(reply(follow.query.where("in", follow.query.name, follow.column, ids)))
     return replies
+
+
+def _kinds_of(session: Session, query: Query) -> dict[str, str]:
+    return column_kinds(session, query.info) if query.info is not None else {}
 
 
 def count_rows(session: Session, query: Query) -> int:
     """Count the rows that match a query, whatever its limit: on the server where it can, else by asking for ids."""
     every = dataclasses.replace(query, limit=None, offset=None, random_sample=None)
     planned = plan(session, every)
-    if (
-        not planned.filters.get("out") and not planned.thin and not _from_store_alone(session, planned)
-    ):  # the service ignores exclusions when it counts, too
-        with _explained(session, [planned]):
+    stored = session.tables is not None and session.tables.holds(planned)
+    # the service ignores exclusions when it counts, too
+    if not planned.filters.get("out") and not planned.thin and not stored:
+        try:
             counted = ask_count(session, dataclasses.replace(planned, columns=None))
+        except ServiceError as error:
+            raise _explained(session, [planned], error) from None
         if counted is not None:
             return counted
     ids = ["id"] if planned.kind == "table" else None
@@ -356,20 +362,6 @@ def count_rows(session: Session, query: Query) -> int:
     )
     rows: int = run_query(session, bare).num_rows
     return rows
-
-
-def _from_store_alone(session: Session, query: Query) -> bool:
-    return session.tables is not None and session.tables.holds(query)
-
-
-@contextlib.contextmanager
-def _forgotten_if_wrong(session: Session, queries: Sequence[Query]) -> Iterator[None]:
-    """Remove the responses of some queries from the cache if together they turn out to be wrong: one is, at least."""
-    try:
-        yield
-    except (IncompleteResultError, ProtocolError):
-        _forget(session, queries)
-        raise
 
 
 def forget_queries(session: Session, queries: Sequence[Query]) -> None:
@@ -384,22 +376,24 @@ def _forget(session: Session, planned: Sequence[Query]) -> None:
             session.connection.cache.forget_path(urlsplit(url_of(session, query)).path)
 
 
-@contextlib.contextmanager
-def _explained(session: Session, queries: Sequence[Query]) -> Iterator[None]:
-    """Raise what a service refused inside the block as what it was refused for, where that can be found out."""
-    try:
-        yield
-    except (AuthenticationError, ServiceTimeoutError, ServiceUnavailableError):
-        raise
-    except ServiceError as error:
-        from cortexclient.session.query.advice import expired, misnamed, stale
+def _explained(session: Session, queries: Sequence[Query], error: CortexError) -> CortexError:
+    """Return an error about queries as what a service refused them for, where that can be found out.
 
-        raise (
-            expired(session, error, {query.version for query in queries})
-            or stale(session, error, queries)
-            or misnamed(session, error, queries)
-            or error
-        ) from None
+    If the responses are wrong, all of them are removed from the cache: one of them is, at least.
+    """
+    if isinstance(error, IncompleteResultError | ProtocolError):
+        _forget(session, queries)
+    known = (IncompleteResultError, AuthenticationError, ServiceTimeoutError, ServiceUnavailableError)
+    if isinstance(error, known) or not isinstance(error, ServiceError):
+        return error
+    from cortexclient.session.query.advice import expired, misnamed, stale
+
+    return (
+        expired(session, error, {query.version for query in queries})
+        or stale(session, error, queries)
+        or misnamed(session, error, queries)
+        or error
+    )
 
 
 # -- planning ----------------------------------------------------------------------------------------------------------
@@ -410,19 +404,8 @@ def plan(session: Session, query: Query) -> Query:
     if query.select is not None:
         require_columns(session, query.select)
     version, timestamp, notes = _resolve_moment(session, query)
-    notes = {"filters": _short(query.filters), **notes}
-    bare = (
-        query.kind is not None
-        and not query.merge_reference
-        and query.resolution is None
-        and not query.filters.get("spatial")
-    )
-    if bare and version is not None:  # nothing of the table's metadata is needed
-        info = TableInfo(query.name, query.kind or "table", "", NM, None, None, {}, version=version)
-        at = version
-    else:
-        at = version if version is not None else session.at(timestamp=timestamp).version
-        info = find_table(session, query.name, kind=query.kind, version=at)
+    at = version if version is not None else session.at(timestamp=timestamp).version
+    info = _metadata_of(session, query, version, at)
     if info.kind == "view" and version is None:
         raise session.error(
             InvalidQueryError,
@@ -430,16 +413,14 @@ def plan(session: Session, query: Query) -> Query:
             f"{info.name!r} is a view, and views exist at versions only, not at {timestamp}; ask at a version "
             f"(client.at(version={at}))",
         )
-    base = None
-    if info.kind == "table" and query.merge_reference and info.reference_table:
-        base = find_table(session, info.reference_table, kind="table", version=at)
-    suffixes = {} if base is None else query.suffixes or {info.name: "_ref", base.name: ""}
-    owners = {} if base is None else _owners(session, info, base, suffixes)
-    filters, thin = (
-        in_voxels(session, query.filters, at) if query.filters.get("spatial") else (query.filters, {})
-    )
+    joins = info.kind == "table" and query.merge_reference and info.reference_table
+    joined = _joined(session, query, info, at) if joins else {"suffixes": {}}
+    thin: dict[tuple[str, str], Any] = {}
+    filters = query.filters
+    if filters.get("spatial"):
+        filters, thin = in_voxels(session, filters, at)
     columns = None
-    if query.select is not None and base is None:
+    if query.select is not None and not joins:
         columns = _columns_needed(query, info, query.select, thin, live=version is None)
     # rows after an offset are only defined in the order of ids, which no service keeps; exclusions, samples and boxes
     # thinner than a voxel are made here
@@ -450,19 +431,33 @@ def plan(session: Session, query: Query) -> Query:
         query,
         kind=info.kind,
         filters=_with_lists(session, info, filters) if filters.get("in") else filters,
-        suffixes=suffixes,
         info=info,
-        base=base,
         version=version,
         timestamp=timestamp if version is None else None,
         near=None if version is not None else at,
         columns=columns,
-        scale=_exact_scale(session, query, owners) if owners else None,
         most=None if needs_all else query.limit,
-        owners=owners,
         thin=thin,
-        notes=notes,
+        notes={"filters": _short(query.filters), **notes},
+        **joined,
     )
+
+
+def _metadata_of(session: Session, query: Query, version: int | None, at: int) -> TableInfo:
+    """Describe the table or view of a query; without a request where nothing of it matters."""
+    plain = not query.merge_reference and query.resolution is None and not query.filters.get("spatial")
+    if plain and query.kind is not None and version is not None:
+        return TableInfo(query.name, query.kind, "", NM, None, None, {}, version=version)
+    return find_table(session, query.name, kind=query.kind, version=at)
+
+
+def _joined(session: Session, query: Query, info: TableInfo, at: int) -> dict[str, Any]:
+    """Plan how a reference table is joined with the table that it refers to."""
+    base = find_table(session, info.reference_table or "", kind="table", version=at)
+    suffixes = query.suffixes or {info.name: "_ref", base.name: ""}
+    owners = _owners(session, info, base, suffixes)
+    scale = _exact_scale(session, query, owners) if owners else None
+    return {"base": base, "suffixes": suffixes, "owners": owners, "scale": scale}
 
 
 def _resolve_moment(session: Session, query: Query) -> tuple[int | None, Any, dict[str, Any]]:
@@ -521,23 +516,21 @@ def _common_divisor(sizes: set[float]) -> float:
 
 
 def _with_lists(session: Session, info: TableInfo, filters: Filters) -> Filters:
-    """Return filters whose lists have no value twice; ones that no row passes where a list is empty.
+    """Return filters whose lists have no value twice; ones that no row passes where a list is empty."""
+    lists: dict[str, dict[str, Any]] = {}
+    for table, columns in filters["in"].items():
+        for column, values in columns.items():
+            if not values:
+                return _no_rows(session, info, table, column)
+            lists.setdefault(table, {})[column] = list(dict.fromkeys(values))
+    return {**filters, "in": lists}
 
-    A service would take the empty list for no filter. The query is asked all the same, for the columns.
+
+def _no_rows(session: Session, info: TableInfo, table: str, column: str) -> Filters:
+    """Return filters that no row passes: a service would take an empty list for no filter.
+
+    The query is sent all the same, for the columns.
     """
-    empty = [
-        (table, column)
-        for table, found in filters.get("in", {}).items()
-        for column, values in found.items()
-        if not values
-    ]
-    if not empty:
-        lists = {
-            table: {column: list(dict.fromkeys(values)) for column, values in columns.items()}
-            for table, columns in filters["in"].items()
-        }
-        return {**filters, "in": lists}
-    table, column = empty[0]
     if info.kind == "table":
         return {"equal": {info.name: {"id": -1}}}
     kinds = column_kinds(session, info)

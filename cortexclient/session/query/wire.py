@@ -147,37 +147,35 @@ def url_of(session: Session, query: Query) -> str:
 def _params(query: Query, *, count: bool) -> dict[str, str]:
     params = {"return_pyarrow": "True", "arrow_format": "True", "direct_sql_pandas": "True"}
     if query.live:
-        params |= {
-            "merge_reference": "False",
-            "allow_missing_lookups": str(query.allow_missing_lookups),
-            "allow_invalid_root_ids": str(query.allow_invalid_root_ids),
-        }
-    else:
-        params["split_positions"] = "True"
-    if count:
-        params["count"] = "True"
-    return params
+        for name in ("allow_missing_lookups", "allow_invalid_root_ids"):
+            params[name] = str(getattr(query, name))
+    params |= {"merge_reference": "False"} if query.live else {"split_positions": "True"}
+    return params | {"count": "True"} if count else params
 
 
 def _body(query: Query) -> dict[str, Any]:
     body: dict[str, Any] = {FILTERS[kind]: tables for kind, tables in query.filters.items() if tables}
-    base = query.base.name if query.base is not None else None
     if query.live:
-        if query.timestamp is None:
-            raise ValueError("a query needs a version or a timestamp")
-        body |= {"table": query.name, "timestamp": query.timestamp.isoformat()}
-        if base:
-            body["join_tables"] = [[query.name, "target_id", base, "id"]]
-            body["suffixes"] = query.suffixes
-    elif base:
-        body["tables"] = [[query.name, "target_id"], [base, "id"]]
+        body |= _live_body(query)
+    elif query.base is not None:
+        body["tables"] = [[query.name, "target_id"], [query.base.name, "id"]]
         body["suffix_map"] = query.suffixes
-    if query.columns is not None and not base:
+    if query.columns is not None and query.base is None:
         body["select_columns"] = {query.name: list(query.columns)} if query.live else list(query.columns)
     if query.most is not None:
         body["limit"] = query.most
     if query.scale is not None:
         body["desired_resolution"] = list(query.scale)
+    return body
+
+
+def _live_body(query: Query) -> dict[str, Any]:
+    if query.timestamp is None:
+        raise ValueError("a query needs a version or a timestamp")
+    body: dict[str, Any] = {"table": query.name, "timestamp": query.timestamp.isoformat()}
+    if query.base is not None:
+        body["join_tables"] = [[query.name, "target_id", query.base.name, "id"]]
+        body["suffixes"] = query.suffixes
     return body
 
 
