@@ -6,9 +6,15 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cortexclient.sandbox import Sandbox
 
 # machines are shared: how long an example takes says nothing about the code; a red pull request can be run again
 settings.register_profile(
@@ -37,6 +43,15 @@ os.environ["CORTEXCLIENT_CACHE_DIR"] = os.environ.get("CORTEXCLIENT_TEST_CACHE")
 # spawned processes import the test module that their function is from; last, so that the tested package stays the
 # installed one
 sys.path.append(str(REPOSITORY))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[Sandbox]:
+    """A tiny synthetic cortex, served to all tests that only read: who edits, writes or limits rows starts another."""
+    from cortexclient.sandbox import Sandbox
+
+    with Sandbox(size="tiny") as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="session")

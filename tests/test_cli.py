@@ -174,13 +174,11 @@ def test_the_help_of_every_command_ends_with_an_example_that_can_be_copied(
     [
         ("cortexclient tables minnie_pu", ["minnie_public"]),
         ("cortexclient tables my_l", ["my_lab.yaml"]),
-        ("cortexclient doctor minnie_pu", ["minnie_public"]),
         ("cortexclient demo --dataset minnie_pu", ["minnie_public"]),
         (
             "cortexclient query sandbox nuc",
             ["nucleus_alternative_points", "nucleus_detection", "nucleus_lookup"],
         ),
-        ("cortexclient synapses sandbox 1 -r synapse_t", ["synapse_targets"]),
         ("cortexclient query minnie_public x --version 13", ["1300"]),
         ("cortexclient query no_such_dataset nuc", []),
     ],

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from cortexclient.sandbox import Sandbox
-
 pytest.importorskip("mcp")
 
 SPEC = """
@@ -39,19 +37,13 @@ async def _ask(file: str, calls: list[tuple[str, dict[str, Any]]]) -> tuple[list
     return tools, answers
 
 
-@pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox(size="tiny") as running:
-        yield running
-
-
 @pytest.mark.slow
-def test_an_assistant_reads_and_never_writes(sandbox, tmp_path):
+def test_an_assistant_reads_and_never_writes(tiny, tmp_path):
     import anyio
 
     file = tmp_path / "tiny_lab.yaml"
-    file.write_text(SPEC.format(url=sandbox.url))
-    client = sandbox.load(version=3)
+    file.write_text(SPEC.format(url=tiny.url))
+    client = tiny.load(version=3)
     cells = client.tables.nucleus_detection().query()
     cell = int(cells["id"].iloc[0])
     root = int(cells["pt_root_id"].iloc[0])
@@ -106,4 +98,4 @@ def test_an_assistant_reads_and_never_writes(sandbox, tmp_path):
     ]
     assert answers[12]["rows_left_out"] == len(strongest) - 2
     assert "not offered" in answers[13]["error"]
-    assert sandbox.token not in json.dumps(answers)
+    assert tiny.token not in json.dumps(answers)

@@ -178,14 +178,15 @@ def test_what_was_not_found_is_said(root: str, capsys: pytest.CaptureFixture[str
         assert re.search(told, capsys.readouterr().err)
 
 
-def test_a_link_to_a_sandbox_that_has_ended_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_to_a_sandbox_that_has_ended_says_so(
+    tiny: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
     run("link", "sandbox")
     assert "cortexclient sandbox serve" in capsys.readouterr().err
-    with Sandbox(size="tiny") as sandbox:
-        assert main(["link", "sandbox", "--server", f"sandbox://127.0.0.1:{sandbox.port}"]) == 0
-        captured = capsys.readouterr()
+    assert main(["link", "sandbox", "--server", f"sandbox://127.0.0.1:{tiny.port}"]) == 0
+    captured = capsys.readouterr()
     assert captured.err == ""
-    assert captured.out.startswith(f"{sandbox.url}/v/sandbox#!")
+    assert captured.out.startswith(f"{tiny.url}/v/sandbox#!")
 
 
 def test_skeleton_as_swc_is_a_tree_in_um(tmp_path: Path, root: str) -> None:

@@ -319,9 +319,8 @@ def test_missing_positions_are_left_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox.load()
+def client(tiny: Sandbox) -> Any:
+    return tiny.load()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,11 @@ class Files:
         self.versions = {entry["version"]: pd.Timestamp(entry["time_stamp"], tz="UTC") for entry in listed}
         nodes = pd.read_parquet(folder / "chunkedgraph" / "nodes.parquet")
         self.roots = nodes[nodes["is_root"]]
-        self.parents = pd.read_parquet(folder / "chunkedgraph" / "parents.parquet")
+        history = pd.read_parquet(folder / "chunkedgraph" / "parents.parquet")
+        columns = ["node_id", "parent_id", "valid_from", "valid_until"]
+        self.parents: dict[int, list[tuple[int, pd.Timestamp, pd.Timestamp]]] = defaultdict(list)
+        for node, *link in history[columns].itertuples(index=False):
+            self.parents[node].append(tuple(link))
         self.l2cache = pd.read_parquet(folder / "l2cache.parquet")
 
     def frozen(self, table: str, version: int) -> pd.DataFrame:
@@ -104,11 +109,11 @@ class Files:
             return 0
         node = supervoxel
         while True:
-            rows = self.parents[(self.parents["node_id"] == node) & (self.parents["valid_from"] <= at)]
-            rows = rows[rows["valid_until"].isna() | (rows["valid_until"] > at)]
-            if rows.empty:
+            links = self.parents.get(node, [])
+            above = [parent for parent, start, end in links if start <= at and (pd.isna(end) or end > at)]
+            if not above:
                 return int(node)
-            node = int(rows["parent_id"].iloc[-1])
+            node = above[-1]
 
     def live(self, table: str, at: pd.Timestamp) -> pd.DataFrame:
         frame = pd.read_parquet(self.folder / "tables" / f"{table}.live.parquet")
@@ -126,13 +131,6 @@ class Files:
 @pytest.fixture(scope="session")
 def files(toy_folder) -> Files:
     return Files(toy_folder)
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    """A tiny synthetic cortex."""
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox
 
 
 @pytest.fixture(scope="module")

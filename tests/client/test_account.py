@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
 
+from cortexclient.cli import main
 from cortexclient.sandbox import Sandbox
 
 GOOD = "0123456789abcdef0123456789abcdef"
@@ -23,29 +23,23 @@ def locked(toy_folder):
 
 
 @pytest.fixture
-def run(tmp_path, locked):
+def run(tmp_path, locked, monkeypatch, capsys):
     spec = tmp_path / "toy.yaml"
     spec.write_text(
         f"schema_version: 1\nname: toy\ntitle: Toy\nserver_address: {locked.url}\ndatastack: {locked.datastack}\n"
         "access: {level: login, terms_url: 'https://terms.example.org', note: Ask the owners.}\n"
     )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
 
-    def call(
-        *words: str, text: str = "", environment: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from cortexclient.cli import main; raise SystemExit(main())",
-                *(str(spec) if word == "toy" else word for word in words),
-            ],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "HOME": str(tmp_path), "COLUMNS": "200", **(environment or {})},
-        )
+    def call(*words: str, text: str = "", environment: dict[str, str] | None = None) -> SimpleNamespace:
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", io.StringIO(text))
+            for name, value in (environment or {}).items():
+                patch.setenv(name, value)
+            status = main([str(spec) if word == "toy" else word for word in words])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
 
     call.home = tmp_path
     return call
@@ -141,12 +135,6 @@ def test_nothing_is_no_token(run):
     made = run("login", "toy", text="\n")
     assert made.returncode != 0
     assert "not a token" in made.stderr
-
-
-def test_the_doctor_looks_over_the_machine(run):
-    made = run("doctor")
-    assert "minnie_public" in made.stdout
-    assert "cortexclient login" in made.stdout
 
 
 def test_a_wrong_datastack_is_told_with_those_that_there_are(run, tmp_path):

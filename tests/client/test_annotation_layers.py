@@ -11,7 +11,6 @@ import pytest
 from cortexclient.services.annotation_layers import (
     COLOR_CYCLE,
     POSTSYNAPTIC,
-    PRESYNAPTIC,
     annotation_layers,
 )
 
@@ -32,16 +31,6 @@ def synapses() -> pd.DataFrame:
     return frame
 
 
-def test_synapses_are_divided_by_side() -> None:
-    layers = {layer.name: layer for layer in annotation_layers(synapses(), root_ids=[ROOT])}
-    assert set(layers) == {PRESYNAPTIC, POSTSYNAPTIC, "other synapses"}
-    assert layers[PRESYNAPTIC].points.tolist() == [[100, 101, 102]]
-    assert layers[PRESYNAPTIC].segments == [[ROOT, ROOT + 2]]
-    assert layers[POSTSYNAPTIC].points.tolist() == [[200, 201, 202]]
-    assert layers[POSTSYNAPTIC].descriptions == ["id 2"]
-    assert layers[PRESYNAPTIC].color != layers[POSTSYNAPTIC].color
-
-
 def test_ids_beside_float_columns_keep_every_digit() -> None:
     # an array over the whole frame would be float64, in which these two ids are one
     frame = synapses()
@@ -57,14 +46,6 @@ def test_units_come_from_the_query_unless_they_are_given() -> None:
     assert annotation_layers(frame)[0].resolution == (4, 4, 40)
     assert annotation_layers(frame, resolution=(8, 8, 40))[0].resolution == (8, 8, 40)
     assert annotation_layers([[1, 2, 3]], resolution=(4, 4, 40))[0].resolution == (4, 4, 40)
-
-
-def test_a_dict_names_the_layers_and_gives_each_a_colour_of_its_own() -> None:
-    places = {f"type {number}": [[1, 2, 3]] for number in range(13)} | {"synapses": synapses()}
-    layers = annotation_layers(places, root_ids=[ROOT])
-    assert [layer.name for layer in layers] == [*places]  # synapses of a dict are not split: the name stays
-    assert len({layer.color for layer in layers}) == len(places)
-    assert [layer.color for layer in layers[:7]] == [*COLOR_CYCLE]
 
 
 @pytest.mark.parametrize(

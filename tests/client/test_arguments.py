@@ -216,13 +216,6 @@ def test_a_number_of_rows_that_is_none(toy, name, value):
         TablesService(toy).synapses_toy().query(**{name: value})
 
 
-def test_numbers_of_rows_may_be_numpys(toy):
-    query = TablesService(toy).synapses_toy()
-    assert len(query.query(limit=np.int64(3), offset=np.uint8(1))) == 3
-    with pytest.raises(ValueError, match="at least 1"):
-        query.query(random_sample=0)
-
-
 @pytest.mark.parametrize(
     "value",
     [[1, 1], [0, 1, 1], [-1, 1, 1], [math.nan] * 3, [math.inf, 1, 1], 4, "abc", [], ["x", 1, 1]],
@@ -250,38 +243,6 @@ def test_columns_to_select(toy):
         query.query(select_columns=[])
     with pytest.raises(errors.InvalidQueryError, match="select 'ctr_pt_position'"):
         query.query(select_columns=["ctr_pt_position_x"])
-
-
-@pytest.mark.parametrize("kind", ["arrow", "polars"])
-@pytest.mark.parametrize("split", [True, False])
-def test_an_empty_frame_has_the_types_of_a_full_one(toy, kind, split):
-    if kind == "polars":
-        pytest.importorskip("polars")
-    tables = TablesService(toy)
-    for name in ("synapses_toy", "celltype_toy"):
-        full, empty = (
-            tables[name](**filters).query(return_as=kind, split_positions=split)
-            for filters in ({}, {"id": []})
-        )
-        assert len(full) > 0
-        assert len(empty) == 0
-        assert full.schema == empty.schema
-    roots = tables.synapses_toy.query()["pre_pt_root_id"].unique()[:2]
-    full, empty = (
-        SynapsesService(toy).query_synapses(
-            ids, pre=True, return_as=kind, split_positions=split, reference_tables="tags_toy", progress=False
-        )
-        for ids in (roots, [])
-    )
-    assert len(full) > 0
-    assert len(empty) == 0
-    assert full.schema == empty.schema
-
-
-def test_points_in_arrow_are_those_of_pandas(toy):
-    query = TablesService(toy).nucleus_toy()
-    ours = query.query(return_as="arrow").column("pt_position").to_pylist()
-    assert ours == [point.tolist() for point in query.query()["pt_position"]]
 
 
 def test_a_count_comes_as_the_frame_that_is_asked_for(toy):

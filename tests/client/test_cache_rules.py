@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import requests
 
-from cortexclient.session.cache.rules import RULES, Origin, Validity, read_request, rule_for, settled
+from cortexclient.session.cache.rules import Origin, Validity, read_request, rule_for, settled
 
 HOME = "https://x.org"
 ORIGIN = Origin(HOME, "d")
@@ -105,17 +105,6 @@ NEVER = [
 )
 def test_what_lasts(how, method, path):
     assert keep(method, path) is how
-
-
-def test_every_row_is_tried():
-    tried = {id(rule_for(ask(method, path))) for method, path in FINAL + AS_OF}
-    untried = {rule.what for rule in RULES if id(rule) not in tried}
-    assert untried <= {
-        "children of {node}",
-        "edits of {node}",
-        "edits",
-        "attributes of the level-2 cache",
-    }
 
 
 @pytest.mark.parametrize(

@@ -19,20 +19,14 @@ pytest.importorskip("ipykernel")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Sandbox]:
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
-def kernel(server: Sandbox) -> Iterator[Any]:
+def kernel(tiny: Sandbox) -> Iterator[Any]:
     running = manager.KernelManager(transport="ipc" if sys.platform != "win32" else "tcp")
     running.start_kernel()
     client = running.client()
     client.start_channels()
     try:
         client.wait_for_ready(timeout=120)
-        options = f"server_address={server.url!r}, auth_token={server.token!r}"
+        options = f"server_address={tiny.url!r}, auth_token={tiny.token!r}"
         execute(client, f"import cortexclient; client = cortexclient.load('sandbox', {options})")
         yield client
     finally:
@@ -57,8 +51,8 @@ def complete(kernel: Any, request: pytest.FixtureRequest) -> Callable[[str], lis
     return matches
 
 
-def test_tables_views_and_keys_complete(complete: Callable[[str], list[str]], server: Sandbox) -> None:
-    client = server.load()
+def test_tables_views_and_keys_complete(complete: Callable[[str], list[str]], tiny: Sandbox) -> None:
+    client = tiny.load()
     for names, known in (("tables", list(client.tables)), ("views", list(client.views))):
         assert {f"client.{names}.{name}" for name in known} <= set(complete(f"client.{names}."))
         assert complete(f"client.{names}.{known[0][:6]}") == [
@@ -70,9 +64,9 @@ def test_tables_views_and_keys_complete(complete: Callable[[str], list[str]], se
     assert complete("client.query_syn") == ["client.query_synapses"]
 
 
-def test_columns_of_a_table_and_methods_of_a_query_complete(kernel: Any, server: Sandbox) -> None:
+def test_columns_of_a_table_and_methods_of_a_query_complete(kernel: Any, tiny: Sandbox) -> None:
     execute(kernel, "get_ipython().Completer.use_jedi = True")
-    fields = server.load().tables.cell_types.fields
+    fields = tiny.load().tables.cell_types.fields
 
     def matches(code: str) -> list[str]:
         return list(kernel.complete(code, reply=True, timeout=120)["content"]["matches"])

@@ -116,25 +116,6 @@ def test_a_fork_amid_requests_of_other_threads(client, truth_roots):
     assert ask((client, truth_roots[1])) == [truth_roots[1]]
 
 
-@pytest.mark.slow
-def test_meshes_in_parent_and_children(server, truth_roots):
-    client = server.load(version=3, timeout=10)
-    meshes = [client.mesh.get_mesh(root) for root in truth_roots[:2]]
-
-    def work():
-        for root, mesh in zip(truth_roots, meshes, strict=False):
-            assert (client.mesh.get_mesh(root).vertices == mesh.vertices).all()
-
-    children = [threading.Thread(target=lambda: results.append(in_child(work))) for _ in range(2)]
-    results: list[int] = []
-    for child in children:
-        child.start()
-    work()
-    for child in children:
-        child.join()
-    assert results == [0, 0]
-
-
 def test_a_lock_is_free_in_the_child():
     lock = ForkSafeLock()
     held, over = threading.Event(), threading.Event()

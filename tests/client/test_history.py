@@ -65,24 +65,23 @@ def test_every_edit_of_every_root(toy, files, log):
         HistoryService(toy).edit_history([roots[0], 5])
 
 
-def test_a_split_shows_both_halves():
-    with Sandbox(size="tiny") as sandbox:
-        client = sandbox.load()
-        history = sandbox.truth.history
-        split = next(
-            edit
-            for edit in sandbox.folder.json("chunkedgraph", "operations.json")
-            if edit["kind"] == "split" and len(edit["new_roots"]) == 2
-        )
-        kept, other = split["new_roots"]
-        row = client.edit_history(kept).set_index("operation_id").loc[split["operation_id"]]
-        assert set(row["after_root_ids"]) == {kept, other}
-        assert row["ancestor_root_ids"].tolist() == [kept]
-        assert set(history["root_id"]) >= {kept, other}
-        versions = client.versions().set_index("version")["exported"]
-        exported = set(client.exports.available_data_df()["version"])
-        assert exported
-        assert set(versions.index[versions]) == exported
+def test_a_split_shows_both_halves(tiny):
+    client = tiny.load()
+    history = tiny.truth.history
+    split = next(
+        edit
+        for edit in tiny.folder.json("chunkedgraph", "operations.json")
+        if edit["kind"] == "split" and len(edit["new_roots"]) == 2
+    )
+    kept, other = split["new_roots"]
+    row = client.edit_history(kept).set_index("operation_id").loc[split["operation_id"]]
+    assert set(row["after_root_ids"]) == {kept, other}
+    assert row["ancestor_root_ids"].tolist() == [kept]
+    assert set(history["root_id"]) >= {kept, other}
+    versions = client.versions().set_index("version")["exported"]
+    exported = set(client.exports.available_data_df()["version"])
+    assert exported
+    assert set(versions.index[versions]) == exported
 
 
 def test_one_root_without_a_lineage_fails_alone(toy_folder, files, log):

@@ -8,15 +8,13 @@ import pandas as pd
 import pytest
 
 from cortexclient import errors
-from cortexclient.sandbox import Sandbox
 
 KINDS = ("pandas", "arrow", "polars")
 
 
 @pytest.fixture(scope="module")
-def client():
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox.load(version=3)
+def client(tiny):
+    return tiny.load(version=3)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +55,9 @@ def test_tables_and_views(client, kind, split):
             if not ids:
                 continue
             seen += 1
-            frames = [names[name](id=some).query(**options) for some in ([], ids[:1], ids[-1:], ids)]
-            assert [len(frame) for frame in frames][:2] == [0, 1]
-            assert_alike([*frames, names[name].query(**options)], kind)
-            one_call = [client.query(name, id=some, **options) for some in ([], ids[:1], ids)]
-            assert_alike([*one_call, frames[-1]], kind)
+            frames = [names[name](id=some).query(**options) for some in ([], ids[:1])]
+            assert [len(frame) for frame in frames] == [0, 1]
+            assert_alike([*frames, client.query(name, **options)], kind)
     assert seen >= 17
 
 
@@ -95,28 +91,21 @@ def test_connections(client, neurons, kind, source):
     assert given.to_dict("list") == expected.to_dict("list")
 
 
-def test_unknown_kinds_are_refused(client, neurons):
-    with pytest.raises(ValueError, match="return_as"):
-        client.connectivity(neurons, return_as="numpy")
-
-
-def test_an_expired_version_says_so_in_every_frame():
-    with Sandbox(size="tiny") as sandbox:
-        rows = pd.read_parquet(sandbox.folder.path / "tables" / "nucleus_detection.v1.parquet")
-        client = sandbox.load(version=1, version_fallback=True)
-        assert not client.session.version_record(1).valid
-        roots = client.tables.nucleus_detection.query()
-        neurons = sorted(roots.loc[roots["pt_root_id"] > 0, "pt_root_id"].tolist())
-        assert neurons == sorted(rows.loc[rows["pt_root_id"] > 0, "pt_root_id"].tolist())
-        synapses = client.query_synapses(neurons, pre=True, post=True, progress=False)
-        edges = client.connectivity(neurons)
-        cells = client.cell_id_to_root_id(roots["id"].tolist()[:3])
-        for frame in (roots, synapses, edges, cells):
-            assert len(frame)
-            assert "version 1 has expired" in frame.attrs["version_fallback"]
-        assert (
-            edges["n_syn"].sum()
-            == ((synapses["pre_pt_root_id"] > 0) & (synapses["post_pt_root_id"] > 0)).sum()
-        )
-        with pytest.raises(errors.ExpiredVersionError, match="its views with it"):
-            _ = client.views.cell_info
+def test_an_expired_version_says_so_in_every_frame(tiny):
+    rows = pd.read_parquet(tiny.folder.path / "tables" / "nucleus_detection.v1.parquet")
+    client = tiny.load(version=1, version_fallback=True)
+    assert not client.session.version_record(1).valid
+    roots = client.tables.nucleus_detection.query()
+    neurons = sorted(roots.loc[roots["pt_root_id"] > 0, "pt_root_id"].tolist())
+    assert neurons == sorted(rows.loc[rows["pt_root_id"] > 0, "pt_root_id"].tolist())
+    synapses = client.query_synapses(neurons, pre=True, post=True, progress=False)
+    edges = client.connectivity(neurons)
+    cells = client.cell_id_to_root_id(roots["id"].tolist()[:3])
+    for frame in (roots, synapses, edges, cells):
+        assert len(frame)
+        assert "version 1 has expired" in frame.attrs["version_fallback"]
+    assert (
+        edges["n_syn"].sum() == ((synapses["pre_pt_root_id"] > 0) & (synapses["post_pt_root_id"] > 0)).sum()
+    )
+    with pytest.raises(errors.ExpiredVersionError, match="its views with it"):
+        _ = client.views.cell_info

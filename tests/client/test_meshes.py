@@ -14,11 +14,8 @@ from cortexclient.sandbox import Sandbox
 from cortexclient.services.mesh_fragments import Fragment, join_fragments
 from cortexclient.services.meshes import MeshClient, VertexAssigner
 from cortexclient.services.vertex_labels import Decision, label_vertices
-from cortexclient.testing import clear_client_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cortexclient.session import Session
 
 INFO: dict[str, Any] = {
@@ -30,16 +27,8 @@ INFO: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Sandbox]:
-    clear_client_caches()
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox
-    clear_client_caches()
-
-
-@pytest.fixture(scope="module")
-def session(server: Sandbox) -> Session:
-    return server.load().session
+def session(tiny: Sandbox) -> Session:
+    return tiny.load().session
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +37,9 @@ def meshes(session: Session) -> MeshClient:
 
 
 @pytest.fixture(scope="module")
-def roots(server: Sandbox) -> list[int]:
-    found = np.unique(server.truth.root_of_cell(server.truth.cells["cell_id"].to_numpy()))
-    sizes = {int(root): len(server.truth.mesh(int(root))[0]) for root in found if root > 0}
+def roots(tiny: Sandbox) -> list[int]:
+    found = np.unique(tiny.truth.root_of_cell(tiny.truth.cells["cell_id"].to_numpy()))
+    sizes = {int(root): len(tiny.truth.mesh(int(root))[0]) for root in found if root > 0}
     return sorted(sizes, key=lambda root: sizes[root])[:3]
 
 
@@ -109,8 +98,8 @@ def test_two_copies_in_one_fragment_are_not_joined() -> None:
 
 
 @pytest.mark.slow
-def test_mesh_is_the_truth_with_joined_faces(server: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
-    vertices, faces, owners = server.truth.mesh(roots[0])
+def test_mesh_is_the_truth_with_joined_faces(tiny: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
+    vertices, faces, owners = tiny.truth.mesh(roots[0])
     mesh = meshes.get_mesh(roots[0])
     assert mesh.segid == roots[0]
     assert (mesh.vertices.dtype, mesh.faces.dtype) == (np.float32, np.uint32)
@@ -200,22 +189,27 @@ DAMAGES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_fragments_raise_and_are_not_cached(
-    server: Sandbox, relay_of: Any, roots: list[int], tmp_path: Any, damage: str
-) -> None:
+def test_damaged_fragments_raise(tiny: Sandbox, relay_of: Any, roots: list[int], damage: str) -> None:
     body, message = DAMAGES[damage]
-    relay = relay_of(server)
-    client = server.load(server_address=relay.url, cache=tmp_path)
+    relay = relay_of(tiny)
     relay.fail(r"/precomputed/seg/meshes/\d+:", lambda _: (200, body), count=1)
-    for ask in (client.mesh.get_mesh, client.mesh.compute_vertex_to_l2_mapping):
-        relay.count = 1
-        with pytest.raises(ProtocolError, match=message) as caught:
-            ask(roots[0])
-        assert "/precomputed/seg/meshes/" in str(caught.value.url)
-        assert "\n" not in str(caught.value)
+    with pytest.raises(ProtocolError, match=message) as caught:
+        tiny.load(server_address=relay.url).mesh.get_mesh(roots[0])
+    assert "/precomputed/seg/meshes/" in str(caught.value.url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_fragment_is_not_cached(
+    tiny: Sandbox, meshes: MeshClient, relay_of: Any, roots: list[int], tmp_path: Any
+) -> None:
+    relay = relay_of(tiny)
+    client = tiny.load(server_address=relay.url, cache=tmp_path)
+    relay.fail(r"/precomputed/seg/meshes/\d+:", lambda _: (200, DAMAGES["short face"][0]), count=1)
+    with pytest.raises(ProtocolError, match=DAMAGES["short face"][1]):
+        client.mesh.compute_vertex_to_l2_mapping(roots[0])
     relay.faults = []
-    expected = server.load().mesh.get_mesh(roots[0])
-    for again in (client, server.load(server_address=relay.url, cache=tmp_path)):
+    expected = meshes.get_mesh(roots[0])
+    for again in (client, tiny.load(server_address=relay.url, cache=tmp_path)):
         found = again.mesh.get_mesh(roots[0])
         np.testing.assert_array_equal(found.vertices, expected.vertices)
         np.testing.assert_array_equal(found.faces, expected.faces)
@@ -241,12 +235,10 @@ def test_damaged_fragments_raise_and_are_not_cached(
         ["~2/../x:0:5"],
     ],
 )
-def test_names_that_are_none_are_refused(
-    server: Sandbox, relay_of: Any, roots: list[int], names: Any
-) -> None:
-    relay = relay_of(server)
+def test_names_that_are_none_are_refused(tiny: Sandbox, relay_of: Any, roots: list[int], names: Any) -> None:
+    relay = relay_of(tiny)
     relay.fail("/manifest/", lambda _: (200, json.dumps({"fragments": names}).encode()))
-    client = server.load(server_address=relay.url)
+    client = tiny.load(server_address=relay.url)
     with pytest.raises(ProtocolError, match="no name of one") as caught:
         client.mesh.get_mesh(roots[0])
     assert "/manifest/" in str(caught.value.url)
@@ -254,10 +246,10 @@ def test_names_that_are_none_are_refused(
 
 
 def test_a_range_of_another_length_is_damaged(
-    server: Sandbox, session: Session, relay_of: Any, roots: list[int]
+    tiny: Sandbox, session: Session, relay_of: Any, roots: list[int]
 ) -> None:
-    relay = relay_of(server)
-    client = server.load(server_address=relay.url)
+    relay = relay_of(tiny)
+    client = tiny.load(server_address=relay.url)
     names = ["~6/shard:3:50"]
     relay.fail("/manifest/", lambda _: (200, json.dumps({"fragments": names}).encode()))
     for body in (b"x" * 49, b"x" * 51):
@@ -269,11 +261,11 @@ def test_a_range_of_another_length_is_damaged(
 # -- level-2 ids of vertices -------------------------------------------------------------------------------------------
 
 
-def test_accuracy_on_the_sandbox(server: Sandbox, session: Session, roots: list[int]) -> None:
-    cache = pd.read_parquet(server.folder.path / "l2cache.parquet").set_index("l2_id")
+def test_accuracy_on_the_sandbox(tiny: Sandbox, session: Session, roots: list[int]) -> None:
+    cache = pd.read_parquet(tiny.folder.path / "l2cache.parquet").set_index("l2_id")
     for root in roots:
-        vertices, faces, owners = server.truth.mesh(root)
-        ids = np.array(server.load().get_l2_ids(root))
+        vertices, faces, owners = tiny.truth.mesh(root)
+        ids = np.array(tiny.load().get_l2_ids(root))
         points = np.stack(
             [np.full(3, np.nan) if np.size(p) != 3 else p for p in cache["rep_coord_nm"].reindex(ids)]
         )
@@ -284,9 +276,7 @@ def test_accuracy_on_the_sandbox(server: Sandbox, session: Session, roots: list[
         assert not set(owners) - set(labels)
 
 
-def test_mapping_downloads_what_it_is_not_given(
-    server: Sandbox, meshes: MeshClient, roots: list[int]
-) -> None:
+def test_mapping_downloads_what_it_is_not_given(tiny: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
     mesh = meshes.get_mesh(roots[0])
     labels, assigner = meshes.compute_vertex_to_l2_mapping(roots[0], return_assigner=True)
     assert labels.dtype == np.int64
@@ -302,7 +292,7 @@ def test_mapping_downloads_what_it_is_not_given(
     assert summary["vertices"].sum() == (labels > 0).sum()
     assert set(assigner.decision_names) <= set(summary.columns) | {"none"}
     np.testing.assert_array_equal(meshes.mesh_l2_mappings[roots[0]], labels)
-    before = len(server.requests)
+    before = len(tiny.requests)
     given = meshes.compute_vertex_to_l2_mapping(
         roots[0],
         vertices=mesh.vertices,
@@ -312,7 +302,7 @@ def test_mapping_downloads_what_it_is_not_given(
         n_jobs=1,
     )
     np.testing.assert_array_equal(given, labels)
-    assert len(server.requests) == before  # all was given, so nothing is asked
+    assert len(tiny.requests) == before  # all was given, so nothing is asked
 
 
 def test_ids_without_points_are_used(meshes: MeshClient, roots: list[int]) -> None:
@@ -346,10 +336,10 @@ def test_half_given_arrays_are_refused(
         meshes.compute_vertex_to_l2_mapping(roots[0], **given)
 
 
-def test_lookup_in_the_segmentation(server: Sandbox, session: Session, roots: list[int]) -> None:
+def test_lookup_in_the_segmentation(tiny: Sandbox, session: Session, roots: list[int]) -> None:
     level2_at = MeshClient(session)._lookup(roots[0])
-    cache = pd.read_parquet(server.folder.path / "l2cache.parquet")
-    ids = np.array(server.load().get_l2_ids(roots[0]))
+    cache = pd.read_parquet(tiny.folder.path / "l2cache.parquet")
+    ids = np.array(tiny.load().get_l2_ids(roots[0]))
     rows = cache[cache["l2_id"].isin(ids) & cache["in_cache"]].iloc[:20]
     points = np.stack(rows["rep_coord_nm"].to_list()) + 1
     np.testing.assert_array_equal(level2_at(points), rows["l2_id"])
@@ -374,10 +364,10 @@ def test_fallback_decides_undecided_pieces(meshes: MeshClient, roots: list[int])
 
 
 @pytest.mark.slow
-def test_values_are_carried_to_vertices(server: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
+def test_values_are_carried_to_vertices(tiny: Sandbox, meshes: MeshClient, roots: list[int]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        neuron = server.load().get_skeleton(roots[0])
+        neuron = tiny.load().get_skeleton(roots[0])
     labels = meshes.compute_vertex_to_l2_mapping(roots[0])
     rows = neuron.anno.lvl2_ids.df.set_index("lvl2_id")["mesh_ind"]
     known = np.isin(labels, rows.index)
@@ -394,6 +384,6 @@ def test_values_are_carried_to_vertices(server: Sandbox, meshes: MeshClient, roo
     assert np.isnan(size).sum() == (~np.isin(labels, rows.index[:3])).sum()
     with pytest.raises(ValueError, match="no annotation 'colour'"):
         meshes.mesh_label_to_skeleton(labels, neuron, "colour")
-    bare = server.load().get_skeleton(roots[0], synapses=False, restore_properties=False)
+    bare = tiny.load().get_skeleton(roots[0], synapses=False, restore_properties=False)
     with pytest.raises(ValueError, match="synapses=True"):
         meshes.mesh_label_to_skeleton(labels, bare, "pre_syn")

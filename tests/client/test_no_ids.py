@@ -9,26 +9,23 @@ import pandas as pd
 import pytest
 
 from cortexclient import errors
-from cortexclient.sandbox import Sandbox
 from cortexclient.services.roots import RootsService
 from cortexclient.session import as_utc
 
 
 @pytest.fixture(scope="module")
-def client():
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox.load(version=3)
+def client(tiny):
+    return tiny.load(version=3)
 
 
-def test_synapses_without_a_segment_are_nobodys():
-    with Sandbox(size="tiny") as sandbox:
-        rows = pd.read_parquet(sandbox.folder.path / "tables" / "synapses.v3.parquet").sort_values("id")
-        assert (rows["pre_pt_root_id"] == 0).sum() > 2
-        mine = int(rows["pre_pt_root_id"].mode().iloc[0])
-        client = sandbox.load(version=3)
-        frame = client.query_synapses([0, mine, -1], pre=True, progress=False)
-        nobody = client.query_synapses([0, -1], pre=True, post=True, progress=False)
-        edges = client.connectivity([0, -1])
+def test_synapses_without_a_segment_are_nobodys(tiny):
+    rows = pd.read_parquet(tiny.folder.path / "tables" / "synapses.v3.parquet").sort_values("id")
+    assert (rows["pre_pt_root_id"] == 0).sum() > 2
+    mine = int(rows["pre_pt_root_id"].mode().iloc[0])
+    client = tiny.load(version=3)
+    frame = client.query_synapses([0, mine, -1], pre=True, progress=False)
+    nobody = client.query_synapses([0, -1], pre=True, post=True, progress=False)
+    edges = client.connectivity([0, -1])
     expected = rows[(rows["pre_pt_root_id"] == mine) & (rows["post_pt_root_id"] != mine)]
     assert frame["id"].tolist() == expected["id"].tolist()
     assert frame.attrs["stale_root_ids"] == [-1, 0]
@@ -67,23 +64,6 @@ def test_what_is_no_level2_id_does_not_take_the_others_along(client, caplog):
     assert "2 of the ids are no level-2 ids" in caplog.text
 
 
-@pytest.mark.parametrize("no_id", [0, -1])
-def test_a_link_shows_segments_only(client, no_id):
-    with pytest.raises(ValueError, match="is no segment"):
-        client.neuroglancer_url(root_ids=[no_id])
-
-
-def test_a_skeleton_of_no_id_is_told_as_such(client):
-    with pytest.raises(errors.StaleRootError, match="-1"):
-        client.get_skeleton(-1)
-
-
-def test_an_answer_of_another_shape_is_told(toy, monkeypatch):
-    monkeypatch.setattr(type(toy.http), "post_json", lambda *_args, **_options: {"is_latest": [True]})
-    with pytest.raises(errors.ProtocolError, match="each of 2"):
-        RootsService(toy).is_latest_roots([5, 6])
-
-
 @pytest.mark.parametrize("value", [pd.NaT, np.datetime64("NaT", "ns"), None, 1751364601.2, True])
 def test_no_times(value):
     with pytest.raises(TypeError, match="timestamp"):
@@ -97,9 +77,8 @@ def test_a_time_beyond_the_calendar():
     assert as_utc(datetime(9999, 12, 31)).tzinfo is UTC  # noqa: DTZ001 - naive on purpose
 
 
-def test_a_version_that_never_was_is_told_with_those_that_are():
-    with Sandbox(size="tiny") as sandbox:
-        client = sandbox.load(version=99)
-        for ask in (lambda: list(client.tables), lambda: list(client.views), lambda: client.query("x")):
-            with pytest.raises(errors.UnknownVersionError, match=r"(?i)live versions are 2, 3"):
-                ask()
+def test_a_version_that_never_was_is_told_with_those_that_are(tiny):
+    client = tiny.load(version=99)
+    for ask in (lambda: list(client.tables), lambda: list(client.views), lambda: client.query("x")):
+        with pytest.raises(errors.UnknownVersionError, match=r"(?i)live versions are 2, 3"):
+            ask()

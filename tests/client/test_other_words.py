@@ -76,17 +76,6 @@ def test_cells_take_a_client_and_its_moment(sandbox_client: DatasetClient, sandb
         sandbox_client.cell_id_to_root_id(cells, client=3)
 
 
-def test_reference_tables_of_a_skeleton(sandbox_client: DatasetClient, root: int) -> None:
-    sides = {"pre": "synapse_targets", "post": "synapse_targets"}
-    expected = sandbox_client.get_skeleton(root, synapse_reference_tables=sides).anno
-    for given in ("synapse_targets", ["synapse_targets"], sides):
-        found = sandbox_client.get_skeleton(root, reference_tables=given).anno
-        for side in ("pre_syn", "post_syn"):
-            assert list(getattr(found, side).df) == list(getattr(expected, side).df)
-    with pytest.raises(ValueError, match="are one argument"):
-        sandbox_client.get_skeleton(root, synapse_reference_tables=sides, reference_tables=sides)
-
-
 @pytest.mark.parametrize("how", [{"datastack_name": "minnie65_public"}, {"spec": "minnie_public"}, {}])
 def test_a_client_is_loaded_not_built_from_the_name_of_a_datastack(how: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"use cortexclient\.load"):

@@ -4,15 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
-
-from cortexclient.sandbox import Sandbox
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox(size="tiny") as running:
-        yield running
 
 
 def somas(sandbox, time=None) -> tuple[np.ndarray, np.ndarray]:
@@ -22,28 +13,28 @@ def somas(sandbox, time=None) -> tuple[np.ndarray, np.ndarray]:
     return cells[["soma_x_nm", "soma_y_nm", "soma_z_nm"]].to_numpy(), roots
 
 
-def test_the_root_at_a_point_is_that_of_the_clients_moment(sandbox):
-    points, now = somas(sandbox)
+def test_the_root_at_a_point_is_that_of_the_clients_moment(tiny):
+    points, now = somas(tiny)
     outside = [[-5e6, 0, 0], [np.nan, 1, 1]]
-    found = sandbox.load().root_at(np.vstack([points, outside, points[:1]]))
+    found = tiny.load().root_at(np.vstack([points, outside, points[:1]]))
     assert found.tolist() == [*now.tolist(), 0, 0, now[0]]
     assert found.dtype == np.int64
-    earliest = sandbox.load(version=1)
-    points, then = somas(sandbox, earliest.version_timestamp())
+    earliest = tiny.load(version=1)
+    points, then = somas(tiny, earliest.version_timestamp())
     assert (then != now).any()
     assert earliest.root_at(points).tolist() == then.tolist()
     assert earliest.root_at(points[0]).tolist() == then[:1].tolist()
     frame = pd.DataFrame({"pt_position": list(points)})
     assert earliest.root_at(frame, column="pt_position").tolist() == then.tolist()
-    assert sandbox.load().root_at(points, timestamp=earliest.version_timestamp()).tolist() == then.tolist()
-    cells = sandbox.truth.cells
+    assert tiny.load().root_at(points, timestamp=earliest.version_timestamp()).tolist() == then.tolist()
+    cells = tiny.truth.cells
     assert earliest.root_at(points, stop_layer=1).tolist() == cells["soma_supervoxel_id"].tolist()
     assert earliest.root_at(np.zeros((0, 3))).tolist() == []
 
 
-def test_anchor_points_lie_in_their_roots_before_and_after_edits(sandbox):
-    client = sandbox.load(version=2)
-    history = sandbox.truth.history
+def test_anchor_points_lie_in_their_roots_before_and_after_edits(tiny):
+    client = tiny.load(version=2)
+    history = tiny.truth.history
     at = client.version_timestamp()
     valid = history[(history["valid_from"] <= at) & ~(history["valid_until"] <= at)]
     cells = valid[valid["cell_id"] > 0]["root_id"].unique()[:6].tolist()
@@ -62,7 +53,7 @@ def test_anchor_points_lie_in_their_roots_before_and_after_edits(sandbox):
     assert np.isnan(points[-1]).all()
     assert frame["source"].iloc[-1] is pd.NA
     # what an edit made of a cell still has the point of its nucleus
-    now = sandbox.load()
+    now = tiny.load()
     kept = frame[frame["source"] == "nucleus"]
-    expected = sandbox.truth.cells.set_index("cell_id").loc[kept["cell_id"], "root_id"]
+    expected = tiny.truth.cells.set_index("cell_id").loc[kept["cell_id"], "root_id"]
     assert now.root_at(kept, column="pt_position").tolist() == expected.tolist()

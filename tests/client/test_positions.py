@@ -18,11 +18,10 @@ AXES = "xyz"
 
 
 @pytest.fixture(scope="module")
-def gaps(tmp_path_factory):
+def gaps(tiny, tmp_path_factory):
     """A cortex of odd units, in which half the nuclei have no box; its folder, and a server on it."""
     folder = tmp_path_factory.mktemp("gaps") / "data"
-    with Sandbox(size="tiny") as sandbox:
-        shutil.copytree(sandbox.folder.path, folder)
+    shutil.copytree(tiny.folder.path, folder)
     for file in folder.glob("tables/nucleus_detection.*.parquet"):
         rows = pd.read_parquet(file)
         for column in [name for name in rows.columns if name.startswith("bb_")]:

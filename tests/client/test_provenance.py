@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -13,19 +12,13 @@ from cortexclient.sandbox import Sandbox
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(size="tiny") as served:
-        yield served
+def client(tiny: Sandbox) -> Any:
+    return tiny.load(version=tiny.load().version)
 
 
 @pytest.fixture(scope="module")
-def client(sandbox: Sandbox) -> Any:
-    return sandbox.load(version=sandbox.load().version)
-
-
-@pytest.fixture(scope="module")
-def root(client: Any, sandbox: Sandbox) -> int:
-    synapses = sandbox.truth.synapses
+def root(client: Any, tiny: Sandbox) -> int:
+    synapses = tiny.truth.synapses
     cell = int(synapses["pre_cell_id"][synapses["pre_cell_id"] > 0].mode().iloc[0])
     return int(client.cell_id_to_root_id([cell])["root_id"].iloc[0])
 
@@ -45,42 +38,42 @@ def frames(client: Any, root: int) -> dict[str, pd.DataFrame]:
     }
 
 
-def test_every_frame_says_where_it_is_from(client: Any, sandbox: Sandbox, root: int) -> None:
+def test_every_frame_says_where_it_is_from(client: Any, tiny: Sandbox, root: int) -> None:
     for name, frame in frames(client, root).items():
         attrs = frame.attrs
         assert attrs["dataset"] == client.spec.name, name
-        assert attrs["datastack_name"] == sandbox.datastack, name
-        assert attrs["server_address"] == sandbox.url, name
+        assert attrs["datastack_name"] == tiny.datastack, name
+        assert attrs["server_address"] == tiny.url, name
         assert attrs["spec_hash"] == client.spec.fingerprint, name
         assert attrs["transform"] == (client.spec.transform.dataset or "declared"), name
         assert attrs["timestamp"] == client.timestamp.isoformat(), name
         if name != "latest":  # answered by the graph, which knows times and no versions
             assert attrs["materialization_version"] == client.version, name
-        assert sandbox.token not in repr(attrs), name
+        assert tiny.token not in repr(attrs), name
 
 
-def test_a_changed_spec_has_another_hash_and_a_pinned_transform_is_named(sandbox: Sandbox) -> None:
-    pinned = sandbox.load(overrides={"transform": {"dataset": "v1dd", "version": "1.4", "steps": None}})
+def test_a_changed_spec_has_another_hash_and_a_pinned_transform_is_named(tiny: Sandbox) -> None:
+    pinned = tiny.load(overrides={"transform": {"dataset": "v1dd", "version": "1.4", "steps": None}})
     table = pinned.spec.cell_ids.main_table
     attrs = pinned.tables[table]().query(limit=1).attrs
     assert (attrs["transform"], attrs["transform_version"]) == ("v1dd", "1.4")
-    plain = sandbox.load().tables[table]().query(limit=1).attrs
+    plain = tiny.load().tables[table]().query(limit=1).attrs
     assert attrs["spec_hash"] != plain["spec_hash"]
-    open_ended = sandbox.load(overrides={"transform": {"dataset": "v1dd", "steps": None}})
+    open_ended = tiny.load(overrides={"transform": {"dataset": "v1dd", "steps": None}})
     assert open_ended.tables[table]().query(limit=1).attrs["transform_version"].startswith("newest of")
 
 
-def test_a_service_that_the_spec_rules_out_is_not_asked(sandbox: Sandbox, root: int) -> None:
-    without = sandbox.load(overrides={"capabilities": {"l2cache": False}})
+def test_a_service_that_the_spec_rules_out_is_not_asked(tiny: Sandbox, root: int) -> None:
+    without = tiny.load(overrides={"capabilities": {"l2cache": False}})
     ids = without.get_l2_ids(root)[:2]
-    before = len(sandbox.requests)
+    before = len(tiny.requests)
     with pytest.raises(NotConfiguredError, match=r"capabilities\.l2cache: false"):
         without.get_l2data(ids)
-    assert len(sandbox.requests) == before
+    assert len(tiny.requests) == before
 
 
-def test_rows_of_different_times_have_no_common_one(sandbox: Sandbox, root: int) -> None:
-    attrs = sandbox.load().root_id_to_cell_id([root, root]).attrs
+def test_rows_of_different_times_have_no_common_one(tiny: Sandbox, root: int) -> None:
+    attrs = tiny.load().root_id_to_cell_id([root, root]).attrs
     assert attrs["dataset"] == "sandbox"
     assert attrs["timestamp"] is attrs["materialization_version"] is None
 

@@ -202,12 +202,11 @@ def test_a_count_is_of_all_rows_that_match(request, files, server, when):
     assert but_one.query(timestamp=when, get_counts=True, limit=2)["count"].tolist() == [len(rows) - 1]
 
 
-def test_a_count_at_an_expired_version_says_so():
-    with Sandbox(size="tiny") as sandbox:
-        table = sandbox.load(version=3).tables.nucleus_detection()
-        for asked in (False, True):
-            with pytest.raises(errors.ExpiredVersionError, match="version 1 of sandbox has expired"):
-                table.query(materialization_version=1, get_counts=asked)
+def test_a_count_at_an_expired_version_says_so(tiny):
+    table = tiny.load(version=3).tables.nucleus_detection()
+    for asked in (False, True):
+        with pytest.raises(errors.ExpiredVersionError, match="version 1 of sandbox has expired"):
+            table.query(materialization_version=1, get_counts=asked)
 
 
 @pytest.mark.parametrize("server", ["toy", "capped"])
@@ -305,27 +304,11 @@ def test_columns_are_those_asked_for(toy):
     assert list(frame.columns) == ["pre_pt_root_id", *(f"ctr_pt_position_{axis}" for axis in "xyz")]
 
 
-def test_other_kinds_of_frames(toy):
-    import pyarrow as pa
-
-    handle = TablesService(toy).tags_toy()
-    arrow = handle.query(return_as="arrow", split_positions=True)
-    assert isinstance(arrow, pa.Table)
-    assert arrow.column("id").to_pylist() == handle.query()["id"].tolist()
-    assert handle.query(metadata=False).attrs == {}
-    polars = pytest.importorskip("polars")
-    frame = TablesService(toy).synapses_toy().query(return_as="polars", split_positions=True)
-    assert isinstance(frame, polars.DataFrame)
-    assert frame.height == len(TablesService(toy).synapses_toy().query())
-    assert {frame.schema[name] for name in ("id", "pre_pt_root_id", "post_pt_supervoxel_id")} == {
-        polars.Int64
-    }
+def test_a_point_in_polars_is_a_list_and_frames_need_no_metadata(toy):
+    assert TablesService(toy).tags_toy().query(metadata=False).attrs == {}
+    pytest.importorskip("polars")
     points = TablesService(toy).synapses_toy(id=[1]).query(return_as="polars")
     assert len(points["ctr_pt_position"][0]) == 3
-    none = TablesService(toy).synapses_toy(id=[]).query(return_as="polars", split_positions=True)
-    assert none.schema == frame.schema
-    views = ViewsService(toy).nucleus_celltype_view()
-    assert views.query(return_as="polars", split_positions=True).schema["ref_id"] == polars.Int64
 
 
 @pytest.mark.parametrize("server", ["toy", "capped"])

@@ -17,12 +17,6 @@ END = 8
 
 
 @pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
 def truncating():
     with Sandbox(size="tiny", row_limit=100) as sandbox:
         yield sandbox
@@ -121,8 +115,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("way", BROKEN)
-def test_what_cannot_be_read_raises_with_its_address(sandbox, monkeypatch, way):
-    client = client_through(sandbox, monkeypatch, BROKEN[way])
+def test_what_cannot_be_read_raises_with_its_address(tiny, monkeypatch, way):
+    client = client_through(tiny, monkeypatch, BROKEN[way])
     with pytest.raises(errors.ProtocolError) as caught:
         client.tables.cell_types().query()
     assert (caught.value.service, caught.value.status) == ("materialize", 200)
@@ -132,19 +126,19 @@ def test_what_cannot_be_read_raises_with_its_address(sandbox, monkeypatch, way):
 @pytest.mark.parametrize(
     "kind", [pa.string(), pa.large_string(), pa.decimal128(20, 0), pa.uint64(), "dictionary"]
 )
-def test_ids_are_exact_whatever_holds_them(sandbox, monkeypatch, kind):
-    expected = sandbox.load(version=3).tables.nucleus_detection().query()
-    client = client_through(sandbox, monkeypatch, cast_ids(kind))
+def test_ids_are_exact_whatever_holds_them(tiny, monkeypatch, kind):
+    expected = tiny.load(version=3).tables.nucleus_detection().query()
+    client = client_through(tiny, monkeypatch, cast_ids(kind))
     pd.testing.assert_frame_equal(client.tables.nucleus_detection().query(), expected)
     roots = expected["pt_root_id"][expected["pt_root_id"] > 0].tolist()[:3]
-    right = sandbox.load(version=3)
+    right = tiny.load(version=3)
     pd.testing.assert_frame_equal(client.connectivity(roots), right.connectivity(roots))
     pd.testing.assert_frame_equal(client.root_id_to_cell_id(roots), right.root_id_to_cell_id(roots))
 
 
 @pytest.mark.parametrize("batches", [1, 3, 50])
-def test_batches_and_other_kinds_of_text_are_read(sandbox, monkeypatch, batches):
-    expected = sandbox.load(version=3).tables.cell_types().query()
+def test_batches_and_other_kinds_of_text_are_read(tiny, monkeypatch, batches):
+    expected = tiny.load(version=3).tables.cell_types().query()
 
     def change(body):
         table = read(body)
@@ -154,7 +148,7 @@ def test_batches_and_other_kinds_of_text_are_read(sandbox, monkeypatch, batches)
         )
         return written(table.set_column(place, "cell_type", text), batches)
 
-    client = client_through(sandbox, monkeypatch, change)
+    client = client_through(tiny, monkeypatch, change)
     pd.testing.assert_frame_equal(client.tables.cell_types().query(), expected)
 
 
@@ -178,8 +172,8 @@ def lists_as(value):
     ],
     ids=repr,
 )
-def test_lists_of_another_shape_raise_with_their_address(sandbox, monkeypatch, path, value):
-    client = client_through(sandbox, monkeypatch, lists_as(value), path=path)
+def test_lists_of_another_shape_raise_with_their_address(tiny, monkeypatch, path, value):
+    client = client_through(tiny, monkeypatch, lists_as(value), path=path)
     names = client.tables if "tables" in path else client.views
     with pytest.raises(errors.ProtocolError) as caught:
         list(names)
@@ -189,10 +183,10 @@ def test_lists_of_another_shape_raise_with_their_address(sandbox, monkeypatch, p
 
 @pytest.mark.parametrize(("path", "number"), [("/tables/metadata$", 13), ("/views$", 5)])
 @pytest.mark.parametrize("fault", ["404", "503"])
-def test_trouble_that_passes_is_not_remembered(sandbox, path, number, fault):
-    client = sandbox.load(version=3, retries=0)
+def test_trouble_that_passes_is_not_remembered(tiny, path, number, fault):
+    client = tiny.load(version=3, retries=0)
     names = client.tables if "tables" in path else client.views
-    sandbox.inject(fault, route=path, count=1)
+    tiny.inject(fault, route=path, count=1)
     try:
         assert list(names) == []
     except errors.ServiceError:
@@ -209,7 +203,7 @@ def counts(value):
 
 @pytest.mark.parametrize(
     "value",
-    [[2**62], [10**6], [-1], [0], [2584], [2586], [1.5], [float("nan")], ["12"], [1, 2], [], [None]],
+    [[10**6], [-1], [1.5], [float("nan")], ["12"], [1, 2], [], [None]],
     ids=str,
 )
 def test_a_wrong_count_raises_after_few_requests(truncating, monkeypatch, value):

@@ -47,21 +47,6 @@ def test_a_view_asked_by_a_list_is_whole(cut):
     same(found, expected)
 
 
-def test_connectivity_is_whole(cut):
-    roots = stored(cut, "nucleus_detection")["pt_root_id"].unique()
-    synapses = stored(cut, "synapses")
-    synapses = synapses[(synapses["pre_pt_root_id"] != 0) & (synapses["post_pt_root_id"] != 0)]
-    synapses = synapses[synapses["pre_pt_root_id"].isin(roots) | synapses["post_pt_root_id"].isin(roots)]
-    synapses = synapses[synapses["pre_pt_root_id"] != synapses["post_pt_root_id"]]
-    expected = synapses.groupby(["pre_pt_root_id", "post_pt_root_id"]).agg(
-        n_syn=("id", "size"), sum_size=("size", "sum")
-    )
-    found = (
-        cut.load(version=3).connectivity(roots[roots > 0]).set_index(["pre_pt_root_id", "post_pt_root_id"])
-    )
-    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
-
-
 def test_a_reference_table_is_whole_one_row_at_a_time():
     with Sandbox(size="tiny", row_limit=1) as sandbox:
         expected = stored(sandbox, "nucleus_alternative_points")

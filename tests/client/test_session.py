@@ -483,18 +483,7 @@ def test_nothing_is_written_to_the_cloudvolume_folder(home, toy_server, toy_sess
     assert not (home / ".cloudvolume").exists()
 
 
-def test_importing_the_session_is_light():
-    code = (
-        "import sys, cortexclient.session, cortexclient.services.tables, cortexclient.services.synapses;"
-        "heavy = {'pandas', 'caveclient', 'cloudvolume', 'pyarrow', 'requests'} & set(sys.modules);"
-        "print(sorted(heavy))"
-    )
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert made.stdout.strip() == "[]"
-
-
 def test_servers_are_started_by_scheme(toy_session):
-    spec = toy_session(spec={"server_address": "nothing://here"}).spec if False else toy_session().spec
-    session = Session(spec, server_address="nothing://here")
+    session = Session(toy_session().spec, server_address="nothing://here")
     with pytest.raises(errors.SpecError, match="unknown scheme"):
         _ = session.server_address

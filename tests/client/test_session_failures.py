@@ -25,7 +25,6 @@ from cortexclient.session.refusals import (
     Refusal,
     clean_url,
     error_for,
-    meant_status,
     read_refusal,
     scrub,
 )
@@ -194,15 +193,6 @@ def test_what_the_messages_say(refusals):
     assert "'view'" in one("missing_permission")
     assert "toyds" in one("missing_permission")
     assert "cortexclient login" in one("invalid_token")
-
-
-def test_statuses_in_texts():
-    assert meant_status(500, "404 Not Found: version 77 not found in toy") == 404
-    assert meant_status(500, "429 Too Many Requests: 2 per 1 minute") == 429
-    assert meant_status(500, "[400]: Timestamp parameter end_time is not valid") == 400
-    assert meant_status(500, '404 table "projects/x" missing') == 500
-    assert meant_status(500, "'nope'") == 500
-    assert meant_status(403, "") == 403
 
 
 def test_secrets_are_blanked():

@@ -12,17 +12,15 @@ import pytest
 
 import cortexclient
 from cortexclient.errors import CortexError
-from cortexclient.sandbox import Sandbox
 from cortexclient.session import CacheEntry
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory):
+def good(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
-    with Sandbox(size="tiny") as server:
-        client = server.load(version=3, cache=folder / "cache")
-        client.tables.nucleus_detection().query()
-        return client.save_snapshot(folder / "good.zip")
+    client = tiny.load(version=3, cache=folder / "cache")
+    client.tables.nucleus_detection().query()
+    return client.save_snapshot(folder / "good.zip")
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +203,11 @@ def test_names_in_the_zip_lead_nowhere(members, tmp_path):
     assert not list(tmp_path.parent.rglob("escaped"))
 
 
-def test_saving_to_a_full_disk_or_a_folder_leaves_what_was_there(tmp_path):
-    with Sandbox(size="tiny") as server:
-        client = server.load(version=3, cache=tmp_path / "cache")
-        client.tables.nucleus_detection().query()
-        (tmp_path / "folder.zip").mkdir()
-        for path in (tmp_path / "folder.zip", tmp_path / "no" / "x.zip"):
-            with pytest.raises(CortexError, match="cannot write"):
-                client.save_snapshot(path)
+def test_saving_to_a_full_disk_or_a_folder_leaves_what_was_there(tiny, tmp_path):
+    client = tiny.load(version=3, cache=tmp_path / "cache")
+    client.tables.nucleus_detection().query()
+    (tmp_path / "folder.zip").mkdir()
+    for path in (tmp_path / "folder.zip", tmp_path / "no" / "x.zip"):
+        with pytest.raises(CortexError, match="cannot write"):
+            client.save_snapshot(path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "folder.zip"]

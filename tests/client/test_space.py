@@ -17,7 +17,6 @@ from cortexclient.spec import spec_from_mapping
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cortexclient.client import DatasetClient
 
 BASE: dict[str, Any] = {
     "name": "brain",
@@ -184,16 +183,3 @@ def test_layers_come_from_the_spec() -> None:
     space = make_space("minnie65", layers=layers, depth_range_um=[0, 775])
     assert space.layers[0].name == "L1"
     assert space.depth_range_um == (0, 775)
-
-
-def test_client_gives_depths_of_queried_tables(sandbox_client: DatasetClient) -> None:
-    split = sandbox_client.tables.nucleus_detection().query(split_positions=True)
-    whole = sandbox_client.tables.nucleus_detection().query()
-    expected = sandbox_client.space.transform_nm.apply_dataframe("pt_position", whole, projection="y")
-    np.testing.assert_allclose(sandbox_client.depth(split), expected)
-    np.testing.assert_allclose(sandbox_client.depth(whole), expected)
-    points = np.stack(whole["pt_position"])
-    np.testing.assert_allclose(sandbox_client.depth(points), expected)
-    assert sandbox_client.depth(points[0]) == pytest.approx(expected[0])
-    voxels = sandbox_client.tables.nucleus_detection().query(desired_resolution=[4, 4, 40])
-    np.testing.assert_allclose(sandbox_client.depth(voxels), expected, atol=0.05)

@@ -89,15 +89,6 @@ def test_no_neurons_give_an_empty_frame_of_the_same_shape(request, files, server
     assert one.dtypes.to_dict() == many.dtypes.to_dict()
 
 
-def test_points_in_one_column(toy, files):
-    roots = files.current_roots(files.versions[2])[:1]
-    frame = SynapsesService(toy.at(version=2)).query_synapses(
-        roots, pre=True, split_positions=False, progress=False
-    )
-    assert frame["ctr_pt_position"].iloc[0].shape == (3,)
-    assert not [name for name in frame.columns if name.endswith("_x")]
-
-
 def test_neither_side_is_a_mistake(toy):
     with pytest.raises(ValueError, match="pre=True"):
         SynapsesService(toy).query_synapses([1])
@@ -158,21 +149,18 @@ def test_connectivity(request, files, server, version):
     assert len(none) == 0
 
 
-def test_a_table_of_connections_says_the_same_as_the_synapses():
-    from cortexclient.sandbox import Sandbox
-
-    with Sandbox(size="tiny") as sandbox:
-        client = sandbox.load()
-        assert client.spec.table_for("edges").name == "connections_with_nuclei"
-        rows = pd.read_parquet(sandbox.folder.path / "tables" / f"synapses.v{client.version}.parquet")
-        roots = rows["pre_pt_root_id"].value_counts().index[:4].tolist()
-        before = len(sandbox.requests)
-        read = client.connectivity(roots)
-        assert [entry for entry in list(sandbox.requests)[before:] if "connections_with_nuclei" in entry.path]
-        pd.testing.assert_frame_equal(
-            read, client.connectivity(roots, synapse_table=client.session.synapse_table)
-        )
-        assert len(read) > 10
+def test_a_table_of_connections_says_the_same_as_the_synapses(tiny):
+    client = tiny.load()
+    assert client.spec.table_for("edges").name == "connections_with_nuclei"
+    rows = pd.read_parquet(tiny.folder.path / "tables" / f"synapses.v{client.version}.parquet")
+    roots = rows["pre_pt_root_id"].value_counts().index[:4].tolist()
+    before = len(tiny.requests)
+    read = client.connectivity(roots)
+    assert [entry for entry in list(tiny.requests)[before:] if "connections_with_nuclei" in entry.path]
+    pd.testing.assert_frame_equal(
+        read, client.connectivity(roots, synapse_table=client.session.synapse_table)
+    )
+    assert len(read) > 10
 
 
 def test_a_synapse_of_unknown_sides_hides_no_synapse_of_a_neuron_onto_itself():

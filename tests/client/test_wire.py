@@ -177,19 +177,9 @@ def test_certificates_that_are_not_there(relay, client, monkeypatch):
 
 
 ODD_NUMBERS = {
-    "/root_timestamps$": [
-        b'{"timestamp": 5}',
-        b'{"timestamp": [null]}',
-        b'{"timestamp": ["x"]}',
-        b'{"timestamp": [1e999]}',
-    ],
+    "/root_timestamps$": [b'{"timestamp": [1e999]}'],
     "/is_latest_roots$": [b'{"is_latest": 5}', b'{"is_latest": [5]}', b"[]", b'{"is_latest": []}'],
-    "/leaves$": [
-        b'{"leaf_ids": [1.0]}',
-        b'{"leaf_ids": 5}',
-        b'{"leaf_ids": [true]}',
-        b'{"leaf_ids": [1e400, 5]}',
-    ],
+    "/leaves$": [b'{"leaf_ids": [1e400, 5]}'],
     "/roots_binary$": [b"12345678" * 2, b"1234567", b"\xff" * 8],
 }
 """What is wrong in the responses of the chunkedgraph about one root."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import cortexclient
 from cortexclient.errors import NotConfiguredError
 from cortexclient.sandbox import Sandbox
 
@@ -180,16 +179,6 @@ def _owners(sandbox: Sandbox, root: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(single.index.to_list(), dtype=np.float32), single["first"].to_numpy()
 
 
-def test_level_2_data(client: Any, cell: tuple[int, int]) -> None:
-    _, root = cell
-    l2_ids = client.get_l2_ids(root)
-    frame = client.get_l2data(l2_ids)
-    assert len(frame) == len(l2_ids)
-    assert {"rep_coord_nm_x", "rep_coord_nm_y", "rep_coord_nm_z", "size_nm3"} <= set(frame.columns)
-    raw = client.get_l2data(l2_ids[:3], as_dataframe=False)
-    assert {int(key) for key in raw} == {int(l2_id) for l2_id in l2_ids[:3]}
-
-
 def test_versions_are_the_specs_own(client: Any) -> None:
     declared = {entry.version for entry in client.spec.versions if entry.status != "expired"}
     if declared and client.spec.default_version == "latest":
@@ -215,15 +204,6 @@ def test_one_moment(client: Any) -> None:
         client.at(version=live[0], timestamp=datetime.now(UTC))
 
 
-def test_roots_in_time(client: Any, cell: tuple[int, int]) -> None:
-    _, root = cell
-    times = client.latest_valid_timestamp([root, root])
-    assert len(times) == 2
-    assert client.is_latest_roots([root], timestamp=times[0]).all()
-    assert client.now().utcoffset() == timedelta(0)
-    assert int(client.suggest_latest_roots(root)) > 0
-
-
 def test_links_stay_on_this_machine(client: Any, sandbox: Sandbox, cell: tuple[int, int]) -> None:
     _, root = cell
     url = client.neuroglancer_url(root_ids=[root])
@@ -247,28 +227,3 @@ def test_clients_can_be_pickled(client: Any, sandbox: Sandbox) -> None:
     again = pickle.loads(data)
     assert type(again) is type(client)
     assert again.spec == client.spec
-
-
-def test_load_makes_no_request(client: Any, sandbox: Sandbox) -> None:
-    before = len(sandbox.requests)
-    other = sandbox.load()
-    repr(other)
-    assert len(sandbox.requests) == before
-
-
-def test_nothing_is_written_to_the_cave_folder(client: Any) -> None:
-    assert client.version > 0
-    # importing cloud-volume makes an empty folder
-    assert [path for path in (Path.home() / ".cloudvolume").rglob("*") if path.is_file()] == []
-
-
-def test_import_hook_gives_the_same_class() -> None:
-    from cortexclient.datasets.minnie_prod import MicronsProdClient
-    from cortexclient.datasets.minnie_public import MinniePublicClient, client
-    from cortexclient.datasets.v1dd import V1ddClient
-    from cortexclient.datasets.v1dd_public import V1ddPublicClient
-
-    assert isinstance(client, MinniePublicClient)
-    assert type(cortexclient.load("minnie_public")) is MinniePublicClient
-    for cls in (MicronsProdClient, V1ddClient, V1ddPublicClient):
-        assert issubclass(cls, cortexclient.DatasetClient)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,17 @@ import pytest
 
 from cortexclient import DatasetClient, label_vertices
 from cortexclient.sandbox import Sandbox
-from cortexclient.testing import clear_client_caches
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Sandbox]:
-    clear_client_caches()
-    with Sandbox(size="tiny") as running:
-        yield running
-    clear_client_caches()
+def roots(tiny: Sandbox) -> list[int]:
+    return [int(root) for root in tiny.world.graph.alive()[:4]]
 
 
-@pytest.fixture(scope="module")
-def roots(server: Sandbox) -> list[int]:
-    return [int(root) for root in server.world.graph.alive()[:4]]
-
-
-def test_streams_and_logging_stay_whole_when_threads_work_at_once(server: Sandbox, roots: list[int]) -> None:
+def test_streams_and_logging_stay_whole_when_threads_work_at_once(tiny: Sandbox, roots: list[int]) -> None:
     import logging
 
-    client = server.load()
+    client = tiny.load()
     before = sys.stdout, sys.stderr, logging.getLogger().level, list(logging.getLogger().handlers)
     seen: list[Any] = []
     barrier = threading.Barrier(4)
@@ -52,15 +42,15 @@ def test_streams_and_logging_stay_whole_when_threads_work_at_once(server: Sandbo
     assert not sys.stdout.closed
 
 
-def test_showing_a_client_again_asks_nothing(server: Sandbox) -> None:
-    client = server.load()
-    before = len(server.requests)
+def test_showing_a_client_again_asks_nothing(tiny: Sandbox) -> None:
+    client = tiny.load()
+    before = len(tiny.requests)
     repr(client)
-    assert len(server.requests) == before
+    assert len(tiny.requests) == before
     first = client._repr_html_()
-    before = len(server.requests)
+    before = len(tiny.requests)
     assert client._repr_html_() == first
-    assert len(server.requests) == before
+    assert len(tiny.requests) == before
 
 
 def test_only_exports_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +104,14 @@ def test_labels_need_memory_by_vertex_not_by_vertex_and_chunk() -> None:
     assert (labels == np.repeat(l2_ids, each)).mean() > 0.99
 
 
-def test_the_number_of_jobs_changes_nothing(server: Sandbox, roots: list[int]) -> None:
-    client = server.load()
+def test_the_number_of_jobs_changes_nothing(tiny: Sandbox, roots: list[int]) -> None:
+    client = tiny.load()
     one, many = (client.mesh.compute_vertex_to_l2_mapping(roots[0], n_jobs=jobs) for jobs in (1, 16))
     np.testing.assert_array_equal(one, many)
 
 
-def test_meshes_leave_the_users_volume_alone(server: Sandbox, roots: list[int]) -> None:
-    client = server.load()
+def test_meshes_leave_the_users_volume_alone(tiny: Sandbox, roots: list[int]) -> None:
+    client = tiny.load()
     volume = client.mesh.cv
     assert client.mesh.cv is volume is client.segmentation_cloudvolume()
     before = volume.image.lru.size, volume.progress
@@ -129,8 +119,8 @@ def test_meshes_leave_the_users_volume_alone(server: Sandbox, roots: list[int]) 
     assert (volume.image.lru.size, volume.progress) == before
 
 
-def test_a_root_id_is_the_first_argument_everywhere(server: Sandbox, roots: list[int]) -> None:
-    client: DatasetClient = server.load()
+def test_a_root_id_is_the_first_argument_everywhere(tiny: Sandbox, roots: list[int]) -> None:
+    client: DatasetClient = tiny.load()
     assert len(client.get_l2_ids(roots[0])) > 0
     assert client.mesh.get_mesh(roots[0]).segid == roots[0]
     assert len(client.mesh.compute_vertex_to_l2_mapping(roots[0])) > 0

@@ -132,16 +132,6 @@ def test_properties_are_properties(cls: type, name: str) -> None:
         assert kind.fset is not None
 
 
-def test_classes_of_the_documented_datasets() -> None:
-    from cortexclient.datasets.minnie_prod import MicronsProdClient
-    from cortexclient.datasets.minnie_public import MinniePublicClient
-    from cortexclient.datasets.v1dd import client as v1dd
-    from cortexclient.datasets.v1dd_public import V1ddPublicClient
-
-    for cls in (MicronsProdClient, MinniePublicClient, V1ddPublicClient, type(v1dd)):
-        assert issubclass(cls, DatasetClient)
-
-
 # -- each name is called, on a sandbox that has the names of the examples' dataset ---------------------------------
 
 
@@ -207,38 +197,6 @@ def test_moments(client: Any) -> None:
     client.fix_mat_timestamp()
     assert client.timestamp == client.version_timestamp(newest)
     assert abs(client.now() - datetime.now(UTC)) < timedelta(seconds=5)
-
-
-def test_level_2(client: Any, root: int) -> None:
-    ids = client.get_l2_ids(root)
-    assert len(ids) == len(set(map(int, ids))) > 10
-    split = client.get_l2data(
-        ids, attributes=["rep_coord_nm", "size_nm3"], as_dataframe=True, split_columns=True
-    )
-    assert set(split.columns) == {"rep_coord_nm_x", "rep_coord_nm_y", "rep_coord_nm_z", "size_nm3"}
-    assert split.index.name == "l2_id"
-    whole = client.get_l2data(ids, ["rep_coord_nm"], split_columns=False)
-    assert len(whole["rep_coord_nm"].iloc[0]) == 3
-    every = client.get_l2data(ids[:2])
-    assert {"area_nm2", "max_dt_nm", "mean_dt_nm", "size_nm3", "pca_val_0"} <= set(every.columns)
-    assert len(client.get_l2data(ids[:2], as_dataframe=False)) == 2
-    points = split[["rep_coord_nm_x", "rep_coord_nm_y", "rep_coord_nm_z"]].to_numpy()
-    part = client.get_l2_ids(root, bounds=np.array([points[0] - 100, points[0] + 100]).T)
-    assert int(split.index[0]) in set(map(int, part)) < set(map(int, ids))
-
-
-def test_latest_valid_timestamp(client: Any, root: int, sandbox: Sandbox) -> None:
-    graph = sandbox.world.graph
-    old = next(
-        int(node)
-        for entry in graph.operations
-        for node in entry["old_roots"]
-        if not graph.is_latest(np.array([node]))[0]
-    )
-    now, then = client.latest_valid_timestamp([root, old])
-    assert client.is_latest_roots([root], timestamp=now).all()
-    assert client.is_latest_roots([old], timestamp=then).all()
-    assert not client.is_latest_roots([old]).any()
 
 
 def test_skeleton_in_every_way(client: Any, root: int) -> None:
@@ -334,23 +292,6 @@ def test_meshes_and_their_level_2_ids(client: Any, root: int) -> None:
     assert (client.mesh.mesh_l2_mappings[root] == labels).all()
 
 
-def test_exports(client: Any, sandbox: Sandbox) -> None:
-    client.set_export_cloudpath(sandbox.exports_path)
-    exports = client.exports
-    listed = exports.available_data_df()
-    assert {"name", "version"} <= set(listed.columns)
-    name = exports.available_tables[0]
-    version = exports.available_versions(name)[0]
-    frame = exports.get_table(name, version)
-    (file,) = [one for one in exports.available_files if (one.name, one.version) == (name, version)]
-    assert isinstance(file, CloudFileViewExport)
-    assert file.datapath.endswith(".csv.gz")
-    assert file.headerpath.endswith("_header.csv")
-    pd.testing.assert_frame_equal(file.get_dataframe(version, verbose=False), frame)
-    exports.reset_available_files()
-    assert exports.available_tables[0] == name
-
-
 def test_the_examples_in_their_own_words(client: Any, cells: pd.DataFrame) -> None:
     proof = client.tables.proofreading_status_and_strategy().query()
     assert len(proof) > 0
@@ -383,14 +324,6 @@ def test_the_examples_in_their_own_words(client: Any, cells: pd.DataFrame) -> No
 # -- what the latest release of the peer added -----------------------------------------------------------------------
 
 
-def test_roots_of_the_peer(client: Any, cells: pd.DataFrame, sandbox: Sandbox, root: int) -> None:
-    supervoxels = cells["soma_supervoxel_id"].to_numpy()
-    assert list(client.get_roots(supervoxels)) == list(cells["root_id"])
-    assert client.is_latest_roots(cells["root_id"]).all()
-    assert list(map(int, client.get_latest_roots(root))) == [root]
-    assert int(client.suggest_latest_roots(root)) == root
-
-
 def test_the_datastack_of_the_peer(client: Any, sandbox: Sandbox, root: int) -> None:
     assert client.most_recent_materialization_version() == client.version
     assert client.get_datastack_info()["synapse_table"] == client.spec.synapse_table
@@ -403,24 +336,3 @@ def test_the_datastack_of_the_peer(client: Any, sandbox: Sandbox, root: int) -> 
     number = client.upload_state_json(state)
     assert client.get_state_json(number) == state
     assert client.skeletons_exist(root_ids=[root]) == {root: True}
-
-
-def test_the_viewer_of_the_peer(client: Any, root: int) -> None:
-    viewer = client.neuroglancer_viewer(root_ids=[root])
-    assert str(root) in viewer.to_json_string()
-    assert "seg_prop" in inspect.signature(client.neuroglancer_viewer).parameters
-
-
-def test_annotations_of_the_peer(sandbox: Sandbox) -> None:
-    with Sandbox("minnie_public", size="tiny") as own:  # of its own, because it writes
-        client = own.load()
-        table = "marks_of_a_test"
-        client.cave.annotation.create_table(
-            table, "bound_tag", "marks of a test", voxel_resolution=[4, 4, 40]
-        )
-        stage = client.stage_annotations(table)
-        nuclei = client.tables.nucleus_detection_v0().query(desired_resolution=[4, 4, 40])
-        point = [int(value) for value in nuclei["pt_position"].iloc[0]]
-        stage.add(pt_position=point, tag="here")
-        ids = client.upload_staged_annotations(stage)
-        assert len(ids) == 1

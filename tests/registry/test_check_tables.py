@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,25 +12,19 @@ from cortexclient.cli import main
 from cortexclient.sandbox import Sandbox
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Sandbox]:
-    with Sandbox(size="tiny") as running:
-        yield running
-
-
 @pytest.fixture
 def points(
-    server: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str], dict[str, dict]]:
     """The points of a check of a spec with these lines, by name."""
 
     def check(lines: str) -> dict[str, dict]:
         path = tmp_path / "my_brain.yaml"
-        head = f"name: my_brain\ntitle: a\nserver_address: {server.url}\ndatastack: {server.datastack}\n"
+        head = f"name: my_brain\ntitle: a\nserver_address: {tiny.url}\ndatastack: {tiny.datastack}\n"
         path.write_text(
             f"{head}synapse_table: synapses_sandbox\ncell_ids: {{main_table: nucleus_detection}}\n{lines}"
         )
-        main(["check", str(path), "--json", "--token", server.token])
+        main(["check", str(path), "--json", "--token", tiny.token])
         return {point["name"]: point for point in json.loads(capsys.readouterr().out)["points"]}
 
     return check

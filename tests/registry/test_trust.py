@@ -21,9 +21,9 @@ OF_ONE = "11111111111111111111111111111111"
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[Sandbox, Sandbox]]:
-    with Sandbox(size="tiny") as one, Sandbox(size="tiny") as two:
-        yield one, two
+def servers(tiny: Sandbox) -> Iterator[tuple[Sandbox, Sandbox]]:
+    with Sandbox(size="tiny") as other:
+        yield tiny, other
 
 
 @pytest.fixture
