@@ -20,7 +20,7 @@ from cortexclient.cli.specs import dataset_page
 from cortexclient.registry import list_datasets, resolve
 from cortexclient.registry.lookup import builtin_folder
 from cortexclient.registry.validation import validate
-from cortexclient.spec import DatasetSpec
+from cortexclient.spec import DatasetSpec, spec_from_mapping
 from cortexclient.spec.schema import dataset_schema
 
 FOLDER = builtin_folder()
@@ -72,6 +72,11 @@ def test_it_is_honest(spec: DatasetSpec) -> None:
     assert spec.access is not None
     assert spec.citation is not None
     assert spec.license is not None
+    assert spec.sources or spec.name == "sandbox"
+
+
+def test_it_survives_the_way_into_a_mapping_and_back(spec: DatasetSpec) -> None:
+    assert spec_from_mapping(spec.as_dict()) == spec
 
 
 def test_roles_have_tables_at_every_known_version(spec: DatasetSpec) -> None:
@@ -105,5 +110,7 @@ def test_it_has_a_page(spec: DatasetSpec) -> None:
     assert page.startswith(f"# {spec.title}\n")
     assert re.search(r"^## How to cite$", page, re.MULTILINE)
     assert spec.datastack in page
+    assert all(table.name in page for table in spec.tables.values())
+    assert all(str(item.version) in page for item in spec.versions)
     for path, fact in spec.sources.items():
         assert fact.verified or f"`{path}`" in page, f"the page does not say that {path} is unverified"

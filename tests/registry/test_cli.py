@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from cortexclient.cli import main
-from cortexclient.cli.specs import dataset_page
 from cortexclient.registry import get_spec, list_datasets
 from cortexclient.registry.validation import validate
 
@@ -371,16 +370,6 @@ def test_check_of_a_server_that_is_not_there(run, tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- pages
-@pytest.mark.parametrize("name", list_datasets())
-def test_every_dataset_has_a_page(name: str) -> None:
-    spec = get_spec(name)
-    text = dataset_page(spec)
-    assert text.startswith(f"# {spec.title}\n")
-    assert spec.datastack in text
-    assert all(table.name in text for table in spec.tables.values())
-    assert all(str(item.version) in text for item in spec.versions)
-    for path, fact in spec.sources.items():
-        assert fact.verified or f"`{path}`" in text
 
 
 def test_the_reference_lists_every_field(repository: Path, generator: ModuleType) -> None:

@@ -19,7 +19,7 @@ from cortexclient.registry import resolve
 from cortexclient.spec import DatasetSpec, spec_from_mapping
 from cortexclient.spec.nodes import to_plain
 from cortexclient.spec.problems import codes
-from cortexclient.spec.yaml_reader import read_nodes, resolve_scalar
+from cortexclient.spec.yaml_reader import read_nodes
 
 MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
 GOOD = yaml.safe_load(MINIMAL)
@@ -271,14 +271,3 @@ def test_what_pyyaml_writes_is_read_as_pyyaml_reads_it(tree: object) -> None:
         return
     # PyYAML's own reader is the judge: its writer does not always write what it was given (a lone U+0085, say)
     assert to_plain(root) == yaml.safe_load(text)
-
-
-@given(text=st.text(alphabet="0123456789.+-eE_:xoabnyTZ~ \t", max_size=25))
-def test_a_scalar_is_never_read_differently_than_by_pyyaml_without_notice(text: str) -> None:
-    value = resolve_scalar(text)
-    try:
-        other = yaml.safe_load(text) if text.strip() == text and "\t" not in text else None
-    except (yaml.YAMLError, ValueError):
-        return
-    if isinstance(value, int) and not isinstance(value, bool) and other is not None:
-        assert value == other

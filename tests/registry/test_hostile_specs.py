@@ -78,33 +78,6 @@ def test_every_way_to_end_a_line(end: str, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- size
-@pytest.mark.parametrize(
-    ("lines", "code"),
-    [
-        ("x-a: " + "[" * 100_000 + "\n", "CX103 CX106"),  # libyaml has a bound of its own
-        ("x-a:\n" + "".join(" " * level + "a:\n" for level in range(1, 600)), "CX106"),
-        ("x-a: &a [1, 1, 1]\n" + "".join(f"x-{n}: [{', '.join(['*a'] * 30)}]\n" for n in "bcd"), "CX106"),
-        ("description: " + "a" * 10_000_000 + "\n", "CX102"),
-        ("description: " + "a" * 900_000 + "\n", "CX210"),
-        (f"aliases: [{', '.join(f'a{n}' for n in range(20_000))}]\n", "CX210"),
-        ("".join(f"key_{n}: 1\n" for n in range(20_000)), "CX201"),
-        ("citation: {doi: 10.1234/" + "a" * 100_000 + "}\n", "CX207"),
-        ("x-" + "k" * 100_000 + ": 1\n", "CX103"),
-    ],
-    ids=[
-        "open brackets",
-        "nested maps",
-        "aliases",
-        "10 MB",
-        "long text",
-        "many aliases",
-        "many keys",
-        "doi",
-        "key",
-    ],
-)
-def test_size_is_bounded(lines: str, code: str, tmp_path: Path) -> None:
-    assert {*code.split()} & {found for found, _ in errors(tmp_path, MINIMAL + lines)}
 
 
 def test_the_list_passes_over_bombs(folder: Path) -> None:
@@ -131,7 +104,7 @@ def test_names_that_some_machine_cannot_have(name: str, folder: Path) -> None:
         get_spec(name)
 
 
-@pytest.mark.parametrize("name", ["client", "match", "none", "self", "datasets"])
+@pytest.mark.parametrize("name", ["client", "datasets"])
 def test_names_that_only_look_special_work(name: str, folder: Path) -> None:
     (folder / f"{name}.yaml").write_text(MINIMAL.replace("my_brain", name, 1))
     code = f"from cortexclient.datasets.{name} import client; print(client.spec.name)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import pickle
 import subprocess
 import sys
 import threading
@@ -71,11 +70,6 @@ def test_the_statements_of_the_documentation() -> None:
     assert set(list_datasets()) <= set(dir(cortexclient.datasets))
 
 
-def test_every_listed_dataset_can_be_imported() -> None:
-    for name in list_datasets():
-        assert importlib.import_module(f"cortexclient.datasets.{name}").spec.name == name
-
-
 def test_specs_registered_in_this_session() -> None:
     register({**GOOD, "aliases": ["mine"], "class_name": "MineClient"})
     from cortexclient.datasets.mine import client as by_alias
@@ -128,12 +122,6 @@ def test_modules_behave_like_modules() -> None:
     assert inspect.getsource(module)
     assert importlib.reload(module) is module
     assert module.client.datastack_name == "v1dd"
-
-
-def test_classes_can_be_pickled() -> None:
-    from cortexclient.datasets.v1dd import V1ddClient
-
-    assert pickle.loads(pickle.dumps(V1ddClient)) is V1ddClient
 
 
 def _name_in_worker(cls: type) -> tuple[str, str]:

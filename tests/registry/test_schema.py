@@ -100,13 +100,6 @@ def _complaints(model: type[BaseModel], values: dict) -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
-def test_built_in_files_pass_and_name_their_schema(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert _errors(text, dataset_schema()) == []
-    assert text.startswith("# yaml-language-server: $schema=./dataset.schema.json\n")
-
-
 @pytest.mark.parametrize("code", sorted(set(codes()) - BEYOND_A_SCHEMA))
 def test_the_schema_refuses_what_the_models_refuse(code: str) -> None:
     bad, good = codes()[code].bad, codes()[code].good
@@ -127,12 +120,6 @@ def test_the_schema_accepts_what_the_models_accept(code: str) -> None:
 def test_what_a_parent_supplies_is_not_required() -> None:
     assert not _errors("name: a\nextends: b\nsynapse_table: null\n", dataset_schema())
     assert _errors("name: a\n", dataset_schema())
-
-
-def test_all_built_in_files_are_valid_together() -> None:
-    results = validate([FOLDER])
-    assert [str(problem) for result in results for problem in result.problems] == []
-    assert len(results) == len([*FOLDER.glob("*.yaml")])
 
 
 def test_an_alias_of_two_datasets_is_refused(tmp_path: Path) -> None:
