@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from cortexclient.sandbox import Fault, Sandbox
-from cortexclient.sandbox.faults import KINDS, FaultPlan
+from cortexclient.sandbox.faults import FaultPlan
 
 
 @pytest.fixture
@@ -82,13 +82,6 @@ def test_gateways_are_tried_again(sandbox: Sandbox, cave: Any, kind: str) -> Non
     sandbox.inject(kind, route=VERSIONS, count=2)
     assert cave.materialize.get_versions()
     assert [record.status for record in sandbox.requests] == [int(kind), int(kind), 200]
-
-
-def test_gateways_that_stay_down(sandbox: Sandbox, cave: Any) -> None:
-    sandbox.inject("503", route=VERSIONS, count=None)
-    with pytest.raises(requests.HTTPError, match="503"):
-        cave.materialize.get_versions()
-    assert sandbox.requests.count() == 4
 
 
 def test_retry_after_is_obeyed(sandbox: Sandbox, cave: Any) -> None:
@@ -211,13 +204,6 @@ def test_faults_that_make_no_sense() -> None:
     for wrong in ({"kind": "nonsense"}, {"kind": "404", "count": 0}, {"kind": "404", "route": "("}):
         with pytest.raises(ValueError, match=r"fault|route"):
             Fault(**wrong)
-
-
-def test_every_kind_is_tested() -> None:
-    """The list of kinds and this file stay together."""
-    with open(__file__, encoding="utf-8") as file:  # noqa: PTH123 - a line is enough
-        text = file.read()
-    assert [kind for kind in KINDS if f'"{kind}"' not in text] == []
 
 
 def _root(sandbox: Sandbox) -> int:

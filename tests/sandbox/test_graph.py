@@ -17,7 +17,7 @@ from cortexclient.sandbox.stores.graph import history as graph_history
 from cortexclient.sandbox.stores.graph import space as graph_space
 from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
 from cortexclient.sandbox.stores.graph.space import Volume
-from cortexclient.sandbox.stores.graph.state import NEVER, IdLayout, moment, ragged, to_micros
+from cortexclient.sandbox.stores.graph.state import NEVER, IdLayout, to_micros
 from cortexclient.sandbox.stores.l2cache import L2Cache
 
 
@@ -211,17 +211,6 @@ def test_new_level_2_ids_get_attributes(block_folder: Path) -> None:
     assert sorted(entry["rep_coord_nm"] for entry in apart.values()) == sorted(
         parts[part]["rep_coord_nm"] for part in (one, other)
     )
-
-
-def test_slices_one_after_another() -> None:
-    assert ragged(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
-    assert len(ragged(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))) == 0
-
-
-def test_times_are_exact_to_the_microsecond() -> None:
-    when = datetime(2026, 11, 21, 0, 52, 56, 353580, tzinfo=UTC)
-    assert moment(to_micros(when)) == when
-    assert to_micros(when.replace(tzinfo=None)) == to_micros(when)
 
 
 def test_reading_an_object_of_ten_thousand_pieces_is_quick(blocks: ChunkedGraph) -> None:

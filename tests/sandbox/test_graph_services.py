@@ -256,16 +256,3 @@ def test_edits_by_client_are_seen_everywhere(block_folder: Path) -> None:
         assert (graph.roots(ends) == again["new_root_ids"]).all()
         with pytest.raises(requests.HTTPError, match="different objects"):
             pcg.do_merge(ends, points, resolution=(1, 1, 1))
-
-
-def test_a_sandbox_is_edited_while_it_runs(block_folder: Path) -> None:
-    with Sandbox(data=block_folder) as sandbox, client_of(sandbox) as client:
-        pcg = client.chunkedgraph
-        first, second = sandbox.world.graph.alive()[:2].tolist()
-        merged = int(sandbox.merge(first, second).new_roots[0])
-        assert pcg.get_latest_roots(first) == [merged]
-        split = sandbox.split(merged)
-        assert set(pcg.get_latest_roots(first)) == set(split.new_roots.tolist())
-        again = sandbox.undo(split.operation_id)
-        assert pcg.is_latest_roots(again.new_roots).all()
-        assert set(pcg.get_leaves(int(again.new_roots[0]))) == set(pcg.get_leaves(merged))

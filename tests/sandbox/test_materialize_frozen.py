@@ -176,12 +176,6 @@ def test_sane_statuses_on_request(toy: Sandbox) -> None:
         toy.world.options.strict = True
 
 
-def test_long_lists_are_exact(client: CAVEclient) -> None:
-    wanted = list(range(1, 2000, 3))
-    found = client.materialize.query_table("synapses_toy", filter_in_dict={"id": wanted})
-    assert sorted(found["id"]) == [identity for identity in wanted if identity <= 303]
-
-
 def test_many_threads_at_once(toy: Sandbox) -> None:
     url = sql_query(toy, "version/2/table/synapses_toy/query")
 

@@ -181,14 +181,6 @@ def test_computed_skeleton_is_the_recorded_one(cell: Sandbox, recording: Recordi
     assert made["mesh_to_skel_map"] == recorded["mesh_to_skel_map"]
 
 
-def test_meshwork_with_synapses(cave: Any) -> None:
-    import pcg_skel
-
-    neuron = pcg_skel.get_meshwork_from_client(ROOT, client=cave, synapses=True)
-    assert neuron.skeleton.path_length() / 1000 == pytest.approx(11_043.21, abs=0.005)
-    assert (len(neuron.anno.pre_syn), len(neuron.anno.post_syn)) == (902, 2648)
-
-
 def test_mesh(cave: Any, recording: Recording) -> None:
     vertices = recording.frame("layers/mesh/nodes.feather")[["x", "y", "z"]].to_numpy()
     mesh = cave.info.segmentation_cloudvolume().mesh.get(ROOT)[ROOT]
@@ -230,21 +222,3 @@ def test_skeleton_service_recording(shared_data: Path, tmp_path: Path) -> None:
             assert l2.tolist() == expected[f"{side}_pt_l2_id"].tolist()
         assert len(client.chunkedgraph.level2_chunk_graph(SERVICE_ROOT)) == 30_352
     clear_client_caches()
-
-
-def test_our_own_client(cell: Sandbox, recording: Recording) -> None:
-    client = cell.load()
-    expected = {
-        side: recording.frame(f"annotations/{side}_syn/nodes.feather").index for side in ("pre", "post")
-    }
-    for side, ids in expected.items():
-        rows = client.query_synapses(ROOT, progress=False, **{side: True})
-        assert sorted(rows["id"].tolist()) == sorted(ids.tolist())
-    assert len(client.get_l2_ids(ROOT)) == 10_998
-    neuron = client.get_skeleton(ROOT)
-    assert len(neuron.skeleton.vertices) == 5592
-    assert neuron.skeleton.path_length() / 1000 == pytest.approx(11_043.21, abs=0.005)
-    assert set(neuron.anno.pre_syn.df["id"]) == set(expected["pre"])
-    assert set(neuron.anno.post_syn.df["id"]) == set(expected["post"])
-    mesh = client.mesh.get_mesh(ROOT)
-    assert len(mesh.vertices) >= 2_635_136 - 16_749
