@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["METADATA", "LocalStore"]
 
 METADATA = "_metadata.zip"
+_SMALL = 200_000
+_SPARSE = 10_000
+"""Rows of a table for each key that is looked up: one costs a row group of 4,096 rows, so with more, all are read."""
 _COMPARE = {"greater": "__gt__", "less": "__lt__", "greater_equal": "__ge__", "less_equal": "__le__"}
 
 
@@ -171,9 +174,14 @@ def _joined(own: StoredTable, base: StoredTable, query: Query) -> pa.Table:
 
     if query.base is None:
         raise TypeError("the query has no join")
-    rows = _select(own, query, query.name, None)
-    targets = rows.column("target_id").drop_null()
-    others = _select(base, query, query.base.name, None, among=("id", targets.to_numpy()))
+    sides = [(own, query.name, "target_id"), (base, query.base.name, "id")]
+    if _is_keyed(base, query, query.base.name) and not _is_keyed(own, query, query.name):
+        sides.reverse()  # what a key narrows down is read first, and tells the other which ids are wanted
+    (first, first_name, first_link), (second, second_name, second_link) = sides
+    found = _select(first, query, first_name, None)
+    ids = pc.unique(found.column(first_link).drop_null()).to_numpy()
+    parts = {first_name: found, second_name: _select(second, query, second_name, None, (second_link, ids))}
+    rows, others = parts[query.name], parts[query.base.name]
     place = pc.index_in(rows.column("target_id"), value_set=others.column("id").combine_chunks())
     keep = pc.indices_nonzero(place.is_valid())
     rows, others = rows.take(keep), others.take(place.take(keep))
@@ -197,35 +205,54 @@ def _select(
     query: Query,
     name: str,
     columns: Sequence[str] | None,
-    *,
     among: tuple[str, Any] | None = None,
 ) -> pa.Table:
-    """Read the rows of one table that its filters let through: by a key where one is filtered, else all are read."""
+    """Read the rows of one table that its filters let through, and of them those ``among`` some ids of a column.
+
+    Rows are found by a key where one is filtered, else all are read, first the columns that tell which are wanted.
+    """
     import pyarrow as pa
 
     filters = _filters_of(query, name)
     _require_columns(table, filters, name)
     known = set(table.names)
     wanted = table.names if columns is None else _spread([c for c in columns if {c, f"{c}_x"} & known], known)
-    needed = list(dict.fromkeys([*wanted, *_spread([column for _, column, _ in filters], known)]))
-    if among is not None:
-        filters.append(("in", *among))
-    lists = [
-        (column, value) for kind, column, value in filters if kind in {"in", "equal"} and column in table.keys
-    ]
-    best = min(lists, key=lambda found: len(_as_list(found[1])), default=None)
-    if best is not None:
-        found = table.find(best[0], _ids(best, table), needed)
-        rest = [entry for entry in filters if entry[1] is not best[0] or entry[2] is not best[1]]
-    else:
-        found, rest = None, filters
+    if among is not None and (among[0] in table.keys or len(among[1]) < table.manifest.rows // _SPARSE):
+        filters.append(("in", *among))  # else the join selects them
+    filtered = _spread([column for _, column, _ in filters], known)
+    needed = list(dict.fromkeys([*wanted, *filtered]))
+    lists = [entry for entry in filters if entry[0] in {"in", "equal"} and entry[1] in table.keys]
+    best = min(lists, key=lambda entry: len(_as_list(entry[2])), default=None)
+    rest = [entry for entry in filters if entry is not best]
     condition = _condition(table, needed, rest)
     try:
-        if found is None:
+        if best is not None:
+            found = table.find(best[1], _ids(best, table), needed)
+        elif condition is None or (keys := _keys_of(table, condition, filtered)) is None:
             return table.filtered(condition, wanted, needed)
+        else:
+            found = table.find(table.keys[0], keys, needed)
         return (found if condition is None else found.filter(condition)).select(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise _misfit(table, str(error)) from error
+
+
+def _keys_of(table: StoredTable, condition: pc.Expression, filtered: Sequence[str]) -> Any:
+    """Return the keys of the rows that a condition lets through; None where there are too many to look up."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    key = table.keys[0]
+    if table.manifest.rows < _SMALL or table.schema([key]).field(key).type != pa.int64():
+        return None
+    found = table.filtered(condition, [key], list(dict.fromkeys([key, *filtered]))).column(key)
+    keys = pc.unique(found)
+    return None if found.null_count or len(keys) > table.manifest.rows // _SPARSE else keys.to_numpy()
+
+
+def _is_keyed(table: StoredTable, query: Query, name: str) -> bool:
+    """Whether a filter names keys of a table, so that few of its rows are read."""
+    return any(entry[0] in {"in", "equal"} and entry[1] in table.keys for entry in _filters_of(query, name))
 
 
 def _filters_of(query: Query, name: str) -> list[tuple[str, str, Any]]:
@@ -260,12 +287,14 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) or hasattr(value, "__array__") else [value]
 
 
-def _ids(best: tuple[str, Any], table: StoredTable) -> Any:
+def _ids(best: tuple[str, str, Any], table: StoredTable) -> Any:
     import numpy as np
 
-    values = _as_list(best[1])
+    if isinstance(best[2], np.ndarray) and best[2].dtype == np.int64:
+        return best[2]
+    values = _as_list(best[2])
     if not all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
-        raise _misfit(table, f"{best[0]} holds ids, not {values[:3]}")
+        raise _misfit(table, f"{best[1]} holds ids, not {values[:3]}")
     return np.array(values, dtype=np.int64)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -39,8 +40,8 @@ MANIFEST = "_table.json"
 INDEX = "_groups.parquet"
 _MOST_MANIFEST = 50_000_000
 _FILE = re.compile(r"part-\d{5}\.parquet\Z|_groups\.parquet\Z")
-_WORKERS = 8
-_FOOTERS = 32
+_REQUESTS = 8
+_FOOTERS = 128
 _MOST_RANGES = 64
 
 
@@ -221,10 +222,11 @@ class StoredTable:
             return _of_keys(self._read(key, copy.parts[part], read, groups.tolist()), key, wanted)
 
         parts = np.unique(index["part"][hit]).tolist()
-        if len(parts) < 2:
+        workers = min(len(parts), (os.cpu_count() or 1) if self.is_local else _REQUESTS)
+        if workers < 2:
             tables = list(map(rows, parts))
         else:
-            with ThreadPoolExecutor(min(_WORKERS, len(parts))) as pool:
+            with ThreadPoolExecutor(workers) as pool:
                 tables = list(pool.map(rows, parts))
         if not tables:
             return self.schema(read).empty_table().select(names)

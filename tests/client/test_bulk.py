@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def contents(folder) -> dict[str, object]:
 def slow_row(client, root):
     time.sleep(0.3)
     return {"root": root, "synapses": len(client.query_synapses(root, post=True, progress=False))}
+
+
+def numbered(_client, root):
+    return {"n": root}
+
+
+def deadly(_client, root, victim):
+    """End the process that works on one of the roots."""
+    if root == victim:
+        os._exit(1)
+    return {"n": 1}
 
 
 def fussy(client, root):
@@ -273,29 +285,33 @@ def wait_for(condition, seconds=60.0):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("kind", ["skeletons", "synapses"])
-def test_a_job_that_was_killed_is_completed(client, tiny, roots, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "batch"), [("skeletons", 1), ("synapses", 1), ("map", 10)])
+def test_a_job_that_was_killed_at_half_is_completed(client, tiny, roots, tmp_path, kind, batch):
+    ids, function = (list(range(1, 501)), (numbered,)) if kind == "map" else (roots, ())
+    batches = -(-len(ids) // batch)
     script = (
         "import pickle, sys; from pathlib import Path\n"
-        "client, roots = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
-        f"client.bulk(roots, batch_size=1, rate=2, progress=False).{kind}(out=sys.argv[2])"
+        "client, ids, function = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        f"job = client.bulk(ids, batch_size={batch}, rate={8 * batch}, progress=False)\n"
+        f"job.{kind}(*function, out=sys.argv[2])"
     )
     sent, out = tmp_path / "sent", tmp_path / "out"
-    sent.write_bytes(pickle.dumps((tiny.load(version=3, max_workers=1), roots)))
+    sent.write_bytes(pickle.dumps((tiny.load(version=3, max_workers=1), ids, function)))
     process = subprocess.Popen([sys.executable, "-c", script, str(sent), str(out)])
-    wait_for(lambda: len(records(out)) >= 2 or process.poll() is not None)
+    wait_for(lambda: len(records(out)) >= batches // 2 or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = records(out)
-    assert 2 <= len(before) < len(roots)
+    assert batches // 2 <= len(before) < batches
     # what a kill can leave: results of a batch without its record, and a part file
     before[-1].unlink()
     (out / ".part-0123456789ab.parquet").write_bytes(b"half")
     stamps = {path: path.stat().st_mtime_ns for path in before[:-1]}
-    resumed = getattr(client.bulk(roots, **QUIET), kind)(out=out)
-    undisturbed = getattr(client.bulk(roots, batch_size=1, **QUIET), kind)(out=tmp_path / "undisturbed")
+    resumed = getattr(client.bulk(ids, **QUIET), kind)(*function, out=out)
+    again = client.bulk(ids, batch_size=batch, **QUIET)
+    undisturbed = getattr(again, kind)(*function, out=tmp_path / "undisturbed")
     assert contents(out) == contents(tmp_path / "undisturbed")
-    assert resumed.done == undisturbed.done == roots
+    assert resumed.done == undisturbed.done == ids
     assert stamps == {path: path.stat().st_mtime_ns for path in before[:-1]}
 
 
@@ -340,7 +356,7 @@ def test_few_batches_are_handed_out_at_a_time(client, roots, tmp_path):
     many = list(range(1, 60))
     with Counting(2) as executor:
         job = client.bulk(many, batch_size=1, executor=executor, **QUIET)
-        assert job.map(lambda _, root: {"n": root}, out=tmp_path).frame()["n"].tolist() == many
+        assert job.map(numbered, out=tmp_path).frame()["n"].tolist() == many
     assert 2 <= executor.most <= 4
 
 
@@ -355,15 +371,23 @@ def test_processes_work(client, roots, tmp_path):
     )
 
 
-@pytest.mark.slow
-def test_dask_loses_nothing_with_a_worker(client, roots, tmp_path):
+@pytest.fixture(scope="module")
+def cluster():
     distributed = pytest.importorskip("distributed")
+    import dask
+
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as dask,
+        ) as found,
     ):
+        yield found
+
+
+@pytest.mark.slow
+def test_dask_loses_nothing_with_a_worker(client, roots, tmp_path, cluster):
+    with cluster.get_client() as dask:
         first = dask.run(os.getpid)
         killed = []
 
@@ -383,6 +407,47 @@ def test_dask_loses_nothing_with_a_worker(client, roots, tmp_path):
     assert contents(tmp_path / "dask") == contents(tmp_path / "threads")
     for path in (tmp_path / "dask").glob("part-*.parquet"):
         assert pq.read_metadata(path).num_rows == 1
+
+
+@pytest.mark.slow
+def test_a_neuron_that_kills_its_workers_is_a_failure_that_can_be_tried_again(
+    client, roots, tmp_path, cluster
+):
+    job = client.bulk(roots, dask=cluster.scheduler_address, batch_size=1, **QUIET)
+    result = job.map(partial(deadly, victim=roots[-1]), out=tmp_path)
+    assert result.failures[roots[-1]].startswith("KilledWorker: its workers died")
+    assert set(result.done) | set(result.failures) == set(roots)
+    again = client.bulk(roots, batch_size=1, **QUIET).map(partial(deadly, victim=0), out=tmp_path)
+    assert (sorted(again.done), again.failures) == (sorted(roots), {})
+
+
+def test_an_address_without_a_scheduler(client, roots, tmp_path):
+    pytest.importorskip("distributed")
+    import dask
+
+    job = client.bulk(roots, dask="tcp://127.0.0.1:1", **QUIET)
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "200ms"}),
+        pytest.raises(JobError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"),
+    ):
+        job.map(numbered, out=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_line_hands_the_job_to_a_cluster(client, tiny, roots, tmp_path, cluster, capsys):
+    from cortexclient.cli import main
+
+    (tmp_path / "roots.txt").write_text("\n".join(map(str, roots)))
+    words = ["bulk", "skeletons", "sandbox", "--server", tiny.url, "--version", "3", "--batch-size", "1"]
+    files = ["--roots", str(tmp_path / "roots.txt"), "--out", str(tmp_path / "out")]
+    assert main([*words, *files, "--dask", cluster.scheduler_address]) == 0
+    assert f"{len(roots)} done, 0 failed" in capsys.readouterr().out
+    with cluster.get_client() as dask:
+        assert any(
+            dask.run(lambda: len(__import__("cortexclient.bulk.workers").bulk.workers._clients)).values()
+        )
+    client.bulk(roots, batch_size=1, **QUIET).skeletons(out=tmp_path / "threads")
+    assert contents(tmp_path / "out") == contents(tmp_path / "threads")
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
