@@ -49,15 +49,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token and where it was found.
-
-    Parameters
-    ----------
-    value : str
-        The token; never shown in a repr.
-    path : pathlib.Path
-        The file it was read from.
-    """
+    """A token, never shown in a repr, and the file that it was read from."""
 
     value: str = field(repr=False)
     path: Path
@@ -114,17 +106,9 @@ def trusted_hosts() -> list[str]:
 
 
 def trust(host: str) -> str:
-    """Allow the user's general token to be sent to a host, in every session from now on.
+    """Allow the user's general token to be sent to a host, from now on; return the name that was stored.
 
-    Returns
-    -------
-    str
-        The host name that was stored.
-
-    Raises
-    ------
-    ValueError
-        If that is no host name.
+    Raise `ValueError` if that is no host name.
     """
     name = host_of(host)
     if not _HOST.fullmatch(name):
@@ -160,20 +144,9 @@ def token_page(address: str) -> str:
 
 
 def find_token(address: str, *, is_trusted: Callable[[str], bool]) -> Token | None:
-    """Look up the token for a server.
+    """Look up the token for a server: in the server's own file, else the general token if the server is trusted.
 
-    Parameters
-    ----------
-    address : str
-        Address of the global server, such as ``https://global.daf-apis.com``.
-    is_trusted : callable
-        Whether the general token may be sent to an address: `cortexclient.registry.is_trusted`, which this module may
-        not import.
-
-    Returns
-    -------
-    Token or None
-        From the server's own file, else the general token if the server is trusted, else None.
+    ``is_trusted`` is `cortexclient.registry.is_trusted`, which this module may not import.
     """
     if not may_carry_token(address):
         return None
@@ -199,12 +172,8 @@ def _read(path: Path) -> str | None:
 def as_token(text: object) -> str:
     """Return a token without the spaces around it.
 
-    Raises
-    ------
-    TypeError
-        If it is no text.
-    ValueError
-        If it is not one word, and so nothing that can be sent. The message does not repeat it.
+    Raise `TypeError` if it is no text, `ValueError` if it is not one word, and so nothing that can be sent. The message
+    does not repeat it.
     """
     if not isinstance(text, str):
         raise TypeError(f"a token is text, not {type(text).__name__}")
@@ -217,24 +186,9 @@ def as_token(text: object) -> str:
 
 
 def store_token(address: str, token: str) -> Path:
-    """Store a token for one server where caveclient finds it, readable by this user only.
+    """Store a token for one server where caveclient finds it, readable by this user only; return the file.
 
-    Parameters
-    ----------
-    address : str
-        Address of the global server.
-    token : str
-        The token, as copied from the server's token page.
-
-    Returns
-    -------
-    pathlib.Path
-        The file that was written.
-
-    Raises
-    ------
-    ValueError
-        If the text cannot be a token, or the server is neither https nor on this machine.
+    Raise `ValueError` if the text cannot be a token, or the server is neither https nor on this machine.
     """
     token = as_token(token)
     if not may_carry_token(address):

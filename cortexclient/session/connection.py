@@ -41,23 +41,11 @@ LAUNCHERS = "cortexclient.servers"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A CAVE server.
+    """A CAVE server: its address, and what a launcher that started it knows."""
 
-    Parameters
-    ----------
-    address : str
-        Address of the global CAVE server, ``https://...`` without a slash at the end.
-    token : str or None
-        Token that belongs to this server, where the launcher knows it.
-    exports_path : str or None
-        Cloud path of the static exports, where the launcher brings its own.
-    viewer_site : str or None
-        Neuroglancer site, where the launcher brings its own.
-    """
-
-    address: str
+    address: str  # of the global server, without a slash at its end
     token: str | None = field(default=None, repr=False)
-    exports_path: str | None = None
+    exports_path: str | None = None  # cloud path of the static exports
     viewer_site: str | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -68,10 +56,8 @@ class Endpoint:
 def bare_address(address: str) -> str:
     """Return the address of a server without a slash at its end.
 
-    Raises
-    ------
-    ValueError
-        If it carries a user, a password or a query, which may be secrets. The message does not repeat them.
+    Raise `ValueError` if it carries a user, a password or a query, which may be secrets; the message does not repeat
+    them.
     """
     if not isinstance(address, str):
         raise TypeError(
@@ -90,18 +76,10 @@ def bare_address(address: str) -> str:
 
 
 def resolve(address: str) -> Endpoint:
-    """Turn the address in a spec into a server; starts one if the address says so.
+    """Find the server of an address: ``https://...``, ``http://...`` (loopback), or ``SCHEME://...`` of a launcher.
 
-    Parameters
-    ----------
-    address : str
-        ``https://...``, ``http://...`` (loopback), or ``SCHEME://...`` for a scheme in the entry points
-        ``cortexclient.servers``.
-
-    Raises
-    ------
-    SpecError
-        If the scheme is unknown, or it is plain http to another machine.
+    Launchers are entry points in `LAUNCHERS`. Raise `SpecError` for an unknown scheme, and for plain http to another
+    machine.
     """
     scheme = urlsplit(address).scheme
     if scheme not in {"http", "https"}:
@@ -205,22 +183,8 @@ def _wrong_values(info: dict[str, Any]) -> str:
 class Connection:
     """The shared part of a session; made without any request.
 
-    Parameters
-    ----------
-    spec : DatasetSpec
-        The dataset.
-    server_address : str or None
-        Overrides the address in the spec.
-    auth_token : str or None
-        Token for this server; looked up on disk where it is None.
-    endpoint : Endpoint or None
-        A server that is known already; overrides the address.
-    policy : Policy
-        Timeouts and retries.
-    choice : CacheChoice, optional
-        Where responses are cached, and whether anything else may answer; None for no cache.
-    tables : TableSource, optional
-        Another source of frozen tables than the server.
+    ``server_address`` overrides the address in the spec, and ``endpoint`` both. A token that is not given is looked up
+    on disk. Without a ``choice`` nothing is cached; ``tables`` is another source of frozen tables than the server.
     """
 
     def __init__(
@@ -290,13 +254,7 @@ class Connection:
         return known if _is_endpoint(known) else None
 
     def require_network(self, what: str, service: str) -> None:
-        """Raise that something of a service is never cached, where only the cache may answer.
-
-        Raises
-        ------
-        OfflineError
-            If the client works offline.
-        """
+        """Raise `OfflineError` about what is never cached, where only the cache may answer."""
         if self.cache is not None and self.cache.offline:
             raise OfflineError(
                 f"working offline, and {what} are never cached; load without offline=True to have them",

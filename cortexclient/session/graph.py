@@ -150,13 +150,10 @@ def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> 
 
 
 class Lifetimes:
-    """From when until when roots were valid.
+    """From when until when roots were valid, in microseconds since 1970; both -1 for an id that is no root.
 
-    Parameters
-    ----------
-    created, last : numpy.ndarray of int64
-        Microseconds since 1970: when each root came into being, and the last time it was valid (the time of asking
-        for a current one). Both -1 for an id that is no root.
+    ``created`` is when each root came into being, ``last`` the last time it was valid (of a current one, the time of
+    the request).
     """
 
     def __init__(self, created: NDArray[np.int64], last: NDArray[np.int64]) -> None:
@@ -252,13 +249,7 @@ def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -
 
 
 def require_latest(session: Session) -> None:
-    """Check that the graph can say until when a root was valid: older ones ignore the parameter.
-
-    Raises
-    ------
-    MissingDataError
-        If it cannot.
-    """
+    """Raise `MissingDataError` if the graph cannot say until when a root was valid: older ones ignore the parameter."""
     url = f"{session.local_server}/segmentation/api/version"
 
     def ask() -> str | None:
@@ -304,13 +295,7 @@ def leaves(
 
 
 def segmentation_info_in(response: Response, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the graphene info that a response holds, if its numbers have the right shapes.
-
-    Raises
-    ------
-    ProtocolError
-        If they have not.
-    """
+    """Return the graphene info that a response holds; raise `ProtocolError` if its numbers have other shapes."""
     graph, scales, meshes = body["graph"], body["scales"], body.get("mesh_metadata")
     sound = (
         isinstance(graph, dict)
@@ -353,10 +338,8 @@ def _are_numbers(values: Any, count: int = 3, *, above: float | None = None) -> 
 def ids_in(response: Response, values: Any) -> IdArray:
     """Return the ids in a JSON response as int64.
 
-    Raises
-    ------
-    ProtocolError
-        If they are no whole numbers below 2**63, or texts of such: an id that went through a float is another one.
+    Raise `ProtocolError` unless they are whole numbers below 2**63, or texts of such: an id that went through a float
+    is another one.
     """
     import numpy as np
 
@@ -403,23 +386,8 @@ def successors_of(
     """Return the roots that are valid at a time and hold pieces of older ones, most pieces first, and their shares.
 
     An edit replaces the pieces that it touches, and the graph gives for a piece that is gone the last root it had: the
-    old root itself, often. Such pieces count for none, and if no other is left, smaller ones are looked at.
-
-    Parameters
-    ----------
-    session : Session
-        Where to ask.
-    roots : sequence of int
-        Roots of any age.
-    at : datetime.datetime, optional
-        When. Default: now.
-    stop_layer : int, optional
-        Layer of the pieces. Default: four below the top.
-
-    Returns
-    -------
-    list of (numpy.ndarray of int64, numpy.ndarray of float64)
-        For each root: the ids, and the share of its pieces that each holds. Both empty for what is no root.
+    old root itself, often. Such pieces count for none, and if no other is left, smaller ones are looked at. Pieces are
+    those of ``stop_layer``, by default four layers below the top. For what is no root, ids and shares are empty.
     """
     found: list[tuple[IdArray, NDArray[np.float64]]] = [(_none(), _none().astype(float)) for _ in roots]
     left = list(range(len(roots)))

@@ -37,16 +37,10 @@ def encode(body: Any) -> str:
 
 
 class Http:
-    """Requests to the services of one connection.
+    """Requests to the services of one connection, over a `requests.Session` on the shared pool.
 
-    Parameters
-    ----------
-    session : requests.Session
-        A session on the shared pool.
-    context : Context
-        What messages may mention; the service's name is filled in by each call.
-    policy : Policy
-        The timeouts, for messages.
+    Of the context, which says what messages may mention, each call fills in its service; the policy is for its
+    timeouts.
     """
 
     def __init__(self, session: requests.Session, context: Context, policy: Policy) -> None:
@@ -73,12 +67,8 @@ class Http:
     ) -> Response:
         """Send one request; return its response, a success or one of the statuses in ``accept`` with a body of CAVE's.
 
-        With ``timeout`` (seconds) no longer than that is waited for the response, where the policy waits longer.
-
-        Raises
-        ------
-        ServiceError
-            For every failure.
+        With ``timeout`` (seconds) no longer than that is waited for the response, where the policy waits longer. Every
+        failure is raised as a `ServiceError`.
         """
         head = dict(headers or {})
         payload: bytes | str | None = data
@@ -106,10 +96,7 @@ class Http:
     ) -> Response | None:
         """GET a file of a bucket or web folder; None where there is none (404, or 403 as buckets say it).
 
-        Raises
-        ------
-        ServiceError
-            For every failure.
+        Every failure is raised as a `ServiceError`.
         """
         with raised_as_ours(self.context(service)):
             response = self._session.request("GET", url, headers=dict(headers or {}))
@@ -144,21 +131,10 @@ class Http:
         return self.read_json(service, self.send(service, "POST", url, params=params, body=body), keys=keys)
 
     def read_json(self, service: str, response: Response, *, keys: Collection[str] | None = None) -> Any:
-        """Parse the JSON of a response.
+        """Parse the JSON of a response, which must be an object with these keys (of any keys, for an empty collection).
 
-        Parameters
-        ----------
-        service : str
-            Name of the service, for messages.
-        response : requests.Response
-            The response.
-        keys : collection of str, optional
-            Keys that the response, an object then, must have; an empty collection asks for an object of any keys.
-
-        Raises
-        ------
-        ProtocolError
-            If it is no JSON (a page for people, a response that broke off), or of another shape.
+        Without ``keys`` it may be anything. Raise `ProtocolError` if it is no JSON (a page for people, a response that
+        broke off), or of another shape.
         """
         try:
             body = response.json()
@@ -187,10 +163,7 @@ def _not_json(service: str, response: Response, error: Exception) -> ProtocolErr
 def _require_caves(response: Response, service: str) -> None:
     """Check that an accepted refusal ("there is none") was written by a service, not by a gateway in front of it.
 
-    Raises
-    ------
-    ProtocolError
-        If it has no JSON body.
+    Raise `ProtocolError` if it has no JSON body.
     """
     try:
         response.json()

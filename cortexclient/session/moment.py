@@ -41,31 +41,12 @@ _BEING_MADE = {"RUNNING", "PENDING", "STARTED"}
 
 
 def as_utc(value: Any, name: str = "timestamp") -> datetime:
-    """Return a time as an aware datetime in UTC.
+    """Return a time as an aware datetime in UTC, to the microsecond: **a time without a zone is UTC**, everywhere.
 
-    The one rule of the package: **a time without a zone is UTC**.
+    A datetime, a pandas Timestamp and an ISO 8601 string (``"2024-06-05T10:10:01.203215"``, ``Z`` allowed) will do.
+    Raise `TypeError` for what is no time, `ValueError` for a text that cannot be read as one; ``name`` is for the
+    message.
 
-    Parameters
-    ----------
-    value : datetime.datetime or str
-        A datetime, a pandas Timestamp, or an ISO 8601 string (``"2024-06-05T10:10:01.203215"``, ``Z`` allowed).
-    name : str
-        Name of the argument, for the message.
-
-    Returns
-    -------
-    datetime.datetime
-        Aware, in UTC, to the microsecond.
-
-    Raises
-    ------
-    TypeError
-        If the value is no time.
-    ValueError
-        If the text cannot be read as a time.
-
-    Examples
-    --------
     >>> as_utc("2024-06-05T10:10:01").isoformat()
     '2024-06-05T10:10:01+00:00'
     """
@@ -103,12 +84,9 @@ def from_microseconds(number: int) -> datetime:
 
 
 def as_version(value: Any, name: str = "version") -> int:
-    """Return a materialization version as a plain int; NumPy integers and digits in text are accepted.
+    """Return a materialization version as a plain int.
 
-    Raises
-    ------
-    TypeError
-        If it is no whole number.
+    NumPy integers and digits in text will do; anything else raises `TypeError`.
     """
     if isinstance(value, bool) or not (
         hasattr(value, "__index__") or (isinstance(value, str) and value.isdigit())
@@ -119,17 +97,9 @@ def as_version(value: Any, name: str = "version") -> int:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a client looks at its dataset.
+    """When a client looks at its dataset: at a materialized version, or at any other time.
 
-    Parameters
-    ----------
-    version : int or None
-        A materialized version. Tables are read from it, everything else at its timestamp.
-    timestamp : datetime.datetime or None
-        Any other time, aware. Tables are read by live queries at it.
-
-    Notes
-    -----
+    Tables are read from the version, everything else at its timestamp; at another time tables are read by live queries.
     With neither, the moment floats: tables come from the newest version (or the dataset's default one), and roots are
     those of now.
     """
@@ -144,13 +114,7 @@ class Moment:
 
     @classmethod
     def of(cls, version: Any = None, timestamp: Timestamp | None = None) -> Moment:
-        """Make a moment of a version or a timestamp.
-
-        Raises
-        ------
-        ValueError
-            If both a version and a timestamp are given.
-        """
+        """Make a moment of a version or a timestamp; both together raise `ValueError`."""
         if version is not None and timestamp is not None:
             raise ValueError(
                 f"version={version} and timestamp={timestamp} both name a moment; give one of them "
@@ -175,27 +139,13 @@ FLOATING = Moment()
 
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
-    """One materialization.
-
-    Parameters
-    ----------
-    version : int
-        Its number.
-    timestamp : datetime.datetime
-        The moment it froze, aware, UTC.
-    valid : bool
-        Whether it still answers queries; False once it has expired.
-    expires : datetime.datetime or None
-        When it will expire, if it will.
-    status : str or None
-        The service's word for its state: ``"AVAILABLE"``, ``"RUNNING"`` (it is being made), ``"FAILED"``, ...
-    """
+    """One materialization."""
 
     version: int
-    timestamp: datetime
-    valid: bool
+    timestamp: datetime  # at which it froze, aware, UTC
+    valid: bool  # whether it still answers queries; False once it has expired
     expires: datetime | None = None
-    status: str | None = None
+    status: str | None = None  # as the service says: AVAILABLE, RUNNING (it is being made), FAILED, ...
 
     @property
     def missing_because(self) -> str:
@@ -206,13 +156,7 @@ class VersionRecord:
 
 
 def parse_versions(body: Any, url: str = "") -> dict[int, VersionRecord]:
-    """Parse the service's list of versions, oldest first.
-
-    Raises
-    ------
-    ProtocolError
-        If the list does not have the shape of one.
-    """
+    """Parse the service's list of versions, oldest first; raise `ProtocolError` if it is no such list."""
     try:
         records = [
             VersionRecord(
@@ -238,13 +182,7 @@ def parse_versions(body: Any, url: str = "") -> dict[int, VersionRecord]:
 
 
 def require_versions(spec: DatasetSpec, feature: str) -> None:
-    """Check that a datastack has versions, unless its spec declares that it has none.
-
-    Raises
-    ------
-    NotConfiguredError
-        If ``capabilities.versions`` is false.
-    """
+    """Raise `NotConfiguredError` if the spec says that a datastack has no versions."""
     instead = "roots, level-2 ids, meshes and skeletons without synapses need none"
     spec.require_capability("versions", feature=feature, instead=instead)
 
@@ -299,20 +237,10 @@ def require_live(session: Session, at: datetime) -> None:
 def provenance_of(session: Session, moment: Moment | None = None) -> dict[str, Any]:
     """Return the dataset, server and moment of a result, and what the dataset's spec said at that time.
 
-    Makes no request. Plain values only, and few: pandas copies them at every step.
-
-    Parameters
-    ----------
-    session : Session
-    moment : Moment, optional
-        Moment of the query; None or a floating one where every row has a time of its own, or none.
-
-    Returns
-    -------
-    dict
-        ``dataset``, ``datastack_name``, ``server_address``, ``materialization_version`` and ``timestamp`` (ISO 8601,
-        UTC) are named as caveclient names them; ``spec_hash`` changes with any value of the spec; ``transform`` and
-        ``transform_version`` say how positions would become depths.
+    Makes no request. Plain values only, and few: pandas copies them at every step. Without a moment, or with a floating
+    one, every row has a time of its own, or none. ``dataset``, ``datastack_name``, ``server_address``,
+    ``materialization_version`` and ``timestamp`` (ISO 8601, UTC) are named as caveclient names them; ``spec_hash``
+    changes with any value of the spec; ``transform`` and ``transform_version`` say how positions would become depths.
     """
     version = moment.version if moment is not None else None
     timestamp = moment.timestamp if moment is not None else None

@@ -28,29 +28,15 @@ _ASKING_POST = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Timeouts and retries of a session.
-
-    Parameters
-    ----------
-    connect_timeout, read_timeout : float
-        Seconds to wait for a connection, and for each piece of an answer. Never infinite.
-    retries : int
-        How often a failed question is repeated at most.
-    backoff, backoff_max : float
-        Seconds before the first repetition (doubled at each further one, with jitter), and the longest such wait.
-    retry_after_max : float
-        Longest ``Retry-After`` that is honoured; a server that asks for more gets an error raised instead.
-    pool_size : int
-        Connections kept to each host.
-    """
+    """Timeouts and retries of a session, in seconds; no timeout is infinite."""
 
     connect_timeout: float = 10.0
-    read_timeout: float = 180.0
-    retries: int = 3
-    backoff: float = 0.25
+    read_timeout: float = 180.0  # for each piece of a response
+    retries: int = 3  # of a request, at most
+    backoff: float = 0.25  # before the first retry; doubled for each further one, with jitter
     backoff_max: float = 8.0
-    retry_after_max: float = 60.0
-    pool_size: int = 16
+    retry_after_max: float = 60.0  # a server that asks for a longer wait gets an error raised instead
+    pool_size: int = 16  # connections kept to each host
 
     def __post_init__(self) -> None:
         for name in ("connect_timeout", "read_timeout"):

@@ -174,12 +174,9 @@ class Session:
         return self.spec.synapse_table or self.info().get("synapse_table") or None
 
     def require_synapse_table(self, name: str | None = None) -> str:
-        """Return the synapse table to use; the error names the YAML key that would set it.
+        """Return the synapse table to use.
 
-        Raises
-        ------
-        NotConfiguredError
-            If neither the caller, the spec nor the info service names one.
+        Where neither the caller, the spec nor the info service names one, the `NotConfiguredError` names the YAML key.
         """
         table = name or self.synapse_table
         if not table:
@@ -210,12 +207,8 @@ class Session:
     def version_record(self, version: int) -> VersionRecord:
         """Return the record of one version.
 
-        Raises
-        ------
-        UnknownVersionError
-            If there is no such version; the message lists those that exist.
-        NotConfiguredError
-            If the spec says that the datastack has no versions.
+        Raise `UnknownVersionError`, which lists those that exist, if there is no such version, and `NotConfiguredError`
+        if the spec says that the datastack has none.
         """
         require_versions(self.spec, f"version {version}")
         records, refreshed = self.versions(), False
@@ -247,12 +240,7 @@ class Session:
     def version(self) -> int:
         """Version that tables come from: the pinned, default or newest one; for a timestamp the newest before it.
 
-        Raises
-        ------
-        UnknownVersionError
-            If the datastack has no version to use.
-        NotConfiguredError
-            If the spec says that it has none.
+        Raise `UnknownVersionError` if the datastack has none to use, `NotConfiguredError` if the spec says so.
         """
         if self.moment.version is not None:
             return self.moment.version
@@ -308,12 +296,7 @@ class Session:
     def pin(self, *, version: Any = None, timestamp: Timestamp | None = None) -> None:
         """Move the session, and every service on it, to a version or a timestamp.
 
-        Raises
-        ------
-        ValueError
-            If none or both are given.
-        UnknownVersionError
-            If the datastack has no such version.
+        Raise `ValueError` if none or both are given, `UnknownVersionError` if the datastack has no such version.
         """
         moment = Moment.of(version, timestamp)
         if moment.floating:
@@ -437,13 +420,7 @@ class Session:
         return count_rows(self, Query(table_or_view, **options))
 
     def table_info(self, name: str, *, kind: str | None = None) -> TableInfo:
-        """Describe a table or view at this moment.
-
-        Raises
-        ------
-        UnknownTableError
-            If there is none of that name; the message lists close ones.
-        """
+        """Describe a table or view at this moment; an `UnknownTableError` lists close names."""
         from cortexclient.session.query.tables import find_table
 
         return find_table(self, name, kind=kind)

@@ -21,12 +21,7 @@ _SERVICES = ("/materialize/", "/info/", "/schema/")
 class TableSource(Protocol):
     """A place that holds complete tables of frozen versions.
 
-    Attributes
-    ----------
-    path : str
-        Where it lies, for messages and ``df.attrs``.
-    only : bool
-        Whether the server is never asked for frozen tables.
+    ``path`` says where, for messages and ``df.attrs``; with ``only``, the server is never asked for frozen tables.
     """
 
     path: str
@@ -48,14 +43,7 @@ class TableSource(Protocol):
 class StoredMetadata:
     """Responses about versions that were stored with their tables: they outlive the version on the server.
 
-    Parameters
-    ----------
-    source : TableSource
-        Where they are.
-    origin : Origin
-        Whose.
-    home : str
-        Address at which the origin's server answers at present.
+    ``home`` is the address at which the origin's server answers at present.
     """
 
     def __init__(self, source: TableSource, origin: Origin, home: str) -> None:

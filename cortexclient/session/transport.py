@@ -171,12 +171,9 @@ _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 class RetryAdapter(HTTPAdapter):
-    """An adapter of requests that has timeouts, retries what may be sent again, and can be interrupted.
+    """An adapter of requests with timeouts and retries, which can be interrupted.
 
-    Parameters
-    ----------
-    pool_size : int
-        Connections kept to each host.
+    It keeps ``pool_size`` connections to each host.
     """
 
     def __init__(self, pool_size: int) -> None:
@@ -203,10 +200,7 @@ class RetryAdapter(HTTPAdapter):
     def fetch(self, request: PreparedRequest, policy: Policy, **options: Any) -> Response:
         """Send a request and read its response; retry where that helps and does no harm.
 
-        Raises
-        ------
-        requests.RequestException
-            The last failure; it names the request.
+        The last failure is raised as a `requests.RequestException` that names the request.
         """
         options["timeout"] = options.get("timeout") or (policy.connect_timeout, policy.read_timeout)
         attempt = 0
@@ -290,20 +284,8 @@ def _is_timeout(error: Exception) -> bool:
 class Transport(RetryAdapter):
     """The adapter under every HTTP session of a client.
 
-    Parameters
-    ----------
-    policy : Policy
-        Timeouts and retries.
-    home : str
-        Address of the server that the token belongs to.
-    token : str or None
-        The token; sent to ``home`` and to the hosts that `trust` adds, and nowhere else.
-    context : Context
-        What error messages may mention.
-    cache : AnswerCache, optional
-        What is asked first, and given the responses.
-    stored : StoredMetadata, optional
-        What is stored with the tables of a store, and comes before everything else.
+    The token is sent to the server at ``home`` and to the hosts that `trust` adds, and nowhere else. Responses stored
+    with the tables of a store come before everything else, those of the cache next.
     """
 
     def __init__(

@@ -328,30 +328,10 @@ def run(
     progress: bool = False,
     description: str = "",
 ) -> list[Result]:
-    """Apply a function to every item in a bounded pool of threads.
+    """Apply a function to every item in a bounded pool of threads; return the results in the order of the items.
 
-    Parameters
-    ----------
-    function : callable
-        Called with one item at a time; must be safe in threads.
-    items : iterable
-        The items; consumed before the first call.
-    workers : int
-        Largest number of threads. Inside of a worker its pool is used, whatever this says.
-    progress : bool
-        Whether to show a progress bar over all items.
-    description : str
-        Text beside the bar.
-
-    Returns
-    -------
-    list
-        Results in the order of the items.
-
-    Raises
-    ------
-    BaseException
-        The first failure; what has not begun by then never begins. Ctrl-C returns at once.
+    The items are consumed before the first call. Inside of a worker its pool is used, whatever ``workers`` says. The
+    first failure is raised; what has not begun by then never begins. Ctrl-C returns at once.
     """
     work = list(items)
     bar = _bar(len(work), description) if progress and work else None
@@ -374,25 +354,7 @@ def run(
 
 
 def run_all(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any]:
-    """Do different jobs concurrently, which may use `run` themselves; all of them share one pool.
-
-    Parameters
-    ----------
-    jobs : sequence of callable
-        The jobs.
-    workers : int
-        Largest number of threads that work for all of them.
-
-    Returns
-    -------
-    list
-        Results in the order of the jobs.
-
-    Raises
-    ------
-    BaseException
-        The first failure, as in `run`.
-    """
+    """Do different jobs concurrently, which may use `run` themselves, in one pool; see there."""
     return run(_call, jobs, workers=workers)
 
 
@@ -413,17 +375,10 @@ def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> l
 
 
 class Prefetch(Generic[Result]):
-    """A job that runs in the background while its caller does something else.
+    """A job, which may use `run`, in the background while its caller does something else.
 
     Make it, put it where it will be cancelled whatever happens, and only then start it: an interrupt can come at any
     moment.
-
-    Parameters
-    ----------
-    job : callable
-        Must be safe in threads; may use `run`.
-    workers : int
-        Largest number of its threads.
     """
 
     def __init__(self, job: Callable[[], Result], *, workers: int) -> None:

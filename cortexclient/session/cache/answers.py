@@ -55,30 +55,20 @@ _BULK = re.compile(r"^(?P<base>.*)/bulk/get_cached_skeletons/(?P<version>\d+)/(?
 
 @dataclass(frozen=True, slots=True)
 class CacheChoice:
-    """Where responses are cached; made of the options of `load`, before anything is touched.
+    """Where responses are cached, in a folder or a snapshot file, and whether nothing but the cache may answer.
 
-    Parameters
-    ----------
-    place : pathlib.Path
-        A folder, or a snapshot file, which is only read.
-    offline : bool
-        Whether nothing but the cache may answer.
-    limit : int
-        Most bytes that the folder may take.
+    It is made of the options of `load`, before anything is touched.
     """
 
     place: Path
     offline: bool
-    limit: int
+    limit: int  # most bytes that the folder may take
 
     @classmethod
     def of(cls, cache: bool | PathLike | None, offline: bool | None) -> CacheChoice | None:
         """Read the options of `load`, else ``CORTEXCLIENT_CACHE`` and ``CORTEXCLIENT_OFFLINE``; None caches nothing.
 
-        Raises
-        ------
-        ValueError
-            If offline work is asked for without a cache, or an option cannot be read.
+        Raise `ValueError` if offline work is asked for without a cache, or an option cannot be read.
         """
         if offline is None:
             offline = _switch("CORTEXCLIENT_OFFLINE")
@@ -158,15 +148,8 @@ def _switch(name: str) -> bool:
 class AnswerCache:
     """The cached responses of one server and datastack.
 
-    Parameters
-    ----------
-    choice : CacheChoice
-        Where they lie, and whether anything else may answer.
-    origin : Origin
-        Whose they are.
-    frozen_at : callable
-        Gives the time of a version as text where it is known at present, else None. The same number may mean another
-        version on a server that was set up anew; its responses are not mixed.
+    ``frozen_at`` returns the time of a version as text where it is known at present. The same number may mean another
+    version on a server that was set up anew; its responses are not mixed.
     """
 
     def __init__(
@@ -189,16 +172,8 @@ class AnswerCache:
     def answer(self, request: PreparedRequest, send: Send) -> tuple[Response, bool]:
         """Return a cached response where that is right, else send the request and store what may be stored.
 
-        Returns
-        -------
-        response : requests.Response
-        cached : bool
-            Whether it comes from the cache.
-
-        Raises
-        ------
-        OfflineError
-            If only the cache may answer, and cannot.
+        The second value says whether it comes from the cache. Raise `OfflineError` if only the cache may answer, and
+        cannot.
         """
         asked = read_request(request, self.origin, self.home)
         rule = rule_for(asked)

@@ -16,7 +16,7 @@ import json
 import re
 import time
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -60,18 +60,9 @@ _MOST_UNPACKED = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose responses: part of the identity of each.
+    """Whose responses: part of the identity of each."""
 
-    Parameters
-    ----------
-    server : str
-        Address of the server as the dataset names it; for one that a launcher starts, the launcher's address, since
-        the port is another one each time.
-    datastack : str
-        The datastack.
-    """
-
-    server: str
+    server: str  # as the dataset names it: of one that a launcher starts, the port is another one each time
     datastack: str
 
     def identity(self, *parts: str) -> list[str]:
@@ -81,28 +72,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class CacheRequest:
-    """A request without the token; equal requests have equal keys.
-
-    Parameters
-    ----------
-    method, url : str
-        The URL without parameters; the home server stands in it under its lasting name.
-    path : str
-        Path of the URL.
-    params : dict
-        Parameters of the URL, without secrets and those that change nothing.
-    body : bytes
-        What was sent.
-    accept : str
-        Content type that was asked for.
-    """
+    """A request without the token; equal requests have equal keys."""
 
     method: str
-    url: str
+    url: str  # without parameters; the home server stands in it under its lasting name
     path: str
-    params: dict[str, str]
+    params: dict[str, str]  # without secrets and those that change nothing
     body: bytes = b""
-    accept: str = field(default="*/*")
+    accept: str = "*/*"
 
     @functools.cached_property
     def json(self) -> Any:
@@ -123,16 +100,9 @@ class CacheRequest:
 
 
 def read_request(request: PreparedRequest, origin: Origin, home: str) -> CacheRequest:
-    """Read a request on its way out.
+    """Read a request on its way out; of its headers, which hold the token, only ``Accept`` is looked at.
 
-    Parameters
-    ----------
-    request : requests.PreparedRequest
-        The request; of its headers, which hold the token, only ``Accept`` is looked at.
-    origin : Origin
-        Whose.
-    home : str
-        Address at which the origin's server answers at present.
+    ``home`` is the address at which the origin's server answers at present.
     """
     parts = urlsplit(request.url or "")
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -167,33 +137,17 @@ class Validity(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of the table.
+    """One row of the table."""
 
-    Parameters
-    ----------
-    what : str
-        The response in words; ``{...}`` are groups of the pattern.
-    methods : str
-        HTTP methods, divided by spaces.
-    pattern : str
-        Of the URL's path.
-    of_request : callable
-        How long the response to a request holds at most.
-    of_response : callable
-        How long it holds, given its body and content type; `Validity.NEVER` where it cannot be parsed.
-    ignored : callable
-        Parameters of a request that do not matter to its response.
-    none : bool
-        Whether 404 is a response too: the service has none of these.
-    """
-
-    what: str
+    what: str  # the response in words; `{...}` are groups of the pattern
     methods: str
-    pattern: str
-    of_request: OfRequest
-    of_response: OfResponse
-    ignored: Callable[[CacheRequest], tuple[str, ...]] = lambda _: ()
-    none: bool = False
+    pattern: str  # of the path
+    of_request: OfRequest  # how long the response to a request holds at most
+    of_response: (
+        OfResponse  # how long it holds, given its body and content type; NEVER where it cannot be parsed
+    )
+    ignored: Callable[[CacheRequest], tuple[str, ...]] = lambda _: ()  # parameters that change nothing
+    none: bool = False  # whether 404 is a response too: the service has none of these
 
     def describe(self, request: CacheRequest) -> str:
         """Describe in words what was requested."""

@@ -41,12 +41,8 @@ _ZIP_ERRORS = (
 class SnapshotStore:
     """The entries of a snapshot file, which may be somebody else's; read only.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file: a zip with ``snapshot.json``, which describes it, and one entry per member of ``answers``.
-    open_file : callable, optional
-        Opens the file, where it does not lie at ``path``.
+    The file is a zip with ``snapshot.json``, which describes it, and one entry per member of ``answers``. ``open_file``
+    opens it, where it does not lie at ``path``.
     """
 
     manifest_name = "snapshot.json"
@@ -60,10 +56,7 @@ class SnapshotStore:
     def member(self, name: str, most: int = MOST_BYTES) -> bytes | None:
         """Read one part of the file; None where there is none.
 
-        Raises
-        ------
-        CortexError
-            If the file is damaged, or the part is larger than ``most`` bytes.
+        Raise `CortexError` if the file is damaged, or the part is larger than ``most`` bytes.
         """
         try:
             with self._lock:
@@ -90,10 +83,7 @@ class SnapshotStore:
     def read(self, identity: list[str], check: Check = lambda _: True) -> Entry | None:
         """Return the entry of a request; None where there is none.
 
-        Raises
-        ------
-        CortexError
-            If the file is damaged, or ``check`` refuses the entry.
+        Raise `CortexError` if the file is damaged, or ``check`` refuses the entry.
         """
         key = key_of(identity)
         content = self.member(f"answers/{key}")
@@ -108,13 +98,7 @@ class SnapshotStore:
         return entry
 
     def entries(self) -> Iterator[Entry]:
-        """Read all entries.
-
-        Raises
-        ------
-        CortexError
-            If the file is damaged.
-        """
+        """Read all entries; raise `CortexError` if the file is damaged."""
         self.member(self.manifest_name)
         names = [] if self._archive is None else self._archive[1].namelist()
         for match in filter(None, map(_MEMBER.match, names)):
@@ -135,10 +119,7 @@ class SnapshotStore:
     def save(cls, path: Path, manifest: dict[str, Any], entries: Iterable[Entry]) -> None:
         """Write a snapshot, readable by the user alone: others may be shown it on purpose, not by accident.
 
-        Raises
-        ------
-        OutputError
-            If the file cannot be written; an old one is unchanged.
+        Raise `OutputError` if the file cannot be written; an old one is unchanged.
         """
         with replacing(path, private=True) as part, zipfile.ZipFile(part, "w") as archive:
             text = json.dumps(manifest, indent=1)

@@ -77,15 +77,10 @@ class DamagedEntryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One cached response.
+    """One cached response: its body, not compressed, and a head that never holds a token.
 
-    Parameters
-    ----------
-    head : dict
-        JSON: ``request`` (its identity, a list of texts), ``what`` (in words), ``valid`` (``"forever"`` or
-        ``"as-of"``), ``stored`` (when), and for responses ``status`` and ``headers``. Never holds a token.
-    body : bytes
-        The body of the response, not compressed.
+    The head is JSON: ``request`` (its identity, a list of texts), ``what`` (in words), ``valid`` (``"forever"`` or
+    ``"as-of"``), ``stored`` (when), and for responses ``status`` and ``headers``.
     """
 
     head: dict[str, Any]
@@ -122,10 +117,7 @@ class Entry:
     def from_bytes(cls, content: bytes, key: str | None = None) -> Entry:
         """Read what `to_bytes` wrote, under the name that it has.
 
-        Raises
-        ------
-        DamagedEntryError
-            If any byte of it is not what was written, or it answers another request.
+        Raise `DamagedEntryError` if any byte of it is not what was written, or it answers another request.
         """
         line, _, rest = content.partition(b"\n")
         if not line.startswith(_MAGIC) or digest(rest).encode() != line[len(_MAGIC) :]:
@@ -206,12 +198,8 @@ class Listed:
 class FolderStore:
     """Entries by key, one file each; private, bounded in size, complete after any crash.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        A folder of the user's; entries lie in ``answers`` below it, which is made when the first one is written.
-    limit : int
-        Most bytes that they may take together. The ones that were not used for longest go first.
+    They lie in ``answers`` below a folder of the user's, which is made when the first one is written, and take at most
+    ``limit`` bytes together: the ones that were not used for longest go first.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -334,12 +322,8 @@ class FolderStore:
     def _check_owner(self) -> None:
         """Check once that the folder is the user's own and closed to others: responses may be private, and are trusted.
 
-        Raises
-        ------
-        PermissionError
-            If it belongs to someone else, or is a link, which someone else could have made.
-        FileNotFoundError
-            If there is none yet.
+        Raise `PermissionError` if it belongs to someone else, or is a link, which someone else could have made, and
+        `FileNotFoundError` if there is none yet.
         """
         if self._checked:
             return
@@ -474,10 +458,7 @@ def _is_sound_table(path: Path, entry: Entry) -> bool:
 def _read_own_file(path: Path) -> bytes:
     """Read a regular file of the user's, without following a link and without waiting for a pipe.
 
-    Raises
-    ------
-    DamagedEntryError
-        If it is a link, a pipe, a folder, someone else's or too large.
+    Raise `DamagedEntryError` if it is a link, a pipe, a folder, someone else's or too large.
     """
     flags = (
         os.O_RDONLY

@@ -107,21 +107,9 @@ def fetch_all(
 ) -> list[Reply]:
     """Run planned queries, and those that follow from their rows, until every result is complete.
 
-    Parameters
-    ----------
-    session : Session
-        Where to ask.
-    queries, following : sequence of Query, sequence of Follow
-        What to ask. A query's ``most`` is the user's own limit: a result of that size is complete.
-    kinds : callable, optional
-        Takes a query, returns the kinds of its columns, for those whose type no response shows.
-    progress, description : bool, str
-        Whether to show one bar for all requests, and the text beside it.
-
-    Returns
-    -------
-    list of Reply
-        In the order of the queries, then of those that follow.
+    A query's ``most`` is the user's own limit: a result of that size is complete. ``kinds`` returns the kinds of a
+    query's columns, for those whose type no response shows. One progress bar is for all requests. The replies are in
+    the order of the queries, then of those that follow.
 
     Raises
     ------

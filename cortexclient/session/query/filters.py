@@ -78,10 +78,7 @@ def fields_of(session: Session, info: TableInfo) -> dict[str, tuple[str, str, st
 def _locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
     """Find the table and the column that a filter's name means.
 
-    Raises
-    ------
-    InvalidQueryError
-        If a reference table and its base have no such column; the message lists close names.
+    An `InvalidQueryError` about a column that neither a reference table nor its base has lists close names.
     """
     if not info.reference_table:
         # the service knows its columns best: no request is spent on asking for them first
@@ -140,20 +137,9 @@ def filters_from_keywords(
 ) -> Filters:
     """Read filters given as keyword arguments; ``filters``, if given, are those that they are added to.
 
-    Parameters
-    ----------
-    session : Session
-        Where columns of reference tables are looked up.
-    info : TableInfo
-        What is filtered.
-    keywords : mapping
-        Column -> value (equal), list (one of), dict of `OPERATORS`, or for ``..._bbox`` two corners in nm. None is no
-        filter.
-
-    Raises
-    ------
-    InvalidQueryError
-        If a column or an operator is unknown, a box is no box, or a filter is given twice.
+    A keyword is a column, its value is one value (equal), a list (one of), a dict of `OPERATORS`, or for ``..._bbox``
+    two corners in nm. None is no filter. Raise `InvalidQueryError` if a column or an operator is unknown, a box is no
+    box, or a filter is given twice.
     """
     filters = {} if filters is None else filters
     for name, value in keywords.items():
@@ -170,10 +156,7 @@ def filters_from_keywords(
 def filters_from_dicts(session: Session, info: TableInfo, **dicts: Mapping[str, Any] | None) -> Filters:
     """Read filters given as caveclient's dicts (``filter_in_dict={column: values}``, ...).
 
-    Raises
-    ------
-    InvalidQueryError
-        If a column of a reference table is unknown, or a box is no box.
+    Raise `InvalidQueryError` if a column of a reference table is unknown, or a box is no box.
     """
     names = {wire: kind for kind, wire in FILTERS.items()} | {"filter_out_dict": "out"}
     filters: Filters = {}
@@ -320,12 +303,7 @@ def _voxel(value: float, size: float, *, up: bool) -> int:
 def as_number(value: Any, name: str, *, least: int = 0) -> int | None:
     """Return a number of rows as a plain int; None stays None.
 
-    Raises
-    ------
-    TypeError
-        If it is no whole number.
-    ValueError
-        If it is too small.
+    Raise `TypeError` if it is no whole number, `ValueError` if it is too small.
     """
     if value is None:
         return None
@@ -340,10 +318,7 @@ def as_number(value: Any, name: str, *, least: int = 0) -> int | None:
 def as_resolution(value: Any) -> tuple[float, float, float] | None:
     """Return a resolution (nm of one unit, on each axis) as three floats; None stays None.
 
-    Raises
-    ------
-    ValueError
-        If it is not three numbers above 0.
+    Raise `ValueError` if it is not three numbers above 0.
     """
     if value is None:
         return None
@@ -373,13 +348,7 @@ def as_columns(value: Any) -> list[str] | dict[str, list[str]] | None:
 
 
 def require_columns(session: Session, select: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
-    """Check that columns are selected, and points whole.
-
-    Raises
-    ------
-    InvalidQueryError
-        If none are named, or one axis of a point.
-    """
+    """Raise `InvalidQueryError` if no columns are selected, or one axis of a point."""
     lists = list(select.values()) if isinstance(select, Mapping) else [select]
     if not lists or not all(map(len, lists)):
         message = "no columns are selected; name some, or leave select_columns out to have all"
@@ -396,27 +365,16 @@ def require_columns(session: Session, select: Sequence[str] | Mapping[str, Seque
 
 
 def as_choice(value: str, name: str, choices: Sequence[str]) -> str:
-    """Return a value that must be one of a few.
-
-    Raises
-    ------
-    ValueError
-        If it is another one.
-    """
+    """Return a value that must be one of a few, else raise `ValueError`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     return value
 
 
 def as_frame_kind(value: str) -> str:
-    """Return the kind of frame that is wanted, if it can be made.
+    """Return the kind of frame that is wanted.
 
-    Raises
-    ------
-    ValueError
-        If it is none of those that there are.
-    MissingExtraError
-        If it needs a package that is not installed.
+    Raise `ValueError` if there is no such kind, `MissingExtraError` if it needs a package that is not installed.
     """
     import importlib.util
 

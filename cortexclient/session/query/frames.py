@@ -66,26 +66,10 @@ def is_id_column(name: str) -> bool:
 def combine(
     tables: Sequence[Any], kinds: Callable[[], Mapping[str, str]] | None = None, *, url: str = ""
 ) -> Any:
-    """Concatenate the parts of one result; every column keeps its type where a part has no rows.
+    """Concatenate the parts of one result (`pyarrow.Table`); every column keeps its type where a part has no rows.
 
-    Parameters
-    ----------
-    tables : sequence of pyarrow.Table
-        At least one, as `typed` returns them; columns in any order.
-    kinds : callable, optional
-        Returns column name -> ``"integer" | "float" | "number" | "boolean" | "string"`` from the schema. Called only if
-        a column does not show its type.
-    url : str
-        Where they are from, for messages.
-
-    Returns
-    -------
-    pyarrow.Table
-
-    Raises
-    ------
-    ProtocolError
-        If parts have types that exclude each other.
+    ``kinds`` returns column -> ``"integer" | "float" | "number" | "boolean" | "string"`` from the schema, and is called
+    only if a column does not show its type. Parts whose types exclude each other raise `ProtocolError` about ``url``.
     """
     import pyarrow as pa
 
@@ -188,22 +172,10 @@ def triples(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def scale_positions(table: Any, units: Mapping[str, Sequence[float]], wanted: Sequence[float] | None) -> Any:
-    """Convert all split positions from the units in which they are stored.
+    """Convert all split positions from the units in which they are stored: point -> size in nm on each axis.
 
-    Parameters
-    ----------
-    table : pyarrow.Table
-        Positions as three columns each.
-    units : mapping
-        Point -> size in nm of one stored unit, on each axis.
-    wanted : sequence of float or None
-        Size in nm of one unit of the result; None keeps the stored units.
-
-    Returns
-    -------
-    pyarrow.Table
-        Scaled positions are float64, NaN in every axis where the point is missing. Stored units are int64, null where
-        it is missing.
+    Scaled positions, in units of ``wanted`` nm, are float64, NaN in every axis where the point is missing. With None
+    the stored units stay: int64, null where it is missing.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -259,10 +231,7 @@ def join_positions_of(table: Any) -> Any:
 def join_positions(frame: pd.DataFrame) -> pd.DataFrame:
     """Join split positions: one column of arrays of three for each point, after the other columns.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Each cell is a float64 array, or int64 where the columns are; NaN in every axis where the point is missing.
+    Each cell is a float64 array, or int64 where the columns are; NaN in every axis where the point is missing.
     """
     import numpy as np
     import pandas as pd
@@ -296,16 +265,8 @@ def join_positions(frame: pd.DataFrame) -> pd.DataFrame:
 def to_pandas(columns: dict[str, Any]) -> pd.DataFrame:
     """Convert Arrow columns to a pandas frame, each with the type that the table at the top of this module names.
 
-    Parameters
-    ----------
-    columns : dict
-        Name -> column (`pyarrow.ChunkedArray`). It is emptied: each column is freed when it has been converted, so that
-        a large result is not held twice.
-
-    Returns
-    -------
-    pandas.DataFrame
-        No integer ever passes through a float. Every value can be written to.
+    ``columns`` is emptied: each column is freed when it has been converted, so that a large result is not held twice.
+    No integer ever passes through a float, and every value can be written to.
     """
     import pandas as pd
 
@@ -380,17 +341,7 @@ def require_once_each(query: Query, reply: Reply) -> None:
 
 
 def finish(query: Query, reply: Reply, *, in_order: bool = True) -> None:
-    """Apply to a complete reply what the services ignore, and give it its units, its order and its columns.
-
-    Parameters
-    ----------
-    query : Query
-        The query, planned.
-    reply : Reply
-        All rows of it; changed in place.
-    in_order : bool
-        Whether to sort the rows by id.
-    """
+    """Apply to a complete reply, in place, what the services ignore; give it its units, its order and its columns."""
     units = _units(query, reply)
     if query.filters.get("out"):
         reply.table = _exclude(reply, query)

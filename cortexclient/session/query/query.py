@@ -61,94 +61,40 @@ _LONG = 20
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query of a table or view.
+    """A query of a table or view: what the user wants, and after planning how it is sent."""
 
-    Parameters
-    ----------
-    name : str
-        Table or view. Of a joined pair it is the reference table.
-    kind : {"table", "view"}, optional
-        Which of the two; looked up where it is left out.
-    filters : dict
-        kind -> table -> column -> value (kinds of `cortexclient.session.query.wire.FILTERS`). Boxes are
-        ``[[x, y, z], [x, y, z]]`` in nm.
-    select : sequence of str, or dict, optional
-        Columns wanted; of a joined pair also table -> columns of it.
-    merge_reference : bool
-        Join a reference table with the table that it refers to.
-    suffixes : dict, optional
-        table -> suffix for columns that both have. Default: ``_ref`` for the reference table.
-    resolution : sequence of float or None
-        Size in nm of one unit of the positions that are returned; None for the table's own voxels.
-    split_positions : bool
-        Three columns for each point, instead of one with arrays of three.
-    limit, offset : int, optional
-        The user's own limit, and rows to leave out before it (in order of ids).
-    random_sample : int, optional
-        Number of rows to draw at random from the complete result.
-    moment : Moment, optional
-        Another moment than the session's.
-    allow_missing_lookups, allow_invalid_root_ids : bool
-        For live queries, as caveclient has them.
-    batch : int, optional
-        Most values of a list filter in one request.
-    needs : tuple of str, optional
-        Columns without which a response cannot be used.
-    progress : bool
-        Show a progress bar.
-    return_as : {"pandas", "arrow", "polars"}
-        Kind of frame.
-    info, base : TableInfo, optional
-        Set by planning, like all that follow: the table or view, and the one that it is joined with.
-    version : int, optional
-        Materialized version; None for a live query.
-    timestamp : datetime.datetime, optional
-        Time of a live query.
-    near : int, optional
-        For a live query, a version whose rows are about as many.
-    columns : tuple of str, optional
-        Columns to ask for; None for all.
-    scale : tuple of float, optional
-        Resolution of positions to ask for (nm); None for the table's own.
-    most : int, optional
-        Most rows to ask for.
-    owners : dict
-        Point of a joined result -> the table that it is of, where the two have other units.
-    thin : dict
-        (table, column) -> box in nm that is applied to the rows that come.
-    notes : dict
-        What ``df.attrs`` says beside where the rows are from.
-    """
-
-    name: str
-    kind: Literal["table", "view"] | None = None
-    filters: Filters = field(default_factory=dict)
-    select: Sequence[str] | Mapping[str, Sequence[str]] | None = None
-    merge_reference: bool = True
-    suffixes: dict[str, str] = field(default_factory=dict)
-    resolution: Sequence[float] | None = NM
-    split_positions: bool = False
-    limit: int | None = None
-    offset: int | None = None
-    random_sample: int | None = None
-    moment: Moment | None = None
-    allow_missing_lookups: bool = False
-    allow_invalid_root_ids: bool = False
-    batch: int | None = None
-    needs: tuple[str, ...] = ()
+    name: str  # of a joined pair, the reference table
+    kind: Literal["table", "view"] | None = None  # looked up where it is left out
+    filters: Filters = field(default_factory=dict)  # boxes are [[x, y, z], [x, y, z]] in nm
+    select: Sequence[str] | Mapping[str, Sequence[str]] | None = None  # of a joined pair also by table
+    merge_reference: bool = True  # join a reference table with the table that it refers to
+    suffixes: dict[str, str] = field(default_factory=dict)  # by table, for columns that both have
+    resolution: Sequence[float] | None = NM  # nm of one unit of positions; None for the table's voxels
+    split_positions: bool = False  # three columns for each point instead of one with arrays of three
+    limit: int | None = None  # the user's own
+    offset: int | None = None  # rows to leave out before the limit, in order of ids
+    random_sample: int | None = None  # rows to draw at random from the complete result
+    moment: Moment | None = None  # another than the session's
+    allow_missing_lookups: bool = False  # for live queries, as caveclient has it
+    allow_invalid_root_ids: bool = False  # for live queries, as caveclient has it
+    batch: int | None = None  # most values of a list filter in one request
+    needs: tuple[str, ...] = ()  # columns without which a response cannot be used
     progress: bool = False
     return_as: Literal["pandas", "arrow", "polars"] = "pandas"
+    # set by planning
     info: TableInfo | None = None
-    base: TableInfo | None = None
-    version: int | None = None
-    timestamp: datetime | None = None
-    near: int | None = None
-    columns: tuple[str, ...] | None = None
-    scale: tuple[float, ...] | None = None
-    most: int | None = None
+    base: TableInfo | None = None  # the table that it is joined with
+    version: int | None = None  # None for a live query
+    timestamp: datetime | None = None  # of a live query
+    near: int | None = None  # for a live query, a version that has about as many rows
+    columns: tuple[str, ...] | None = None  # to request; None for all
+    scale: tuple[float, ...] | None = None  # resolution to request, in nm; None for the table's own
+    most: int | None = None  # rows to request
     owners: dict[str, TableInfo] = field(default_factory=dict)
+    """Point -> its table, where the two of a joined pair have other units."""
     thin: dict[tuple[str, str], tuple[list[float], list[float]]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    """(table, column) -> box in nm that is applied to the rows of the response."""
+    notes: dict[str, Any] = field(default_factory=dict)  # for `df.attrs`
 
     def __post_init__(self) -> None:
         if self.info is not None:
@@ -218,19 +164,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """A query about ids that the rows of other queries contain.
+    """A query of a table about ids that the rows of other queries contain: `query` is without the filter by those ids.
 
-    Parameters
-    ----------
-    query : Query
-        The query, without the filter by those ids; of a table.
-    column : str
-        Column that holds the ids.
-    size : int
-        Most ids in one request.
-    pick : callable
-        Takes the number of a query and some of its rows (`pyarrow.Table`, positions split); returns the ids of these
-        rows to ask about. Every id must be returned once.
+    ``pick`` takes the number of a query and some of its rows (`pyarrow.Table`, positions split), and returns the ids of
+    these rows to query. Every id must be returned once.
     """
 
     query: Query
@@ -243,12 +180,7 @@ class Follow:
 
 
 def run_query(session: Session, query: Query) -> Any:
-    """Return the complete result of a query as a frame.
-
-    Returns
-    -------
-    pandas.DataFrame, pyarrow.Table or polars.DataFrame
-        Rows in ascending order of ids. ``df.attrs`` says where and from when they are.
+    """Return the complete result of a query as a frame, in ascending order of ids; ``df.attrs`` says where it is from.
 
     Raises
     ------
@@ -260,10 +192,6 @@ def run_query(session: Session, query: Query) -> Any:
         If the service truncates a response and it cannot be completed.
     ServiceError
         For every other failure.
-
-    Examples
-    --------
-    >>> run_query(session, Query("nucleus_detection", limit=3))  # doctest: +SKIP
     """
     return run_queries(session, [query])[0]
 
@@ -284,12 +212,8 @@ def fetch_replies(
 ) -> list[Reply]:
     """Return the complete results of several queries, and of those that follow from their rows, as Arrow.
 
-    With ``in_order=False`` the rows of `queries` are left as they came, for a caller that will sort them itself.
-
-    Raises
-    ------
-    IncompleteResultError, ServiceError
-        As `run_query`.
+    With ``in_order=False`` the rows of `queries` are left in any order, for a caller that will sort them. Errors are
+    those of `run_query`.
     """
     every = [*queries, *(follow.query for follow in following)]
     planned = [plan(session, query) for query in every]

@@ -41,39 +41,17 @@ _POINTS = {"SpatialPoint", "BoundSpatialPoint"}
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """A table or view as the service describes it.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    kind : {"table", "view"}
-        What it is.
-    description : str
-        What its owner wrote about it.
-    voxel_resolution : tuple of float
-        Size in nm of one unit of its positions, as the server has it.
-    reference_table : str or None
-        The table that its ``target_id`` points at.
-    schema : str or None
-        Name of its annotation schema.
-    metadata : dict
-        All that the service says about it.
-    units : tuple of float or None
-        What its positions really are in, where the dataset's spec corrects the server.
-    version : int or None
-        At which version a view was found: its columns may differ at others.
-    """
+    """A table or view as the service describes it."""
 
     name: str
     kind: Literal["table", "view"]
-    description: str
-    voxel_resolution: tuple[float, ...]
-    reference_table: str | None
-    schema: str | None
-    metadata: Mapping[str, Any] = field(repr=False, hash=False)
-    units: tuple[float, ...] | None = None
-    version: int | None = None
+    description: str  # by its owner
+    voxel_resolution: tuple[float, ...]  # nm of one unit of its positions, as the server has it
+    reference_table: str | None  # the table that its `target_id` points at
+    schema: str | None  # name of its annotation schema
+    metadata: Mapping[str, Any] = field(repr=False, hash=False)  # all that the service says about it
+    units: tuple[float, ...] | None = None  # of its positions in truth, where the spec corrects the server
+    version: int | None = None  # at which a view was found: its columns may differ at others
 
     @property
     def unit(self) -> tuple[float, ...]:
@@ -290,18 +268,7 @@ def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
 def find_table(
     session: Session, name: str, *, kind: str | None = None, version: int | None = None
 ) -> TableInfo:
-    """Describe one table or view.
-
-    Parameters
-    ----------
-    session : Session
-        Where to ask.
-    name : str
-        Its name.
-    kind : {"table", "view"}, optional
-        What it is; left out, tables are searched first.
-    version : int, optional
-        At which version (default: the session's).
+    """Describe a table or view of a version (default: the session's); without a kind, tables are searched first.
 
     Raises
     ------

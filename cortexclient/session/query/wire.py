@@ -52,30 +52,14 @@ _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 @dataclass(slots=True)
 class Reply:
-    """The rows of one response, or of all the responses that make up a complete result.
+    """The rows of one response, or of all the responses that make up a complete result."""
 
-    Parameters
-    ----------
-    table : pyarrow.Table
-        The rows, every column of its lasting type, positions split.
-    row_limit : int or None
-        Number of rows at which the server says that it stopped; None where it says nothing.
-    resolution : tuple of float or None
-        Size in nm of one unit of the positions, as the server says.
-    requests : int
-        Number of requests that it took.
-    url : str
-        Where the rows are from, for messages.
-    attrs : dict
-        Where the rows are from, for ``df.attrs``.
-    """
-
-    table: Any
-    row_limit: int | None = None
-    resolution: tuple[float, ...] | None = None
-    requests: int = 1
-    url: str = ""
-    attrs: dict[str, Any] = field(default_factory=dict)
+    table: Any  # pyarrow.Table, every column of its lasting type, positions split
+    row_limit: int | None = None  # rows at which the server says that it stopped
+    resolution: tuple[float, ...] | None = None  # nm of one unit of the positions, as the server says
+    requests: int = 1  # that it took
+    url: str = ""  # where the rows are from, for messages
+    attrs: dict[str, Any] = field(default_factory=dict)  # where the rows are from, for `df.attrs`
 
     def take(self, order: Any) -> None:
         """Keep the rows of these places, in this order; one column at a time, so that nothing is held twice."""
@@ -98,13 +82,7 @@ class Reply:
 
 
 def ask(session: Session, query: Query) -> Reply:
-    """Send a planned query and read the response.
-
-    Raises
-    ------
-    ServiceError
-        If the service refuses, or its response cannot be read (`ProtocolError`).
-    """
+    """Send a planned query and read the response; raise `ProtocolError` if it cannot be read."""
     response = _post(session, query, count=False)
     table = _read(response)
     _check_rows(query, table, response)
@@ -114,13 +92,7 @@ def ask(session: Session, query: Query) -> Reply:
 
 
 def ask_count(session: Session, query: Query) -> int | None:
-    """Request how many rows a planned query has; None where the service cannot count (joins and live queries).
-
-    Raises
-    ------
-    ServiceError
-        If the service refuses, or its response is no count (`ProtocolError`).
-    """
+    """Request how many rows a planned query has; None where the service cannot count (joins and live queries)."""
     if not query.countable:
         return None
     response = _post(session, query, count=True)
@@ -291,22 +263,10 @@ def _resolution(response: Response) -> tuple[float, ...] | None:
 
 
 def _typed(table: Any) -> Any:
-    """Convert every column of a response to its lasting type, exactly.
+    """Convert every column of a validated response to its lasting type, exactly.
 
-    Parameters
-    ----------
-    table : pyarrow.Table
-        A response, validated.
-
-    Returns
-    -------
-    pyarrow.Table
-        Columns of int64, float64, bool, string, timestamp[ns], dates, lists of these, or null where nothing is known.
-
-    Raises
-    ------
-    ValueError
-        If a column comes twice, has a type that cannot be converted, holds ids as floats, or numbers that do not fit.
+    The types are int64, float64, bool, string, timestamp[ns], dates, lists of these, or null where nothing is known.
+    Raise `ValueError` if a column comes twice, has another type, holds ids as floats, or numbers that do not fit.
     """
     import pyarrow as pa
 
