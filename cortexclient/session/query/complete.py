@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import (
     IncompleteResultError,
+    ServiceError,
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
@@ -243,16 +244,9 @@ class _Fetch:
         try:
             return ask(self._session, piece.narrowed())
         except (ServiceTimeoutError, ServiceUnavailableError) as error:
-            if error.status == 429 and piece.refusals < _PATIENCE:
-                # the transport has waited and retried already: the same later, with fewer requests at a time
-                return [dataclasses.replace(piece, refusals=piece.refusals + 1)]
-            heavy = isinstance(error, ServiceTimeoutError) or error.status in {502, 503, 504}
-            longest = piece.query.longest_list()
-            if not heavy or longest is None or piece.splits >= _SPLITS_OF_WEAK:
-                raise
-            # smaller pieces, but not for ever, as the server may just be down
-            parts = _slices(piece.query, max(1, math.ceil(len(longest[2]) / 4)))
-            return [dataclasses.replace(piece, query=part, splits=piece.splits + 1) for part in parts]
+            if instead := _instead_of(piece, error):
+                return instead
+            raise
         finally:
             self._bar.step()
 
@@ -292,6 +286,20 @@ class _Fetch:
             by_list = piece.query.longest_list() is not None
             pieces += _split_list(piece, reply, total) if by_list else _split_range(piece, reply, found)
         return pieces
+
+
+def _instead_of(piece: _Piece, error: ServiceError) -> list[_Piece]:
+    """Return what to request instead of a piece that the server could not serve; nothing where that would not help."""
+    if error.status == 429 and piece.refusals < _PATIENCE:
+        # the transport has waited and retried already: the same later, with fewer requests at a time
+        return [dataclasses.replace(piece, refusals=piece.refusals + 1)]
+    heavy = isinstance(error, ServiceTimeoutError) or error.status in {502, 503, 504}
+    longest = piece.query.longest_list()
+    if not heavy or longest is None or piece.splits >= _SPLITS_OF_WEAK:
+        return []
+    # smaller pieces, but not for ever, as the server may just be down
+    parts = _slices(piece.query, max(1, math.ceil(len(longest[2]) / 4)))
+    return [dataclasses.replace(piece, query=part, splits=piece.splits + 1) for part in parts]
 
 
 def _is_complete(piece: _Piece, reply: Reply) -> bool:

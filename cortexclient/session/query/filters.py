@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import math
 import re
@@ -17,7 +16,7 @@ from cortexclient.session.query.tables import TableInfo, columns_of, find_table,
 from cortexclient.session.query.wire import FILTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from cortexclient.session.session import Session
 
@@ -113,23 +112,18 @@ def no_column(info: TableInfo, name: str, known: list[str]) -> str:
     return f"{said}; {hint}"
 
 
-@contextlib.contextmanager
-def _names_before_values(session: Session, info: TableInfo, name: str) -> Iterator[None]:
-    """Raise errors about a value as `InvalidQueryError`; if there is no such column, that instead."""
+def _about_value(session: Session, info: TableInfo, name: str, error: ValueError) -> ServiceError:
+    """Return an error about a value of a filter as `InvalidQueryError`; if there is no such column, one about that."""
+    if isinstance(error, ServiceError):
+        return error
     try:
-        yield
+        fields = fields_of(session, info)
     except ServiceError:
-        raise
-    except ValueError as error:
-        message = str(error)
-        try:
-            fields = fields_of(session, info)
-        except ServiceError:
-            fields = {}
-        known = {column for _, column, _ in fields.values()} | set(fields)
-        if fields and name not in known and name.removesuffix("_bbox") not in known:
-            message = no_column(info, name, list(fields))
-        raise session.error(InvalidQueryError, "materialize", message) from None
+        fields = {}
+    known = {column for _, column, _ in fields.values()} | set(fields)
+    unknown = fields and name not in known and name.removesuffix("_bbox") not in known
+    message = no_column(info, name, list(fields)) if unknown else str(error)
+    return session.error(InvalidQueryError, "materialize", message)
 
 
 def filters_from_keywords(
@@ -146,10 +140,12 @@ def filters_from_keywords(
         if value is None:
             continue
         table, column = _locate(session, info, name)
-        with _names_before_values(session, info, name):
+        try:
             spatial = name.endswith("_bbox") or _is_box_of_view(session, info, column, value)
             for kind, content in _kinds(name, value, spatial=spatial):
                 _add(filters, kind, table, column, _checked(column, kind, content))
+        except ValueError as error:
+            raise _about_value(session, info, name, error) from None
     return filters
 
 
@@ -164,8 +160,10 @@ def filters_from_dicts(session: Session, info: TableInfo, **dicts: Mapping[str, 
         for name, value in (columns or {}).items():
             table, column = _locate(session, info, name)
             kind = names[wire]
-            with _names_before_values(session, info, name):
+            try:
                 _add(filters, kind, table, column, _checked(column, kind, as_plain(value)))
+            except ValueError as error:
+                raise _about_value(session, info, name, error) from None
     return filters
 
 

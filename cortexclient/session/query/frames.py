@@ -82,7 +82,11 @@ def combine(
             for table in tables
         ]
         target = _common_type(name, parts, kinds, url)
-        chunks = [_cast(chunk, target, name, url) for part in parts for chunk in part.chunks]
+        chunks = [
+            chunk if chunk.type == target else _cast(chunk, target, name, url)
+            for part in parts
+            for chunk in part.chunks
+        ]
         columns.append(pa.chunked_array(chunks, type=target))
     return pa.table(dict(zip(names, columns, strict=True)))
 
@@ -112,39 +116,43 @@ def _common_type(name: str, parts: list[Any], kinds: Callable[[], Mapping[str, s
 
     # an all-null column of text may be one of numbers; a column of another type is what it says
     known = [part.type for part in parts if not pa.types.is_null(part.type)]
-    certain = [
+    certain = {
         part.type
         for part in parts
         if not pa.types.is_null(part.type)
         and not (pa.types.is_string(part.type) and part.null_count == len(part))
-    ]
-    if is_id_column(name) and (not certain or any(map(pa.types.is_string, certain))):
-        # an id of somebody's own schema may be text; ids that are numbers there are numbers here
-        said = kinds().get(name) if kinds is not None and certain else "integer"
-        return pa.int64() if said == "integer" else pa.string()
+    }
     if not certain:
-        said = (kinds().get(name) if kinds is not None else None) or "string"
-        types = {"integer": pa.int64(), "float": pa.float64(), "number": pa.float64(), "boolean": pa.bool_()}
-        return types.get(said, known[0] if known else pa.string())
-    distinct = set(certain)
-    if len(distinct) == 1:
-        return certain[0]
-    if distinct == {pa.int64(), pa.float64()}:
+        return pa.int64() if is_id_column(name) else _type_of_nulls(name, known, kinds)
+    if is_id_column(name) and any(map(pa.types.is_string, certain)):
+        # an id of somebody's own schema may be text; ids that are numbers there are numbers here
+        said = kinds().get(name) if kinds is not None else "integer"
+        return pa.int64() if said == "integer" else pa.string()
+    if len(certain) == 1:
+        return certain.pop()
+    if certain == {pa.int64(), pa.float64()}:
         return pa.float64()
     raise ProtocolError(
         f"the materialize service sent column {name!r} in parts of one result as "
-        f"{' and as '.join(sorted(map(str, distinct)))}; try again",
+        f"{' and as '.join(sorted(map(str, certain)))}; try again",
         service="materialize",
         status=200,
         url=url,
     )
 
 
+def _type_of_nulls(name: str, known: list[Any], kinds: Callable[[], Mapping[str, str]] | None) -> Any:
+    """Return the type of a column that has no value anywhere: what the schema says, else what the wire says."""
+    import pyarrow as pa
+
+    said = (kinds().get(name) if kinds is not None else None) or "string"
+    types = {"integer": pa.int64(), "float": pa.float64(), "number": pa.float64(), "boolean": pa.bool_()}
+    return types.get(said, known[0] if known else pa.string())
+
+
 def _cast(chunk: Any, target: Any, name: str, url: str) -> Any:
     import pyarrow as pa
 
-    if chunk.type == target:
-        return chunk
     if pa.types.is_null(chunk.type) or chunk.null_count == len(chunk):
         return pa.nulls(len(chunk), type=target)
     try:
