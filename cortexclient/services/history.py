@@ -252,28 +252,21 @@ class HistoryService(BaseService):
                     "materialize",
                     f"rows of {table!r} have no id, so those of two versions cannot be matched",
                 )
-        first, second = (frame.set_index("id") for frame in frames)
-        both = first.index.intersection(second.index)
-        shared = [name for name in first.columns if name in second.columns]
-        differs = pd.DataFrame(
-            {name: _unequal(first.loc[both, name], second.loc[both, name]) for name in shared}, index=both
-        )
-        changed = both[differs.any(axis=1).to_numpy(dtype=bool)] if shared else both[:0]
-        added, removed = second.index.difference(first.index), first.index.difference(second.index)
-        ids = pd.Index(np.concatenate([added, removed, changed]).astype(np.int64), name="id").sort_values()
-        kinds = pd.Series("changed", index=ids, dtype="string")
-        kinds[added], kinds[removed] = "added", "removed"
-        named: dict[int, tuple[str, ...]] = dict.fromkeys(ids.tolist(), ())
-        for number, row in zip(changed.tolist(), differs.loc[changed].to_numpy(dtype=bool), strict=True):
-            named[number] = tuple(name for name, unlike in zip(shared, row, strict=True) if unlike)
-        result = pd.DataFrame({"change": kinds, "columns": pd.Series(named, dtype=object)}, index=ids)
-        sides = [
-            side.reindex(ids).add_suffix(f"_{letter}")
-            for side, letter in ((_nullable(first), "a"), (_nullable(second), "b"))
-        ]
+        first, second = (_nullable(frame.set_index("id")) for frame in frames)
+        values = first.add_suffix("_a").join(second.add_suffix("_b"), how="outer").sort_index()
+        old, new = values.index.isin(first.index), values.index.isin(second.index)
+        shared = [name for name in first if name in second]
+        differs = np.zeros((len(values), len(shared)), dtype=bool)
+        for place, name in enumerate(shared):
+            differs[:, place] = old & new & _unequal(values[f"{name}_a"], values[f"{name}_b"])
+        listed = ~(old & new) | differs.any(axis=1)
+        kinds = np.select([~old, ~new], ["added", "removed"], "changed")
+        columns = [tuple(name for name, unlike in zip(shared, row, strict=True) if unlike) for row in differs]
         order = [f"{name}_{letter}" for name in dict.fromkeys([*first, *second]) for letter in "ab"]
-        values = pd.concat(sides, axis=1)
-        result = pd.concat([result, values[[name for name in order if name in values]]], axis=1).reset_index()
+        result = values[[name for name in order if name in values]].reset_index()
+        result.insert(1, "change", pd.Series(kinds, dtype="string"))
+        result.insert(2, "columns", pd.Series(columns, dtype=object))
+        result = result[listed].reset_index(drop=True)
         result.attrs.update(frames[1].attrs)
         result.attrs["versions"] = (int(version_a), int(version_b))
         return result
