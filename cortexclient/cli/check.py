@@ -45,7 +45,6 @@ def check(
 ) -> None:
     """Compare a spec with its live server point by point; exit 1 if they differ."""
     from rich.markup import escape
-    from rich.table import Table
 
     spec = spec_of(name)
     token = token or environment_token(server or spec.server_address)
@@ -55,13 +54,11 @@ def check(
         body = {"dataset": spec.name, "ok": not failures, "points": [asdict(point) for point in points]}
         say(json.dumps(body, indent=2, ensure_ascii=False))
         raise typer.Exit(1 if failures else 0)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("", "point", "found", "what to change"):
-        table.add_column(column, overflow="fold")
     marks = {"pass": "[green]ok[/]", "fail": "[red]FAIL[/]", "skip": "[dim]-[/]"}
-    for point in points:
-        table.add_row(marks[point.state], point.name, escape(point.found), escape(point.advice))
-    print_table(table)
+    print_table(
+        ("", "point", "found", "what to change"),
+        [(marks[each.state], each.name, escape(each.found), escape(each.advice)) for each in points],
+    )
     error_console().print(f"{spec.name}: {len(points)} points, {failures} to change")
     raise typer.Exit(1 if failures else 0)
 
@@ -74,19 +71,16 @@ def diff(
 ) -> None:
     """Show where a spec differs from the live server's own record; exit 1 if it does."""
     from rich.markup import escape
-    from rich.table import Table
 
     del live  # the server is the only thing to compare with so far
     spec = spec_of(name)
     token = token or environment_token(server or spec.server_address)
     found = differences(spec, server=server, token=token)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("key", "spec", "server"):
-        table.add_column(column, overflow="fold")
-    for key, ours, theirs in found:
-        table.add_row(escape(key), f"[red]{escape(ours)}[/]", f"[green]{escape(theirs)}[/]")
-    if found:
-        print_table(table)
+    rows = [
+        (escape(key), f"[red]{escape(ours)}[/]", f"[green]{escape(theirs)}[/]") for key, ours, theirs in found
+    ]
+    if rows:
+        print_table(("key", "spec", "server"), rows)
     error_console().print(f"{len(found)} difference(s)")
     raise typer.Exit(1 if found else 0)
 

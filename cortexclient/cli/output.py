@@ -16,7 +16,7 @@ from cortexclient.errors import printable
 from cortexclient.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -312,8 +312,15 @@ def _cell(value: Any) -> str:
 _WIDE = 500
 
 
-def print_table(table: Table) -> None:
-    """Print a table, folded to the terminal; into a pipe every row stays one line, for grep and the like."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of markup, folded to the terminal; into a pipe every row stays one line, for grep and the like."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     out = console()
     if not sys.stdout.isatty():
         out.width = _WIDE

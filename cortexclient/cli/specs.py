@@ -55,11 +55,8 @@ def list_command(as_json: AsJson = False) -> None:
         say(json.dumps([_plain(info) for info in infos], indent=2))
         return
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "title", "access", "from", "other names"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for info in infos:
         title = escape(info.title)
         if info.problem is not None:
@@ -68,8 +65,8 @@ def list_command(as_json: AsJson = False) -> None:
             title += " [yellow](deprecated)[/]"
         origin = info.layer + (f" [dim](hides {', '.join(info.shadows)})[/]" if info.shadows else "")
         access = _ACCESS.get(info.access, "[dim]unknown[/]")
-        table.add_row(f"[bold]{info.name}[/]", title, access, origin, f"[dim]{', '.join(info.aliases)}[/]")
-    print_table(table)
+        rows.append((f"[bold]{info.name}[/]", title, access, origin, f"[dim]{', '.join(info.aliases)}[/]"))
+    print_table(("name", "title", "access", "from", "other names"), rows)
     _warn_of_packs()
 
 
@@ -129,16 +126,13 @@ def _assembly(origin: str | None) -> Assembly | None:
 
 def _print_resolved(assembly: Assembly) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from cortexclient.spec.nodes import MappingNode, ScalarNode, SequenceNode, walk
     from cortexclient.spec.problems import dotted
 
     if assembly.root is None:
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("value of", "is", "written in"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for path, mark, node in walk(assembly.root):
         if isinstance(node, MappingNode) and node.entries:
             continue
@@ -146,8 +140,8 @@ def _print_resolved(assembly: Assembly) -> None:
             continue
         value = node.text if isinstance(node, ScalarNode) else "empty"
         place = f"{_nearby(mark.file)}:{mark.line}"
-        table.add_row(escape(dotted(path)), escape(" ".join(value.split())), f"[dim]{escape(place)}[/]")
-    print_table(table)
+        rows.append((escape(dotted(path)), escape(" ".join(value.split())), f"[dim]{escape(place)}[/]"))
+    print_table(("value of", "is", "written in"), rows)
 
 
 def _nearby(file: str) -> str:
