@@ -14,7 +14,7 @@ from cortexclient.ids import (
     in_batches,
 )
 from cortexclient.services import BaseService
-from cortexclient.session import forget, graph_url, leaves, provenance_of
+from cortexclient.session import as_choice, forget, graph_url, leaves, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,8 +87,7 @@ class Level2Service(BaseService):
         >>> ids == sorted(ids)
         True
         """
-        if bounds_unit not in {"nm", "vx", None}:
-            raise ValueError(f"bounds_unit must be 'nm' or 'vx', not {bounds_unit!r}")
+        as_choice(bounds_unit, "bounds_unit", ("nm", "vx", None))
         root = as_id(root_id, "root_id")
         voxel_nm = _voxel_nm(self._session.segmentation_info()) if bounds is not None else []
         text = (

@@ -19,6 +19,7 @@ from cortexclient.services.navis_neurons import make_mesh_neuron, require_navis
 from cortexclient.services.places import PlacesService
 from cortexclient.services.roots import RootsService
 from cortexclient.services.vertex_labels.label import Decision, Labels, label_mesh
+from cortexclient.session import as_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -138,10 +139,8 @@ class MeshClient(BaseService):
     def _get_all(
         self, ids: list[int], *, progress: bool, missing: str, output: str, options: dict[str, Any]
     ) -> dict[int, Any]:
-        if missing not in {"raise", "skip"}:
-            raise ValueError(f"missing must be 'raise' or 'skip', not {missing!r}")
-        if output not in {"mesh", "trimesh", "navis"}:
-            raise ValueError(f"output must be 'mesh', 'trimesh' or 'navis', not {output!r}")
+        as_choice(missing, "missing", ("raise", "skip"))
+        as_choice(output, "output", ("mesh", "trimesh", "navis"))
         if output == "navis":
             require_navis()  # raises before any request is sent
         if options.get("fuse"):

@@ -15,6 +15,7 @@ from cortexclient.services.navis_neurons import require_navis
 from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader, SkeletonOptions
 from cortexclient.services.skeletons.shapes import shape_of
 from cortexclient.services.skeletons.source import stored_skeletons
+from cortexclient.session import as_choice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,10 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SkeletonsService"]
 
-_TRANSFORMS = ("rigid", "streamline", None)
 _COMPUTE = "fallback='compute' makes one here from the level-2 graph"
 _LARGEST_VERSION = 1_000_000  # roots are larger
-_OUTPUTS = ("meshwork", "cell", "navis", "dict", "swc")
 
 
 class SkeletonsService(BaseService):
@@ -213,8 +212,7 @@ class SkeletonsService(BaseService):
         >>> for root_id, neuron in client.get_skeletons(root_ids):   # doctest: +SKIP
         ...     print(root_id, neuron.skeleton.path_length())
         """
-        if errors not in {"raise", "collect"}:
-            raise ValueError(f"errors must be 'raise' or 'collect', not {errors!r}")
+        as_choice(errors, "errors", ("raise", "collect"))
         size = as_id(batch_size, "batch_size")
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, not {size}")
@@ -267,8 +265,7 @@ class SkeletonsService(BaseService):
         --------
         >>> client.save_swc(root_id, "neuron.swc", transform="rigid")   # doctest: +SKIP
         """
-        if unit not in {"nm", "um", None}:
-            raise ValueError(f"unit must be 'nm' or 'um', not {unit!r}")
+        as_choice(unit, "unit", ("nm", "um", None))
         if not _is_neuron(neuron):
             text = self.get_skeleton(neuron, transform=transform, output="swc")
             write_text(path, text)
@@ -349,12 +346,9 @@ class SkeletonsService(BaseService):
         fallback: str | None,
         **options: Any,
     ) -> SkeletonOptions:
-        if transform not in _TRANSFORMS:
-            raise ValueError(f"transform must be 'rigid', 'streamline' or None, not {transform!r}")
-        if output not in _OUTPUTS:
-            raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, not {output!r}")
-        if fallback not in {"compute", None}:
-            raise ValueError(f"fallback must be 'compute' or None, not {fallback!r}")
+        as_choice(transform, "transform", ("rigid", "streamline", None))
+        as_choice(output, "output", ("meshwork", "cell", "navis", "dict", "swc"))
+        as_choice(fallback, "fallback", ("compute", None))
         self._require_services(fallback=fallback, output=output, **options)
         if output == "cell":
             from cortexclient.services.skeletons.build import require_ossify

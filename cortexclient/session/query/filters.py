@@ -7,7 +7,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from cortexclient.errors import InvalidQueryError, MissingExtraError, ServiceError
 from cortexclient.ids import as_id
@@ -34,6 +34,8 @@ __all__ = [
     "no_column",
     "require_columns",
 ]
+
+T = TypeVar("T")
 
 Filters: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 """kind -> table -> column -> value; kinds are those of `cortexclient.session.query.wire.FILTERS`."""
@@ -362,7 +364,7 @@ def require_columns(session: Session, select: Sequence[str] | Mapping[str, Seque
             )
 
 
-def as_choice(value: str, name: str, choices: Sequence[str]) -> str:
+def as_choice(value: T, name: str, choices: Sequence[T]) -> T:
     """Return a value that must be one of a few, else raise `ValueError`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
