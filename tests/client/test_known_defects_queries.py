@@ -64,7 +64,7 @@ def test_c5e_reference_tables_get_resolution_and_split_too(client, table, neuron
 
 
 def test_c5h_several_reference_rows_do_not_multiply_synapses(client, neurons, table):
-    from cortexclient.services.synapse_references import Reference, _merge, _told_apart
+    from cortexclient.services.synapses import Reference, _merge, _told_apart
 
     rows = pd.DataFrame({"id": [1, 2]}, dtype="int64")
     one = pd.DataFrame({"target_id": [1, 1, 1], "id": [7, 8, 9], "tag": ["a", "b", "c"]}).convert_dtypes()

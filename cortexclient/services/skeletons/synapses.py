@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from cortexclient.errors import NotConfiguredError, ProtocolError, StaleRootError, UnknownVersionError
 from cortexclient.ids import in_batches
 from cortexclient.services.roots import no_root
-from cortexclient.services.synapse_references import ask_about, attach, find_references
+from cortexclient.services.synapses import attach, find_references, to_follow
 from cortexclient.session import (
     NM,
     Moment,
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from cortexclient.session import Session
+    from cortexclient.services.synapses import Reference
+    from cortexclient.session import Reply, Session
 
 __all__ = ["SIDES", "RootMoment", "moments_of", "synapses_of"]
 
@@ -195,7 +196,7 @@ def _one_side(
     frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
     if tables:
         references = find_references(session, table, tables, None)
-        about = ask_about(
+        about = _ask_about(
             session,
             frame["id"].tolist(),
             references,
@@ -210,6 +211,29 @@ def _one_side(
     rows = join_positions(frame)
     rows[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
     return side, {root: rows[own == root].reset_index(drop=True) for root in roots}
+
+
+def _ask_about(
+    session: Session,
+    synapse_ids: list[int],
+    references: Sequence[Reference],
+    *,
+    moment: Moment,
+    resolution: Sequence[float] | None,
+    batch_size: int,
+) -> list[Reply]:
+    """Query reference tables about synapses that are known already; one reply for each table."""
+    queries = [
+        replace(
+            follow.query,
+            filters={"in": {follow.query.name: {follow.column: synapse_ids}}},
+            batch=follow.size,
+        )
+        for follow in to_follow(
+            references, moment=moment, resolution=resolution, batch_size=batch_size, progress=False
+        )
+    ]
+    return fetch_replies(session, queries, description="reference tables")
 
 
 def _require_columns(session: Session, table: str, frame: pd.DataFrame, side: str) -> None:
