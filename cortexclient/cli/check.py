@@ -463,14 +463,14 @@ def offered(session: Session, *, table: str | None) -> dict[str, bool | None]:
     ``table``, a small one, is queried at this moment.
     """
     return {
-        "live": _answer(lambda: _live(session, table)),
-        "versions": _answer(lambda: any(record.valid for record in versions_of(session).values())),
-        "l2cache": _answer(lambda: _l2cache(session)),
-        "skeletons": _answer(lambda: bool(skeleton_versions(session))),
+        "live": _is_offered(lambda: _live(session, table)),
+        "versions": _is_offered(lambda: any(record.valid for record in versions_of(session).values())),
+        "l2cache": _is_offered(lambda: _l2cache(session)),
+        "skeletons": _is_offered(lambda: bool(skeleton_versions(session))),
     }
 
 
-def _answer(ask: Callable[[], bool | None]) -> bool | None:
+def _is_offered(ask: Callable[[], bool | None]) -> bool | None:
     try:
         return ask()
     except (ServiceTimeoutError, ServiceUnavailableError):

@@ -132,12 +132,12 @@ class SpecText:
 def _errors(text: str) -> list[Problem]:
     """Return the problems of a spec's text that would keep it from being loaded."""
     from cortexclient.spec import DatasetSpec
-    from cortexclient.spec.problems import without_echoes
+    from cortexclient.spec.problems import without_repeats
     from cortexclient.spec.reading import parse_nodes, validate_nodes
 
     root, problems = parse_nodes(text.encode("utf-8", "replace"), "<draft>")
     if root is not None:
-        problems += without_echoes(problems, validate_nodes(root, DatasetSpec)[1])
+        problems += without_repeats(problems, validate_nodes(root, DatasetSpec)[1])
     return problems
 
 

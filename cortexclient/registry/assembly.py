@@ -174,7 +174,7 @@ def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) 
 
 def _complete(result: Assembly) -> Assembly:
     from cortexclient.spec.dataset import DatasetSpec
-    from cortexclient.spec.problems import implausible, without_echoes
+    from cortexclient.spec.problems import implausible, without_repeats
     from cortexclient.spec.reading import validate_nodes
 
     if result.root is None:
@@ -184,7 +184,7 @@ def _complete(result: Assembly) -> Assembly:
     if any(problem.code == "CX306" for problem in result.problems):
         # these values may be in the parent that was not found, which is the cause
         problems = [problem for problem in problems if problem.code != "CX202"]
-    result.problems += without_echoes(result.problems, problems)
+    result.problems += without_repeats(result.problems, problems)
     if spec is not None:
         result.problems += implausible(spec, result.root)
         spec._origin = str(result.files[0]) if result.files else None

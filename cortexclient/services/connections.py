@@ -12,8 +12,8 @@ from cortexclient.ids import as_ids
 from cortexclient.services import BaseService
 from cortexclient.services.cells import CellsService
 from cortexclient.services.synapses import (
-    asked_sides,
     moment_of_synapses,
+    neurons_by_side,
     roots_a_request,
     synapse_filters,
     synapse_thresholds,
@@ -139,7 +139,7 @@ class ConnectionsService(BaseService):
             # from the neurons to the neurons
             root_ids, pre_ids, post_ids = None, root_ids, root_ids
         given = root_ids is not None
-        asked = asked_sides(
+        asked = neurons_by_side(
             root_ids, pre=pre and given, post=post and given, pre_ids=pre_ids, post_ids=post_ids
         )
         shape = Query("connections", split_positions=True, return_as=return_as)

@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Reference",
     "SynapsesService",
-    "asked_sides",
     "attach",
     "find_references",
     "moment_of_synapses",
+    "neurons_by_side",
+    "reference_queries",
     "roots_a_request",
     "synapse_filters",
     "synapse_thresholds",
-    "to_follow",
 ]
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class SynapsesService(BaseService):
         --------
         >>> client.query_synapses(864691135336055529, pre=True, post=True)  # doctest: +SKIP
         """
-        asked = asked_sides(root_ids, pre=pre, post=post, pre_ids=pre_ids, post_ids=post_ids)
+        asked = neurons_by_side(root_ids, pre=pre, post=post, pre_ids=pre_ids, post_ids=post_ids)
         as_choice(duplicates, "duplicates", ("first", "all", "raise"))
         session = self._session
         table = session.require_synapse_table(synapse_table)
@@ -193,7 +193,7 @@ class SynapsesService(BaseService):
             )
             for part in asked
         ]
-        following = to_follow(
+        following = reference_queries(
             references,
             moment=moment,
             resolution=resolution,
@@ -207,7 +207,7 @@ class SynapsesService(BaseService):
         sides = [side for part in asked for side in part]
         attrs = {**replies[0].attrs, "filters": {"root_ids": len(ids), "sides": sides, **thresholds}}
         attrs["requests"] = sum(reply.attrs["requests"] for reply in found)
-        frame = _together(replies, omit_self=omit_self_synapse)
+        frame = _combined(replies, omit_self=omit_self_synapse)
         attrs |= self._stale(ids, frame, moment)
         if references:
             frame, notes = attach(frame, references, about, duplicates=duplicates)
@@ -263,7 +263,7 @@ class SynapsesService(BaseService):
             )
 
 
-def asked_sides(
+def neurons_by_side(
     root_ids: Ids | None, *, pre: bool, post: bool, pre_ids: Ids | None, post_ids: Ids | None
 ) -> list[dict[str, IdArray]]:
     """Return what each query filters by: side -> neurons; synapses pass that are in one of the queries.
@@ -371,7 +371,7 @@ def _between_two(rows: Any) -> Any:
     )
 
 
-def _together(replies: list[Reply], *, omit_self: bool) -> pd.DataFrame:
+def _combined(replies: list[Reply], *, omit_self: bool) -> pd.DataFrame:
     """Return the rows of all replies as one frame: each synapse once, ordered by id."""
     reply = concat_replies(replies)
     keep = _once_each(reply.table, omit_self=omit_self)
@@ -440,7 +440,7 @@ def find_references(
     return found
 
 
-def to_follow(
+def reference_queries(
     references: Sequence[Reference],
     *,
     moment: Moment,
@@ -480,7 +480,7 @@ def attach(
         reference.name: _one_frame(reply, reference)
         for reference, reply in zip(references, replies, strict=True)
     }
-    renamed = _told_apart(synapses, frames, references)
+    renamed = _with_distinct_names(synapses, frames, references)
     several: dict[str, int] = {}
     result = synapses
     for reference in references:
@@ -507,7 +507,7 @@ def _one_frame(reply: Reply, reference: Reference) -> pd.DataFrame:
     )  # rows may be missing for a synapse, so every type must have room for it, with or without such rows
 
 
-def _told_apart(
+def _with_distinct_names(
     synapses: pd.DataFrame, frames: Mapping[str, pd.DataFrame], references: Sequence[Reference]
 ) -> dict[str, pd.DataFrame]:
     """Rename columns that two tables have: the rule depends on names only, so the order of tables does not matter."""

@@ -28,7 +28,7 @@ from cortexclient.spec.fields import (
     without_nulls,
 )
 from cortexclient.spec.nodes import parts_of
-from cortexclient.spec.problems import raise_problems, without_echoes
+from cortexclient.spec.problems import raise_problems, without_repeats
 from cortexclient.spec.reading import load_nodes, nodes_of_mapping, validate_nodes
 from cortexclient.spec.sections import (
     AccessSpec,
@@ -463,7 +463,7 @@ def spec_from_mapping(
     """
     root, found = nodes_of_mapping(values, label, onto=onto)
     spec, problems = validate_nodes(root, DatasetSpec)
-    raise_problems([*found, *without_echoes(found, problems)])
+    raise_problems([*found, *without_repeats(found, problems)])
     return cast("DatasetSpec", spec)
 
 
@@ -479,7 +479,7 @@ def read_spec(path: str | Path) -> DatasetSpec:
     spec: DatasetSpec | None = None
     if root is not None:
         spec, more = validate_nodes(root, DatasetSpec)
-        problems += without_echoes(problems, more)
+        problems += without_repeats(problems, more)
     raise_problems(problems)
     result = cast("DatasetSpec", spec)
     result._origin = str(path)

@@ -35,7 +35,7 @@ __all__ = [
     "raise_problems",
     "report",
     "warnings_for",
-    "without_echoes",
+    "without_repeats",
 ]
 
 # a file with more mistakes than this is not a spec; the first ones are enough
@@ -118,7 +118,7 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(guesses)}?" if guesses else otherwise
 
 
-def without_echoes(first: Sequence[Problem], later: Iterable[Problem]) -> list[Problem]:
+def without_repeats(first: Sequence[Problem], later: Iterable[Problem]) -> list[Problem]:
     """Leave out of `later` what complains again about a value whose very notation was refused."""
     refused = {problem.path for problem in first if problem.code in {"CX105", "CX107", "CX403"}}
     return [problem for problem in later if problem.path not in refused]

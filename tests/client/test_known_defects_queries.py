@@ -64,13 +64,13 @@ def test_c5e_reference_tables_get_resolution_and_split_too(client, table, neuron
 
 
 def test_c5h_several_reference_rows_do_not_multiply_synapses(client, neurons, table):
-    from cortexclient.services.synapses import Reference, _merge, _told_apart
+    from cortexclient.services.synapses import Reference, _merge, _with_distinct_names
 
     rows = pd.DataFrame({"id": [1, 2]}, dtype="int64")
     one = pd.DataFrame({"target_id": [1, 1, 1], "id": [7, 8, 9], "tag": ["a", "b", "c"]}).convert_dtypes()
     two = pd.DataFrame({"target_id": [1, 1], "id": [5, 6], "mark": ["x", "y"]}).convert_dtypes()
     references = [Reference("one", "target_id", "_one"), Reference("two", "target_id", "_two")]
-    frames = _told_apart(rows, {"one": one, "two": two}, references)
+    frames = _with_distinct_names(rows, {"one": one, "two": two}, references)
     result = rows
     for reference in references:
         result, several = _merge(result, frames[reference.name], reference, "first")

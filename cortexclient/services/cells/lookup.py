@@ -147,7 +147,7 @@ def _ids(frame: pd.DataFrame, column: str) -> IdArray:
     return array
 
 
-def _ask(
+def _query_sources(
     session: Session, asked: list[tuple[CellSource, int, str, IdArray]], *, progress: bool, description: str
 ) -> list[CellRows]:
     """Query each source at a version for the rows in which a column has some ids, all concurrently."""
@@ -198,7 +198,7 @@ def from_cells(
 def _of_cells(session: Session, cells: IdArray, version: int, *, progress: bool) -> list[CellRows]:
     sources = _sources(session, version, for_cells=True)
     asked = [(source, version, source.cell, cells) for source in sources]
-    return _ask(session, asked, progress=progress, description="cells")
+    return _query_sources(session, asked, progress=progress, description="cells")
 
 
 def _reference_version(session: Session, at: datetime) -> int:
@@ -307,7 +307,7 @@ def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) ->
         for number, ids in roots.items()
         for source in _sources(session, number, for_cells=False)
     ]
-    return _ask(session, asked, progress=progress, description="roots")
+    return _query_sources(session, asked, progress=progress, description="roots")
 
 
 def _add(matches: Matches, every: list[CellRows], roots: dict[int, IdArray]) -> None:

@@ -87,7 +87,7 @@ class SkeletonLoader:
     def _load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
         if self._options.output in {"dict", "swc"}:
             skeletons = self._skeletons(roots)
-            return {root: partial(self._caught, self._plain, skeletons[root]) for root in roots}
+            return {root: partial(self._build_or_error, self._plain, skeletons[root]) for root in roots}
         session = self._session
         session.info()  # once, because every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
@@ -96,7 +96,7 @@ class SkeletonLoader:
         build = builders.get(self._options.output, self._meshwork)
         return {
             root: partial(
-                self._caught,
+                self._build_or_error,
                 partial(build, root, moments[root]),
                 skeletons[root],
                 attributes,
@@ -106,7 +106,7 @@ class SkeletonLoader:
             for root in roots
         }
 
-    def _caught(self, build: Callable[..., Any], data: Any, *parts: Any) -> Any:
+    def _build_or_error(self, build: Callable[..., Any], data: Any, *parts: Any) -> Any:
         """Build one neuron, or return the error of what it needs, or its own."""
         failure = next(
             (part for part in (*getattr(build, "args", ()), data, *parts) if isinstance(part, CortexError)),
@@ -373,7 +373,7 @@ class SkeletonBatches:
         try:
             found = self._load(batch)
         except CortexError as error:
-            if not self._collect or not _of_some(error):
+            if not self._collect or not _may_be_of_some(error):
                 raise
             found, failed, failure = self._read_parts(batch, error)
             lost = len(failed) == len(batch)
@@ -398,7 +398,7 @@ class SkeletonBatches:
                 try:
                     found |= self._load(part)
                 except CortexError as error:
-                    if not _of_some(error):
+                    if not _may_be_of_some(error):
                         raise
                     failure = error
                     failed.append(part)
@@ -424,5 +424,5 @@ class SkeletonBatches:
         return navis.NeuronList(neurons)
 
 
-def _of_some(error: CortexError) -> bool:
+def _may_be_of_some(error: CortexError) -> bool:
     return isinstance(error, _OF_SOME) or type(error) is ServiceError

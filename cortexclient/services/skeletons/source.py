@@ -318,7 +318,7 @@ def generate_skeletons(
             left = [root for root in left if root not in made]
             for _ in made:
                 bar.step()
-    return found | {root: _late(session, root, deadline, looks, trouble) for root in left}
+    return found | {root: _timed_out(session, root, deadline, looks, trouble) for root in left}
 
 
 def _queue(session: Session, roots: Sequence[int], version: int, timeout: float) -> ServiceError | None:
@@ -412,7 +412,7 @@ def _without_level2(session: Session, roots: Sequence[int]) -> Found:
     return found
 
 
-def _late(
+def _timed_out(
     session: Session, root: int, deadline: float, looks: int, trouble: ServiceError | None
 ) -> ServiceTimeoutError:
     waited = (

@@ -12,7 +12,7 @@ import numpy as np
 from cortexclient.errors import NotConfiguredError, ProtocolError, StaleRootError, UnknownVersionError
 from cortexclient.ids import in_batches
 from cortexclient.services.roots import no_root
-from cortexclient.services.synapses import attach, find_references, to_follow
+from cortexclient.services.synapses import attach, find_references, reference_queries
 from cortexclient.session import (
     NM,
     Moment,
@@ -196,7 +196,7 @@ def _one_side(
     frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
     if tables:
         references = find_references(session, table, tables, None)
-        about = _ask_about(
+        about = _query_references(
             session,
             frame["id"].tolist(),
             references,
@@ -213,7 +213,7 @@ def _one_side(
     return side, {root: rows[own == root].reset_index(drop=True) for root in roots}
 
 
-def _ask_about(
+def _query_references(
     session: Session,
     synapse_ids: list[int],
     references: Sequence[Reference],
@@ -229,7 +229,7 @@ def _ask_about(
             filters={"in": {follow.query.name: {follow.column: synapse_ids}}},
             batch=follow.size,
         )
-        for follow in to_follow(
+        for follow in reference_queries(
             references, moment=moment, resolution=resolution, batch_size=batch_size, progress=False
         )
     ]

@@ -29,10 +29,10 @@ __all__ = [
     "blocks",
     "blocks_of_groups",
     "connected",
+    "guests_last",
     "in_order",
     "ragged",
     "sort_into_chunks",
-    "turned",
 ]
 
 # what a decoded coordinate may be off: float32 holds 0.06 nm at one millimetre
@@ -397,11 +397,11 @@ def _with_guests(
     found = [np.empty((3, 0), dtype=np.int32)]
     for block in blocks(len(keep)):
         part = corners[:, block]
-        found.append(turned(np.where(away[:, block], guest_node.take(part), node.take(part)), count))
+        found.append(guests_last(np.where(away[:, block], guest_node.take(part), node.take(part)), count))
     return np.concatenate(found, axis=1), guest
 
 
-def turned(corners: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+def guests_last(corners: NDArray[np.int32], count: int) -> NDArray[np.int32]:
     """Rotate triangles, shape (3, T), until their first corner is no guest; leave out those of guests only."""
     for _ in range(2):
         guest = corners[0] >= count

@@ -197,7 +197,7 @@ def label_mesh(
     steps.own_chunks()
     steps.several(max_distance, ratio_better, lookup)
     steps.propagate(hop_limit, max_distance)
-    steps.crumbs(max_distance)
+    steps.assign_empty_ids(max_distance)
     found = np.append(ids, 0).take(steps.labels)  # label -1 reads the appended 0
     return Labels(found, steps.decisions, steps.piece)
 
@@ -317,7 +317,9 @@ class Steps:
         """Label the pieces of chunks with several ids."""
         if not len(self.parts.vertex):
             return
-        settle = partial(self._settle, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup)
+        settle = partial(
+            self._label_unclaimed, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup
+        )
         pieces = cut_into_pieces(self.vertices, self.parts, self.where.middle)
         order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
         order = order[(self.ids_in_chunk > 1)[self.chunk_of_id[order]]]
@@ -340,7 +342,7 @@ class Steps:
         labels, _ = claim_by_point(pieces, claimants)
         settle(pieces, claimants, labels)
 
-    def _settle(
+    def _label_unclaimed(
         self,
         pieces: Pieces,
         claimants: Claimants,
@@ -416,7 +418,7 @@ class Steps:
         known = label[which] >= 0
         self.labels[vertex[known]] = label[which[known]]
 
-    def crumbs(self, max_distance: float) -> None:
+    def assign_empty_ids(self, max_distance: float) -> None:
         """Assign vertices next to their points to ids that have no vertex yet, where no other id's claim is surer.
 
         An object that just reaches over a chunk face has nothing but vertices on that face, which may lie in the piece

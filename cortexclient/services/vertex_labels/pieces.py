@@ -12,9 +12,9 @@ from cortexclient.services.vertex_labels.chunks import (
     blocks,
     blocks_of_groups,
     connected,
+    guests_last,
     in_order,
     ragged,
-    turned,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     count = int(free.sum())
     node = np.empty(len(free), dtype=np.int32)
     node[order] = np.arange(len(order), dtype=np.int32)
-    a, b, c = turned(node[np.stack(corners)], count)
+    a, b, c = guests_last(node[np.stack(corners)], count)
     joined = [(one, two, (one < count) & (two < count)) for one, two in ((a, b), (b, c), (c, a))]
     part = connected(count, [(one[both], two[both]) for one, two, both in joined])
     chunk = np.append(pieces.spread(pieces.chunk), np.full(len(guests), -1, dtype=np.int32))[order]
