@@ -98,10 +98,8 @@ def plot_connectivity(
         Group of each root id, such as its cell type: neurons are sorted by it and the groups are divided by lines.
     labels : bool or mapping of int to str, optional
         Whether to write the root ids, or names to write instead. Default: up to 40 root ids.
-    title : str, optional
-        Title of the axes.
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw into; a new figure if none is given.
+    title, ax
+        As for `plot_neuron`.
 
     Returns
     -------

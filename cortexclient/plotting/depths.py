@@ -155,14 +155,8 @@ def plot_synapse_depths(
         Height of a bin in um; at most 2,000 bins are drawn.
     range_um : tuple of float, optional
         Depths to show. Default: from the smallest to the largest, in full bins.
-    layers : iterable, optional
-        Cortical layers (``name``, ``top_um``, ``bottom_um``), such as ``client.spec.layers``.
-    legend : bool
-        Whether to explain the colours.
-    title : str, optional
-        Title of the axes.
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw into; a new figure if none is given.
+    layers, legend, title, ax
+        As for `plot_neuron`.
 
     Returns
     -------

@@ -62,10 +62,8 @@ def plot_mesh(
         Factor from the mesh's unit to the axes' unit: meshes are in nm, the axes in um.
     max_faces : int
         Larger meshes are drawn coarser: vertices that lie together become one.
-    title : str, optional
-        Title of the axes.
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw into; a new figure if none is given.
+    title, ax
+        As for `plot_neuron`.
 
     Returns
     -------
