@@ -99,7 +99,7 @@ def plot_connectivity(
     labels : bool or mapping of int to str, optional
         Whether to write the root ids, or names to write instead. Default: up to 40 root ids.
     title, ax
-        As for `plot_neuron`.
+        As for `plot_neuron`; no title by default.
 
     Returns
     -------

@@ -156,7 +156,7 @@ def plot_synapse_depths(
     range_um : tuple of float, optional
         Depths to show. Default: from the smallest to the largest, in full bins.
     layers, legend, title, ax
-        As for `plot_neuron`.
+        As for `plot_neuron`; no title by default.
 
     Returns
     -------

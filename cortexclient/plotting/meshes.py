@@ -63,7 +63,7 @@ def plot_mesh(
     max_faces : int
         Larger meshes are drawn coarser: vertices that lie together become one.
     title, ax
-        As for `plot_neuron`.
+        As for `plot_neuron`; no title by default.
 
     Returns
     -------
