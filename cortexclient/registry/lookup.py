@@ -46,15 +46,7 @@ PACKS = "cortexclient.datasets"
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A folder of spec files and the name of the layer that it belongs to.
-
-    Attributes
-    ----------
-    name : str
-        ``built-in``, ``pack NAME``, ``user`` or ``CORTEXCLIENT_PATH``.
-    folder : pathlib.Path
-        It may not exist.
-    """
+    """A folder of spec files, which may not exist; ``built-in``, ``pack NAME``, ``user`` or ``CORTEXCLIENT_PATH``."""
 
     name: str
     folder: Path

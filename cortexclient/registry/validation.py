@@ -20,14 +20,7 @@ __all__ = ["Checked", "all_folders", "spec_files", "validate"]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A file that was checked.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-    problems : tuple of Problem
-        Errors and warnings, in the order of the file.
-    """
+    """A file that was checked, and its errors and warnings in the order of the file."""
 
     path: Path
     problems: tuple[Problem, ...]
@@ -49,17 +42,9 @@ def spec_files(path: Path) -> list[Path]:
 
 
 def validate(paths: Iterable[Path]) -> list[Checked]:
-    """Check spec files, each by itself and against the others that are given and those beside it.
+    """Check spec files and folders of them.
 
-    Parameters
-    ----------
-    paths : iterable of pathlib.Path
-        Files, or folders of files.
-
-    Returns
-    -------
-    list of Checked
-        One per file.
+    Each file is checked by itself and against the others that are given and those beside it.
     """
     files = list(dict.fromkeys(file for path in paths for file in spec_files(Path(path))))
     return [Checked(file, tuple(sorted(_problems(file)))) for file in files]

@@ -217,10 +217,7 @@ class DatasetSpec(Section):
     def with_overrides(self, overrides: Mapping[str, Any]) -> DatasetSpec:
         """Return a copy in which some values are others, merged field by field and checked like a file.
 
-        Parameters
-        ----------
-        overrides : mapping
-            Nested like the YAML; maps merge by key, lists replace, None clears.
+        ``overrides`` is nested like the YAML; maps merge by key, lists replace, None clears.
 
         Raises
         ------
@@ -265,14 +262,8 @@ class DatasetSpec(Section):
     def require_capability(self, name: str, *, feature: str, instead: str = "") -> None:
         """Raise if the spec declares that the servers of this dataset do not offer something.
 
-        Parameters
-        ----------
-        name : str
-            Field of `CapabilitiesSpec`.
-        feature : str
-            What needs it, for the message.
-        instead : str
-            What can be done without it, for the message.
+        ``name`` is a field of `CapabilitiesSpec`; ``feature``, what needs it, and ``instead``, what can be done without
+        it, are for the message.
 
         Raises
         ------
@@ -288,12 +279,9 @@ class DatasetSpec(Section):
             )
 
     def is_verified(self, path: str) -> bool:
-        """Whether a fact counts as verified: the most specific entry of `sources` for it decides.
+        """Whether the fact at a dotted path (``"tables.cell_types.units"``) is verified.
 
-        Parameters
-        ----------
-        path : str
-            Dotted path such as ``"tables.cell_types.units"``.
+        The most specific entry of `sources` for it decides.
         """
         parts = path.split(".")
         for end in range(len(parts), 0, -1):
@@ -303,19 +291,10 @@ class DatasetSpec(Section):
         return True
 
     def table_facts(self, name: str, *, synapse_table: str | None = None) -> TableFacts | None:
-        """Return what the spec declares about a table or view: its schema, further columns and unit.
+        """Return what the spec declares about a table or view: schema, further columns and unit; None for an unknown one.
 
-        Parameters
-        ----------
-        name : str
-            Name on the server: the synapse table, or a table of `tables`, earlier and later ones included.
-        synapse_table : str, optional
-            The synapse table, where only the server names it.
-
-        Returns
-        -------
-        SynapsesSpec, TableSpec or None
-            None where the spec does not mention the table.
+        ``name`` is that on the server: the synapse table (``synapse_table`` where only the server names it), or a table of
+        `tables`, earlier and later ones included.
         """
         found = self._facts(name, synapse_table)
         return None if found is None else found[1]
@@ -334,12 +313,7 @@ class DatasetSpec(Section):
     ) -> tuple[float, float, float] | None:
         """Return the size in nm of one unit of a table's positions, or None to believe the server's own metadata.
 
-        Parameters
-        ----------
-        name, synapse_table : str
-            As for `table_facts`.
-        unverified : bool
-            Whether a unit counts that `sources` calls unverified. By default the server knows better.
+        A unit that `sources` calls unverified counts only with ``unverified``: by default the server knows better.
         """
         found = self._facts(name, synapse_table)
         if found is None or found[1].unit is None:
@@ -354,15 +328,7 @@ class DatasetSpec(Section):
         return None if self.synapses is None else f"{self.synapses.position_prefix}_position"
 
     def position_prefix_of(self, table: str, *, synapse_table: str | None = None) -> str | None:
-        """Return the point that represents a row of a table (``pt`` for ``pt_position``), or None if undeclared.
-
-        Parameters
-        ----------
-        table : str
-            Name on the server: the synapse table, or one that plays a role.
-        synapse_table : str, optional
-            The synapse table, where only the server names it.
-        """
+        """Return the point that represents a row of a table (``pt`` for ``pt_position``), or None if undeclared."""
         facts = self.table_facts(table, synapse_table=synapse_table)
         return facts.position_prefix if facts is not None else None
 
@@ -448,13 +414,8 @@ def spec_from_mapping(
 ) -> DatasetSpec:
     """Make a spec of a mapping that is nested like the YAML.
 
-    Parameters
-    ----------
-    values : mapping
-    onto : mapping, optional
-        What `values` are merged onto: maps by key, lists replace, None clears.
-    label : str
-        What messages call it in place of a file name.
+    With ``onto``, the values are merged onto another mapping: maps by key, lists replace, None clears. ``label`` is what
+    messages call it in place of a file name.
 
     Raises
     ------

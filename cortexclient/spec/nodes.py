@@ -120,14 +120,8 @@ def parts_of(path: str) -> list[str]:
 def find(root: Node, path: Path) -> tuple[Node, Mark, Path]:
     """Follow a path as far as it goes.
 
-    Returns
-    -------
-    node : Node
-        The last node on the path that exists.
-    mark : Mark
-        Its place: of the key for an entry of a map, of the value for an item of a list.
-    path : tuple
-        The part of `path` that was followed.
+    Returns the last node that exists, its place (of the key for an entry of a map, of the value for an item of a list),
+    and the part of `path` that was followed.
     """
     node, mark = root, root.mark
     followed: list[str | int] = []

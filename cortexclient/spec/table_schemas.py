@@ -111,14 +111,9 @@ def schema_names() -> list[str]:
 
 
 def fields_of(schema: str | None, further: Mapping[str, Any] | None = None) -> tuple[TableField, ...]:
-    """Return the fields of a table: those of its schema, then its further ones.
+    """Return the fields of a table: those of its schema, then its further ones. Raises KeyError for another schema.
 
     A further one of the same name takes the place of the schema's: it knows the values that this table has.
-
-    Raises
-    ------
-    KeyError
-        If there is no such schema.
     """
     fields = {each.name: each for each in (table_schemas()[schema] if schema is not None else ())}
     fields |= {name: table_field(name, what) for name, what in (further or {}).items()}
@@ -128,12 +123,8 @@ def fields_of(schema: str | None, further: Mapping[str, Any] | None = None) -> t
 def columns_of(schema: str) -> tuple[str, ...]:
     """Return the columns of a table of a schema in the order of the database, without those that every table has.
 
-    ``valid`` comes first, except that ``tag`` of a tag on another table precedes it.
-
-    Raises
-    ------
-    KeyError
-        If there is no such schema.
+    ``valid`` comes first, except that ``tag`` of a tag on another table precedes it. Raises KeyError for another
+    schema.
     """
     names = [column for field in table_schemas()[schema] for column in field.columns]
     at = 1 if schema.startswith("reference_tag") and names[0] == "tag" else 0
