@@ -291,10 +291,10 @@ class DatasetSpec(Section):
         return True
 
     def table_facts(self, name: str, *, synapse_table: str | None = None) -> TableFacts | None:
-        """Return what the spec declares about a table or view: schema, further columns and unit; None for an unknown one.
+        """Return what the spec declares about a table or view (schema, further columns, unit), or None.
 
-        ``name`` is that on the server: the synapse table (``synapse_table`` where only the server names it), or a table of
-        `tables`, earlier and later ones included.
+        ``name`` is that on the server: the synapse table (``synapse_table`` where only the server names it), or a table
+        of `tables`, earlier and later ones included.
         """
         found = self._facts(name, synapse_table)
         return None if found is None else found[1]
@@ -414,8 +414,8 @@ def spec_from_mapping(
 ) -> DatasetSpec:
     """Make a spec of a mapping that is nested like the YAML.
 
-    With ``onto``, the values are merged onto another mapping: maps by key, lists replace, None clears. ``label`` is what
-    messages call it in place of a file name.
+    With ``onto``, the values are merged onto another mapping: maps by key, lists replace, None clears. ``label`` is
+    what messages call it in place of a file name.
 
     Raises
     ------
