@@ -2,8 +2,10 @@
 
     python benchmarks/bench_store.py --rows 20000000 --folder /tmp/bench_store
 
-The table is synthetic, of the columns and the skew of a real one (lognormal numbers of synapses per neuron). Each
-measurement is a process of its own; times are the best of three, so with the files in the page cache.
+The table is synthetic, of the columns and the skew of a real one (lognormal numbers of synapses per neuron, a tenth
+of the ends on no neuron), and a second one has a tenth of its rows. Each measurement is a process of its own; times are
+the best of three, so with the files in the page cache: seconds and, in parentheses, those of processors, which depend
+less on what else the machine does. A store that is there from an earlier run is used again.
 """
 
 from __future__ import annotations
@@ -32,12 +34,14 @@ def peak():
 def read():
     return int(re.search(r"rchar: (\\d+)", open("/proc/self/io").read())[1])
 {setup}
-best, begin = 1e9, read()
+wall, busy, begin = [], [], read()
 for _ in range({times}):
-    start = time.perf_counter()
+    start, processors = time.perf_counter(), time.process_time()
     rows = {call}
-    best = min(best, time.perf_counter() - start)
-print(json.dumps(dict(seconds=best, rows=int(rows), bytes=(read() - begin) // {times}, peak_mb=peak())))
+    wall.append(time.perf_counter() - start)
+    busy.append(time.process_time() - processors)
+bytes = (read() - begin) // {times}
+print(json.dumps(dict(seconds=min(wall), busy=min(busy), rows=int(rows), bytes=bytes, peak_mb=peak())))
 """
 
 
@@ -68,7 +72,10 @@ def write_dump(folder: Path, rows: int) -> None:
             sides = {}
             for side in ("pre", "post"):
                 chosen = roots[np.searchsorted(weights, random.random(count)).clip(max=neurons - 1)]
-                chosen[random.random(count) < 0.03] = 0
+                kind = random.random(count)
+                chosen[kind < 0.03] = 0
+                pieces = (kind > 0.93).sum()
+                chosen[kind > 0.93] = 864691128455135233 + 2 * random.integers(0, 20 * rows, pieces)
                 sides[side] = chosen
             table = {
                 "id": start + np.arange(count),
@@ -104,96 +111,123 @@ work = Work("d", 1, "synapses", "table", source.names(), ["pre_pt_root_id", "pos
 PATHS = "paths = {{key: table.paths(key) for key in ('pre_pt_root_id', 'post_pt_root_id')}}\n"
 
 
+DASK = """
+import distributed, logging
+import dask.dataframe as frames
+from cortexclient.services.store import _as_dask
+logging.disable()
+cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+client = distributed.Client(cluster)
+client.run(lambda: __import__("pyarrow.parquet") and __import__("dask.dataframe") and None)
+def plainly(key):
+    found = frames.read_parquet(table.paths(key), filters=[(key, "in", roots[:100].tolist())])
+    return len(found.compute())
+"""
+
+
+def parsed(folder: Path) -> dict[str, float]:
+    call = "sum(len(t) for t in export.source().batches())"
+    return measure(folder, DUMP.format(folder=str(folder)), call, imports=EXPORT, times=1)
+
+
+def pulled(folder: Path) -> dict[str, float] | None:
+    if (folder / "store" / "_table.json").exists():
+        return None
+    setup = DUMP.format(folder=str(folder)) + PULL.format(folder=str(folder))
+    call = f"TableWriter(Path({str(folder)!r}) / 'store', work).write(source.batches).rows"
+    return measure(folder, setup, call, imports=EXPORT, times=1)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--folder", type=Path, default=Path("bench_store"))
     options = parser.parse_args()
     folder = options.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "v1" / "synapses.csv.gz").exists():
-        write_dump(folder, options.rows)
+    for place, rows in ((folder, options.rows), (folder / "tenth", options.rows // 10)):
+        if not (place / "v1" / "synapses.csv.gz").exists():
+            place.mkdir(parents=True, exist_ok=True)
+            write_dump(place, rows)
     dump = (folder / "v1" / "synapses.csv.gz").stat().st_size
-    name = {"folder": str(folder)}
-    parse = measure(
-        folder, DUMP.format(**name), "sum(len(t) for t in export.source().batches())", imports=EXPORT, times=1
-    )
-    rows = parse["rows"]
-    print(
-        f"{rows:,} rows, {dump / 1e6:.0f} MB csv.gz, parsed in {parse['seconds']:.1f} s, {parse['peak_mb']:.0f} MB"
-    )
-    setup = DUMP.format(**name) + PULL.format(**name)
-    pulled = measure(
-        folder,
-        setup,
-        f"TableWriter(Path({str(folder)!r}) / 'store', work).write(source.batches).rows",
-        imports=EXPORT,
-        times=1,
-    )
-    opened = OPEN.format(**name)
+    parse = parsed(folder)
+    print(f"{parse['rows']:,} rows, {dump / 1e6:.0f} MB csv.gz")
+    show("a bare parse of the CSV", parse, peak=True)
+    if copies := pulled(folder):
+        show("pull, both copies", copies, parse, "as long as the parse", peak=True)
+    pulled(folder / "tenth")
     size = sum(path.stat().st_size for path in (folder / "store").rglob("*.parquet"))
-    show("pull, both copies", pulled, parse, f"{pulled['seconds'] / parse['seconds']:.1f} x parse, peak")
-    print(f"{'':34s} disk {size / dump:.2f} x csv.gz")
+    print(f"{'both copies on disk':36s} {size / dump:.2f} x the csv.gz")
 
-    one = measure(folder, opened, "both(roots[:1])", imports=STORE, times=5)
-    hundred = measure(folder, opened, "both(roots[:100])", imports=STORE)
-    three = measure(
-        folder,
-        opened,
-        "len(pa.concat_tables(table.batches(['id', 'pre_pt_root_id', 'size'])))",
-        imports=STORE,
+    opened = OPEN.format(folder=str(folder))
+    setup = opened + PATHS.format()
+    polars, imports = "import polars as pl\n", STORE
+    scan = (
+        "sum(pl.scan_parquet(paths[key], use_statistics={used}).filter(pl.col(key).is_in(roots[:{n}].tolist()))"
+        ".collect().height for key in paths)"
     )
+    dataset = "sum(ds.dataset(paths[key]).to_table(filter=ds.field(key).isin(roots[:100])).num_rows for key in paths)"
+    for label, n in (("1 root, both sides", 1), ("100 roots, both sides", 100)):
+        ours = measure(folder, opened, f"both(roots[:{n}])", imports=imports, times=9 if n == 1 else 3)
+        show(label, ours, words=f"{100 * ours['bytes'] / size:.3f} % of the bytes, the first time included")
+        for used, name in ((False, "polars' scan"), (True, "polars by statistics")):
+            other = measure(folder, setup, scan.format(n=n, used=used), imports=imports + polars)
+            assert other["rows"] == ours["rows"]
+            show(f"   {name}", other, ours, "as long")
+    arrow = measure(folder, setup, dataset, imports=imports, times=1)
+    show("   pyarrow's isin", arrow, ours, "as long")
+    tenth = folder / "tenth"
+    small = measure(tenth, OPEN.format(folder=str(tenth)), "both(roots[:100])", imports=imports)
+    per_row = [found["busy"] / found["rows"] for found in (ours, small)]
+    show(
+        "   in a tenth of the table",
+        small,
+        words=f"{per_row[0] / per_row[1]:.2f} x a row in the tenfold table",
+    )
+
+    columns = "['id', 'pre_pt_root_id', 'size']"
+    three = measure(folder, opened, f"len(pa.concat_tables(table.batches({columns})))", imports=imports)
+    csv_setup = DUMP.format(folder=str(folder))
+    from_csv = measure(
+        folder, csv_setup, f"len(export.get_dataframe(columns={columns}))", imports=EXPORT, times=1
+    )
+    show("three columns of all rows", three)
+    show("   from the CSV", from_csv, three, "as long")
     among = measure(
         folder,
         opened,
         "table.find('pre_pt_root_id', roots[:1000], ['pre_pt_root_id', 'post_pt_root_id', 'size'])"
         ".filter(ds.field('post_pt_root_id').isin(roots[:1000])).group_by(['pre_pt_root_id', 'post_pt_root_id'])"
         ".aggregate([('size', 'sum')]).num_rows",
-        imports=STORE,
+        imports=imports,
     )
-    polars = "import polars as pl\n"
-    scan = (
-        "sum(pl.scan_parquet(paths[key]).filter(pl.col(key).is_in(roots[:{n}].tolist())).collect().height"
-        " for key in paths)"
-    )
-    dataset = "sum(ds.dataset(paths[key]).to_table(filter=ds.field(key).isin(roots[:{n}])).num_rows for key in paths)"
-    setup = opened + PATHS.format()
-    polars_one = measure(folder, setup, scan.format(n=1), imports=STORE + polars)
-    polars_hundred = measure(folder, setup, scan.format(n=100), imports=STORE + polars)
-    arrow_hundred = measure(folder, setup, dataset.format(n=100), imports=STORE, times=1)
-    csv_three = measure(
-        folder,
-        DUMP.format(**name),
-        "len(export.get_dataframe(columns=['id', 'pre_pt_root_id', 'size']))",
-        imports=EXPORT,
-        times=1,
-    )
-    assert one["rows"] == polars_one["rows"]
-    assert hundred["rows"] == polars_hundred["rows"] == arrow_hundred["rows"]
-    show(
-        "1 root, both sides",
-        one,
-        polars_one,
-        f"{100 * one['bytes'] / size:.3f} % of the bytes;",
-        "polars' scan",
-    )
-    show(
-        "100 roots",
-        hundred,
-        polars_hundred,
-        f"{100 * hundred['bytes'] / size:.2f} % of the bytes;",
-        "polars' scan",
-    )
-    show("100 roots", hundred, arrow_hundred, "", "pyarrow's isin")
-    show("three columns of all rows", three, csv_three, "", "from CSV")
-    part = parse["seconds"] / among["seconds"]
-    print(f"{'connectivity among 1,000 neurons':34s} {among['seconds']:8.3f} s  1/{part:.0f} of a parse")
+    show("connectivity among 1,000 neurons", among, parse, "of a parse")
+
+    lookup = "sum(len(_as_dask(table, key, roots[:100]).compute()) for key in ('pre_pt_root_id', 'post_pt_root_id'))"
+    ours = measure(folder, opened + DASK, lookup, imports=imports)
+    plain = "sum(map(plainly, ('pre_pt_root_id', 'post_pt_root_id')))"
+    other = measure(folder, opened + DASK, plain, imports=imports, times=2)
+    assert other["rows"] == ours["rows"]
+    show("100 roots by Dask, two workers", ours)
+    show("   read_parquet(filters=)", other, ours, "as long")
 
 
-def show(label: str, ours: dict[str, float], other: dict[str, float], words: str, against: str = "") -> None:
-    faster = f"{other['seconds'] / ours['seconds']:.0f} x faster than {against}"
-    times = faster if against else f"{ours['peak_mb']:.0f} MB"
-    print(f"{label:34s} {ours['seconds']:8.3f} s  {ours['rows']:>11,} rows  {words} {times}")
+def show(
+    label: str,
+    found: dict[str, float],
+    other: dict[str, float] | None = None,
+    words: str = "",
+    *,
+    peak: bool = False,
+) -> None:
+    ratios = ""
+    if other is not None:
+        wall, busy = (found[name] / other[name] for name in ("seconds", "busy"))
+        ratios = f"{wall:.3g} x ({busy:.3g} x) "
+    memory = f", peak {found['peak_mb']:.0f} MB" if peak else ""
+    times = f"{found['seconds']:9.4f} s ({found['busy']:8.4f})"
+    print(f"{label:36s} {times} {found['rows']:>11,} rows  {ratios}{words}{memory}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ __all__ = ["BucketPlace", "FolderPlace", "Place", "open_place"]
 
 _PIECE = 1 << 26
 """Bytes of one request for a large file."""
+_SMALL = 1 << 20
 
 
 class Place(Protocol):
@@ -183,8 +184,10 @@ class BucketPlace:
         return io.BufferedReader(_Pieces(self._files(), path, size, progress=progress), _PIECE)
 
     def random(self, path: str, size: int) -> Any:
-        """Open one file, of which ranges are fetched."""
-        return io.BufferedReader(_Ranges(self._files(), path, size), 1 << 16)
+        """Open one file, of which ranges are fetched; a small one is fetched completely."""
+        if size <= _SMALL:
+            return io.BytesIO(self.read(path))
+        return _Ranges(self._files(), path, size)  # not buffered: each read is a request
 
 
 class _Ranges(io.RawIOBase):

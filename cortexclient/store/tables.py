@@ -40,7 +40,7 @@ MANIFEST = "_table.json"
 INDEX = "_groups.parquet"
 _MOST_MANIFEST = 50_000_000
 _FILE = re.compile(r"part-\d{5}\.parquet\Z|_groups\.parquet\Z")
-_REQUESTS = 8
+_REQUESTS = 16
 _FOOTERS = 128
 _MOST_RANGES = 64
 
@@ -218,8 +218,9 @@ class StoredTable:
         copy = self.copy(key)
 
         def rows(part: int) -> pa.Table:
-            groups = index["group"][hit[index["part"][hit] == part]]
-            return _of_keys(self._read(key, copy.parts[part], read, groups.tolist()), key, wanted)
+            groups = index["group"][hit[index["part"][hit] == part]].tolist()
+            with self._opened(key, copy.parts[part]) as file:
+                return _of_keys(file.read_row_groups(groups, columns=read, use_threads=False), key, wanted)
 
         parts = np.unique(index["part"][hit]).tolist()
         workers = min(len(parts), (os.cpu_count() or 1) if self.is_local else _REQUESTS)
@@ -247,49 +248,36 @@ class StoredTable:
 
     def _index(self, key: str) -> dict[str, Any]:
         if key not in self._indexes:
-            copy = self.copy(key)
-            with self._open(key, copy.index) as file:
+            with self._opened(key, self.copy(key).index) as file:
                 table = file.read()
             self._indexes[key] = {name: table.column(name).to_numpy() for name in table.column_names}
         return self._indexes[key]  # type: ignore[no-any-return]
 
-    def _read(self, key: str, part: Part, columns: list[str], groups: list[int]) -> pa.Table:
-        import pyarrow as pa
-
-        try:
-            with self._open(key, part) as file:
-                return file.read_row_groups(groups, columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, CortexError):
-                raise
-            raise self._damaged(key, part, error) from error
-
-    def _open(self, key: str, part: Part) -> Any:
+    @contextlib.contextmanager
+    def _opened(self, key: str, part: Part) -> Iterator[Any]:
+        """Open a file; whatever is wrong with it, also with what is read inside of the block, is one error."""
         import pyarrow as pa
         from pyarrow import parquet
 
         path = f"{key}/{part.name}"
+        footer = self._footers.get(path)
         try:
             source = self._place.random(path, part.size)
-            known = self._footers.get(path)
-            file = parquet.ParquetFile(
-                source, metadata=known, page_checksum_verification=True, pre_buffer=True
-            )
-            if known is None:
-                # a footer describes hundreds of row groups: reading it takes longer than the rows of a neuron
-                if len(self._footers) >= _FOOTERS:
-                    self._footers.pop(next(iter(self._footers)), None)
-                self._footers[path] = file.metadata
-            return file
+            with parquet.ParquetFile(
+                source, metadata=footer, page_checksum_verification=True, pre_buffer=True
+            ) as file:
+                if footer is None:
+                    # it describes hundreds of row groups: reading it takes longer than the rows of a neuron
+                    if len(self._footers) >= _FOOTERS:
+                        self._footers.pop(next(iter(self._footers)), None)
+                    self._footers[path] = file.metadata
+                yield file
         except (pa.ArrowException, OSError) as error:
-            raise self._damaged(key, part, error) from error
-
-    def _damaged(self, key: str, part: Part, error: Exception) -> StoreError:
-        reason = " ".join(str(error).split())[:200]
-        return StoreError(
-            f"{self.where}/{key}/{part.name} is missing or damaged ({reason}); `cortexclient store verify` removes "
-            "damaged tables, then pull it again"
-        )
+            reason = " ".join(str(error).split())[:200]
+            raise StoreError(
+                f"{self.where}/{path} is missing or damaged ({reason}); `cortexclient store verify` removes damaged "
+                "tables, then pull it again"
+            ) from error
 
     # -- all rows
 
@@ -300,14 +288,9 @@ class StoredTable:
         copy = self.copy()
         names = self.names if columns is None else list(columns)
         for part in copy.parts:
-            try:
-                with self._open(copy.key, part) as file:
-                    for batch in file.iter_batches(batch_size=1 << 17, columns=names):
-                        yield pa.Table.from_batches([batch]).select(names)
-            except (pa.ArrowException, OSError) as error:
-                if isinstance(error, CortexError):
-                    raise
-                raise self._damaged(copy.key, part, error) from error
+            with self._opened(copy.key, part) as file:
+                for batch in file.iter_batches(batch_size=1 << 17, columns=names):
+                    yield pa.Table.from_batches([batch]).select(names)
 
     def filtered(
         self, condition: pc.Expression | None, columns: Sequence[str], needed: Sequence[str]
@@ -333,7 +316,7 @@ class StoredTable:
         """Arrow schema of some columns, as the files have it."""
         import pyarrow as pa
 
-        with self._open(self.copy().key, self.copy().parts[0]) as file:
+        with self._opened(self.copy().key, self.copy().parts[0]) as file:
             found = file.schema_arrow
         return pa.schema([found.field(name) for name in (columns or self.names)])
 

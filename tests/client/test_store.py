@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import cortexclient
@@ -22,6 +25,9 @@ from cortexclient.services.exports import TableExportClient
 from cortexclient.services.store import StoreService
 from cortexclient.session import Query, run_query
 from cortexclient.store.local import LocalStore
+from cortexclient.store.places import open_place
+from cortexclient.store.tables import StoredTable
+from cortexclient.store.writer import TableWriter, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -308,9 +314,9 @@ def test_other_libraries_look_up_by_key(library: Any, both: tuple[DatasetClient,
 
 
 class _Ranges(SimpleHTTPRequestHandler):
-    """A web server that knows ranges, and counts what it sends."""
+    """A web server that knows ranges, and records what it sends: name of the file, number of bytes."""
 
-    sent = 0
+    sent: ClassVar[list[tuple[str, int]]] = []
 
     def log_message(self, *args: object) -> None:
         pass
@@ -327,29 +333,62 @@ class _Ranges(SimpleHTTPRequestHandler):
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.sent.append((path.name, len(content)))
         self.wfile.write(content)
-        type(self).sent += len(content)
 
 
-def test_a_store_on_a_web_server_is_read_by_ranges(server: Sandbox, place: Path) -> None:
-    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Ranges, directory=str(place)))
+@contextlib.contextmanager
+def web_of(folder: Path) -> Iterator[str]:
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Ranges, directory=str(folder)))
     thread = threading.Thread(target=web.serve_forever, daemon=True)
     thread.start()
+    _Ranges.sent.clear()
     try:
-        stored = server.load(version=3, source="store", store=f"http://127.0.0.1:{web.server_port}")
-        root = roots_of(stored)[0]
-        expected = server.load(version=3).query_synapses(root, pre=True, progress=False)
-        pd.testing.assert_frame_equal(stored.query_synapses(root, pre=True, progress=False), expected)
-        with pytest.raises(StoreError, match="is not in the store"):
-            server.load(version=1, source="store", store=f"http://127.0.0.1:{web.server_port}").query(
-                "cell_types"
-            )
-        with pytest.raises(StoreError, match="not on this machine"):
-            stored.store.pull("cell_types")
+        yield f"http://127.0.0.1:{web.server_port}"
     finally:
         web.shutdown()
         web.server_close()
         thread.join()
+
+
+def test_a_store_on_a_web_server_is_read_by_ranges(server: Sandbox, place: Path) -> None:
+    with web_of(place) as address:
+        stored = server.load(version=3, source="store", store=address)
+        root = roots_of(stored)[0]
+        expected = server.load(version=3).query_synapses(root, pre=True, progress=False)
+        pd.testing.assert_frame_equal(stored.query_synapses(root, pre=True, progress=False), expected)
+        with pytest.raises(StoreError, match="is not in the store"):
+            server.load(version=1, source="store", store=address).query("cell_types")
+        with pytest.raises(StoreError, match="not on this machine"):
+            stored.store.pull("cell_types")
+
+
+def test_a_look_up_elsewhere_takes_a_request_for_each_run_of_row_groups(tmp_path: Path) -> None:
+    random, roots = np.random.default_rng(0), 864691128455135232 + np.arange(100) * 1000
+    table = pa.table(
+        {"id": np.arange(400_000), "pt_root_id": random.choice(roots, 400_000)}
+        | {f"pt_position_{axis}": random.integers(0, 2**40, 400_000) for axis in "xyz"}
+    )
+    work = Work("d", 1, "cells", "table", table.column_names, ["pt_root_id"], "here")
+    TableWriter(tmp_path, work).write(lambda: iter([table]))
+    size = sum(path.stat().st_size for path in tmp_path.rglob("part-*.parquet"))
+    with web_of(tmp_path) as address:
+        elsewhere = StoredTable(open_place(address), "cells")
+
+        def look_up(*numbers: int) -> list[tuple[str, int]]:
+            _Ranges.sent.clear()
+            ids = roots[list(numbers)]
+            rows = table.filter(pc.field("pt_root_id").isin(ids)).sort_by("id")
+            assert elsewhere.find("pt_root_id", ids).sort_by("id").equals(rows)
+            return list(_Ranges.sent)
+
+        first = look_up(10)
+        assert [name for name, _ in first] == ["_groups.parquet", "part-00000.parquet", "part-00000.parquet"]
+        for numbers in [(10,), (11,), (0, 50, 99)]:
+            sent = look_up(*numbers)
+            assert len(sent) <= len(numbers)
+            assert {name for name, _ in sent} == {"part-00000.parquet"}
+            assert sum(count for _, count in sent) < size * len(numbers) / 40
 
 
 def test_the_command_line(
