@@ -2,7 +2,7 @@
 
 >>> import cortexclient
 >>> client = cortexclient.load("sandbox")          # no request yet
->>> client.cell_id_to_root_id([1, 2, 3])           # doctest: +SKIP
+>>> roots = client.cell_id_to_root_id([300583, 301357])
 
 Importing this package does no I/O, configures no logging and loads none of the heavy scientific packages: every
 public name is looked up when it is first used.

@@ -317,7 +317,13 @@ class DatasetClient:
 
     @staticmethod
     def now() -> datetime:
-        """Return the current time, aware, in UTC."""
+        """Return the current time, aware, in UTC.
+
+        Examples
+        --------
+        >>> client.now().tzinfo
+        datetime.timezone.utc
+        """
         return datetime.now(UTC)
 
     # -- tables and queries
@@ -325,12 +331,12 @@ class DatasetClient:
     # no plain properties: completers do not evaluate those, and so would not find the tables
     @functools.cached_property
     def tables(self) -> TablesService:
-        """Tables by name, with completion: ``client.tables.<name>(filters).query()``."""
+        """Tables by name, with completion, as in ``client.tables.<name>(filters).query()``."""
         return TablesService(self._session)
 
     @functools.cached_property
     def views(self) -> ViewsService:
-        """Views by name, with completion: ``client.views.<name>(filters).query()``."""
+        """Views by name, with completion, as in ``client.views.<name>(filters).query()``."""
         return ViewsService(self._session)
 
     status = _of(DatastackService, DatastackService.status)
@@ -374,7 +380,7 @@ class DatasetClient:
 
     @property
     def space(self) -> Space:
-        """Transforms into cortical coordinates: `transform_nm`, `streamline_nm`, ... in um from the pia.
+        """Transforms into cortical coordinates in um from the pia, such as `transform_nm` and `streamline_nm`.
 
         Raises
         ------
@@ -431,7 +437,7 @@ class DatasetClient:
 
     @property
     def store(self) -> StoreService:
-        """Tables of this dataset on one's own disk: `pull` brings them, ``load(..., source="store")`` uses them."""
+        """Tables of this dataset on one's own disk; `pull` brings them, ``load(..., source="store")`` uses them."""
         return StoreService(self._session, lambda: self.exports)
 
     def set_export_cloudpath(self, cloudpath: PathLike) -> None:
@@ -441,6 +447,13 @@ class DatasetClient:
         ----------
         cloudpath : str or pathlib.Path
             Such as ``"gs://bucket/folder/"`` or a local folder.
+
+        Examples
+        --------
+        >>> elsewhere = client.at(version=3)
+        >>> elsewhere.set_export_cloudpath("my-exports/")
+        >>> elsewhere.exports
+        TableExportClient('my-exports/')
         """
         self._exports_path = str(cloudpath)
 
@@ -506,8 +519,9 @@ class DatasetClient:
 
         Examples
         --------
-        >>> result = client.bulk(root_ids).skeletons(out="skeletons/")   # doctest: +SKIP
-        >>> result.failures                                              # doctest: +SKIP
+        >>> result = client.bulk(root_ids, progress=False).skeletons(out="skeletons/")
+        >>> result.failures
+        {}
         """
         from cortexclient.bulk import Bulk
 
@@ -525,7 +539,13 @@ class DatasetClient:
     # -- how it shows
 
     def cite(self) -> str:
-        """Return what to cite and the dataset's licence, as text for people."""
+        """Return what to cite and the dataset's licence, as text for people.
+
+        Examples
+        --------
+        >>> print(client.cite())
+        A synthetic cortex...
+        """
         return self.spec.cite()
 
     def __repr__(self) -> str:

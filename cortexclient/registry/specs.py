@@ -56,6 +56,14 @@ def register(spec: str | Path | Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
     ------
     SpecError
         With every problem of the file.
+
+    Examples
+    --------
+    >>> mine = {"name": "my_brain", "title": "Mine", "server_address": "https://cave.my.lab", "datastack": "brain"}
+    >>> spec = cortexclient.register(mine)
+    >>> cortexclient.load("my_brain").datastack_name
+    'brain'
+    >>> cortexclient.registry.unregister("my_brain")
     """
     path: Path | None = None
     if isinstance(spec, str | Path):
@@ -92,6 +100,11 @@ def get_spec(name: str | os.PathLike[str] | Mapping[str, Any] | DatasetSpec) -> 
         If nothing has that name; the message lists close names and every place that was searched.
     SpecError
         If its file has mistakes.
+
+    Examples
+    --------
+    >>> cortexclient.get_spec("minnie_public").datastack
+    'minnie65_public'
     """
     return resolve(name)[0]
 
@@ -253,6 +266,11 @@ def list_datasets(*, details: bool = False) -> list[str] | list[DatasetInfo]:
     -------
     list of str or list of DatasetInfo
         In the order of their names.
+
+    Examples
+    --------
+    >>> "minnie_public" in cortexclient.list_datasets()
+    True
     """
     known: dict[str, list[Candidate]] = {name: [candidate] for name, candidate in registered().items()}
     for layer in reversed(layers()):

@@ -1,9 +1,9 @@
 """An embedded CAVE server: a complete datastack on this machine, for testing and learning without a token.
 
 >>> from cortexclient.sandbox import Sandbox
->>> with Sandbox("v1dd") as sandbox:          # doctest: +SKIP
+>>> with Sandbox("v1dd", size="tiny") as sandbox:
 ...     client = sandbox.load()
-...     client.tables.nucleus_detection_v0().query()
+...     nuclei = client.tables.nucleus_detection_v0().query()
 
 Importing this package loads neither the server nor the scientific packages; they come with the first sandbox.
 """

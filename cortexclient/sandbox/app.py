@@ -89,10 +89,10 @@ class RequestLog(Sequence[RequestRecord]):
     Examples
     --------
     >>> from cortexclient.sandbox import Sandbox
-    >>> with Sandbox() as sandbox:                                  # doctest: +SKIP
-    ...     sandbox.requests.clear()
-    ...     sandbox.load().cell_id_to_root_id([1, 2])
-    ...     sandbox.requests.count("/materialize")
+    >>> with Sandbox(size="tiny") as sandbox:
+    ...     frame = sandbox.load(version=3).query("nucleus_detection")
+    ...     sandbox.requests.count("/materialize") > 0
+    True
     """
 
     def __init__(self) -> None:

@@ -82,8 +82,8 @@ def build_cortex(
 
     Examples
     --------
-    >>> folder = build_cortex(size="tiny")  # doctest: +SKIP
-    >>> folder.info["synapse_table"]  # doctest: +SKIP
+    >>> folder = build_cortex(size="tiny")
+    >>> folder.info["synapse_table"]
     'synapses'
     """
     if size not in SIZES:

@@ -43,8 +43,11 @@ class Truth:
 
     Examples
     --------
-    >>> truth = Truth(folder)  # doctest: +SKIP
-    >>> truth.cells[["cell_id", "kind", "root_id"]].head()  # doctest: +SKIP
+    >>> from cortexclient.sandbox import Sandbox
+    >>> with Sandbox(size="tiny") as sandbox:
+    ...     truth = sandbox.truth
+    ...     truth.cells.columns.tolist()[:3]
+    ['cell_id', 'piece', 'kind']
     """
 
     def __init__(self, folder: DataFolder | Path | str) -> None:

@@ -135,6 +135,12 @@ class AnnotationsService(BaseService):
         ServiceError
             If the service refuses or fails. A batch is not sent again after any other failure: whether a batch whose
             response was lost was written can only be seen in the table.
+
+        Examples
+        --------
+        >>> stage = client.stage_annotations("proofreading_status_and_strategy")
+        >>> client.upload_staged_annotations(stage)
+        []
         """
         table = staged_annos.table_name
         if table is None:

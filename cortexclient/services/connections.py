@@ -223,8 +223,8 @@ class ConnectionsService(BaseService):
         >>> import cortexclient
         >>> client = cortexclient.load("sandbox", version=3)
         >>> root = int(client.cell_id_to_root_id(301357)["root_id"].iloc[0])
-        >>> client.partners(root, side="outputs")["rank"].iloc[0]
-        1
+        >>> client.partners(root, side="outputs")["rank"].head(3).tolist()
+        [1, 2, 3]
         """
         import pandas as pd
 

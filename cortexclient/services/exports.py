@@ -70,12 +70,12 @@ class CloudFileViewExport:
 
     @property
     def datapath(self) -> str:
-        """Path of the rows: a file of gzipped CSV without a header line, or a folder."""
+        """Path of the rows, a file of gzipped CSV without a header line, or a folder."""
         return f"{self.filepath_base}.csv.gz" if self.format == "csv-gz" else self.filepath_base
 
     @property
     def headerpath(self) -> str:
-        """Path of the header file of a CSV: name and SQL type of each column."""
+        """Path of the header file of a CSV, with name and SQL type of each column."""
         return f"{self.filepath_base}_header.csv"
 
     def __repr__(self) -> str:
@@ -222,7 +222,7 @@ class CloudFileViewExport:
                 None if client.cache is None else client.cache.read_bytes("export header", path, bytes)
             )
             if content is None:
-                raise client.offline_error(f"the export {path}")
+                raise client._offline_error(f"the export {path}")
             return content
         with self._errors_that_name_the_file(self.headerpath):
             content = client.place.read(self.headerpath)
@@ -233,7 +233,7 @@ class CloudFileViewExport:
     def _open(self, progress: bool) -> BinaryIO:
         client = self._owner()
         if client.offline:
-            raise client.offline_error(f"the export {self._path(self.datapath)}")
+            raise client._offline_error(f"the export {self._path(self.datapath)}")
         return client.place.open(self.datapath, progress=progress)
 
     @contextlib.contextmanager
@@ -342,14 +342,20 @@ class TableExportClient:
         """Whether only the cache may answer."""
         return self.cache is not None and self.cache.offline and not self.is_local
 
-    def offline_error(self, what: str) -> CortexError:
+    def _offline_error(self, what: str) -> CortexError:
         """Return the error about what the cache does not have."""
         if self.cache is None:
             return ExportError(f"working offline, and {what} is not cached")
         return self.cache.offline_error(what, service="exports", url=self.cloudpath)
 
     def reset_available_files(self) -> list[CloudFileViewExport]:
-        """Forget the listing and make it again."""
+        """Forget the listing and make it again.
+
+        Examples
+        --------
+        >>> len(client.exports.reset_available_files()) > 0
+        True
+        """
         self._available_files = None
         return self.available_files
 
@@ -372,7 +378,7 @@ class TableExportClient:
         if self.offline and self.cache is not None:
             found = self.cache.recall(name, lambda value: isinstance(value, dict))
             if found is None:
-                raise self.offline_error(f"the list of exports at {self.cloudpath}")
+                raise self._offline_error(f"the list of exports at {self.cloudpath}")
             return dict(found)
         failures = []
         for path in (self.cloudpath, *self.mirrors):
@@ -426,7 +432,13 @@ class TableExportClient:
         return sorted({file.name for file in self.available_files})
 
     def available_versions(self, table_name: str) -> list[int]:
-        """Return the versions at which a table was exported, ascending; empty for a table that was not."""
+        """Return the versions at which a table was exported, ascending; empty for a table that was not.
+
+        Examples
+        --------
+        >>> client.exports.available_versions("synapses_sandbox")
+        [1, 2, 3]
+        """
         return sorted({file.version for file in self.available_files if _is_named(file, table_name)})
 
     def available_data_df(self) -> pd.DataFrame:
@@ -444,6 +456,11 @@ class TableExportClient:
             bytes   int64   the same in bytes
             path    object  data file or folder, below the export folder
             ======= ======= ==============================================
+
+        Examples
+        --------
+        >>> client.exports.available_data_df().columns.tolist()
+        ['name', 'version', 'size', 'bytes', 'path']
         """
         import numpy as np
         import pandas as pd
@@ -500,12 +517,19 @@ class TableExportClient:
 
         Examples
         --------
-        >>> client.exports.get_table("synapses", 3, columns=["id", "pre_pt_root_id"])   # doctest: +SKIP
+        >>> client.exports.get_table("synapses_sandbox", 3, columns=["id", "pre_pt_root_id"]).dtypes["id"]
+        dtype('int64')
         """
         return self.find(table_name, version).get_dataframe(verbose=progress, columns=columns)
 
     def find(self, table_name: str, version: int | None = None) -> CloudFileViewExport:
-        """Find the export of a table at a version; errors as in `get_table`."""
+        """Find the export of a table at a version; errors as in `get_table`.
+
+        Examples
+        --------
+        >>> client.exports.find("synapses_sandbox").version
+        3
+        """
         versions = self.available_versions(table_name)
         if not versions:
             raise ExportError(

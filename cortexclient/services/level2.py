@@ -172,7 +172,9 @@ class Level2Service(BaseService):
 
         Examples
         --------
-        >>> client.get_l2data(client.get_l2_ids(root_id), ["size_nm3"])   # doctest: +SKIP
+        >>> sizes = client.get_l2data(client.get_l2_ids(root_id), ["size_nm3"])
+        >>> sizes.columns.tolist()
+        ['size_nm3']
         """
         ids = as_ids(l2_ids, "l2_ids")
         wanted = list(ATTRIBUTES) if attributes is None else list(attributes)

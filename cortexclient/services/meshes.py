@@ -96,7 +96,9 @@ class MeshClient(BaseService):
 
         Examples
         --------
-        >>> mesh = client.mesh.get_mesh(root_id)   # doctest: +SKIP
+        >>> mesh = client.mesh.get_mesh(root_id)
+        >>> mesh.vertices.shape[1], mesh.faces.shape[1]
+        (3, 3)
         """
         if np.ndim(root_id):
             raise ValueError("get_mesh takes one root id; get_meshes takes several")
@@ -132,6 +134,12 @@ class MeshClient(BaseService):
         ------
         MissingDataError
             If an id has no mesh and ``missing="raise"``.
+
+        Examples
+        --------
+        >>> meshes = client.mesh.get_meshes(root_ids, progress=False)
+        >>> list(meshes) == root_ids
+        True
         """
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
         return self._get_all(ids, progress=progress, missing=missing, output=output, options=kwargs)
@@ -267,6 +275,13 @@ class MeshClient(BaseService):
             If vertices come without faces, points without ids, or an array has the wrong shape.
         MissingDataError
             If the neuron has no mesh.
+
+        Examples
+        --------
+        >>> mesh = client.mesh.get_mesh(root_id)
+        >>> l2_ids = client.mesh.compute_vertex_to_l2_mapping(root_id, vertices=mesh.vertices, faces=mesh.faces)
+        >>> len(l2_ids) == len(mesh.vertices)
+        True
         """
         root = as_id(root_id, "root_id")
         if (vertices is None) != (faces is None):
@@ -362,6 +377,14 @@ class MeshClient(BaseService):
         ------
         ValueError
             If the neuron has no such column.
+
+        Examples
+        --------
+        >>> mesh = client.mesh.get_mesh(root_id)
+        >>> l2_ids = client.mesh.compute_vertex_to_l2_mapping(root_id, vertices=mesh.vertices, faces=mesh.faces)
+        >>> values = client.mesh.mesh_label_to_skeleton(l2_ids, client.get_skeleton(root_id), "compartment")
+        >>> len(values) == len(mesh.vertices)
+        True
         """
         values = values_of_level2(source, column)
         return values_on_vertices(as_ids(l2_mapping, "l2_mapping"), values, missing)
@@ -475,12 +498,12 @@ class VertexAssigner:
 
     @property
     def decisions(self) -> NDArray[np.uint8]:
-        """How each vertex was decided: values of :class:`Decision`."""
+        """How each vertex was decided, as values of :class:`Decision`."""
         return self.labels.decisions
 
     @property
     def decision_names(self) -> NDArray[np.object_]:
-        """The same as names: own_chunk, component, elimination, proximity, propagation, lookup, none."""
+        """The same as names (own_chunk, component, elimination, proximity, propagation, lookup, none)."""
         return np.array([decision.name.lower() for decision in Decision], dtype=object)[self.decisions]
 
     def counts(self) -> dict[str, int]:

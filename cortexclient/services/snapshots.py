@@ -68,9 +68,10 @@ class SnapshotsService(BaseService):
 
         Examples
         --------
-        >>> client = cortexclient.load("sandbox", version=3, cache=True)      # doctest: +SKIP
-        >>> cells = client.tables.nucleus_detection().query()                # doctest: +SKIP
-        >>> client.save_snapshot("cells.zip")                                # doctest: +SKIP
+        >>> client = cortexclient.load("sandbox", version=3, cache="kept")
+        >>> cells = client.tables.nucleus_detection().query()
+        >>> client.save_snapshot("cells.zip")
+        PosixPath('cells.zip')
         """
         file = Path(path).expanduser()
         if file.suffix in {"", ".yaml", ".yml"}:

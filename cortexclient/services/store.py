@@ -86,7 +86,7 @@ class StoreService:
 
     @property
     def path(self) -> str:
-        """Where it lies: ``load(..., store=)``, else ``$CORTEXCLIENT_STORE``, else the user's data folder."""
+        """Where it lies, by ``load(..., store=)``, else ``$CORTEXCLIENT_STORE``, else the user's data folder."""
         return self._local.path
 
     @property
@@ -144,7 +144,8 @@ class StoreService:
 
         Examples
         --------
-        >>> client.store.pull(["nucleus_detection", "cell_types"])   # doctest: +SKIP
+        >>> client.store.pull("cell_types", path="my-store", progress=False)
+        ['cell_types']
         """
         local = self._local if path is None else LocalStore(str(path), self._session.datastack)
         if local.folder is None:
@@ -251,6 +252,13 @@ class StoreService:
             source  object  where it was read from
             made    object  when, UTC
             ======= ======= ==========================================
+
+        Examples
+        --------
+        >>> local = cortexclient.load("sandbox", version=3, store="my-store")
+        >>> names = local.store.pull("cell_types", progress=False)
+        >>> local.store.tables()["table"].tolist()
+        ['cell_types']
         """
         import pandas as pd
 
@@ -276,6 +284,13 @@ class StoreService:
         -------
         dict
             ``"v<version>/<table>"`` -> files that are damaged or missing; empty where all are sound.
+
+        Examples
+        --------
+        >>> local = cortexclient.load("sandbox", version=3, store="my-store")
+        >>> names = local.store.pull("cell_types", progress=False)
+        >>> local.store.verify()
+        {}
         """
         bad: dict[str, list[str]] = {}
         for version in self._local.versions():
@@ -291,6 +306,14 @@ class StoreService:
         ------
         StoreError
             If it is not there.
+
+        Examples
+        --------
+        >>> local = cortexclient.load("sandbox", version=3, store="my-store")
+        >>> names = local.store.pull("cell_types", progress=False)
+        >>> local.store.remove("cell_types")
+        >>> len(local.store.tables())
+        0
         """
         number = self._session.version if version is None else version
         local = self._local
@@ -332,7 +355,10 @@ class StoreService:
 
         Examples
         --------
-        >>> client.store.scan("synapses", return_as="polars").select("size").mean().collect()  # doctest: +SKIP
+        >>> local = cortexclient.load("sandbox", version=3, store="my-store")
+        >>> names = local.store.pull("cell_types", progress=False)
+        >>> local.store.scan("cell_types").count_rows() > 0
+        True
         """
         found = self._stored(table, version)
         if key is not None and key not in found.keys:

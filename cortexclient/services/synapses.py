@@ -165,7 +165,9 @@ class SynapsesService(BaseService):
 
         Examples
         --------
-        >>> client.query_synapses(864691135336055529, pre=True, post=True)  # doctest: +SKIP
+        >>> synapses = client.query_synapses(root_id, pre=True, post=True)
+        >>> synapses["pre_pt_root_id"].eq(root_id).any()
+        np.True_
         """
         asked = neurons_by_side(root_ids, pre=pre, post=post, pre_ids=pre_ids, post_ids=post_ids)
         as_choice(duplicates, "duplicates", ("first", "all", "raise"))

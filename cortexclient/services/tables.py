@@ -168,7 +168,8 @@ class TableQuery:
 
         Examples
         --------
-        >>> client.tables.nucleus_detection(id=[300583]).query(split_positions=True)  # doctest: +SKIP
+        >>> client.tables.nucleus_detection(id=[300583]).query(split_positions=True)["id"].tolist()
+        [300583]
         """
         moment = Moment.of(materialization_version, timestamp)
         filters = self.filters
@@ -210,7 +211,8 @@ class TableQuery:
 
         Examples
         --------
-        >>> client.tables.nucleus_detection().live_query("2026-11-21T12:00:00Z")  # doctest: +SKIP
+        >>> len(client.tables.nucleus_detection().live_query("2025-07-02T12:00:00Z")) > 0
+        True
         """
         if len(args) > len(_LIVE_OPTIONS):
             raise TypeError(
@@ -226,7 +228,8 @@ class TableQuery:
 
         Examples
         --------
-        >>> client.tables.nucleus_detection(volume={">": 200}).count()  # doctest: +SKIP
+        >>> client.tables.nucleus_detection(volume={">": 200}).count()
+        4
         """
         return count_rows(self._session, Query(self._info.name, kind=self._info.kind, filters=self.filters))
 
@@ -407,8 +410,9 @@ class TablesService(_Names):
 
     Examples
     --------
-    >>> client.tables  # doctest: +SKIP
-    >>> client.tables.nucleus_detection_v0(pt_root_id=[864691135336055529]).query()  # doctest: +SKIP
+    >>> "nucleus_detection" in client.tables
+    True
+    >>> cells = client.tables.nucleus_detection(pt_root_id=[root_id]).query()
     """
 
     _kind = "table"
@@ -451,11 +455,13 @@ class QueriesService(BaseService):
         ----------
         table_or_view : str
             Its name.
-        filter_in_dict, filter_out_dict, filter_equal_dict, filter_greater_dict, filter_less_dict : dict, optional
-            Column -> value or values. Exclusions (``filter_out_dict``) are applied here, because servers accept and
+        filter_in_dict, filter_out_dict : dict, optional
+            Column -> values that a row has, or does not have. Exclusions are applied here, because servers accept and
             ignore them.
-        filter_greater_equal_dict, filter_less_equal_dict, filter_regex_dict : dict, optional
-            Column -> value.
+        filter_equal_dict, filter_regex_dict : dict, optional
+            Column -> value, or regular expression.
+        filter_greater_dict, filter_less_dict, filter_greater_equal_dict, filter_less_equal_dict : dict, optional
+            Column -> limit.
         filter_spatial_dict : dict, optional
             Point column -> ``[[x, y, z], [x, y, z]]`` in nm.
         **options

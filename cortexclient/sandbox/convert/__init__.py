@@ -48,11 +48,6 @@ def convert_cell(
     -----
     Only what was recorded is written. The root of a synaptic partner that the recording does not name is 0, and level-2
     ids have only the supervoxels that a synapse names.
-
-    Examples
-    --------
-    >>> from cortexclient.sandbox.convert import convert_cell
-    >>> folder = convert_cell("cell.osy", "cell-folder", info="info.json")     # doctest: +SKIP
     """
     import json
 
