@@ -33,7 +33,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.extlinks",
     "sphinx_copybutton",
     "sphinx_design",
 ]
@@ -51,10 +50,6 @@ nb_execution_timeout = 300
 nb_output_stderr = "remove"  # progress bars
 nb_execution_show_tb = True
 
-extlinks = {
-    "caveclient": ("https://caveconnectome.github.io/CAVEclient/%s", "caveclient: %s"),
-    "doi": ("https://doi.org/%s", "doi:%s"),
-}
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say the types, with shapes and units
 autodoc_preserve_defaults = True

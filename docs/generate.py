@@ -1,4 +1,4 @@
-"""Write the pages that follow from the code: codes of problems, fields of specs, and one page per dataset.
+"""Write what follows from the code: codes of problems, fields of specs, options of commands, a page per dataset.
 
 Run it after changing a model, a code or a dataset (`python docs/generate.py`); the tests compare what is committed with
 what it writes. The site is built with it (docs/conf.py), which is also when the pages of the datasets are made: adding
@@ -104,6 +104,44 @@ def _kind(value: dict[str, Any]) -> str:
     return names.get(str(value.get("type")), "anything")
 
 
+# ------------------------------------------------------------------------------------------------------- command line
+def options_page() -> str:
+    """Write every command with its arguments and options."""
+    import typer.main
+
+    from cortexclient.cli import build_app
+
+    lines = []
+    for name, command in _commands(typer.main.get_command(build_app()), "cortexclient"):
+        arguments = "".join(f" {item.name.upper()}" for item in command.params if _is_argument(item))
+        lines += [f"**`{name}{arguments}`** {_one_line(command.help)}", ""]
+        options = [item for item in command.params if not _is_argument(item) and not item.hidden]
+        lines += [f"- {_names(item)}: {_one_line(item.help)}" for item in options]
+        lines += [""] if options else []
+    return "\n".join(lines)
+
+
+def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the commands below a group, in the order of its help."""
+    for key, below in getattr(command, "commands", {}).items():
+        if hasattr(below, "commands"):
+            yield from _commands(below, f"{name} {key}")
+        else:
+            yield f"{name} {key}", below
+
+
+def _is_argument(item: Any) -> bool:
+    return item.param_type_name == "argument"
+
+
+def _names(item: Any) -> str:
+    return ", ".join(f"`{name}`" for name in (*item.opts, *item.secondary_opts))
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").partition("\n\n")[0].split())
+
+
 # ------------------------------------------------------------------------------------------------------------ datasets
 def datasets_table() -> str:
     """Write the table of built-in datasets, as the README shows it."""
@@ -130,6 +168,7 @@ def write_all() -> None:
     """Write every page, table and schema that follows from the code."""
     (DOCS / "codes.md").write_text(codes_page(), encoding="utf-8")
     write_between(DOCS / "spec-reference.md", "fields", fields_page())
+    write_between(DOCS / "command-line.md", "options", options_page())
     write_between(DOCS.parent / "README.md", "datasets", datasets_table())
     folder = DOCS / "datasets"
     folder.mkdir(exist_ok=True)

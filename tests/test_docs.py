@@ -7,11 +7,18 @@ before the code runs.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(
@@ -20,6 +27,17 @@ BLOCK = re.compile(
 )
 FILE = re.compile(r"^<!-- file: (?P<name>[\w.]+) -->\n```\w+\n(?P<content>.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\((?!https?://|#|mailto:)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
+
+
+@pytest.fixture
+def generator() -> ModuleType:
+    """docs/generate.py."""
+    location = importlib.util.spec_from_file_location("docs_generate", REPOSITORY / "docs" / "generate.py")
+    assert location is not None
+    module = importlib.util.module_from_spec(location)
+    assert location.loader is not None
+    location.loader.exec_module(module)
+    return module
 
 
 def pages() -> list[Path]:
@@ -102,15 +120,47 @@ def test_readme_lists_datasets_that_exist() -> None:
     assert listed <= set(cortexclient.list_datasets())
 
 
-def test_every_command_is_documented() -> None:
-    import typer.main
-
-    from cortexclient.cli import build_app
-
-    group: Any = typer.main.get_command(build_app())
+def test_every_command_and_option_is_documented(generator: ModuleType) -> None:
     page = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
-    missing = [command for command in group.commands if f"cortexclient {command}" not in page]
-    assert not missing
+    written = generator.options_page()
+    assert written in page, "run python docs/generate.py"
+    by_hand = page.partition("<!-- options")[0]
+    commands = re.findall(r"^\*\*`cortexclient ([\w-]+)", written, re.MULTILINE)
+    assert [name for name in commands if f"cortexclient {name}" not in by_hand] == []
+    options = {*re.findall(r"`(--[a-z0-9-]+)`", written), "--debug", "--install-completion"}
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", by_hand)) <= options
+    bare = re.findall(r"^- `.*: $|^\*\*`.*\*\* $", written, re.MULTILINE)
+    assert not bare, "without a help text"
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    import cortexclient
+    from cortexclient import bulk, errors, plotting, sandbox, testing
+
+    pages = "".join(page.read_text(encoding="utf-8") for page in (REPOSITORY / "docs" / "api").glob("*.md"))
+    automatic = {name for module in (errors, testing) for name in module.__all__}  # automodule
+    for module in (cortexclient, bulk, plotting, sandbox):
+        names = {name for name in module.__all__ if not name.startswith("__")} - automatic
+        assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", pages)] == []
+    assert "automodule:: cortexclient.errors" in pages
+    assert "automodule:: cortexclient.testing" in pages
+
+
+def test_everything_public_says_what_it_is() -> None:
+    """What the API reference shows is taken from docstrings: all members of the classes on it have one."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in (REPOSITORY / "docs" / "api").glob("*.md"))
+    bare = []
+    for name in re.findall(r"autoclass:: (cortexclient\.[\w.]+)", pages):
+        module, _, owner = name.rpartition(".")
+        shown = getattr(importlib.import_module(module), owner)
+        members = [value for key, value in vars(shown).items() if not key.startswith("_")]
+        bare += [f"{name}: {member}" for member in [shown, *members] if _lacks_a_docstring(member)]
+    assert not bare
+
+
+def _lacks_a_docstring(member: Any) -> bool:
+    described = callable(member) or isinstance(member, property | functools.cached_property)
+    return described and not inspect.getdoc(member)
 
 
 def test_every_member_of_the_client_is_in_the_api_reference() -> None:
@@ -139,3 +189,12 @@ def test_every_error_is_documented() -> None:
 
     page = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
     assert [name for name in errors.__all__ if f"`{name}`" not in page] == []
+
+
+def test_the_search_knows_pages_that_exist() -> None:
+    folder = REPOSITORY / "docs"
+    about = re.findall(
+        r'^  "([\w/-]+)": "', (folder / "_static" / "search.js").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(about) > 20
+    assert [page for page in about if not (folder / f"{page}.md").is_file()] == []

@@ -45,7 +45,7 @@ Positions and lengths are nm. Every response has the version that it is of and t
 
 def register_commands(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("mcp", rich_help_panel="Start here")(mcp)
+    app.command("mcp", rich_help_panel="Access")(mcp)
 
 
 def mcp(

@@ -239,8 +239,9 @@ def provenance_of(session: Session, moment: Moment | None = None) -> dict[str, A
 
     Makes no request. Plain values only, and few: pandas copies them at every step. Without a moment, or with a floating
     one, every row has a time of its own, or none. ``dataset``, ``datastack_name``, ``server_address``,
-    ``materialization_version`` and ``timestamp`` (ISO 8601, UTC) are named as caveclient names them; ``spec_hash``
-    changes with any value of the spec; ``transform`` and ``transform_version`` say how positions would become depths.
+    ``materialization_version`` and ``timestamp`` (ISO 8601, UTC) are named as caveclient names them; ``moment`` is
+    ``pinned`` or ``floating``, as the client is; ``spec_hash`` changes with any value of the spec; ``transform`` and
+    ``transform_version`` say how positions would become depths.
     """
     version = moment.version if moment is not None else None
     timestamp = moment.timestamp if moment is not None else None
@@ -257,6 +258,7 @@ def provenance_of(session: Session, moment: Moment | None = None) -> dict[str, A
         "server_address": session.server_address,
         "materialization_version": version,
         "timestamp": None if timestamp is None else timestamp.isoformat(),
+        "moment": "floating" if session.moment.floating else "pinned",
         "spec_hash": spec.fingerprint,
         "transform": name,
         "transform_version": pinned or (_newest() if name not in {None, "declared"} else None),

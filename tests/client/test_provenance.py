@@ -52,6 +52,19 @@ def test_every_frame_says_where_it_is_from(client: Any, tiny: Sandbox, root: int
         assert tiny.token not in repr(attrs), name
 
 
+def test_every_frame_says_whether_the_client_is_pinned_or_floats(
+    tiny: Sandbox, client: Any, root: int
+) -> None:
+    for each, moment in ((tiny.load(), "floating"), (client, "pinned"), (tiny.load(version=3), "pinned")):
+        said = {name: frame.attrs["moment"] for name, frame in frames(each, root).items()}
+        said |= {
+            "versions": each.versions().attrs["moment"],
+            "edits": each.edit_history([root]).attrs["moment"],
+        }
+        said |= {"partners": each.partners([root]).attrs["moment"]}
+        assert set(said.values()) == {moment}, said
+
+
 def test_a_changed_spec_has_another_hash_and_a_pinned_transform_is_named(tiny: Sandbox) -> None:
     pinned = tiny.load(overrides={"transform": {"dataset": "v1dd", "version": "1.4", "steps": None}})
     table = pinned.spec.cell_ids.main_table
