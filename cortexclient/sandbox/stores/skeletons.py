@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SkeletonError", "SkeletonFiles", "SkeletonStore", "flatdict", "swc_text", "write_recipes"]
 
+_WARNING_FILTERS = threading.Lock()
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -205,14 +207,12 @@ def _number(value: Any) -> float | None:
 
 
 def _skeletonize(vertices: Floats, edges: Ints, soma: Floats | None, root: int) -> Any:
-    import contextlib
-    import io
     import warnings
 
     from pcg_skel import pcg_skel as toolkit
 
-    # meshparty draws a progress bar that no option turns off
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    # what is shown of warnings belongs to the whole process, as streams do: one thread changes it at a time
+    with _WARNING_FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return toolkit.pcg_skeleton_direct(
             vertices,
