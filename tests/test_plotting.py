@@ -403,24 +403,6 @@ except MissingExtraError as error:
     assert 'pip install "cortexclient[plot]"' in done.stdout
 
 
-def test_real_neuron(shared_data: Path) -> None:
-    import gzip
-    import json
-
-    from standard_transform.datasets import minnie_ds
-
-    transform = minnie_ds.transform("nm")
-    folder = shared_data / "minnie65_skeleton_service"
-    data = json.loads(gzip.decompress((folder / "skel.json.gz").read_bytes()))
-    data["vertices"] = transform.apply(np.array(data["vertices"], dtype=float))
-    synapses = pd.read_feather(folder / "post_l2.feather")
-    axes = plot_neuron(data, post=transform.apply_dataframe("ctr_pt_position", synapses, return_array=True))
-    drawn(axes)
-    assert "864691135101289504" in axes.get_title()
-    names = axes.get_legend_handles_labels()[1]
-    assert {"axon", "dendrite", "soma", "postsynaptic sites (12,424)"} == set(names)
-
-
 @pytest.mark.parametrize("ending", ["pdf", "svg"])
 def test_figures_are_saved_for_print(tmp_path: Path, ending: str) -> None:
     axes = plot_neuron(ANSWER, layers=LAYERS)

@@ -232,11 +232,8 @@ def test_what_is_no_root(service: SkeletonsService, roots: list[int]) -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"synapses": False}, {"fallback": "compute"}, {"output": "swc"}, {"output": "dict"}]
 )
-@pytest.mark.parametrize("version", [None, 3])
-def test_a_piece_of_a_neuron_is_no_root(
-    tiny: Sandbox, roots: list[int], options: dict[str, Any], version: int | None
-) -> None:
-    client = tiny.load(version=version)
+def test_a_piece_of_a_neuron_is_no_root(tiny: Sandbox, roots: list[int], options: dict[str, Any]) -> None:
+    client = tiny.load(version=3)
     piece = client.get_l2_ids(roots[0])[0]
     with pytest.raises(StaleRootError, match=f"{piece} is not a root"):
         client.get_skeleton(piece, **options)

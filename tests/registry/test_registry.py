@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import warnings
 from pathlib import Path
 
@@ -226,18 +225,6 @@ def test_registering_a_bad_file_registers_nothing(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="CX202"):
         register(path)
     assert "my_brain" not in list_datasets()
-
-
-def test_many_threads_get_the_same_spec(write) -> None:
-    write("my_brain")
-    found: list[DatasetSpec] = []
-    threads = [threading.Thread(target=lambda: found.append(get_spec("my_brain"))) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({spec.fingerprint for spec in found}) == 1
-    assert len(found) == 16
 
 
 # ----------------------------------------------------------------------------------------------- inheritance

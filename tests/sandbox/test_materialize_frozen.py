@@ -145,24 +145,6 @@ def test_errors_are_500_with_the_meant_status_in_the_text(
     assert answer.json()["code"] == 500
 
 
-@pytest.mark.parametrize(
-    ("body", "problems"),
-    [
-        ({"limit": "a"}, {"limit": ["Not a valid integer."]}),
-        ({"nope": 1}, {"nope": ["Unknown field."]}),
-        ({"offset": None}, {"offset": ["Field may not be null."]}),
-        ({"select_columns": {"a": []}}, {"select_columns": ["Not a valid list."]}),
-        ({"select_columns": ["id", 1]}, {"select_columns": {"1": ["Not a valid string."]}}),
-        ({"desired_resolution": [1, 1]}, {"desired_resolution": ["Length must be 3."]}),
-        ({"filter_in_dict": []}, {"filter_in_dict": ["Not a valid mapping type."]}),
-    ],
-)
-def test_body_is_checked(toy: Sandbox, body: dict[str, Any], problems: dict[str, Any]) -> None:
-    answer = requests.post(sql_query(toy, "version/2/table/tags_toy/query"), json=body, timeout=30)
-    assert answer.status_code == 500
-    assert answer.json() == {"schema_errors": problems}
-
-
 def test_sane_statuses_on_request(toy: Sandbox) -> None:
     toy.world.options.strict = False
     try:
