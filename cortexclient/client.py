@@ -93,7 +93,7 @@ class DatasetClient:
     """Query one dataset: tables and views, synapses, cells, skeletons, meshes, space, links, exports.
 
     :func:`cortexclient.load` makes clients; each dataset has a subclass of its own name that adds its spec. No request
-    is sent before an answer is needed. Methods and attributes are those of the services.
+    is sent before data are needed. Methods and attributes are those of the services.
 
     Parameters
     ----------

@@ -7,14 +7,14 @@
     ├── UnknownDatasetError (LookupError)          no spec of that name
     ├── NotConfiguredError (NotImplementedError)   the spec lacks the section that a feature needs
     ├── MissingExtraError (ImportError)            an optional dependency is not installed
-    ├── ServiceError                               a server answered with an error (.service .status .url)
+    ├── ServiceError                               a server responded with an error (.service .status .url)
     │   ├── AuthenticationError (PermissionError)  no token, a bad one, or one without the right
     │   │   └── TermsOfServiceError                the terms of service are not accepted yet
     │   ├── ServiceUnavailableError (ConnectionError)
     │   │   └── OfflineError                       working offline, and the cache does not have it
     │   ├── ServiceTimeoutError (TimeoutError)
-    │   ├── ProtocolError                          an answer that cannot be read
-    │   ├── InvalidQueryError (ValueError)         the server refused the question itself
+    │   ├── ProtocolError                          a response that cannot be read
+    │   ├── InvalidQueryError (ValueError)         the server refused the query itself
     │   ├── UnknownTableError (LookupError)
     │   ├── UnknownVersionError (LookupError)
     │   │   └── ExpiredVersionError
@@ -225,7 +225,7 @@ class StaleRootError(CortexError, LookupError):
 
 
 class AmbiguousCellError(CortexError, LookupError):
-    """Several cells or roots where exactly one was asked for."""
+    """Several cells or roots where exactly one was wanted."""
 
 
 class ExportError(CortexError, OSError):

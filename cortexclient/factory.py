@@ -24,7 +24,7 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DatasetClient:
-    """Build the client of a dataset. Makes no request: the first one is made when an answer is needed.
+    """Build the client of a dataset. Makes no request: the first one is made when data are needed.
 
     Parameters
     ----------

@@ -71,13 +71,13 @@ def replacing(path: PathLike, *, private: bool = False) -> Iterator[Path]:
 
 
 def write_bytes(path: PathLike, content: bytes, *, private: bool = False) -> None:
-    """Write a file at once; see `replacing`."""
+    """Write a file; see `replacing`."""
     with replacing(path, private=private) as part:
         part.write_bytes(content)
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write a UTF-8 file at once; see `replacing`."""
+    """Write a UTF-8 file; see `replacing`."""
     write_bytes(path, text.encode("utf-8"))
 
 

@@ -87,25 +87,25 @@ class _InfoClient(_Mounted, infoservice.InfoServiceClient):  # type: ignore[misc
         return self.fc.cortex_session.image_cloudvolume(image_mirror=image_mirror, **options)
 
 
-class _State(_Mounted, jsonservice.JSONService): ...  # type: ignore[misc]
+class _StateClient(_Mounted, jsonservice.JSONService): ...  # type: ignore[misc]
 
 
-class _Schema(_Mounted, emannotationschemas.SchemaClient): ...  # type: ignore[misc]
+class _SchemaClient(_Mounted, emannotationschemas.SchemaClient): ...  # type: ignore[misc]
 
 
-class _ChunkedGraph(_Mounted, chunkedgraph.ChunkedGraphClient): ...  # type: ignore[misc]
+class _ChunkedGraphClient(_Mounted, chunkedgraph.ChunkedGraphClient): ...  # type: ignore[misc]
 
 
-class _Annotation(_Mounted, annotationengine.AnnotationClient): ...  # type: ignore[misc]
+class _AnnotationClient(_Mounted, annotationengine.AnnotationClient): ...  # type: ignore[misc]
 
 
-class _L2Cache(_Mounted, l2cache.L2CacheClient): ...  # type: ignore[misc]
+class _L2CacheClient(_Mounted, l2cache.L2CacheClient): ...  # type: ignore[misc]
 
 
-class _Skeleton(_Mounted, skeletonservice.SkeletonClient): ...  # type: ignore[misc]
+class _SkeletonClient(_Mounted, skeletonservice.SkeletonClient): ...  # type: ignore[misc]
 
 
-class _Materialization(_Mounted, materialization.MaterializationClient):  # type: ignore[misc]
+class _MaterializationClient(_Mounted, materialization.MaterializationClient):  # type: ignore[misc]
     @property
     def version(self) -> int:
         """The session's version: one moment holds for everything."""
@@ -118,12 +118,12 @@ class _Materialization(_Mounted, materialization.MaterializationClient):  # type
     def get_tables_metadata(
         self, datastack_name: str | None = None, version: int | None = None, log_warning: bool = True
     ) -> Any:
-        """Ask as caveclient does, once per connection: its own cache, for the whole process, mixes servers."""
+        """Fetch as caveclient does, once per connection: its own cache, which the process shares, mixes servers."""
         number = self.version if version is None else version
 
         def ask() -> Any:
             _clear(vars(materialization.MaterializationClient))
-            return super(_Materialization, self).get_tables_metadata(
+            return super(_MaterializationClient, self).get_tables_metadata(
                 datastack_name=datastack_name, version=number, log_warning=log_warning
             )
 
@@ -132,11 +132,11 @@ class _Materialization(_Mounted, materialization.MaterializationClient):  # type
 
     @property
     def tables(self) -> Any:
-        """Caveclient's table manager, made once, without its caches for the whole process."""
+        """Caveclient's table manager, made once, without the caches that the process shares."""
 
         def make() -> Any:
             _clear(vars(table_manager))
-            return super(_Materialization, self).tables
+            return super(_MaterializationClient, self).tables
 
         return self.fc.once(("tables", id(self)), make)
 
@@ -144,7 +144,7 @@ class _Materialization(_Mounted, materialization.MaterializationClient):  # type
 def _clear(namespace: MutableMapping[str, Any] | Any) -> None:
     """Empty the caches of the cached functions in a namespace (cachetools shows each as ``function.cache``).
 
-    They are keyed by bare table and schema names, for the whole process: two servers would mix.
+    They are keyed by bare table and schema names, and the process shares them: two servers would mix.
     """
     with _clearing:
         for function in list(namespace.values()):
@@ -249,14 +249,14 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
     @property
     def state(self) -> Any:
         """Client of the state service."""
-        return self._part(_State, self.server_address, ngl_url=self.info.viewer_site())
+        return self._part(_StateClient, self.server_address, ngl_url=self.info.viewer_site())
 
     @property
     def schema(self) -> Any:
         """Client of the schema service."""
         url = f"{self.server_address}/schema/versions"
         api = self._api("schema", url, emannotationschemas.schema_api_versions)
-        return self._part(_Schema, self.server_address, api_version=api)
+        return self._part(_SchemaClient, self.server_address, api_version=api)
 
     @property
     def chunkedgraph(self) -> Any:
@@ -264,14 +264,14 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
         url = f"{self.local_server}/segmentation/api/versions"
         api = self._api("chunkedgraph", url, chunkedgraph.chunkedgraph_api_versions)
         table = self.cortex_session.connection.segmentation_table
-        return self._part(_ChunkedGraph, self.local_server, table_name=table, api_version=api)
+        return self._part(_ChunkedGraphClient, self.local_server, table_name=table, api_version=api)
 
     @property
     def annotation(self) -> Any:
         """Client of the annotation service."""
         volume = self.cortex_session.info()["aligned_volume"]["name"]
         return self._part(
-            _Annotation, self.local_server, aligned_volume_name=volume, schema_client=self.schema
+            _AnnotationClient, self.local_server, aligned_volume_name=volume, schema_client=self.schema
         )
 
     @property
@@ -282,7 +282,7 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
         session = self.cortex_session
         version = session.moment if session.spec.denies("versions") else session.version
         made = self._part(
-            _Materialization,
+            _MaterializationClient,
             self.local_server,
             key=("materialize", version),
             datastack_name=self.datastack_name,
@@ -297,13 +297,13 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
     @property
     def skeleton(self) -> Any:
         """Client of the skeleton service."""
-        return self._part(_Skeleton, self.local_server, datastack_name=self.datastack_name)
+        return self._part(_SkeletonClient, self.local_server, datastack_name=self.datastack_name)
 
     @property
     def l2cache(self) -> Any:
         """Client of the level-2 cache."""
         table = self.cortex_session.connection.segmentation_table
-        return self._part(_L2Cache, self.local_server, table_name=table)
+        return self._part(_L2CacheClient, self.local_server, table_name=table)
 
     def __repr__(self) -> str:
         return f"CAVEclient<datastack={self.datastack_name}, server_address={self.server_address}>"

@@ -262,7 +262,7 @@ def require_latest(session: Session) -> None:
         return version
 
     text = session.connection.memory.get(("server version text", url), ask)
-    # not sooner: others have asked meanwhile, and wait for the network anyhow
+    # not sooner: other workers have sent their requests meanwhile, and wait for the network
     from packaging.specifiers import SpecifierSet
     from packaging.version import InvalidVersion, Version
 
@@ -422,7 +422,7 @@ def _overlaps(
     results = []
     for part in held:
         found, counts = np.unique(part[part != 0], return_counts=True)
-        # equal shares: the smaller id first, so that the answer is always the same
+        # equal shares: the smaller id first, so that the result is always the same
         order = np.lexsort((found, -counts))
         results.append((found[order], counts[order] / max(1, len(part))))
     return results
@@ -431,7 +431,7 @@ def _overlaps(
 def _valid(
     session: Session, held: list[tuple[IdArray, NDArray[np.float64]]], at: datetime | None
 ) -> list[tuple[IdArray, NDArray[np.float64]]]:
-    """Leave out the roots that are not valid at a time; one question for all."""
+    """Leave out the roots that are not valid at a time; one request for all."""
     import numpy as np
 
     every = np.concatenate([_none(), *(ids for ids, _ in held)])

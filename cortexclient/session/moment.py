@@ -143,13 +143,13 @@ class VersionRecord:
 
     version: int
     timestamp: datetime  # at which it froze, aware, UTC
-    valid: bool  # whether it still answers queries; False once it has expired
+    valid: bool  # whether it can be queried; False once it has expired
     expires: datetime | None = None
     status: str | None = None  # as the service says: AVAILABLE, RUNNING (it is being made), FAILED, ...
 
     @property
     def missing_because(self) -> str:
-        """Why the version never answered a query; empty where it did, or does."""
+        """Why the version never served a query; empty where it did, or does."""
         if self.valid:
             return ""
         return "is being made" if self.status in _BEING_MADE else "failed" if self.status == "FAILED" else ""
@@ -210,7 +210,7 @@ def moment_of_tables(session: Session) -> Moment:
 
 
 def fallback_note(session: Session, moment: Moment | None) -> dict[str, str]:
-    """Return for ``df.attrs`` that a moment's version has expired and its time is asked; empty if it has not."""
+    """Return for ``df.attrs`` that a moment's version has expired and its time is queried; empty if it has not."""
     if moment is None or moment.version is None or not session.version_fallback:
         return {}
     if session.version_record(moment.version).valid:
@@ -220,7 +220,7 @@ def fallback_note(session: Session, moment: Moment | None) -> dict[str, str]:
 
 
 def require_live(session: Session, at: datetime) -> None:
-    """Raise where the spec says that tables are asked at versions only, and name the nearest version."""
+    """Raise where the spec says that tables are queried at versions only, and name the nearest version."""
     if not session.spec.denies("live"):
         return
     near = nearest(session.versions(), at)

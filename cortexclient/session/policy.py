@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Policy", "may_repeat", "passing_trouble"]
 
-# posts that only ask: sending one twice changes nothing on the server
+# posts that only read: sending one twice changes nothing on the server
 _ASKING_POST = re.compile(
     r"/query/?$|/roots(_binary)?/?$|/is_latest_roots$|/root_timestamps$|/lineage_graph_multiple$|/leaves_many$"
     r"|/minimal_covering_nodes$|/find_path$|/split_preview$|/attributes$|/skeleton/exists$|/get_cached_skeletons/"
@@ -69,7 +69,7 @@ class Policy:
         )
 
     def wait(self, attempt: int, retry_after: str | None) -> float | None:
-        """Return the seconds to wait before the next try, or None where the server asks for more than is reasonable."""
+        """Return the seconds to wait before the next try, or None where the server wants more than is reasonable."""
         asked = _seconds(retry_after)
         if asked is not None:
             return asked if asked <= self.retry_after_max else None
@@ -101,8 +101,8 @@ def may_repeat(request: PreparedRequest) -> bool:
 def passing_trouble(response: Response, attempt: int = 0) -> bool:
     """Return whether a response reports a temporary failure: 429, 502-504, those in the text of a 500, or lost work.
 
-    Work that the server's database lost (a connection, a transaction) is asked for once more; every other 500 is a
-    mistake of the user or of the server's code, and asking again would only repeat it.
+    Work that the server's database lost (a connection, a transaction) is retried once; every other 500 is a mistake of
+    the user or of the server's code, and a retry would only repeat it.
     """
     if response.status_code in {429, 502, 503, 504}:
         return True

@@ -59,15 +59,15 @@ class Session:
     max_workers : int, optional
         Largest number of requests at a time (default: ``$CORTEXCLIENT_MAX_WORKERS`` or 8).
     timeout : float or tuple of float, optional
-        Seconds to wait for an answer, or (to connect, to answer).
+        Seconds to wait for a response, or (to connect, for a response).
     retries : int, optional
-        How often a question is repeated after trouble that passes.
+        How often a request is retried after a temporary failure.
     version_fallback : bool
-        Answer for an expired version by queries at its timestamp (and say so in ``df.attrs``) instead of raising.
+        Serve an expired version by live queries at its time (and say so in ``df.attrs``) instead of raising.
     cache : bool or path, optional
         Cache on disk what can never change: in the user's cache folder, or this one. Default: ``$CORTEXCLIENT_CACHE``.
     offline : bool, optional
-        Answer from the cache alone; what is not there raises and is named. Default: ``$CORTEXCLIENT_OFFLINE``.
+        Serve all from the cache alone; what is not there raises and is named. Default: ``$CORTEXCLIENT_OFFLINE``.
     tables : TableSource, optional
         Another source of frozen tables than the server, such as a store on one's own disk.
 
@@ -265,7 +265,7 @@ class Session:
         return f"{self.local_server}/materialize/api/v3/datastack/{self.datastack}/metadata"
 
     def _no_version(self, records: dict[int, VersionRecord]) -> str:
-        """Explain why there is no version to use: whether the service lists none, or none that answers."""
+        """Explain why there is no version to use: whether the service lists none, or none that is live."""
         self.connection.memory.forget("versions")  # one may be made meanwhile
         if not records:
             return (
@@ -306,7 +306,7 @@ class Session:
         self.moment = moment
 
     def pin_current(self) -> None:
-        """Pin the version that a floating session answers from at present."""
+        """Pin the version that a floating session reads at present."""
         if self.moment.version is None:
             self.moment = Moment(version=self.version)
 
@@ -344,7 +344,7 @@ class Session:
         return raised_as_ours(self.http.context(service))
 
     def error(self, kind: type[Failure], service: str, message: str) -> Failure:
-        """Make an error about what a service was not even asked for; it names the service's address."""
+        """Make an error about a request that was not sent; it names the service's address."""
         return kind(message, service=service, url=self.connection.url_of(service))
 
     def map(

@@ -53,7 +53,7 @@ class StoredMetadata:
         """Return the stored response to a request for metadata of tables; None where there is none."""
         asked = read_request(request, self._origin, self.home)
         rule = rule_for(asked) if asked.path.startswith(_SERVICES) else None
-        # what is not about a version changes, so a server that may be asked knows better
+        # what is not about a version changes, so where requests are allowed, the server knows better
         if rule is None or (asked.version is None and not self._source.only):
             return None
         stored = self._source.metadata(asked.version)

@@ -403,7 +403,7 @@ def _make_object(response: Response) -> None:
         response._content = json.dumps({"message": str(body)}).encode()
 
 
-class _Session(requests.Session):
+class _HttpSession(requests.Session):
     """Asks the environment about proxies and certificates once for each host: requests reads it twice a request."""
 
     def __init__(self) -> None:
@@ -429,7 +429,7 @@ def new_http_session(transport: Transport) -> requests.Session:
     """Make an HTTP session over the shared pool that keeps no cookies."""
     from http.cookiejar import DefaultCookiePolicy
 
-    session = _Session()
+    session = _HttpSession()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     adopt(session, transport)
     return session

@@ -1,4 +1,4 @@
-"""One pool of worker threads: ordered results, one progress bar, the first failure raised at once, prompt Ctrl-C.
+"""One pool of worker threads: ordered results, one progress bar, the first failure raised immediately, prompt Ctrl-C.
 
 A call of `run` from outside starts a pool. A call from inside of one of its jobs starts none: the job works on its own
 items, and idle workers of the same pool help it. So however calls are nested, there are never more threads than
@@ -331,7 +331,7 @@ def run(
     """Apply a function to every item in a bounded pool of threads; return the results in the order of the items.
 
     The items are consumed before the first call. Inside of a worker its pool is used, whatever ``workers`` says. The
-    first failure is raised; what has not begun by then never begins. Ctrl-C returns at once.
+    first failure is raised; what has not begun by then never begins. Ctrl-C returns immediately.
     """
     work = list(items)
     bar = _bar(len(work), description) if progress and work else None

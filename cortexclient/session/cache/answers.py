@@ -197,7 +197,7 @@ class AnswerCache:
         return response, False
 
     def _find(self, asked: CacheRequest, rule: Rule) -> Entry | None:
-        """Read the entry that may answer now: one that holds forever, or offline any."""
+        """Read the entry that may be served now: one that holds forever, or offline any."""
         if not (self.offline or rule.of_request(asked) is Validity.FOREVER):
             return None
         identity = asked.identity(self.origin, without=rule.ignored(asked))

@@ -161,7 +161,7 @@ class Rule:
         allowed = self.of_request(request)
         if status == 200:
             return min(allowed, self.of_response(request, body, content_type))
-        # "there is none" may be another answer tomorrow, and a page of a gateway is no answer
+        # "there is none" may change tomorrow, and a page of a gateway is no response
         says_none = status == 404 and self.none and parse_json(body) is not None
         return min(allowed, Validity.AS_OF) if says_none else Validity.NEVER
 

@@ -67,7 +67,7 @@ class _Piece:
         False  # its range was made to fit: if it is truncated all the same, it is a little too large
     )
     splits: int = 0  # made for a server that is too weak
-    refusals: int = 0  # by a server that is asked too often
+    refusals: int = 0  # by a server that gets too many requests
 
     @property
     def single(self) -> bool:
@@ -197,7 +197,7 @@ class _Fetch:
                 for value in follow.pick(main, reply.table).tolist()
             ]
             query = follow.query.where("in", follow.query.name, follow.column, ids)
-            if not ids:  # asked all the same, for the columns
+            if not ids:  # sent all the same, for the columns
                 query = follow.query.where("equal", follow.query.name, "id", -1)
             size = min(follow.size, max(1, int(_FILL * self._row_limit))) if self._row_limit else follow.size
             pieces += [_Piece(number, part) for part in _slices(query, size)]
@@ -217,7 +217,7 @@ class _Fetch:
         free_memory(table.num_rows)
         return Reply(table, None, resolution, self._requests[number], url)
 
-    # -- asking --------------------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     def _wanted(self, pieces: list[_Piece]) -> list[_Piece]:
         """Return the pieces of queries with a limit of the user's that are needed to fill it, as far as is known."""
@@ -388,7 +388,7 @@ def _split_range(piece: _Piece, reply: Reply, found: list[int | None]) -> list[_
     if len(seen) == 1 and piece.key is not None:
         return piece.ranges([seen[0], seen[0] + 1], guessed=False)
     near = [seen[len(seen) // 2], seen[-1] + 1]
-    # under a limit of the user's, no more pieces are asked than are needed
+    # under a limit of the user's, no more pieces are requested than are needed
     most = _MOST_PIECES if query.most is None else 64 * _MOST_PIECES
     cuts = near if piece.guessed else _cuts(seen, reply.row_limit or 1, total, above, most)
     pieces = piece.ranges(cuts, guessed=not piece.guessed and total is not None)

@@ -328,7 +328,7 @@ def _series(name: str, column: Any, *, position: bool) -> Any:
     return values if values.flags.writeable else values.copy()
 
 
-# -- from replies to what was asked for ------------------------------------------------------------------------------
+# -- from replies to frames ------------------------------------------------------------------------------------------
 
 
 def require_once_each(query: Query, reply: Reply) -> None:
@@ -481,7 +481,7 @@ def _units(query: Query, reply: Reply) -> dict[str, tuple[float, ...]]:
 
 
 def _inside(table: Any, query: Query, units: Mapping[str, tuple[float, ...]]) -> Any:
-    """Leave out rows beyond boxes that are thinner than a voxel, which were asked one voxel wider."""
+    """Leave out rows beyond boxes that are thinner than a voxel, which were requested one voxel wider."""
     import pyarrow.compute as pc
 
     for (owner, column), (low, high) in query.thin.items():

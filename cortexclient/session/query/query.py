@@ -268,7 +268,7 @@ def _kinds_of(session: Session, query: Query) -> dict[str, str]:
 
 
 def count_rows(session: Session, query: Query) -> int:
-    """Count the rows that match a query, whatever its limit: on the server where it can, else by asking for ids."""
+    """Count the rows that match a query, whatever its limit: on the server where it can, else by fetching ids."""
     every = dataclasses.replace(query, limit=None, offset=None, random_sample=None)
     planned = plan(session, every)
     stored = session.tables is not None and session.tables.holds(planned)
@@ -324,7 +324,7 @@ def _explained(session: Session, queries: Sequence[Query], error: CortexError) -
 
 
 def plan(session: Session, query: Query) -> Query:
-    """Work out how a query is asked: at which version, with which join, boxes in voxels, which columns."""
+    """Plan a query: at which version, with which join, boxes in voxels, which columns."""
     if query.select is not None:
         require_columns(session, query.select)
     version, timestamp, notes = _resolve_moment(session, query)
@@ -385,7 +385,7 @@ def _joined(session: Session, query: Query, info: TableInfo, at: int) -> dict[st
 
 
 def _resolve_moment(session: Session, query: Query) -> tuple[int | None, Any, dict[str, Any]]:
-    """Return the version or the time to ask at, and what `df.attrs` should say about the choice."""
+    """Return the version or the time to query, and what `df.attrs` should say about the choice."""
     moment = query.moment or moment_of_tables(session)
     if moment.timestamp is not None:
         frozen = session.frozen_version(moment.timestamp)
@@ -416,9 +416,9 @@ def _owners(
 
 
 def _exact_scale(session: Session, query: Query, owners: dict[str, TableInfo]) -> tuple[float, ...]:
-    """Return the resolution to ask for, so that the service scales nothing, or by whole numbers only.
+    """Return the resolution to request, so that the service scales nothing, or by whole numbers only.
 
-    The services cut scaled positions toward zero, so they are never asked for other units than those of the table. Only
+    The services cut scaled positions toward zero, so no other units than those of the table are ever requested. Only
     a join of two tables with different units comes in one of them, whatever is asked; in the greatest size that divides
     both, nothing is cut.
     """
@@ -470,7 +470,7 @@ def _no_rows(session: Session, info: TableInfo, table: str, column: str) -> Filt
 def _columns_needed(
     query: Query, info: TableInfo, select: Any, thin: Mapping[tuple[str, str], Any], *, live: bool
 ) -> tuple[str, ...]:
-    """Return the columns to ask for: those selected, and those that are looked at here."""
+    """Return the columns to request: those selected, and those that are looked at here."""
     names = select.values() if isinstance(select, dict) else [select]
     needed = [str(name) for some in names for name in some] + [column for _, column in thin]
     for kind, tables in query.filters.items():
