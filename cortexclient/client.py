@@ -25,7 +25,7 @@ from cortexclient.services.space import Space
 from cortexclient.services.store import StoreService, open_source
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
-from cortexclient.session import Session
+from cortexclient.session import Session, be_patient_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -425,6 +425,7 @@ class DatasetClient:
                     order_of=self._column_order,
                     mirrors=said.mirrors if said else (),
                 )
+                be_patient_with([path, *known.mirrors], self._session.connection.policy)
                 self._services[TableExportClient] = known
             return cast("TableExportClient", known)
 

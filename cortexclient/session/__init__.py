@@ -35,6 +35,8 @@ moved moves every service with it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cortexclient.session.cache import AnswerCache, CacheChoice, FolderStore, SnapshotStore, forget
 from cortexclient.session.cache import Entry as CacheEntry
 from cortexclient.session.connection import Endpoint, bare_address
@@ -93,6 +95,11 @@ from cortexclient.session.query.wire import Reply, concat_replies
 from cortexclient.session.session import Session
 from cortexclient.session.workers import Prefetch, ProgressBar, pause, progress_bar, run_all, within_worker
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cortexclient.session.policy import Policy
+
 __all__ = [
     "EPOCH",
     "NM",
@@ -116,6 +123,7 @@ __all__ = [
     "as_number",
     "as_utc",
     "bare_address",
+    "be_patient_with",
     "column_kinds",
     "concat_replies",
     "count_rows",
@@ -156,3 +164,10 @@ __all__ = [
     "view_infos",
     "within_worker",
 ]
+
+
+def be_patient_with(addresses: Iterable[str], policy: Policy | None = None) -> None:
+    """Use a policy for what libraries request from some hosts, see `cortexclient.session.libraries`."""
+    from cortexclient.session import libraries  # imports requests
+
+    libraries.be_patient_with(addresses, policy)

@@ -28,6 +28,7 @@ from packaging.version import InvalidVersion
 from cortexclient.errors import ProtocolError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.session.connection import LOOPBACK_TOKEN
+from cortexclient.session.libraries import be_patient_with
 from cortexclient.session.refusals import service_of
 from cortexclient.session.transport import adopt
 
@@ -161,6 +162,9 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
         self._parts: dict[object, Any] = {}
         self._making = ForkSafeLock()
         connection = session.connection
+        be_patient_with(
+            [connection.address], connection.policy
+        )  # caveclient.auth makes a session for each request
         super().__init__(
             datastack_name=session.datastack,
             server_address=connection.address,

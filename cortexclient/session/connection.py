@@ -206,6 +206,10 @@ class Connection:
         self._endpoint_given = endpoint
         self._choice = choice
         self.tables = tables
+        if tables is not None:
+            from cortexclient.session.libraries import be_patient_with
+
+            be_patient_with([str(tables.path)], policy)
         self.offline = choice is not None and choice.offline
         server = self.address_asked if endpoint is None else endpoint.address.rstrip("/")
         self._origin = Origin(server, spec.datastack)

@@ -2,46 +2,32 @@
 
 cloud-volume and cloud-files send their own requests: without timeouts, with retries of their own, with the token to
 whatever host an info service names, at any time but the session's. So what they need to begin with is read here and
-given to them, what they ask the chunkedgraph goes through the session, and the rest goes through an adapter that is
-mounted where cloud-files looks for one.
+given to them, what they ask the chunkedgraph goes through the session, and the rest as `cortexclient.session.libraries`
+says.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import io
-import os
-import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-
-import requests
-from requests.adapters import DEFAULT_POOLSIZE, HTTPAdapter
-from urllib3 import HTTPResponse
 
 from cortexclient.credentials import host_of
 from cortexclient.errors import AuthenticationError, MissingDataError, ProtocolError
 from cortexclient.session.connection import LOOPBACK_TOKEN
 from cortexclient.session.failures import unreadable
 from cortexclient.session.graph import leaves, roots_of
+from cortexclient.session.libraries import be_patient_with, web_address
 from cortexclient.session.moment import as_utc
-from cortexclient.session.transport import RetryAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from requests import PreparedRequest, Response
-
-    from cortexclient.session.policy import Policy
     from cortexclient.session.session import Session
 
 __all__ = ["open_volume", "read_files"]
-
-_BUCKETS = {"gs": "https://storage.googleapis.com/", "s3": "https://s3.amazonaws.com/"}
-
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
@@ -72,7 +58,7 @@ def read_files(
     ServiceError
         If the server fails, or a range comes back with another length.
     """
-    address = _web_address(folder)
+    address = web_address(folder)
 
     def one(item: str | tuple[str, int, int]) -> bytes | None:
         name, start, end = (item, None, None) if isinstance(item, str) else item
@@ -94,12 +80,6 @@ def read_files(
     return session.map(one, wanted)
 
 
-def _web_address(folder: str) -> str:
-    address = folder.removeprefix("precomputed://").rstrip("/")
-    scheme, _, rest = address.partition("://")
-    return f"{_BUCKETS[scheme]}{rest}" if scheme in _BUCKETS else address
-
-
 def _host_address(source: str) -> str:
     """Return the plain address in a source such as ``graphene://middleauth+https://host/...``."""
     scheme, _, rest = source.removeprefix("graphene://").removeprefix("precomputed://").partition("://")
@@ -118,7 +98,7 @@ def _local(address: str, name: str, start: int | None, end: int | None) -> bytes
 
 def _read_json(session: Session, folder: str, name: str, service: str, *keys: str) -> dict[str, Any] | None:
     """Read a JSON object of a folder on the web; None where it is not there, or the folder is not on the web."""
-    address = _web_address(folder)
+    address = web_address(folder)
     if not address.startswith(("http://", "https://")):
         return None
     response = session.http.fetch_file(service, f"{address}/{name}")
@@ -186,11 +166,11 @@ def open_volume(session: Session, kind: str, **options: Any) -> Any:
             f"token of {session.server_address} does not go to other hosts",
             service=service,
             status=401,
-            url=_web_address(folder),
+            url=web_address(folder),
         )
-    address = _web_address(folder)
+    address = web_address(folder)
+    be_patient_with([address, _host_address(source)], session.connection.policy)
     if address.startswith(("http://", "https://")) and settings["use_https"]:
-        _be_patient_with(host_of(address), session.connection.policy)
         if "info" not in settings:
             settings["info"] = _read_json(session, folder, "info", service, "scales")
             if settings["info"] is None:
@@ -210,9 +190,9 @@ def open_volume(session: Session, kind: str, **options: Any) -> Any:
         volume.meta.auth_header = _Secret(
             {"Authorization": f"Bearer {token}"}, pickled={"Authorization": f"Bearer {LOOPBACK_TOKEN}"}
         )
-        volume.get_roots = _Roots(session)
-        volume.get_leaves = _Leaves(session)
-        volume.mesh.fetch_manifest_remote = _Manifest(session)
+        volume.get_roots = _Roots(session, address)
+        volume.get_leaves = _Leaves(session, address)
+        volume.mesh.fetch_manifest_remote = _Manifest(session, address)
     return volume
 
 
@@ -235,8 +215,14 @@ def _usable(kind: str, service: str, address: str, *, theirs: bool) -> Iterator[
 class _Asking:
     """A method of a CloudVolume that asks through a session; it goes with the volume into pickles."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, address: str) -> None:
         self.session = session
+        self._address = address
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # the volume works in another process now, where no session has opened it
+        be_patient_with([self._address], self.session.connection.policy)
 
     def layers(self, ids: Any) -> Any:
         bits = int(self.session.segmentation_info()["graph"].get("n_bits_for_layer_id", 8))
@@ -312,96 +298,3 @@ class _Manifest(_Asking):
         url = f"{session.local_server}/meshing/api/v1/table/{table}/manifest/{segid}:{lod}"
         body = None if level is None else {"start_layer": level}
         return session.http.get_json("meshing", url, params=params, body=body, keys=())
-
-
-# -- what cloud-files sends itself -----------------------------------------------------------------------------------
-
-
-class _FilesAdapter(RetryAdapter):
-    """The adapter of cloud-files: for hosts of volumes that sessions opened, with their timeouts and retries."""
-
-    def __init__(self) -> None:
-        self.policies: dict[str, Policy] = {}
-        super().__init__(pool_size=64)
-
-    def send(
-        self,
-        request: PreparedRequest,
-        stream: bool = False,
-        timeout: Any = None,
-        verify: Any = True,
-        cert: Any = None,
-        proxies: Any = None,
-    ) -> Response:
-        """Send as any adapter; to a known host with retries, and with a mark on errors that are final."""
-        options = {"verify": verify, "cert": cert, "proxies": proxies}
-        policy = self.policies.get(host_of(request.url or ""))
-        if policy is None:
-            return HTTPAdapter.send(self, request, stream=stream, timeout=timeout, **options)
-        try:
-            response = self.fetch(request, policy, stream=False, timeout=timeout, **options)
-            if response.status_code not in {403, 404}:
-                response.raise_for_status()
-        except requests.RequestException as error:
-            error.final = True  # type: ignore[attr-defined]
-            raise
-        # cloud-files reads the stream below, and unpacks it itself
-        response.headers.pop("Content-Encoding", None)
-        response.raw = HTTPResponse(
-            io.BytesIO(response.content), status=response.status_code, preload_content=False
-        )
-        return response
-
-
-_mounting = threading.Lock()
-
-
-def _be_patient_with(host: str, policy: Policy) -> None:
-    """Use the timeouts and retries of a session for cloud-files' requests to a host."""
-    import cloudfiles.interfaces as interfaces
-
-    with _mounting:
-        adapter = getattr(interfaces.HttpInterface, "adaptor", None)
-        if not isinstance(adapter, _FilesAdapter):
-            adapter = interfaces.HttpInterface.adaptor = _FilesAdapter()
-            for name in ("get_file", "head", "exists", "size", "save_file"):
-                retrying = getattr(getattr(interfaces.HttpInterface, name, None), "retry", None)
-                if retrying is not None and hasattr(retrying, "stop"):
-                    retrying.stop = _StopAtFinal(retrying.stop)
-        adapter.policies[host] = policy
-
-
-class _StopAtFinal:
-    """A rule of tenacity, with which cloud-files tries again: not after an error that our adapter calls final."""
-
-    def __init__(self, usual: Any) -> None:
-        self._usual = usual
-
-    def __call__(self, state: Any) -> bool:
-        failed = state.outcome is not None and state.outcome.failed
-        if failed and getattr(state.outcome.exception(), "final", False):
-            return True
-        return bool(self._usual(state))
-
-
-def _renew_cloud_files() -> None:
-    """Replace the pools of cloud-files in a forked child; cloud-files keeps one for buckets and one for http."""
-    global _mounting  # noqa: PLW0603 - the parent may have held it while it forked
-    _mounting = threading.Lock()
-    interfaces: Any = sys.modules.get("cloudfiles.interfaces")
-    if interfaces is None:
-        return
-    for name in ("S3_BUCKET_POOL_LOCK", "GCS_BUCKET_POOL_LOCK", "MEM_BUCKET_POOL_LOCK"):
-        if hasattr(interfaces, name):
-            setattr(interfaces, name, threading.Lock())
-    in_memory = interfaces.MEM_POOL
-    interfaces.reset_connection_pools()
-    interfaces.MEM_POOL = in_memory  # files that the user put there, no connections
-    adapter = getattr(interfaces.HttpInterface, "adaptor", None)
-    if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, _FilesAdapter):
-        # in place: sessions that exist have it mounted; ours renews itself
-        adapter.init_poolmanager(DEFAULT_POOLSIZE, DEFAULT_POOLSIZE)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_cloud_files)

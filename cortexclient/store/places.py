@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from cortexclient.errors import ExportError
+from cortexclient.session import be_patient_with
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -137,6 +138,7 @@ class BucketPlace:
     def _files(self) -> Any:
         import cloudfiles
 
+        be_patient_with([self.uri])
         public = self.uri.startswith("gs://") and not self._signed
         return cloudfiles.CloudFiles(self.uri, progress=False, use_https=public)
 

@@ -38,7 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = response.read().replace(f"127.0.0.1:{relay.upstream.port}".encode(), relay.host.encode())
         self.respond(response.status, body, response.getheaders())
 
-    do_POST = do_GET  # noqa: N815 - the library's names
+    do_POST = do_HEAD = do_GET  # noqa: N815 - the library's names
 
     def respond(self, status, body, headers=(("Content-Type", "application/json"),)):
         self.send_response(status)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import pickle
+import socket
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
+import requests
+from cloudfiles import CloudFiles
 
 from cortexclient import errors
 from cortexclient.sandbox import Sandbox
@@ -154,6 +159,76 @@ def test_no_file_is_waited_for_without_end(impatient, relay, root, opener, route
     relay.recover()
     if fault is fails:
         OPENERS[opener](relay.upstream.load(server_address=relay.url, version=3), root)
+
+
+ROADS = {
+    "chunk mappings": lambda volume, client, root: volume.get_chunk_mappings(client.get_l2_ids(root)[0]),
+    "roots one by one": lambda volume, client, root: volume._get_roots_legacy([root], None),
+    "roots": lambda volume, client, root: volume.get_roots([1 << 56]),
+    "leaves": lambda volume, client, root: volume.get_leaves_v1(root, volume.bounds, 0),
+    "leaves of the old interface": lambda volume, client, root: volume.get_leaves_legacy(root, volume.bounds, 0),
+    "a manifest": lambda volume, client, root: type(volume.mesh).fetch_manifest_remote(volume.mesh, root),
+    "info": lambda volume, client, root: volume.meta.fetch_info(),
+    "voxels": lambda volume, client, root: volume.download_point(volume.bounds.center(), agglomerate=False),
+    "voxels after a pickle": lambda volume, client, root: pickle.loads(pickle.dumps(volume)).download_point(
+        volume.bounds.center(), agglomerate=False
+    ),
+    "a list of files": lambda volume, client, root: list(CloudFiles(volume.meta.cloudpath).list()),
+    "tokens": lambda volume, client, root: client.cave.auth.get_tokens(),
+    "users": lambda volume, client, root: client.cave.auth.get_user_information([1]),
+    "groups": lambda volume, client, root: client.cave.auth.get_group_users(1),
+}  # fmt: skip
+
+
+def reset(handler):
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize("fault", [hang, reset])
+@pytest.mark.parametrize("road", ROADS)
+def test_no_request_of_a_library_is_without_patience_and_retries(impatient, relay, root, road, fault):
+    """Every place where cloud-volume, cloud-files or caveclient send a request that no session of ours sends."""
+    client = impatient()
+    volume = client.segmentation_cloudvolume()
+    client.get_l2_ids(root)
+    relay.fail("(?<!leaves)$" if road == "chunk mappings" else "", fault)
+    relay.seen.clear()
+    start = time.monotonic()
+    with pytest.raises((errors.CortexError, requests.RequestException)):
+        ROADS[road](volume, client, root)
+    assert time.monotonic() - start < 3
+    asked = Counter(path for _, path, _ in relay.seen)
+    # what may be sent twice is, where a connection was lost
+    assert max(asked.values()) == (2 if fault is reset and road != "leaves of the old interface" else 1)
+
+
+@pytest.mark.parametrize("through", ["load", "environment"])
+def test_exports_and_stores_on_a_silent_host_end_at_the_timeout(tiny, silent, monkeypatch, through):
+    options = {"timeout": 0.3, "retries": 0}
+    if through == "environment":
+        monkeypatch.setenv("CORTEXCLIENT_READ_TIMEOUT", "0.3")
+        monkeypatch.setenv("CORTEXCLIENT_RETRIES", "0")
+        options = {}
+    client = tiny.load(version=3, source="store", store=silent("store"), **options)
+    client.set_export_cloudpath(silent("exports"))
+    start = time.monotonic()
+    for ask in (lambda: client.exports.get_table("cell_info"), lambda: client.query("nucleus_detection")):
+        with pytest.raises(errors.CortexError):
+            ask()
+    assert time.monotonic() - start < 5
+
+
+@pytest.fixture
+def silent():
+    """Addresses of hosts that accept connections and never answer; each is a host of its own for the policies."""
+    with contextlib.ExitStack() as stack:
+
+        def address(folder):
+            listener = stack.enter_context(contextlib.closing(socket.create_server(("127.0.0.1", 0))))
+            return f"http://127.0.0.1:{listener.getsockname()[1]}/{folder}"
+
+        yield address
 
 
 def test_meshes_of_several_neurons_write_no_line_to_the_terminal(tiny, caplog):
