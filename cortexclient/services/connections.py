@@ -412,14 +412,16 @@ def _count(
         for key in (*provenance_of(session), "table_name", "table_kind", "complete", "version_fallback")
         if key in replies[0].attrs
     }
-    if edges is None:
-        return _sum_up(frames, counted=False, size=size), attrs
+    url = session.connection.url_of("materialize")
     try:
-        counted = [_as_edges(frame, name, size, f"{session.local_server}/materialize") for frame in frames]
+        if edges is None:
+            _require_numbers(frames, [size], name, url)
+        else:
+            frames = [_as_edges(frame, name, size, url) for frame in frames]
     except ServiceError:
         forget_queries(session, queries)
         raise
-    return _sum_up(counted, counted=True, size=size), attrs
+    return _sum_up(frames, counted=edges is not None, size=size), attrs
 
 
 def _size_column(session: Session) -> str:
@@ -442,17 +444,28 @@ def _as_edges(frame: pd.DataFrame, name: str, size: str, url: str) -> pd.DataFra
             status=200,
             url=url,
         )
-    if frame[counts[0]].isna().any():
-        raise ProtocolError(
-            f"the materialize service sent rows of {name!r} without {counts[0]}; try again",
-            service="materialize",
-            status=200,
-            url=url,
-        )
+    _require_numbers([frame], sizes[:1], name, url)
+    _require_numbers([frame], counts[:1], name, url, missing=False)
     frame = frame.rename(columns={counts[0]: "n_syn"} | ({sizes[0]: "sum_size"} if sizes else {}))
     if not sizes:
         frame["sum_size"] = float("nan")
     return frame[["pre_pt_root_id", "post_pt_root_id", "n_syn", "sum_size"]]
+
+
+def _require_numbers(
+    frames: list[pd.DataFrame], columns: list[str], name: str, url: str, *, missing: bool = True
+) -> None:
+    """Raise `ProtocolError` for columns that hold something else than numbers, or where some are missing."""
+    for frame in frames:
+        for values in (frame[column] for column in columns if column in frame):
+            gaps = values.isna()
+            if (values.dtype.kind not in "iuf" and not gaps.all()) or (gaps.any() and not missing):
+                raise ProtocolError(
+                    f"the materialize service sent rows of {name!r} whose {values.name!r} is no number; try again",
+                    service="materialize",
+                    status=200,
+                    url=url,
+                )
 
 
 def _sum_up(frames: list[pd.DataFrame], *, counted: bool, size: str) -> pd.DataFrame:

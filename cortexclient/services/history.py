@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.errors import ProtocolError
 from cortexclient.ids import as_ids, in_batches
 from cortexclient.services import BaseService
 from cortexclient.services.roots import fetch_lineages, no_root
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from cortexclient.session import Session
     from cortexclient.types import Ids
 
 __all__ = ["HistoryService"]
@@ -114,9 +112,7 @@ class HistoryService(BaseService):
             raise next(iter(failures.values()))
         operations = {root: graph.operations(root) for root, graph in graphs.items()}
         numbers = sorted({number for mine in operations.values() for number in mine})
-        details = self._details(numbers)
-        scale = np.array(session.segmentation_info()["scales"][0]["resolution"], dtype=np.float64)
-        edits = {number: _edit(number, details[number], scale, session) for number in numbers}
+        edits = self._edits(numbers)
         rows = []
         for root, graph in graphs.items():
             ancestors = [root, *graph.ancestors(root)]
@@ -271,57 +267,42 @@ class HistoryService(BaseService):
         result.attrs["versions"] = (int(version_a), int(version_b))
         return result
 
-    def _details(self, numbers: list[int]) -> dict[int, dict[str, Any]]:
+    def _edits(self, numbers: list[int]) -> dict[int, dict[str, Any]]:
         url = graph_url(self._session, "operation_details")
+        scale = np.array(self._session.segmentation_info()["scales"][0]["resolution"], dtype=np.float64)
 
         def fetch(batch: list[int]) -> dict[int, dict[str, Any]]:
-            body = self._session.http.get_json(
-                "chunkedgraph", url, params={"operation_ids": str(batch)}, keys=()
+            edits: dict[int, dict[str, Any]] = self._session.http.get_json(
+                "chunkedgraph",
+                url,
+                params={"operation_ids": str(batch)},
+                parse=lambda body: {number: _edit(number, body[str(number)], scale) for number in batch},
             )
-            missing = [number for number in batch if not isinstance(body.get(str(number)), dict)]
-            if missing:
-                raise _unreadable("the record of edits", ValueError(f"{missing[:5]} are not in it"), url)
-            return {number: body[str(number)] for number in batch}
+            return edits
 
         parts = self._session.map(fetch, in_batches(numbers, _EDITS_A_REQUEST))
         return {number: record for part in parts for number, record in part.items()}
 
 
-def _edit(
-    number: int, record: dict[str, Any], scale: NDArray[np.float64], session: Session
-) -> dict[str, Any]:
+def _edit(number: int, record: dict[str, Any], scale: NDArray[np.float64]) -> dict[str, Any]:
     import pandas as pd
 
-    try:
-        source, sink = (_points(record.get(key), scale) for key in ("source_coords", "sink_coords"))
-        points = np.concatenate([source, sink])
-        return {
-            "operation_id": number,
-            "timestamp": pd.Timestamp(record["timestamp"]).tz_convert("UTC"),
-            "user_id": str(record["user"]),
-            "kind": "merge" if record.get("added_edges") is not None else "split",
-            "after_root_ids": np.sort(as_ids(record["roots"], "roots")),
-            "source_points": source,
-            "sink_points": sink,
-            "pt_position": points.mean(axis=0) if len(points) else np.full(3, np.nan),
-        }
-    except (TypeError, KeyError, ValueError) as error:
-        raise _unreadable(
-            f"the record of edit {number}", error, graph_url(session, "operation_details")
-        ) from None
+    source, sink = (_points(record.get(key), scale) for key in ("source_coords", "sink_coords"))
+    points = np.concatenate([source, sink])
+    return {
+        "operation_id": number,
+        "timestamp": pd.Timestamp(record["timestamp"]).tz_convert("UTC"),
+        "user_id": str(record["user"]),
+        "kind": "merge" if record.get("added_edges") is not None else "split",
+        "after_root_ids": np.sort(as_ids(record["roots"], "roots")),
+        "source_points": source,
+        "sink_points": sink,
+        "pt_position": points.mean(axis=0) if len(points) else np.full(3, np.nan),
+    }
 
 
 def _points(coordinates: Any, scale: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(coordinates if coordinates is not None else [], dtype=np.float64).reshape(-1, 3) * scale
-
-
-def _unreadable(what: str, error: Exception, url: str) -> ProtocolError:
-    return ProtocolError(
-        f"the chunkedgraph gave {what} that cannot be read ({error}); try again",
-        service="chunkedgraph",
-        status=200,
-        url=url,
-    )
 
 
 def _column(name: str, kind: str, rows: list[dict[str, Any]]) -> pd.Series[Any]:

@@ -12,7 +12,6 @@ import numpy as np
 from cortexclient.errors import (
     AuthenticationError,
     OfflineError,
-    ProtocolError,
     ServiceError,
     StaleRootError,
     UnknownVersionError,
@@ -387,20 +386,21 @@ def fetch_lineage(session: Session, roots: IdArray, *, since: datetime, until: d
     url = graph_url(session, "lineage_graph_multiple")
     # microseconds, as the service reads times
     params = {"timestamp_past": f"{since.timestamp():.6f}", "timestamp_future": f"{until.timestamp():.6f}"}
-    body = session.http.post_json(
-        "chunkedgraph", url, {"root_ids": roots.tolist()}, params=params, keys=("links", "nodes")
+    found: RootLineage = session.http.post_json(
+        "chunkedgraph",
+        url,
+        {"root_ids": roots.tolist()},
+        params=params,
+        keys=("links", "nodes"),
+        parse=_lineage,
     )
-    try:
-        links = [(as_id(link["source"]), as_id(link["target"])) for link in body["links"]]
-        nodes = {as_id(node["id"]): node.get("operation_id") for node in body["nodes"]}
-        ended = {node: as_id(operation) for node, operation in nodes.items() if operation}
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise ProtocolError(
-            f"the chunkedgraph gave a lineage that cannot be read ({error}); try again",
-            service="chunkedgraph",
-            status=200,
-            url=url,
-        ) from None
+    return found
+
+
+def _lineage(body: dict[str, Any]) -> RootLineage:
+    links = [(as_id(link["source"]), as_id(link["target"])) for link in body["links"]]
+    nodes = {as_id(node["id"]): node.get("operation_id") for node in body["nodes"]}
+    ended = {node: as_id(operation) for node, operation in nodes.items() if operation}
     return RootLineage(set(nodes), links, ended)
 
 

@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 _FINER = (2, 1)
 """Layers that are looked at where no larger piece is left: level-2 ids, then supervoxels."""
+_YEAR_10_000 = 2.6e11
+"""Seconds; no time of a root is as late."""
 BATCH = 50_000
 """Most ids in one request: a body of a megabyte, well below what proxies refuse."""
 TIMES_BATCH = 10_000
@@ -133,18 +135,18 @@ def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> 
     import numpy as np
 
     def ask(batch: IdArray) -> NDArray[np.bool_]:
-        body = session.http.post_json(
-            "chunkedgraph",
-            graph_url(session, "is_latest_roots"),
-            {"node_ids": batch.tolist()},
-            params=seconds(at),
+        def parse(body: dict[str, Any]) -> NDArray[np.bool_]:
+            answer = body["is_latest"]
+            if not isinstance(answer, list) or len(answer) != len(batch) or not _all(answer, bool):
+                raise ValueError(f"it does not say of each of {len(batch)} roots if it is the latest")
+            return np.array(answer, dtype=bool)
+
+        url = graph_url(session, "is_latest_roots")
+        ids = {"node_ids": batch.tolist()}
+        found: NDArray[np.bool_] = session.http.post_json(
+            "chunkedgraph", url, ids, params=seconds(at), parse=parse
         )
-        answer = body.get("is_latest") if isinstance(body, dict) else None
-        if not isinstance(answer, list) or len(answer) != len(batch) or not _all(answer, bool):
-            raise _odd(
-                session, "is_latest_roots", f"did not say of each of {len(batch)} roots if it is the latest"
-            )
-        return np.array(answer, dtype=bool)
+        return found
 
     return _distinct(session, ids, ask, np.bool_(False))
 
@@ -222,16 +224,9 @@ def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -
     url = graph_url(session, "root_timestamps")
     times: NDArray[np.float64] = np.zeros(0)
     try:
-        body = session.http.post_json(
-            "chunkedgraph", url, {"node_ids": ids.tolist()}, params=params, keys=("timestamp",)
+        times = session.http.post_json(
+            "chunkedgraph", url, {"node_ids": ids.tolist()}, params=params, parse=_times
         )
-        found = body["timestamp"]
-        # up to the year 9999
-        if not (
-            isinstance(found, list) and _all(found, int, float) and all(0 <= time < 2.6e11 for time in found)
-        ):
-            raise _odd(session, "root_timestamps", "sent something else than times of roots")
-        times = np.array(found, dtype=np.float64)
     except (AuthenticationError, ProtocolError, ServiceUnavailableError, ServiceTimeoutError):
         raise
     except ServiceError as error:
@@ -246,6 +241,16 @@ def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -
     middle = len(ids) // 2
     halves = (ids[:middle], ids[middle:])
     return np.concatenate([_timestamps(session, part, latest=latest, at=at) for part in halves])
+
+
+def _times(body: dict[str, Any]) -> NDArray[np.float64]:
+    import numpy as np
+
+    found = body["timestamp"]
+    known = isinstance(found, list) and _all(found, int, float)
+    if not known or not all(0 <= time < _YEAR_10_000 for time in found):
+        raise ValueError("it holds something else than times of roots")
+    return np.array(found, dtype=np.float64)
 
 
 def require_latest(session: Session) -> None:
@@ -364,13 +369,6 @@ def ids_in(response: Response, values: Any) -> IdArray:
 def _all(values: list[Any], *kinds: type) -> bool:
     """Return whether all values of a list are of some types exactly: True is no number."""
     return all(type(value) in kinds for value in values)
-
-
-def _odd(session: Session, path: str, what: str) -> ProtocolError:
-    url = graph_url(session, path)
-    return ProtocolError(
-        f"the chunkedgraph service at {url} {what}; try again", service="chunkedgraph", status=200, url=url
-    )
 
 
 def is_below_roots(session: Session, node: int) -> bool:

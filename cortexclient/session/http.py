@@ -10,7 +10,7 @@ from cortexclient.session.failures import raised_as_ours, unreadable
 from cortexclient.session.refusals import Context, error_for, read_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import requests
     from requests import Response
@@ -114,9 +114,11 @@ class Http:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         keys: Collection[str] | None = None,
+        parse: Callable[[Any], Any] | None = None,
     ) -> Any:
-        """GET an address and parse JSON; ``keys`` as in `read_json`."""
-        return self.read_json(service, self.send(service, "GET", url, params=params, body=body), keys=keys)
+        """GET an address and parse JSON; ``keys`` and ``parse`` as in `read_json`."""
+        response = self.send(service, "GET", url, params=params, body=body)
+        return self.read_json(service, response, keys=keys, parse=parse)
 
     def post_json(
         self,
@@ -126,28 +128,45 @@ class Http:
         *,
         params: Mapping[str, Any] | None = None,
         keys: Collection[str] | None = None,
+        parse: Callable[[Any], Any] | None = None,
     ) -> Any:
-        """POST JSON and parse JSON; ``keys`` as in `read_json`."""
-        return self.read_json(service, self.send(service, "POST", url, params=params, body=body), keys=keys)
+        """POST JSON and parse JSON; ``keys`` and ``parse`` as in `read_json`."""
+        response = self.send(service, "POST", url, params=params, body=body)
+        return self.read_json(service, response, keys=keys, parse=parse)
 
-    def read_json(self, service: str, response: Response, *, keys: Collection[str] | None = None) -> Any:
+    def read_json(
+        self,
+        service: str,
+        response: Response,
+        *,
+        keys: Collection[str] | None = None,
+        parse: Callable[[Any], Any] | None = None,
+    ) -> Any:
         """Parse the JSON of a response, which must be an object with these keys (of any keys, for an empty collection).
 
-        Without ``keys`` it may be anything. Raise `ProtocolError` if it is no JSON (a page for people, a response that
-        broke off), or of another shape.
+        Without ``keys`` it may be anything. ``parse`` makes the result of it; what it raises about values, types and
+        keys says that they are wrong. Raise `ProtocolError` if it is no JSON (a page for people, a response that broke
+        off), or cannot be used.
         """
         try:
             body = response.json()
         except (ValueError, RecursionError) as error:
             raise _not_json(service, response, error) from None
-        if keys is None or (isinstance(body, dict) and all(key in body for key in keys)):
-            return body
-        wanted = f"an object with {', '.join(map(repr, keys))}" if keys else "an object"
-        raise unreadable(
-            response,
-            f"answered JSON of another shape than CAVE's ({wanted} was expected); is the server address right?",
-            service=service,
-        )
+        if keys is not None and not (isinstance(body, dict) and all(key in body for key in keys)):
+            wanted = f"an object with {', '.join(map(repr, keys))}" if keys else "an object"
+            raise unreadable(
+                response,
+                f"answered JSON of another shape than CAVE's ({wanted} was expected); is the server address right?",
+                service=service,
+            )
+        try:
+            return body if parse is None else parse(body)
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+            raise unreadable(
+                response,
+                f"answered JSON that cannot be used ({str(error)[:150]}); try again, or check the server address",
+                service=service,
+            ) from None
 
 
 def _not_json(service: str, response: Response, error: Exception) -> ProtocolError:

@@ -7,8 +7,6 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.errors import ProtocolError
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -155,26 +153,18 @@ class VersionRecord:
         return "is being made" if self.status in _BEING_MADE else "failed" if self.status == "FAILED" else ""
 
 
-def parse_versions(body: Any, url: str = "") -> dict[int, VersionRecord]:
-    """Parse the service's list of versions, oldest first; raise `ProtocolError` if it is no such list."""
-    try:
-        records = [
-            VersionRecord(
-                version=int(entry["version"]),
-                timestamp=as_utc(entry["time_stamp"]),
-                valid=bool(entry.get("valid", True)),
-                expires=as_utc(entry["expires_on"]) if entry.get("expires_on") else None,
-                status=str(entry["status"]).upper() if entry.get("status") else None,
-            )
-            for entry in body
-        ]
-    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise ProtocolError(
-            f"the list of versions cannot be read ({error}); is this a CAVE materialization service?",
-            service="materialize",
-            status=200,
-            url=url,
-        ) from None
+def parse_versions(body: Any) -> dict[int, VersionRecord]:
+    """Parse the service's list of versions, oldest first."""
+    records = [
+        VersionRecord(
+            version=int(entry["version"]),
+            timestamp=as_utc(entry["time_stamp"]),
+            valid=bool(entry.get("valid", True)),
+            expires=as_utc(entry["expires_on"]) if entry.get("expires_on") else None,
+            status=str(entry["status"]).upper() if entry.get("status") else None,
+        )
+        for entry in body
+    ]
     return {
         record.version: record
         for record in sorted(records, key=lambda record: (record.timestamp, record.version))

@@ -201,7 +201,7 @@ class Session:
         url = self.versions_url
         return memory.get(
             "versions",
-            lambda: parse_versions(self.http.get_json("materialize", url, params={"expired": "True"}), url),
+            lambda: self.http.get_json("materialize", url, params={"expired": "True"}, parse=parse_versions),
         )
 
     def version_record(self, version: int) -> VersionRecord:

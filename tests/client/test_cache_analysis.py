@@ -15,8 +15,10 @@ import pytest
 import cortexclient
 from cortexclient import errors
 from cortexclient.sandbox import Sandbox
+from cortexclient.services.roots import fetch_lineage
 from cortexclient.services.skeletons import SkeletonsService
-from cortexclient.session import CacheEntry, Endpoint, Session
+from cortexclient.session import EPOCH, CacheEntry, Endpoint, Session, is_latest, lifetimes
+from cortexclient.session.transport import RetryAdapter
 
 TOKEN = "c0ffee00c0ffee00c0ffee00c0ffee00"
 RECORDS = (
@@ -271,6 +273,44 @@ DAMAGES = {
     "attributes": (r"/attributes$", lambda client, root: client.get_l2data(client.get_l2_ids(root)[:5])),
     "tables": (r"/tables/metadata$", lambda client, _: client.tables.table_names),
 }
+
+
+LISTS = {
+    "root_timestamps": lambda session, roots: lifetimes(session, roots).created.tolist(),
+    "is_latest_roots": lambda session, roots: is_latest(session, roots, at=session.timestamp).tolist(),
+    "lineage_graph_multiple": lambda session, roots: sorted(
+        fetch_lineage(session, roots, since=EPOCH, until=session.timestamp).roots
+    ),
+    "tables/metadata": lambda session, _: session.table_info("nucleus_detection").unit,
+}
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_numbers_that_cannot_be_used_are_requested_again(tiny, folder, monkeypatch, path):
+    """A response of the right shape, but with other values or a part missing, does not stay in the cache."""
+
+    def spoiled(value):
+        if isinstance(value, dict):
+            return {key: spoiled(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [spoiled(one) for one in value][: None if path != "tables/metadata" else 1]
+        return float("nan") if type(value) in (int, float) and path != "tables/metadata" else value
+
+    def spoil(self, request, policy, **options):
+        response = fetch(self, request, policy, **options)
+        if path in request.url:
+            response._content = json.dumps(spoiled(response.json())).encode()
+        return response
+
+    roots = np.array(roots_of(tiny.load(version=3))[:3])
+    right = LISTS[path](tiny.load(version=3).session, roots)
+    fetch = RetryAdapter.fetch
+    monkeypatch.setattr(RetryAdapter, "fetch", spoil)
+    with contextlib.suppress(errors.CortexError):
+        LISTS[path](tiny.load(version=3, cache=folder).session, roots)
+    monkeypatch.setattr(RetryAdapter, "fetch", fetch)
+    for _ in range(2):
+        assert LISTS[path](tiny.load(version=3, cache=folder).session, roots) == right
 
 
 @pytest.mark.parametrize("kind", ["truncated", "content-type"])

@@ -7,6 +7,7 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,9 +169,11 @@ def test_no_lineage_at_all(toy, files, broken_lineage, monkeypatch):
 
 def test_a_lineage_that_cannot_be_read(toy_session, files, monkeypatch):
     session = toy_session()
-    broken = {"links": [{"source": 1.5, "target": 2}]}
-    monkeypatch.setattr(session.http, "post_json", lambda *_, **__: broken)
-    with pytest.raises(errors.ProtocolError, match="lineage that cannot be read"):
+    response = requests.Response()
+    response.status_code, response.url = 200, f"{session.local_server}/segmentation/x"
+    response._content = b'{"links": [{"source": 1.5, "target": 2}], "nodes": []}'
+    monkeypatch.setattr(session.http, "send", lambda *_, **__: response)
+    with pytest.raises(errors.ProtocolError, match="cannot be used"):
         fetch_lineage(session, np.array([7]), since=files.versions[1], until=files.versions[2])
 
 

@@ -211,3 +211,20 @@ def test_a_wrong_count_raises_after_few_requests(truncating, monkeypatch, value)
     with pytest.raises((errors.ProtocolError, errors.IncompleteResultError)):
         client.tables.synapses_sandbox().query()
     assert len(client.sent) < 500
+
+
+@pytest.mark.parametrize("options", [{}, {"synapse_table": "synapses_sandbox"}])
+@pytest.mark.parametrize("value", ["many", [1, 2]])
+def test_connections_of_something_else_than_numbers(sandbox, monkeypatch, options, value):
+    def spoil(body):
+        table = read(body)
+        for number, field in enumerate(table.schema):
+            if field.name in {"n_syn", "sum_size", "size"}:
+                table = table.set_column(number, field.name, pa.array([value] * len(table)))
+        return written(table)
+
+    roots = [root for root in sandbox.load(version=3).query("nucleus_detection")["pt_root_id"] if root][:3]
+    client = client_through(sandbox, monkeypatch, spoil)
+    with pytest.raises(errors.ProtocolError) as caught:
+        client.connectivity(roots, **options)
+    assert caught.value.url

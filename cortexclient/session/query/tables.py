@@ -275,20 +275,33 @@ def find_table(
     UnknownTableError
         If there is none; the message lists close names.
     """
-    if kind != "view":
-        found = table_infos(session, version).get(name)
+    for again in (False, True):
+        found = None if kind == "view" else table_infos(session, version).get(name)
+        if found is None and kind != "table":
+            found = view_infos(session, version).get(name)
         if found is not None:
             return found
-    if kind != "table":
-        found = view_infos(session, version).get(name)
-        if found is not None:
-            return found
+        if again or not _forget_lists(session, version):
+            break
     raise UnknownTableError(
         unknown_table_message(session, name, kind, version),
         service="materialize",
         status=404,
         url=f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}",
     )
+
+
+def _forget_lists(session: Session, version: int | None) -> bool:
+    """Remove the lists of a version from the cache, if they may be from there: a list may have been incomplete."""
+    cache = session.connection.cache
+    if cache is None or cache.offline:
+        return False
+    number = session.version if version is None else version
+    session.connection.memory.forget(("tables", number), ("views", number))
+    base = f"/materialize/api/v3/datastack/{session.datastack}/version/{number}"
+    for path in (f"{base}/tables/metadata", f"{base}/views"):
+        cache.forget_path(path)
+    return True
 
 
 def unknown_table_message(session: Session, name: str, kind: str | None, version: int | None = None) -> str:
