@@ -135,6 +135,9 @@ def _exact(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(wide, "string"))
 
 
+# -- on a terminal ---------------------------------------------------------------------------------------------
+
+
 GAP = 2  # of which one is the line between columns
 TEXT_WIDTH = 24
 """Text wider than this is broken into lines, between words, rather than taking the room of another column."""
@@ -307,6 +310,9 @@ def _cell(value: Any) -> str:
         number = float(value)
         return f"{number:.6g}" if abs(number) < 1e6 else f"{number:.0f}"
     return escape(" ".join(str(value).split()))
+
+
+# -- tables of markup, and YAML --------------------------------------------------------------------------------
 
 
 _WIDE = 500

@@ -225,6 +225,9 @@ def cite(
     say(spec.citation.bibtex.strip())
 
 
+# -- files -----------------------------------------------------------------------------------------------------
+
+
 def validate(
     paths: Annotated[
         list[Path] | None,
@@ -301,6 +304,9 @@ def trust(
         out.print(f"{host} is no longer trusted")
     else:
         out.print(f"{allow(host)} may be sent your general token from now on")
+
+
+# -- the page of a dataset, written from its spec, so that it cannot be out of date ----------------------------
 
 
 _SERVICES = ("live", "versions", "l2cache", "skeletons", "exports")

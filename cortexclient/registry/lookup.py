@@ -154,6 +154,9 @@ def _folder_of(package: str) -> Path | None:
     return None
 
 
+# -- names -----------------------------------------------------------------------------------------------------
+
+
 REGISTERED = "registered"
 
 

@@ -217,6 +217,9 @@ def _is_builtin(host: str) -> bool:
     return False
 
 
+# -- the list of datasets --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """One line of the list of datasets.

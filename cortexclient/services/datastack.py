@@ -341,6 +341,9 @@ def require_own(session: Session, datastack_name: object) -> None:
     )
 
 
+# -- the state of the services ---------------------------------------------------------------------------------
+
+
 BASIC = ("server", "datastack")
 """Checks that all others depend on."""
 
@@ -382,6 +385,9 @@ def checks_of(session: Session) -> list[tuple[str, Callable[[], str]]]:
         ("l2cache", level2),
         ("skeletons", lambda: f"version {get('skeleton', '/skeletoncache/api/version')}"),
     ]
+
+
+# -- the card of a client --------------------------------------------------------------------------------------
 
 
 # colours come from the page, so that the card suits dark and light ones; greys are half transparent

@@ -414,6 +414,9 @@ def _viewer_class() -> Any:
     return LinkState
 
 
+# -- segment properties ----------------------------------------------------------------------------------------
+
+
 MOST_TAGS = 100
 """Different values of a column of texts that still become tags; a list of more is no help to choose from."""
 

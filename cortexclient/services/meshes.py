@@ -405,6 +405,9 @@ def _bounds(box: Any) -> Any:
     return np.maximum(corners, 0)  # the service reads a minus as the end of a range
 
 
+# -- how each vertex got its level-2 id ------------------------------------------------------------------------
+
+
 class VertexAssigner:
     """A neuron's mesh, its level-2 ids, and how each vertex got one of them.
 

@@ -334,6 +334,9 @@ class RootsService(BaseService):
         return frame
 
 
+# -- lineages --------------------------------------------------------------------------------------------------
+
+
 class RootLineage:
     """A part of the graph of roots.
 

@@ -398,6 +398,9 @@ def _moving(function: Callable[[Any], Any]) -> Callable[[Any], FloatArray]:
     return move
 
 
+# -- positions of any form -------------------------------------------------------------------------------------
+
+
 # columns that hold "the" position of a row, in the order in which they are looked for
 _USUAL_COLUMNS = ("pt_position", "ctr_pt_position")
 

@@ -265,6 +265,9 @@ class SynapsesService(BaseService):
             )
 
 
+# -- what is queried -------------------------------------------------------------------------------------------
+
+
 def neurons_by_side(
     root_ids: Ids | None, *, pre: bool, post: bool, pre_ids: Ids | None, post_ids: Ids | None
 ) -> list[dict[str, IdArray]]:

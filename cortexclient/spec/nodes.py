@@ -150,6 +150,9 @@ def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Mark, Node]]:
             yield from walk(item, (*path, index))
 
 
+# -- merging: maps merge by key, lists and values replace, null clears -----------------------------------------
+
+
 # what makes an entry itself: a child that took these over would be found by its parent's names
 NOT_INHERITED = frozenset({"schema_version", "name", "aliases", "class_name", "extends", "deprecation"})
 

@@ -149,6 +149,9 @@ def raise_problems(problems: Sequence[Problem]) -> None:
     raise error
 
 
+# -- codes -----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """One kind of problem: what is behind it and what to do, lines that have it, and the same without it."""
@@ -187,6 +190,9 @@ def explain(code: str) -> str:
         f"# {entry.code}: {entry.title}\n\n{entry.why}\n\n"
         f"Refused:\n\n```yaml\n{entry.bad.rstrip()}\n```\n\nRight:\n\n```yaml\n{entry.good.rstrip()}\n```\n"
     )
+
+
+# -- warnings about a spec that can be used but could be better ------------------------------------------------
 
 
 Place: TypeAlias = tuple[str | int, ...]

@@ -348,6 +348,9 @@ def _ends(parts: list[IdArray]) -> IdArray:
     return ends
 
 
+# -- pairs of ids, and few moments to look them up at ----------------------------------------------------------
+
+
 class Matches:
     """Collect pairs of a given id and an id found in tables of different rank.
 

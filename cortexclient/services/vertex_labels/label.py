@@ -266,6 +266,9 @@ CRUMB_REACH = 1.5
 CRUMB_NM = 150.0
 
 
+# -- the steps, and the arrays that they pass on to each other -------------------------------------------------
+
+
 class Decision(IntEnum):
     """How a vertex got its level-2 id, from the surest to the least sure."""
 
