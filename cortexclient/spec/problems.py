@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from difflib import SequenceMatcher, get_close_matches
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -207,45 +207,29 @@ _TRANSFORMS = {"minnie65": {"1.4"}, "v1dd": {"1.4", "2.0"}}
 
 def warnings_for(spec: DatasetSpec, root: MappingNode, today: date | None = None) -> Iterator[Problem]:
     """Yield warnings about what a reviewer of the file would miss."""
-    warn = partial(_at, root)
-
     yield from _unknown_transform(spec, root)
     yield from _old_facts(root, today or datetime.now(UTC).date())
+    for place, message, advice in _omissions(spec):
+        yield _at(root, place, "CX504", message, advice)
+
+
+def _omissions(spec: DatasetSpec) -> Iterator[tuple[Place, str, str]]:
     if not spec.sources and spec.host:  # a server that this machine starts needs no source
-        yield warn(
-            (),
-            "CX504",
-            "the file does not say where its facts are from",
-            "add sources: dotted paths, each with source and checked, or verified: false and a note",
-        )
+        advice = "add sources: dotted paths, each with source and checked, or verified: false and a note"
+        yield (), "the file does not say where its facts are from", advice
     for path, fact in spec.sources.items():
         if not (fact.source or fact.note):
-            yield warn(
-                ("sources", path),
-                "CX504",
-                "this says neither where the fact is from nor what is uncertain",
-                "add source or note",
-            )
+            message = "this says neither where the fact is from nor what is uncertain"
+            yield ("sources", path), message, "add source or note"
     if spec.access is None:
-        yield warn(
-            (),
-            "CX504",
-            "the file does not say who may read the dataset",
-            "add access: level public, login or group",
-        )
+        advice = "add access: level public, login or group"
+        yield (), "the file does not say who may read the dataset", advice
     elif spec.access.level != "public" and spec.access.note is None:
-        yield warn(
-            ("access",), "CX504", "the file does not say how to get access", "add access.note: one sentence"
-        )
+        yield ("access",), "the file does not say how to get access", "add access.note: one sentence"
     if spec.citation is None:
-        yield warn(
-            (),
-            "CX504",
-            "there is no citation",
-            "add citation.doi, or citation.note if nothing is published yet",
-        )
+        yield (), "there is no citation", "add citation.doi, or citation.note if nothing is published yet"
     if spec.license is None:
-        yield warn((), "CX504", "there is no licence", "add license.name; `unverified` is an honest one")
+        yield (), "there is no licence", "add license.name; `unverified` is an honest one"
 
 
 def _unknown_transform(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem]:
