@@ -161,16 +161,24 @@ def _same(name: str, ours: Any, theirs: Any) -> CheckedPoint:
     return CheckedPoint(name, "fail", f"spec: {ours}; server: {theirs}", f"write {name}: {theirs}")
 
 
+def _stated(name: str, ours: Any, theirs: Any) -> CheckedPoint:
+    """Compare a value that a server may leave out."""
+    return (
+        CheckedPoint(name, "skip", "the server does not say") if theirs is None else _same(name, ours, theirs)
+    )
+
+
+def _judged(name: str, good: bool, found: str, advice: str) -> CheckedPoint:
+    """Make a point that passes or fails; the advice is for one that fails."""
+    return CheckedPoint(name, "pass" if good else "fail", found, "" if good else advice)
+
+
 def _info(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     info = live.session.info()
     yield CheckedPoint("server_address", "pass", live.session.server_address)
     yield CheckedPoint("datastack", "pass", live.session.datastack)
     for name, ours, theirs in _facts(spec, info):
-        yield (
-            _same(name, ours, theirs)
-            if theirs is not None
-            else CheckedPoint(name, "skip", "the server does not say")
-        )
+        yield _stated(name, ours, theirs)
 
 
 def _facts(spec: DatasetSpec, info: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -187,25 +195,17 @@ def _versions(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     theirs = versions_of(live.session)
     usable = [number for number, record in theirs.items() if record.valid]
     live.version = max(usable, default=None)
-    known = bool(usable) or spec.denies("versions")
-    state: Literal["pass", "fail"] = "pass" if known else "fail"
-    advice = "" if known else "write capabilities: {versions: false}"
-    yield CheckedPoint(
-        "versions", state, f"{len(usable)} live: {', '.join(map(str, sorted(usable)[-5:])) or 'none'}", advice
-    )
+    found = f"{len(usable)} live: {', '.join(map(str, sorted(usable)[-5:])) or 'none'}"
+    good = bool(usable) or spec.denies("versions")
+    yield _judged("versions", good, found, "write capabilities: {versions: false}")
     for item in spec.versions:
         record = theirs.get(item.version)
         name = f"version {item.version}"
-        if record is None:
-            known = item.status == "expired"
-            yield CheckedPoint(
-                name,
-                "skip" if known else "fail",
-                "not on the server",
-                "" if known else "write status: expired",
-            )
-            continue
-        if item.timestamp is not None and item.timestamp != record.timestamp:
+        if record is None and item.status == "expired":
+            yield CheckedPoint(name, "skip", "not on the server")
+        elif record is None:
+            yield CheckedPoint(name, "fail", "not on the server", "write status: expired")
+        elif item.timestamp is not None and item.timestamp != record.timestamp:
             stamp = record.timestamp.isoformat().replace("+00:00", "Z")
             yield CheckedPoint(name, "fail", f"timestamp {stamp}", f'write timestamp: "{stamp}"')
         elif (item.status == "expired") == record.valid:
@@ -215,12 +215,7 @@ def _versions(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
             yield CheckedPoint(name, "pass", item.status)
     if isinstance(spec.default_version, int):
         good = spec.default_version in usable
-        yield CheckedPoint(
-            "default_version",
-            "pass" if good else "fail",
-            str(spec.default_version),
-            "" if good else "choose another",
-        )
+        yield _judged("default_version", good, str(spec.default_version), "choose another")
 
 
 def _tables(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
@@ -237,9 +232,8 @@ def _tables(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     if ids is None:
         return
     if ids.lookup_view is not None:
-        yield _present(
-            "cell_ids.lookup_view", ids.lookup_view, live.views if ids.kind == "view" else live.tables
-        )
+        among = live.views if ids.kind == "view" else live.tables
+        yield _present("cell_ids.lookup_view", ids.lookup_view, among)
     if ids.main_table is not None:
         yield _present("cell_ids.main_table", ids.main_table, live.tables)
     for table in ids.alternative_tables:
@@ -252,12 +246,8 @@ def _present(key: str, name: str, names: list[str]) -> CheckedPoint:
     if name in names:
         return CheckedPoint(key, "pass", name)
     near = close_names(name, names)
-    return CheckedPoint(
-        key,
-        "fail",
-        f"{name} is not there",
-        f"perhaps {' or '.join(near)}" if near else "look at the server's list",
-    )
+    advice = f"perhaps {' or '.join(near)}" if near else "look at the server's list"
+    return CheckedPoint(key, "fail", f"{name} is not there", advice)
 
 
 def _roles(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
@@ -278,16 +268,17 @@ def _columns(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     """Compare the columns that the services need, and those that the spec declares, with the live tables."""
     ids = spec.cell_ids
     if ids is not None:
-        main = [ids.main_table] if ids.main_table in live.tables else []
-        for name in [*main, *(table for table in ids.alternative_tables if table in live.tables)]:
-            yield from _has_columns(f"columns of {name}", live, name, ["id", "pt_root_id"])
-        if ids.lookup_view in (live.views if ids.kind == "view" else live.tables):
-            name = str(ids.lookup_view)
-            yield from _has_columns(f"columns of {name}", live, name, ["id", "pt_root_id"])
+        names = [name for name in (ids.main_table, *ids.alternative_tables) if name in live.tables]
+        names += (
+            [ids.lookup_view]
+            if ids.lookup_view in (live.views if ids.kind == "view" else live.tables)
+            else []
+        )
+        for name in names:
+            yield _has_columns(live, str(name), ["id", "pt_root_id"])
     table = spec.synapse_table
     if table is not None and table in live.tables:
-        roots = ["id", "pre_pt_root_id", "post_pt_root_id"]
-        yield from _has_columns(f"columns of {table}", live, table, roots)
+        yield _has_columns(live, table, ["id", "pre_pt_root_id", "post_pt_root_id"])
         if spec.synapses is not None:
             yield from _synapse_columns(spec.synapses, live.columns(table))
             yield from _declared("synapses", spec, table, spec.synapses, live)
@@ -307,9 +298,8 @@ def _synapse_columns(wanted: SynapsesSpec, columns: list[str]) -> Iterator[Check
         ("score_column", wanted.score_column),
     ):
         if column is not None:
-            found = column in columns
-            advice = "" if found else f"its columns are {', '.join(columns)}"
-            yield CheckedPoint(f"synapses.{key}", "pass" if found else "fail", column, advice)
+            advice = f"its columns are {', '.join(columns)}"
+            yield _judged(f"synapses.{key}", column in columns, column, advice)
 
 
 def _declared(
@@ -318,12 +308,7 @@ def _declared(
     """Compare what a spec declares about one table with the table's own metadata and columns."""
     info = live.session.table_info(name, kind="view" if name in live.views else "table")
     if facts.schema_name is not None:
-        theirs = info.schema if name in live.tables else None
-        yield (
-            _same(f"{key}.schema", facts.schema_name, theirs)
-            if theirs is not None
-            else CheckedPoint(f"{key}.schema", "skip", "the server does not say")
-        )
+        yield _stated(f"{key}.schema", facts.schema_name, info.schema if name in live.tables else None)
     references = getattr(facts, "references", None)
     if references is not None:
         yield _same(f"{key}.references", references, info.reference_table)
@@ -333,21 +318,20 @@ def _declared(
         yield _same(f"{key}.{field}", list(unit), list(info.voxel_resolution))
     wanted = [column for each in facts.declared_fields for column in each.columns]
     if wanted:
-        columns = live.columns(name)
-        missing = [column for column in wanted if column not in columns]
-        found = f"no {', '.join(missing)}" if missing else f"all {len(wanted)} declared ones"
-        advice = f"it has {', '.join(columns)}" if missing else ""
-        yield CheckedPoint(f"columns of {name}", "fail" if missing else "pass", found, advice)
+        yield _has_columns(live, name, wanted, f"all {len(wanted)} declared ones", "it has")
 
 
-def _has_columns(name: str, live: _Live, table: str, wanted: list[str]) -> Iterator[CheckedPoint]:
+def _has_columns(
+    live: _Live,
+    table: str,
+    wanted: list[str],
+    found: str | None = None,
+    advice: str = "name another table; this one has",
+) -> CheckedPoint:
     columns = live.columns(table)
     missing = [column for column in wanted if column not in columns]
-    if missing:
-        found = f"no {', '.join(missing)}"
-        yield CheckedPoint(name, "fail", found, f"name another table; this one has {', '.join(columns)}")
-    else:
-        yield CheckedPoint(name, "pass", ", ".join(wanted))
+    found = f"no {', '.join(missing)}" if missing else found or ", ".join(wanted)
+    return _judged(f"columns of {table}", not missing, found, f"{advice} {', '.join(columns)}")
 
 
 def _capabilities(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
@@ -362,9 +346,9 @@ def _capabilities(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
             yield _same(key, _yaml(claim), _yaml(there))
     if found["skeletons"] and spec.skeleton_version is not None:
         made = skeleton_versions(live.session)
-        good = spec.skeleton_version in made
-        advice = "" if good else f"the service makes {', '.join(map(str, made))}"
-        yield CheckedPoint("skeleton_version", "pass" if good else "fail", str(spec.skeleton_version), advice)
+        advice = f"the service makes {', '.join(map(str, made))}"
+        number = spec.skeleton_version
+        yield _judged("skeleton_version", number in made, str(number), advice)
 
 
 def _yaml(value: bool | None) -> str | None:
@@ -379,12 +363,7 @@ def _transform(spec: DatasetSpec, _live: _Live) -> Iterator[CheckedPoint]:
 
     known = getattr(standard_transform, f"{transform.dataset.removesuffix('65')}_ds", None)
     found = known is not None or hasattr(standard_transform, f"{transform.dataset}_ds")
-    yield CheckedPoint(
-        "transform",
-        "pass" if found else "fail",
-        transform.dataset,
-        "" if found else "standard_transform has no such dataset",
-    )
+    yield _judged("transform", found, transform.dataset, "standard_transform has no such dataset")
 
 
 def _exports(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
@@ -394,12 +373,8 @@ def _exports(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     if path is None or (spec.denies("exports") and spec.exports is None):
         return
     versions = {file.version for file in TableExportClient(path).available_files}
-    state: Literal["pass", "fail"] = "pass" if versions else "fail"
-    yield CheckedPoint(
-        "exports.path",
-        state,
-        f"{len(versions)} version(s)",
-        "" if versions else f"nothing is found at {path}",
+    yield _judged(
+        "exports.path", bool(versions), f"{len(versions)} version(s)", f"nothing is found at {path}"
     )
 
 
@@ -410,8 +385,8 @@ def _examples(spec: DatasetSpec, live: _Live) -> Iterator[CheckedPoint]:
     with live.session.guard("chunkedgraph"):
         when = live.session.versions()[ids.version].timestamp if ids.version else None
         current = bool(live.session.cave.chunkedgraph.is_latest_roots([ids.root_id], timestamp=when)[0])
-    advice = "" if current else "replace it, or add example_ids.version: the version at which it is valid"
-    yield CheckedPoint("example_ids.root_id", "pass" if current else "fail", str(ids.root_id), advice)
+    advice = "replace it, or add example_ids.version: the version at which it is valid"
+    yield _judged("example_ids.root_id", current, str(ids.root_id), advice)
 
 
 def differences(
