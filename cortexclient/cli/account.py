@@ -82,13 +82,7 @@ def _explain(spec: DatasetSpec, address: str) -> None:
 
 
 def _try(session: Session, address: str) -> str | None:
-    """Try a token; return what else is missing.
-
-    Raises
-    ------
-    AuthenticationError
-        If the token itself is wrong.
-    """
+    """Try a token; return what else is missing, and raise `AuthenticationError` if the token itself is wrong."""
     from cortexclient.credentials import token_page
 
     try:

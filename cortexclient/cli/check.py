@@ -479,12 +479,6 @@ def _l2cache(session: Session) -> bool:
 
 
 def skeleton_versions(session: Session) -> list[int]:
-    """Return the versions of skeletons that the service makes.
-
-    Raises
-    ------
-    ServiceError
-        If there is no such service, or it fails.
-    """
+    """Return the versions of skeletons that the service makes."""
     known: Any = session.http.get_json("skeleton", f"{session.local_server}/skeletoncache/api/versions")
     return sorted(int(version) for version in known)

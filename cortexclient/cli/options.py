@@ -273,13 +273,7 @@ def environment_token(address: str) -> str | None:
 
 
 def ids_from(words: list[str]) -> list[int]:
-    """Read ids from words of the command line, or for ``-`` from standard input, one per line (or comma).
-
-    Raises
-    ------
-    typer.BadParameter
-        If a word is not a whole number.
-    """
+    """Read ids from words of the command line, or for ``-`` from standard input, one per line (or comma)."""
     if words == ["-"]:
         words = sys.stdin.read().replace(",", " ").split()
     return [_id(word) for word in words]
@@ -293,13 +287,7 @@ def _id(word: str) -> int:
 
 
 def filters_from(words: list[str]) -> dict[str, Any]:
-    """Read filters from words such as ``cell_type=BC`` or ``id=1,2,3``: a list of values means any of them.
-
-    Raises
-    ------
-    typer.BadParameter
-        If a word has no ``=``.
-    """
+    """Read filters from words such as ``cell_type=BC`` or ``id=1,2,3``: a list of values means any of them."""
     filters: dict[str, Any] = {}
     for word in words:
         column, sign, text = word.partition("=")

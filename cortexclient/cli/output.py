@@ -95,15 +95,7 @@ class _PrintableStream:
 
 
 def write_frame(frame: pd.DataFrame, out: Path, *, index: bool = False) -> None:
-    """Write a table in the format that the file's ending names.
-
-    Raises
-    ------
-    typer.BadParameter
-        If the ending is not known.
-    OutputError
-        If the file cannot be written; an old one is unchanged.
-    """
+    """Write a table in the format that the file's ending names; after a failure an old file is unchanged."""
     name = out.name.lower()
     if not name.endswith(ENDINGS):
         raise typer.BadParameter(

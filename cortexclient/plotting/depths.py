@@ -28,15 +28,7 @@ _MOVED = "get_skeleton(root_id, transform='rigid')"
 
 
 def shape_in_depth(neuron: Any) -> NeuronShape:
-    """Read a neuron whose y is the depth below the pia in um.
-
-    Raises
-    ------
-    TypeError
-        If it is no neuron.
-    ValueError
-        If it is in another unit or space.
-    """
+    """Read a neuron whose y is the depth below the pia in um; raise `ValueError` for another unit or space."""
     shape = shape_of(neuron)
     if shape.unit == "nm" or shape.space == VOLUME:
         raise ValueError(
@@ -48,13 +40,7 @@ def shape_in_depth(neuron: Any) -> NeuronShape:
 
 
 def site_positions(neuron: Any, table: str) -> NDArray[np.float64] | None:
-    """Return the positions of ``pre_syn`` or ``post_syn`` of a neuron, float64 (N, 3); None where it has none.
-
-    Raises
-    ------
-    ValueError
-        If they are not cortical depths in um.
-    """
+    """Return the positions of ``pre_syn`` or ``post_syn`` of a neuron, float64 (N, 3); None where it has none."""
     anno = getattr(neuron, "anno", None)
     if anno is not None and table in anno.table_names:
         return in_depth(anno[table].df, column=anno[table].point_column)
@@ -67,17 +53,8 @@ def site_positions(neuron: Any, table: str) -> NDArray[np.float64] | None:
 def in_depth(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
     """Read positions whose y is the depth below the pia in um; missing ones are left out.
 
-    Parameters
-    ----------
-    points : array_like of shape (N, 3) or pandas.DataFrame
-        Positions; of a frame a position column or its split form.
-    column : str, optional
-        Column of a frame. Default: as for ``client.depth``.
-
-    Raises
-    ------
-    ValueError
-        If there are no positions, or they are not cortical depths in um.
+    ``points`` have the shape (N, 3), or are a frame, of which ``column`` is the position column (default: as for
+    ``client.depth``). Raises `ValueError` for anything but cortical depths in um.
     """
     attrs = getattr(points, "attrs", {})
     found = positions(points, column).reshape(-1, 3)
@@ -92,15 +69,7 @@ def in_depth(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
 def depths(data: Any, table: str) -> NDArray[np.float64]:
     """Read depths in um out of depths (N,), positions (N, 3), a frame of positions, or a neuron with synapses.
 
-    Parameters
-    ----------
-    table : str
-        ``"pre_syn"`` or ``"post_syn"``, of a neuron.
-
-    Raises
-    ------
-    ValueError
-        If they are not cortical depths in um, or the neuron has no synapses.
+    ``table`` is ``"pre_syn"`` or ``"post_syn"``, of a neuron.
     """
     if hasattr(data, "skeleton") or isinstance(data, Mapping | str):
         shape_in_depth(data)

@@ -51,13 +51,7 @@ COMPARTMENTS: Mapping[int, Compartment] = {
 
 
 def pyplot() -> Any:
-    """Import ``matplotlib.pyplot``.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    """
+    """Import ``matplotlib.pyplot``, or raise `MissingExtraError`."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:

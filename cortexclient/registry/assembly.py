@@ -78,13 +78,7 @@ _remembered: dict[tuple[Path, str | None], Assembly] = {}
 
 
 def read(path: Path, *, layer: str | None = None) -> DatasetSpec:
-    """Read a dataset's file with all that it extends, or return the spec that was read before if no file has changed.
-
-    Raises
-    ------
-    SpecError
-        With every problem of the file.
-    """
+    """Read a dataset's file with all that it extends, or return the same spec again while no file has changed."""
     path = path.absolute()
     with _lock:
         known = _remembered.get((path, layer))
@@ -111,13 +105,7 @@ def forget() -> None:
 
 
 def finished(what: Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
-    """Assemble a spec from a mapping; a spec is returned as it is, unless it still has a parent to inherit from.
-
-    Raises
-    ------
-    SpecError
-        If it has problems.
-    """
+    """Assemble a spec from a mapping; a spec is returned as it is, unless it still has a parent to inherit from."""
     from collections.abc import Mapping
 
     from cortexclient.spec.dataset import DatasetSpec

@@ -217,13 +217,7 @@ def frame_resolution(table: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def voxel_size(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return a resolution as three numbers.
-
-    Raises
-    ------
-    ValueError
-        If it is not three positive numbers.
-    """
+    """Return a resolution as three numbers; raise `ValueError` for anything but three positive ones."""
     size = np.asarray(values, dtype=np.float64)
     if size.shape != (3,) or not (np.isfinite(size) & (size > 0)).all():
         raise ValueError(f"resolution must be three sizes in nm, such as (4, 4, 40), not {values!r}")

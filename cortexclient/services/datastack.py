@@ -322,15 +322,7 @@ class DatastackService(BaseService):
 
 
 def require_own(session: Session, datastack_name: object) -> None:
-    """Check that a datastack that a caller names is the one of the client.
-
-    Raises
-    ------
-    ValueError
-        If it is another one.
-    TypeError
-        If it is no name.
-    """
+    """Raise `ValueError` if a datastack that a caller names is not the one of the client, `TypeError` for no name."""
     if datastack_name is None or datastack_name in {session.datastack, session.spec.name}:
         return
     if not isinstance(datastack_name, str):

@@ -187,13 +187,7 @@ def _from_bucket(session: Session, names: Sequence[str]) -> dict[str, bytes | No
 
 
 def _decode(name: str, content: bytes, folder: str) -> Fragment:
-    """Decode a fragment, and check that its parts fit each other.
-
-    Raises
-    ------
-    ProtocolError
-        If it is damaged.
-    """
+    """Decode a fragment; raise `ProtocolError` if it is damaged or its parts do not fit each other."""
     from cloudvolume.mesh import Mesh
 
     draco = content[:5] == b"DRACO"

@@ -29,13 +29,7 @@ _ENDS = ("pre_pt_", "post_pt_", "ctr_pt_")
 
 
 def require_navis() -> Any:
-    """Import navis.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
+    """Import navis, or raise `MissingExtraError`."""
     try:
         import navis
     except ImportError as error:

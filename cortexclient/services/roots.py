@@ -379,12 +379,7 @@ def reachable(start: Sequence[int], neighbours: dict[int, list[int]]) -> set[int
 def fetch_lineage(session: Session, roots: IdArray, *, since: datetime, until: datetime) -> RootLineage:
     """Fetch the lineage of roots between two times by one request.
 
-    Raises
-    ------
-    ServiceError
-        If the chunkedgraph fails, as it does for all roots if one of the ids is no root.
-    ProtocolError
-        If the response cannot be parsed.
+    Raises `ServiceError` if the chunkedgraph fails, as it does for all roots if one of the ids is no root.
     """
     url = graph_url(session, "lineage_graph_multiple")
     # microseconds, as the service reads times
@@ -493,12 +488,8 @@ class LineageLookup:
     def version(self) -> VersionRecord:
         """The version in which the cells of roots are read that were valid at none.
 
-        The newest one knows the most cells; a pinned session reads the one nearest to its moment.
-
-        Raises
-        ------
-        UnknownVersionError
-            If no version is live.
+        The newest one knows the most cells; a pinned session reads the one nearest to its moment. Raises
+        `UnknownVersionError` if no version is live.
         """
         at = self._session.timestamp
         versions = self._session.versions()

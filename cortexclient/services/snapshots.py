@@ -134,13 +134,7 @@ def is_snapshot(path: object) -> bool:
 
 
 def read_manifest(path: Path) -> SnapshotManifest:
-    """Read the manifest of a snapshot.
-
-    Raises
-    ------
-    CortexError
-        If the file cannot be read, or was written by another version of cortexclient.
-    """
+    """Read the manifest of a snapshot, of this version's format."""
     from cortexclient.session import bare_address
     from cortexclient.spec import DatasetSpec
 

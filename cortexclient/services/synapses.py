@@ -421,12 +421,7 @@ def find_references(
 ) -> list[Reference]:
     """Work out how tables refer to synapses.
 
-    Raises
-    ------
-    ValueError
-        If a table refers to another one than the synapse table, or a suffix is given for another table.
-    UnknownTableError
-        If there is no such table.
+    Raises `ValueError` if a table refers to another one than the synapse table, or a suffix is given for another table.
     """
     listed = [] if names is None else [names] if isinstance(names, str) else list(dict.fromkeys(names))
     unused = set(suffixes or ()) - set(listed)

@@ -61,13 +61,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 def refuse(code: str, what: str, advice: str) -> NoReturn:
-    """Raise the pydantic error that becomes a `Problem` with this code.
-
-    Raises
-    ------
-    pydantic_core.PydanticCustomError
-        Always.
-    """
+    """Raise the pydantic error that becomes a `Problem` with this code."""
     raise PydanticCustomError(code, "{what}", {"what": what, "advice": advice})
 
 
@@ -81,13 +75,7 @@ class Finding(NamedTuple):
 
 
 def raise_findings(findings: Iterable[Finding]) -> None:
-    """Raise all findings of a validator in one error, each at its own place.
-
-    Raises
-    ------
-    pydantic_core.ValidationError
-        If there are any; raised inside a validator, pydantic joins it to the errors of the other fields.
-    """
+    """Raise all findings of a validator in one error, each at its own place, for pydantic to join to others."""
     details = [
         InitErrorDetails(
             type=PydanticCustomError(code, "{what}", {"what": what, "advice": advice}), loc=place, input=None

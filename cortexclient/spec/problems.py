@@ -134,13 +134,7 @@ def report(problems: Sequence[Problem]) -> str:
 
 
 def raise_problems(problems: Sequence[Problem]) -> None:
-    """Raise one `SpecError` for all errors among `problems`; do nothing where there are only warnings.
-
-    Raises
-    ------
-    SpecError
-        Its message lists every problem; its ``problems`` attribute holds them.
-    """
+    """Raise one `SpecError` with all errors among `problems`; do nothing where there are only warnings."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:
         return
@@ -173,13 +167,7 @@ def codes() -> dict[str, Code]:
 
 
 def explain(code: str) -> str:
-    """Explain a code, as Markdown.
-
-    Raises
-    ------
-    ValueError
-        If there is no such code.
-    """
+    """Explain a code, as Markdown; raise `ValueError` where there is none of that name."""
     wanted = code.strip().upper()
     if wanted not in codes():
         near = close_names(wanted, codes())

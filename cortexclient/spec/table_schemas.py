@@ -74,13 +74,7 @@ class TableField:
 
 
 def table_field(name: str, what: Any) -> TableField:
-    """Read one field as specs and the file of schemas write it: ``float``, ``text|null``, or a list of values.
-
-    Raises
-    ------
-    ValueError
-        If it is neither; the message lists what there is.
-    """
+    """Read one field as specs and the file of schemas write it: ``float``, ``text|null``, or a list of values."""
     if isinstance(what, list | tuple):
         values = tuple(value for value in what if value is not None)
         kinds = {type(value) for value in values}

@@ -196,10 +196,7 @@ def add_properties(
 ) -> None:
     """Add the tables ``vol_prop`` and ``segment_properties``; level-2 ids that the cache does not know get NaN.
 
-    Raises
-    ------
-    ProtocolError
-        If an attribute is no number.
+    Raises `ProtocolError` if an attribute is no number.
     """
     columns: dict[str, Any] = {"mesh_ind": np.arange(len(lvl2_ids))}
     rows = [attributes.get(key) or {} for key in map(str, lvl2_ids.tolist())]
@@ -231,13 +228,7 @@ def _numbers(values: list[Any], *, whole: bool) -> NDArray[Any]:
 
 
 def require_ossify() -> Any:
-    """Import ossify.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
+    """Import ossify, or raise `MissingExtraError`."""
     try:
         import ossify
     except ImportError as error:

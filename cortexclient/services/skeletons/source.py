@@ -96,12 +96,7 @@ def fetch_stored(
 ) -> Found:
     """Return those skeletons that the service has stored, 500 in each request; the others are left out.
 
-    Raises
-    ------
-    ValueError
-        If there is no such version of skeletons.
-    ServiceError
-        If the service fails.
+    Raises `ValueError` if there is no such version of skeletons.
     """
     wanted = list(dict.fromkeys(roots))
     batches = in_batches(wanted, MOST_IN_ONE)
@@ -439,13 +434,7 @@ _CELL_BODY_NM = 2500.0
 
 
 def level2_graph(session: Session, root: int) -> IdArray:
-    """Fetch the pairs of level-2 ids of a neuron that touch, int64, shape (E, 2).
-
-    Raises
-    ------
-    ProtocolError
-        If the response holds anything else.
-    """
+    """Fetch the pairs of level-2 ids of a neuron that touch, int64, shape (E, 2)."""
     url = graph_url(session, f"node/{root}/lvl2_graph")
     response = session.http.send("chunkedgraph", "GET", url)
     edges = ids_in(

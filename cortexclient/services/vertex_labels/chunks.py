@@ -165,13 +165,7 @@ class ChunkGrid:
         return cls(offsets, size, bits, layer_bits, _draco_cell(info.get("mesh_metadata") or {}))
 
     def positions(self, l2_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the chunk position of each level-2 id, shape (K, 3).
-
-        Raises
-        ------
-        ValueError
-            If an id is not of layer 2.
-        """
+        """Return the chunk position of each level-2 id, shape (K, 3); raise `ValueError` for ids of another layer."""
         layer = l2_ids >> (64 - self.layer_bits)
         if (layer != 2).any():
             bad = l2_ids[layer != 2]
