@@ -158,6 +158,14 @@ def test_sane_statuses_on_request(toy: Sandbox) -> None:
         toy.world.options.strict = True
 
 
+def test_an_id_is_not_compared_as_a_floating_point_number(client: CAVEclient, recordings: Path) -> None:
+    roots = stored(recordings, "synapses_toy.v2")["pre_pt_root_id"].unique().tolist()
+    root = next(root for root in roots if int(float(root)) != root)
+    ask = client.materialize.query_table
+    assert len(ask("synapses_toy", filter_equal_dict={"pre_pt_root_id": root})) > 0
+    assert len(ask("synapses_toy", filter_equal_dict={"pre_pt_root_id": float(root)})) == 0
+
+
 def test_many_threads_at_once(toy: Sandbox) -> None:
     url = sql_query(toy, "version/2/table/synapses_toy/query")
 
