@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from cortexclient.sandbox.layout import DataFolder
-from cortexclient.sandbox.stores.graph import graph as graph_module
 from cortexclient.sandbox.stores.graph import history as graph_history
 from cortexclient.sandbox.stores.graph import space as graph_space
 from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
@@ -33,20 +32,6 @@ def copy_of(block_folder: Path, place: Path, *without: str) -> ChunkedGraph:
     return ChunkedGraph(DataFolder.open(place))
 
 
-def test_ids_come_apart_and_together(recordings: Path) -> None:
-    graph = ChunkedGraph(DataFolder.open(recordings / "real_toy_datastack"))
-    nodes = pd.read_parquet(recordings / "real_toy_datastack" / "chunkedgraph" / "nodes.parquet")
-    ids = nodes["node_id"].to_numpy()
-    layout = graph.layout
-    assert (layout.layers(ids) == nodes["layer"]).all()
-    assert (layout.chunks(ids) == nodes[["chunk_x", "chunk_y", "chunk_z"]].to_numpy()).all()
-    assert (layout.segments(ids) == nodes["segment_id"]).all()
-    for layer, rows in nodes.groupby("layer"):
-        chunks = rows[["chunk_x", "chunk_y", "chunk_z"]].to_numpy()
-        assert (layout.encode(int(layer), chunks, rows["segment_id"].to_numpy()) == rows["node_id"]).all()
-    assert (layout.chunk_ids(ids) + layout.segments(ids) == ids).all()
-
-
 def test_ids_of_a_real_dataset(shared_data: Path) -> None:
     folder = shared_data / "minnie65_pcg"
     infos = [path for path in sorted(folder.glob("*.json")) if "spatial_bit_masks" in path.read_text()]
@@ -55,39 +40,6 @@ def test_ids_of_a_real_dataset(shared_data: Path) -> None:
     info = json.loads(infos[0].read_text())
     layout = IdLayout.from_info(info if "graph" in info else next(v for v in info.values() if "graph" in v))
     assert layout.layers([864691135000000137])[0] == layout.n_layers
-
-
-def test_roots_at_the_recorded_times(recordings: Path) -> None:
-    folder = recordings / "real_toy_datastack"
-    graph = ChunkedGraph(DataFolder.open(folder))
-    history = pd.read_parquet(folder / "chunkedgraph" / "parents.parquet")
-    ids = history["node_id"].unique()
-    for when in sorted(history["valid_from"].unique()):
-        at = pd.Timestamp(when).to_pydatetime() + timedelta(milliseconds=3)
-        held = history[
-            (history["valid_from"] <= at) & (history["valid_until"].isna() | (history["valid_until"] > at))
-        ]
-        parent = held.set_index("node_id")["parent_id"].to_dict()
-        expected = []
-        for node in ids.tolist():
-            top = node
-            while top in parent:
-                top = parent[top]
-            expected.append(top if graph.layout.layers(top) == graph.n_layers else 0)
-        assert graph.roots(ids, at).tolist() == expected
-
-
-def test_many_ids_are_looked_up_the_same_way(blocks: ChunkedGraph, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = blocks.alive()[:2].tolist()
-    edit = blocks.merge(*first, at=datetime(2022, 1, 1, tzinfo=UTC))
-    ids = np.concatenate([blocks.state.nodes, [0, 5, 1 << 57]])
-    for at in (None, edit.time, edit.time - timedelta(seconds=1), datetime(2000, 1, 1, tzinfo=UTC)):
-        for stop_layer in (None, 1, 2, 3):
-            few = blocks.roots(ids, at, stop_layer)
-            with monkeypatch.context() as patch:
-                patch.setattr(graph_module, "_MANY", 0)
-                assert (blocks.roots(ids, at, stop_layer) == few).all()
-    assert (blocks.roots(blocks.supervoxels(first[0]), datetime(2000, 1, 1, tzinfo=UTC)) == 0).all()
 
 
 def test_unknown_ids(blocks: ChunkedGraph) -> None:
@@ -211,11 +163,3 @@ def test_new_level_2_ids_get_attributes(block_folder: Path) -> None:
     assert sorted(entry["rep_coord_nm"] for entry in apart.values()) == sorted(
         parts[part]["rep_coord_nm"] for part in (one, other)
     )
-
-
-def test_reading_an_object_of_ten_thousand_pieces_is_quick(blocks: ChunkedGraph) -> None:
-    edges = np.stack([np.arange(20_000), np.arange(1, 20_001)], axis=1)
-    assert len(graph_space.shortest_path(edges, 0, 20_000)) == 20_001
-    assert len(graph_space.shortest_path(edges[edges[:, 0] != 7], 0, 20_000)) == 0
-    with pytest.raises(IndexError, match="out of bounds"):
-        graph_space.shortest_path(edges, 0, 20_001)
