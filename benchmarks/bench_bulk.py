@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,46 @@ def jobs(client: Any, roots: list[int], folder: Path, count: int, **workers: Any
         assert len(BulkResult.read(folder / f"synapses-{number}").done) == len(some)
         done, number = done + len(some), number + 1
     return done
+
+
+KILLED = """
+import pickle, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import bench_bulk
+client, roots, folder, count = pickle.loads(Path(sys.argv[2]).read_bytes())
+bench_bulk.jobs(client, roots, folder, count)
+"""
+
+
+def killed_at_half(client: Any, roots: list[int], folder: Path, count: int) -> None:
+    """Kill a process that does the jobs when half of its batches are done, do the rest, and compare all files."""
+    begin = time.perf_counter()
+    jobs(client, roots, folder / "undisturbed", count)
+    alone = time.perf_counter() - begin
+    expected = contents(folder / "undisturbed")
+    batches = sum("_batch-" in name for name in expected)
+    sent = folder / "sent"
+    sent.write_bytes(pickle.dumps((client, roots, folder / "killed", count)))
+    words = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(sent)]
+    process = subprocess.Popen(words)
+    while process.poll() is None and len(list(folder.glob("killed/*/_batch-*"))) < batches // 2:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    left = batches - len(list(folder.glob("killed/*/_batch-*")))
+    begin = time.perf_counter()
+    jobs(client, roots, folder / "killed", count)
+    rest = time.perf_counter() - begin
+    same = contents(folder / "killed") == expected
+    print(
+        f"killed with {left} of {batches} batches left; the rest took {rest / alone:.2f} of an undisturbed run; "
+        f"{len(expected)} files {'are equal' if same else 'DIFFER'}"
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*")}
 
 
 @contextlib.contextmanager
@@ -111,8 +152,11 @@ def main() -> None:
                     each = (time.perf_counter() - begin) / each
             first = first or each
             print(
-                f"{way:10} {1000 * each:8.1f} ms a neuron, {1 / each:7.1f} neurons/s, {first / each:5.1f} x"
+                f"{way:10} {1000 * each:8.1f} ms a neuron, {1 / each:7.1f} neurons/s, {first / each:5.1f} x",
+                flush=True,
             )
+        with tempfile.TemporaryDirectory() as name:
+            killed_at_half(client, roots, Path(name), options.count)
     finally:
         server.terminate()
         server.wait()

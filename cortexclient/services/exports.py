@@ -19,8 +19,8 @@ from cortexclient.store.places import FolderPlace, open_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from io import BufferedReader
     from pathlib import Path
-    from typing import BinaryIO
 
     import pandas as pd
     import pyarrow as pa
@@ -230,7 +230,7 @@ class CloudFileViewExport:
             client.cache.store_bytes("export header", path, content)
         return content
 
-    def _open(self, progress: bool) -> BinaryIO:
+    def _open(self, progress: bool) -> BufferedReader:
         client = self._owner()
         if client.offline:
             raise client._offline_error(f"the export {self._path(self.datapath)}")

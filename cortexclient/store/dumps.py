@@ -19,13 +19,13 @@ from cortexclient.errors import CortexError, ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-    from typing import BinaryIO
+    from io import BufferedReader
 
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["Column", "Dump", "canonical", "decode_points", "parse_header"]
+__all__ = ["Column", "Dump", "canonical", "decode_points", "parse_header", "short"]
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Dump:
 
     def __init__(
         self,
-        open_file: Callable[[], BinaryIO],
+        open_file: Callable[[], BufferedReader],
         columns: Sequence[Column],
         where: str,
         *,
@@ -212,25 +212,22 @@ class Dump:
 
         try:
             with self._open() as raw:
-                start = raw.read(2)
+                start = raw.peek(2)[:2]
                 if not start:
                     raise ExportError(
                         f"{self.where} is empty: not even a table without rows is 0 bytes; was its export interrupted?"
                     )
-                joined = _Joined(start, raw)
                 if start != b"\x1f\x8b":
-                    yield from _rows(joined)
+                    yield from _rows(raw)
                     return
-                with igzip_threaded.open(joined, "rb", threads=1) as file:
+                with igzip_threaded.open(raw, "rb", threads=1) as file:
                     yield from _rows(file)
         except CortexError:
             raise
         except FileNotFoundError:
             raise
         except (OSError, EOFError, ValueError) as error:
-            raise ExportError(
-                f"{self.where} is cut or damaged: {_short(error)}; download it again"
-            ) from error
+            raise ExportError(f"{self.where} is cut or damaged: {short(error)}; download it again") from error
 
     # -- parsing
 
@@ -296,7 +293,7 @@ class Dump:
                 except pa.ArrowInvalid:
                     self._types = before
                     raise
-        raise ExportError(f"{self.where} does not fit its header file: {_short(problem)}") from problem
+        raise ExportError(f"{self.where} does not fit its header file: {short(problem)}") from problem
 
     def _read_csv(
         self, block: bytes, wanted: Sequence[str] | None, columns: Sequence[Column], *, parallel: bool = True
@@ -324,31 +321,17 @@ class Dump:
         )
 
     def _decoded(self, table: pa.Table, wanted: Sequence[str] | None) -> pa.Table:
+        import pyarrow as pa
+
         columns: dict[str, Any] = {}
         for name, column in zip(table.column_names, table.columns, strict=True):
             parts = decode_points(name, column) if self._points.get(name) else None
             if self._points.get(name) and parts is None:
                 self._points[name] = False  # some other type of the database, kept as its text
             columns |= {name: canonical(column)} if parts is None else parts
-        return _table(
+        return pa.table(
             columns if wanted is None else {name: columns[name] for name in wanted if name in columns}
         )
-
-
-class _Joined(io.RawIOBase):
-    """A file whose first bytes were read already."""
-
-    def __init__(self, start: bytes, rest: BinaryIO) -> None:
-        self._start, self._rest = start, rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content, self._start = self._start[: len(buffer)], self._start[len(buffer) :]
-        content = content or self._rest.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
 
 
 def _rows(file: Any) -> Iterator[bytes]:
@@ -393,12 +376,6 @@ def _other_zone(kind: Any) -> Any:
     return pa.timestamp("us", tz=None if kind.tz else "UTC")
 
 
-def _table(columns: dict[str, Any]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.table(columns)
-
-
 def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Give a column the one type of its kind: int64, float64, text, and times in UTC, which databases of CAVE hold."""
     import pyarrow as pa
@@ -415,7 +392,8 @@ def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """Return the message of an error in one line."""
     return " ".join(str(error).split())[:300]
 
 

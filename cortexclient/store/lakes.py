@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import ExportError, MissingExtraError
-from cortexclient.store.dumps import canonical, decode_points
+from cortexclient.store.dumps import canonical, decode_points, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ class DeltaCopies:
                 found = _opened(deltalake.DeltaTable, uri)
             except Exception as error:
                 raise ExportError(
-                    f"the Delta table {self.where}/{copy} cannot be read: {_short(error)}"
+                    f"the Delta table {self.where}/{copy} cannot be read: {short(error)}"
                 ) from error
             self._require_finished(found, copy)
             self._open[copy] = found
@@ -130,7 +130,7 @@ class DeltaCopies:
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, ExportError):
                 raise
-            raise ExportError(f"{self.where} is cut or damaged: {_short(error)}") from error
+            raise ExportError(f"{self.where} is cut or damaged: {short(error)}") from error
 
 
 def _opened(kind: Any, uri: str) -> Any:
@@ -196,7 +196,7 @@ class ParquetFiles:
                 if isinstance(error, ExportError):
                     raise
                 raise ExportError(
-                    f"{self.where}: {path} is cut, damaged or of another table: {_short(error)}"
+                    f"{self.where}: {path} is cut, damaged or of another table: {short(error)}"
                 ) from error
 
     def _reading(self, path: str) -> Any:
@@ -209,7 +209,7 @@ class ParquetFiles:
             return parquet.ParquetFile(source, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise ExportError(
-                f"{path} of {self.where} is no Parquet file that can be read: {_short(error)}"
+                f"{path} of {self.where} is no Parquet file that can be read: {short(error)}"
             ) from error
 
     @staticmethod
@@ -280,7 +280,3 @@ def _decoded(table: pa.Table, names: Sequence[str]) -> pa.Table:
             raise ExportError(f"the column {name} holds bytes that are no points")
         columns |= {name: canonical(column)} if parts is None else parts
     return pa.table({name: columns[name] for name in names})
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from cortexclient.errors import ExportError
@@ -18,42 +18,6 @@ __all__ = ["BucketPlace", "FolderPlace", "Place", "open_place"]
 _PIECE = 1 << 26
 """Bytes of one request for a large file."""
 _SMALL = 1 << 20
-
-
-class Place(Protocol):
-    """A root below which files of tables lie.
-
-    Attributes
-    ----------
-    uri : str
-        The root as delta-rs and pyarrow read it: a path, ``gs://`` or ``s3://``.
-    """
-
-    uri: str
-
-    def listing(self) -> dict[str, int | None]:
-        """Path below the root -> size in bytes, None where the place does not say."""
-        ...
-
-    def sizes(self, paths: list[str]) -> dict[str, int]:
-        """Sizes in bytes of some files."""
-        ...
-
-    def stamp(self, path: str) -> str:
-        """Text that changes when a file is written anew, as far as the place can tell."""
-        ...
-
-    def read(self, path: str) -> bytes:
-        """Content of a small file as it is stored, still compressed."""
-        ...
-
-    def open(self, path: str, *, progress: bool = False) -> BinaryIO:
-        """Open a file of any size, to be read from its beginning to its end."""
-        ...
-
-    def random(self, path: str, size: int) -> Any:
-        """Open a file of a known size, to be read in places; a path or an object with ``read`` and ``seek``."""
-        ...
 
 
 def open_place(path: str) -> Place:
@@ -78,7 +42,7 @@ def open_place(path: str) -> Place:
 
 
 class FolderPlace:
-    """A local folder.
+    """A local folder; ``uri`` is its path.
 
     Read directly: cloud-files drops ``.gz`` from the names of local files, so that no export would be found.
     """
@@ -104,18 +68,16 @@ class FolderPlace:
         return f"{found.st_size} {found.st_mtime_ns}"
 
     def read(self, path: str) -> bytes:
-        """Content of one file."""
+        """Content of a small file as it is stored, still compressed."""
         return self._file(path).read_bytes()
 
-    def open(self, path: str, *, progress: bool = False) -> BinaryIO:
-        """Open one file."""
+    def open(self, path: str, *, progress: bool = False) -> io.BufferedReader:
+        """Open a file of any size, to be read from its beginning to its end."""
         file = self._file(path).open("rb")
-        if not progress:
-            return file
-        return io.BufferedReader(_Counted(file, path, self.sizes([path])[path]))
+        return io.BufferedReader(_Counted(file, path, self.sizes([path])[path])) if progress else file
 
     def random(self, path: str, size: int) -> str:
-        """Path of one file, whose size must be right."""
+        """Path of a file, whose size must be right: what reads a file in places can open it."""
         file = self._file(path)
         if file.stat().st_size != size:
             raise ExportError(f"{file} has {file.stat().st_size} bytes and not {size}")
@@ -129,7 +91,10 @@ class FolderPlace:
 
 
 class BucketPlace:
-    """A bucket or web folder, read with cloud-files: without credentials first, since most exports are public."""
+    """A bucket or web folder, read with cloud-files: without credentials first, since most exports are public.
+
+    ``uri`` is what delta-rs and pyarrow read, too.
+    """
 
     def __init__(self, path: str) -> None:
         self.uri = path.rstrip("/")
@@ -178,18 +143,23 @@ class BucketPlace:
             raise FileNotFoundError(f"{self.uri}/{path}")
         return bytes(content)
 
-    def open(self, path: str, *, progress: bool = False) -> BinaryIO:
+    def open(self, path: str, *, progress: bool = False) -> io.BufferedReader:
         """Open one file: a small one is fetched at once, a large one piece by piece."""
         size = self.sizes([path]).get(path, 0)
         if size <= _PIECE:
-            return io.BytesIO(self.read(path))
-        return io.BufferedReader(_Pieces(self._files(), path, size, progress=progress), _PIECE)
+            return io.BufferedReader(io.BytesIO(self.read(path)))
+        ranges = _Ranges(self._files(), path, size)
+        return io.BufferedReader(_Counted(ranges, path, size, shown=progress), _PIECE)
 
-    def random(self, path: str, size: int) -> Any:
+    def random(self, path: str, size: int) -> BinaryIO | _Ranges:
         """Open one file, of which ranges are fetched; a small one is fetched completely."""
         if size <= _SMALL:
             return io.BytesIO(self.read(path))
         return _Ranges(self._files(), path, size)  # not buffered: each read is a request
+
+
+Place: TypeAlias = FolderPlace | BucketPlace
+"""A root below which files of tables lie."""
 
 
 class _Ranges(io.RawIOBase):
@@ -212,57 +182,35 @@ class _Ranges(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        content = _fetched(self._files, self._path, self._at, min(self._at + len(buffer), self._size))
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
-
-
-def _fetched(files: Any, path: str, start: int, end: int) -> bytes:
-    if end <= start:
-        return b""
-    content = files.get([{"path": path, "start": start, "end": end}], raw=True)[0]["content"]
-    if content is None or len(content) != end - start:
-        raise ExportError(f"{path}: not all of bytes {start} to {end} could be read; try again")
-    return bytes(content)
+        start, end = self._at, min(self._at + len(buffer), self._size)
+        if end <= start:
+            return 0
+        content = self._files.get([{"path": self._path, "start": start, "end": end}], raw=True)[0]["content"]
+        if content is None or len(content) != end - start:
+            raise ExportError(f"{self._path}: not all of bytes {start} to {end} could be read; try again")
+        buffer[: end - start] = content
+        self._at = end
+        return end - start
 
 
 class _Counted(io.RawIOBase):
     """A file that shows how much of it was read."""
 
-    def __init__(self, file: BinaryIO | None, path: str, size: int, *, progress: bool = True) -> None:
+    def __init__(self, file: BinaryIO | _Ranges, path: str, size: int, *, shown: bool = True) -> None:
         from tqdm import tqdm
 
-        self._file, self._path, self._size = file, path, size
-        self._bar = tqdm(total=size, desc=path, unit="B", unit_scale=True, disable=not progress)
+        self._file = file
+        self._bar = tqdm(total=size, desc=path, unit="B", unit_scale=True, disable=not shown)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self._next(len(buffer))
-        buffer[: len(content)] = content
-        self._bar.update(len(content))
-        return len(content)
-
-    def _next(self, size: int) -> bytes:
-        return b"" if self._file is None else self._file.read(size)
+        count: int = self._file.readinto(buffer)  # type: ignore[union-attr]
+        self._bar.update(count)
+        return count
 
     def close(self) -> None:
         self._bar.close()
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
         super().close()
-
-
-class _Pieces(_Counted):
-    """A large file of a bucket, read by ranges, so that it is never held in memory completely."""
-
-    def __init__(self, files: Any, path: str, size: int, *, progress: bool) -> None:
-        super().__init__(None, path, size, progress=progress)
-        self._files, self._at = files, 0
-
-    def _next(self, size: int) -> bytes:
-        content = _fetched(self._files, self._path, self._at, min(self._at + size, self._size))
-        self._at += len(content)
-        return content
