@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from cortexclient.session.database import database_message
+from cortexclient.session.refusals import database_message
 from cortexclient.settings import env_float, env_int
 
 if TYPE_CHECKING:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from cortexclient import errors
-from cortexclient.session.database import database_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +26,7 @@ __all__ = [
     "Context",
     "Refusal",
     "clean_url",
+    "database_message",
     "error_for",
     "meant_status",
     "read_refusal",
@@ -74,33 +74,13 @@ _MAX_TEXT = 300
 
 @dataclass(slots=True)
 class Refusal:
-    """The content of a server's refusal.
+    """The content of a server's refusal."""
 
-    Parameters
-    ----------
-    status : int
-        The status that was meant.
-    text : str
-        Its message.
-    body : object
-        Its JSON, if it is JSON.
-    url : str or None
-        The address, without secrets.
-    html : bool
-        Whether it is a page for people.
-    retry_after : str or None
-        The header of that name.
-    http_status : int or None
-        The status of HTTP, where it is another one.
-    """
-
-    status: int
+    status: int  # that was meant
     text: str
-    body: Any = None
-    url: str | None = None
-    html: bool = False
+    body: Any = None  # its JSON, if it is JSON
+    url: str | None = None  # without secrets
     retry_after: str | None = None
-    http_status: int | None = None
 
 
 @dataclass(slots=True)
@@ -155,7 +135,6 @@ def read_refusal(response: Response) -> Refusal:
     """Read the text of a refusing response, whatever shape it has."""
     raw = response.content or b""
     text = raw.decode("utf-8", errors="replace")
-    kind = response.headers.get("Content-Type", "")
     body: Any = None
     html = False
     try:
@@ -172,9 +151,7 @@ def read_refusal(response: Response) -> Refusal:
         text=message,
         body=body,
         url=clean_url(response.url),
-        html=html or (body is None and "html" in kind),
         retry_after=response.headers.get("Retry-After"),
-        http_status=response.status_code,
     )
 
 
@@ -201,25 +178,101 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
 
 
+# -- what the database said ----------------------------------------------------------------------------------------
+#
+# The materialization service quotes its database in two forms: ``Execution failed on sql '...': REASON`` (through
+# pandas; sometimes without quotes, and with ``unable to rollback`` at the end) and ``(psycopg2.errors.NAME) REASON
+# [SQL: ...]`` (through SQLAlchemy). Only the reason says whether the query was wrong or the database was in trouble.
+
+Kind = Literal["mistake", "duplicate", "lost work", "overload", "other"]
+
+_FORMS = (
+    re.compile(r"\(psycopg2?\.(?:errors\.)?(?P<name>\w+)\)\s*(?P<reason>.*?)\s*(?:\[SQL:|\Z)", re.DOTALL),
+    re.compile(r"(?i:execution failed on sql).*OFFSET \d+'?:?\s*(?P<reason>.*)", re.DOTALL),
+    re.compile(r"(?i:execution failed on sql).*?':\s*(?P<reason>.*)", re.DOTALL),
+)
+_ROLLED_BACK = "transaction has been rolled back due to a previous exception"
+
+# in this order: what a reason says of the connection counts more than the words of the query that it quotes
+_PHRASES: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("duplicate", re.compile("UniqueViolation|duplicate key value")),
+    (
+        # trouble of one connection of the server: the same request works next time
+        "lost work",
+        re.compile(
+            "InFailedSqlTransaction|transaction is aborted|transaction has been rolled back|AdminShutdown|"
+            "CrashShutdown|terminating connection|server closed the connection|(?:connection|cursor) already closed|"
+            "connection not open|connection reset|could not receive data|SSL connection|SSL SYSCALL|"
+            "lost synchronization|[Dd]eadlock|Serialization|could not serialize"
+        ),
+    ),
+    (
+        "overload",
+        re.compile(
+            "QueryCanceled|canceling statement|(?:statement|lock) timeout|[Oo]ut ?[Oo]f ?[Mm]emory|No space left|"
+            "DiskFull|TooMany|too many (?:connections|clients)|remaining connection slots|could not connect|"
+            "connection refused|connection timed out|could not translate host|CannotConnect|database system is|"
+            "OperationalError|InterfaceError|QueuePool limit"
+        ),
+    ),
+    (
+        "mistake",
+        re.compile(
+            "^Invalid|^Undefined|^Ambiguous|^Numeric|^Datatype|^Datetime|^String|^SyntaxError|^Grouping|^Cannot|"
+            "^Character|^Untranslatable|^Division|^DataError|^ProgrammingError|"
+            "invalid (?:input syntax|regular expression|byte sequence)|does not exist|out of range|syntax error|"
+            "unterminated quoted|cannot contain NUL|is ambiguous|cannot (?:be )?cast|could not determine|must be type|"
+            "malformed|division by zero|must not be"
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseMessage:
+    """A parsed message of a database: whose mistake it reports, and its own words without the SQL.
+
+    ``"lost work"`` is a connection or transaction that broke: the next try works.
+    """
+
+    kind: Kind
+    reason: str
+
+
+def database_message(text: str) -> DatabaseMessage | None:
+    """Find what the database said in the message of a service; None where it is not quoted."""
+    if _ROLLED_BACK in text:
+        # it quotes the failure of an earlier request, which may have been anybody's
+        return DatabaseMessage(
+            "lost work", "its transaction has been rolled back, because an earlier request failed"
+        )
+    found = next((match for form in _FORMS if (match := form.search(text))), None)
+    if found is None:
+        if text.strip() not in {"cursor already closed", "connection already closed"}:
+            return None
+        name, reason = "", text.strip()
+    else:
+        name, reason = found.groupdict().get("name") or "", found["reason"]
+    reason = re.sub(r"\s*unable to rollback\s*$", "", reason).strip()
+    # the first line says what happened, the others quote the query
+    first = f"{name} {reason}".strip().partition("\n")[0]
+    kind: Kind = next((kind for kind, phrases in _PHRASES if phrases.search(first)), "other")
+    if re.search(r'database "[^"]*" does not exist', first):
+        kind = "other"  # a frozen version whose database is gone
+    elif kind == "other" and "\nLINE " in reason:
+        kind = "mistake"  # it points at a place in the query
+    return DatabaseMessage(kind, reason)
+
+
 # -- which error a refusal is ----------------------------------------------------------------------------------------
 
 _Made = tuple[type[errors.ServiceError], str] | None
 
 
 def error_for(refusal: Refusal, context: Context) -> errors.ServiceError:
-    """Make the error that a refusal stands for.
+    """Make the error that a refusal stands for, not raised yet.
 
-    Parameters
-    ----------
-    refusal : Refusal
-        The response, read by `read_refusal`.
-    context : Context
-        What the session knows about the request.
-
-    Returns
-    -------
-    errors.ServiceError
-        Not raised yet. Its message says what happened, where, and what to do next, and holds no token.
+    Its message says what happened, where, and what to do next, and holds no token.
     """
     made: _Made = None
     for rule in (_auth_error, _database_error, _known_text_error, _status_error):
