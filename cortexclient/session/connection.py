@@ -13,7 +13,7 @@ from cortexclient.credentials import may_carry_token
 from cortexclient.errors import MissingDataError, OfflineError, ServiceError, SpecError, UnknownTableError
 from cortexclient.forking import renew_in_child
 from cortexclient.session.cache import AnswerCache, CacheChoice, Origin
-from cortexclient.session.failures import unreadable
+from cortexclient.session.http import unreadable
 from cortexclient.session.refusals import SERVICES, Context
 from cortexclient.session.source import StoredMetadata
 

@@ -16,7 +16,7 @@ from cortexclient.errors import (
     ServiceUnavailableError,
 )
 from cortexclient.ids import in_batches
-from cortexclient.session.failures import unreadable
+from cortexclient.session.http import unreadable
 from cortexclient.session.moment import microseconds
 
 if TYPE_CHECKING:

@@ -339,7 +339,7 @@ class Session:
 
     def guard(self, service: str) -> AbstractContextManager[None]:
         """Raise every failure inside the block as one of `cortexclient.errors`."""
-        from cortexclient.session.failures import raised_as_ours
+        from cortexclient.session.http import raised_as_ours
 
         return raised_as_ours(self.http.context(service))
 

@@ -26,7 +26,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from cortexclient.credentials import host_of, may_carry_token
 from cortexclient.errors import ServiceUnavailableError
 from cortexclient.forking import renew_in_child
-from cortexclient.session.failures import note_response, unreadable
+from cortexclient.session.http import note_response, unreadable
 from cortexclient.session.policy import Policy, may_repeat, passing_trouble
 from cortexclient.session.refusals import Context, Refusal, clean_url, error_for, read_refusal, service_of
 from cortexclient.session.workers import Cancelled, current_stop, pause

@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 from cortexclient.credentials import host_of
 from cortexclient.errors import AuthenticationError, MissingDataError, ProtocolError
 from cortexclient.session.connection import LOOPBACK_TOKEN
-from cortexclient.session.failures import unreadable
 from cortexclient.session.graph import leaves, roots_of
+from cortexclient.session.http import unreadable
 from cortexclient.session.libraries import be_patient_with, web_address
 from cortexclient.session.moment import as_utc
 

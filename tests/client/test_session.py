@@ -31,7 +31,7 @@ from cortexclient.services.roots import RootsService
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import TablesService, ViewsService
 from cortexclient.session import Endpoint, Moment, Session, as_utc
-from cortexclient.session.failures import _cause
+from cortexclient.session.http import _cause
 from cortexclient.session.policy import Policy, may_repeat
 from cortexclient.session.transport import new_http_session
 

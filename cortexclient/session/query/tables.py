@@ -14,7 +14,7 @@ from cortexclient.errors import (
     UnknownVersionError,
 )
 from cortexclient.session.cache import forget
-from cortexclient.session.failures import unreadable
+from cortexclient.session.http import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.session.cache import forget
-from cortexclient.session.failures import unreadable
+from cortexclient.session.http import unreadable
 from cortexclient.session.query.frames import combine, free_memory, is_id_column, to_pandas
 
 if TYPE_CHECKING:
