@@ -72,6 +72,7 @@ def test_an_assistant_reads_and_never_writes(tiny, tmp_path):
         ("query_table", {"dataset": name, "table": "nucleus_detektion"}),
         ("partners", {"dataset": name, "root_id": str(root), "version": 3, "limit": 2}),
         ("describe_dataset", {"dataset": "/etc/passwd"}),
+        ("synapses", {"dataset": name, "root_id": str(root), "side": "output"}),
     ]
     tools, answers = anyio.run(_ask, name, calls)
     assert all(tool.annotations.read_only_hint and tool.description for tool in tools)
@@ -98,4 +99,14 @@ def test_an_assistant_reads_and_never_writes(tiny, tmp_path):
     ]
     assert answers[12]["rows_left_out"] == len(strongest) - 2
     assert "not offered" in answers[13]["error"]
+    assert "side must be" in answers[14]["error"]
     assert tiny.token not in json.dumps(answers)
+    # where it is from stands in every answer
+    for answer in answers[1:]:
+        if "error" not in answer:
+            assert answer["provenance"]["datastack_name"] == tiny.datastack
+            # roots of any age have no version in common
+            version = None if answer is answers[7] else 3
+            assert answer["provenance"]["materialization_version"] == version
+            assert answer["provenance"].get("complete", True) == (not answer.get("rows_left_out"))
+    assert answers[0]["datasets"][0]["datastack_name"] == tiny.datastack

@@ -36,6 +36,15 @@ _TOOLS = (
     "skeleton_summary",
     "neuroglancer_link",
 )
+_SAID = (
+    "dataset",
+    "datastack_name",
+    "server_address",
+    "materialization_version",
+    "timestamp",
+    "moment",
+    "dataframe_resolution",
+)
 
 _INSTRUCTIONS = """Connectomics datasets served by CAVE, read-only. Begin with list_datasets, then describe_dataset.
 A cell id never changes; a root id is one state of a reconstructed cell and belongs to a moment, so prefer cell
@@ -98,7 +107,8 @@ class _Tools:
         for name in self.names():
             spec = cortexclient.get_spec(name)
             access = spec.access.level if spec.access is not None else None
-            found.append({"name": name, "title": spec.title, "access": access})
+            where = {"datastack_name": spec.datastack, "server_address": spec.server_address}
+            found.append({"name": name, "title": spec.title, "access": access, **where})
         return {"datasets": found}
 
     def describe_dataset(self, dataset: str) -> dict[str, Any]:
@@ -118,6 +128,7 @@ class _Tools:
             "views": sorted(client.views),
             "tables_by_role": roles,
             "cite": client.cite(),
+            **_provenance_of(client),
         }
 
     def describe_table(self, dataset: str, table: str, version: int | None = None) -> dict[str, Any]:
@@ -170,6 +181,8 @@ class _Tools:
         self, dataset: str, root_id: str, side: str = "both", limit: int = 20, version: int | None = None
     ) -> dict[str, Any]:
         """Get synapses of a neuron: side "outputs", "inputs" or "both". Counts are complete, rows are at most 200."""
+        if side not in ("outputs", "inputs", "both"):
+            raise ValueError(f"side must be 'outputs', 'inputs' or 'both', not {side!r}")
         client = self.client(dataset, version)
         root = _ids([root_id])[0]
         frame = client.query_synapses(root, pre=side != "inputs", post=side != "outputs", progress=False)
@@ -200,7 +213,7 @@ class _Tools:
             "end_points": len(skeleton.end_points),
             "vertices": int(skeleton.n_vertices),
             "extent_nm": (high - low).tolist(),
-            "version": client.version,
+            **_provenance_of(client),
         }
 
     def neuroglancer_link(
@@ -208,7 +221,7 @@ class _Tools:
     ) -> dict[str, Any]:
         """Make a Neuroglancer link that shows some roots."""
         client = self.client(dataset, version)
-        return {"url": client.neuroglancer_url(root_ids=_ids(root_ids)), "version": client.version}
+        return {"url": client.neuroglancer_url(root_ids=_ids(root_ids)), **_provenance_of(client)}
 
 
 def build_server(datasets: list[str] | None = None) -> Any:
@@ -283,7 +296,9 @@ def _rows(frame: pd.DataFrame, *, total: int | None = None) -> dict[str, Any]:
         for row in shown.itertuples(index=False, name=None)
     ]
     left_out = max(0, (len(frame) if total is None else total) - len(shown))
-    return {"rows": rows, "rows_left_out": left_out, **_provenance(frame)}
+    said = _provenance(frame)
+    said["provenance"]["complete"] = not left_out
+    return {"rows": rows, "rows_left_out": left_out, **said}
 
 
 def _plain(value: Any) -> Any:
@@ -305,12 +320,13 @@ def _plain(value: Any) -> Any:
 
 def _provenance(frame: pd.DataFrame) -> dict[str, Any]:
     """Where rows are from: dataset, version and time, and the unit of positions; never a token."""
-    keys = (
-        "dataset",
-        "datastack_name",
-        "materialization_version",
-        "timestamp",
-        "dataframe_resolution",
-        "complete",
-    )
-    return {"provenance": {key: _plain(frame.attrs[key]) for key in keys if key in frame.attrs}}
+    return {"provenance": {key: _plain(frame.attrs[key]) for key in _SAID if key in frame.attrs}}
+
+
+def _provenance_of(client: DatasetClient) -> dict[str, Any]:
+    """The same of what is no frame."""
+    from cortexclient.session import Moment, provenance_of
+
+    moment = client.session.moment
+    said = provenance_of(client.session, Moment(version=client.version) if moment.floating else moment)
+    return {"provenance": {key: _plain(said[key]) for key in _SAID if key in said}}

@@ -46,7 +46,7 @@ class HistoryService(BaseService):
         Parameters
         ----------
         root_ids : int or sequence of int
-            Roots of any age. Duplicates are requested once.
+            Roots of any age. Duplicates are requested once; 0 and -1 (no segment, no root found) have no history.
         progress : bool
             Show a progress bar.
 
@@ -93,7 +93,8 @@ class HistoryService(BaseService):
         """
         import pandas as pd
 
-        roots = np.array(list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist())), dtype=np.int64)
+        distinct = dict.fromkeys(as_ids(root_ids, "root_ids").tolist())
+        roots = np.array([root for root in distinct if root not in (0, -1)], dtype=np.int64)
         session = self._session
         unknown = roots[~lifetimes(session, roots).known] if len(roots) else roots
         if len(unknown):

@@ -69,15 +69,13 @@ class PlacesService(BaseService):
         """
         places = np.atleast_2d(positions(points, column))
         volume = self._session.segmentation_cloudvolume()
-        low, high = (
-            np.asarray(corner, dtype=np.int64) for corner in (volume.bounds.minpt, volume.bounds.maxpt)
-        )
-        here: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(axis=1))
-        voxels = np.floor(np.where(here[:, None], places, 0) / np.asarray(volume.resolution)).astype(np.int64)
-        here &= ((voxels >= low) & (voxels < high)).all(axis=1)
+        low, high = (np.asarray(corner) for corner in (volume.bounds.minpt, volume.bounds.maxpt))
+        voxels = np.floor(places / np.asarray(volume.resolution))
+        # compared as floats: NaN is in no volume, and what is far outside of one may be no int64
+        here: NDArray[np.bool_] = ((voxels >= low) & (voxels < high)).all(axis=1)
         supervoxels = np.zeros(len(places), dtype=np.int64)
         if here.any():
-            distinct, where = np.unique(voxels[here], axis=0, return_inverse=True)
+            distinct, where = np.unique(voxels[here].astype(np.int64), axis=0, return_inverse=True)
             with self._session.guard("bucket"):
                 found = volume.scattered_points(distinct, agglomerate=False)
             labels = [int(found[tuple(voxel)]) for voxel in distinct.tolist()]

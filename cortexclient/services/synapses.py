@@ -90,6 +90,7 @@ class SynapsesService(BaseService):
         post_ids: Ids | None = None,
         min_size: float | None = None,
         min_score: float | None = None,
+        min_synapses: int = 1,
         duplicates: Literal["first", "all", "raise"] = "first",
         return_as: Literal["pandas", "arrow", "polars"] = "pandas",
     ) -> Any:
@@ -134,6 +135,9 @@ class SynapsesService(BaseService):
         min_size, min_score : float, optional
             Only synapses of at least this size or score, by the columns ``synapses.size_column`` and
             ``synapses.score_column`` of the spec.
+        min_synapses : int
+            Only synapses of connections that have at least so many, counted after the other thresholds. Above 1,
+            those whose other side lies on no segment are left out: they are of no connection.
         duplicates : {"first", "all", "raise"}
             What to do where a table has several rows for a synapse: take the one of the smallest id (noted in
             ``df.attrs["several_reference_rows"]``), repeat the synapse for each, or raise.
@@ -171,6 +175,7 @@ class SynapsesService(BaseService):
         """
         asked = neurons_by_side(root_ids, pre=pre, post=post, pre_ids=pre_ids, post_ids=post_ids)
         as_choice(duplicates, "duplicates", ("first", "all", "raise"))
+        least = as_number(min_synapses, "min_synapses", least=1) or 1
         session = self._session
         table = session.require_synapse_table(synapse_table)
         shape = Query(table, resolution=resolution, split_positions=split_positions, return_as=return_as)
@@ -211,6 +216,9 @@ class SynapsesService(BaseService):
         attrs["requests"] = sum(reply.attrs["requests"] for reply in found)
         frame = _combined(replies, omit_self=omit_self_synapse)
         attrs |= self._stale(ids, frame, moment)
+        if least > 1:
+            frame = _of_connections(frame, least)
+            attrs["filters"]["min_synapses"] = least
         if references:
             frame, notes = attach(frame, references, about, duplicates=duplicates)
             attrs |= notes
@@ -263,6 +271,13 @@ class SynapsesService(BaseService):
                 when,
                 _listed(others),
             )
+
+
+def _of_connections(frame: pd.DataFrame, least: int) -> pd.DataFrame:
+    """Return the synapses of connections between two neurons that have at least so many."""
+    pair = ["pre_pt_root_id", "post_pt_root_id"]
+    number = frame.groupby(pair)["id"].transform("size")
+    return frame[(number >= least) & (frame[pair] > 0).all(axis=1)].reset_index(drop=True)
 
 
 # -- what is queried -------------------------------------------------------------------------------------------

@@ -75,6 +75,10 @@ def test_thresholds(client, table, neurons):
     expected = expected[expected["n_syn"] >= 3].reset_index(drop=True)
     assert len(expected)
     pd.testing.assert_frame_equal(strong, expected)
+    several = client.query_synapses(neurons, pre=True, min_size=least, min_synapses=3, progress=False)
+    pairs = set(zip(strong["pre_pt_root_id"], strong["post_pt_root_id"], strict=True))
+    kept = [pair in pairs for pair in zip(mine["pre_pt_root_id"], mine["post_pt_root_id"], strict=True)]
+    assert several["id"].tolist() == sorted(mine.loc[kept, "id"])
     with pytest.raises(errors.NotConfiguredError, match="score_column"):
         client.query_synapses(neurons, pre=True, min_score=1)
 

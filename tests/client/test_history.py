@@ -35,7 +35,7 @@ def edits_that_led_to(log: list[dict], root: int) -> dict[int, dict]:
 
 def test_every_edit_of_every_root(toy, files, log):
     roots = files.roots["node_id"].tolist()
-    frame = HistoryService(toy).edit_history([*roots, roots[0]])
+    frame = HistoryService(toy).edit_history([*roots, roots[0], 0, -1])
     voxel = np.array([8, 8, 40])  # of the graph, not of a table
     for root in roots:
         expected = edits_that_led_to(log, root)

@@ -15,9 +15,9 @@ def somas(sandbox, time=None) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_root_at_a_point_is_that_of_the_clients_moment(tiny):
     points, now = somas(tiny)
-    outside = [[-5e6, 0, 0], [np.nan, 1, 1]]
+    outside = [[-5e6, 0, 0], [np.nan, 1, 1], [1e30, 0, 0], [1, -np.inf, 1]]
     found = tiny.load().root_at(np.vstack([points, outside, points[:1]]))
-    assert found.tolist() == [*now.tolist(), 0, 0, now[0]]
+    assert found.tolist() == [*now.tolist(), 0, 0, 0, 0, now[0]]
     assert found.dtype == np.int64
     earliest = tiny.load(version=1)
     points, then = somas(tiny, earliest.version_timestamp())
