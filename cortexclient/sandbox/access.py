@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["USER", "Access", "AuthDataset", "Authorize", "User"]
-
 CREATED = "Thu, 01 Jan 2026 00:00:00 GMT"
 _LEVELS = {"view": 1, "edit": 2, "admin": 3}
 

@@ -50,37 +50,18 @@ _SLASHES = re.compile("/{2,}")
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request that a sandbox served.
+    """One request that a sandbox served."""
 
-    Parameters
-    ----------
-    method : str
-        HTTP method.
-    path : str
-        Path as asked, without the query string.
-    query : str
-        Query string, still encoded.
-    route : str
-        Pattern of the route that matched (``/info/api/v2/datastack/full/{datastack}``); the path where none did.
-    status : int
-        HTTP status; 0 where the connection ended before there was one.
-    received, sent : int
-        Bytes of the two bodies.
-    seconds : float
-        Time from the request line to the last byte handed over.
-    time : datetime.datetime
-        When the request came, UTC.
-    """
-
-    method: str
-    path: str
-    query: str
+    method: str  # HTTP method
+    path: str  # path as asked, without the query string
+    query: str  # query string, still encoded
+    # pattern of the route that matched (``/info/api/v2/datastack/full/{datastack}``); the path where none did
     route: str
-    status: int
-    received: int
+    status: int  # HTTP status; 0 where the connection ended before there was one
+    received: int  # bytes of the two bodies
     sent: int
-    seconds: float
-    time: datetime
+    seconds: float  # time from the request line to the last byte handed over
+    time: datetime  # when the request came, UTC
 
 
 class RequestLog(Sequence[RequestRecord]):

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["THREADS", "LoopbackServer"]
-
 # 64 concurrent clients must not wait for each other's tables
 THREADS = 80
 BACKLOG = 512

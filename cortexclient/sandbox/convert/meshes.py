@@ -15,8 +15,6 @@ from cortexclient.sandbox.layout import DataFolder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["legacy_meshes", "shard_meshes"]
-
 _LAYER = 2
 _SHARDING = {
     "@type": "neuroglancer_uint64_sharded_v1",
@@ -38,10 +36,6 @@ def shard_meshes(folder: DataFolder, destination: str | Path) -> DataFolder:
         With draco fragments, one for each level-2 id.
     destination : str or pathlib.Path
         A new folder. Everything but the meshes is linked, not copied.
-
-    Returns
-    -------
-    DataFolder
 
     Raises
     ------

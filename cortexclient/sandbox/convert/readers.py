@@ -15,45 +15,27 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["Cell", "read_cell"]
-
 SIDES = ("pre", "post")
 AXES = ("x", "y", "z")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that was recorded about one cell.
-
-    Parameters
-    ----------
-    root_id : int
-    timestamp : datetime.datetime
-        When it was asked for, UTC.
-    datastack : str
-    l2 : pandas.DataFrame
-        Index: level-2 ids. Columns of the level-2 cache, vectors spread (``rep_coord_nm_x``, ``pca_0_x``, ...).
-    l2_edges : array of shape (m, 2)
-    synapses : pandas.DataFrame
-        Index: ids. Positions in nm; ``SIDE_pt_supervoxel_id``, ``SIDE_pt_root_id`` (0: not recorded), ``SIDE_pt_l2_id``
-        (0: not of this cell), ``size``, ``created``.
-    skeleton : dict
-        ``flatdict`` of the skeleton service.
-    vertices, faces : arrays of shape (n, 3) or None
-        The mesh, nm.
-    vertex_l2 : array of shape (n,) or None
-        Level-2 id of each vertex as some earlier mapper saw it; 0 where it gave none.
-    """
+    """Everything that was recorded about one cell."""
 
     root_id: int
-    timestamp: datetime
+    timestamp: datetime  # when it was asked for, UTC
     datastack: str
+    # index: level-2 ids. Columns of the level-2 cache, vectors spread (``rep_coord_nm_x``, ``pca_0_x``, ...)
     l2: pd.DataFrame
-    l2_edges: NDArray[np.int64]
+    l2_edges: NDArray[np.int64]  # (m, 2)
+    # index: ids. Positions in nm; ``SIDE_pt_supervoxel_id``, ``SIDE_pt_root_id`` (0: not recorded),
+    # ``SIDE_pt_l2_id`` (0: not of this cell), ``size``, ``created``
     synapses: pd.DataFrame
-    skeleton: dict[str, Any]
-    vertices: NDArray[np.float32] | None = None
+    skeleton: dict[str, Any]  # ``flatdict`` of the skeleton service
+    vertices: NDArray[np.float32] | None = None  # (n, 3): the mesh, nm
     faces: NDArray[np.int64] | None = None
+    # (n,): level-2 id of each vertex as some earlier mapper saw it; 0 where it gave none
     vertex_l2: NDArray[np.int64] | None = None
 
 

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from cortexclient.sandbox.convert.readers import SIDES, Cell
 from cortexclient.sandbox.layout import DataFolder
 
-__all__ = ["write_cell", "write_graph"]
-
 Ids = NDArray[np.int64]
 # a recording has no history: everything was always there, from the time the real graph gives its first state
 BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)

@@ -15,8 +15,6 @@ from scipy.spatial import cKDTree
 
 from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE, SOMA, Size
 
-__all__ = ["Cell", "Tree", "grow_axons", "grow_dendrites", "make_orphans", "place_somata", "random_for"]
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -80,26 +78,13 @@ class Tree:
 
 @dataclass
 class Cell:
-    """One object of the cortex: a neuron, or a piece of axon without a soma.
+    """One object of the cortex: a neuron, or a piece of axon without a soma."""
 
-    Parameters
-    ----------
-    index : int
-        Position among all cells; also the label of its voxels.
-    kind : {"excitatory", "inhibitory", "orphan"}
-    cell_type : str
-        Finer type, by layer or by targets.
-    soma_um : (3,) float64
-        Centre of the soma; of an orphan, its first point.
-    soma_radius_um : float
-        0 for an orphan.
-    """
-
-    index: int
-    kind: str
-    cell_type: str
-    soma_um: Floats
-    soma_radius_um: float
+    index: int  # position among all cells; also the label of its voxels
+    kind: str  # {"excitatory", "inhibitory", "orphan"}
+    cell_type: str  # finer type, by layer or by targets
+    soma_um: Floats  # (3,): centre of the soma; of an orphan, its first point
+    soma_radius_um: float  # 0 for an orphan
     tree: Tree = field(default_factory=Tree)
 
     @property
@@ -165,15 +150,7 @@ def _free_place(
 
 
 def grow_dendrites(seed: int, cell: Cell, extent: float = 1.0) -> None:
-    """Grow basal and apical dendrites of an excitatory cell, or all dendrites of an inhibitory one, onto its tree.
-
-    Parameters
-    ----------
-    seed : int
-    cell : Cell
-    extent : float
-        Share of the full length of every branch but the apical trunk.
-    """
+    """Grow basal and apical dendrites of an excitatory cell, or all dendrites of an inhibitory one, onto its tree."""
     random = random_for(seed, 2, cell.index)
     forks = 2 if extent > 0.6 else 1
     if cell.kind == "excitatory":

@@ -27,8 +27,6 @@ from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.stores.skeletons import write_recipes
 from cortexclient.sandbox.stores.voxels import VoxelFile, fragment_names, write_voxels
 
-__all__ = ["write_cortex", "write_truth"]
-
 Ints = npt.NDArray[np.int64]
 
 
@@ -160,9 +158,6 @@ def write_cortex(folder: Path, size: Size, seed: int, frame: Frame) -> None:
     ----------
     folder : Path
         Existing, empty.
-    size : Size
-    seed : int
-    frame : Frame
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".spool") as place:
         # the voxels of a large cortex do not fit into memory

@@ -16,8 +16,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["TIME", "Spool", "in_two_threads", "lists", "times", "write_gzip", "write_json", "write_table"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

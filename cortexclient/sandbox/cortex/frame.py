@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Frame", "FrameError", "frame_of"]
-
 Floats = npt.NDArray[np.float64]
 
 # nm kept free on the low side of every axis: positions stay positive with room for margins
@@ -35,21 +33,13 @@ class FrameError(ValueError):
 
 @dataclass(frozen=True)
 class Frame:
-    """An affine map from cortical um to dataset nm, and the voxel size of the tables.
+    """An affine map from cortical um to dataset nm, and the voxel size of the tables."""
 
-    Parameters
-    ----------
-    matrix : tuple of 9 floats
-        Rows of the linear part, nm per um.
-    offset : tuple of 3 floats
-        nm of the cortical origin (pia, centre of the column).
-    table_resolution : tuple of 3 floats
-        nm per voxel of table positions.
-    """
-
+    # rows of the linear part, nm per um
     matrix: tuple[float, ...] = (1000.0, 0.0, 0.0, 0.0, 1000.0, 0.0, 0.0, 0.0, 1000.0)
+    # nm of the cortical origin (pia, centre of the column)
     offset: tuple[float, float, float] = (600_000.0, 0.0, 600_000.0)
-    table_resolution: tuple[float, float, float] = _DEFAULT_TABLE_NM
+    table_resolution: tuple[float, float, float] = _DEFAULT_TABLE_NM  # nm per voxel of table positions
 
     def to_nm(self, points_um: Floats) -> Floats:
         """Dataset positions of cortical points.

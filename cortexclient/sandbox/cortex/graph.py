@@ -19,17 +19,6 @@ from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import CHUNK, DRACO_GRID_NM, SEGMENTATION_NM
 from cortexclient.sandbox.stores.graph.state import IdLayout
 
-__all__ = [
-    "MESH_DIR",
-    "SCALE_KEY",
-    "AppliedEdit",
-    "Graph",
-    "GraphBuilder",
-    "Level",
-    "graphene_info",
-    "write_graph",
-]
-
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
@@ -39,59 +28,32 @@ _ROOT_STRIDE = 37
 
 @dataclass
 class Level:
-    """Nodes of one layer made at one time.
-
-    Parameters
-    ----------
-    layer : int
-    ids : (n,) int64
-    chunk : (n, 3) int64
-    children : list of (k,) int64, or None
-        None for supervoxels.
-    created : datetime
-    """
+    """Nodes of one layer made at one time."""
 
     layer: int
-    ids: Ints
-    chunk: Ints
+    ids: Ints  # (n,)
+    chunk: Ints  # (n, 3)
     offsets: Ints
-    children: Ints
+    children: Ints  # (k,): none for supervoxels
     created: datetime
 
 
 @dataclass
 class Graph:
-    """Everything that ever was in the graph.
-
-    Parameters
-    ----------
-    scheme : IdLayout
-    levels : list of Level
-        In order of creation; the first is the supervoxels.
-    links : list of tuple
-        (node ids, parent ids, valid from) of every batch of parent links.
-    closed : list of tuple
-        (node ids, time) of links that ended.
-    superseded : dict of int to datetime
-        When a node left the graph.
-    l2_edges : dict of int to (n, 2) int64
-        Level-2 graph of every root that ever existed.
-    l2_ids : dict of int to (n,) int64
-        Level-2 ids of every root that ever existed.
-    l2_of_supervoxel : list of tuple
-        (rows of supervoxels, level-2 ids, valid from), in order of time.
-    lineage : list of tuple
-        (old root, new root, time, operation id).
-    """
+    """Everything that ever was in the graph."""
 
     scheme: IdLayout
-    levels: list[Level] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)  # in order of creation; the first is the supervoxels
+    # (node ids, parent ids, valid from) of every batch of parent links
     links: list[tuple[Ints, Ints, datetime]] = field(default_factory=list)
-    closed: list[tuple[Ints, datetime]] = field(default_factory=list)
-    superseded: dict[int, datetime] = field(default_factory=dict)
+    closed: list[tuple[Ints, datetime]] = field(default_factory=list)  # (node ids, time) of links that ended
+    superseded: dict[int, datetime] = field(default_factory=dict)  # when a node left the graph
+    # (n, 2): level-2 graph of every root that ever existed
     l2_edges: dict[int, Ints] = field(default_factory=dict)
-    l2_ids: dict[int, Ints] = field(default_factory=dict)
+    l2_ids: dict[int, Ints] = field(default_factory=dict)  # (n,): level-2 ids of every root that ever existed
+    # (rows of supervoxels, level-2 ids, valid from), in order of time
     l2_of_supervoxel: list[tuple[Ints, Ints, datetime]] = field(default_factory=list)
+    # (old root, new root, time, operation id)
     lineage: list[tuple[int, int, datetime, int]] = field(default_factory=list)
 
 
@@ -100,7 +62,6 @@ class GraphBuilder:
 
     Parameters
     ----------
-    scheme : IdLayout
     supervoxels : (n,) int64
         Ids.
     chunk : (n, 3) int64
@@ -147,8 +108,6 @@ class GraphBuilder:
             Edges that are active after the edit.
         roots : list of int
             Roots that the edit replaces.
-        when : datetime
-        operation : int
 
         Returns
         -------

@@ -18,8 +18,6 @@ from cortexclient.sandbox.cortex.anatomy import Cell, random_for
 from cortexclient.sandbox.cortex.sizes import AXON
 from cortexclient.sandbox.cortex.supervoxels import Sections
 
-__all__ = ["EPOCH", "VERSIONS", "Edit", "History", "Supply", "VersionPlan", "plan_history"]
-
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
@@ -51,76 +49,39 @@ VERSIONS = (
 
 @dataclass
 class Supply:
-    """The supervoxels of all cells as the history sees them.
-
-    Parameters
-    ----------
-    cells : list of Cell
-    sections : list of Sections
-    unit, section : (n,) int64
-        Cell and section of each supervoxel.
-    chunk : (n, 3) int64
-    edges : (e, 2) int64
-        Edges within cells, rows of supervoxels.
-    touching : (t, 2) int64
-        Supervoxels of different cells that touch within a chunk, each pair once.
-    """
+    """The supervoxels of all cells as the history sees them."""
 
     cells: list[Cell]
     sections: list[Sections]
-    unit: Ints
+    unit: Ints  # (n,): cell and section of each supervoxel
     section: Ints
-    chunk: Ints
-    edges: Ints
-    touching: Ints
+    chunk: Ints  # (n, 3)
+    edges: Ints  # (e, 2): edges within cells, rows of supervoxels
+    touching: Ints  # (t, 2): supervoxels of different cells that touch within a chunk, each pair once
 
 
 @dataclass
 class Edit:
-    """One merge or split.
-
-    Parameters
-    ----------
-    operation : int
-    kind : {"merge", "split"}
-    time : datetime
-    edges : (k,) int64
-        Rows of `History.edges` that it adds or removes.
-    source, sink : int
-        Supervoxels (rows) on the two sides.
-    """
+    """One merge or split."""
 
     operation: int
-    kind: str
+    kind: str  # {"merge", "split"}
     time: datetime
-    edges: Ints
-    source: int
+    edges: Ints  # (k,): rows of `History.edges` that it adds or removes
+    source: int  # supervoxels (rows) on the two sides
     sink: int
 
 
 @dataclass
 class History:
-    """The plan of all edits.
+    """The plan of all edits."""
 
-    Parameters
-    ----------
-    edges : (e, 2) int64
-        All edges that are ever active: those within cells, then the false ones.
-    active : (e,) bool
-        Which are active at first.
-    edits : list of Edit
-        Oldest first.
-    piece : (n,) int64
-        Piece of each supervoxel: pieces are never cut further.
-    piece_cell : (p,) int64
-        Cell of each piece.
-    """
-
-    edges: Ints
-    active: Bools
-    edits: list[Edit] = field(default_factory=list)
+    edges: Ints  # (e, 2): all edges that are ever active: those within cells, then the false ones
+    active: Bools  # (e,): which are active at first
+    edits: list[Edit] = field(default_factory=list)  # oldest first
+    # (n,): piece of each supervoxel: pieces are never cut further
     piece: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    piece_cell: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    piece_cell: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # (p,): cell of each piece
 
 
 # day of 2025, kind of plan, cells: "pieces" of one cell are merged; "pair" of cells or cell and orphan are split
@@ -138,17 +99,7 @@ _SCRIPT: tuple[tuple[str, str, str, int], ...] = (
 
 
 def plan_history(seed: int, supply: Supply) -> History:
-    """Choose the places of all edits.
-
-    Parameters
-    ----------
-    seed : int
-    supply : Supply
-
-    Returns
-    -------
-    History
-    """
+    """Choose the places of all edits."""
     planner = _Planner(seed, supply)
     for time, kind, what, cell in _SCRIPT:
         when = datetime.fromisoformat(time).replace(tzinfo=UTC)

@@ -13,8 +13,6 @@ from cortexclient.sandbox.cortex.files import write_json
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import SEGMENTATION_NM
 
-__all__ = ["write_image"]
-
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -31,9 +29,6 @@ def write_image(
 
     Parameters
     ----------
-    place : Path
-    seed : int
-    segmentation : Segmentation
     cell : int
         Index of a neuron.
     extent : tuple of 3 int

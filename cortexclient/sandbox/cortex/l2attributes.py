@@ -15,8 +15,6 @@ from cortexclient.sandbox.cortex.graph import GraphBuilder
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import SEGMENTATION_NM
 
-__all__ = ["L2Table", "l2_table", "write_l2cache"]
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -26,42 +24,20 @@ _NM = np.asarray(SEGMENTATION_NM, dtype=np.float64)
 
 @dataclass
 class L2Table:
-    """Every level-2 id that ever existed and its attributes.
+    """Every level-2 id that ever existed and its attributes."""
 
-    Parameters
-    ----------
-    ids : (n,) int64
-        Ascending.
-    member : (m,) int64
-        Rows of supervoxels, those of the first id first.
-    owner : (m,) int64
-        Position in ``ids`` of each member.
-    representative_nm : (n, 3) float64
-        A voxel of the id, as index times size.
-    voxels : (n,) int64
-    area_nm2, thickest_nm, mean_thickness_nm : (n,) float64
-    axes : (n, 3, 3) float64
-        Principal directions, longest first.
-    spread : (n, 3) float64
-        Singular values, nm.
-    faces : (n, 2, 3) float64
-        Voxels in the chunk's low and high layers along x, y, z.
-    compartment : (n,) int64
-        Of most of its voxels.
-    """
-
-    ids: Ints
-    member: Ints
-    owner: Ints
-    representative_nm: Floats
-    voxels: Ints
-    area_nm2: Floats
-    thickest_nm: Floats
-    mean_thickness_nm: Floats
-    axes: Floats
-    spread: Floats
-    faces: Floats
-    compartment: Ints
+    ids: Ints  # (n,): ascending
+    member: Ints  # (m,): rows of supervoxels, those of the first id first
+    owner: Ints  # (m,): position in ``ids`` of each member
+    representative_nm: Floats  # (n, 3): a voxel of the id, as index times size
+    voxels: Ints  # (n,)
+    area_nm2: Floats  # (n,)
+    thickest_nm: Floats  # (n,)
+    mean_thickness_nm: Floats  # (n,)
+    axes: Floats  # (n, 3, 3): principal directions, longest first
+    spread: Floats  # (n, 3): singular values, nm
+    faces: Floats  # (n, 2, 3): voxels in the chunk's low and high layers along x, y, z
+    compartment: Ints  # (n,): of most of its voxels
 
     def rows(self, ids: Ints) -> Ints:
         """Positions of level-2 ids that are all here."""
@@ -132,14 +108,7 @@ def _principal(moments: Floats, centroid: Floats, voxels: Floats) -> tuple[Float
 
 
 def write_l2cache(folder: Path, table: L2Table, cached: Bools) -> None:
-    """Write ``l2cache.parquet``; an id that is not cached has nulls.
-
-    Parameters
-    ----------
-    folder : Path
-    table : L2Table
-    cached : (n,) bool
-    """
+    """Write ``l2cache.parquet``; an id that is not cached has nulls."""
     missing = ~cached
 
     def number(values: npt.NDArray[np.generic]) -> pa.Array:

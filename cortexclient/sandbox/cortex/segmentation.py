@@ -28,8 +28,6 @@ from cortexclient.sandbox.cortex.supervoxels import (
 )
 from cortexclient.sandbox.stores.graph.state import IdLayout
 
-__all__ = ["Contacts", "Segmentation", "grow_cells", "segment"]
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -39,69 +37,34 @@ _SLAB_CHUNKS = 8
 
 @dataclass(frozen=True)
 class Contacts:
-    """Pairs of touching voxels of different cells, or of the axon and a dendrite of one cell.
+    """Pairs of touching voxels of different cells, or of the axon and a dendrite of one cell."""
 
-    Parameters
-    ----------
-    linear : (n, 2) int64
-        Linear indices of the voxels.
-    unit : (n, 2) int64
-        Cells.
-    row : (n, 2) int64
-        Rows of the supervoxels.
-    """
-
-    linear: Ints
-    unit: Ints
-    row: Ints
+    linear: Ints  # (n, 2): linear indices of the voxels
+    unit: Ints  # (n, 2): cells
+    row: Ints  # (n, 2): rows of the supervoxels
 
 
 @dataclass
 class Segmentation:
-    """The segmented cortex before any history.
+    """The segmented cortex before any history."""
 
-    Parameters
-    ----------
-    cells : list of Cell
-        Neurons, then orphans.
-    sections : list of Sections
-    frame : Frame
-    grid : Grid
-    scheme : IdLayout
-    voxels : list of Voxels
-        Of each cell.
-    voxel_rows : list of int64 arrays
-        Row of the supervoxel of each voxel, by cell.
-    ids : (n,) int64
-        Supervoxel ids, ascending by chunk.
-    unit, section : (n,) int64
-    chunk, low, high : (n, 3) int64
-    middle : (n,) int64
-        Linear index of a voxel in the middle of each supervoxel.
-    measures : Measures
-    edges : (e, 2) int64
-        Rows; within cells.
-    edge_area : (e,) int64
-    contacts : Contacts
-    """
-
-    cells: list[Cell]
+    cells: list[Cell]  # neurons, then orphans
     sections: list[Sections]
     frame: Frame
     grid: Grid
     scheme: IdLayout
-    voxels: list[Voxels]
-    voxel_rows: list[Ints]
-    ids: Ints
-    unit: Ints
-    section: Ints
-    chunk: Ints
-    low: Ints
-    high: Ints
-    middle: Ints
+    voxels: list[Voxels]  # of each cell
+    voxel_rows: list[Ints]  # row of the supervoxel of each voxel, by cell
+    ids: Ints  # (n,): supervoxel ids, ascending by chunk
+    unit: Ints  # (n,)
+    section: Ints  # (n,)
+    chunk: Ints  # (n, 3)
+    low: Ints  # (n, 3)
+    high: Ints  # (n, 3)
+    middle: Ints  # (n,): linear index of a voxel in the middle of each supervoxel
     measures: Measures
-    edges: Ints
-    edge_area: Ints
+    edges: Ints  # (e, 2): rows; within cells
+    edge_area: Ints  # (e,)
     contacts: Contacts
 
     @property
@@ -135,8 +98,6 @@ def segment(cells: list[Cell], frame: Frame, spool: Spool | None = None) -> Segm
 
     Parameters
     ----------
-    cells : list of Cell
-    frame : Frame
     spool : Spool, optional
         Where to keep the voxels of a cortex that is too large for memory.
     """

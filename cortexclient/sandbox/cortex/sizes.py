@@ -36,42 +36,19 @@ SOMA, AXON, DENDRITE = 1, 2, 3
 
 @dataclass(frozen=True)
 class Size:
-    """What is built.
-
-    Parameters
-    ----------
-    name : str
-    excitatory, inhibitory : int
-        Number of neurons of each class.
-    orphans : int
-        Pieces of axon that belong to no cell body.
-    half_width_um : float
-        Half the width of the column in which the somata lie.
-    extent : float
-        Length of dendrites, as a share of a full-grown neuron's.
-    contacts : int
-        Places at which each axon runs along a dendrite of another cell.
-    synapse_spacing_voxels : int
-        Edge of the blocks that hold one synapse for each pair of neighbours.
-    stretch_points : int
-        Points of a dendrite, 2 um apart, along which an axon runs at each contact.
-    giant_contacts : int
-        Contacts of one neuron that is far larger than the rest; 0 for none.
-    off_segmentation : int
-        Nuclei whose point misses the segmentation and that have an alternative point.
-    """
+    """What is built."""
 
     name: SizeName
-    excitatory: int
+    excitatory: int  # number of neurons of each class
     inhibitory: int
-    orphans: int
-    half_width_um: float
-    extent: float
-    contacts: int
-    synapse_spacing_voxels: int = 4
-    stretch_points: int = 4
-    giant_contacts: int = 0
-    off_segmentation: int = 3
+    orphans: int  # pieces of axon that belong to no cell body
+    half_width_um: float  # half the width of the column in which the somata lie
+    extent: float  # length of dendrites, as a share of a full-grown neuron's
+    contacts: int  # places at which each axon runs along a dendrite of another cell
+    synapse_spacing_voxels: int = 4  # edge of the blocks that hold one synapse for each pair of neighbours
+    stretch_points: int = 4  # points of a dendrite, 2 um apart, along which an axon runs at each contact
+    giant_contacts: int = 0  # contacts of one neuron that is far larger than the rest; 0 for none
+    off_segmentation: int = 3  # nuclei whose point misses the segmentation and that have an alternative point
 
     @property
     def neurons(self) -> int:

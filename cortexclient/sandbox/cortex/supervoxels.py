@@ -18,21 +18,6 @@ from cortexclient.sandbox.cortex.anatomy import Cell
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.sizes import AXON, CHUNK, SEGMENTATION_NM
 
-__all__ = [
-    "CellSupervoxels",
-    "Grid",
-    "Measures",
-    "Sections",
-    "Voxels",
-    "contacts",
-    "cut_into_sections",
-    "cut_into_supervoxels",
-    "grid_around",
-    "merge_measures",
-    "owners",
-    "paint",
-]
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -50,18 +35,10 @@ _SHARE_BITS, _SECTION_BITS, _UNIT_BITS = 8, 18, 11
 
 @dataclass(frozen=True)
 class Grid:
-    """The voxel grid of the segmentation.
+    """The voxel grid of the segmentation."""
 
-    Parameters
-    ----------
-    offset : (3,) int64
-        Voxel of the dataset at which the segmentation begins.
-    chunks : (3,) int64
-        Number of chunks along each axis.
-    """
-
-    offset: Ints
-    chunks: Ints
+    offset: Ints  # (3,): voxel of the dataset at which the segmentation begins
+    chunks: Ints  # (3,): number of chunks along each axis
 
     @property
     def shape(self) -> Ints:
@@ -97,40 +74,22 @@ class Grid:
 
 @dataclass(frozen=True)
 class Sections:
-    """Short unbranched parts of one tree; the smallest parts that the history can tell apart.
+    """Short unbranched parts of one tree; the smallest parts that the history can tell apart."""
 
-    Parameters
-    ----------
-    of_point : (n,) int64
-        Section of each point of the tree.
-    parent : (s,) int64
-        Section that each hangs on, -1 for the first.
-    kind : (s,) int64
-        Compartment.
-    radius_um : (s,) float64
-        Mean radius.
-    """
-
-    of_point: Ints
-    parent: Ints
-    kind: Ints
-    radius_um: Floats
+    of_point: Ints  # (n,): section of each point of the tree
+    parent: Ints  # (s,): section that each hangs on, -1 for the first
+    kind: Ints  # (s,): compartment
+    radius_um: Floats  # (s,): mean radius
 
 
 @dataclass
 class Voxels:
-    """The voxels of one cell, sorted by linear index.
+    """The voxels of one cell, sorted by linear index."""
 
-    Parameters
-    ----------
-    linear : (n,) int64
-    section : (n,) int32
-    share : (n,) uint8
-        Distance from the neurite's axis in parts of its radius, 0 to 200: who is nearer owns a contested voxel.
-    """
-
-    linear: Ints
-    section: npt.NDArray[np.int32]
+    linear: Ints  # (n,)
+    section: npt.NDArray[np.int32]  # (n,)
+    # (n,): distance from the neurite's axis in parts of its radius, 0 to 200: who is nearer owns a contested
+    # voxel
     share: npt.NDArray[np.uint8]
 
 
@@ -292,29 +251,14 @@ _MOMENTS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 
 @dataclass
 class Measures:
-    """Sums over the voxels of supervoxels; they add up, so any level-2 id's attributes follow from its supervoxels'.
+    """Sums over the voxels of supervoxels; they add up, so any level-2 id's attributes follow from its supervoxels'."""
 
-    Parameters
-    ----------
-    voxels : (n,) int64
-    total : (n, 3) float64
-        Sum of the voxels, relative to the grid's offset.
-    moments : (n, 6) float64
-        Sums of xx, yy, zz, xy, xz, yz.
-    area_nm2 : (n,) float64
-        Faces that do not touch the same cell.
-    faces : (n, 6) int64
-        Voxels in the chunk's low x, y, z and high x, y, z layers.
-    thickness : (n,) float64
-        Sum over the voxels of the radius of the neurite, um.
-    """
-
-    voxels: Ints
-    total: Floats
-    moments: Floats
-    area_nm2: Floats
-    faces: Ints
-    thickness: Floats
+    voxels: Ints  # (n,)
+    total: Floats  # (n, 3): sum of the voxels, relative to the grid's offset
+    moments: Floats  # (n, 6): sums of xx, yy, zz, xy, xz, yz
+    area_nm2: Floats  # (n,): faces that do not touch the same cell
+    faces: Ints  # (n, 6): voxels in the chunk's low x, y, z and high x, y, z layers
+    thickness: Floats  # (n,): sum over the voxels of the radius of the neurite, um
 
 
 def merge_measures(parts: list[Measures]) -> Measures:
@@ -326,36 +270,18 @@ def merge_measures(parts: list[Measures]) -> Measures:
 
 @dataclass
 class CellSupervoxels:
-    """All supervoxels of one cell, ordered by chunk.
+    """All supervoxels of one cell, ordered by chunk."""
 
-    Parameters
-    ----------
-    of_voxel : (v,) int32
-        Supervoxel (position here) of each voxel.
-    section : (n,) int64
-    chunk : (n, 3) int64
-    low, high : (n, 3) int64
-        Bounding box relative to the grid's offset, half open.
-    middle : (n,) int64
-        Linear index of the voxel nearest to the centroid.
-    measures : Measures
-    edges : (e, 2) int64
-        Pairs of supervoxels; smaller position first, each once.
-    edge_area : (e,) int64
-        Voxel faces that the two share; 0 for an edge that bridges a gap.
-    self_touch : (t, 2) int64
-        Voxels (positions in the cell's voxel list) at which the cell's axon touches its own dendrite.
-    """
-
-    of_voxel: npt.NDArray[np.int32]
-    section: Ints
-    chunk: Ints
-    low: Ints
+    of_voxel: npt.NDArray[np.int32]  # (v,): supervoxel (position here) of each voxel
+    section: Ints  # (n,)
+    chunk: Ints  # (n, 3)
+    low: Ints  # (n, 3): bounding box relative to the grid's offset, half open
     high: Ints
-    middle: Ints
+    middle: Ints  # (n,): linear index of the voxel nearest to the centroid
     measures: Measures
-    edges: Ints
-    edge_area: Ints
+    edges: Ints  # (e, 2): pairs of supervoxels; smaller position first, each once
+    edge_area: Ints  # (e,): voxel faces that the two share; 0 for an edge that bridges a gap
+    # (t, 2): voxels (positions in the cell's voxel list) at which the cell's axon touches its own dendrite
     self_touch: Ints
 
 

@@ -11,8 +11,6 @@ from cortexclient.sandbox.cortex.anatomy import random_for
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE
 
-__all__ = ["Synapses", "find_synapses"]
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -23,25 +21,14 @@ _UNSEGMENTED_SHARE = 0.004
 
 @dataclass
 class Synapses:
-    """All synapses.
+    """All synapses."""
 
-    Parameters
-    ----------
-    ids : (n,) int64
-        Ascending, with gaps.
-    pre_nm, post_nm : (n, 3) float64
-        Centres of the voxels on both sides.
-    pre_row, post_row : (n,) int64
-        Rows of supervoxels, -1 where the point misses the segmentation.
-    size : (n,) float64
-    """
-
-    ids: Ints
-    pre_nm: Floats
+    ids: Ints  # (n,): ascending, with gaps
+    pre_nm: Floats  # (n, 3): centres of the voxels on both sides
     post_nm: Floats
-    pre_row: Ints
+    pre_row: Ints  # (n,): rows of supervoxels, -1 where the point misses the segmentation
     post_row: Ints
-    size: Floats
+    size: Floats  # (n,)
 
     @property
     def centre_nm(self) -> Floats:

@@ -22,18 +22,6 @@ from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.tables import NEVER, Rows, frozen_columns, live_columns, micros
 from cortexclient.sandbox.stores.tables.schemas import all_schemas
 
-__all__ = [
-    "ALIGNED_VOLUME",
-    "DATASTACK",
-    "PCG_TABLE",
-    "VIEWS",
-    "view_documents",
-    "view_frames",
-    "write_exports",
-    "write_info",
-    "write_tables",
-]
-
 Ints = npt.NDArray[np.int64]
 
 _INTEGER, _FLOAT, _TEXT, _POINT = ({"type": kind} for kind in ("integer", "float", "string", "SpatialPoint"))
@@ -141,7 +129,6 @@ def view_frames(
     ----------
     tables : dict
         By name.
-    segmentation : Segmentation
     roots : (n,) int64
         Root of each supervoxel then.
     when : int
@@ -431,10 +418,6 @@ def write_tables(
 
     Parameters
     ----------
-    folder : Path
-    seed : int
-    tables : list of Rows
-    segmentation : Segmentation
     roots : dict
         Version -> root of each supervoxel; 0 for now.
 

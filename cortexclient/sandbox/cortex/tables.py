@@ -17,18 +17,6 @@ from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import DENDRITE, SOMA
 from cortexclient.sandbox.cortex.synapses import Synapses
 
-__all__ = [
-    "NEVER",
-    "Nuclei",
-    "Point",
-    "Rows",
-    "all_tables",
-    "frozen_columns",
-    "live_columns",
-    "micros",
-    "place_nuclei",
-]
-
 Ints = npt.NDArray[np.int64]
 
 # in microseconds since 1970: a time that stands for "not"
@@ -42,50 +30,29 @@ def micros(when: datetime) -> int:
 
 @dataclass(frozen=True)
 class Point:
-    """A point column.
+    """A point column."""
 
-    Parameters
-    ----------
-    position : (n, 3) int32
-        Voxels of the table's own resolution.
-    row : (n,) int64 or None
-        Rows of supervoxels, -1 where nothing is; None for a point that is not bound to the segmentation.
-    """
-
-    position: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int32]  # (n, 3): voxels of the table's own resolution
+    # (n,): rows of supervoxels, -1 where nothing is; None for a point that is not bound to the segmentation
     row: Ints | None = None
 
 
 @dataclass
 class Rows:
-    """All rows that a table ever had.
-
-    Parameters
-    ----------
-    name, schema, description : str
-    ids : (n,) int64
-    columns : dict
-        Points and values in the order of a frozen table.
-    created, deleted : (n,) int64
-        Microseconds since 1970; `NEVER` for a row that was not deleted.
-    successor : (n,) int64
-        Id of the row that replaced each, 0 for none.
-    reference : str or None
-        Table that ``target`` refers to.
-    target : (n,) int64 or None
-    notice : str or None
-    """
+    """All rows that a table ever had."""
 
     name: str
     schema: str
     description: str
-    ids: Ints
+    ids: Ints  # (n,)
+    # points and values in the order of a frozen table
     columns: dict[str, Point | npt.NDArray[Any] | pa.Array]
-    created: Ints
+    created: Ints  # (n,): microseconds since 1970; `NEVER` for a row that was not deleted
     deleted: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    # (n,): id of the row that replaced each, 0 for none
     successor: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    reference: str | None = None
-    target: Ints | None = None
+    reference: str | None = None  # table that ``target`` refers to
+    target: Ints | None = None  # (n,)
     notice: str | None = None
 
     def __post_init__(self) -> None:
@@ -175,7 +142,6 @@ def frozen_columns(
 
     Parameters
     ----------
-    rows : Rows
     when : int
         Microseconds since 1970.
     supervoxels, roots : (n,) int64
@@ -238,34 +204,16 @@ _LAYER_BOTTOMS_UM = (("L23", 295.0), ("L4", 400.0), ("L5", 530.0), ("L6", np.inf
 
 @dataclass
 class Nuclei:
-    """Nuclei of all neurons, then a few of cells that were never segmented.
+    """Nuclei of all neurons, then a few of cells that were never segmented."""
 
-    Parameters
-    ----------
-    ids : (n,) int64
-        The stable cell ids.
-    cell : (n,) int64
-        Cell index, -1 for a stray nucleus.
-    nm : (n, 3) float64
-        Main point.
-    row : (n,) int64
-        Row of the supervoxel at the main point, -1 where nothing is.
-    soma_nm : (n, 3) float64
-        Centre of the soma; for strays the main point.
-    soma_row : (n,) int64
-    volume : (n,) float64
-        um^3.
-    radius_um : (n,) float64
-    """
-
-    ids: Ints
-    cell: Ints
-    nm: Floats
-    row: Ints
-    soma_nm: Floats
-    soma_row: Ints
-    volume: Floats
-    radius_um: Floats
+    ids: Ints  # (n,): the stable cell ids
+    cell: Ints  # (n,): cell index, -1 for a stray nucleus
+    nm: Floats  # (n, 3): main point
+    row: Ints  # (n,): row of the supervoxel at the main point, -1 where nothing is
+    soma_nm: Floats  # (n, 3): centre of the soma; for strays the main point
+    soma_row: Ints  # (n,)
+    volume: Floats  # (n,): um^3
+    radius_um: Floats  # (n,)
 
 
 def place_nuclei(seed: int, segmentation: Segmentation, off_segmentation: int) -> Nuclei:
@@ -348,10 +296,6 @@ def all_tables(
 
     Parameters
     ----------
-    seed : int
-    segmentation : Segmentation
-    nuclei : Nuclei
-    synapses : Synapses
     roots : dict
         Version -> root of each supervoxel at its time.
     """

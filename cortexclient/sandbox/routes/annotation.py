@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.tables.write import AnnotationWriter
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
-
 logger = logging.getLogger(__name__)
 
 VERSION = "4.35.0"

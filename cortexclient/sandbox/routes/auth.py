@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.access import User
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
-
 VERSION = "2.30.3"
 
 

@@ -31,21 +31,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
-__all__ = [
-    "ApiError",
-    "Call",
-    "Handler",
-    "anything_else",
-    "binary",
-    "harmless",
-    "index_routes",
-    "jsonify",
-    "route",
-    "service_time",
-    "text",
-    "unsigned",
-]
-
 logger = logging.getLogger(__name__)
 
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
@@ -62,17 +47,10 @@ class ApiError(Exception):
 
 @dataclass
 class Call:
-    """One request, its body read.
-
-    Parameters
-    ----------
-    request : starlette.requests.Request
-    body : bytes
-        Without the gzip compression that cloud-volume puts on large ones.
-    """
+    """One request, its body read."""
 
     request: Request
-    body: bytes
+    body: bytes  # without the gzip compression that cloud-volume puts on large ones
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __getitem__(self, name: str) -> str:
@@ -182,8 +160,6 @@ def jsonify(value: Any, call: Call | None = None, *, status: int = 200, **option
     ----------
     value : Any
         May hold numpy arrays and scalars, times and frames.
-    call : Call, optional
-    status : int
     **options
         For the `Response`: ``headers``, ``media_type``.
     """

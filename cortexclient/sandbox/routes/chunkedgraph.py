@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
-__all__ = ["PCG_VERSION", "legacy_routes", "routes"]
-
 _OLD_TABLE = "/segmentation/1.0/{table}"
 
 
@@ -47,7 +45,6 @@ def legacy_routes(world: World, info: Handler, root_of: Callable[[Call, int], np
 
     Parameters
     ----------
-    world : World
     info : callable
         Answers what the graph is.
     root_of : callable

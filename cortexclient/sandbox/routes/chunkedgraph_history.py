@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
-__all__ = ["edit_routes", "history_routes", "lookup_supervoxels", "node_time"]
-
 _TABLE = "/segmentation/api/v1/table/{table}"
 
 
@@ -271,13 +269,8 @@ def lookup_supervoxels(graph: ChunkedGraph, nodes: list[Any]) -> Ids:
 
     Parameters
     ----------
-    graph : ChunkedGraph
     nodes : list of [id, x, y, z]
         Ids may be text.
-
-    Returns
-    -------
-    ndarray of int64, shape (n,)
     """
     points = _points(graph, nodes)
     found = []

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["drawing", "extent_um", "routes"]
-
 # the drawing's own units; finer than a screen shows it
 BOX = 320
 MARGIN = 12
@@ -53,7 +51,6 @@ def drawing(world: World, root: int) -> str:
 
     Parameters
     ----------
-    world : World
     root : int
         Root id.
     """

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["did_you_mean", "knows_datastack", "routes", "unknown_datastack"]
-
 VERSION = "4.3.3"
 _BASE = "/info/api/v2"
 _FULL = (

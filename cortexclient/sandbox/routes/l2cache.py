@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
-
 _UINT64 = "added_edges areas children fake_edges former_parents indefinite_lock lock n_layers new_parents operation_id"
 _UINT64 += (
     " parents redo_operation_id removed_edges roots sink_ids source_ids undo_operation_id compacted_areas"

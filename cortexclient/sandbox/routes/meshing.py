@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
-
 _PREFIX, _OLD_PREFIX = "/meshing/api/v1", "/meshing/1.0"
 _TRUE = ("True", "true", "1")
 

@@ -14,17 +14,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-__all__ = [
-    "crash_page",
-    "json_response",
-    "message_error",
-    "not_found_page",
-    "redirect_text",
-    "send_bytes",
-    "unserved",
-    "wrong_method_page",
-]
-
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON response; 64-bit ids are bare integers, as everywhere in CAVE."""

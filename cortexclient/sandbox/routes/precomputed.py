@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
-
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 
 
@@ -42,11 +40,8 @@ def serve(body: bytes, packed: bool, name: str, request: Request) -> Response:
 
     Parameters
     ----------
-    body : bytes
     packed : bool
         Whether the body is gzipped.
-    name : str
-    request : starlette.requests.Request
     """
     headers = {"accept-ranges": "bytes"}
     if packed:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
-
 _BASE = "/schema/api/v2"
 _TYPES = (f"{_BASE}/type/<string:annotation_type>", f"{_BASE}/type", f"{_BASE}/types")
 

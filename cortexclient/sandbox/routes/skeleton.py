@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["routes"]
-
 logger = logging.getLogger(__name__)
 
 VERSION = "0.23.11"

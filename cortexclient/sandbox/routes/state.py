@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["STATE_VERSION", "routes"]
-
 STATE_VERSION = "0.7.2"
 # states alone are also served where they were before the service had versions
 _PREFIX, _OLD_PREFIX = "/nglstate/api/v1", "/nglstate"

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.access import User
     from cortexclient.sandbox.world import World
 
-__all__ = ["Viewer", "example_roots", "neuron_state", "routes"]
-
 MAX_SYNAPSES = 2000
 MAX_EXAMPLES = 50
 # how wide a voxel of the segmentation is drawn
@@ -66,7 +64,6 @@ def neuron_state(world: World, root: int) -> dict[str, Any]:
 
     Parameters
     ----------
-    world : World
     root : int
         Root id.
 

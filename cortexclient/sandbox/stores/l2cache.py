@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.graph.state import Ids
 
-__all__ = ["ATTRIBUTES", "L2Cache", "derived"]
-
 
 def derived(
     graph: ChunkedGraph, l2_id: int, stored: Callable[[Ids], dict[int, dict[str, Any]]]
@@ -33,8 +31,6 @@ def derived(
 
     Parameters
     ----------
-    graph : ChunkedGraph
-    l2_id : int
     stored : callable
         Gives the stored attributes of level-2 ids.
     """
@@ -168,7 +164,6 @@ class L2Cache:
 
         Parameters
         ----------
-        l2_ids : array_like of int
         attributes : sequence of str, optional
             Default all. Lengths are in nm; `rep_coord_nm` is the centre of a voxel.
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.graph.state import Ids
 
-__all__ = ["MeshIndex", "fragment_name", "mesh_fragment"]
-
 
 def fragment_name(graph: ChunkedGraph, l2_id: int) -> str:
     """Name of the fragment of a level-2 id: the id and the box of its chunk in voxels, without the volume's offset."""
@@ -33,11 +31,6 @@ def mesh_fragment(graph: ChunkedGraph, l2_id: int) -> bytes | None:
 
     It reaches from the first voxel layer of its chunk to that of the next one and is open there where the object goes
     on, so that it fits the fragments around it.
-
-    Parameters
-    ----------
-    graph : ChunkedGraph
-    l2_id : int
 
     Returns
     -------
@@ -144,7 +137,6 @@ class MeshIndex:
 
         Parameters
         ----------
-        node : int
         start_layer : int
             Use no fragment of a node above this layer, unless it is the node asked for.
         bounds : ndarray of int64, shape (2, 3), optional

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Tree", "skeletonize"]
-
 
 class Tree:
     """A skeleton as a rooted tree: parent of each vertex, and distances from the root."""

@@ -10,18 +10,6 @@ import numpy as np
 
 from cortexclient.sandbox.stores.skeleton_build import Tree
 
-__all__ = [
-    "BULK_FORMATS",
-    "FORMATS",
-    "VERSIONS",
-    "encode",
-    "flat_of_version",
-    "packed_hex",
-    "precomputed_info",
-    "real_version",
-    "to_swc",
-]
-
 JSON = "application/json"
 BYTES = "application/octet-stream"
 LATEST = 4

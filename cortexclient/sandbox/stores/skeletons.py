@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.sandbox.world import World
 
-__all__ = ["SkeletonError", "SkeletonFiles", "SkeletonStore", "flatdict", "swc_text", "write_recipes"]
-
 _WARNING_FILTERS = threading.Lock()
 
 Floats = npt.NDArray[np.float64]
@@ -45,8 +43,6 @@ def write_recipes(
 
     Parameters
     ----------
-    place : pathlib.Path
-    level2 : L2Table
     graphs : dict
         Root -> (n, 2) level-2 graph.
     somata : dict
@@ -68,12 +64,7 @@ def write_recipes(
 
 
 class SkeletonFiles:
-    """The skeletons of a folder: files, and those of a synthetic cortex that are made when first asked for and kept.
-
-    Parameters
-    ----------
-    folder : DataFolder
-    """
+    """The skeletons of a folder: files, and those of a synthetic cortex that are made when first asked for and kept."""
 
     def __init__(self, folder: DataFolder) -> None:
         self._folder = folder
@@ -148,7 +139,6 @@ def flatdict(
 
     Parameters
     ----------
-    root : int
     soma : (3,) float64 or None
         nm; becomes the root vertex, and what is near is collapsed into it.
     graph : (m, 2) int64
@@ -157,7 +147,6 @@ def flatdict(
         Level-2 ids.
     vertices : (n, 3) float64
         Their representative points, nm.
-    compartment : (n,) int64
     thickness : (n,) float64
         nm.
     datastack : str

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 
-__all__ = ["VoxelFile", "fragment_names", "write_voxels"]
-
 VOXELS, JOINED = "voxels.arrow", "joined.parquet"
 _FRAGMENT = re.compile(r"(\d+):0:\d+-\d+_\d+-\d+_\d+-\d+")
 _CHUNK = re.compile(r"(\d+)-(\d+)_(\d+)-(\d+)_(\d+)-(\d+)")
@@ -84,12 +82,7 @@ def fragment_names(layout: IdLayout, chunk_size: Ints, l2_ids: Ints) -> list[str
 
 
 class VoxelFile:
-    """Chunks and mesh fragments of a folder whose voxels are in one file.
-
-    Parameters
-    ----------
-    folder : DataFolder
-    """
+    """Chunks and mesh fragments of a folder whose voxels are in one file."""
 
     def __init__(self, folder: DataFolder) -> None:
         self._folder = folder

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.world import World
 
-__all__ = ["live_query", "routes"]
-
 
 def live_query(ask: Ask) -> Response:
     """``POST query``: a table at any time."""

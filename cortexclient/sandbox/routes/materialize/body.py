@@ -16,25 +16,6 @@ from cortexclient.sandbox.routes.pages import json_response
 if TYPE_CHECKING:
     from starlette.datastructures import QueryParams
 
-__all__ = [
-    "COMPLEX",
-    "LIVE",
-    "SIMPLE",
-    "BodySchema",
-    "Check",
-    "RefusedError",
-    "boolean",
-    "checked_body",
-    "flag",
-    "integer",
-    "list_of",
-    "mapping",
-    "nested",
-    "number",
-    "query_arguments",
-    "text",
-]
-
 
 class RefusedError(Exception):
     """A request that is refused with a body of its own kind."""

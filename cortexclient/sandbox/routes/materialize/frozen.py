@@ -20,19 +20,6 @@ from cortexclient.sandbox.routes.materialize.service import (
 from cortexclient.sandbox.stores.tables.model import QueryError, Source, aborted
 from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, TableQuery
 
-__all__ = [
-    "Found",
-    "join_query",
-    "joined_rows",
-    "notices",
-    "require_database",
-    "require_tables",
-    "table_query",
-    "table_rows",
-    "view_query",
-    "view_rows",
-]
-
 _SUFFIXES_OLD = (
     "Suffixes is deprecated for complex queries as it\ncan be ambiguous what you desire,\nplease pass suffix_map as a "
     "dictionary to explicitly\nset suffixes for individual tables.\nUpgrade caveclient to >=5.0.0 "

@@ -26,8 +26,6 @@ from cortexclient.sandbox.stores.tables.model import Column, aborted
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
-__all__ = ["live_table_info", "table_info", "version_routes", "view_info"]
-
 _V3 = "/materialize/api/v3/datastack/{datastack}"
 _V2 = "/materialize/api/v2/datastack/{datastack}"
 _EXPIRED = "whether to return all expired versions"

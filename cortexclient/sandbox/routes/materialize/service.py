@@ -32,21 +32,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.tables.store import TableStore
     from cortexclient.sandbox.world import World
 
-__all__ = [
-    "OLD_WAY",
-    "Ask",
-    "Service",
-    "check_owner",
-    "check_reader",
-    "check_writer",
-    "failure",
-    "frame_response",
-    "gzipped",
-    "header_text",
-    "parsed_body",
-    "user_id",
-]
-
 _NO_GROUP = "because you do not share a common group with the creator of this table."
 
 
@@ -220,12 +205,7 @@ class Ask:
 
 
 class Service:
-    """Builds the routes of the service.
-
-    Parameters
-    ----------
-    world : World
-    """
+    """Builds the routes of the service."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -19,26 +19,17 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.graph.state import GraphState, Ids
 
-__all__ = ["EdgeStore", "Edges", "Plan", "edge_layers", "read_edges", "rebuild", "subgraph"]
-
 # affinity and area of an edge that a person added where the segmentation has none: next to nothing, but not 0
 _TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges between supervoxels.
+    """Edges between supervoxels."""
 
-    Parameters
-    ----------
-    pairs : ndarray of int64, shape (n, 2)
-    affinities : ndarray of float32, shape (n,)
-    areas : ndarray of int64 or float32, shape (n,)
-    """
-
-    pairs: Ids
-    affinities: NDArray[np.float32]
-    areas: NDArray[np.int64] | NDArray[np.float32]
+    pairs: Ids  # (n, 2)
+    affinities: NDArray[np.float32]  # (n,)
+    areas: NDArray[np.int64] | NDArray[np.float32]  # (n,)
 
     def __getitem__(self, rows: NDArray[np.bool_] | Ids) -> Edges:
         return Edges(self.pairs[rows], self.affinities[rows], self.areas[rows])
@@ -49,27 +40,13 @@ class Edges:
 
 @dataclass(frozen=True)
 class EdgeStore:
-    """All edges of a graph at one generation.
+    """All edges of a graph at one generation."""
 
-    Parameters
-    ----------
-    edges : Edges
-        Edges of the segmentation, those across chunks from both sides.
-    chunk : ndarray of int64, shape (n,)
-        Chunk (id of layer 1) that each edge is stored with.
-    cross_l2 : ndarray of int64, sorted
-        Level-2 ids.
-    cross_pairs : ndarray of int64, shape (m, 2)
-        Edges in use that leave those ids: own supervoxel, other supervoxel.
-    added : ndarray of int64, shape (k, 2)
-        Edges that people added.
-    """
-
-    edges: Edges
-    chunk: Ids
-    cross_l2: Ids
-    cross_pairs: Ids
-    added: Ids
+    edges: Edges  # edges of the segmentation, those across chunks from both sides
+    chunk: Ids  # (n,): chunk (id of layer 1) that each edge is stored with
+    cross_l2: Ids  # level-2 ids
+    cross_pairs: Ids  # (m, 2): edges in use that leave those ids: own supervoxel, other supervoxel
+    added: Ids  # (k, 2): edges that people added
 
     def leaving(self, l2_ids: Ids) -> Ids:
         """Edges in use across chunks that start in these level-2 ids, int64 (n, 2)."""
@@ -209,7 +186,6 @@ class Plan:
 
     Parameters
     ----------
-    graph : ChunkedGraph
     micros : int
         Time of the edit, microseconds since 1970.
 

@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.graph.state import Ids
 
-__all__ = [
-    "Edit",
-    "EditError",
-    "merge",
-    "redo",
-    "split",
-    "split_preview",
-    "undo",
-]
-
 # capacities are 32-bit integers; an affinity of 1 becomes this
 _UNIT = 10_000
 
@@ -52,21 +42,11 @@ class EditError(ValueError):
 
 @dataclass(frozen=True)
 class Edit:
-    """What an edit did.
-
-    Parameters
-    ----------
-    operation_id : int
-    kind : str
-        ``merge`` or ``split``.
-    time : datetime.datetime
-        When it takes effect, UTC.
-    old_roots, new_roots, new_l2_ids : ndarray of int64
-    """
+    """What an edit did."""
 
     operation_id: int
-    kind: str
-    time: datetime
+    kind: str  # ``merge`` or ``split``
+    time: datetime  # when it takes effect, UTC
     old_roots: Ids
     new_roots: Ids
     new_l2_ids: Ids
@@ -85,7 +65,6 @@ def merge(
 
     Parameters
     ----------
-    graph : ChunkedGraph
     source, sink : int
         Supervoxels to join; of a root (or other node) the supervoxel closest to the other one is taken.
     points_vx : array_like of int, shape (2, 3), optional
@@ -137,14 +116,12 @@ def split(
 
     Parameters
     ----------
-    graph : ChunkedGraph
     sources, sinks : int or array_like of int
         Supervoxels that must come apart. A root alone is cut between its two ends.
     points_vx : tuple of two array_like of int, shape (n, 3), optional
         Where they were marked, in voxels.
     local : bool
         Cut only edges near the points, as the service does; the object may then stay in one piece.
-    user : str
     at : datetime, optional
         Time of the edit, later than any edit before; default now.
 

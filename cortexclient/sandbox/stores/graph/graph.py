@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.sandbox.stores.graph.edits import Edit
 
-__all__ = ["ChunkedGraph"]
-
 Times = NDArray[np.datetime64]
 # the real store keeps milliseconds, so that is what it compares
 _MILLISECOND = 1000

@@ -20,25 +20,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.graph.state import Ids
 
-__all__ = [
-    "EditLog",
-    "Lineage",
-    "change_log",
-    "check_roots",
-    "delta_roots",
-    "latest_timestamps",
-    "lineage",
-    "merge_log",
-    "operation_details",
-    "operation_record",
-    "operations_between",
-    "operations_of",
-    "past_and_future_ids",
-    "tabular_change_log",
-    "timestamps",
-    "valid_nodes",
-]
-
 _MILLISECOND = 1000
 
 
@@ -132,7 +113,6 @@ def tabular_change_log(
 
     Parameters
     ----------
-    root : int
     filtered : bool
         Keep only edits that still matter: a merge whose supervoxels are both in the root and were apart at first,
         a split that keeps some of its supervoxels out of it.
@@ -217,17 +197,11 @@ def merge_log(graph: ChunkedGraph, root: int) -> dict[str, Any]:
 
 @dataclass
 class Lineage:
-    """Graph of roots, from past to future.
+    """Graph of roots, from past to future."""
 
-    Parameters
-    ----------
-    nodes : dict
-        Root id -> ``timestamp`` (seconds since 1970) and, once it was edited, the ``operation_id`` of that edit.
-    former, later : dict
-        Root id -> roots it was made from, and roots made from it.
-    """
-
+    # root id -> ``timestamp`` (seconds since 1970) and, once it was edited, the ``operation_id`` of that edit
     nodes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    # root id -> roots it was made from, and roots made from it
     former: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     later: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
@@ -277,12 +251,7 @@ class Lineage:
 
 
 class EditLog:
-    """Edits by number, and which edit made and ended each root.
-
-    Parameters
-    ----------
-    graph : ChunkedGraph
-    """
+    """Edits by number, and which edit made and ended each root."""
 
     def __init__(self, graph: ChunkedGraph) -> None:
         self.entries = {int(entry["operation_id"]): entry for entry in graph.operations}

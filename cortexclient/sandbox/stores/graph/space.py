@@ -20,26 +20,9 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.graph.state import Ids
 
-__all__ = [
-    "Geometry",
-    "Volume",
-    "both_ends",
-    "children_in_chunk",
-    "covering_nodes",
-    "find_path",
-    "l2_graph",
-    "leaves",
-    "nodes_within",
-    "shortest_path",
-]
-
 
 class Geometry:
     """Sizes of the volume, from the graphene info.
-
-    Parameters
-    ----------
-    graph : ChunkedGraph
 
     Attributes
     ----------
@@ -184,13 +167,7 @@ def covering_nodes(graph: ChunkedGraph, ids: Ids, at: int) -> Ids:
 
 
 def shortest_path(edges: Ids, source: int, target: int) -> Ids:
-    """Path of fewest steps through an undirected graph, int64 (n,), both ends included; empty if there is none.
-
-    Raises
-    ------
-    IndexError
-        For an end that no edge has, with numpy's text.
-    """
+    """Path of fewest steps through an undirected graph, int64 (n,), both ends included; empty if there is none."""
     nodes, flat = np.unique(edges, return_inverse=True)
     ends = [int(np.flatnonzero(nodes == end)[0]) for end in (source, target)]
     pairs = flat.reshape(-1, 2)
@@ -275,12 +252,7 @@ _SEARCH_STEPS = (4, 8, 14, 28)
 
 
 class Volume:
-    """The supervoxel volume of a graph.
-
-    Parameters
-    ----------
-    graph : ChunkedGraph
-    """
+    """The supervoxel volume of a graph."""
 
     def __init__(self, graph: ChunkedGraph) -> None:
         self.graph = graph
@@ -399,7 +371,6 @@ class Volume:
         ----------
         node : int
             Root or any node; a supervoxel is its own answer.
-        points_vx : ndarray of int64, shape (n, 3)
         at : int
             Time (microseconds) at which supervoxels belong to the node.
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["NEVER", "GraphState", "IdLayout", "Ids", "moment", "ragged", "read_state", "to_micros"]
-
 _LEAF_BITS = 10
 LAYER_SHIFT = 56  # ids are 64 bits and the layer takes the top 8
 
@@ -27,18 +25,10 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class IdLayout:
-    """How the ids of one graph are put together.
+    """How the ids of one graph are put together."""
 
-    Parameters
-    ----------
-    n_layers : int
-        Layer of the roots.
-    bits : ndarray of int64, shape (n_layers + 1,)
-        Bits of one chunk coordinate at each layer; entry 0 is unused.
-    """
-
-    n_layers: int
-    bits: NDArray[np.int64]
+    n_layers: int  # layer of the roots
+    bits: NDArray[np.int64]  # (n_layers + 1,): bits of one chunk coordinate at each layer; entry 0 is unused
 
     @classmethod
     def for_chunks(cls, chunks: Ids) -> IdLayout:
@@ -86,18 +76,7 @@ class IdLayout:
         return ids - self.segments(ids)
 
     def encode(self, layer: int, chunks: ArrayLike, segments: ArrayLike) -> Ids:
-        """Put ids together.
-
-        Parameters
-        ----------
-        layer : int
-        chunks : array_like of int, shape (n, 3)
-        segments : array_like of int, shape (n,)
-
-        Returns
-        -------
-        ndarray of int64, shape (n,)
-        """
+        """Put ids together."""
         chunks = np.asarray(chunks, dtype=np.int64)
         width = int(self.bits[layer])
         ids: Ids = np.asarray(segments, dtype=np.int64) + (np.int64(layer) << LAYER_SHIFT)
@@ -142,38 +121,22 @@ def ragged(starts: Ids, lengths: Ids) -> Ids:
 
 @dataclass(frozen=True)
 class GraphState:
-    """All nodes that ever existed and who was whose parent when.
+    """All nodes that ever existed and who was whose parent when."""
 
-    Parameters
-    ----------
-    nodes : ndarray of int64, sorted
-        Node ids.
-    created, superseded : ndarray of int64
-        Microseconds since 1970; `superseded` is `NEVER` for a node still in use.
-    child_start, child_count : ndarray of int64
-        Slice of `children` that belongs to each node.
-    children : ndarray of int64
-    link_node, link_parent, link_from : ndarray of int64
-        Parent history, sorted by node, then time; a parent holds from `link_from` until the node's next row.
-    edge_root, edge_start, edge_count : ndarray of int64
-        Sorted roots and their slice of `edges`.
-    edges : ndarray of int64, shape (n, 2)
-        Level-2 graphs, one root after another.
-    """
-
-    nodes: Ids
-    created: Ids
+    nodes: Ids  # node ids
+    created: Ids  # microseconds since 1970; `superseded` is `NEVER` for a node still in use
     superseded: Ids
-    child_start: Ids
+    child_start: Ids  # slice of `children` that belongs to each node
     child_count: Ids
     children: Ids
+    # parent history, sorted by node, then time; a parent holds from `link_from` until the node's next row
     link_node: Ids
     link_parent: Ids
     link_from: Ids
-    edge_root: Ids
+    edge_root: Ids  # sorted roots and their slice of `edges`
     edge_start: Ids
     edge_count: Ids
-    edges: Ids
+    edges: Ids  # (n, 2): level-2 graphs, one root after another
 
     def find(self, ids: ArrayLike) -> Ids:
         """Row of each id in `nodes`, -1 where there is none."""

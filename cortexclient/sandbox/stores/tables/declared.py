@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["Shape", "base_of", "shaped_rows", "view_columns", "view_document"]
-
 _AXES = ("x", "y", "z")
 _SUFFIXES = ("_x", "_y", "_z")
 # share of the rows referred to that a reference table speaks of, and of the values that are missing where any may be
@@ -88,33 +86,16 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """How a table of the cortex is served for a spec.
+    """How a table of the cortex is served for a spec."""
 
-    Parameters
-    ----------
-    name : str
-        Name on the wire.
-    base : str
-        Table or view of the folder whose rows it has.
-    fields : tuple of TableField, or None
-        What each row holds; None keeps the columns of the base.
-    schema : str or None
-        Annotation schema; None for a view.
-    unit : tuple of 3 floats, or None
-        Size of a voxel of its positions, nm; None keeps the base's.
-    reference : str or None
-        Table on the wire that ``target_id`` refers to.
-    found_only : bool
-        Leave out rows whose point misses the segmentation.
-    """
-
-    name: str
-    base: str
-    fields: tuple[TableField, ...] | None = None
-    schema: str | None = None
+    name: str  # name on the wire
+    base: str  # table or view of the folder whose rows it has
+    fields: tuple[TableField, ...] | None = None  # what each row holds; None keeps the columns of the base
+    schema: str | None = None  # annotation schema; None for a view
+    # size of a voxel of its positions, nm; None keeps the base's
     unit: tuple[float, float, float] | None = None
-    reference: str | None = None
-    found_only: bool = False
+    reference: str | None = None  # table on the wire that ``target_id`` refers to
+    found_only: bool = False  # leave out rows whose point misses the segmentation
 
     @property
     def is_bound(self) -> bool:
@@ -140,7 +121,6 @@ def base_of(fields: tuple[TableField, ...], target: str | None, *, view: bool = 
 
     Parameters
     ----------
-    fields : tuple of TableField
     target : str or None
         Table of the folder that a reference refers to.
     view : bool
@@ -200,7 +180,6 @@ def shaped_rows(
 
     Parameters
     ----------
-    shape : Shape
     rows : pyarrow.Table
         Rows of the base as its file has them: frozen, live, or of a view.
     base_unit : tuple of 3 floats

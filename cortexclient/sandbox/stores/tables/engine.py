@@ -11,8 +11,6 @@ import pyarrow.compute as pc
 
 from cortexclient.sandbox.stores.tables.model import quoted
 
-__all__ = ["Engine"]
-
 
 class Engine:
     """An in-memory database that many threads may query concurrently.

@@ -16,8 +16,6 @@ import pyarrow.csv as pacsv
 
 from cortexclient.sandbox.stores.tables.model import Column
 
-__all__ = ["Output", "csv_frame", "typed_batch", "typed_frame"]
-
 _ARROW = {
     "bigint": pa.int64(),
     "integer": pa.int32(),

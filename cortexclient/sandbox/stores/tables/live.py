@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.tables.model import Source
     from cortexclient.sandbox.stores.tables.store import TableStore
 
-__all__ = ["LiveFound", "filters_at_version", "live_rows", "with_roots_at"]
-
 Ids = NDArray[np.int64]
 Filters = dict[str, dict[str, dict[str, Any]]]
 # filters that are taken back; places, patterns and exclusions are left as they are
@@ -53,11 +51,6 @@ def filters_at_version(
         Times of the query and of the version.
     allow_invalid : bool
         Warn of roots that are not valid at the time asked, instead of refusing them.
-
-    Returns
-    -------
-    body : dict
-    warnings : list of str
 
     Raises
     ------
@@ -233,7 +226,6 @@ def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]
 
     Parameters
     ----------
-    store : TableStore
     body : dict
         Checked body; ``timestamp`` is aware.
     arguments : dict

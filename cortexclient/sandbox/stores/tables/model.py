@@ -9,23 +9,6 @@ from http import HTTPStatus
 
 import pyarrow as pa
 
-__all__ = [
-    "ARGUMENT_NEEDS_EQUALITY",
-    "BOOKKEEPING",
-    "Column",
-    "DatabaseError",
-    "QueryError",
-    "Source",
-    "UnwritableError",
-    "aborted",
-    "counted_failure",
-    "failed_statement",
-    "flat_columns",
-    "is_looked_up",
-    "quoted",
-    "source_columns",
-]
-
 # what the database says -> class of its error, and SQLAlchemy's page about it
 _CLASSES = (
     ("invalid input syntax", ("InvalidTextRepresentation", "9h9h")),
@@ -84,17 +67,10 @@ _POSITION = "_position"
 
 @dataclass(frozen=True)
 class Column:
-    """One column as the service's models declare it.
+    """One column as the service's models declare it."""
 
-    Parameters
-    ----------
-    name : str
-        Name in a query; a point is one column here and three in every answer.
-    kind : {"bigint", "integer", "float", "boolean", "string", "datetime", "point"}
-    """
-
-    name: str
-    kind: str
+    name: str  # name in a query; a point is one column here and three in every answer
+    kind: str  # {"bigint", "integer", "float", "boolean", "string", "datetime", "point"}
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -106,30 +82,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Source:
-    """Something that can be queried: a frozen table, a live table or a view.
+    """Something that can be queried: a frozen table, a live table or a view."""
 
-    Parameters
-    ----------
-    name : str
-        Name on the wire.
-    relation : str
-        What the engine calls it.
-    columns : mapping of str to Column
-        Columns in the order of an answer.
-    resolution : tuple of float
-        nm per voxel of its positions.
-    reflected : bool
-        The service reads the types of a view from the database and leaves them to pandas to find out.
-    split : bool
-        A live table: annotations joined to their segmentation rows, which may be missing.
-    """
-
-    name: str
-    relation: str
-    columns: dict[str, Column]
-    resolution: tuple[float, float, float]
+    name: str  # name on the wire
+    relation: str  # what the engine calls it
+    columns: dict[str, Column]  # columns in the order of an answer
+    resolution: tuple[float, float, float]  # nm per voxel of its positions
+    # the service reads the types of a view from the database and leaves them to pandas to find out
     reflected: bool = False
-    split: bool = False
+    split: bool = False  # A live table: annotations joined to their segmentation rows, which may be missing
     segmentation: tuple[str, ...] = field(default=())
 
 

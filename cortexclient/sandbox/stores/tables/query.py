@@ -27,8 +27,6 @@ from cortexclient.sandbox.stores.tables.model import (
     quoted,
 )
 
-__all__ = ["BODY_FILTERS", "EXCLUSION", "TableQuery", "find_column", "literal", "predicate", "value_list"]
-
 # name in the body -> comparison, in the order in which the service applies them
 BODY_FILTERS = {
     "filter_in_dict": "in",
@@ -271,10 +269,8 @@ class TableQuery:
 
     Parameters
     ----------
-    engine : Engine
     find : callable
         Source of a table name; it is asked for any table that a filter names.
-    limit, offset : int, optional
     suffixes : mapping of str to str, optional
         Table -> what is put behind its columns where two tables have the same.
     typed : bool

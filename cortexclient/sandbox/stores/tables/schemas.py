@@ -10,8 +10,6 @@ from typing import Any
 
 from cortexclient.spec.table_schemas import TableField, table_schemas
 
-__all__ = ["all_schemas", "json_schema"]
-
 _NUMBER = {"type": "integer"}
 _POSITION = {"type": "array"}
 _VALID = {

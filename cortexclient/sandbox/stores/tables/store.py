@@ -21,8 +21,6 @@ from cortexclient.sandbox.stores.tables.write import AnnotationWriter
 if TYPE_CHECKING:
     from cortexclient.sandbox.world import World
 
-__all__ = ["TableStore"]
-
 Row = dict[str, Any]
 _FROZEN_DROPS = ("created", "deleted", "superceded_id")
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.stores.tables.store import TableStore
 
-__all__ = ["TIME_FORMAT", "freeze", "looked_up_again", "naive", "repeat_versions", "version_row"]
-
 # what the client parses: six digits of a second and no zone
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%f"
 _LIFETIME = timedelta(days=7)

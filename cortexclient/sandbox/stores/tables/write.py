@@ -16,8 +16,6 @@ from cortexclient.sandbox.stores.tables.versions import TIME_FORMAT, naive
 if TYPE_CHECKING:
     from cortexclient.sandbox.stores.tables.store import TableStore
 
-__all__ = ["AnnotationWriter", "InvalidAnnotationError", "flattened", "live_schema", "schema_fields"]
-
 _BOUND = ("BoundSpatialPoint", "DerivedSpatialPoint")
 _POINTS = (*_BOUND, "SpatialPoint")
 _AXES = ("_x", "_y", "_z")
@@ -192,12 +190,7 @@ _BROKEN = (
 
 
 class AnnotationWriter:
-    """Changes to the live tables of a store.
-
-    Parameters
-    ----------
-    store : TableStore
-    """
+    """Changes to the live tables of a store."""
 
     def __init__(self, store: TableStore) -> None:
         self.store = store
@@ -488,7 +481,6 @@ class AnnotationWriter:
 
         Parameters
         ----------
-        table : str
         at : datetime.datetime, optional
             Time of the roots; default now.
 
