@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,72 +21,17 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.spec import DatasetSpec
-    from cortexclient.spec.sections import TableFacts
+    from cortexclient.spec.sections import TableFacts, TableSpec
 
 __all__ = ["LABEL_TABLES", "RenamedExports", "names_for", "own_names", "plain_names", "served_names"]
 
+_CORTEX = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 # tables whose content suits any role that is not known: labels of nuclei
-LABEL_TABLES = (
-    "cell_types",
-    "cell_types_fine",
-    "cell_types_coarse",
-    "cell_types_manual",
-    "cortical_layers",
-    "neuron_prediction",
-    "functional_matches",
-    "functional_properties",
-)
-_TABLES = (
-    "synapses",
-    "nucleus_detection",
-    "nucleus_alternative_points",
-    "proofreading_status_and_strategy",
-    "synapse_tags",
-    "synapse_targets",
-    "late_synapses",
-    *LABEL_TABLES,
-)
+LABEL_TABLES: list[str] = _CORTEX["label_tables"]
 # annotation schema of every table of the cortex
-_SCHEMAS = {
-    "synapses": "synapse",
-    "late_synapses": "synapse",
-    "nucleus_detection": "nucleus_detection",
-    "nucleus_alternative_points": "reference_point",
-    "proofreading_status_and_strategy": "compartment_proofread_status_strategy",
-    "synapse_tags": "reference_tag",
-    "synapse_targets": "reference_tag",
-    **dict.fromkeys(LABEL_TABLES, "cell_type_reference"),
-}
-_VIEWS = ("cell_info", "soma_counts", "single_neurons", "synapse_degrees", "connections_with_nuclei")
+_SCHEMAS: dict[str, str] = _CORTEX["schemas"] | dict.fromkeys(LABEL_TABLES, "cell_type_reference")
+_VIEWS: list[str] = _CORTEX["views"]
 _ALL_VIEWS = ("nucleus_lookup", *_VIEWS)
-
-# words in a role that say what its table holds: (word, table, view)
-_ROLES: tuple[tuple[str, str | None, str | None], ...] = (
-    ("proofread", "proofreading_status_and_strategy", None),
-    ("synapse_target", "synapse_targets", None),
-    ("synapse_tag", "synapse_tags", None),
-    ("spine", "synapse_tags", None),
-    ("edge", None, "connections_with_nuclei"),
-    ("connection", None, "connections_with_nuclei"),
-    ("degree", None, "synapse_degrees"),
-    ("soma_count", None, "soma_counts"),
-    ("single_neuron", None, "single_neurons"),
-    ("cell_info", None, "cell_info"),
-    ("coregistration", "functional_matches", None),
-    ("functional_prop", "functional_properties", None),
-    ("digital_twin", "functional_properties", None),
-    ("coarse", "cell_types_coarse", None),
-    ("manual", "cell_types_manual", None),
-    ("column", "cell_types_manual", None),
-    ("fine", "cell_types_fine", None),
-    ("m_type", "cell_types_fine", None),
-    ("mtype", "cell_types_fine", None),
-    ("morph", "cell_types_fine", None),
-    ("layer", "cortical_layers", None),
-    ("area", "cortical_layers", None),
-    ("neuron", "neuron_prediction", None),
-    ("cell_type", "cell_types", "cell_info"),
-)
 
 
 def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
@@ -100,9 +46,13 @@ def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
     tables: Mapping[str, str] = own.tables
     versions: Mapping[int, int] = own.versions
     shapes: Mapping[str, Shape] = own.shapes
+    lifetimes: Mapping[str, Sequence[TableSpec]] = own.lifetimes
     if is_cortex(folder):
         tables, shapes = served_names(spec)
         versions = _version_numbers(folder, spec)
+        lifetimes = _lifetimes(
+            spec, [versions.get(row["version"], row["version"]) for row in folder.versions]
+        )
     return Names(
         datastack=spec.datastack,
         aligned_volume=own.aligned_volume,
@@ -110,6 +60,7 @@ def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
         tables=tables,
         versions=versions,
         shapes=shapes,
+        lifetimes=lifetimes,
     )
 
 
@@ -178,7 +129,7 @@ class _Assignment:
             else:
                 self._view(role, name, table)
         served = {*self.names.values(), *self.shapes}
-        for own in (*_TABLES, *_ALL_VIEWS):  # what no spec asks for must not be mistaken for what one does
+        for own in (*_SCHEMAS, *_ALL_VIEWS):  # what no spec asks for must not be mistaken for what one does
             if own not in self.names and own in served:
                 self.names[own] = f"cortex_{own}"
         return self.names, self.shapes
@@ -222,7 +173,7 @@ class _Assignment:
     def _table(self, role: str, name: str, facts: TableFacts) -> None:
         fields = facts.declared_fields
         pool = (
-            [name] if name in _TABLES else []
+            [name] if name in _SCHEMAS else []
         )  # a name that the folder itself uses must not mean another table
         pool += _known(role, name, "table")
         if not fields:
@@ -294,7 +245,8 @@ def _known(role: str, name: str, kind: str) -> list[str]:
     """Tables or views of the folder that a role, or else a name, speaks of; tags may stand in for each other."""
     found = []
     for text in (role, name):
-        for word, table, view in _ROLES:
+        # words in a role that say what its table holds
+        for word, table, view in _CORTEX["roles"]:
             content = table if kind == "table" else view
             if word in text and content:
                 found.append(content)
@@ -324,6 +276,24 @@ def _version_numbers(folder: DataFolder, spec: DatasetSpec) -> dict[int, int]:
             return {}
         numbers[int(row["version"])] = below
     return numbers
+
+
+def _lifetimes(spec: DatasetSpec, versions: list[int]) -> dict[str, list[TableSpec]]:
+    """Times in which tables and views of a spec exist.
+
+    Where the spec has no versions, the folder's numbers mean something else than its ``since`` and ``until``; a table
+    that would be in none of them is in all.
+    """
+    times: dict[str, list[TableSpec]] = {}
+    for table in spec.tables.values():
+        for each in table.history():
+            times.setdefault(each.name, []).append(each)
+    numbered = bool(spec.versions) or isinstance(spec.default_version, int)
+    return {
+        name: each
+        for name, each in times.items()
+        if numbered or any(time.exists_at(version) for time in each for version in versions)
+    }
 
 
 def own_names(folder: DataFolder) -> Names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.skeletons import SkeletonStore
     from cortexclient.sandbox.stores.tables.declared import Shape
     from cortexclient.sandbox.stores.tables.store import TableStore
+    from cortexclient.spec.sections import TableSpec
 
 __all__ = ["SANDBOX_TOKEN", "Names", "Options", "World"]
 
@@ -40,6 +41,8 @@ class Names:
         Number of a version in the folder -> number on the wire; one that is not listed keeps its number.
     shapes : mapping of str to Shape
         Name on the wire -> how the table or view is made from another one of the folder.
+    lifetimes : mapping of str to sequence of TableSpec
+        Name on the wire -> the times in which it exists; one that is not listed exists in every version.
     """
 
     datastack: str
@@ -48,6 +51,7 @@ class Names:
     tables: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[int, int] = field(default_factory=dict)
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+    lifetimes: Mapping[str, Sequence[TableSpec]] = field(default_factory=dict)
 
     def public(self, table: str) -> str:
         """Name on the wire of a table or view of the folder."""
@@ -56,6 +60,11 @@ class Names:
     def public_version(self, version: int) -> int:
         """Number on the wire of a version of the folder."""
         return self.versions.get(version, version)
+
+    def is_in(self, version: int, table: str) -> bool:
+        """Whether a version (both as on the wire) has a table or view, by its lifetime."""
+        times = self.lifetimes.get(table)
+        return times is None or any(each.exists_at(version) for each in times)
 
     def own_version(self, version: int) -> int:
         """Number in the folder of a version on the wire."""

@@ -166,3 +166,50 @@ def test_every_schema_can_be_declared(tmp_path: Path) -> None:
             for field in table_schemas()[name]:
                 if field.values and field.name in rows:
                     assert set(rows[field.name].dropna()) <= set(field.values), name
+
+
+LIVES = """\
+schema_version: 1
+name: lives
+title: A dataset whose tables come and go
+server_address: https://cave.example.org
+datastack: lives_stack
+synapse_table: synapses
+cell_ids: {main_table: nuclei}
+tables:
+  types: {name: new_types, kind: table, since: 20, earlier: [{name: old_types, kind: table, until: 19}]}
+  edges: {name: new_edges, kind: view, since: 30}
+  areas: {name: areas, kind: table, until: 20, replaced_by: regions}
+"""
+NUMBERED = """\
+versions:
+  - {version: 10, timestamp: "2025-01-01T00:00:00Z"}
+  - {version: 30, timestamp: "2025-02-01T00:00:00Z"}
+"""
+
+
+def test_a_version_has_the_tables_whose_lifetime_holds_it(tmp_path: Path) -> None:
+    file = tmp_path / "lives.yaml"
+    file.write_text(LIVES + NUMBERED)
+    names = {"new_types", "old_types", "areas", "regions"}
+    with Sandbox(file, size="tiny") as sandbox:
+        materialize = client_of(sandbox).materialize
+        listed = {version: names & set(materialize.get_tables(version=version)) for version in (10, 30)}
+        assert listed == {10: {"old_types", "areas"}, 30: {"new_types", "regions"}}
+        with pytest.raises(Exception, match="No table named .*old_types.* found for version .*30"):
+            materialize.query_table("old_types", materialization_version=30)
+        assert ["new_edges" in materialize.get_views(version=version) for version in (10, 30)] == [
+            False,
+            True,
+        ]
+        assert names <= set(client_of(sandbox).annotation.get_tables())
+        made = sandbox.materialize()
+        assert names & set(materialize.get_tables(version=made)) == {"new_types", "regions"}
+
+
+def test_a_spec_without_versions_loses_no_table(tmp_path: Path) -> None:
+    file = tmp_path / "lives.yaml"
+    file.write_text(LIVES)
+    with Sandbox(file, size="tiny") as sandbox:
+        names = client_of(sandbox).materialize.get_tables(version=3)
+        assert {"new_types", "old_types", "areas", "regions"} <= set(names)

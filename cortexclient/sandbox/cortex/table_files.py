@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,93 +25,24 @@ from cortexclient.sandbox.stores.tables.schemas import all_schemas
 
 Ints = npt.NDArray[np.int64]
 
-_INTEGER, _FLOAT, _TEXT, _POINT = ({"type": kind} for kind in ("integer", "float", "string", "SpatialPoint"))
-
-# name -> description, whether it can be asked live, columns
-VIEWS: dict[str, tuple[str, bool, dict[str, dict[str, str]]]] = {
-    "nucleus_lookup": (
-        "Nuclei with the root id of their own point, or of their alternative point where there is one.",
-        True,
-        {
-            "id": _INTEGER,
-            "volume": _FLOAT,
-            "pt_position": _POINT,
-            "pt_root_id": _INTEGER,
-            "orig_root_id": _INTEGER,
-            "pt_supervoxel_id": _INTEGER,
-            "pt_position_lookup": _POINT,
-        },
-    ),
-    "connections_with_nuclei": (
-        "Number of synapses and summed size for each connected pair, with the nucleus where a root has precisely one.",
-        False,
-        {
-            "pre_pt_root_id": _INTEGER,
-            "post_pt_root_id": _INTEGER,
-            "n_syn": _INTEGER,
-            "sum_size": _FLOAT,
-            "pre_nuc_id": _INTEGER,
-            "post_nuc_id": _INTEGER,
-        },
-    ),
-    "cell_info": (
-        "One row per nucleus with its type.",
-        True,
-        {
-            "id": _INTEGER,
-            "pt_position": _POINT,
-            "pt_root_id": _INTEGER,
-            "pt_supervoxel_id": _INTEGER,
-            "volume": _FLOAT,
-            "broad_type": _TEXT,
-            "cell_type": _TEXT,
-        },
-    ),
-    "soma_counts": (
-        "How many nuclei each nucleus's object has.",
-        False,
-        {
-            "id": _INTEGER,
-            "pt_position": _POINT,
-            "pt_root_id": _INTEGER,
-            "pt_supervoxel_id": _INTEGER,
-            "neuron_count": _INTEGER,
-            "total_count": _INTEGER,
-        },
-    ),
-    "single_neurons": (
-        "Nuclei of neurons that have their object to themselves.",
-        False,
-        {"id": _INTEGER, "pt_root_id": _INTEGER, "pt_position": _POINT, "pt_supervoxel_id": _INTEGER},
-    ),
-    "synapse_degrees": (
-        "Number and mean size of the synapses that each object makes and gets.",
-        False,
-        {
-            "root_id": _INTEGER,
-            "n_input": _INTEGER,
-            "avg_input_size": _FLOAT,
-            "n_output": _INTEGER,
-            "avg_output_size": _FLOAT,
-        },
-    ),
-}
+_TEXTS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+# name -> description, whether it can be asked live, type of each column
+VIEWS: dict[str, dict[str, Any]] = _TEXTS["views"]
 
 
 def view_documents(datastack: str, resolution: tuple[float, float, float]) -> dict[str, Any]:
     """Contents of ``views.json``."""
     documents = {}
-    for number, (name, (description, live, columns)) in enumerate(VIEWS.items(), start=1):
+    for number, (name, view) in enumerate(VIEWS.items(), start=1):
         metadata = {
             "id": number,
-            "description": description,
+            "description": view["description"],
             "datastack_name": datastack,
-            "voxel_resolution_x": resolution[0],
-            "voxel_resolution_y": resolution[1],
-            "voxel_resolution_z": resolution[2],
+            **{f"voxel_resolution_{axis}": size for axis, size in zip("xyz", resolution, strict=True)},
             "notice_text": None,
-            "live_compatible": live,
+            "live_compatible": view["live"],
         }
+        columns = {column: {"type": kind} for column, kind in view["columns"].items()}
         moments = ["0", *(str(version.number) for version in VERSIONS)]
         documents[name] = {
             "metadata by version": dict.fromkeys(moments, metadata),
@@ -151,8 +83,8 @@ def view_frames(
 
 def _columns(view: str) -> list[str]:
     names = []
-    for name, kind in VIEWS[view][2].items():
-        names += [f"{name}_{axis}" for axis in "xyz"] if kind is _POINT else [name]
+    for name, kind in VIEWS[view]["columns"].items():
+        names += [f"{name}_{axis}" for axis in "xyz"] if kind == "SpatialPoint" else [name]
     return names
 
 
@@ -272,28 +204,6 @@ def _degrees(tables: dict[str, Rows], roots: Ints, when: int) -> pd.DataFrame:
     return ordered
 
 
-# tables that exist as exports, by the versions that have them
-_MERGED = {
-    "synapses": (1, 2, 3),
-    "nucleus_detection": (1, 2, 3),
-    "nucleus_alternative_points": (2, 3),
-    "proofreading_status_and_strategy": (2, 3),
-}
-_PLAIN = {
-    "cell_types": (1, 2),
-    "connections_with_nuclei": (1, 2, 3),
-    "nucleus_lookup": (2, 3),
-    "cell_info": (3,),
-}
-_SQL = {
-    "int64": "bigint",
-    "int32": "integer",
-    "double": "double precision",
-    "bool": "boolean",
-    "string": "text",
-}
-
-
 def write_exports(folder: Path, frames: dict[int, dict[str, pd.DataFrame]]) -> None:
     """Write the exports of all versions.
 
@@ -307,7 +217,8 @@ def write_exports(folder: Path, frames: dict[int, dict[str, pd.DataFrame]]) -> N
     for version in VERSIONS:
         place = folder / "exports" / f"v{version.number}"
         place.mkdir(parents=True, exist_ok=True)
-        for name, versions in (_MERGED | _PLAIN).items():
+        merged, plain = _TEXTS["exports"]["merged"], _TEXTS["exports"]["plain"]
+        for name, versions in (merged | plain).items():
             if version.number not in versions:
                 continue
             if name in frames[version.number]:
@@ -315,7 +226,7 @@ def write_exports(folder: Path, frames: dict[int, dict[str, pd.DataFrame]]) -> N
             else:
                 table = pq.read_table(folder / "tables" / f"{name}.v{version.number}.parquet")
             table = table.drop_columns([c for c in ("storage_order",) if c in table.column_names])
-            _write(place, f"{name}_merged" if name in _MERGED else name, table)
+            _write(place, f"{name}_merged" if name in merged else name, table)
 
 
 def _write(place: Path, stem: str, table: pa.Table) -> None:
@@ -332,7 +243,7 @@ def _write(place: Path, stem: str, table: pa.Table) -> None:
 def _sql(kind: pa.DataType) -> str:
     if pa.types.is_timestamp(kind):
         return "timestamp without time zone"
-    return _SQL.get(str(kind), "text")
+    return str(_TEXTS["sql"].get(str(kind), "text"))
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -345,7 +256,6 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 DATASTACK = "cortex"
-ALIGNED_VOLUME = "cortex_volume"
 PCG_TABLE = "cortex_pcg"
 _NO_ZONE = "%Y-%m-%dT%H:%M:%S.%f"
 
@@ -358,33 +268,8 @@ def _stamp(when: datetime | int) -> str:
 
 def write_info(folder: Path, resolution: tuple[float, float, float]) -> None:
     """Write the bodies of the info service and the list of versions."""
-    x, y, z = resolution
-    write_json(
-        folder / "datastack_info.json",
-        {
-            "aligned_volume": {
-                "id": 1,
-                "name": ALIGNED_VOLUME,
-                "display_name": "Synthetic cortex",
-                "description": "Neurons made from a seed; no animal was imaged.",
-                "image_source": "precomputed://{BASE}/precomputed/img",
-            },
-            "segmentation_source": f"graphene://{{BASE}}/segmentation/table/{PCG_TABLE}",
-            "skeleton_source": None,
-            "analysis_database": None,
-            "viewer_site": "{BASE}/viewer",
-            "synapse_table": "synapses",
-            "soma_table": "nucleus_detection",
-            "local_server": "{BASE}",
-            "description": "A synthetic cortex, for trying things out and for tests.",
-            "viewer_resolution_x": x,
-            "viewer_resolution_y": y,
-            "viewer_resolution_z": z,
-            "proofreading_status_table": "proofreading_status_and_strategy",
-            "cell_identification_table": "cell_types",
-            "proofreading_review_table": None,
-        },
-    )
+    sizes = {f"viewer_resolution_{axis}": size for axis, size in zip("xyz", resolution, strict=True)}
+    write_json(folder / "datastack_info.json", _TEXTS["info"] | sizes)
     write_json(folder / "image_sources.json", [])
     write_json(
         folder / "versions.json",

@@ -8,9 +8,11 @@ of the table, the column and that row. So a row keeps its values through all ver
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -30,58 +32,10 @@ _SUFFIXES = ("_x", "_y", "_z")
 _SHARE, _MISSING = 0.9, 0.02
 _ROW = ("id", "created", "deleted", "superceded_id", "valid")
 _LAST = ("has_segmentation_row", "storage_order", "seg_storage_order")
+_VALUES = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 # points of a pair of cells, and the point of a synapse that stands for each
-_SYNAPSE_POINTS = {
-    "pre_pt": "pre_pt",
-    "post_pt": "post_pt",
-    "ctr_pt": "ctr_pt",
-    "sidea_pt": "pre_pt",
-    "sideb_pt": "post_pt",
-    "glia_pt": "pre_pt",
-    "object_pt": "post_pt",
-}
-_TRANSMITTERS = ("gaba", "ach", "glut", "oct", "ser", "da")
-_TYPES = ("23P", "4P", "5P-IT", "5P-ET", "6P-IT", "6P-CT", "BC", "BPC", "MC", "NGC")
-# words of a text column, by its name
-_WORDS: dict[str, tuple[str, ...]] = {
-    "cell_type": _TYPES,
-    "mtype": ("L2a", "L3b", "L4a", "L5a", "L5ET", "L6a", "PTC", "DTC", "STC", "ITC"),
-    "broad_type": ("excitatory", "inhibitory", "nonneuron"),
-    "classification_system": ("excitatory_neuron", "inhibitory_neuron", "nonneuron"),
-    "neuropil": ("AVLP_L", "EB", "LAL_R", "ME_R", "MB_CA_L"),
-    "visual_area": ("V1", "RL", "AL", "LM"),
-    "strategy_dendrite": ("none", "dendrite_clean", "dendrite_extended"),
-    "strategy_axon": ("none", "axon_partially_extended", "axon_fully_extended"),
-    "compartment": ("soma", "dendrite", "axon"),
-}
-# ... and of tags, by what the table's name speaks of
-_TAGS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("area", ("V1", "RL", "AL", "LM")),
-    ("synapse", ("spine", "shaft", "soma")),
-    ("thalamic", ("putative_thalamic_axon",)),
-    ("cell_info", ("sensory neuron", "CNS neuron", "glia", "soma in VNC", "chordotonal neuron")),
-)
-_KEYS = ("primary class", "soma region", "sensory neuron")
-# (first, last) of a column of numbers, by its name
-_RANGES: dict[str, tuple[float, float]] = {
-    "session": (4, 9),
-    "scan_idx": (1, 8),
-    "field": (1, 8),
-    "column": (1, 5),
-    "plane": (0, 5),
-    "roi": (1, 2000),
-    "unit_id": (1, 9000),
-    "pref_ori": (0, 180),
-    "pref_dir": (0, 360),
-    "readout_loc_x": (-1, 1),
-    "readout_loc_y": (-1, 1),
-    "residual": (0, 10),
-    "cleft_score": (0, 160),
-    "connection_score": (10, 800),
-    "user_id": (1, 40),
-    "value": (0, 500),
-    "n_inputs": (0, 4),
-}
+_SYNAPSE_POINTS: dict[str, str] = _VALUES["synapse_points"]
+_TRANSMITTERS: list[str] = _VALUES["transmitters"]
 
 
 @dataclass(frozen=True)
@@ -336,21 +290,21 @@ class _Maker:
             return _whole(table, name, keys)
         if name in _TRANSMITTERS:
             return self._transmitter(name)
-        low, high = _RANGES.get(name, (0, 1) if field.type == "float" else (1, 100))
+        low, high = _VALUES["ranges"].get(name, (0, 1) if field.type == "float" else (1, 100))
         if field.type == "float":
             return (low + (high - low) * draw).astype(np.float32).astype(np.float64)
         return (low + np.floor((high - low + 1) * draw)).astype(np.int32)
 
-    def _words(self, name: str) -> tuple[str, ...]:
-        if name in _WORDS:
-            return _WORDS[name]
+    def _words(self, name: str) -> Sequence[str]:
+        """Words of a text column, by its name; of tags, by what the table's name speaks of."""
         if name == "tag2":
-            return _KEYS
+            return cast("list[str]", _VALUES["keys"])
         if name == "tag":
-            return next((words for word, words in _TAGS if word in self.shape.name), ("a", "b", "c"))
+            return next((words for word, words in _VALUES["tags"] if word in self.shape.name), "abc")
         if name.endswith("_source"):
             return ("model", "expert")
-        return tuple(f"{name}_{letter}" for letter in "abc")
+        words: list[str] = _VALUES["words"].get(name) or [f"{name}_{letter}" for letter in "abc"]
+        return words
 
     def _transmitter(self, name: str) -> Floats:
         """Share of one transmitter: one is likely, and all of them sum to 1."""
@@ -360,7 +314,7 @@ class _Maker:
         return share.astype(np.float32).astype(np.float64)
 
 
-def _chosen(values: tuple[Any, ...], draw: Floats) -> NDArray[Any]:
+def _chosen(values: Sequence[Any], draw: Floats) -> NDArray[Any]:
     kind = object if isinstance(values[0], str) else np.int32
     return np.array(values, dtype=kind)[(draw * len(values)).astype(np.int64)]
 

@@ -5,7 +5,9 @@ Which fields there are is written down in :mod:`cortexclient.spec.table_schemas`
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from cortexclient.spec.table_schemas import TableField, table_schemas
@@ -40,54 +42,11 @@ _TYPES: dict[str, dict[str, Any]] = {
 }
 _DEFAULTS = {"hemisphere": "U", "validation": False}
 _INDEXED = {("reference_simple_group_indexed", "group_id"), ("cell_match", "match_id")}
+_TEXTS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 # names that differ from the schema's own in more than capitals
-_CLASSES = {
-    "synapse": "SynapseSchema",
-    "nocleft_synapse": "NoCleftSynapse",
-    "nocenter_synapse": "NoCenterSynapse",
-    "fly_synapse": "BuhmannSynapseSchema",
-    "fly_nt_synapse": "BuhmannEcksteinSynapseSchema",
-    "microns_func_coreg": "FunctionalCoregistration",
-    "microns_func_unit_coreg": "FunctionalUnitCoregistration",
-    "v1dd_func_unit_coreg": "V1DDFunctionalUnitCoregistration",
-    "func_unit_ext_coreg": "FunctionalUnitCoregistrationExtended",
-    "func_properties_bcm": "FunctionalPropertiesBCM",
-    "digital_twin_properties": "DigitalTwinPropertiesBCM",
-    "simple_reference": "ReferenceAnnotation",
-    "reference_tag": "ReferenceTagAnnotation",
-    "reference_point": "FlatSegmentationReferenceSinglePoint",
-    "reference_synapse_valid": "ValidSynapse",
-    "reference_simple_group": "SimpleGroup",
-    "reference_simple_group_indexed": "SimpleGroupIndexed",
-    "derived_numeric_value": "DerivedNumeric",
-    "bound_tag": "BoundTagAnnotation",
-    "bound_double_tag": "BoundDoubleTagAnnotation",
-    "bound_2tag": "Bound2TagAnnotation",
-    "bound_tag_user": "BoundTagAnnotationUser",
-    "bound_double_tag_user": "BoundDoubleTagAnnotationUser",
-    "bound_2tag_user": "Bound2TagAnnotationUser",
-    "braincircuits_annotation_user": "BrainCircuitsBoundTagAnnotationUser",
-    "bound_tag_bool": "BoundBoolAnnotation",
-    "bound_tag_bool_valid": "BoundBoolWithValid",
-    "bound_tag_valid": "BoundTagWithValid",
-    "pt_bool_valid": "SpatialPointBoolWithValid",
-    "proofreading_boolstatus_user": "ProofreadingBoolStatusUser",
-}
-# as recorded from the service
-_DESCRIPTIONS = {
-    ("synapse", "pre_pt"): "a nearby point located in the presynaptic compartment of the synapse",
-    ("synapse", "ctr_pt"): "central point",
-    ("synapse", "post_pt"): "a nearby point located in the postsynaptic compartment of the synapse",
-    ("synapse", "size"): "size of synapse",
-    ("nucleus_detection", "pt"): "the centroid of the nucleus, to be linked to the segmentation",
-    ("nucleus_detection", "bb_start"): "low corner of the bounding box",
-    ("nucleus_detection", "bb_end"): "high corner of the bounding box",
-    ("nucleus_detection", "volume"): "the volume of the nucleus detected in um^3",
-    ("cell_type_reference", "classification_system"): "Classification system followed",
-    ("cell_type_reference", "cell_type"): "Cell type name",
-    ("bound_tag", "pt"): "Location associated with the tag",
-    ("bound_tag", "tag"): "Arbitrary text tag",
-}
+_CLASSES: dict[str, str] = _TEXTS["classes"]
+# of fields, as recorded from the service
+_DESCRIPTIONS: dict[str, str] = _TEXTS["descriptions"]
 
 
 @cache
@@ -140,7 +99,7 @@ def _property(schema: str, field: TableField) -> dict[str, Any]:
     name, kind = field.name, field.type
     if kind in ("id", "reference"):
         return dict(_NUMBER)
-    described = {"description": _DESCRIPTIONS.get((schema, name), name.replace("_", " "))}
+    described = {"description": _DESCRIPTIONS.get(f"{schema}.{name}", name.replace("_", " "))}
     if kind in _POINTS:
         ordered = name in _ORDER and (schema, name) not in _UNORDERED
         order = {"order": _ORDER[name]} if ordered else {}

@@ -70,6 +70,10 @@ class TableStore:
             if shape.schema is not None:
                 for version, counts in self._counts.items():
                     counts[shape.name] = self._count_of(shape, version)
+        self._counts = {
+            version: {table: count for table, count in counts.items() if world.names.is_in(version, table)}
+            for version, counts in self._counts.items()
+        }
         self._analysis: dict[tuple[int, str], int] = {}
         # (table, version) whose older metadata route was asked: the service mixes its answer into the newer one's
         self.mixed: set[tuple[str, int]] = {
@@ -185,12 +189,11 @@ class TableStore:
                 raise ValueError(f"version {number} exists already; give another number")
             moment = at or self.world.now()
             counts: dict[str, int] = {}
-            for table in self.annotation_rows:
-                if (
-                    self.segmentation_rows.get(table) is None
-                    and not self.annotation_rows[table]["reference_table"]
-                ):
+            for table, annotated in self.annotation_rows.items():
+                if self.segmentation_rows.get(table) is None and not annotated["reference_table"]:
                     continue  # nobody has looked up its supervoxels yet, so there is nothing to freeze
+                if not self.world.names.is_in(number, table):
+                    continue
                 rows, counts[table] = freeze(self, table, moment)
                 self.engine.replace(_frozen_name(table, number), rows)
             for view in self.views(0):
@@ -372,7 +375,7 @@ class TableStore:
         found = {}
         for name, entry in self._view_documents.items():
             row = self._of_version(entry["metadata by version"], version)
-            if row is not None:
+            if row is not None and self._has_view(version, name):
                 found[name] = {**row, "datastack_name": self.world.names.datastack}
         return found
 
@@ -381,9 +384,12 @@ class TableStore:
         schemas = {}
         for name, entry in self._view_documents.items():
             columns = self._of_version(entry["schema by version"], version)
-            if columns is not None:
+            if columns is not None and self._has_view(version, name):
                 schemas[name] = columns
         return schemas
+
+    def _has_view(self, version: int, view: str) -> bool:
+        return version == 0 or self.world.names.is_in(version, view)
 
     def _of_version(self, by_version: dict[str, Row], version: int) -> Row | None:
         # versions made while the sandbox runs have the views of the live database
