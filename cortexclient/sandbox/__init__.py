@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cortexclient.sandbox.faults import Fault
     from cortexclient.sandbox.sandbox import Sandbox
-    from cortexclient.sandbox.shared import Endpoint, shared_endpoint
+    from cortexclient.sandbox.shared import SandboxAddress, shared_endpoint
 
-__all__ = ["Endpoint", "Fault", "Sandbox", "shared_endpoint"]
+__all__ = ["SandboxAddress", "Fault", "Sandbox", "shared_endpoint"]
 
 _HOMES = {
-    "Endpoint": "cortexclient.sandbox.shared",
+    "SandboxAddress": "cortexclient.sandbox.shared",
     "Fault": "cortexclient.sandbox.faults",
     "Sandbox": "cortexclient.sandbox.sandbox",
     "shared_endpoint": "cortexclient.sandbox.shared",

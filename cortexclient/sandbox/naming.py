@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.sandbox.stores.tables.declared import Shape, base_of
+from cortexclient.sandbox.stores.tables.declared import DeclaredTable, base_of
 from cortexclient.sandbox.world import Names
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
         return own
     tables: Mapping[str, str] = own.tables
     versions: Mapping[int, int] = own.versions
-    shapes: Mapping[str, Shape] = own.shapes
+    shapes: Mapping[str, DeclaredTable] = own.shapes
     lifetimes: Mapping[str, Sequence[TableSpec]] = own.lifetimes
     if is_cortex(folder):
         tables, shapes = served_names(spec)
@@ -86,7 +86,7 @@ def plain_names(folder: DataFolder, given: Mapping[str, Any]) -> Names:
     return replace(own_names(folder), **given)
 
 
-def served_names(spec: Any) -> tuple[dict[str, str], dict[str, Shape]]:
+def served_names(spec: Any) -> tuple[dict[str, str], dict[str, DeclaredTable]]:
     """Tables and views that a spec's sandbox serves.
 
     Parameters
@@ -97,7 +97,7 @@ def served_names(spec: Any) -> tuple[dict[str, str], dict[str, Shape]]:
     -------
     tables : dict of str to str
         Name in the cortex -> name that the spec declares. What is not listed keeps its name.
-    shapes : dict of str to Shape
+    shapes : dict of str to DeclaredTable
         Declared name -> how it is made, for those that the cortex does not have, or has with other columns.
     """
     return _Assignment(spec).result()
@@ -109,9 +109,9 @@ class _Assignment:
     def __init__(self, spec: Any) -> None:
         self.spec = spec
         self.names: dict[str, str] = {}
-        self.shapes: dict[str, Shape] = {}
+        self.shapes: dict[str, DeclaredTable] = {}
 
-    def result(self) -> tuple[dict[str, str], dict[str, Shape]]:
+    def result(self) -> tuple[dict[str, str], dict[str, DeclaredTable]]:
         facts = getattr(self.spec, "synapses", None)
         if getattr(self.spec, "synapse_table", None):
             self.names["synapses"] = self.spec.synapse_table
@@ -158,7 +158,7 @@ class _Assignment:
         reference = None
         if schema is not None and "reference" in schema:
             reference = self.names.get("nucleus_detection", "nucleus_detection")
-        self.shapes[name] = Shape(name, base, schema=schema, reference=reference)
+        self.shapes[name] = DeclaredTable(name, base, schema=schema, reference=reference)
 
     def _shape(self, name: str, own: str, facts: TableFacts) -> None:
         """Serve a table of the cortex in the unit, and with the columns, that a spec declares."""
@@ -168,7 +168,7 @@ class _Assignment:
             fields = None
         if fields is None and facts.unit is None:
             return
-        self.shapes[name] = Shape(name, own, fields, schema if own in _SCHEMAS else None, facts.unit)
+        self.shapes[name] = DeclaredTable(name, own, fields, schema if own in _SCHEMAS else None, facts.unit)
 
     def _table(self, role: str, name: str, facts: TableFacts) -> None:
         fields = facts.declared_fields
@@ -207,7 +207,7 @@ class _Assignment:
             own = self.shapes[target].base
         base = base_of(fields, own)
         of_nuclei = base == "nucleus_detection"
-        self.shapes[name] = Shape(
+        self.shapes[name] = DeclaredTable(
             name,
             base,
             fields,
@@ -224,7 +224,9 @@ class _Assignment:
         pool += _known(role, name, "view")
         free = [own for own in (*pool, *_VIEWS) if own not in self.names]
         if fields:
-            self.shapes[name] = Shape(name, base_of(fields, None, view=True), fields, None, facts.unit)
+            self.shapes[name] = DeclaredTable(
+                name, base_of(fields, None, view=True), fields, None, facts.unit
+            )
         elif free:
             self.names[free[0]] = name
             self._shape(name, free[0], facts)

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from cortexclient.sandbox.sandbox import Sandbox
 
-__all__ = ["Endpoint", "announce", "close_shared", "forget", "shared_endpoint", "shared_sandbox"]
+__all__ = ["SandboxAddress", "announce", "close_shared", "forget", "shared_endpoint", "shared_sandbox"]
 
 SIZES = ("tiny", "small", "large")
 
 
-class Endpoint(NamedTuple):
+class SandboxAddress(NamedTuple):
     """Where a sandbox is, for whoever wants to be its client.
 
     Parameters
@@ -44,11 +44,11 @@ _lock = threading.Lock()
 _shared: dict[tuple[str, str], Sandbox] = {}
 _ports: dict[int, Sandbox] = {}
 # sandboxes of the process that this one was forked from, which go on serving both
-_inherited: dict[tuple[str, str] | int, Endpoint] = {}
+_inherited: dict[tuple[str, str] | int, SandboxAddress] = {}
 
 
-def shared_endpoint(address: str) -> Endpoint:
-    """Endpoint of the sandbox that an address names; started where it does not run yet.
+def shared_endpoint(address: str) -> SandboxAddress:
+    """Address of the sandbox that an address names; started where it does not run yet.
 
     Parameters
     ----------
@@ -116,19 +116,19 @@ def close_shared() -> None:
         sandbox.close()
 
 
-def _endpoint(sandbox: Sandbox) -> Endpoint:
-    return Endpoint(sandbox.url, sandbox.token, sandbox.exports_path, sandbox.viewer_site)
+def _endpoint(sandbox: Sandbox) -> SandboxAddress:
+    return SandboxAddress(sandbox.url, sandbox.token, sandbox.exports_path, sandbox.viewer_site)
 
 
-def _ask(port: int) -> Endpoint:
+def _ask(port: int) -> SandboxAddress:
     """Request the endpoint of a sandbox of another process."""
     address = f"http://127.0.0.1:{port}"
     with urllib.request.urlopen(f"{address}/sandbox.json", timeout=10) as answer:  # noqa: S310 - loopback only
         told = json.load(answer)
-    return Endpoint(address, told["token"], told["exports_path"], told["viewer_site"])
+    return SandboxAddress(address, told["token"], told["exports_path"], told["viewer_site"])
 
 
-def _inherited_endpoint(key: tuple[str, str] | int) -> Endpoint | None:
+def _inherited_endpoint(key: tuple[str, str] | int) -> SandboxAddress | None:
     """Return a sandbox of the process that this one was forked from, as long as it runs."""
     endpoint = _inherited.get(key)
     if endpoint is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.l2cache import L2Cache
     from cortexclient.sandbox.stores.skeletons import SkeletonStore
-    from cortexclient.sandbox.stores.tables.declared import Shape
+    from cortexclient.sandbox.stores.tables.declared import DeclaredTable
     from cortexclient.sandbox.stores.tables.store import TableStore
     from cortexclient.spec.sections import TableSpec
 
@@ -39,7 +39,7 @@ class Names:
         Name in the folder -> name on the wire, for tables and views alike; one that is not listed keeps its name.
     versions : mapping of int to int
         Number of a version in the folder -> number on the wire; one that is not listed keeps its number.
-    shapes : mapping of str to Shape
+    shapes : mapping of str to DeclaredTable
         Name on the wire -> how the table or view is made from another one of the folder.
     lifetimes : mapping of str to sequence of TableSpec
         Name on the wire -> the times in which it exists; one that is not listed exists in every version.
@@ -50,7 +50,7 @@ class Names:
     pcg_table: str
     tables: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[int, int] = field(default_factory=dict)
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    shapes: Mapping[str, DeclaredTable] = field(default_factory=dict)
     lifetimes: Mapping[str, Sequence[TableSpec]] = field(default_factory=dict)
 
     def public(self, table: str) -> str:

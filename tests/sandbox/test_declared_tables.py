@@ -196,7 +196,7 @@ def test_a_version_has_the_tables_whose_lifetime_holds_it(tmp_path: Path) -> Non
         materialize = client_of(sandbox).materialize
         listed = {version: names & set(materialize.get_tables(version=version)) for version in (10, 30)}
         assert listed == {10: {"old_types", "areas"}, 30: {"new_types", "regions"}}
-        with pytest.raises(Exception, match="No table named .*old_types.* found for version .*30"):
+        with pytest.raises(Exception, match=r"No table named .*old_types.* found for version .*30"):
             materialize.query_table("old_types", materialization_version=30)
         assert ["new_edges" in materialize.get_views(version=version) for version in (10, 30)] == [
             False,

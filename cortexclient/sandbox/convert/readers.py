@@ -20,7 +20,7 @@ AXES = ("x", "y", "z")
 
 
 @dataclass(frozen=True)
-class Cell:
+class RecordedCell:
     """Everything that was recorded about one cell."""
 
     root_id: int
@@ -39,7 +39,7 @@ class Cell:
     vertex_l2: NDArray[np.int64] | None = None
 
 
-def read_cell(source: Path, graph: Path | None = None) -> Cell:
+def read_cell(source: Path, graph: Path | None = None) -> RecordedCell:
     """Read a recorded cell; ``graph`` is a second ``.osy`` file to take the level-2 edges from."""
     if source.is_dir():
         return _read_service(source)
@@ -49,7 +49,7 @@ def read_cell(source: Path, graph: Path | None = None) -> Cell:
     other = _read_osy(graph)
     if other.root_id != cell.root_id or set(other.l2.index) != set(cell.l2.index):
         raise ValueError(f"{graph} holds another cell ({other.root_id}) than {source} ({cell.root_id})")
-    return Cell(**{**vars(cell), "l2_edges": other.l2_edges})
+    return RecordedCell(**{**vars(cell), "l2_edges": other.l2_edges})
 
 
 class _Archive:
@@ -78,7 +78,7 @@ class _Archive:
         return found
 
 
-def _read_osy(path: Path) -> Cell:
+def _read_osy(path: Path) -> RecordedCell:
     archive = _Archive(path)
     about = archive.json("metadata.json")
     root, meta = int(about["name"]), about["meta"]
@@ -96,7 +96,7 @@ def _read_osy(path: Path) -> Cell:
     sides = {side: archive.frame(f"annotations/{side}_syn/nodes.feather") for side in SIDES}
     datastack = meta.get("datastack", "minnie65_phase3_v1")
     timestamp = datetime.fromisoformat(meta["timestamp"]).astimezone(UTC)
-    return Cell(
+    return RecordedCell(
         root_id=root,
         timestamp=timestamp,
         datastack=datastack,
@@ -139,7 +139,7 @@ def _skeleton(
     }
 
 
-def _read_service(folder: Path) -> Cell:
+def _read_service(folder: Path) -> RecordedCell:
     skeleton = json.loads(gzip.decompress((folder / "skel.json.gz").read_bytes()))
     root = int(json.loads((folder / "root_id.json").read_text(encoding="utf-8")))
     edges = json.loads(gzip.decompress((folder / "l2graph.json.gz").read_bytes()))
@@ -147,7 +147,7 @@ def _read_service(folder: Path) -> Cell:
     if l2.index.name != "l2_id":
         l2 = l2.set_index("l2_id")
     sides = {side: pd.read_feather(folder / f"{side}_l2.feather").set_index("id") for side in SIDES}
-    return Cell(
+    return RecordedCell(
         root_id=root,
         timestamp=datetime.fromtimestamp(skeleton["meta"]["timestamp"], UTC),
         datastack=skeleton["meta"]["meta"]["datastack"],

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cortexclient.sandbox.convert.readers import SIDES, Cell
+from cortexclient.sandbox.convert.readers import SIDES, RecordedCell
 from cortexclient.sandbox.layout import DataFolder
 
 Ids = NDArray[np.int64]
@@ -49,7 +49,7 @@ class _Layout:
         return ids
 
 
-def write_graph(cell: Cell, folder: Path, info: dict[str, Any]) -> None:
+def write_graph(cell: RecordedCell, folder: Path, info: dict[str, Any]) -> None:
     """Write the ``chunkedgraph`` part of a folder."""
     layout = _Layout(info)
     supervoxels, parents = _supervoxels(cell)
@@ -94,7 +94,7 @@ def _raw_scales(info: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _supervoxels(cell: Cell) -> tuple[Ids, Ids]:
+def _supervoxels(cell: RecordedCell) -> tuple[Ids, Ids]:
     """Supervoxels that synapses name, and what lies above each: a level-2 id of the cell, or the partner's root."""
     rows = cell.synapses
     supervoxels = np.concatenate([rows[f"{side}_pt_supervoxel_id"].to_numpy(np.int64) for side in SIDES])
@@ -193,7 +193,7 @@ POINTS = ("pre_pt", "post_pt", "ctr_pt")
 DRACO_BITS = 15
 
 
-def write_cell(cell: Cell, destination: Path, info: dict[str, Any]) -> DataFolder:
+def write_cell(cell: RecordedCell, destination: Path, info: dict[str, Any]) -> DataFolder:
     """Write a cell into a folder; see :func:`cortexclient.sandbox.convert.convert_cell`."""
     layers = int(info["graph"]["n_layers"])
     if cell.root_id >> 56 != layers:
@@ -220,7 +220,7 @@ def _stamp(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
-def _write_info(cell: Cell, folder: Path) -> None:
+def _write_info(cell: RecordedCell, folder: Path) -> None:
     volume = {
         "id": 1,
         "name": "minnie65_phase3",
@@ -268,7 +268,7 @@ def _write_info(cell: Cell, folder: Path) -> None:
     )
 
 
-def _voxels(cell: Cell) -> dict[str, NDArray[np.int32]]:
+def _voxels(cell: RecordedCell) -> dict[str, NDArray[np.int32]]:
     columns = {}
     for point in POINTS:
         for axis, size in zip(AXES, VOXEL_NM, strict=True):
@@ -280,7 +280,7 @@ def _voxels(cell: Cell) -> dict[str, NDArray[np.int32]]:
     return columns
 
 
-def _write_tables(cell: Cell, folder: Path) -> None:
+def _write_tables(cell: RecordedCell, folder: Path) -> None:
     rows, voxels = cell.synapses, _voxels(cell)
     count = len(rows)
     order = np.arange(count, dtype=np.int64)
@@ -353,7 +353,7 @@ def _table_metadata(created: datetime, updated: datetime, count: int) -> dict[st
     }
 
 
-def _write_l2cache(cell: Cell, folder: Path) -> None:
+def _write_l2cache(cell: RecordedCell, folder: Path) -> None:
     l2 = cell.l2
     known = l2["pca_val"].notna().to_numpy()
     axes3 = [[f"pca_{row}_{axis}" for axis in AXES] for row in range(3)]
@@ -375,7 +375,7 @@ def _write_l2cache(cell: Cell, folder: Path) -> None:
     pq.write_table(pa.table(columns), folder / "l2cache.parquet")
 
 
-def _write_skeleton(cell: Cell, folder: Path) -> None:
+def _write_skeleton(cell: RecordedCell, folder: Path) -> None:
     body = json.dumps({"flatdict": cell.skeleton}).encode()
     path = folder / "skeletons" / f"{cell.root_id}.json.gz"
     path.parent.mkdir(exist_ok=True)
@@ -383,7 +383,11 @@ def _write_skeleton(cell: Cell, folder: Path) -> None:
 
 
 def _write_mesh(
-    cell: Cell, vertices: NDArray[np.float32], faces: NDArray[np.int64], folder: Path, info: dict[str, Any]
+    cell: RecordedCell,
+    vertices: NDArray[np.float32],
+    faces: NDArray[np.int64],
+    folder: Path,
+    info: dict[str, Any],
 ) -> None:
     """One draco fragment for the whole cell, in the order of the recording, every float32 kept."""
     import DracoPy

@@ -14,7 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from cortexclient.sandbox.cortex.files import TIME, times, write_json, write_table
-from cortexclient.sandbox.cortex.history import Edit, History
+from cortexclient.sandbox.cortex.history import History, PlannedEdit
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import CHUNK, DRACO_GRID_NM, SEGMENTATION_NM
 from cortexclient.sandbox.stores.graph.state import IdLayout
@@ -246,7 +246,7 @@ SCALE_KEY = "_".join(str(v) for v in SEGMENTATION_NM)
 class AppliedEdit:
     """An edit and the roots that it replaced and made."""
 
-    def __init__(self, edit: Edit, old: list[int], new: list[int]) -> None:
+    def __init__(self, edit: PlannedEdit, old: list[int], new: list[int]) -> None:
         self.edit = edit
         self.old = old
         self.new = new

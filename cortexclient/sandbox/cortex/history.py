@@ -61,7 +61,7 @@ class Supply:
 
 
 @dataclass
-class Edit:
+class PlannedEdit:
     """One merge or split."""
 
     operation: int
@@ -78,7 +78,7 @@ class History:
 
     edges: Ints  # (e, 2): all edges that are ever active: those within cells, then the false ones
     active: Bools  # (e,): which are active at first
-    edits: list[Edit] = field(default_factory=list)  # oldest first
+    edits: list[PlannedEdit] = field(default_factory=list)  # oldest first
     # (n,): piece of each supervoxel: pieces are never cut further
     piece: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     piece_cell: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # (p,): cell of each piece
@@ -215,5 +215,5 @@ class _Planner:
         for rows in self.inactive:
             active[rows] = False
         active[len(self.supply.edges) :] = self.false_active
-        edits = [Edit(i + 1, *edit) for i, edit in enumerate(self.edits)]
+        edits = [PlannedEdit(i + 1, *edit) for i, edit in enumerate(self.edits)]
         return History(edges, active, edits, self.piece, np.asarray(self.piece_cell, dtype=np.int64))

@@ -29,7 +29,7 @@ def micros(when: datetime) -> int:
 
 
 @dataclass(frozen=True)
-class Point:
+class PointColumn:
     """A point column."""
 
     position: npt.NDArray[np.int32]  # (n, 3): voxels of the table's own resolution
@@ -46,7 +46,7 @@ class Rows:
     description: str
     ids: Ints  # (n,)
     # points and values in the order of a frozen table
-    columns: dict[str, Point | npt.NDArray[Any] | pa.Array]
+    columns: dict[str, PointColumn | npt.NDArray[Any] | pa.Array]
     created: Ints  # (n,): microseconds since 1970; `NEVER` for a row that was not deleted
     deleted: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     # (n,): id of the row that replaced each, 0 for none
@@ -64,10 +64,12 @@ class Rows:
     def select(self, keep: npt.NDArray[np.bool_]) -> Rows:
         """Return the same table with some of its rows."""
         take = np.flatnonzero(keep)
-        columns: dict[str, Point | npt.NDArray[Any] | pa.Array] = {}
+        columns: dict[str, PointColumn | npt.NDArray[Any] | pa.Array] = {}
         for name, column in self.columns.items():
-            if isinstance(column, Point):
-                columns[name] = Point(column.position[take], None if column.row is None else column.row[take])
+            if isinstance(column, PointColumn):
+                columns[name] = PointColumn(
+                    column.position[take], None if column.row is None else column.row[take]
+                )
             else:
                 columns[name] = _values(column, take)
         return replace(
@@ -81,14 +83,16 @@ class Rows:
         )
 
     @property
-    def bound(self) -> dict[str, Point]:
+    def bound(self) -> dict[str, PointColumn]:
         """Points that are bound to the segmentation."""
-        return {name: p for name, p in self.columns.items() if isinstance(p, Point) and p.row is not None}
+        return {
+            name: p for name, p in self.columns.items() if isinstance(p, PointColumn) and p.row is not None
+        }
 
     def position(self, point: str) -> npt.NDArray[np.int32]:
         """Voxels of a point column, int32 (n, 3)."""
         column = self.columns[point]
-        assert isinstance(column, Point)
+        assert isinstance(column, PointColumn)
         return column.position
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
@@ -100,7 +104,7 @@ class Rows:
     def text(self, name: str) -> npt.NDArray[np.object_]:
         """Values of a text column."""
         column = self.columns[name]
-        assert not isinstance(column, Point | np.ndarray)
+        assert not isinstance(column, PointColumn | np.ndarray)
         return np.array(column.to_pylist(), dtype=np.object_)
 
     def there(self, when: int) -> npt.NDArray[np.bool_]:
@@ -112,11 +116,11 @@ def _values(values: npt.NDArray[Any] | pa.Array, take: Ints) -> Any:
     return values.take(pa.array(take)) if isinstance(values, pa.Array | pa.ChunkedArray) else values[take]
 
 
-def _position(name: str, point: Point, take: Ints) -> dict[str, Any]:
+def _position(name: str, point: PointColumn, take: Ints) -> dict[str, Any]:
     return {f"{name}_position_{axis}": point.position[take, k] for k, axis in enumerate("xyz")}
 
 
-def _segments(name: str, point: Point, take: Ints, ids: Ints, roots: Ints) -> dict[str, Any]:
+def _segments(name: str, point: PointColumn, take: Ints, ids: Ints, roots: Ints) -> dict[str, Any]:
     """Supervoxel and root of a bound point; 0 where it misses the segmentation."""
     assert point.row is not None
     row = point.row[take]
@@ -160,7 +164,7 @@ def frozen_columns(
     if rows.target is not None:
         columns["target_id"] = rows.target[take]
     for name, values in rows.columns.items():
-        if isinstance(values, Point):
+        if isinstance(values, PointColumn):
             columns |= _position(name, values, take)
             if values.row is not None:
                 columns |= _segments(name, values, take, supervoxels, roots)
@@ -177,7 +181,7 @@ def live_columns(rows: Rows, supervoxels: Ints, roots: Ints, random: np.random.G
     if rows.target is not None:
         columns["target_id"] = rows.target
     for name, values in rows.columns.items():
-        if isinstance(values, Point):
+        if isinstance(values, PointColumn):
             columns |= _position(name, values, take)
         else:
             columns[name] = _values(values, take)
@@ -276,8 +280,8 @@ def _voxels(segmentation: Segmentation, nm: Floats) -> npt.NDArray[np.int32]:
     return voxels
 
 
-def _point(segmentation: Segmentation, nm: Floats, row: Ints | None = None) -> Point:
-    return Point(_voxels(segmentation, nm), row)
+def _point(segmentation: Segmentation, nm: Floats, row: Ints | None = None) -> PointColumn:
+    return PointColumn(_voxels(segmentation, nm), row)
 
 
 def _written(count: int, start: datetime = _START) -> Ints:

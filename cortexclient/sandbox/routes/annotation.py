@@ -77,7 +77,7 @@ _ROWS = BodySchema({"annotations": list_of(mapping)}, required=("annotations",))
 _IDS = BodySchema({"annotation_ids": list_of(integer)}, required=("annotation_ids",))
 
 
-class _Call:
+class _AnnotationCall:
     """One request to the service."""
 
     def __init__(self, world: World, request: Request, body: bytes) -> None:
@@ -99,7 +99,7 @@ class _Call:
             raise aborted(400, f"aligned volume: {volume} not valid")
 
 
-Answer = Callable[[_Call], Response]
+Answer = Callable[[_AnnotationCall], Response]
 
 
 def routes(world: World) -> list[BaseRoute]:
@@ -131,7 +131,7 @@ def _serve(world: World, request: Request, body: bytes, answers: dict[str, Answe
             "405 Method Not Allowed: The method is not allowed for the requested URL.", strict=strict
         )
     try:
-        return answer(_Call(world, request, body))
+        return answer(_AnnotationCall(world, request, body))
     except RefusedError as refusal:
         return refusal.response()
     except QueryError as error:
@@ -146,7 +146,7 @@ def _notice(metadata: dict[str, Any]) -> dict[str, str] | None:
     return None if notice is None else {"Warning": header_text(f"Table Owner Notice: {notice}")}
 
 
-def _tables(call: _Call) -> Response:
+def _tables(call: _AnnotationCall) -> Response:
     call.check_volume()
     given = call.request.query_params.get("filter_valid", "true").lower()
     if given not in _YES + _NO:
@@ -159,21 +159,21 @@ def _tables(call: _Call) -> Response:
     return json_response([name for name, row in rows.items() if row["valid"] or not valid])
 
 
-def _create(call: _Call) -> Response:
+def _create(call: _AnnotationCall) -> Response:
     body = call.body(_CREATE)
     call.check_volume()
     table = call.writer.create(body["table_name"], body["schema_type"], body["metadata"], call.user)
     return Response(escape(table), media_type="text/html")
 
 
-def _update_metadata(call: _Call) -> Response:
+def _update_metadata(call: _AnnotationCall) -> Response:
     body = call.body(_UPDATE)
     call.table = body["table_name"]
     check_owner(call.world, call.request, call.table)
     return json_response(call.writer.update_metadata(call.table, {"user_id": call.user, **body["metadata"]}))
 
 
-def _metadata(call: _Call) -> Response:
+def _metadata(call: _AnnotationCall) -> Response:
     call.check_volume()
     row = call.world.tables.metadata(call.table)
     if row is None:
@@ -181,19 +181,19 @@ def _metadata(call: _Call) -> Response:
     return json_response(row, 201, _notice(row))
 
 
-def _delete_table(call: _Call) -> Response:
+def _delete_table(call: _AnnotationCall) -> Response:
     call.check_volume()
     check_owner(call.world, call.request, call.table)
     return json_response(call.writer.mark_deleted(call.table))
 
 
-def _count(call: _Call) -> Response:
+def _count(call: _AnnotationCall) -> Response:
     call.check_volume()
     check_reader(call.world, call.request, call.table)
     return json_response(call.writer.count(call.table))
 
 
-def _rows(call: _Call) -> Response:
+def _rows(call: _AnnotationCall) -> Response:
     call.check_volume()
     metadata = check_reader(call.world, call.request, call.table)
     given = call.request.query_params.get("annotation_ids")
@@ -207,7 +207,7 @@ def _rows(call: _Call) -> Response:
     return json_response(call.writer.rows(call.table, ids), 200, _notice(metadata))
 
 
-def _insert(call: _Call) -> Response:
+def _insert(call: _AnnotationCall) -> Response:
     body = call.body(_ROWS)
     call.check_volume()
     if call.world.options.strict:
@@ -217,7 +217,7 @@ def _insert(call: _Call) -> Response:
     return json_response(ids)
 
 
-def _update(call: _Call) -> Response:
+def _update(call: _AnnotationCall) -> Response:
     body = call.body(_ROWS)
     call.check_volume()
     if call.world.options.strict:
@@ -228,13 +228,13 @@ def _update(call: _Call) -> Response:
     return json_response({str(old): new for old, new in changed.items()})
 
 
-def _look_up_soon(call: _Call) -> None:
+def _look_up_soon(call: _AnnotationCall) -> None:
     """Look up supervoxels with ``strict=False``; the real service queues a lookup, which may come later or never."""
     if not call.world.options.strict:
         call.writer.look_up(call.table)
 
 
-def _delete(call: _Call) -> Response:
+def _delete(call: _AnnotationCall) -> Response:
     body = call.body(_IDS)
     call.check_volume()
     if call.world.options.strict:

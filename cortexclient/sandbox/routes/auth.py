@@ -24,7 +24,7 @@ VERSION = "2.30.3"
 
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the auth service."""
-    service = _Service(world)
+    service = _AuthService(world)
     base = "/auth/api/v1"
     return [
         Route("/auth/version", service.version),
@@ -48,7 +48,7 @@ def _text(body: str, status: int = 200) -> Response:
     return PlainTextResponse(body, status, media_type="text/html")
 
 
-class _Service:
+class _AuthService:
     """Handlers; each answers one route."""
 
     def __init__(self, world: World) -> None:

@@ -54,7 +54,7 @@ _GATEWAY_TIMEOUT = (
 )
 
 
-class _Call:
+class _SkeletonCall:
     """One request, its body read."""
 
     def __init__(self, request: Request, body: bytes) -> None:
@@ -101,10 +101,10 @@ class _NeverReadyError(Exception):
 
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the skeleton service."""
-    service = _Service(world)
+    service = _Skeletons(world)
     base = "/skeletoncache/api/v1/{datastack}"
     stored, one, bulk = f"{base}/precomputed/skeleton", f"{base}/async/get_skeleton", f"{base}/bulk"
-    paths: list[tuple[str, Callable[[_Call], Response], str]] = [
+    paths: list[tuple[str, Callable[[_SkeletonCall], Response], str]] = [
         (f"{base}/precomputed", service.named, "GET"),
         (f"{base}/precomputed/info", service.volume_info, "GET"),
         (f"{stored}/info", service.info, "GET"),
@@ -141,7 +141,7 @@ def routes(world: World) -> list[BaseRoute]:
     ]
 
 
-def _route(world: World, path: str, handler: Callable[[_Call], Response], method: str) -> Route:
+def _route(world: World, path: str, handler: Callable[[_SkeletonCall], Response], method: str) -> Route:
     async def endpoint(request: Request) -> Response:
         body = await request.body()
         version = request.path_params.get("version", "0")
@@ -158,11 +158,11 @@ def _route(world: World, path: str, handler: Callable[[_Call], Response], method
     return Route(path, endpoint, methods=_METHODS)
 
 
-def _answer(handler: Callable[[_Call], Response], request: Request, body: bytes) -> Response:
+def _answer(handler: Callable[[_SkeletonCall], Response], request: Request, body: bytes) -> Response:
     """Answer of a handler; whatever it raises is an internal error, without a word about what it was."""
     try:
         int(request.query_params.get("verbose_level", 0))
-        return handler(_Call(request, body))
+        return handler(_SkeletonCall(request, body))
     except _RefusedError as refusal:
         return message_error(refusal.status, str(refusal))
     except _NeverReadyError:
@@ -177,7 +177,7 @@ def _check_version(version: Any) -> None:
         raise ValueError(f"Invalid skeleton version: v{version}. Valid versions: {list(VERSIONS)}")
 
 
-class _Service:
+class _Skeletons:
     """Handlers; each answers one or more routes."""
 
     def __init__(self, world: World) -> None:
@@ -187,7 +187,7 @@ class _Service:
     def store(self) -> SkeletonStore:
         return self.world.skeletons
 
-    def _stranger(self, call: _Call) -> str | None:
+    def _stranger(self, call: _SkeletonCall) -> str | None:
         """What the service hears from the info service about a datastack that is not served."""
         if call.datastack == self.world.names.datastack:
             return None
@@ -199,34 +199,34 @@ class _Service:
         if not self.world.options.skeleton_limiter:
             raise TypeError("<lambda>() got an unexpected keyword argument")
 
-    def _is_kept(self, call: _Call, root: int) -> bool:
+    def _is_kept(self, call: _SkeletonCall, root: int) -> bool:
         return call.datastack == self.world.names.datastack and self.store.exists(root)
 
     # -- the service itself ----------------------------------------------------------------------------------------
 
-    def named(self, call: _Call) -> Response:
+    def named(self, call: _SkeletonCall) -> Response:
         return json_response({"datastack_name": call.datastack})
 
-    def info(self, call: _Call) -> Response:
+    def info(self, call: _SkeletonCall) -> Response:
         # the aliases -1 and 0 are not known here
         if call.version not in range(1, LATEST + 1):
             raise ValueError(f"Invalid skeleton version: v{call.version}. Valid versions: {list(VERSIONS)}")
         return json_response(precomputed_info(call.version))
 
-    def volume_info(self, _: _Call) -> Response:
+    def volume_info(self, _: _SkeletonCall) -> Response:
         """Describe the segmentation and the place of its skeletons; the real service describes minnie65 to everyone."""
         return json_response(
             {**self.world.graph.info, "skeletons": "skeleton", "data_dir": self.world.data_dir}
         )
 
-    def bulk_info(self, _: _Call) -> Response:
+    def bulk_info(self, _: _SkeletonCall) -> Response:
         text = "Use the bulk skeletons endpoint to get skeletons for multiple root ids at once."
         return json_response({"bulk skeletons": text})
 
-    def stumbles(self, _: _Call) -> Response:
+    def stumbles(self, _: _SkeletonCall) -> Response:
         return crash_page()
 
-    def refusal_list(self, _: _Call) -> Response:
+    def refusal_list(self, _: _SkeletonCall) -> Response:
         if not self.world.options.skeleton_limiter:
             return json_response(True)
         rows = "".join(f"{self.world.names.datastack},{root}\n" for root in self.store.refused)
@@ -236,7 +236,7 @@ class _Service:
 
     # -- one skeleton ----------------------------------------------------------------------------------------------
 
-    def one(self, call: _Call) -> Response:
+    def one(self, call: _SkeletonCall) -> Response:
         form = str(call.path.get("form", "precomputed"))
         if form == "none":  # meant to be made in the background; the service calls itself the wrong way
             return crash_page()
@@ -246,7 +246,7 @@ class _Service:
         except SkeletonError as error:
             return json_response({"Error": str(error)}, error.status)
 
-    def waiting_one(self, call: _Call) -> Response:
+    def waiting_one(self, call: _SkeletonCall) -> Response:
         """Answer a skeleton once the queue has made it; without a queue, as :meth:`one`."""
         if not self.world.options.skeleton_queue:
             return self.one(call)
@@ -256,7 +256,7 @@ class _Service:
             raise _NeverReadyError
         return self.one(call)
 
-    def _one(self, call: _Call, form: str) -> Response:
+    def _one(self, call: _SkeletonCall, form: str) -> Response:
         stranger = self._stranger(call)
         if stranger is not None:
             raise SkeletonError(500, stranger)
@@ -275,7 +275,7 @@ class _Service:
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
-    def exists(self, call: _Call) -> Response:
+    def exists(self, call: _SkeletonCall) -> Response:
         if not self.world.options.skeleton_limiter:
             return json_response(True)
         body = call.json()
@@ -285,7 +285,7 @@ class _Service:
         found = {str(int(root)): self._is_kept(call, int(root)) for root in asked}
         return json_response(next(iter(found.values())) if alone else found)
 
-    def query_cache(self, call: _Call) -> Response:
+    def query_cache(self, call: _SkeletonCall) -> Response:
         self._limited()
         _check_version(call.version)
         prefixes = [str(int(text)) for text in call.path["prefixes"].split(",")]
@@ -302,7 +302,7 @@ class _Service:
 
     # -- many skeletons --------------------------------------------------------------------------------------------
 
-    def bulk(self, call: _Call) -> Response:
+    def bulk(self, call: _SkeletonCall) -> Response:
         self._limited()
         form, version = self._bulk_form(call), int(call.path.get("version", 0))
         _check_version(version)
@@ -327,12 +327,12 @@ class _Service:
         self.store.queue(waiting)
         return json_response(answer)
 
-    def _bulk_form(self, call: _Call) -> str:
+    def _bulk_form(self, call: _SkeletonCall) -> str:
         form = str(call.path["form"])
         assert form in BULK_FORMATS
         return form
 
-    def cached(self, call: _Call) -> Response:
+    def cached(self, call: _SkeletonCall) -> Response:
         self._limited()
         body = call.json()
         given = body["root_ids"]
@@ -352,7 +352,7 @@ class _Service:
     def _hex(self, root: int, version: int, form: str) -> str:
         return packed_hex(self.store.get(root), version, form, self.store.swc(root))
 
-    def generate(self, call: _Call) -> Response:
+    def generate(self, call: _SkeletonCall) -> Response:
         if not self.world.options.skeleton_limiter:
             return json_response(True)
         body = call.json()

@@ -58,7 +58,7 @@ class _Shelf:
         return self._documents[kind, int(number)]
 
 
-class _Service:
+class _States:
     """Handlers; each answers one or more routes."""
 
     def __init__(self, world: World) -> None:
@@ -112,7 +112,7 @@ def _kind(request: Request) -> str:
 
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the state service."""
-    service = _Service(world)
+    service = _States(world)
     both = [
         route
         for prefix in (_PREFIX, _OLD_PREFIX)

@@ -294,7 +294,7 @@ def client_file(folder: Path | None, token: str, name: str) -> Response:
 
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the viewer."""
-    service = _Service(world)
+    service = _Pages(world)
     return [
         Route("/v/{token}", service.page),
         Route("/v/{token}/{name:path}", service.page),
@@ -307,7 +307,7 @@ def routes(world: World) -> list[BaseRoute]:
     ]
 
 
-class _Service:
+class _Pages:
     """Handlers; each answers one route."""
 
     def __init__(self, world: World) -> None:

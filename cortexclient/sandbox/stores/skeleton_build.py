@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Tree:
+class SkeletonTree:
     """A skeleton as a rooted tree: parent of each vertex, and distances from the root."""
 
     def __init__(self, flat: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ def _radius(
 
     This is what ``pcg_skel.features.add_segment_properties`` does, whose ``r_eff`` the service answers.
     """
-    shape = Tree({"vertices": vertices, "edges": tree, "root": top})
+    shape = SkeletonTree({"vertices": vertices, "edges": tree, "root": top})
     labels = shape.segments()
     count = int(labels.max()) + 1
     known = mapping >= 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cortexclient.sandbox.stores.skeleton_build import Tree
+from cortexclient.sandbox.stores.skeleton_build import SkeletonTree
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
@@ -129,7 +129,7 @@ def _precomputed(flat: dict[str, Any], version: int) -> bytes:
 
 def to_swc(flat: dict[str, Any]) -> str:
     """SWC text in um, nodes ordered by their distance from the root, no header."""
-    tree = Tree(flat)
+    tree = SkeletonTree(flat)
     order = np.argsort(tree.distance, kind="stable")
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -145,7 +145,7 @@ def to_swc(flat: dict[str, Any]) -> str:
 
 
 def _json_form(flat: dict[str, Any]) -> dict[str, Any]:
-    tree = Tree(flat)
+    tree = SkeletonTree(flat)
     count = len(tree.vertices)
     degree = tree.children + (tree.parents >= 0)
     ends = np.flatnonzero(tree.children == 0).tolist()

@@ -18,7 +18,7 @@ from cortexclient.sandbox.routes.materialize.service import (
     parsed_body,
 )
 from cortexclient.sandbox.stores.tables.model import QueryError, Source, aborted
-from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, TableQuery
+from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, Selection
 
 _SUFFIXES_OLD = (
     "Suffixes is deprecated for complex queries as it\ncan be ambiguous what you desire,\nplease pass suffix_map as a "
@@ -114,7 +114,7 @@ def require_tables(ask: Ask, tables: list[str]) -> None:
             raise aborted(404, text)
 
 
-def _apply_filters(ask: Ask, query: TableQuery, body: dict[str, Any]) -> None:
+def _apply_filters(ask: Ask, query: Selection, body: dict[str, Any]) -> None:
     for key, comparison in BODY_FILTERS.items():
         query.filter(body.get(key), comparison)
     if not ask.world.options.strict:
@@ -133,7 +133,7 @@ def _resolution(body: dict[str, Any], source: Source) -> list[float]:
 
 
 def _run(
-    ask: Ask, query: TableQuery, resolution: list[float], arguments: dict[str, Any]
+    ask: Ask, query: Selection, resolution: list[float], arguments: dict[str, Any]
 ) -> tuple[pd.DataFrame | pa.RecordBatch, dict[str, dict[str, str]]]:
     if arguments.get("count"):
         query.limit = None
@@ -150,7 +150,7 @@ def _run(
 
 
 def _rows(
-    query: TableQuery, resolution: list[float], arguments: dict[str, Any]
+    query: Selection, resolution: list[float], arguments: dict[str, Any]
 ) -> tuple[pd.DataFrame | pa.RecordBatch, dict[str, dict[str, str]]]:
     """Rows in the kind that is sent, where that needs no frame."""
     if query.typed and arguments.get("return_pyarrow"):
@@ -166,7 +166,7 @@ def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, 
     metadata = ask.store.metadata(table) or {}
     limit = _limit(ask, body)
     typed = bool(arguments.get("direct_sql_pandas"))
-    query = TableQuery(
+    query = Selection(
         ask.store.engine,
         lambda name: _frozen(ask, name),
         limit=limit,
@@ -203,7 +203,7 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
     typed = bool(arguments.get("direct_sql_pandas"))
     if not typed:
         warnings.append(_PANDAS_OLD)
-    query = TableQuery(
+    query = Selection(
         ask.store.engine,
         lambda name: _frozen(ask, name),
         limit=limit,
@@ -225,7 +225,7 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
     return Found(frame, warnings, resolution, names)
 
 
-def _select_joined(query: TableQuery, body: dict[str, Any], tables: list[str]) -> list[str]:
+def _select_joined(query: Selection, body: dict[str, Any], tables: list[str]) -> list[str]:
     """Choose columns; the service goes through its tables in no order, here the one joined last comes first."""
     if body.get("select_columns"):
         for column in body["select_columns"]:
@@ -243,7 +243,7 @@ def _select_joined(query: TableQuery, body: dict[str, Any], tables: list[str]) -
     return []
 
 
-def _selected(query: TableQuery, table: str, column: str) -> bool:
+def _selected(query: Selection, table: str, column: str) -> bool:
     try:
         query.select(table, column)
     except QueryError as error:
@@ -267,7 +267,7 @@ def view_rows(ask: Ask, view: str, body: dict[str, Any], arguments: dict[str, An
             raise QueryError("'NoneType' object is not subscriptable")
         return ask.store.view(view, ask.version)
 
-    query = TableQuery(
+    query = Selection(
         ask.store.engine,
         find,
         limit=limit,

@@ -21,7 +21,7 @@ from cortexclient.sandbox.routes.materialize.frozen import (
 from cortexclient.sandbox.routes.materialize.service import Ask, Service, gzipped, header_text
 from cortexclient.sandbox.routes.pages import json_response
 from cortexclient.sandbox.stores.tables.live import live_rows
-from cortexclient.sandbox.stores.tables.model import Column, aborted
+from cortexclient.sandbox.stores.tables.model import StoredColumn, aborted
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -164,7 +164,7 @@ class _Kinds:
         self.flags: list[str] = []
         self.numbers: list[str] = []
 
-    def sort_in(self, frame: pd.DataFrame, columns: dict[str, Column], names: dict[str, str]) -> None:
+    def sort_in(self, frame: pd.DataFrame, columns: dict[str, StoredColumn], names: dict[str, str]) -> None:
         """Take the columns of a table in; points and what only identifies a row are not shown."""
         for column in columns.values():
             label = names.get(column.name)

@@ -39,7 +39,7 @@ _TRANSMITTERS: list[str] = _VALUES["transmitters"]
 
 
 @dataclass(frozen=True)
-class Shape:
+class DeclaredTable:
     """How a table of the cortex is served for a spec."""
 
     name: str  # name on the wire
@@ -106,7 +106,7 @@ def view_columns(fields: tuple[TableField, ...]) -> dict[str, dict[str, str]]:
 
 
 def view_document(
-    shape: Shape, number: int, documents: dict[str, dict[str, Any]], unit: tuple[float, float, float]
+    shape: DeclaredTable, number: int, documents: dict[str, dict[str, Any]], unit: tuple[float, float, float]
 ) -> dict[str, Any]:
     """Metadata and columns of a view that a spec declares."""
     like = documents.get(shape.base) or next(iter(documents.values()))
@@ -128,7 +128,7 @@ def view_document(
 
 
 def shaped_rows(
-    shape: Shape, rows: pa.Table, base_unit: tuple[float, float, float], *, live: bool
+    shape: DeclaredTable, rows: pa.Table, base_unit: tuple[float, float, float], *, live: bool
 ) -> pa.Table:
     """Rows of a declared table or view, from those of its base.
 
@@ -147,7 +147,7 @@ def shaped_rows(
     return _Maker(shape, _sample(shape, rows), scale).table(live=live)
 
 
-def _sample(shape: Shape, rows: pa.Table) -> pa.Table:
+def _sample(shape: DeclaredTable, rows: pa.Table) -> pa.Table:
     """Leave out the rows of the base that a table has nothing to say of."""
     if shape.found_only:
         rows = rows.filter(pc.greater(rows["pt_supervoxel_id"], 0))
@@ -176,7 +176,7 @@ def _in_voxels(column: pa.ChunkedArray, scale: float) -> pa.Array:
 class _Maker:
     """Columns of a declared table, one after another."""
 
-    def __init__(self, shape: Shape, rows: pa.Table, scale: Floats) -> None:
+    def __init__(self, shape: DeclaredTable, rows: pa.Table, scale: Floats) -> None:
         self.shape, self.rows, self.scale = shape, rows, scale
         names = rows.column_names
         if "id" in names:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from cortexclient.sandbox.stores.tables.model import Column
+from cortexclient.sandbox.stores.tables.model import StoredColumn
 
 _ARROW = {
     "bigint": pa.int64(),
@@ -44,7 +44,7 @@ class Output:
 
     name: str
     sql: str
-    column: Column
+    column: StoredColumn
     reflected: bool
     scaled: bool = False
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cortexclient.sandbox.stores.tables.model import QueryError, aborted
-from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, TableQuery
+from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, Selection
 from cortexclient.sandbox.stores.tables.versions import naive
 
 if TYPE_CHECKING:
@@ -296,8 +296,8 @@ class _Query:
 
     def _configured(
         self, body: dict[str, Any], find: Callable[[str], Source], skip: tuple[str, ...]
-    ) -> TableQuery:
-        query = TableQuery(
+    ) -> Selection:
+        query = Selection(
             self.store.engine,
             find,
             limit=body.get("limit") or _UNLIMITED,

@@ -66,7 +66,7 @@ _POSITION = "_position"
 
 
 @dataclass(frozen=True)
-class Column:
+class StoredColumn:
     """One column as the service's models declare it."""
 
     name: str  # name in a query; a point is one column here and three in every answer
@@ -86,7 +86,7 @@ class Source:
 
     name: str  # name on the wire
     relation: str  # what the engine calls it
-    columns: dict[str, Column]  # columns in the order of an answer
+    columns: dict[str, StoredColumn]  # columns in the order of an answer
     resolution: tuple[float, float, float]  # nm per voxel of its positions
     # the service reads the types of a view from the database and leaves them to pandas to find out
     reflected: bool = False
@@ -100,18 +100,18 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def source_columns(schema: pa.Schema) -> dict[str, Column]:
+def source_columns(schema: pa.Schema) -> dict[str, StoredColumn]:
     """Columns of a stored table, the three axes of each point put together."""
     names = set(schema.names)
-    columns: dict[str, Column] = {}
+    columns: dict[str, StoredColumn] = {}
     for item in schema:
         if item.name in BOOKKEEPING:
             continue
         base = item.name[:-2]
         if f"_{base}".endswith(_POSITION) and all(base + axis in names for axis in _AXES):
-            columns.setdefault(base, Column(base, "point"))
+            columns.setdefault(base, StoredColumn(base, "point"))
         else:
-            columns[item.name] = Column(item.name, _kind(item.type))
+            columns[item.name] = StoredColumn(item.name, _kind(item.type))
     return columns
 
 

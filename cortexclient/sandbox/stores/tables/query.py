@@ -17,10 +17,10 @@ from cortexclient.sandbox.stores.tables import frames
 from cortexclient.sandbox.stores.tables.engine import Engine
 from cortexclient.sandbox.stores.tables.model import (
     ARGUMENT_NEEDS_EQUALITY,
-    Column,
     DatabaseError,
     QueryError,
     Source,
+    StoredColumn,
     UnwritableError,
     counted_failure,
     failed_statement,
@@ -68,8 +68,8 @@ _TRUTHS = {
 }
 
 
-def find_column(source: Source, name: str) -> Column:
-    """Column of a source.
+def find_column(source: Source, name: str) -> StoredColumn:
+    """StoredColumn of a source.
 
     Raises
     ------
@@ -125,11 +125,11 @@ def value_list(source: Source, name: str, comparison: str, value: Any) -> pa.Tab
         return None
 
 
-def _field(source: Source, column: Column, axis: str = "") -> str:
+def _field(source: Source, column: StoredColumn, axis: str = "") -> str:
     return f"{quoted(source.name)}.{quoted(column.name + axis)}"
 
 
-def _membership(field: str, column: Column, value: Any, *, negate: bool) -> str:
+def _membership(field: str, column: StoredColumn, value: Any, *, negate: bool) -> str:
     if not isinstance(value, Iterable):
         raise QueryError(f"{type(value).__name__!r} object is not iterable")
     if column.kind == "point" and any(item is not None for item in value):
@@ -140,7 +140,7 @@ def _membership(field: str, column: Column, value: Any, *, negate: bool) -> str:
     return f"{field} {'NOT IN' if negate else 'IN'} ({', '.join(literals)})"
 
 
-def literal(column: Column, value: Any, operator: str) -> str:
+def literal(column: StoredColumn, value: Any, operator: str) -> str:
     """A value written into a statement, checked as the database checks it against the column's type.
 
     Raises
@@ -169,11 +169,11 @@ def _without_nul(text: str) -> str:
     return text
 
 
-def _no_operator(column: Column, operator: str, other: str) -> DatabaseError:
+def _no_operator(column: StoredColumn, operator: str, other: str) -> DatabaseError:
     return DatabaseError(f"operator does not exist: {_SQL_NAMES[column.kind]} {operator} {other}")
 
 
-def _number(column: Column, value: float) -> str:
+def _number(column: StoredColumn, value: float) -> str:
     if isinstance(value, int):
         return str(value)
     if not math.isfinite(value):
@@ -223,12 +223,12 @@ _LITERALS: dict[str, Callable[[str], str]] = {
 }
 
 
-def _spatial(source: Source, column: Column, box: Any) -> str:
+def _spatial(source: Source, column: StoredColumn, box: Any) -> str:
     corners = np.array(box)
     if not bool(np.all(corners[0] < corners[1])):
         raise QueryError(f"min bounds: {corners[0]} must be less than max bounds: {corners[1]}")
     if column.kind != "point":
-        owner = "'Column' object" if source.reflected else "'InstrumentedAttribute' object"
+        owner = "'StoredColumn' object" if source.reflected else "'InstrumentedAttribute' object"
         raise QueryError(
             f"Neither {owner} nor 'Comparator' object associated with {source.name}.{column.name} "
             "has an attribute 'intersects_nd'"
@@ -243,7 +243,7 @@ def _spatial(source: Source, column: Column, box: Any) -> str:
     return "(" + " AND ".join(parts) + ")"
 
 
-def _regex(source: Source, column: Column, pattern: Any) -> str:
+def _regex(source: Source, column: StoredColumn, pattern: Any) -> str:
     if column.kind != "string":
         raise QueryError("Regex filter is only supported on string columns")
     if not isinstance(pattern, str):
@@ -264,7 +264,7 @@ _TYPE_NAMES = {
 }
 
 
-class TableQuery:
+class Selection:
     """A query being put together.
 
     Parameters
@@ -457,7 +457,7 @@ class TableQuery:
         return outputs, names
 
     def _output(
-        self, source: Source, column: Column, label: str, resolution: list[float] | None
+        self, source: Source, column: StoredColumn, label: str, resolution: list[float] | None
     ) -> list[frames.Output]:
         field = f"{quoted(source.name)}.{quoted(column.name)}"
         if column.kind == "point":

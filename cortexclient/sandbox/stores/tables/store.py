@@ -12,9 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cortexclient.sandbox.stores.tables.declared import Shape, shaped_rows, view_document
+from cortexclient.sandbox.stores.tables.declared import DeclaredTable, shaped_rows, view_document
 from cortexclient.sandbox.stores.tables.engine import Engine
-from cortexclient.sandbox.stores.tables.model import Column, Source, is_looked_up, quoted, source_columns
+from cortexclient.sandbox.stores.tables.model import (
+    Source,
+    StoredColumn,
+    is_looked_up,
+    quoted,
+    source_columns,
+)
 from cortexclient.sandbox.stores.tables.versions import freeze, looked_up_again, repeat_versions, version_row
 from cortexclient.sandbox.stores.tables.write import AnnotationWriter
 
@@ -132,14 +138,14 @@ class TableStore:
             else:
                 self.segmentation_rows.pop(shape.name, None)
 
-    def _base_unit(self, shape: Shape) -> tuple[float, float, float]:
+    def _base_unit(self, shape: DeclaredTable) -> tuple[float, float, float]:
         """Size of a voxel in the folder's own tables, nm."""
         rows = [*(self.world.folder.tables.get("annotation_tables") or [])]
         row = next((each for each in rows if each["table_name"] == shape.base), rows[0])
         x, y, z = (float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
         return x, y, z
 
-    def _count_of(self, shape: Shape, version: int) -> int:
+    def _count_of(self, shape: DeclaredTable, version: int) -> int:
         own = self.world.names.own_version(version)
         path = self.world.folder.file("tables", f"{shape.base}.v{own}.parquet")
         return shape.count(pq.read_table(path, columns=shape.counted_columns))
@@ -441,7 +447,7 @@ class TableStore:
         frame: pd.DataFrame = self.engine.read(f"SELECT {names} FROM {source.relation}").to_pandas()
         return frame
 
-    def columns(self, table: str) -> dict[str, Column]:
+    def columns(self, table: str) -> dict[str, StoredColumn]:
         """Columns of a live table."""
         return dict(self.live(table).columns)
 
