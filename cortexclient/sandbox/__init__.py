@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.sandbox import Sandbox
     from cortexclient.sandbox.shared import SandboxAddress, shared_endpoint
 
-__all__ = ["SandboxAddress", "Fault", "Sandbox", "shared_endpoint"]
+__all__ = ["Fault", "Sandbox", "SandboxAddress", "shared_endpoint"]
 
 _HOMES = {
     "SandboxAddress": "cortexclient.sandbox.shared",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cortexclient.sandbox.routes.materialize.body import LIVE, checked_body, query_arguments
+from cortexclient.sandbox.routes.materialize.body import LIVE
 from cortexclient.sandbox.routes.materialize.frozen import (
     join_query,
     require_database,
@@ -26,7 +26,7 @@ from cortexclient.sandbox.routes.materialize.service import (
     Service,
     check_reader,
     frame_response,
-    parsed_body,
+    question,
 )
 from cortexclient.sandbox.routes.pages import json_response, unserved
 from cortexclient.sandbox.stores.tables.live import live_rows
@@ -40,19 +40,12 @@ if TYPE_CHECKING:
 
 def live_query(ask: Ask) -> Response:
     """``POST query``: a table at any time."""
-    body = checked_body(parsed_body(ask.body), LIVE)
-    arguments = query_arguments(ask.request.query_params)
+    body, arguments = question(ask, LIVE)
     check_reader(ask.world, ask.request, body["table"])
     found = live_rows(ask.store, body, arguments)
-    warnings = found.warnings + ([] if arguments["direct_sql_pandas"] else [OLD_WAY, OLD_WAY])
-    return frame_response(
-        ask.request,
-        found.frame,
-        warnings=warnings,
-        resolution=found.resolution,
-        names=found.names,
-        arguments=arguments,
-    )
+    if not arguments["direct_sql_pandas"]:
+        found.warnings += [OLD_WAY, OLD_WAY]
+    return frame_response(ask.request, found, arguments)
 
 
 VERSION = "5.26.4"

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from starlette.responses import Response
 
-from cortexclient.sandbox.routes.materialize.body import COMPLEX, SIMPLE, checked_body, query_arguments
+from cortexclient.sandbox.routes.materialize.body import COMPLEX, SIMPLE
 from cortexclient.sandbox.routes.materialize.service import (
     OLD_WAY,
     Ask,
     check_reader,
     frame_response,
-    parsed_body,
+    question,
 )
-from cortexclient.sandbox.stores.tables.model import QueryError, Source, aborted
+from cortexclient.sandbox.stores.tables.model import Found, QueryError, Source, aborted
 from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, Selection
 
 _SUFFIXES_OLD = (
@@ -36,51 +36,52 @@ _PANDAS_OLD = (
 )
 
 
-@dataclass
-class Found:
-    """Outcome of a query."""
-
-    frame: pd.DataFrame | pa.RecordBatch
-    warnings: list[str]
-    resolution: list[float]
-    names: dict[str, dict[str, str]]
-
-
 def table_query(ask: Ask) -> Response:
     """``POST version/V/table/T/query``."""
-    body = checked_body(parsed_body(ask.body), SIMPLE)
-    arguments = query_arguments(ask.request.query_params)
-    return _answer(ask, table_rows(ask, ask.path("table"), body, arguments), arguments)
+    body, arguments = question(ask, SIMPLE)
+    return frame_response(ask.request, table_rows(ask, ask.path("table"), body, arguments), arguments)
 
 
 def join_query(ask: Ask) -> Response:
     """``POST version/V/query``."""
-    body = checked_body(parsed_body(ask.body), COMPLEX)
-    arguments = query_arguments(ask.request.query_params)
-    return _answer(ask, joined_rows(ask, body, arguments), arguments)
+    body, arguments = question(ask, COMPLEX)
+    return frame_response(ask.request, joined_rows(ask, body, arguments), arguments)
 
 
 def view_query(ask: Ask) -> Response:
     """``POST version/V/views/NAME/query``; version 0 is the live database."""
-    body = checked_body(parsed_body(ask.body), SIMPLE)
-    arguments = query_arguments(ask.request.query_params)
-    return _answer(ask, view_rows(ask, ask.path("view"), body, arguments), arguments)
+    body, arguments = question(ask, SIMPLE)
+    return frame_response(ask.request, view_rows(ask, ask.path("view"), body, arguments), arguments)
 
 
-def _answer(ask: Ask, found: Found, arguments: dict[str, Any]) -> Response:
-    return frame_response(
-        ask.request,
-        found.frame,
-        warnings=found.warnings,
-        resolution=found.resolution,
-        names=found.names,
-        arguments=arguments,
+def _selection(
+    ask: Ask,
+    find: Callable[[str], Source],
+    body: dict[str, Any],
+    arguments: dict[str, Any],
+    suffixes: dict[str, str] | None = None,
+) -> Selection:
+    most = ask.world.options.row_limit
+    return Selection(
+        ask.store.engine,
+        find,
+        limit=min(int(body.get("limit", most)), most),
+        offset=body.get("offset", 0),
+        suffixes=suffixes,
+        typed=bool(arguments.get("direct_sql_pandas")),
+        lenient=not ask.world.options.strict,
     )
 
 
-def _limit(ask: Ask, body: dict[str, Any]) -> int:
-    most = ask.world.options.row_limit
-    return min(int(body.get("limit", most)), most)
+def _select(query: Selection, name: str, body: dict[str, Any]) -> None:
+    for column in body.get("select_columns") or ():
+        query.select(name, column)
+    if not body.get("select_columns"):
+        query.select_all(name)
+
+
+def _limited(limit: int | None) -> str:
+    return f'201 - "Limited query to {limit} rows'
 
 
 def _frozen(ask: Ask, table: str) -> Source:
@@ -162,30 +163,17 @@ def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, 
     """Rows of one frozen table."""
     require_tables(ask, [table])
     check_reader(ask.world, ask.request, table)
-    options = ask.world.options
     metadata = ask.store.metadata(table) or {}
-    limit = _limit(ask, body)
-    typed = bool(arguments.get("direct_sql_pandas"))
-    query = Selection(
-        ask.store.engine,
-        lambda name: _frozen(ask, name),
-        limit=limit,
-        offset=body.get("offset", 0),
-        typed=typed,
-        lenient=not options.strict,
-    )
+    query = _selection(ask, lambda name: _frozen(ask, name), body, arguments)
+    limit = query.limit
     resolution = _resolution(body, query.source(table))
     _apply_filters(ask, query, body)
     query.filter({table: {"valid": True}}, "=")
-    if body.get("select_columns"):
-        for column in body["select_columns"]:
-            query.select(table, column)
-    else:
-        query.select_all(table)
+    _select(query, table, body)
     frame, names = _run(ask, query, resolution, arguments)
-    warnings = [f'201 - "Limited query to {limit} rows'] if len(frame) == query.limit else []
+    warnings = [_limited(limit)] if len(frame) == query.limit else []
     warnings += notices(metadata, table)
-    return Found(frame, warnings + ([] if typed else [OLD_WAY]), resolution, names)
+    return Found(frame, warnings + ([] if query.typed else [OLD_WAY]), resolution, names)
 
 
 def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
@@ -195,23 +183,13 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
     for name in tables:
         check_reader(ask.world, ask.request, name)
     warnings = [text for name in tables for text in notices(ask.store.metadata(name) or {}, name)]
-    limit = _limit(ask, body)
     suffixes = body.get("suffix_map")
     if body.get("suffixes") is not None:
         warnings.append(_SUFFIXES_OLD)
         suffixes = dict(zip(dict.fromkeys(tables), body["suffixes"], strict=False))
-    typed = bool(arguments.get("direct_sql_pandas"))
-    if not typed:
+    if not arguments.get("direct_sql_pandas"):
         warnings.append(_PANDAS_OLD)
-    query = Selection(
-        ask.store.engine,
-        lambda name: _frozen(ask, name),
-        limit=limit,
-        offset=body.get("offset", 0),
-        suffixes=suffixes,
-        typed=typed,
-        lenient=not ask.world.options.strict,
-    )
+    query = _selection(ask, lambda name: _frozen(ask, name), body, arguments, suffixes)
     resolution = _resolution(body, _frozen(ask, tables[-1]))
     (left, left_column), (right, right_column) = body["tables"][:2]
     query.join(left, left_column, right, right_column)
@@ -220,8 +198,8 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
         query.filter({table: {"valid": True}}, "=")
     warnings += _select_joined(query, body, [right, left])
     frame, names = _rows(query, resolution, arguments)
-    if len(frame) == limit:
-        warnings.append(f'201 - "Limited query to {limit} rows')
+    if len(frame) == query.limit:
+        warnings.append(_limited(query.limit))
     return Found(frame, warnings, resolution, names)
 
 
@@ -259,31 +237,19 @@ def view_rows(ask: Ask, view: str, body: dict[str, Any], arguments: dict[str, An
     if metadata is None:
         raise QueryError("No row was found for one()")
     require_database(ask)
-    limit = _limit(ask, body)
-    typed = bool(arguments.get("direct_sql_pandas"))
 
     def find(name: str) -> Source:
         if name != view:
             raise QueryError("'NoneType' object is not subscriptable")
         return ask.store.view(view, ask.version)
 
-    query = Selection(
-        ask.store.engine,
-        find,
-        limit=limit,
-        offset=body.get("offset", 0),
-        typed=typed,
-        lenient=not ask.world.options.strict,
-    )
+    query = _selection(ask, find, body, arguments)
+    limit = query.limit
     resolution = _resolution(body, query.source(view))
     _apply_filters(ask, query, body)
-    if body.get("select_columns"):
-        for column in body["select_columns"]:
-            query.select(view, column)
-    else:
-        query.select_all(view)
+    _select(query, view, body)
     frame, names = _run(ask, query, resolution, arguments)
-    warnings = [] if typed else [OLD_WAY]
+    warnings = [] if query.typed else [OLD_WAY]
     if len(frame) == query.limit:
-        warnings.append(f'201 - "Limited query to {limit} rows')
+        warnings.append(_limited(limit))
     return Found(frame, warnings + notices(metadata, view), resolution, names)

@@ -22,9 +22,14 @@ from starlette.routing import Route
 
 from cortexclient.sandbox.access import USER
 from cortexclient.sandbox.routes.info import knows_datastack, unknown_datastack
-from cortexclient.sandbox.routes.materialize.body import RefusedError
+from cortexclient.sandbox.routes.materialize.body import (
+    BodySchema,
+    RefusedError,
+    checked_body,
+    query_arguments,
+)
 from cortexclient.sandbox.routes.pages import json_response, not_found_page
-from cortexclient.sandbox.stores.tables.model import QueryError, aborted
+from cortexclient.sandbox.stores.tables.model import Found, QueryError, aborted
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -96,28 +101,9 @@ _OLD_FORMAT = (
 )
 
 
-def frame_response(
-    request: Request,
-    frame: pd.DataFrame | pa.RecordBatch,
-    *,
-    warnings: list[str],
-    resolution: list[float] | None,
-    names: dict[str, dict[str, str]],
-    arguments: dict[str, Any],
-) -> Response:
-    """Answer a frame as the service does.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame or pyarrow.RecordBatch
-        The rows; a batch, notes for pandas included, only where Arrow is asked for.
-    warnings : list of str
-        One ``Warning`` header each.
-    resolution : list of float
-        nm per voxel of the positions, one header for each axis.
-    names : mapping
-        Table -> column -> name in the frame; its Python repr is a header.
-    """
+def frame_response(request: Request, found: Found, arguments: dict[str, Any]) -> Response:
+    """Answer rows as the service does: warnings, voxel sizes and names of columns are headers."""
+    frame, warnings = found.frame, found.warnings
     accepted = request.headers.get("accept-encoding", "")
     headers: list[tuple[str, str]] = []
     if arguments["return_pyarrow"]:
@@ -128,8 +114,8 @@ def frame_response(
     else:
         body, kind = frame.to_json(orient="records").encode(), "application/json"
     headers += [("warning", header_text(text)) for text in warnings]
-    headers += [("dataframe_resolution", str(float(value))) for value in resolution or ()]
-    headers.append(("column_names", str(names)))
+    headers += [("dataframe_resolution", str(float(value))) for value in found.resolution]
+    headers.append(("column_names", str(found.names)))
     return gzipped(request, body, kind, headers)
 
 
@@ -307,6 +293,12 @@ class Service:
                 raise aborted(404, f"version {ask.version or None} not found in {ask.datastack}")
         if checked and ask.version not in (0, -1) and ask.store.version(ask.version) is None:
             raise aborted(404, f"version {ask.version} not found in {ask.datastack}")
+
+
+def question(ask: Ask, schema: BodySchema) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Checked body and arguments of a query."""
+    body = checked_body(parsed_body(ask.body), schema)
+    return body, query_arguments(ask.request.query_params)
 
 
 def parsed_body(body: bytes) -> Any:

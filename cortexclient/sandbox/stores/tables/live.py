@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cortexclient.sandbox.stores.tables.model import QueryError, aborted
+from cortexclient.sandbox.stores.tables.model import Found, QueryError, aborted
 from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, Selection
 from cortexclient.sandbox.stores.tables.versions import naive
 
@@ -203,16 +203,6 @@ _HIDDEN = ("valid", "superceded_id")
 
 
 @dataclass
-class LiveFound:
-    """Outcome of a live query."""
-
-    frame: pd.DataFrame
-    names: Names
-    resolution: list[float]
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass
 class _Part:
     """Rows from one of the two databases."""
 
@@ -221,7 +211,7 @@ class _Part:
     warnings: list[str]
 
 
-def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]) -> LiveFound:
+def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
     """Rows of a table as they stand at any time.
 
     Parameters
@@ -267,7 +257,7 @@ def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]
     frame = _combined(frozen, written, body, at)
     frame = _filtered(frame, body, frozen.names, strict=options.strict)
     frame, names = _asked_columns(frame, body, frozen.names)
-    return LiveFound(frame, names, body["desired_resolution"], warnings + frozen.warnings + written.warnings)
+    return Found(frame, warnings + frozen.warnings + written.warnings, body["desired_resolution"], names)
 
 
 def _moment(text: str) -> datetime:

@@ -6,8 +6,12 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # what the database says -> class of its error, and SQLAlchemy's page about it
 _CLASSES = (
@@ -154,3 +158,13 @@ def flat_columns(
             flat += [column for column in (f"{base}_supervoxel_id", f"{base}_root_id") if column in looked_up]
     flat += [name for name in looked_up if name not in flat]
     return flat
+
+
+@dataclass
+class Found:
+    """Outcome of a query."""
+
+    frame: pd.DataFrame | pa.RecordBatch  # a batch, notes for pandas included, only where Arrow is asked for
+    warnings: list[str]
+    resolution: list[float]  # nm per voxel of the positions
+    names: dict[str, dict[str, str]]  # table -> column -> name in the frame
