@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from cortexclient.sandbox.access import USER
 from cortexclient.sandbox.routes.pages import redirect_text, unserved, wrong_method_page
+from cortexclient.sandbox.stores.graph.edits import EditError
 from cortexclient.sandbox.stores.graph.state import moment
 
 if TYPE_CHECKING:
@@ -230,6 +231,8 @@ def _answer(world: World, handler: Handler, request: Request, body: bytes) -> Re
         return handler(call)
     except ApiError as error:
         return _failure(call, error.status, str(error))
+    except EditError as error:
+        return _failure(call, 400, f"[400]: {error}")
     except Exception as error:  # the real services turn every error into this answer
         logger.debug("%s failed", request.url.path, exc_info=error)
         return _failure(call, 500, str(error), traceback=[f"{type(error).__name__}: {error}\n"])

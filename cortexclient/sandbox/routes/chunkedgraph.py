@@ -25,6 +25,7 @@ from cortexclient.sandbox.routes.chunkedgraph_history import (
     history_routes,
     lookup_supervoxels,
     node_time,
+    oldest_time,
 )
 from cortexclient.sandbox.stores.graph import build, history, space
 from cortexclient.sandbox.stores.graph.state import to_micros
@@ -57,10 +58,10 @@ def legacy_routes(world: World, info: Handler, root_of: Callable[[Call, int], np
         ("segment/{node}/children", service.children),
         ("segment/{node}/leaves", service.leaves),
         ("segment/{node}/leaves_from_leave", service.leaves_from_leaf),
-        ("segment/{node}/contact_sites", service.contact_sites),
+        ("segment/{node}/contact_sites", contact_sites),
         ("segment/{root}/change_log", service.change_log),
-        ("segment/{root}/merge_log", service.merge_log),
-        ("graph/oldest_timestamp", service.oldest),
+        ("segment/{root}/merge_log", lambda call: jsonify(history.merge_log(world.graph, call.node("root")))),
+        ("graph/oldest_timestamp", lambda call: oldest_time(world, call)),
     ]
     either = [route(world, f"{_OLD_TABLE}/{path}", handler, ("GET", "POST")) for path, handler in paths]
     return [route(world, f"{_OLD_TABLE}/info", info), *either]
@@ -91,22 +92,9 @@ class _Legacy:
         # the service puts a number and a dictionary together
         raise ValueError("zero-dimensional arrays cannot be concatenated")
 
-    def contact_sites(self, _: Call) -> Response:
-        name = "ChunkedGraph.get_subgraph_edges()"
-        raise TypeError(f"{name} got an unexpected keyword argument 'connected_edges'")
-
     def change_log(self, call: Call) -> Response:
         past = call.at("timestamp", 0)
         return jsonify(history.change_log(self.world.graph, call.node("root"), filtered=False, past=past))
-
-    def merge_log(self, call: Call) -> Response:
-        return jsonify(history.merge_log(self.world.graph, call.node("root")))
-
-    def oldest(self, call: Call) -> Response:
-        oldest = self.world.graph.oldest()
-        if oldest is None:
-            raise AttributeError("'NoneType' object has no attribute 'isoformat'")
-        return jsonify({"iso": oldest.isoformat(call.arg("delimiter", " ") or "")})
 
 
 PCG_VERSION = "2.21.1"
@@ -132,7 +120,7 @@ def routes(world: World) -> list[BaseRoute]:
         (f"{_TABLE}/node/{{node}}/children", service.children, ("GET",)),
         (f"{_TABLE}/node/{{node}}/lvl2_graph", service.l2_graph, ("GET",)),
         (f"{_TABLE}/node/{{node}}/subgraph", service.subgraph, ("GET",)),
-        (f"{_TABLE}/node/{{node}}/contact_sites", service.contact_sites, ("GET",)),
+        (f"{_TABLE}/node/{{node}}/contact_sites", contact_sites, ("GET",)),
         (f"{_TABLE}/node/contact_sites_pair/{{node}}/{{other}}", service.contact_sites_pair, ("GET",)),
         (f"{_TABLE}/l2_chunk_children_binary/{{chunk}}", service.chunk_children_binary, ("GET",)),
         (f"{_TABLE}/l2_chunk_children/{{chunk}}", service.chunk_children, ("GET",)),
@@ -284,11 +272,6 @@ class _Nodes:
         body = {"nodes": edges.pairs, "affinities": edges.affinities, "areas": edges.areas}
         return jsonify(body, call)
 
-    def contact_sites(self, _: Call) -> Response:
-        # the service calls itself with an argument that it no longer takes
-        name = "ChunkedGraph.get_subgraph_edges()"
-        raise TypeError(f"{name} got an unexpected keyword argument 'connected_edges'")
-
     def contact_sites_pair(self, _: Call) -> Response:
         raise NameError("name 'contact_sites' is not defined")
 
@@ -324,3 +307,9 @@ def _pairs(found: dict[int, Ids]) -> Ids:
     parents = np.repeat(np.array(list(found), dtype=np.int64), [len(ids) for ids in found.values()])
     supervoxels = np.concatenate([*found.values(), np.empty(0, dtype=np.int64)])
     return np.stack([parents, supervoxels], axis=1).reshape(-1)
+
+
+def contact_sites(_: Call) -> Response:
+    """Fail as the service does, which calls itself with an argument that it no longer takes."""
+    name = "ChunkedGraph.get_subgraph_edges()"
+    raise TypeError(f"{name} got an unexpected keyword argument 'connected_edges'")

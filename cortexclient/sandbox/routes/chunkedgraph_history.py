@@ -11,7 +11,7 @@ import numpy as np
 
 from cortexclient.sandbox.routes.calls import ApiError, Call, harmless, jsonify, route, text
 from cortexclient.sandbox.stores.graph import edits, history
-from cortexclient.sandbox.stores.graph.edits import Edit, EditError
+from cortexclient.sandbox.stores.graph.edits import Edit
 from cortexclient.sandbox.stores.graph.graph import operation_time
 from cortexclient.sandbox.stores.graph.space import Geometry
 
@@ -41,7 +41,7 @@ def history_routes(world: World) -> list[BaseRoute]:
         (f"{_TABLE}/past_id_mapping", service.past_ids, ("GET",)),
         (f"{_TABLE}/valid_nodes", service.valid_nodes, ("GET",)),
         (f"{_TABLE}/delta_roots", service.delta_roots, ("GET",)),
-        (f"{_TABLE}/oldest_timestamp", service.oldest, ("GET",)),
+        (f"{_TABLE}/oldest_timestamp", lambda call: oldest_time(world, call), ("GET",)),
         (f"{_TABLE}/root/{{root}}/last_edit", service.last_edit, ("GET",)),
         (f"{_TABLE}/root/{{root}}/change_log", service.change_log, ("GET",)),
         (f"{_TABLE}/root/{{root}}/merge_log", service.merge_log, ("GET",)),
@@ -108,12 +108,6 @@ class _History:
         assert past is not None
         old, new = history.delta_roots(self.world.graph, past, call.at("timestamp_future"))
         return jsonify({"old_roots": old, "new_roots": new}, call)
-
-    def oldest(self, call: Call) -> Response:
-        oldest = self.world.graph.oldest()
-        if oldest is None:
-            raise AttributeError("'NoneType' object has no attribute 'isoformat'")
-        return jsonify({"iso": oldest.isoformat(call.arg("delimiter", " ") or "")}, call)
 
     # -- logs ------------------------------------------------------------------------------------------------------
 
@@ -222,6 +216,14 @@ class _History:
         return text(frame.to_html() if call.flag("disp") else harmless(frame.to_json()))
 
 
+def oldest_time(world: World, call: Call) -> Response:
+    """When the graph begins."""
+    oldest = world.graph.oldest()
+    if oldest is None:
+        raise AttributeError("'NoneType' object has no attribute 'isoformat'")
+    return jsonify({"iso": oldest.isoformat(call.arg("delimiter", " ") or "")}, call)
+
+
 def _numpy_text(roots: list[int]) -> str:
     """Ids as numpy prints an array."""
     return "[" + " ".join(str(root) for root in roots) + "]"
@@ -306,10 +308,7 @@ class _Edits:
                 400, "Chebyshev distance between merge points exceeded allowed maximum (3 chunks)."
             )
         points = _points(graph, nodes)
-        try:
-            edit = edits.merge(graph, int(ends[0]), int(ends[1]), points_vx=points, user=call.user)
-        except EditError as error:
-            raise ApiError(400, str(error)) from error
+        edit = edits.merge(graph, int(ends[0]), int(ends[1]), points_vx=points, user=call.user)
         return self._answer(call, edit)
 
     def _sides(self, call: Call) -> tuple[Ids, Ids, NDArray[np.int64], NDArray[np.int64]]:
@@ -322,34 +321,22 @@ class _Edits:
 
     def split(self, call: Call) -> Response:
         sources, sinks, near, far = self._sides(call)
-        try:
-            edit = edits.split(
-                self.world.graph, sources, sinks, points_vx=(near, far), local=True, user=call.user
-            )
-        except EditError as error:
-            raise ApiError(400, str(error)) from error
+        points = (near, far)
+        edit = edits.split(self.world.graph, sources, sinks, points_vx=points, local=True, user=call.user)
         return self._answer(call, edit)
 
     def preview(self, call: Call) -> Response:
         sources, sinks, near, far = self._sides(call)
-        try:
-            parts, illegal = edits.split_preview(
-                self.world.graph, sources, sinks, np.concatenate([near, far])
-            )
-        except EditError as error:
-            raise ApiError(400, str(error)) from error
+        points = np.concatenate([near, far])
+        parts, illegal = edits.split_preview(self.world.graph, sources, sinks, points)
         return jsonify({"supervoxel_connected_components": parts, "illegal_split": illegal}, call)
 
     def undo(self, call: Call) -> Response:
-        return self._again(call, redo=False)
+        return self._answer(call, edits.undo(self.world.graph, _operation(call), user=call.user))
 
     def redo(self, call: Call) -> Response:
-        return self._again(call, redo=True)
+        return self._answer(call, edits.redo(self.world.graph, _operation(call), user=call.user))
 
-    def _again(self, call: Call, *, redo: bool) -> Response:
-        step = edits.redo if redo else edits.undo
-        try:
-            edit = step(self.world.graph, int(call.json()["operation_id"]), user=call.user)
-        except EditError as error:
-            raise ApiError(400, str(error)) from error
-        return self._answer(call, edit)
+
+def _operation(call: Call) -> int:
+    return int(call.json()["operation_id"])

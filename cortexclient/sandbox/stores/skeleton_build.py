@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,7 @@ class SkeletonTree:
         return labels
 
 
+_WARNING_FILTERS = threading.Lock()
 INVALIDATION_NM = 7500
 SOMA_RADIUS_NM = 7500
 SOMA, DENDRITE = 1, 3
@@ -100,19 +103,16 @@ def skeletonize(
     order = np.argsort(l2_ids)
     index = order[np.searchsorted(l2_ids[order], edges)] if len(edges) else edges
     if len(l2_ids) == 1 or not len(edges):
-        vertices, tree, mapping, top = (
-            points[:1],
-            np.empty((0, 2), np.int64),
-            np.zeros(len(l2_ids), np.int64),
-            0,
-        )
+        vertices, tree, mapping, top = points[:1], edges[:0], np.zeros(len(l2_ids), np.int64), 0
     else:
-        vertices, tree, mapping, top = _pcg_skeleton(points, index, soma)
+        skeleton = run_pcg_skel(points, index, soma)
+        vertices, top = np.asarray(skeleton.vertices, np.float64), int(skeleton.root)
+        tree, mapping = (np.asarray(each, np.int64) for each in (skeleton.edges, skeleton.mesh_to_skel_map))
     compartment = np.full(len(vertices), DENDRITE, np.int64)
     if soma is not None:
         compartment[top] = SOMA
     return {
-        "meta": _meta(root, soma, datastack, timestamp),
+        "meta": skeleton_meta(root, soma, datastack, timestamp),
         "edges": tree.tolist(),
         "mesh_to_skel_map": mapping.tolist(),
         "root": top,
@@ -123,25 +123,21 @@ def skeletonize(
     }
 
 
-def _pcg_skeleton(
-    points: NDArray[np.float64], edges: NDArray[np.int64], soma: list[float] | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]:
+def run_pcg_skel(points: NDArray[np.float64], edges: NDArray[np.int64], soma: list[float] | None) -> Any:
+    """Skeleton of a level-2 graph; what lies around its soma collapses into the root."""
     from pcg_skel import pcg_skeleton_direct
 
-    skeleton = pcg_skeleton_direct(
-        points,
-        edges,
-        invalidation_d=INVALIDATION_NM,
-        root_point=soma,
-        collapse_soma=soma is not None,
-        collapse_radius=SOMA_RADIUS_NM,
-    )
-    return (
-        np.asarray(skeleton.vertices, np.float64),
-        np.asarray(skeleton.edges, np.int64),
-        np.asarray(skeleton.mesh_to_skel_map, np.int64),
-        int(skeleton.root),
-    )
+    # what is shown of warnings belongs to the whole process, as streams do: one thread changes it at a time
+    with _WARNING_FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pcg_skeleton_direct(
+            points,
+            edges,
+            invalidation_d=INVALIDATION_NM,
+            root_point=soma,
+            collapse_soma=soma is not None,
+            collapse_radius=SOMA_RADIUS_NM,
+        )
 
 
 def _radius(
@@ -168,7 +164,8 @@ def _radius(
     return np.asarray(radius[labels], np.float64)
 
 
-def _meta(root: int, soma: list[float] | None, datastack: str, timestamp: float) -> dict[str, Any]:
+def skeleton_meta(root: int, soma: list[float] | None, datastack: str, timestamp: float) -> dict[str, Any]:
+    """Metadata of a ``flatdict``: how the service makes skeletons."""
     x, y, z = soma if soma is not None else (None, None, None)
     return {
         "root_id": root,

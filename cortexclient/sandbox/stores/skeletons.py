@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from cortexclient.sandbox.cortex.files import write_json, write_table
 from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE, SOMA
 from cortexclient.sandbox.layout import keep_file
+from cortexclient.sandbox.stores.skeleton_build import run_pcg_skel, skeleton_meta, skeletonize
+from cortexclient.sandbox.stores.skeleton_formats import to_swc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,12 +28,9 @@ if TYPE_CHECKING:
     from cortexclient.sandbox.layout import DataFolder
     from cortexclient.sandbox.world import World
 
-_WARNING_FILTERS = threading.Lock()
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_COLLAPSE_NM = 7500
 # when the skeletons claim to have been made: fixed, so that equal seeds give equal files
 _MADE = datetime(2025, 9, 10, 4, 5, 6, 700000, tzinfo=UTC).timestamp()
 
@@ -99,7 +98,7 @@ class SkeletonFiles:
         if root not in self._recipes:
             return None
         skeleton = self._made(root)
-        document = {"flatdict": skeleton, "swccompressed": swc_text(skeleton)}
+        document = {"flatdict": skeleton, "swccompressed": to_swc(skeleton)}
         with contextlib.suppress(OSError):  # a folder that cannot be written to
             keep_file(path, gzip.compress(json.dumps(document).encode(), 3, mtime=0))
         return document
@@ -152,35 +151,12 @@ def flatdict(
     datastack : str
         Named in the metadata.
     """
-    skeleton = _skeletonize(vertices, graph, soma, root)
+    skeleton = run_pcg_skel(vertices, graph, None if soma is None else soma.tolist())
     points = np.asarray(skeleton.vertices, dtype=np.float64)
     to_skeleton = np.asarray(skeleton.mesh_to_skel_map, dtype=np.int64)
-    place = soma if soma is not None else np.array([None, None, None])
+    meta = skeleton_meta(root, None if soma is None else soma.tolist(), datastack, _MADE)
     return {
-        "meta": {
-            "root_id": root,
-            "soma_pt_x": _number(place[0]),
-            "soma_pt_y": _number(place[1]),
-            "soma_pt_z": _number(place[2]),
-            "soma_radius": _COLLAPSE_NM,
-            "collapse_soma": soma is not None,
-            "collapse_function": "sphere",
-            "invalidation_d": 7500,
-            "smooth_vertices": False,
-            "compute_radius": False,
-            "shape_function": "single",
-            "smooth_iterations": 12,
-            "smooth_neighborhood": 2,
-            "smooth_r": 0.1,
-            "cc_vertex_thresh": 0,
-            "remove_zero_length_edges": True,
-            "collapse_params": {},
-            "timestamp": _MADE,
-            "skeleton_type": "pcg_skel",
-            "meta": {"datastack": datastack, "space": "l2cache"},
-            "sk_dict_structure_version": 4,
-            "skeleton_version": 4,
-        },
+        "meta": {**meta, "collapse_soma": soma is not None, "sk_dict_structure_version": 4},
         "edges": np.asarray(skeleton.edges, dtype=np.int64).tolist(),
         "mesh_to_skel_map": to_skeleton.tolist(),
         "root": int(skeleton.root),
@@ -189,28 +165,6 @@ def flatdict(
         "radius": _radii(skeleton, to_skeleton, thickness).tolist(),
         "lvl2_ids": ids.tolist(),
     }
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _skeletonize(vertices: Floats, edges: Ints, soma: Floats | None, root: int) -> Any:
-    import warnings
-
-    from pcg_skel import pcg_skel as toolkit
-
-    # what is shown of warnings belongs to the whole process, as streams do: one thread changes it at a time
-    with _WARNING_FILTERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return toolkit.pcg_skeleton_direct(
-            vertices,
-            edges,
-            root_point=None if soma is None else list(soma),
-            collapse_soma=soma is not None,
-            collapse_radius=_COLLAPSE_NM,
-            root_id=root,
-        )
 
 
 def _compartments(skeleton: Any, to_skeleton: Ints, kinds: Ints, *, has_soma: bool) -> Ints:
@@ -240,34 +194,6 @@ def _radii(skeleton: Any, to_skeleton: Ints, thickness: Floats) -> Floats:
     if len(at_root):
         radius[root] = at_root.max()
     return radius
-
-
-def swc_text(skeleton: dict[str, Any]) -> str:
-    """SWC lines of a skeleton: id, compartment, x, y, z, radius (um), parent; parents come first."""
-    edges = np.asarray(skeleton["edges"], dtype=np.int64).reshape(-1, 2)
-    points = np.asarray(skeleton["vertices"]) / 1000.0
-    neighbours: dict[int, list[int]] = {}
-    for a, b in edges.tolist():
-        neighbours.setdefault(a, []).append(b)
-        neighbours.setdefault(b, []).append(a)
-    number: dict[int, int] = {}
-    lines = []
-    stack = [(int(skeleton["root"]), -1)]
-    while stack:
-        vertex, parent = stack.pop()
-        if vertex in number:
-            continue
-        number[vertex] = len(number)
-        x, y, z = points[vertex]
-        radius = skeleton["radius"][vertex] / 1000.0
-        kind = skeleton["compartment"][vertex]
-        lines.append(f"{number[vertex]} {kind} {x:.3f} {y:.3f} {z:.3f} {radius:.3f} {parent}")
-        stack += [
-            (other, number[vertex])
-            for other in sorted(neighbours.get(vertex, []), reverse=True)
-            if other not in number
-        ]
-    return "\n".join(lines) + "\n"
 
 
 REFUSAL = "Problematic root id: {root} is in the refusal list."
@@ -384,8 +310,6 @@ class SkeletonStore:
         return flat
 
     def _compute(self, root: int) -> dict[str, Any]:
-        from cortexclient.sandbox.stores.skeleton_build import skeletonize
-
         graph, cache = self._world.graph, self._world.l2cache
         ids = np.sort(np.asarray(graph.l2_ids(root), np.int64))
         attributes = cache.get(ids, ["rep_coord_nm", "size_nm3"])
