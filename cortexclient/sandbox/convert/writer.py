@@ -15,7 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cortexclient.sandbox.convert.readers import SIDES, RecordedCell
+from cortexclient.sandbox.cortex.files import write_json
+from cortexclient.sandbox.cortex.table_files import annotation_row, datastack_info, segmentation_row, stamp
 from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.stores.graph.state import IdLayout
+from cortexclient.sandbox.stores.tables.schemas import all_schemas
+from cortexclient.sandbox.stores.tables.versions import version_row
 
 Ids = NDArray[np.int64]
 # a recording has no history: everything was always there, from the time the real graph gives its first state
@@ -23,44 +28,18 @@ BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
 AXES = ("x", "y", "z")
 
 
-class _Layout:
-    """How ids of one graph are put together: layer, chunk, segment."""
-
-    def __init__(self, info: dict[str, Any]) -> None:
-        self.bits = {int(layer): int(bits) for layer, bits in info["graph"]["spatial_bit_masks"].items()}
-        self.layers = int(info["graph"]["n_layers"])
-
-    def chunks(self, ids: Ids, layer: int) -> Ids:
-        """Chunk coordinates, (n, 3)."""
-        bits = self.bits[layer]
-        shifts = 56 - bits * np.array([1, 2, 3])
-        chunks: Ids = (ids[:, None] >> shifts) & ((1 << bits) - 1)
-        return chunks
-
-    def segments(self, ids: Ids, layer: int) -> Ids:
-        """Segment numbers, (n,)."""
-        return ids & ((1 << (56 - 3 * self.bits[layer])) - 1)
-
-    def make(self, layer: int, chunks: Ids, segment: int) -> Ids:
-        """Ids of one segment number in many chunks, (n,)."""
-        bits = self.bits[layer]
-        shifts = 56 - bits * np.array([1, 2, 3])
-        ids: Ids = (np.int64(layer) << 56) + (chunks << shifts).sum(axis=1) + segment
-        return ids
-
-
 def write_graph(cell: RecordedCell, folder: Path, info: dict[str, Any]) -> None:
     """Write the ``chunkedgraph`` part of a folder."""
-    layout = _Layout(info)
+    layout = IdLayout.from_info(info)
     supervoxels, parents = _supervoxels(cell)
     links = [(supervoxels, parents)]
     level = np.sort(cell.l2.index.to_numpy(np.int64))
     if not (level >> 56 == 2).all():
         raise ValueError(f"some level-2 ids of {cell.root_id} are not of layer 2")
-    for layer in range(3, layout.layers):
-        chunks = layout.chunks(level, layer - 1) >> 1
+    for layer in range(3, layout.n_layers):
+        chunks = layout.chunks(level) >> 1
         # one node for each chunk: what connects inside a chunk was not recorded, only that it is one cell
-        above = layout.make(layer, chunks, 1)
+        above = layout.encode(layer, chunks, 1)
         links.append((level, above))
         level = np.unique(above)
     links.append((level, np.full(len(level), cell.root_id, np.int64)))
@@ -123,17 +102,12 @@ def _supervoxels(cell: RecordedCell) -> tuple[Ids, Ids]:
     return supervoxels[first], above[first]
 
 
-def _write_nodes(out: Path, layout: _Layout, nodes: Ids, above: Ids) -> None:
+def _write_nodes(out: Path, layout: IdLayout, nodes: Ids, above: Ids) -> None:
     tops = np.setdiff1d(above, nodes)
     everything = np.concatenate([nodes, tops])
     everything.sort()
     layer = everything >> 56
-    chunks = np.zeros((len(everything), 3), np.int64)
-    segments = np.zeros(len(everything), np.int64)
-    for number in np.unique(layer).tolist():
-        here = layer == number
-        chunks[here] = layout.chunks(everything[here], number)
-        segments[here] = layout.segments(everything[here], number)
+    chunks, segments = layout.chunks(everything), layout.segments(everything)
     order = np.lexsort((nodes, above))
     lows = np.searchsorted(above[order], everything, side="left")
     highs = np.searchsorted(above[order], everything, side="right")
@@ -149,7 +123,7 @@ def _write_nodes(out: Path, layout: _Layout, nodes: Ids, above: Ids) -> None:
         "segment_id": segments,
         "created": begun,
         "superseded": pa.nulls(count, pa.timestamp("us", "UTC")),
-        "is_root": layer == layout.layers,
+        "is_root": layer == layout.n_layers,
         "children": pa.array(children, pa.list_(pa.int64())),
     }
     pq.write_table(pa.table(columns), out / "nodes.parquet")
@@ -162,18 +136,18 @@ def _write_nodes(out: Path, layout: _Layout, nodes: Ids, above: Ids) -> None:
     pq.write_table(pa.table(links), out / "parents.parquet")
 
 
-def _write_supervoxels(out: Path, layout: _Layout, supervoxels: Ids, above: Ids) -> None:
+def _write_supervoxels(out: Path, layout: IdLayout, supervoxels: Ids, above: Ids) -> None:
     mine = above >> 56 == 2
     supervoxels, above = supervoxels[mine], above[mine]
-    chunks = layout.chunks(supervoxels, 1)
-    if not np.array_equal(chunks, layout.chunks(above, 2)):
+    chunks = layout.chunks(supervoxels)
+    if not np.array_equal(chunks, layout.chunks(above)):
         raise ValueError("some supervoxels lie in another chunk than their level-2 ids")
     count = len(supervoxels)
     unknown = pa.nulls(count, pa.int64())
     columns = {
         "supervoxel_id": supervoxels,
         **{f"chunk_{axis}": chunks[:, i] for i, axis in enumerate(AXES)},
-        "segment_id": layout.segments(supervoxels, 1),
+        "segment_id": layout.segments(supervoxels),
         **{f"{end}_{axis}": unknown for end in ("min", "max") for axis in AXES},
         **{f"centroid_{axis}{unit}": pa.nulls(count, pa.float64()) for unit in ("", "_nm") for axis in AXES},
         "voxels": unknown,
@@ -211,15 +185,6 @@ def write_cell(cell: RecordedCell, destination: Path, info: dict[str, Any]) -> D
     return DataFolder.open(destination)
 
 
-def _json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
-
-
-def _stamp(time: datetime) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S.%f")
-
-
 def _write_info(cell: RecordedCell, folder: Path) -> None:
     volume = {
         "id": 1,
@@ -228,44 +193,22 @@ def _write_info(cell: RecordedCell, folder: Path) -> None:
         "description": "One recorded cell; there is no image.",
         "image_source": "precomputed://{BASE}/precomputed/img",
     }
-    resolution = {f"viewer_resolution_{axis}": size for axis, size in zip(AXES, VOXEL_NM, strict=True)}
-    _json(
-        folder / "datastack_info.json",
-        {
-            "datastack": cell.datastack,
-            "aligned_volume": volume,
-            "segmentation_source": f"graphene://{{BASE}}/segmentation/table/{PCG_TABLE}",
-            "skeleton_source": None,
-            "analysis_database": None,
-            "viewer_site": "{BASE}/v/sandbox",
-            "synapse_table": TABLE,
-            "soma_table": None,
-            "local_server": "{BASE}",
-            "description": f"Recording of cell {cell.root_id}.",
-            **resolution,
-            "proofreading_status_table": None,
-            "cell_identification_table": None,
-            "proofreading_review_table": None,
-        },
+    info = datastack_info(
+        VOXEL_NM,
+        datastack=cell.datastack,
+        aligned_volume=volume,
+        segmentation_source=f"graphene://{{BASE}}/segmentation/table/{PCG_TABLE}",
+        viewer_site="{BASE}/v/sandbox",
+        synapse_table=TABLE,
+        soma_table=None,
+        description=f"Recording of cell {cell.root_id}.",
+        proofreading_status_table=None,
+        cell_identification_table=None,
     )
-    _json(
-        folder / "versions.json",
-        {
-            "versions": [
-                {
-                    "id": VERSION,
-                    "datastack": cell.datastack,
-                    "version": VERSION,
-                    "time_stamp": _stamp(cell.timestamp),
-                    "valid": True,
-                    "expires_on": _stamp(datetime(2121, 1, 1, tzinfo=UTC)),
-                    "status": "AVAILABLE",
-                    "is_merged": True,
-                    "parent_version": None,
-                }
-            ]
-        },
-    )
+    write_json(folder / "datastack_info.json", info)
+    far = datetime(2121, 1, 1, tzinfo=UTC)
+    version = version_row(VERSION, cell.datastack, VERSION, cell.timestamp, expires=far)
+    write_json(folder / "versions.json", {"versions": [version]})
 
 
 def _voxels(cell: RecordedCell) -> dict[str, NDArray[np.int32]]:
@@ -309,44 +252,21 @@ def _write_tables(cell: RecordedCell, folder: Path) -> None:
     }
     pq.write_table(pa.table(live), tables / f"{TABLE}.live.parquet")
     first = created.min().to_pydatetime() - timedelta(days=1)
-    _json(tables / "tables.json", _table_metadata(first, cell.timestamp, count))
-    _json(tables / "schemas.json", {"used": {"synapse": SYNAPSE_SCHEMA}, "all names": ["synapse"]})
+    write_json(tables / "tables.json", _table_metadata(stamp(first), stamp(cell.timestamp), count))
+    write_json(
+        tables / "schemas.json", {"used": {"synapse": all_schemas()["synapse"]}, "all names": ["synapse"]}
+    )
 
 
-def _table_metadata(created: datetime, updated: datetime, count: int) -> dict[str, Any]:
+def _table_metadata(created: str, updated: str, count: int) -> dict[str, Any]:
+    text = "Synapses of the recorded cell."
+    row = annotation_row(
+        1, TABLE, "synapse", VOXEL_NM, created=created, last_modified=created, description=text
+    )
     return {
-        "annotation_tables": [
-            {
-                "id": 1,
-                "schema_type": "synapse",
-                "table_name": TABLE,
-                "valid": True,
-                "created": _stamp(created),
-                "deleted": None,
-                "user_id": "1",
-                "description": "Synapses of the recorded cell.",
-                "notice_text": None,
-                "reference_table": None,
-                "flat_segmentation_source": None,
-                **{f"voxel_resolution_{axis}": size for axis, size in zip(AXES, VOXEL_NM, strict=True)},
-                "write_permission": "PRIVATE",
-                "read_permission": "PUBLIC",
-                "last_modified": _stamp(created),
-            }
-        ],
+        "annotation_tables": [row],
         "segmentation_tables": [
-            {
-                "id": 1,
-                "schema_type": "synapse",
-                "table_name": f"{TABLE}__{PCG_TABLE}",
-                "valid": True,
-                "created": _stamp(created),
-                "deleted": None,
-                "segmentation_source": None,
-                "pcg_table_name": PCG_TABLE,
-                "last_updated": _stamp(updated),
-                "annotation_table": TABLE,
-            }
+            segmentation_row(1, TABLE, "synapse", PCG_TABLE, created=created, updated=updated)
         ],
         "frozen": {str(VERSION): {TABLE: count}},
         "unique_string_values": {TABLE: {}},
@@ -414,7 +334,7 @@ def _write_mesh(
     meshes = folder / "precomputed" / "seg" / str(info["mesh"])
     meshes.mkdir(parents=True, exist_ok=True)
     (meshes / name).write_bytes(body)
-    _json(
+    write_json(
         meshes / "info",
         {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": info["graph"]["chunk_size"]},
     )
@@ -426,50 +346,3 @@ def _write_mesh(
     truth = folder / "truth" / "mesh_vertices"
     truth.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(truth / f"{cell.root_id}.npz", l2_id=cell.vertex_l2)
-
-
-def _point(which: str, order: int, text: str) -> dict[str, Any]:
-    return {"type": "object", "$ref": f"#/definitions/{which}", "description": text, "order": order}
-
-
-_POSITION = {"position": {"type": "array"}}
-SYNAPSE_SCHEMA: dict[str, Any] = {
-    "$schema": "http://json-schema.org/draft-07/schema#",
-    "definitions": {
-        "SpatialPoint": {
-            "required": ["position"],
-            "properties": _POSITION,
-            "type": "object",
-            "additionalProperties": False,
-        },
-        "BoundSpatialPoint": {
-            "required": ["position"],
-            "properties": {**_POSITION, "root_id": {"type": "integer"}, "supervoxel_id": {"type": "integer"}},
-            "type": "object",
-            "additionalProperties": False,
-        },
-        "SynapseSchema": {
-            "required": ["ctr_pt", *[f"{side}_pt" for side in SIDES]],
-            "properties": {
-                "ctr_pt": _point("SpatialPoint", 1, "central point"),
-                "post_pt": _point("BoundSpatialPoint", 2, "a point in the postsynaptic compartment"),
-                "pre_pt": _point("BoundSpatialPoint", 0, "a point in the presynaptic compartment"),
-                "size": {
-                    "title": "size",
-                    "type": ["number", "null"],
-                    "format": "float",
-                    "description": "size of synapse",
-                },
-                "valid": {
-                    "title": "valid",
-                    "type": ["boolean", "null"],
-                    "default": False,
-                    "description": "is this annotation valid",
-                },
-            },
-            "type": "object",
-            "additionalProperties": True,
-        },
-    },
-    "$ref": "#/definitions/SynapseSchema",
-}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cortexclient.sandbox.cortex.history import VERSIONS
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.tables import NEVER, Rows, frozen_columns, live_columns, micros
 from cortexclient.sandbox.stores.tables.schemas import all_schemas
+from cortexclient.sandbox.stores.tables.versions import TIME_FORMAT, version_row
 
 Ints = npt.NDArray[np.int64]
 
@@ -257,35 +258,38 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 DATASTACK = "cortex"
 PCG_TABLE = "cortex_pcg"
-_NO_ZONE = "%Y-%m-%dT%H:%M:%S.%f"
 
 
-def _stamp(when: datetime | int) -> str:
+def stamp(when: datetime | int) -> str:
+    """Text of a time as the services store it; whole numbers are microseconds since 1970."""
     if isinstance(when, int):
-        return (datetime(1970, 1, 1) + timedelta(microseconds=when)).strftime(_NO_ZONE)  # noqa: DTZ001 - stored naive
-    return when.strftime(_NO_ZONE)
+        when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=when)
+    return when.strftime(TIME_FORMAT)
+
+
+def datastack_info(resolution: tuple[float, float, float], **changes: Any) -> dict[str, Any]:
+    """Body of the info service."""
+    sizes = {f"viewer_resolution_{axis}": size for axis, size in zip("xyz", resolution, strict=True)}
+    info: dict[str, Any] = _TEXTS["info"] | sizes | changes
+    return info
 
 
 def write_info(folder: Path, resolution: tuple[float, float, float]) -> None:
     """Write the bodies of the info service and the list of versions."""
-    sizes = {f"viewer_resolution_{axis}": size for axis, size in zip("xyz", resolution, strict=True)}
-    write_json(folder / "datastack_info.json", _TEXTS["info"] | sizes)
+    write_json(folder / "datastack_info.json", datastack_info(resolution))
     write_json(folder / "image_sources.json", [])
     write_json(
         folder / "versions.json",
         {
             "versions": [
-                {
-                    "id": version.number,
-                    "datastack": DATASTACK,
-                    "version": version.number,
-                    "time_stamp": _stamp(version.time),
-                    "valid": version.valid,
-                    "expires_on": _stamp(version.expires),
-                    "status": "AVAILABLE" if version.valid else "EXPIRED",
-                    "is_merged": True,
-                    "parent_version": None,
-                }
+                version_row(
+                    version.number,
+                    DATASTACK,
+                    version.number,
+                    version.time,
+                    expires=version.expires,
+                    valid=version.valid,
+                )
                 for version in VERSIONS
             ]
         },
@@ -355,51 +359,74 @@ def _write_frame(path: Path, frame: pd.DataFrame) -> None:
     pq.write_table(table.cast(pa.schema(fields)), path, compression="zstd")
 
 
+def annotation_row(
+    number: int, name: str, schema: str, resolution: tuple[float, float, float], **more: Any
+) -> dict[str, Any]:
+    """Metadata of a table of annotations; `more` are ``created``, ``last_modified``, ``description`` and the like."""
+    row = {
+        "id": number,
+        "schema_type": schema,
+        "table_name": name,
+        "valid": True,
+        "created": None,
+        "deleted": None,
+        "user_id": "1",
+        "description": None,
+        "notice_text": None,
+        "reference_table": None,
+        "flat_segmentation_source": None,
+        **{f"voxel_resolution_{axis}": size for axis, size in zip("xyz", resolution, strict=True)},
+        "write_permission": "PRIVATE",
+        "read_permission": "PUBLIC",
+        "last_modified": None,
+    }
+    return row | more
+
+
+def segmentation_row(
+    number: int, name: str, schema: str, pcg_table: str, *, created: str, updated: str
+) -> dict[str, Any]:
+    """Metadata of a table that binds annotations to the segmentation."""
+    return {
+        "id": number,
+        "schema_type": schema,
+        "table_name": f"{name}__{pcg_table}",
+        "valid": True,
+        "created": created,
+        "deleted": None,
+        "segmentation_source": None,
+        "pcg_table_name": pcg_table,
+        "last_updated": updated,
+        "annotation_table": name,
+    }
+
+
 def _metadata(
     tables: list[Rows], segmentation: Segmentation, counts: dict[str, dict[str, int]]
 ) -> dict[str, Any]:
-    x, y, z = segmentation.frame.table_resolution
-    updated = _stamp(VERSIONS[-1].time - timedelta(seconds=121))
+    updated = stamp(VERSIONS[-1].time - timedelta(seconds=121))
     annotation, linked, strings = [], [], {}
     for number, rows in enumerate(tables, start=1):
         first = int(rows.created.min()) - 41_000_777
         written = rows.created.max()
         deleted = rows.deleted[rows.deleted != NEVER]
         annotation.append(
-            {
-                "id": number,
-                "schema_type": rows.schema,
-                "table_name": rows.name,
-                "valid": True,
-                "created": _stamp(first),
-                "deleted": None,
-                "user_id": "1",
-                "description": rows.description,
-                "notice_text": rows.notice,
-                "reference_table": rows.reference,
-                "flat_segmentation_source": None,
-                "voxel_resolution_x": x,
-                "voxel_resolution_y": y,
-                "voxel_resolution_z": z,
-                "write_permission": "PRIVATE",
-                "read_permission": "PUBLIC",
-                "last_modified": _stamp(int(max([written, *deleted]))),
-            }
+            annotation_row(
+                number,
+                rows.name,
+                rows.schema,
+                segmentation.frame.table_resolution,
+                created=stamp(first),
+                description=rows.description,
+                notice_text=rows.notice,
+                reference_table=rows.reference,
+                last_modified=stamp(int(max([written, *deleted]))),
+            )
         )
         if rows.bound:
+            created = stamp(first + 91_337)
             linked.append(
-                {
-                    "id": number,
-                    "schema_type": rows.schema,
-                    "table_name": f"{rows.name}__{PCG_TABLE}",
-                    "valid": True,
-                    "created": _stamp(first + 91_337),
-                    "deleted": None,
-                    "segmentation_source": None,
-                    "pcg_table_name": PCG_TABLE,
-                    "last_updated": updated,
-                    "annotation_table": rows.name,
-                }
+                segmentation_row(number, rows.name, rows.schema, PCG_TABLE, created=created, updated=updated)
             )
         strings[rows.name] = {
             name: sorted(set(values.to_pylist()))

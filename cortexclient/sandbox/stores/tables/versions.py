@@ -26,19 +26,26 @@ def naive(moment: datetime) -> datetime:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).replace(tzinfo=None)
 
 
-def version_row(identity: int, datastack: str, version: int, moment: datetime) -> dict[str, Any]:
-    """Row of a new version."""
-    at = naive(moment)
+def version_row(
+    identity: int,
+    datastack: str,
+    version: int,
+    moment: datetime,
+    *,
+    expires: datetime | None = None,
+    valid: bool = True,
+) -> dict[str, Any]:
+    """Row of a version; a new one lives for a week."""
     return {
         "id": identity,
         "datastack": datastack,
         "version": version,
-        "time_stamp": at.strftime(TIME_FORMAT),
-        "valid": True,
-        "expires_on": (at + _LIFETIME).strftime(TIME_FORMAT),
-        "parent_version": None,
-        "status": "AVAILABLE",
+        "time_stamp": naive(moment).strftime(TIME_FORMAT),
+        "valid": valid,
+        "expires_on": naive(expires or moment + _LIFETIME).strftime(TIME_FORMAT),
+        "status": "AVAILABLE" if valid else "EXPIRED",
         "is_merged": True,
+        "parent_version": None,
     }
 
 
