@@ -133,18 +133,28 @@ class RequestLog(Sequence[RequestRecord]):
         return f"<RequestLog of {len(self)} requests>"
 
 
-class LogRequests:
-    """Log every request before the client can see the end of its response."""
+class Layer:
+    """What surrounds the services: it sees every HTTP request, and nothing else."""
 
-    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+        await (self._serve if scope["type"] == "http" else self.app)(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class LogRequests(Layer):
+    """Log every request before the client can see the end of its response."""
+
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+        super().__init__(app)
+        self.log = log
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, clock = datetime.now(UTC), time.perf_counter()
         path = str(scope["path"])
         status = received = sent = 0
@@ -190,66 +200,52 @@ class LogRequests:
                 write()
 
 
-class CollapseSlashes:
+class CollapseSlashes(Layer):
     """Take ``//`` in a path for ``/``: Neuroglancer and caveclient send such paths, and must not be redirected."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http" and "//" in scope["path"]:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "//" in scope["path"]:
             scope["path"] = _SLASHES.sub("/", scope["path"])
         await self.app(scope, receive, send)
 
 
-class CheckHost:
+class CheckHost(Layer):
     """Refuse requests that name another host: a page whose name was rebound to this machine must not read anything."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http":
-            host = dict(scope["headers"]).get(b"host", b"127.0.0.1").decode("latin-1")
-            if not _LOOPBACK.match(host):
-                message = f"this sandbox answers as 127.0.0.1 and localhost only, not as {host}"
-                body = json.dumps({"message": message}).encode()
-                await send_bytes(send, 421, body, b"application/json", (b"connection", b"close"))
-                return
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = dict(scope["headers"]).get(b"host", b"127.0.0.1").decode("latin-1")
+        if not _LOOPBACK.match(host):
+            message = f"this sandbox answers as 127.0.0.1 and localhost only, not as {host}"
+            body = json.dumps({"message": message}).encode()
+            await send_bytes(send, 421, body, b"application/json", (b"connection", b"close"))
+            return
         await self.app(scope, receive, send)
 
 
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]|([\w-]+\.)*localhost)(:\d+)?\Z", re.ASCII | re.IGNORECASE)
 
 
-class Latency:
+class Latency(Layer):
     """Delay every response, as a distant server does."""
 
     def __init__(self, app: ASGIApp, options: Options) -> None:
-        self.app = app
+        super().__init__(app)
         self.options = options
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http" and self.options.latency > 0:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.options.latency > 0:
             await asyncio.sleep(self.options.latency)
         await self.app(scope, receive, send)
 
 
-class AllowOrigins:
+class AllowOrigins(Layer):
     """Allow pages of any origin to read the responses, as the real services do, so that a viewer elsewhere can be used.
 
     Responses that may hold a token are left out: they are for programs and for the sandbox's own pages.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http" or _SECRETS.match(scope["path"]):
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _SECRETS.match(scope["path"]):
             await self.app(scope, receive, send)
             return
         if scope["method"] == "OPTIONS":
@@ -277,17 +273,10 @@ _PREFLIGHT = (
 )
 
 
-class CatchErrors:
+class CatchErrors(Layer):
     """Respond to a failure of the sandbox's own code with 500 in CAVE's shape, and log it."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def watching_send(message: Message) -> None:

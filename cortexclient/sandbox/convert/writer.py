@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from cortexclient.sandbox.convert.readers import SIDES, RecordedCell
 from cortexclient.sandbox.cortex.files import write_json
-from cortexclient.sandbox.cortex.table_files import annotation_row, datastack_info, segmentation_row, stamp
+from cortexclient.sandbox.cortex.table_files import datastack_info, stamp
 from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.stores.graph.state import IdLayout
+from cortexclient.sandbox.stores.tables.model import annotation_row, segmentation_row
 from cortexclient.sandbox.stores.tables.schemas import all_schemas
 from cortexclient.sandbox.stores.tables.versions import version_row
 

@@ -21,6 +21,7 @@ from cortexclient.sandbox.cortex.files import write_gzip, write_json, write_tabl
 from cortexclient.sandbox.cortex.history import VERSIONS
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.tables import NEVER, Rows, frozen_columns, live_columns, micros
+from cortexclient.sandbox.stores.tables.model import annotation_row, segmentation_row
 from cortexclient.sandbox.stores.tables.schemas import all_schemas
 from cortexclient.sandbox.stores.tables.versions import TIME_FORMAT, version_row
 
@@ -357,48 +358,6 @@ def _write_frame(path: Path, frame: pd.DataFrame) -> None:
         for f in table.schema
     ]
     pq.write_table(table.cast(pa.schema(fields)), path, compression="zstd")
-
-
-def annotation_row(
-    number: int, name: str, schema: str, resolution: tuple[float, float, float], **more: Any
-) -> dict[str, Any]:
-    """Metadata of a table of annotations; `more` are ``created``, ``last_modified``, ``description`` and the like."""
-    row = {
-        "id": number,
-        "schema_type": schema,
-        "table_name": name,
-        "valid": True,
-        "created": None,
-        "deleted": None,
-        "user_id": "1",
-        "description": None,
-        "notice_text": None,
-        "reference_table": None,
-        "flat_segmentation_source": None,
-        **{f"voxel_resolution_{axis}": size for axis, size in zip("xyz", resolution, strict=True)},
-        "write_permission": "PRIVATE",
-        "read_permission": "PUBLIC",
-        "last_modified": None,
-    }
-    return row | more
-
-
-def segmentation_row(
-    number: int, name: str, schema: str, pcg_table: str, *, created: str, updated: str
-) -> dict[str, Any]:
-    """Metadata of a table that binds annotations to the segmentation."""
-    return {
-        "id": number,
-        "schema_type": schema,
-        "table_name": f"{name}__{pcg_table}",
-        "valid": True,
-        "created": created,
-        "deleted": None,
-        "segmentation_source": None,
-        "pcg_table_name": pcg_table,
-        "last_updated": updated,
-        "annotation_table": name,
-    }
 
 
 def _metadata(

@@ -63,8 +63,6 @@ class ChunkedGraph:
         self.made_here: set[int] = set()
         self._operations: list[dict[str, Any]] | None = None
         self._edges: EdgeStore | None = None
-        self._volume: Volume | None = None
-        self._meshes: MeshIndex | None = None
 
     # --- what is there
 
@@ -117,23 +115,15 @@ class ChunkedGraph:
                     self._edges = read_edges(self)
         return self._edges
 
-    @property
+    @cached_property
     def volume(self) -> Volume:
         """Voxels of the supervoxels."""
-        if self._volume is None:
-            with self.lock:
-                if self._volume is None:
-                    self._volume = Volume(self)
-        return self._volume
+        return Volume(self)
 
-    @property
+    @cached_property
     def meshes(self) -> MeshIndex:
         """Mesh fragments of nodes."""
-        if self._meshes is None:
-            with self.lock:
-                if self._meshes is None:
-                    self._meshes = MeshIndex(self)
-        return self._meshes
+        return MeshIndex(self)
 
     def supervoxel_at(self, points_vx: ArrayLike) -> Ids:
         """Supervoxel at each point given in voxels of the segmentation, int64 (n,); 0 where there is none."""

@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -158,6 +158,48 @@ def flat_columns(
             flat += [column for column in (f"{base}_supervoxel_id", f"{base}_root_id") if column in looked_up]
     flat += [name for name in looked_up if name not in flat]
     return flat
+
+
+def annotation_row(
+    number: int, name: str, schema: str, resolution: tuple[float, float, float], **more: Any
+) -> dict[str, Any]:
+    """Metadata of a table of annotations; `more` are ``created``, ``last_modified``, ``description`` and the like."""
+    row = {
+        "id": number,
+        "schema_type": schema,
+        "table_name": name,
+        "valid": True,
+        "created": None,
+        "deleted": None,
+        "user_id": "1",
+        "description": None,
+        "notice_text": None,
+        "reference_table": None,
+        "flat_segmentation_source": None,
+        **{f"voxel_resolution_{axis}": size for axis, size in zip("xyz", resolution, strict=True)},
+        "write_permission": "PRIVATE",
+        "read_permission": "PUBLIC",
+        "last_modified": None,
+    }
+    return row | more
+
+
+def segmentation_row(
+    number: int, name: str, schema: str, pcg_table: str, *, created: str, updated: str
+) -> dict[str, Any]:
+    """Metadata of a table that binds annotations to the segmentation."""
+    return {
+        "id": number,
+        "schema_type": schema,
+        "table_name": f"{name}__{pcg_table}",
+        "valid": True,
+        "created": created,
+        "deleted": None,
+        "segmentation_source": None,
+        "pcg_table_name": pcg_table,
+        "last_updated": updated,
+        "annotation_table": name,
+    }
 
 
 @dataclass

@@ -69,7 +69,7 @@ _TRUTHS = {
 
 
 def find_column(source: Source, name: str) -> StoredColumn:
-    """StoredColumn of a source.
+    """Column of a source.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def _spatial(source: Source, column: StoredColumn, box: Any) -> str:
     if not bool(np.all(corners[0] < corners[1])):
         raise QueryError(f"min bounds: {corners[0]} must be less than max bounds: {corners[1]}")
     if column.kind != "point":
-        owner = "'StoredColumn' object" if source.reflected else "'InstrumentedAttribute' object"
+        owner = "'Column' object" if source.reflected else "'InstrumentedAttribute' object"
         raise QueryError(
             f"Neither {owner} nor 'Comparator' object associated with {source.name}.{column.name} "
             "has an attribute 'intersects_nd'"

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from cortexclient.sandbox.stores.tables.model import QueryError, aborted, quoted
+from cortexclient.sandbox.stores.tables.model import (
+    QueryError,
+    aborted,
+    annotation_row,
+    quoted,
+    segmentation_row,
+)
 from cortexclient.sandbox.stores.tables.versions import TIME_FORMAT, naive
 
 if TYPE_CHECKING:
@@ -231,23 +237,22 @@ class AnnotationWriter:
                 raise aborted(400, f"No table named '{reference}' exists.")
             now = naive(store.world.now()).strftime(TIME_FORMAT)
             store.engine.replace(f"live.{table}", self._columns(schema_type, kinds).empty_table())
-            store.annotation_rows[table] = {
-                "id": max((int(row["id"]) for row in store.annotation_rows.values()), default=0) + 1,
-                "schema_type": schema_type,
-                "table_name": table,
-                "valid": True,
-                "created": now,
-                "deleted": None,
-                "user_id": str(metadata.get("user_id") or user),
-                "description": metadata["description"],
-                "notice_text": metadata.get("notice_text"),
-                "reference_table": reference,
-                "flat_segmentation_source": metadata.get("flat_segmentation_source"),
-                **{f"voxel_resolution_{axis}": float(metadata[f"voxel_resolution_{axis}"]) for axis in "xyz"},
-                "write_permission": metadata.get("write_permission") or "PRIVATE",
-                "read_permission": metadata.get("read_permission") or "PUBLIC",
-                "last_modified": now,
-            }
+            x, y, z = (float(metadata[f"voxel_resolution_{axis}"]) for axis in "xyz")
+            store.annotation_rows[table] = annotation_row(
+                max((int(row["id"]) for row in store.annotation_rows.values()), default=0) + 1,
+                table,
+                schema_type,
+                (x, y, z),
+                created=now,
+                user_id=str(metadata.get("user_id") or user),
+                description=metadata["description"],
+                notice_text=metadata.get("notice_text"),
+                reference_table=reference,
+                flat_segmentation_source=metadata.get("flat_segmentation_source"),
+                write_permission=metadata.get("write_permission") or "PRIVATE",
+                read_permission=metadata.get("read_permission") or "PUBLIC",
+                last_modified=now,
+            )
             return table
 
     def _columns(self, schema_type: str, kinds: Mapping[str, str]) -> pa.Schema:
@@ -527,16 +532,10 @@ class AnnotationWriter:
         """Row of the segmentation table, which is there once supervoxels have been looked up."""
         store, pcg = self.store, self.store.world.names.pcg_table
         now = naive(moment).strftime(TIME_FORMAT)
+        number = max((int(each["id"]) for each in store.segmentation_rows.values()), default=0) + 1
+        schema = self._row(table)["schema_type"]
         store.segmentation_rows[table] = {
-            "id": max((int(each["id"]) for each in store.segmentation_rows.values()), default=0) + 1,
-            "schema_type": self._row(table)["schema_type"],
-            "table_name": f"{table}__{pcg}",
-            "valid": True,
-            "created": now,
-            "deleted": None,
-            "segmentation_source": None,
-            "pcg_table_name": pcg,
-            "annotation_table": table,
+            **segmentation_row(number, table, schema, pcg, created=now, updated=now),
             **store.segmentation_rows.get(table, {}),
             "last_updated": now,
         }
