@@ -62,9 +62,7 @@ def demo(
     steps: list[tuple[str, str, Callable[[], list[str]]]] = [
         (
             "connect",
-            "starting the sandbox (the first time it builds a small cortex: about a minute)"
-            if starting
-            else "connecting",
+            _starting() if starting else "connecting",
             steps_of.connect,
         ),
         ("tables", "listing tables", steps_of.tables),
@@ -82,6 +80,15 @@ def demo(
         for row, line in enumerate(lines):
             _show(show, name if row == 0 else "", line)
     show.print(f"[bold]{'done':<9}[/] in {time.perf_counter() - began:.1f} s")
+
+
+def _starting() -> str:
+    from cortexclient.sandbox.build import BUILD_SECONDS
+
+    seconds = BUILD_SECONDS["small"]
+    return (
+        f"starting the sandbox (the first time it builds a small cortex: about {seconds} s on two idle cores)"
+    )
 
 
 def _show(show: Console, name: str, line: str) -> None:
@@ -102,7 +109,7 @@ def _run(name: str, doing: str, step: Callable[[], list[str]]) -> list[str]:
     """Run one step behind a spinner; what a dataset does not offer is reported and skipped."""
     errors = error_console()
     if not errors.is_terminal and name == "connect":
-        errors.print(doing, markup=False)  # it may take a minute, and a spinner is not shown here
+        errors.print(doing, markup=False)  # it may take some seconds, and a spinner is not shown here
     with errors.status(doing):
         try:
             return step()

@@ -22,14 +22,14 @@ from cortexclient.sandbox.cortex.frame import Frame, frame_of
 from cortexclient.sandbox.cortex.sizes import GENERATOR_VERSION, SIZES, SizeName
 from cortexclient.sandbox.layout import DataFolder, DataFolderError, keep_file
 
-__all__ = ["DEFAULT_SEED", "SIZES", "build_cortex", "cortex_key"]
+__all__ = ["BUILD_SECONDS", "DEFAULT_SEED", "SIZES", "build_cortex", "cortex_key"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SEED = 20250101
 _POLL_SECONDS = 0.2
 # how long a build takes on two idle cores; benchmarks/bench_sandbox_build.py measures it
-_SECONDS: dict[str, int] = {"tiny": 3, "small": 10, "large": 240}
+BUILD_SECONDS: dict[str, int] = {"tiny": 2, "small": 6, "large": 240}
 
 
 def cortex_key(frame: Frame, *, size: SizeName = "small", seed: int = DEFAULT_SEED) -> str:
@@ -130,7 +130,7 @@ def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
 
     _sweep(place)
     started = time.monotonic()
-    _tell(f"building the {size} synthetic cortex, once: about {_SECONDS[size]} s on two idle cores")
+    _tell(f"building the {size} synthetic cortex, once: about {BUILD_SECONDS[size]} s on two idle cores")
     log.debug("the cortex will lie in %s", place)
     half = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
     try:

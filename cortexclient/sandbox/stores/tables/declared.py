@@ -300,7 +300,9 @@ class _Maker:
         if name == "tag2":
             return cast("list[str]", _VALUES["keys"])
         if name == "tag":
-            return next((words for word, words in _VALUES["tags"] if word in self.shape.name), "abc")
+            return next(
+                (words for word, words in _VALUES["tags"] if word in self.shape.name), ["a", "b", "c"]
+            )
         if name.endswith("_source"):
             return ("model", "expert")
         words: list[str] = _VALUES["words"].get(name) or [f"{name}_{letter}" for letter in "abc"]

@@ -528,7 +528,10 @@ def _scaled(field: str, scale: Decimal | None, *, exact: bool) -> str:
     if Decimal(float(scale)) == scale:
         product = f"{field} * CAST('{float(scale)!r}' AS DOUBLE)"  # nothing is lost in binary
     else:
-        product = f"CAST({field} AS DECIMAL(12, 0)) * CAST({scale:f} AS DECIMAL(24, 17))"
+        places = min(
+            max(-int(scale.as_tuple().exponent), 0), 22
+        )  # all that the number has: a voxel more or less
+        product = f"CAST({field} AS DECIMAL(12, 0)) * CAST({scale:f} AS DECIMAL(26, {places}))"
     if exact:
         return f"CAST({product} AS DOUBLE)"
     # whole voxels, cut toward zero
