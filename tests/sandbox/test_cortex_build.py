@@ -161,6 +161,18 @@ def test_every_transform_finds_a_place(half_width: float, shift: tuple[float, fl
             np.testing.assert_allclose(away, 0.0, atol=1e-3)
 
 
+@pytest.mark.parametrize("scaling", [1.0, 1e-5, 1000.0, (1.0, 0.001, 50.0), (-1e-7, 1e-3, 1e-3)])
+def test_a_transform_in_another_unit_leaves_neurons_their_size(scaling: float | tuple[float, ...]) -> None:
+    steps = (step(translation=(0.0, -336_500.0, 0.0)), step(scaling=scaling))
+    frame = frame_of(SimpleNamespace(transform=SimpleNamespace(dataset=None, steps=steps), tables={}))
+    corners = np.array(list(itertools.product((-40.0, 40.0), (5.0, 850.0), (-40.0, 40.0))))
+    placed = frame.to_nm(corners)
+    assert (placed > 0).all()
+    extent = np.ptp(placed, axis=0)
+    assert (extent > 10_000).all()
+    assert (extent < 5_000_000).all()
+
+
 def test_a_transform_that_flattens_is_refused() -> None:
     steps = (step(scaling=(0.001, 0.0, 0.001)),)
     with pytest.raises(FrameError, match="flattens"):

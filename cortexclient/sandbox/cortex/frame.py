@@ -23,6 +23,8 @@ _HIGHEST_DEPTH_UM = 2.0
 _LOWEST_DEPTH_UM = 900.0
 # beyond the column of somata, for the neurites
 _MARGIN_UM = 150.0
+# um per nm, along any axis
+_LEAST_STRETCH, _MOST_STRETCH = 0.0002, 0.005
 # from where on a float32 is too coarse for the vertices of a mesh
 _FARTHEST_NM = 4e6
 
@@ -96,6 +98,7 @@ def frame_of(spec: Any = None, *, half_width_um: float = 100.0) -> Frame:
     if transform is None:
         return Frame(table_resolution=(resolution[0], resolution[1], resolution[2]))
     linear, shift, centre = _affine(transform)
+    linear, shift = _in_um(linear, shift)
     try:
         inverse = np.asarray(np.linalg.inv(linear), dtype=np.float64)
     except np.linalg.LinAlgError as error:
@@ -150,6 +153,19 @@ def _declared(steps: Any) -> tuple[Floats, Floats]:
             factor = np.broadcast_to(np.asarray(step.scaling, dtype=np.float64), 3)
             linear, shift = factor[:, None] * linear, factor * shift
     return linear, shift
+
+
+def _in_um(linear: Floats, shift: Floats) -> tuple[Floats, Floats]:
+    """Scale a transform whose results are in another unit than um, and limit a stretch that no tissue has.
+
+    Neurons keep their size in the dataset, so that there is something to serve under any transform.
+    """
+    left, stretch, right = np.linalg.svd(linear)
+    if stretch.min() == 0 or (stretch.min() >= _LEAST_STRETCH and stretch.max() <= _MOST_STRETCH):
+        return linear, shift
+    unit = 0.001 / float(np.exp(np.log(stretch).mean()))
+    limited = np.clip(stretch * unit, _LEAST_STRETCH, _MOST_STRETCH)
+    return (left * limited) @ right, shift * unit
 
 
 def _positive_centre(linear: Floats, inverse: Floats, shift: Floats, half_width_um: float) -> Floats:
