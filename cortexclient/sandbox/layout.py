@@ -52,24 +52,15 @@ class DataFolderError(ValueError):
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder in the sandbox's layout.
+    """A folder in the sandbox's layout."""
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The folder. It must hold ``datastack_info.json``; everything else is optional.
-    """
-
-    path: Path
+    path: Path  # the folder. It must hold ``datastack_info.json``; everything else is optional
 
     @classmethod
     def open(cls, path: str | Path) -> DataFolder:
         """Check that a folder can be served.
 
-        Raises
-        ------
-        DataFolderError
-            If there is no ``datastack_info.json`` in it.
+        Raise DataFolderError if there is no ``datastack_info.json`` in it.
         """
         folder = cls(Path(path))
         if not (folder.path / "datastack_info.json").is_file():
@@ -105,10 +96,7 @@ class DataFolder:
         name : str
             Path below ``precomputed``.
 
-        Returns
-        -------
-        tuple of bytes and bool, or None
-            Contents, and whether they are gzipped; None where there is no such file.
+        Return the contents, and whether they are gzipped; None where there is no such file.
         """
         path = path_inside(self.file("precomputed").resolve(), name)
         twin = path_inside(self.file("precomputed").resolve(), f"{name}.gz")

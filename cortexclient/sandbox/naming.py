@@ -69,15 +69,11 @@ def plain_names(folder: DataFolder, given: Mapping[str, Any]) -> Names:
 
     Parameters
     ----------
-    folder : DataFolder
     given : mapping
         Any of ``datastack``, ``aligned_volume``, ``pcg_table`` (names on the wire), ``tables`` (name in the folder ->
         name on the wire, views included) and ``versions`` (number in the folder -> number on the wire).
 
-    Raises
-    ------
-    ValueError
-        For any other key.
+    Raise ValueError for any other key.
     """
     known = {"datastack", "aligned_volume", "pcg_table", "tables", "versions"}
     if set(given) - known:
@@ -88,10 +84,6 @@ def plain_names(folder: DataFolder, given: Mapping[str, Any]) -> Names:
 
 def served_names(spec: Any) -> tuple[dict[str, str], dict[str, DeclaredTable]]:
     """Tables and views that a spec's sandbox serves.
-
-    Parameters
-    ----------
-    spec : DatasetSpec
 
     Returns
     -------

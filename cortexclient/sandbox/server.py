@@ -29,10 +29,7 @@ class LoopbackServer:
     port : int
         Port to listen on; 0 lets the system pick one.
 
-    Raises
-    ------
-    OSError
-        The port is taken.
+    Raise OSError where the port is taken.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -53,10 +50,7 @@ class LoopbackServer:
     def start(self, app: ASGIApp) -> None:
         """Start the server; return when it accepts requests.
 
-        Raises
-        ------
-        RuntimeError
-            The server did not come up.
+        Raise RuntimeError where the server did not come up.
         """
         import uvicorn
 

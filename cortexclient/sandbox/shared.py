@@ -57,12 +57,7 @@ def shared_endpoint(address: str) -> SandboxAddress:
         the dataset's names (``sandbox`` by default). ``sandbox://127.0.0.1:PORT``: a sandbox that runs already, in
         this process or another one.
 
-    Raises
-    ------
-    ValueError
-        The address names no size and no port.
-    OSError
-        Nothing answers on that port.
+    Raise ValueError where the address names no size and no port. Raise OSError where nothing answers on that port.
     """
     parts = urlsplit(address)
     if parts.port is not None:
@@ -81,10 +76,7 @@ def shared_endpoint(address: str) -> SandboxAddress:
 def shared_sandbox(size: str = "small", dataset: str = "sandbox") -> Sandbox:
     """The one sandbox of a size and dataset that this process shares; it closes when the process ends.
 
-    Raises
-    ------
-    MissingExtraError
-        If the sandbox's own dependencies are not installed.
+    Raise MissingExtraError if the sandbox's own dependencies are not installed.
     """
     # of the package, which says what to install where something is missing
     from cortexclient.sandbox import Sandbox

@@ -29,28 +29,19 @@ SANDBOX_TOKEN = "0" * 31 + "1"
 
 @dataclass(frozen=True)
 class Names:
-    """The names that a folder's contents are served under.
+    """The names that a folder's contents are served under."""
 
-    Parameters
-    ----------
-    datastack, aligned_volume, pcg_table : str
-        Names that the server answers to.
-    tables : mapping of str to str
-        Name in the folder -> name on the wire, for tables and views alike; one that is not listed keeps its name.
-    versions : mapping of int to int
-        Number of a version in the folder -> number on the wire; one that is not listed keeps its number.
-    shapes : mapping of str to DeclaredTable
-        Name on the wire -> how the table or view is made from another one of the folder.
-    lifetimes : mapping of str to sequence of TableSpec
-        Name on the wire -> the times in which it exists; one that is not listed exists in every version.
-    """
-
-    datastack: str
+    datastack: str  # names that the server answers to
     aligned_volume: str
     pcg_table: str
+    # name in the folder -> name on the wire, for tables and views alike; one that is not listed keeps its
+    # name
     tables: Mapping[str, str] = field(default_factory=dict)
+    # number of a version in the folder -> number on the wire; one that is not listed keeps its number
     versions: Mapping[int, int] = field(default_factory=dict)
+    # name on the wire -> how the table or view is made from another one of the folder
     shapes: Mapping[str, DeclaredTable] = field(default_factory=dict)
+    # name on the wire -> the times in which it exists; one that is not listed exists in every version
     lifetimes: Mapping[str, Sequence[TableSpec]] = field(default_factory=dict)
 
     def public(self, table: str) -> str:
@@ -73,48 +64,32 @@ class Names:
 
 @dataclass
 class Options:
-    """How the server behaves; may be changed while it runs.
+    """How the server behaves; may be changed while it runs."""
 
-    Parameters
-    ----------
-    row_limit : int
-        Most rows of one materialization response; the real default is 200,000.
-    latency : float
-        Seconds added to each response.
-    strict : bool
-        Copy the oddities of the real services (default). False offers the simpler behaviour where a deployment may
-        differ.
-    auth : bool
-        Ask for a token, as production does. A request without the right one is refused as the real middle_auth does.
-    tokens : mapping of str to sequence of str
-        Token -> permissions, where ``auth`` is on.
-    query_rate : str or None
-        Rate limit of materialization queries, such as ``"2 per 1 minute"``.
-    cold_skeletons : bool
-        Treat no skeleton as made until it is requested, even those that are stored in the folder.
-    skeleton_delay : float
-        Seconds that making a skeleton takes.
-    skeleton_limiter : bool
-        Run the skeleton service with its rate limiter configured, as every deployment does. Without it, the routes
-        that are limited answer ``true`` or fail.
-    skeleton_queue : bool
-        Run the skeleton service as it is deployed: a queue makes the skeletons, and ``async/get_skeleton`` waits until
-        one is there. It is not notified of failures, so a request for one that cannot be made ends with the gateway's
-        504. False (default) makes skeletons within the request and reports failures with status 500.
-    skeleton_gateway : float
-        Seconds after which the gateway before the skeleton service ends a request with 504, with ``skeleton_queue``.
-    """
-
-    row_limit: int = 200_000
-    latency: float = 0.0
+    row_limit: int = 200_000  # most rows of one materialization response; the real default is 200,000
+    latency: float = 0.0  # seconds added to each response
+    # copy the oddities of the real services (default). False offers the simpler behaviour where a deployment
+    # may differ
     strict: bool = True
+    # ask for a token, as production does. A request without the right one is refused as the real middle_auth
+    # does
     auth: bool = False
+    # token -> permissions, where ``auth`` is on
     tokens: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {SANDBOX_TOKEN: ("view", "edit")})
-    query_rate: str | None = None
+    query_rate: str | None = None  # rate limit of materialization queries, such as ``"2 per 1 minute"``
+    # treat no skeleton as made until it is requested, even those that are stored in the folder
     cold_skeletons: bool = False
-    skeleton_delay: float = 0.0
+    skeleton_delay: float = 0.0  # seconds that making a skeleton takes
+    # run the skeleton service with its rate limiter configured, as every deployment does. Without it, the
+    # routes that are limited answer ``true`` or fail
     skeleton_limiter: bool = True
+    # run the skeleton service as it is deployed: a queue makes the skeletons, and ``async/get_skeleton``
+    # waits until one is there. It is not notified of failures, so a request for one that cannot be made ends
+    # with the gateway's 504. False (default) makes skeletons within the request and reports failures with
+    # status 500
     skeleton_queue: bool = False
+    # seconds after which the gateway before the skeleton service ends a request with 504, with
+    # ``skeleton_queue``
     skeleton_gateway: float = 60.0
 
 
@@ -123,9 +98,6 @@ class World:
 
     Parameters
     ----------
-    folder : DataFolder
-    names : Names
-    options : Options
     base_url : str
         ``http://127.0.0.1:PORT``, filled in when the server is bound.
     graph : ChunkedGraph, optional

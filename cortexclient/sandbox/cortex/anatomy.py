@@ -106,10 +106,7 @@ _INHIBITORY_TYPES = ("BC", "MC", "BPC", "NGC")
 def place_somata(seed: int, size: Size) -> list[Cell]:
     """Cells with their somata in a column, no two closer than their radii allow.
 
-    Returns
-    -------
-    list of Cell
-        Excitatory cells first, then inhibitory ones; trees hold the soma only.
+    Excitatory cells come first, then inhibitory ones; trees hold the soma only.
     """
     random = random_for(seed, 1)
     counts = _share(size.excitatory, [share for *_, share in _LAYERS])

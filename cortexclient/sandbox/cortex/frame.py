@@ -44,18 +44,7 @@ class Frame:
     table_resolution: tuple[float, float, float] = _DEFAULT_TABLE_NM  # nm per voxel of table positions
 
     def to_nm(self, points_um: Floats) -> Floats:
-        """Dataset positions of cortical points.
-
-        Parameters
-        ----------
-        points_um : (n, 3) float64
-            Cortical um.
-
-        Returns
-        -------
-        (n, 3) float64
-            nm.
-        """
+        """Dataset positions in nm of cortical points in um, float64 (n, 3)."""
         placed: Floats = np.asarray(points_um, dtype=np.float64) @ self._linear.T + np.asarray(self.offset)
         return placed
 
@@ -86,10 +75,7 @@ def frame_of(spec: Any = None, *, half_width_um: float = 100.0) -> Frame:
     half_width_um : float
         Half the lateral extent that must lie at positive coordinates.
 
-    Raises
-    ------
-    FrameError
-        If the spec's transform cannot be inverted.
+    Raise FrameError if the spec's transform cannot be inverted.
     """
     if isinstance(spec, Frame):
         return spec

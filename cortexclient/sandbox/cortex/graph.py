@@ -109,10 +109,7 @@ class GraphBuilder:
         roots : list of int
             Roots that the edit replaces.
 
-        Returns
-        -------
-        list of int
-            New roots, in ascending order.
+        Return the new roots, in ascending order.
         """
         rows = np.flatnonzero(np.isin(self.root_of, roots))
         alive = self._alive_under(rows)

@@ -311,10 +311,7 @@ def write_tables(
     roots : dict
         Version -> root of each supervoxel; 0 for now.
 
-    Returns
-    -------
-    dict
-        Version (0 for now) -> view -> frame, for the exports.
+    Return frames for the exports: version (0 for now) -> view -> frame.
     """
     place = folder / "tables"
     by_name = {rows.name: rows for rows in tables}

@@ -249,10 +249,7 @@ def edit_routes(world: World) -> list[BaseRoute]:
 def node_time(graph: ChunkedGraph, node: int) -> int:
     """When a node was made, in microseconds since 1970.
 
-    Raises
-    ------
-    IndexError
-        For supervoxels and unknown ids, with the text of the service's own failure.
+    Raise IndexError for supervoxels and unknown ids, with the text of the service's own failure.
     """
     made = graph.created([node])
     if graph.layout.layers(node) < 2 or np.isnat(made[0]):

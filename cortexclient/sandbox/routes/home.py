@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -69,34 +70,6 @@ def drawing(world: World, root: int) -> str:
     return f'<svg viewBox="0 0 {BOX} {BOX}" role="img" aria-label="neuron {root}"><path d="{path}"/></svg>'
 
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --paper: #fff; --card: #f5f7fa; --line: #d9dfe7; --dim: #5d6b7c;
-  --accent: #0f6cbd; --band: #101828; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf2; --paper: #0d1117; --card: #161d27; --line: #2a3442;
-  --dim: #93a1b3; --accent: #6cb6ff; --band: #060a12; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, sans-serif; margin: 0; color: var(--ink); background: var(--paper); }
-header { background: var(--band); color: #f2f6fb; padding: 2.2rem 1.5rem 1.8rem; }
-header > div, main { max-width: 66rem; margin: 0 auto; } main { max-width: 69rem; padding: 0 1.5rem 4rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .8rem; }
-header p { margin: .4rem 0 1.2rem; color: #b6c3d4; } header code { background: #ffffff1f; color: #fff; }
-ul.facts { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; list-style: none; margin: 0; padding: 0; }
-ul.facts b { display: block; font-size: 1.35rem; line-height: 1.2; } ul.facts span { color: #b6c3d4; font-size: .9rem; }
-a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
-code, pre { font: .875rem/1.55 ui-monospace, monospace; background: var(--card); border-radius: 6px; }
-code { padding: .1rem .35rem; } pre { padding: .9rem 1rem; margin: 0; overflow-x: auto; border: 1px solid var(--line); }
-.neurons, .ways { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)); }
-.ways { grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); }
-.ways h3 { font-size: .95rem; margin: 0 0 .4rem; }
-a.neuron { display: block; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: .7rem .8rem; } a.neuron:hover { border-color: var(--accent); text-decoration: none; }
-a.neuron svg { display: block; width: 100%; aspect-ratio: 1; } a.neuron path { fill: none; stroke: var(--hue);
-  stroke-width: 1.6; stroke-linecap: round; } a.neuron small { display: block; color: var(--dim); }
-a.neuron b { font: 600 .8rem ui-monospace, monospace; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .925rem; }
-th, td { text-align: left; padding: .45rem 1rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--dim); font-weight: 600; }
-"""
 # of the drawings, in turn; seen well on either background
 _HUES = ("#d29922", "#2f9e8f", "#8e6bd8", "#d4548a", "#4a8fe0")
 
@@ -126,9 +99,10 @@ def routes(world: World) -> list[BaseRoute]:
 
 def _page(world: World) -> str:
     name = escape(world.names.datastack)
+    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>CAVE sandbox: {name}</title><style>{_STYLE}</style></head><body>
+<title>CAVE sandbox: {name}</title><style>{style}</style></head><body>
 <header><div><h1>CAVE sandbox</h1>
 <p>Datastack <code>{name}</code>, served from this machine. Nothing here leaves it.</p>
 {_facts(world)}</div></header><main>

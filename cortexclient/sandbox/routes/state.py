@@ -39,10 +39,7 @@ class _Shelf:
     def put(self, kind: str, document: Any, number: int | None = None) -> int:
         """Keep a document under a number of its own, or under a given one that is free.
 
-        Raises
-        ------
-        KeyError
-            For a number that is taken.
+        Raise KeyError for a number that is taken.
         """
         with self._lock:
             if number is None:

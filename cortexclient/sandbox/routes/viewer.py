@@ -67,10 +67,7 @@ def neuron_state(world: World, root: int) -> dict[str, Any]:
     root : int
         Root id.
 
-    Returns
-    -------
-    dict
-        A Neuroglancer state; ids are strings, positions are voxels of the viewer's resolution.
+    Return a Neuroglancer state; ids are strings, positions are voxels of the viewer's resolution.
     """
     info = world.folder.info
     resolution = np.array([float(info[f"viewer_resolution_{axis}"]) for axis in ("x", "y", "z")])

@@ -167,10 +167,7 @@ class L2Cache:
         attributes : sequence of str, optional
             Default all. Lengths are in nm; `rep_coord_nm` is the centre of a voxel.
 
-        Returns
-        -------
-        dict
-            Every id asked -> its attributes; an id that is not in the cache has none.
+        Return the attributes by id, for every id asked; an id that is not in the cache has none.
         """
         ids = np.unique(np.asarray(l2_ids, dtype=np.int64))
         found = self._stored(ids, attributes)

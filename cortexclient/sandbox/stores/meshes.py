@@ -32,10 +32,7 @@ def mesh_fragment(graph: ChunkedGraph, l2_id: int) -> bytes | None:
     It reaches from the first voxel layer of its chunk to that of the next one and is open there where the object goes
     on, so that it fits the fragments around it.
 
-    Returns
-    -------
-    bytes or None
-        None where there are no voxels to be had, or they have no surface.
+    Give none where there are no voxels to be had, or they have no surface.
     """
     if not graph.volume.available:
         return None

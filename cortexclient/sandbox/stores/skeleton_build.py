@@ -94,11 +94,8 @@ def skeletonize(
     timestamp : float
         When it was made, seconds since 1970.
 
-    Returns
-    -------
-    dict
-        Keys of the skeleton service: meta, edges (child, parent), mesh_to_skel_map, root, vertices (nm), compartment,
-        radius (nm), lvl2_ids.
+    Return the keys of the skeleton service: meta, edges (child, parent), mesh_to_skel_map, root, vertices (nm),
+    compartment, radius (nm), lvl2_ids.
     """
     order = np.argsort(l2_ids)
     index = order[np.searchsorted(l2_ids[order], edges)] if len(edges) else edges

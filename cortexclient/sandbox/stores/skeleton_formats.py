@@ -73,10 +73,7 @@ def encode(flat: dict[str, Any], version: int, form: str, swc: str | None = None
     swc : str, optional
         The SWC text as recorded; made from ``flat`` otherwise.
 
-    Raises
-    ------
-    ValueError
-        No such format.
+    Raise ValueError for an unknown format.
     """
     if form == "flatdict":
         return gzip.compress(json.dumps(flat_of_version(flat, version)).encode(), mtime=0), BYTES

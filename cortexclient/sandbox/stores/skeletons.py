@@ -258,10 +258,7 @@ class SkeletonStore:
     def get(self, root: int) -> dict[str, Any]:
         """The newest ``flatdict`` of a root, made now if need be.
 
-        Raises
-        ------
-        SkeletonError
-            The root is refused, unknown, or some of its level-2 ids have no attributes yet.
+        Raise SkeletonError where the root is refused, unknown, or some of its level-2 ids have no attributes yet.
         """
         problem = self.problem(root)
         if problem is not None:

@@ -110,10 +110,7 @@ class VoxelFile:
         name : str
             Path below ``precomputed``, without ``.gz``.
 
-        Returns
-        -------
-        tuple of bytes and bool, or None
-            Contents, and whether they are gzipped; None where the volume has no such file.
+        Return the contents, and whether they are gzipped; None where the volume has no such file.
         """
         place, _, last = name.rpartition("/")
         make = self._places.get(place)

@@ -207,10 +207,7 @@ def nested(schema: BodySchema) -> Check:
 def checked_body(data: Any, schema: BodySchema) -> dict[str, Any]:
     """Body of a request with its values in their types.
 
-    Raises
-    ------
-    RefusedError
-        With ``schema_errors``: every problem of the body, by field.
+    Raise RefusedError with ``schema_errors``: every problem of the body, by field.
     """
     try:
         return _checked(data, schema)
@@ -270,10 +267,7 @@ _FLAGS = {"true": True, "1": True, "on": True, "false": False, "0": False, "": F
 def query_arguments(query: QueryParams) -> dict[str, Any]:
     """Arguments of a query's address; unknown ones are ignored.
 
-    Raises
-    ------
-    RefusedError
-        If one has a value that it cannot have.
+    Raise RefusedError if one has a value that it cannot have.
     """
     arguments: dict[str, Any] = {}
     for name, (default, help_text) in _BOOLEANS.items():
@@ -286,10 +280,7 @@ def query_arguments(query: QueryParams) -> dict[str, Any]:
 def flag(query: QueryParams, name: str, help_text: str, *, default: bool = False) -> bool:
     """Argument that is true or false; the first counts where there are several, and an empty one is false.
 
-    Raises
-    ------
-    RefusedError
-        If it is neither.
+    Raise RefusedError if it is neither.
     """
     given = query.getlist(name)
     if not given:

@@ -304,10 +304,7 @@ def question(ask: Ask, schema: BodySchema) -> tuple[dict[str, Any], dict[str, An
 def parsed_body(body: bytes) -> Any:
     """JSON of a request.
 
-    Raises
-    ------
-    QueryError
-        If it is none.
+    Raise QueryError if it is none.
     """
     try:
         return json.loads(body)

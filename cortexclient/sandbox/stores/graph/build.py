@@ -156,10 +156,7 @@ def subgraph(
     internal : bool
         Leave out edges to supervoxels that are not of the node or not within the bounds.
 
-    Raises
-    ------
-    IndexError
-        Where there is nothing within the bounds, with the text of the service's own failure.
+    Raise IndexError where there is nothing within the bounds, with the text of the service's own failure.
     """
     l2_ids = leaves(graph, node, 2, bounds)
     if not len(l2_ids):

@@ -75,10 +75,7 @@ def merge(
     at : datetime, optional
         Time of the edit, later than any edit before; default now.
 
-    Raises
-    ------
-    EditError
-        If both are of one object, or are one supervoxel.
+    Raise EditError if both are of one object, or are one supervoxel.
     """
     with graph.lock:
         ends = _supervoxel_pair(graph, source, sink)
@@ -125,10 +122,7 @@ def split(
     at : datetime, optional
         Time of the edit, later than any edit before; default now.
 
-    Raises
-    ------
-    EditError
-        If they are not all of one object, or nothing connects them nearby.
+    Raise EditError if they are not all of one object, or nothing connects them nearby.
     """
     with graph.lock:
         sides = both_ends(graph, int(np.asarray(sources).item())) if sinks is None else (sources, sinks)
@@ -174,10 +168,7 @@ def split_preview(
 def undo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetime | None = None) -> Edit:
     """Take an edit back.
 
-    Raises
-    ------
-    EditError
-        If there is no such edit, or the graph changed so that it cannot be taken back.
+    Raise EditError if there is no such edit, or the graph changed so that it cannot be taken back.
     """
     with graph.lock:
         again = {"undo_operation_id": operation_id}
@@ -202,10 +193,7 @@ def _reverse(
 def redo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetime | None = None) -> Edit:
     """Make an edit again that was taken back.
 
-    Raises
-    ------
-    EditError
-        If there is no such edit, or it still holds.
+    Raise EditError if there is no such edit, or it still holds.
     """
     with graph.lock:
         undone = [
@@ -394,10 +382,7 @@ def _unused_between(graph: ChunkedGraph, ends: Ids, points: NDArray[np.int64]) -
 def cut(edges: Edges, sources: Ids, sinks: Ids) -> Ids:
     """Weakest edges that separate sources from sinks, int64 (n, 2); none if they are apart already.
 
-    Raises
-    ------
-    EditError
-        If a source is a sink too, or a mark is on no edge.
+    Raise EditError if a source is a sink too, or a mark is on no edge.
     """
     from scipy.sparse import coo_array, csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow

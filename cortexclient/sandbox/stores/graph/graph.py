@@ -175,10 +175,7 @@ class ChunkedGraph:
         stop_layer : int, optional
             Stop at the first ancestor of this layer or above; default the roots' layer.
 
-        Returns
-        -------
-        ndarray of int64, shape (n,)
-            0 for ids without such an ancestor; existing ids already at the layer are returned as they are.
+        Give 0 for ids without such an ancestor; existing ids already at the layer are returned as they are.
         """
         ids = np.asarray(ids, dtype=np.int64)
         top = stop_layer or self.n_layers
@@ -191,10 +188,7 @@ class ChunkedGraph:
 
         An id without a parent becomes 0 if any other of the ids has one, and stays itself if none has.
 
-        Raises
-        ------
-        KeyError
-            For an id without a parent among others that have one, where `complete`.
+        Raise KeyError for an id without a parent among others that have one, where `complete`.
         """
         if len(ids) > _MANY and not complete:
             return self._climb_many(ids, at, top)

@@ -61,10 +61,8 @@ def operations_between(
 def operation_details(graph: ChunkedGraph, numbers: Iterable[int]) -> dict[str, Any]:
     """Records of some edits by number.
 
-    Raises
-    ------
-    KeyError
-        For a root that an edit made or ended: the service keeps the number of the edit with it, and no record.
+    Raise KeyError for a root that an edit made or ended: the service keeps the number of the edit with it, and no
+    record.
     """
     log = EditLog(graph)
     wanted = {int(number) for number in numbers}
@@ -270,10 +268,8 @@ class EditLog:
 def timestamps(graph: ChunkedGraph, ids: Ids) -> list[float]:
     """When nodes were made, in seconds since 1970.
 
-    Raises
-    ------
-    KeyError
-        For an id without children, if another one has any; if none has, the answer is empty, as the service's.
+    Raise KeyError for an id without children, if another one has any; if none has, the answer is empty, as the
+    service's.
     """
     state = graph.state
     rows = state.find(ids)
@@ -288,10 +284,7 @@ def timestamps(graph: ChunkedGraph, ids: Ids) -> list[float]:
 def latest_timestamps(graph: ChunkedGraph, ids: Ids, at: datetime) -> list[float]:
     """Last time at which each root was part of the graph: `at` itself, or when it was superseded before.
 
-    Raises
-    ------
-    IndexError
-        For a root made after `at`, with the service's own text.
+    Raise IndexError for a root made after `at`, with the service's own text.
     """
     latest = graph.is_latest(ids, at)
     state = graph.state
@@ -315,10 +308,8 @@ def lineage(
 
     The walk goes on past a node that was itself made within the limits, so the answer shows one step beyond them.
 
-    Raises
-    ------
-    KeyError
-        For an id that never existed, and for a supervoxel (the service takes the time of a node from its children).
+    Raise KeyError for an id that never existed, and for a supervoxel (the service takes the time of a node from its
+    children).
     """
     log = EditLog(graph)
     result = Lineage()
@@ -413,10 +404,7 @@ def _successor(tree: Lineage, root: int) -> int | None:
 def check_roots(graph: ChunkedGraph, roots: Iterable[int]) -> None:
     """Refuse ids that are not of the roots' layer, with the service's text.
 
-    Raises
-    ------
-    AssertionError
-        For the first id of another layer.
+    Raise AssertionError for the first id of another layer.
     """
     ids = np.array([int(root) for root in roots], dtype=np.int64)
     low = ids[graph.layout.layers(ids) != graph.n_layers]

@@ -134,10 +134,7 @@ def children_in_chunk(graph: ChunkedGraph, chunk: int, at: int = NEVER) -> dict[
 def covering_nodes(graph: ChunkedGraph, ids: Ids, at: int) -> Ids:
     """Fewest nodes that hold exactly the given ones.
 
-    Raises
-    ------
-    ValueError
-        Where nothing is left below the roots, with the text of the service's own failure.
+    Raise ValueError where nothing is left below the roots, with the text of the service's own failure.
     """
     layers = graph.layout.layers(ids)
     lowest = int(layers.min())
@@ -217,10 +214,7 @@ def _farthest(edges: Ids, start: int) -> int:
 def find_path(graph: ChunkedGraph, source: int, target: int, at: int) -> Ids:
     """Path of level-2 ids between two supervoxels through their lowest common node.
 
-    Raises
-    ------
-    TypeError
-        Where they have none at `at` (microseconds), with the text of the service's own failure.
+    Raise TypeError where they have none at `at` (microseconds), with the text of the service's own failure.
     """
     state = graph.state
     ends = [
@@ -342,10 +336,7 @@ class Volume:
         points_vx : array_like of float, shape (n, 3)
             Points in voxels of the segmentation.
 
-        Returns
-        -------
-        ndarray of int64, shape (n,)
-            0 where there is none.
+        Give 0 where there is none.
         """
         points = np.floor(np.asarray(points_vx, dtype=np.float64).reshape(-1, 3)).astype(np.int64)
         found = np.zeros(len(points), dtype=np.int64)
@@ -374,12 +365,8 @@ class Volume:
         at : int
             Time (microseconds) at which supervoxels belong to the node.
 
-        Raises
-        ------
-        IndexError
-            Where the search leaves the volume, with the text of the service's own failure.
-        LookupError
-            Where no supervoxel of the node is near enough.
+        Raise IndexError where the search leaves the volume, with the text of the service's own failure, and
+        LookupError where no supervoxel of the node is near enough.
         """
         layer = int(self.graph.layout.layers(node))
         if layer == 1:

@@ -42,10 +42,7 @@ class Engine:
     def read(self, sql: str, frames: Mapping[str, pa.Table] | None = None) -> pa.Table:
         """Answer of a query; `frames` can be named in it.
 
-        Raises
-        ------
-        duckdb.Error
-            The database refuses it.
+        Raise duckdb.Error where the database refuses it.
         """
         cursor = self._cursor()
         names = [*(frames or {})]

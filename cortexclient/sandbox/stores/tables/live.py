@@ -52,10 +52,7 @@ def filters_at_version(
     allow_invalid : bool
         Warn of roots that are not valid at the time asked, instead of refusing them.
 
-    Raises
-    ------
-    QueryError
-        If a root is not valid and that is not allowed, or none is.
+    Raise QueryError if a root is not valid and that is not allowed, or none is.
     """
     filters: Filters = {key: body[key] for key in _REMAPPED if body.get(key) is not None}
     given = [
@@ -155,12 +152,8 @@ def with_roots_at(
     allow_missing : bool
         Leave such rows out with a warning, instead of refusing the query.
 
-    Raises
-    ------
-    QueryError
-        If rows await their lookup and that is not allowed.
-    KeyError
-        If a supervoxel column has no root column beside it.
+    Raise QueryError if rows await their lookup and that is not allowed. Raise KeyError if a supervoxel column has no
+    root column beside it.
     """
     warnings: list[str] = []
     pairs = []
@@ -221,10 +214,7 @@ def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]
     arguments : dict
         ``allow_missing_lookups``, ``allow_invalid_root_ids``, ``direct_sql_pandas``.
 
-    Raises
-    ------
-    QueryError
-        The service answers with an error.
+    Raise QueryError where the service answers with an error.
     """
     options = store.world.options
     body = {**body, "limit": min(options.row_limit, body.get("limit", options.row_limit))}

@@ -71,10 +71,7 @@ _TRUTHS = {
 def find_column(source: Source, name: str) -> StoredColumn:
     """Column of a source.
 
-    Raises
-    ------
-    QueryError
-        There is none; the text depends on what the source is, as in the service.
+    Raise QueryError where there is none; the text depends on what the source is, as in the service.
     """
     column = source.columns.get(name)
     if column is None:
@@ -143,10 +140,7 @@ def _membership(field: str, column: StoredColumn, value: Any, *, negate: bool) -
 def literal(column: StoredColumn, value: Any, operator: str) -> str:
     """A value written into a statement, checked as the database checks it against the column's type.
 
-    Raises
-    ------
-    DatabaseError
-        The database would refuse to compare the two.
+    Raise DatabaseError where the database would refuse to compare the two.
     """
     if isinstance(value, (list, dict, np.ndarray)):
         raise DatabaseError(f'syntax error at or near "{"[" if not isinstance(value, dict) else "{"}"')
@@ -278,10 +272,7 @@ class Selection:
     lenient : bool
         Answer a query for one single column, which the service cannot.
 
-    Raises
-    ------
-    QueryError
-        Anywhere: the service answers with an error.
+    Raise QueryError anywhere: the service answers with an error.
     """
 
     def __init__(

@@ -179,15 +179,9 @@ class TableStore:
         at : datetime, optional
             Moment that is frozen; default now.
 
-        Returns
-        -------
-        int
-            The number of the version.
+        Return the number of the version.
 
-        Raises
-        ------
-        ValueError
-            If there is such a version already.
+        Raise ValueError if there is such a version already.
         """
         with self.lock:
             number = version or max((row["version"] for row in self._versions), default=0) + 1
@@ -218,10 +212,7 @@ class TableStore:
     def expire(self, version: int) -> None:
         """Drop the database of a version; its metadata stays, as on the real services.
 
-        Raises
-        ------
-        KeyError
-            If there is no such version.
+        Raise KeyError if there is no such version.
         """
         with self.lock:
             if self.version(version) is None:
@@ -313,10 +304,7 @@ class TableStore:
     def frozen(self, table: str, version: int) -> Source:
         """A table as frozen in a version.
 
-        Raises
-        ------
-        KeyError
-            If the version has no such table.
+        Raise KeyError if the version has no such table.
         """
         if self.row_count(table, version) is None:
             raise KeyError(table)
@@ -328,10 +316,7 @@ class TableStore:
     def live(self, table: str) -> Source:
         """Every row ever written to a table, joined to its segmentation rows.
 
-        Raises
-        ------
-        KeyError
-            If there is no such table.
+        Raise KeyError if there is no such table.
         """
         if table not in self.annotation_rows:
             raise KeyError(table)
@@ -411,10 +396,7 @@ class TableStore:
     def view(self, view: str, version: int) -> Source:
         """A view of a version; version 0 is the live database.
 
-        Raises
-        ------
-        KeyError
-            If the version has no such view.
+        Raise KeyError if the version has no such view.
         """
         row = self.views(version).get(view)
         if row is None:

@@ -114,10 +114,7 @@ def live_schema(kinds: Mapping[str, str]) -> pa.Schema:
 def flattened(row: Mapping[str, Any], kinds: Mapping[str, str], required: tuple[str, ...]) -> dict[str, Any]:
     """Columns of one row.
 
-    Raises
-    ------
-    InvalidAnnotationError
-        If it does not fit the schema; fields that the schema does not know are ignored.
+    Raise InvalidAnnotationError if it does not fit the schema; fields that the schema does not know are ignored.
     """
     problems: dict[str, Any] = {}
     columns: dict[str, Any] = {}
@@ -208,10 +205,7 @@ class AnnotationWriter:
     def create(self, table: str, schema_type: str, metadata: Mapping[str, Any], user: str) -> str:
         """Make an empty table.
 
-        Raises
-        ------
-        QueryError
-            The name, the schema or the reference is not right.
+        Raise QueryError where the name, the schema or the reference is not right.
         """
         store = self.store
         if not _NAME.match(table):
@@ -489,10 +483,7 @@ class AnnotationWriter:
         at : datetime.datetime, optional
             Time of the roots; default now.
 
-        Returns
-        -------
-        int
-            Number of rows looked up.
+        Return the number of rows looked up.
         """
         store = self.store
         self._row(table)
