@@ -406,18 +406,18 @@ def test_a_response_that_lacks_a_row_does_not_stay(folder):
     """It is complete Arrow; only the count tells that a row is missing, and both are requested again."""
     from cortexclient.session.query import complete
 
-    with Sandbox(size="tiny", row_limit=50) as server:
-        right = server.load(version=3).tables.synapses_sandbox().query()
+    with Sandbox(size="tiny", row_limit=5) as server:
+        right = server.load(version=3).tables.nucleus_detection().query()
         client = server.load(version=3, cache=folder)
         with pytest.MonkeyPatch.context() as patch:
             asking = complete.ask
             patch.setattr(complete, "ask", lambda session, query: _short(asking(session, query)))
             with pytest.raises(errors.IncompleteResultError):
-                client.tables.synapses_sandbox().query()
+                client.tables.nucleus_detection().query()
         stored = [CacheEntry.from_bytes(path.read_bytes()) for path in (folder / "answers").glob("??/*")]
-        assert not [entry for entry in stored if entry.head["what"].startswith("rows of synapses")]
+        assert not [entry for entry in stored if entry.head["what"].startswith("rows of nucleus")]
         pd.testing.assert_frame_equal(
-            server.load(version=3, cache=folder).tables.synapses_sandbox().query(), right
+            server.load(version=3, cache=folder).tables.nucleus_detection().query(), right
         )
 
 

@@ -16,7 +16,7 @@ from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.stores.graph import edits as graph_edits
 from cortexclient.services import roots as lineages
 from cortexclient.services.cells import CellsService
-from cortexclient.services.cells.lookup import Matches, intervals_to_points, versions_for
+from cortexclient.services.cells.lookup import Matches, intervals_to_points
 from cortexclient.services.roots import RootsService, fetch_lineage
 
 
@@ -339,19 +339,3 @@ def test_few_times_hit_every_interval(pairs):
         assert low <= times[index] <= high
     # no choice is smaller: the chosen times belong to intervals that do not touch each other
     assert len(times) == len(set(times.tolist()))
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 30)), max_size=40),
-    st.dictionaries(st.integers(1, 9), st.integers(0, 80), max_size=5),
-)
-def test_versions_answer_for_roots_valid_at_them(pairs, versions):
-    first = np.array([low for low, _ in pairs], dtype=np.int64)
-    last = np.array([low + length for low, length in pairs], dtype=np.int64)
-    chosen = versions_for(first, last, versions)
-    answered = [index for mine in chosen.values() for index in mine.tolist()]
-    assert len(answered) == len(set(answered))
-    for version, mine in chosen.items():
-        assert all(first[i] <= versions[version] <= last[i] for i in mine)
-    coverable = {i for i in range(len(first)) if any(first[i] <= t <= last[i] for t in versions.values())}
-    assert set(answered) == coverable

@@ -34,6 +34,7 @@ from cortexclient.services.skeletons.source import parse_skeleton
 from cortexclient.session import Endpoint, Session
 from cortexclient.spec import DatasetSpec
 from cortexclient.testing import clear_client_caches
+from tests.sandbox.toy import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,15 +67,12 @@ def roots(tiny: Sandbox) -> list[int]:
 
 def library_meshwork(sandbox: Sandbox, root: int, **options: Any) -> Any:
     """What pcg_skel makes of the same server, by the unmodified caveclient."""
-    from caveclient import CAVEclient
     from pcg_skel.service import get_meshwork_from_client
 
     clear_client_caches()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cave = CAVEclient(
-            sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
-        )
+        cave = client_of(sandbox)
         neuron = get_meshwork_from_client(root, cave, synapses=True, restore_properties=True, **options)
     clear_client_caches()
     return neuron
@@ -649,12 +647,8 @@ def same_columns(one: pd.DataFrame, other: pd.DataFrame, columns: list[str]) -> 
 
 def test_cell_is_ossifys_own(tiny: Sandbox, at_present: SkeletonsService, roots: list[int]) -> None:
     ossify = pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
-    from caveclient import CAVEclient
-
     clear_client_caches()
-    cave = CAVEclient(
-        tiny.datastack, server_address=tiny.url, auth_token=tiny.token, write_server_cache=False
-    )
+    cave = client_of(tiny)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = ossify.load_cell_from_client(roots[0], cave, synapses=True, restore_graph=True)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from caveclient import CAVEclient
 
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.routes.viewer import example_roots
+from tests.sandbox.toy import client_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "sandbox-services.md"
 START, END = "<!-- methods: begin -->", "<!-- methods: end -->"
@@ -50,9 +50,7 @@ class Subject:
         self.before = datetime.now(UTC) - timedelta(milliseconds=5)
         self.edit = sandbox.merge(self.old_root, other)
         self.new_root = int(self.edit.new_roots[0])
-        self.cave = CAVEclient(
-            sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
-        )
+        self.cave = client_of(sandbox)
         self.volume = self.cave.info.aligned_volume_name
         self.synapses = self.cave.materialize.synapse_table
         self.nuclei = sandbox.world.names.public(str(sandbox.folder.info["soma_table"]))

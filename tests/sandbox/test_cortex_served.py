@@ -2,72 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pytest
-from caveclient import CAVEclient
 
 from cortexclient.sandbox import Sandbox
+from tests.sandbox.toy import client_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BETWEEN_EDITS = datetime(2025, 5, 10, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(size="tiny") as running:
-        yield running
+def client(tiny: Sandbox) -> Any:
+    return client_of(tiny)
 
 
-@pytest.fixture(scope="module")
-def client(sandbox: Sandbox) -> Any:
-    return CAVEclient(
-        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
-    )
-
-
-def test_cloudvolume_gets_the_mesh_whose_level2_ids_are_known(sandbox: Sandbox, client: Any) -> None:
+def test_cloudvolume_gets_the_mesh_whose_level2_ids_are_known(tiny: Sandbox, client: Any) -> None:
     volume = client.info.segmentation_cloudvolume(progress=False)
-    root = int(sandbox.truth.cells["root_id"].iloc[0])
+    root = int(tiny.truth.cells["root_id"].iloc[0])
     mesh = volume.mesh.get(root)[root]
-    vertices, faces, l2_ids = sandbox.truth.mesh(root)
+    vertices, faces, l2_ids = tiny.truth.mesh(root)
     np.testing.assert_array_equal(mesh.vertices, vertices)
     np.testing.assert_array_equal(mesh.faces, faces)
     assert set(l2_ids) <= set(client.chunkedgraph.get_leaves(root, stop_layer=2).tolist())
 
 
-def test_roots_are_those_of_the_truth_at_any_time(sandbox: Sandbox, client: Any) -> None:
-    supervoxels = sandbox.truth.supervoxels["supervoxel_id"].to_numpy()[::5]
+def test_roots_are_those_of_the_truth_at_any_time(tiny: Sandbox, client: Any) -> None:
+    supervoxels = tiny.truth.supervoxels["supervoxel_id"].to_numpy()[::5]
     for when in (BETWEEN_EDITS, NOW):
         found = client.chunkedgraph.get_roots(supervoxels, timestamp=when).astype(np.int64)
-        np.testing.assert_array_equal(found, sandbox.truth.root_of_supervoxel(supervoxels, when))
+        np.testing.assert_array_equal(found, tiny.truth.root_of_supervoxel(supervoxels, when))
 
 
 @pytest.mark.filterwarnings("ignore:.*numexpr.*:RuntimeWarning")
 @pytest.mark.parametrize("when", [BETWEEN_EDITS, NOW])
-def test_live_synapses_are_those_of_the_truth(sandbox: Sandbox, client: Any, when: datetime) -> None:
-    table = sandbox.world.names.public("synapses")
-    for root in np.unique(sandbox.truth.root_of_cell(sandbox.truth.cells["cell_id"].iloc[:4], when)):
+def test_live_synapses_are_those_of_the_truth(tiny: Sandbox, client: Any, when: datetime) -> None:
+    table = tiny.world.names.public("synapses")
+    for root in np.unique(tiny.truth.root_of_cell(tiny.truth.cells["cell_id"].iloc[:4], when)):
         for side in ("pre", "post"):
             wanted = {table: {f"{side}_pt_root_id": int(root)}}
             rows = client.materialize.live_live_query(
                 table, timestamp=when, filter_equal_dict=wanted, log_warning=False, metadata=False
             )
-            np.testing.assert_array_equal(
-                np.sort(rows["id"]), sandbox.truth.synapses_of(int(root), side, when)
-            )
+            np.testing.assert_array_equal(np.sort(rows["id"]), tiny.truth.synapses_of(int(root), side, when))
 
 
-def test_image_and_segmentation_show_the_same_cell(sandbox: Sandbox, client: Any) -> None:
+def test_image_and_segmentation_show_the_same_cell(tiny: Sandbox, client: Any) -> None:
     image = client.info.image_cloudvolume(progress=False)
     bounds = image.bounds
     grey = np.asarray(image[bounds])[..., 0]
     assert grey.std() > 10
     segmentation = client.info.segmentation_cloudvolume(progress=False)
-    cell = sandbox.truth.cells.iloc[0]
+    cell = tiny.truth.cells.iloc[0]
     soma = cell[["soma_x_nm", "soma_y_nm", "soma_z_nm"]].to_numpy(dtype=float)
     assert ((np.array(bounds.minpt) * image.resolution) < soma).all()
     assert (soma < (np.array(bounds.maxpt) * image.resolution)).all()

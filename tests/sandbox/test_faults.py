@@ -12,16 +12,13 @@ import requests
 
 from cortexclient.sandbox import Fault, Sandbox
 from cortexclient.sandbox.faults import FaultPlan
+from tests.sandbox.toy import client_of
 
 
 @pytest.fixture
 def cave(sandbox: Sandbox) -> Any:
     """An unmodified client that has made its first requests; the log is empty."""
-    from caveclient import CAVEclient
-
-    client = CAVEclient(
-        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
-    )
+    client = client_of(sandbox)
     assert client.materialize.version
     assert client.chunkedgraph.table_name
     sandbox.requests.clear()
@@ -180,10 +177,8 @@ def test_a_table_missing_from_a_version(sandbox: Sandbox, cave: Any, synapses: s
 
 
 def test_a_version_appears(sandbox_factory: Any) -> None:
-    from caveclient import CAVEclient
-
     own = sandbox_factory()
-    client = CAVEclient(own.datastack, server_address=own.url, auth_token=own.token, write_server_cache=False)
+    client = client_of(own)
     before = set(client.materialize.get_versions())
     own.inject("version-appears", route=VERSIONS)
     appeared = set(client.materialize.get_versions()) - before

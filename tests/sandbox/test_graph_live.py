@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from caveclient import CAVEclient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.stores.graph.edits import EditError
+from tests.sandbox.toy import client_of
 
 # between the last write to the recorded tables and now: asked before any edit of this test
 THEN = datetime(2026, 11, 21, 0, 53, 22, 862000, tzinfo=UTC)
@@ -30,7 +30,7 @@ def toy(recordings: Path) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def cave(toy: Sandbox) -> Any:
-    return CAVEclient(toy.datastack, server_address=toy.url, auth_token=toy.token, write_server_cache=False)
+    return client_of(toy)
 
 
 def synapses(cave: Any, when: datetime, side: str, root: int) -> dict[int, int]:

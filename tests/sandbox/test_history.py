@@ -11,6 +11,7 @@ import requests
 
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.routes.viewer import example_roots
+from tests.sandbox.toy import client_of
 
 
 @pytest.fixture
@@ -21,11 +22,7 @@ def edited(sandbox_factory: Callable[..., Sandbox]) -> Sandbox:
 
 @pytest.fixture
 def cave(edited: Sandbox) -> Any:
-    from caveclient import CAVEclient
-
-    return CAVEclient(
-        edited.datastack, server_address=edited.url, auth_token=edited.token, write_server_cache=False
-    )
+    return client_of(edited)
 
 
 def synapses(cave: Any, side: str, root: int) -> set[int]:

@@ -20,6 +20,7 @@ import pytest
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.convert import convert_cell
 from cortexclient.testing import clear_client_caches
+from tests.sandbox.toy import client_of
 
 ROOT = 864691135336055529
 SERVICE_ROOT = 864691135101289504
@@ -68,15 +69,7 @@ def cell(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def cave(cell: Sandbox) -> Any:
-    return connect(cell)
-
-
-def connect(sandbox: Sandbox) -> Any:
-    from caveclient import CAVEclient
-
-    return CAVEclient(
-        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
-    )
+    return client_of(cell)
 
 
 @pytest.mark.parametrize(("side", "count"), [("pre", 902), ("post", 2648)])
@@ -198,7 +191,7 @@ def test_skeleton_service_recording(shared_data: Path, tmp_path: Path) -> None:
     skeleton = json.loads(gzip.decompress((source / "skel.json.gz").read_bytes()))
     clear_client_caches()
     with Sandbox(data=folder.path) as sandbox:
-        client = connect(sandbox)
+        client = client_of(sandbox)
         found = client.skeleton.get_skeleton(SERVICE_ROOT, output_format="dict")
         for key in ("vertices", "edges", "radius", "compartment", "lvl2_ids", "mesh_to_skel_map"):
             assert np.array_equal(found[key], skeleton[key]), key

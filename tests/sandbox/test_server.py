@@ -25,6 +25,7 @@ from cortexclient.sandbox import Sandbox, shared_endpoint
 from cortexclient.sandbox.layout import DataFolderError
 from cortexclient.sandbox.routes.home import BOX, MARGIN
 from cortexclient.sandbox.routes.viewer import example_roots
+from tests.sandbox.toy import client_of
 
 INFO = {
     "aligned_volume": {"id": 1, "name": "vol", "image_source": "x", "display_name": "v", "description": ""},
@@ -234,11 +235,7 @@ def test_sixty_four_clients_at_once(least: Sandbox) -> None:
 
 
 def test_sixty_four_threads_of_one_client(sandbox: Sandbox) -> None:
-    from caveclient import CAVEclient
-
-    client = CAVEclient(
-        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
-    )
+    client = client_of(sandbox)
     table, version = client.materialize.synapse_table, client.materialize.version
     roots = sandbox.world.graph.alive()
     barrier = threading.Barrier(64)

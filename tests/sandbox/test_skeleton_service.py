@@ -13,6 +13,7 @@ import requests
 
 from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.routes.viewer import example_roots
+from tests.sandbox.toy import client_of
 
 
 @pytest.fixture
@@ -28,11 +29,7 @@ def roots(cold: Sandbox) -> list[int]:
 
 @pytest.fixture
 def skeletons(cold: Sandbox) -> Any:
-    from caveclient import CAVEclient
-
-    return CAVEclient(
-        cold.datastack, server_address=cold.url, auth_token=cold.token, write_server_cache=False
-    ).skeleton
+    return client_of(cold).skeleton
 
 
 def wait_for(skeletons: Any, roots: list[int]) -> None:

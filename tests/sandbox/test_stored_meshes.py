@@ -11,12 +11,6 @@ from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.convert.meshes import legacy_meshes, shard_meshes
 
 
-@pytest.fixture(scope="module")
-def plain() -> Sandbox:
-    with Sandbox(size="tiny") as sandbox:
-        yield sandbox
-
-
 def corners(mesh: object) -> np.ndarray:
     """Triangles as sorted rows of coordinates, so that neither order nor merging of vertices matters."""
     triangles = np.asarray(mesh.vertices, dtype=np.float64)[np.asarray(mesh.faces)]
@@ -27,11 +21,11 @@ def corners(mesh: object) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("convert", [shard_meshes, legacy_meshes])
-def test_other_ways_to_store_meshes(plain: Sandbox, tmp_path: Path, convert) -> None:
-    cells = plain.truth.cells
+def test_other_ways_to_store_meshes(tiny: Sandbox, tmp_path: Path, convert) -> None:
+    cells = tiny.truth.cells
     root = int(cells["root_id"].iloc[0])
-    expected = corners(plain.load().mesh.get_mesh(root))
-    folder = convert(plain.folder, tmp_path / "other")
+    expected = corners(tiny.load().mesh.get_mesh(root))
+    folder = convert(tiny.folder, tmp_path / "other")
     with Sandbox("sandbox", data=folder.path) as sandbox:
         client = sandbox.load()
         np.testing.assert_array_equal(corners(client.mesh.get_mesh(root)), expected)
@@ -41,4 +35,4 @@ def test_other_ways_to_store_meshes(plain: Sandbox, tmp_path: Path, convert) -> 
         theirs = theirs[root] if isinstance(theirs, dict) else theirs
         np.testing.assert_array_equal(corners(theirs), expected)
     with pytest.raises(FileExistsError):
-        convert(plain.folder, tmp_path / "other")
+        convert(tiny.folder, tmp_path / "other")
