@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cortexclient.credentials import trust, trusted_hosts, untrust
 from cortexclient.registry.assembly import SpecWarning
-from cortexclient.registry.lookup import exists
+from cortexclient.registry.lookup import exists, unregister
 from cortexclient.registry.specs import (
     DatasetInfo,
     get_spec,
@@ -18,7 +18,6 @@ from cortexclient.registry.specs import (
     list_datasets,
     register,
     resolve,
-    unregister,
 )
 
 __all__ = [

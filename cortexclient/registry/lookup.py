@@ -34,7 +34,7 @@ __all__ = [
     "layers",
     "nothing_found",
     "registered",
-    "remove",
+    "unregister",
     "user_folder",
 ]
 
@@ -180,13 +180,13 @@ def add(spec: DatasetSpec, path: Path | None) -> None:
         _registered[spec.name] = Candidate(spec.name, REGISTERED, path, spec)
 
 
-def remove(name: str) -> None:
-    """Remove a registered spec.
+def unregister(name: str) -> None:
+    """Forget a dataset that was registered in this session.
 
     Raises
     ------
     UnknownDatasetError
-        If there is none.
+        If it was not.
     """
     with _lock:
         if _registered.pop(name, None) is None:

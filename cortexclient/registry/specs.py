@@ -32,7 +32,6 @@ __all__ = [
     "list_datasets",
     "register",
     "resolve",
-    "unregister",
 ]
 
 _lock = threading.Lock()
@@ -73,17 +72,6 @@ def register(spec: str | Path | Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
         made = finished(spec)
     lookup.add(made, path)
     return made
-
-
-def unregister(name: str) -> None:
-    """Forget a dataset that was registered in this session.
-
-    Raises
-    ------
-    UnknownDatasetError
-        If it was not.
-    """
-    lookup.remove(name)
 
 
 def get_spec(name: str | os.PathLike[str] | Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
