@@ -59,24 +59,20 @@ def demo(
     client = open_client(dataset, version=version, server=server, token=token)
     steps_of = Demo(client, None if root_id is None else ids_from([root_id])[0], out)
     starting = client.session.connection.address_asked.startswith("sandbox://")
-    steps: list[tuple[str, str, Callable[[], list[str]]]] = [
-        (
-            "connect",
-            _starting() if starting else "connecting",
-            steps_of.connect,
-        ),
-        ("tables", "listing tables", steps_of.tables),
-        ("cells", "looking up root ids of cells, and back", steps_of.cells),
-        ("synapses", "querying synapses with a reference table", steps_of.synapses),
-        ("skeleton", "fetching the skeleton in cortical depth", steps_of.skeleton),
-        ("mesh", "fetching the mesh and its level-2 ids", steps_of.mesh),
-        ("export", "reading a static export", steps_of.export),
-        ("link", "making a Neuroglancer link", steps_of.link),
-        ("picture", "drawing", steps_of.picture),
-    ]
+    steps = {
+        "connect": _starting() if starting else "connecting",
+        "tables": "listing tables",
+        "cells": "looking up root ids of cells, and back",
+        "synapses": "querying synapses with a reference table",
+        "skeleton": "fetching the skeleton in cortical depth",
+        "mesh": "fetching the mesh and its level-2 ids",
+        "export": "reading a static export",
+        "link": "making a Neuroglancer link",
+        "picture": "drawing",
+    }
     show = console()
-    for number, (name, doing, step) in enumerate(steps, start=1):
-        lines = _run(name, f"[{number}/{len(steps)}] {doing} ...", step)
+    for number, (name, doing) in enumerate(steps.items(), start=1):
+        lines = _run(name, f"[{number}/{len(steps)}] {doing} ...", getattr(steps_of, name))
         for row, line in enumerate(lines):
             _show(show, name if row == 0 else "", line)
     show.print(f"[bold]{'done':<9}[/] in {time.perf_counter() - began:.1f} s")
