@@ -31,29 +31,19 @@ class SpecWarning(UserWarning):
 
 @dataclass(slots=True)
 class Assembly:
-    """A spec assembled from its files.
-
-    Attributes
-    ----------
-    root : MappingNode or None
-        The merged values, each with the file and line that it came from.
-    spec : DatasetSpec or None
-        None where there are errors.
-    problems : list of Problem
-    files : list of pathlib.Path
-        Every file that was read, the dataset's own first.
-    stamps : dict
-        State of these files, and of those that would have been read if they existed.
-    lasting : bool
-        Whether the same files always give the same spec: not if a registered spec is involved.
-    """
+    """A spec assembled from its files."""
 
     root: MappingNode | None = None
+    """The merged values, each with the file and line that it came from."""
     spec: DatasetSpec | None = None
+    """None where there are errors."""
     problems: list[Problem] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    """Every file that was read, the dataset's own first."""
     stamps: dict[Path, Stamp] = field(default_factory=dict)
+    """State of these files, and of those that would have been read if they existed."""
     lasting: bool = True
+    """Whether the same files always give the same spec: not if a registered spec is involved."""
 
     def load(self, path: Path) -> MappingNode | None:
         """Read one of the files."""

@@ -41,24 +41,16 @@ COLUMN_TYPES: tuple[str, ...] = get_args(ColumnType)
 
 @dataclass(frozen=True, slots=True)
 class TableField:
-    """One field of an annotation schema, which becomes one column or, for points, several.
-
-    Attributes
-    ----------
-    name : str
-    type : str
-        ``bool``, ``int``, ``float``, ``text``, ``id`` (64-bit integer), ``user`` (id of who wrote the row),
-        ``reference`` (id of a row of another table), ``point`` (a position), ``bound_point`` (a position with its
-        supervoxel and root), ``derived_point`` (a bound point with its level), ``position`` (bare).
-    nullable : bool
-    values : tuple
-        The only values that are allowed; empty where any is.
-    """
+    """One field of an annotation schema, which becomes one column or, for points, several."""
 
     name: str
     type: ColumnType
+    """``bool``, ``int``, ``float``, ``text``, ``id`` (64-bit integer), ``user`` (id of who wrote the row),
+    ``reference`` (id of a row of another table), ``point`` (a position), ``bound_point`` (a position with its
+    supervoxel and root), ``derived_point`` (a bound point with its level), ``position`` (bare)."""
     nullable: bool = False
     values: tuple[str | int, ...] = ()
+    """The only values that are allowed; empty where any is."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -35,34 +35,24 @@ _UNIT, _SPACE = "position_unit", "position_space"
 
 @dataclass(frozen=True)
 class NeuronShape:
-    """A skeleton as arrays.
-
-    Attributes
-    ----------
-    vertices : ndarray of float64, shape (N, 3)
-    edges : ndarray of int64, shape (M, 2)
-    unit : {"nm", "um"} or None
-        Unit of the vertices; None where the form does not state it.
-    space : {"volume", "rigid", "streamline"} or None
-        Space of the vertices; None where the form does not state it.
-    compartments : ndarray of int64, shape (N,), or None
-        SWC number of each vertex.
-    radius_nm : ndarray of float64, shape (N,), or None
-        Radius of each vertex, always in nm.
-    root : int or None
-        Row of the root; None where there is none, or it is masked out.
-    root_id : int or None
-        The neuron, where the form states it.
-    """
+    """A skeleton as arrays."""
 
     vertices: NDArray[np.float64]
+    """Shape (N, 3)."""
     edges: NDArray[np.int64]
+    """Shape (M, 2)."""
     unit: str | None = None
+    """Unit of the vertices; None where the form does not state it."""
     space: str | None = None
+    """Space of the vertices; None where the form does not state it."""
     compartments: NDArray[np.int64] | None = None
+    """Shape (N,). SWC number of each vertex."""
     radius_nm: NDArray[np.float64] | None = None
+    """Shape (N,). Radius of each vertex, always in nm."""
     root: int | None = None
+    """Row of the root; None where there is none, or it is masked out."""
     root_id: int | None = None
+    """The neuron, where the form states it."""
 
     @property
     def soma(self) -> NDArray[np.float64] | None:

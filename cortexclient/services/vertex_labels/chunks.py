@@ -46,29 +46,20 @@ _MAX_INT32 = 1 << 31
 
 @dataclass(frozen=True)
 class Located:
-    """The grid cell of every vertex, and which cells are the wanted chunks.
-
-    Attributes
-    ----------
-    cell : ndarray of int32 or int64, shape (N,)
-        Number of the cell that a vertex lies in. Cells are half open: a vertex on the plane between two is in the upper
-        one. All that lies further out than the chunks' neighbours is in the outermost cells.
-    planes : ndarray of uint8, shape (N,)
-        Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below may have
-        it too. Bit 3, 4, 5: and rounding brings vertices into that plane from below.
-    extent : tuple of int
-        Cells along each axis; ``cell`` counts z first, then y, then x.
-    middle : ndarray of float64, shape (3,)
-        Middle of the wanted chunks, rounded to nm.
-    row : callable
-        Returns the row in the wanted chunks of each of an array of cells, -1 for none.
-    """
+    """The grid cell of every vertex, and which cells are the wanted chunks."""
 
     cell: NDArray[Any]
+    """Shape (N,), int32 or int64. The cell of each vertex. Cells are half open: a vertex on the plane between two
+    is in the upper one. All that lies further out than the chunks' neighbours is in the outermost cells."""
     planes: NDArray[np.uint8]
+    """Shape (N,). Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below
+    may have it too. Bit 3, 4, 5: and rounding brings vertices into that plane from below."""
     extent: tuple[int, int, int]
+    """Cells along each axis; ``cell`` counts z first, then y, then x."""
     middle: NDArray[np.float64]
+    """Shape (3,). Middle of the wanted chunks, rounded to nm."""
     row: Callable[[NDArray[Any]], NDArray[np.int32]]
+    """Returns the row in the wanted chunks of each of an array of cells, -1 for none."""
 
     def below(self, corners: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
         """Return the cell whose mesh a triangle belongs to: on each axis the lowest one of the cells of its corners.
@@ -100,28 +91,19 @@ class Located:
 
 @dataclass(frozen=True)
 class ChunkGrid:
-    """The grid of level-2 chunks that a graphene info describes.
-
-    Attributes
-    ----------
-    offsets : ndarray of float64, shape (S, 3)
-        Corner of chunk (0, 0, 0) in nm, one row for each mip that the mesher may have worked at; the first is the
-        segmentation's own.
-    size : ndarray of float64, shape (3,)
-        Edge lengths of a chunk in nm.
-    bits : int
-        Bits of one chunk coordinate in a level-2 id.
-    layer_bits : int
-        Bits of the layer in an id.
-    draco : float
-        Cell of the grid that mesh vertices were rounded to, in nm; 0 if they were not.
-    """
+    """The grid of level-2 chunks that a graphene info describes."""
 
     offsets: NDArray[np.float64]
+    """Shape (S, 3). Corner of chunk (0, 0, 0) in nm, one row for each mip that the mesher may have worked at; the first
+    is the segmentation's own."""
     size: NDArray[np.float64]
+    """Shape (3,). Edge lengths of a chunk in nm."""
     bits: int
+    """Bits of one chunk coordinate in a level-2 id."""
     layer_bits: int
+    """Bits of the layer in an id."""
     draco: float
+    """Cell of the grid that mesh vertices were rounded to, in nm; 0 if they were not."""
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any], *, mesh_mip: int | None = None) -> ChunkGrid:
@@ -311,32 +293,22 @@ def _rows(wanted: NDArray[np.int64], total: int) -> Callable[[NDArray[Any]], NDA
 
 @dataclass(frozen=True)
 class ChunkParts:
-    """The parts of a mesh that lie in wanted chunks, and the chunk of every vertex.
-
-    Attributes
-    ----------
-    home : ndarray of int32, shape (N,)
-        Chunk of each vertex of the mesh, -1 for none. What lies on a plane counts for the upper side, unless nothing
-        but triangles of the lower side hold it.
-    rim : ndarray of bool, shape (N,)
-        Vertices on a plane that only triangles of the lower side hold.
-    vertex : ndarray of int32, shape (Q + G,)
-        Mesh vertex of each node: first the Q vertices at home in a wanted chunk, then G guests: corners of triangles
-        that lie on the upper plane of the triangle's chunk.
-    count : int
-        Q.
-    corners : tuple of three ndarray of int32, shape (T,)
-        Nodes of the triangles in wanted chunks; the first is never a guest.
-    inner : int
-        How many of the triangles, counted from the first, have no guest.
-    """
+    """The parts of a mesh that lie in wanted chunks, and the chunk of every vertex."""
 
     home: NDArray[np.int32]
+    """Shape (N,). Chunk of each vertex of the mesh, -1 for none. What lies on a plane counts for the upper side, unless
+    nothing but triangles of the lower side hold it."""
     rim: NDArray[np.bool_]
+    """Shape (N,). Vertices on a plane that only triangles of the lower side hold."""
     vertex: NDArray[np.int32]
+    """Shape (Q + G,). Mesh vertex of each node: first the Q vertices at home in a wanted chunk, then G guests: corners
+    of triangles that lie on the upper plane of the triangle's chunk."""
     count: int
+    """Number of nodes that are no guests, Q."""
     corners: Three
+    """Shape (T,). Nodes of the triangles in wanted chunks; the first is never a guest."""
     inner: int
+    """How many of the triangles, counted from the first, have no guest."""
 
     def edges(self) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
         """Return the edges that join the nodes of each triangle, but for guests, in parts."""

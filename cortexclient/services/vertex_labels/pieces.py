@@ -32,38 +32,26 @@ _SMALL = 4096
 
 @dataclass(frozen=True)
 class Pieces:
-    """Connected pieces of the mesh inside chunks, numbered so that pieces of one chunk are neighbours.
-
-    Attributes
-    ----------
-    vertex : ndarray of int32, shape (V,)
-        Mesh vertices, sorted by piece.
-    start : ndarray of int64, shape (P + 1,)
-        Where each piece begins in ``vertex``.
-    chunk : ndarray of int32, shape (P,)
-        Chunk of each piece, ascending.
-    points : ndarray of float32, shape (V + G, 3)
-        Positions in nm from ``origin``, those of ``vertex`` first, then those of guests: corners of triangles that lie
-        on the upper plane of their chunk and count for the next. Each axis is contiguous.
-    origin : ndarray of float64, shape (3,)
-        Subtracted before rounding to float32, which keeps distances exact to 0.1 nm anywhere in a volume.
-    low, high : ndarray of float32, shape (P, 3)
-        Bounding box of each piece, from ``origin``.
-    row : ndarray of int32, shape (V + G,)
-        Row of ``points`` of each node.
-    corners : tuple of three ndarray of int32, shape (T,)
-        Nodes at the corners of each triangle; the first is never a guest.
-    """
+    """Connected pieces of the mesh inside chunks, numbered so that pieces of one chunk are neighbours."""
 
     vertex: NDArray[np.int32]
+    """Shape (V,). Mesh vertices, sorted by piece."""
     start: NDArray[np.int64]
+    """Shape (P + 1,). Where each piece begins in ``vertex``."""
     chunk: NDArray[np.int32]
+    """Shape (P,). Chunk of each piece, ascending."""
     points: NDArray[np.float32]
+    """Shape (V + G, 3). Positions in nm from ``origin``, those of ``vertex`` first, then those of guests: corners of
+    triangles that lie on the upper plane of their chunk and count for the next. Each axis is contiguous."""
     origin: NDArray[np.float64]
+    """Shape (3,). Subtracted before rounding to float32, which keeps distances exact to 0.1 nm anywhere in a volume."""
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    """Shape (P, 3). Bounding box of each piece, from ``origin``."""
     row: NDArray[np.int32]
+    """Shape (V + G,). Row of ``points`` of each node."""
     corners: Three
+    """Shape (T,). Nodes at the corners of each triangle; the first is never a guest."""
 
     def __len__(self) -> int:
         return len(self.chunk)
