@@ -92,7 +92,8 @@ def plot_neuron(
     >>> from cortexclient.plotting import plot_neuron
     >>> client = cortexclient.load("sandbox")
     >>> cells = client.tables.nucleus_detection().query(limit=1)
-    >>> neuron = client.get_skeleton(client.cell_id_to_root_id(cells["id"])["root_id"].iloc[0], transform="rigid")
+    >>> root_id = int(client.cell_id_to_root_id(cells["id"])["root_id"].iloc[0])
+    >>> neuron = client.get_skeleton(root_id, transform="rigid")
     >>> axes = plot_neuron(neuron, layers=client.spec.layers)
     """
     shape = shape_in_depth(neuron)

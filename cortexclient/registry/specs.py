@@ -58,8 +58,8 @@ def register(spec: str | Path | Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
 
     Examples
     --------
-    >>> mine = {"name": "my_brain", "title": "Mine", "server_address": "https://cave.my.lab", "datastack": "brain"}
-    >>> spec = cortexclient.register(mine)
+    >>> mine = {"name": "my_brain", "title": "Mine", "datastack": "brain"}
+    >>> spec = cortexclient.register({**mine, "server_address": "https://cave.my.lab"})
     >>> cortexclient.load("my_brain").datastack_name
     'brain'
     >>> cortexclient.registry.unregister("my_brain")

@@ -247,7 +247,8 @@ class DatastackService(BaseService):
         --------
         >>> import cortexclient
         >>> client = cortexclient.load("sandbox")
-        >>> client.most_recent_materialization_version() == max(client.versions().query("valid")["version"])
+        >>> valid = client.versions().query("valid")
+        >>> client.most_recent_materialization_version() == max(valid["version"])
         True
         """
         require_own(self._session, datastack_name)

@@ -517,8 +517,9 @@ class TableExportClient:
 
         Examples
         --------
-        >>> client.exports.get_table("synapses_sandbox", 3, columns=["id", "pre_pt_root_id"]).dtypes["id"]
-        dtype('int64')
+        >>> table = client.exports.get_table("synapses_sandbox", 3, columns=["id", "pre_pt_root_id"])
+        >>> table.columns.tolist()
+        ['id', 'pre_pt_root_id']
         """
         return self.find(table_name, version).get_dataframe(verbose=progress, columns=columns)
 

@@ -279,7 +279,7 @@ class MeshClient(BaseService):
         Examples
         --------
         >>> mesh = client.mesh.get_mesh(root_id)
-        >>> l2_ids = client.mesh.compute_vertex_to_l2_mapping(root_id, vertices=mesh.vertices, faces=mesh.faces)
+        >>> l2_ids = client.mesh.compute_vertex_to_l2_mapping(root_id)
         >>> len(l2_ids) == len(mesh.vertices)
         True
         """
@@ -381,8 +381,9 @@ class MeshClient(BaseService):
         Examples
         --------
         >>> mesh = client.mesh.get_mesh(root_id)
-        >>> l2_ids = client.mesh.compute_vertex_to_l2_mapping(root_id, vertices=mesh.vertices, faces=mesh.faces)
-        >>> values = client.mesh.mesh_label_to_skeleton(l2_ids, client.get_skeleton(root_id), "compartment")
+        >>> l2_ids = client.mesh.compute_vertex_to_l2_mapping(root_id)
+        >>> neuron = client.get_skeleton(root_id)
+        >>> values = client.mesh.mesh_label_to_skeleton(l2_ids, neuron, "compartment")
         >>> len(values) == len(mesh.vertices)
         True
         """

@@ -87,7 +87,8 @@ class DatasetSpec(Section):
 
     Examples
     --------
-    >>> spec = DatasetSpec(name="my_brain", title="My brain", server_address="https://cave.my.lab", datastack="brain_1")
+    >>> server = "https://cave.my.lab"
+    >>> spec = DatasetSpec(name="my_brain", title="My brain", server_address=server, datastack="brain")
     >>> spec.class_name_or_default
     'MyBrainClient'
     """

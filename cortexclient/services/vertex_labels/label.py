@@ -154,7 +154,7 @@ def label_vertices(
     >>> mesh = client.mesh.get_mesh(root_id)
     >>> l2 = client.get_l2data(client.get_l2_ids(root_id), ["rep_coord_nm"])
     >>> info = client.session.segmentation_info()
-    >>> ids = cortexclient.label_vertices(mesh.vertices, mesh.faces, l2.index, l2.to_numpy(), info=info)
+    >>> ids = label_vertices(mesh.vertices, mesh.faces, l2.index, l2.to_numpy(), info=info)
     >>> set(ids) <= {0, *l2.index}
     True
     """
