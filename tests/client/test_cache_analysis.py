@@ -114,6 +114,7 @@ def test_a_second_run_asks_for_no_data_and_an_offline_one_for_nothing(tiny, fold
     same(first, again)
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_the_whole_analysis(tiny, folder, tmp_path):
     client = tiny.load(version=3, cache=folder)
     first = analysis(client)
@@ -192,6 +193,7 @@ def _child(address: str, folder: Path, queue) -> None:
     queue.put(frame.to_json())
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache(tiny, folder):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()

@@ -140,24 +140,6 @@ def test_what_takes_positions_takes_missing_ones(gaps):
     assert "pt_position" not in client.neuroglancer_url(annotations=boxes)
 
 
-def test_squares_do_not_overflow(gaps):
-    somas = np.stack(gaps.load(version=3).tables.nucleus_detection().query()["pt_position"])
-    far = np.sqrt(((somas[:, None] - somas[None]) ** 2).sum(axis=-1))
-    assert far.max() > 2**15.5
-    np.testing.assert_allclose(far, np.linalg.norm(somas[:, None] - somas[None], axis=-1))
-
-
-def test_boxes_thinner_than_a_voxel_of_odd_units(gaps):
-    client = gaps.load(version=3)
-    nuclei = client.tables.nucleus_detection().query()
-    place = nuclei["pt_position"].iloc[3]
-    within = client.tables.nucleus_detection(pt_position_bbox=[place - 0.001, place + 0.001])
-    assert within.query()["id"].tolist() == [nuclei["id"].iloc[3]]
-    assert within.count() == 1
-    beside = client.tables.nucleus_detection(pt_position_bbox=[place + 0.001, np.add(place, [2, 2, 39])])
-    assert len(beside.query()) == beside.count() == 0
-
-
 def test_bare_reference_rows(gaps):
     client = gaps.load(version=3)
     rows = stored(gaps.folder.path, "cell_types")

@@ -92,20 +92,6 @@ def test_live_rows_of_neurons_are_whole(request, files, server, when):
 
 
 @pytest.mark.parametrize("server", ["toy", "capped"])
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_view(request, files, server, version):
-    session = request.getfixturevalue(server).at(version=version)
-    frame = ViewsService(session).nucleus_celltype_view().query(split_positions=True)
-    stored = pd.read_parquet(
-        files.folder / "tables" / f"nucleus_celltype_view.v{version}.parquet"
-    ).sort_values("id")
-    assert frame["id"].tolist() == stored["id"].tolist()
-    assert frame["cell_type"].fillna("-").tolist() == stored["cell_type"].fillna("-").tolist()
-    assert frame["ref_id"].fillna(-1).tolist() == stored["ref_id"].astype("Int64").fillna(-1).tolist()
-    assert frame["pt_root_id"].tolist() == stored["pt_root_id"].tolist()
-
-
-@pytest.mark.parametrize("server", ["toy", "capped"])
 def test_a_reference_table_comes_with_what_it_refers_to(request, files, server):
     session = request.getfixturevalue(server).at(version=2)
     frame = TablesService(session).celltype_toy(cell_type="BC").query(split_positions=True)
