@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
+import cortexclient
 from cortexclient.cli import main
 from cortexclient.sandbox import Sandbox
 
@@ -36,11 +37,12 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
     return read
 
 
-@pytest.fixture
-def root(printed: Any) -> str:
-    cells = printed("query", "sandbox", "nucleus_detection", "--limit", "6")
-    roots = printed("cell-id-to-root-id", "sandbox", *map(str, cells["id"]))
-    return str(roots.loc[roots["root_id"] > 0, "root_id"].iloc[0])
+@pytest.fixture(scope="module")
+def root() -> str:
+    roots = (
+        cortexclient.load("sandbox", server_address=TINY[1]).tables.nucleus_detection().query()["pt_root_id"]
+    )
+    return str(roots[roots > 0].iloc[0])
 
 
 @pytest.mark.slow

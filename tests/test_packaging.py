@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -34,6 +35,7 @@ def project(repository: Path) -> dict[str, Any]:
     return content
 
 
+@functools.cache
 def imports(folder: Path) -> dict[str, set[str]]:
     """Top-level modules that the files of a folder import -> the files that do."""
     found: dict[str, set[str]] = {}

@@ -6,9 +6,9 @@ names, is `tests/end_to_end/test_every_dataset.py`.
 
 from __future__ import annotations
 
+import importlib
 import re
-import subprocess
-import sys
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
+import cortexclient
 from cortexclient.cli.specs import dataset_page
 from cortexclient.registry import list_datasets, resolve
 from cortexclient.registry.lookup import builtin_folder
@@ -86,23 +87,16 @@ def test_roles_have_tables_at_every_known_version(spec: DatasetSpec) -> None:
         assert spec.default_version in {item.version for item in spec.versions}
 
 
-def test_it_loads_and_imports_without_a_request(file: Path) -> None:
+def test_it_loads_and_imports_without_a_request(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert file.stem in list_datasets()
-    code = (
-        "import socket, sys\n"
-        "def refuse(*args, **kwargs): raise AssertionError('a connection was opened')\n"
-        "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "import cortexclient, importlib\n"
-        f"name = {file.stem!r}\n"
-        "client = importlib.import_module(f'cortexclient.datasets.{name}').client\n"
-        "assert type(client) is type(cortexclient.load(name))\n"
-        "print(client)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"dataset={file.stem!r}" in done.stdout
+    client = importlib.import_module(f"cortexclient.datasets.{file.stem}").client
+    assert type(client) is type(cortexclient.load(file.stem))
+    assert f"dataset={file.stem!r}" in repr(client)
 
 
 def test_it_has_a_page(spec: DatasetSpec) -> None:

@@ -60,7 +60,7 @@ def told(values: dict[str, Any], comment: str | None) -> str:
     return text.finished()
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
+@settings(deadline=None, derandomize=True, max_examples=30)
 @given(values=parts, comment=st.none() | lines)
 def test_every_draft_loads_and_says_the_same(
     values: dict, comment: str | None, tmp_path_factory: Any

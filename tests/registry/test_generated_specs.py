@@ -205,7 +205,12 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+LONG = {"many unknown keys in many tables", "many anchors", "many keys"}
+
+
+@pytest.mark.parametrize(
+    "attack", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in ATTACKS]
+)
 def test_refused_in_bounded_time_and_memory(attack: str, tmp_path: Path) -> None:
     tracemalloc.start()
     try:
