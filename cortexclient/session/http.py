@@ -261,14 +261,8 @@ def raised_as_ours(context: Context) -> Iterator[None]:
     # nothing is chained: the originals hold the request with its headers, and so the token
     try:
         yield
-    except errors.ServiceError as error:
-        error.url = error.url or latest.url or context.server_address
-        error.service = error.service or context.service
-        raise
-    except errors.CortexError:
-        raise
     except Exception as error:
-        made = _translated(error, context, latest)
+        made = _ours(error, context, latest)
         if made is None:
             raise
         raise made from None
@@ -276,10 +270,16 @@ def raised_as_ours(context: Context) -> Iterator[None]:
         _latest.reset(token)
 
 
-def _translated(error: Exception, context: Context, latest: _Latest) -> errors.ServiceError | None:
+def _ours(error: Exception, context: Context, latest: _Latest) -> errors.ServiceError | None:
+    """Make our error of a foreign one; None for one that is ours, completed in place, or a mistake of the caller."""
     import requests
     import urllib3
 
+    if isinstance(error, errors.ServiceError):
+        error.url = error.url or latest.url or context.server_address
+        error.service = error.service or context.service
+    if isinstance(error, errors.CortexError):
+        return None
     asked = clean_url(getattr(getattr(error, "request", None), "url", None))
     url = asked or latest.url or context.server_address
     service = context.service or "service"

@@ -211,30 +211,21 @@ class Session:
         if the spec says that the datastack has none.
         """
         require_versions(self.spec, f"version {version}")
-        records, refreshed = self.versions(), False
-        if version not in records:
-            # one may have been added since the list was read
-            records, refreshed = self.versions(refresh=True), True
-        if version not in records:
-            live = ", ".join(str(number) for number, record in records.items() if record.valid) or "none"
-            raise UnknownVersionError(
-                f"{self.datastack} has no version {version}; live versions are {live}",
-                service="materialize",
-                status=404,
-                url=self.versions_url,
-            )
-        if records[version].missing_because and not refreshed:
+        records = self.versions()
+        if version not in records or records[version].missing_because:
+            # one may have been added or completed since the list was read
             records = self.versions(refresh=True)
-        if why := records[version].missing_because:
+        record = records.get(version)
+        if record is None:
+            live = ", ".join(str(number) for number, other in records.items() if other.valid) or "none"
+            message = f"{self.datastack} has no version {version}; live versions are {live}"
+        elif record.missing_because:
             last = newest(records.values())
             instead = f"; the newest is {last.version}" if last else ""
-            raise UnknownVersionError(
-                f"version {version} of {self.datastack} {why}{instead}",
-                service="materialize",
-                status=404,
-                url=self.versions_url,
-            )
-        return records[version]
+            message = f"version {version} of {self.datastack} {record.missing_because}{instead}"
+        else:
+            return record
+        raise UnknownVersionError(message, service="materialize", status=404, url=self.versions_url)
 
     @property
     def version(self) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cortexclient.session.cache.answers import response_of
-from cortexclient.session.cache.rules import Validity, read_request, rule_for
+from cortexclient.session.cache.rules import read_request, rule_for
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
-    from cortexclient.session.cache import Entry, Origin, SnapshotStore
+    from cortexclient.session.cache import Origin, SnapshotStore
     from cortexclient.session.query.query import Query
 
 __all__ = ["StoredMetadata", "TableSource"]
@@ -57,12 +57,5 @@ class StoredMetadata:
         if rule is None or (asked.version is None and not self._source.only):
             return None
         stored = self._source.metadata(asked.version)
-        if stored is None:
-            return None
-
-        def sound(entry: Entry) -> bool:
-            kind = entry.headers.get("Content-Type", "")
-            return rule.validity(asked, entry.status, entry.body, kind) is not Validity.NEVER
-
-        entry = stored.read(asked.identity(self._origin, without=rule.ignored(asked)), sound)
+        entry = None if stored is None else rule.find(asked, stored, self._origin)
         return None if entry is None else response_of(request, entry)

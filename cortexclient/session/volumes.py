@@ -37,26 +37,10 @@ def read_files(
 ) -> list[bytes | None]:
     """Read files, or ranges of their bytes, of a folder on the web, in a bucket or on this machine, concurrently.
 
-    Parameters
-    ----------
-    session : Session
-        Gives timeouts, retries and workers.
-    folder : str
-        ``https://...``, ``gs://...``, ``s3://...`` (public ones) or ``file://...``, with or without ``precomputed://``.
-    wanted : sequence of str or (str, int, int)
-        Names, or names with the first byte and the one after the last.
-    service : str
-        Name of the service, for messages.
-
-    Returns
-    -------
-    list of bytes or None
-        In the order asked; None where there is no such file.
-
-    Raises
-    ------
-    ServiceError
-        If the server fails, or a range comes back with another length.
+    The folder is ``https://...``, ``gs://...``, ``s3://...`` (public ones) or ``file://...``, with or without
+    ``precomputed://``. Wanted are names, or names with the first byte and the one after the last. The result is in this
+    order, with None where there is no such file. Every failure is raised as a `ServiceError`, also a range of another
+    length.
     """
     address = web_address(folder)
 
@@ -123,23 +107,11 @@ class _Secret(dict[str, str]):
 
 
 def open_volume(session: Session, kind: str, **options: Any) -> Any:
-    """Open the segmentation or the images as a CloudVolume.
+    """Open the segmentation or the images (``"segmentation"``, ``"image"``) as a CloudVolume.
 
-    Parameters
-    ----------
-    session : Session
-        Where, when and with which timeouts.
-    kind : str
-        ``"segmentation"`` or ``"image"``.
-    **options
-        Of ``cloudvolume.CloudVolume``, and ``image_mirror`` and ``use_client_secret`` as caveclient has them.
-
-    Raises
-    ------
-    AuthenticationError
-        If the data lie behind a login of a host that the token does not belong to.
-    ServiceError
-        If what describes the volume cannot be read.
+    The options are those of ``cloudvolume.CloudVolume``, and ``image_mirror`` and ``use_client_secret`` as caveclient
+    has them. Raise `AuthenticationError` if the data lie behind a login of a host that the token does not belong to,
+    another `ServiceError` if what describes the volume cannot be read.
     """
     import cloudvolume
 
@@ -192,7 +164,7 @@ def open_volume(session: Session, kind: str, **options: Any) -> Any:
         )
         volume.get_roots = _Roots(session, address)
         volume.get_leaves = _Leaves(session, address)
-        volume.mesh.fetch_manifest_remote = _Manifest(session, address)
+        volume.mesh.fetch_manifest_remote = _FetchManifest(session, address)
     return volume
 
 
@@ -212,8 +184,8 @@ def _usable(kind: str, service: str, address: str, *, theirs: bool) -> Iterator[
         ) from None
 
 
-class _Asking:
-    """A method of a CloudVolume that asks through a session; it goes with the volume into pickles."""
+class _SessionMethod:
+    """A method of a CloudVolume that sends its requests through a session; it goes with the volume into pickles."""
 
     def __init__(self, session: Session, address: str) -> None:
         self.session = session
@@ -229,7 +201,7 @@ class _Asking:
         return ids >> (64 - bits)
 
 
-class _Roots(_Asking):
+class _Roots(_SessionMethod):
     """``CloudVolume.get_roots``, at the session's moment where no time is given."""
 
     def __call__(
@@ -257,7 +229,7 @@ def _time(value: Any) -> Any:
     return datetime.fromtimestamp(float(value), UTC) if isinstance(value, int | float) else as_utc(value)
 
 
-class _Leaves(_Asking):
+class _Leaves(_SessionMethod):
     """``CloudVolume.get_leaves``."""
 
     def __call__(self, root_id: int, bbox: Any, mip: int, stop_layer: int | None = None) -> Any:
@@ -271,7 +243,7 @@ class _Leaves(_Asking):
         return found.astype(np.uint64)
 
 
-class _Manifest(_Asking):
+class _FetchManifest(_SessionMethod):
     """``CloudVolume.mesh.fetch_manifest_remote``."""
 
     def __call__(

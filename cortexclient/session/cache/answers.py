@@ -200,13 +200,7 @@ class AnswerCache:
         """Read the entry that may be served now: one that holds forever, or offline any."""
         if not (self.offline or rule.of_request(asked) is Validity.FOREVER):
             return None
-        identity = asked.identity(self.origin, without=rule.ignored(asked))
-
-        def sound(entry: Entry) -> bool:
-            kind = str(entry.headers.get("Content-Type", ""))
-            return rule.validity(asked, entry.status, entry.body, kind) is not Validity.NEVER
-
-        entry = self.store.read(identity, sound)
+        entry = rule.find(asked, self.store, self.origin)
         if entry is None or not (entry.final or self.offline) or not self._same_version(entry, asked):
             return None
         self.used[entry.key] = entry.head["request"]

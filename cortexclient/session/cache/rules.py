@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from requests import PreparedRequest
 
+    from cortexclient.session.cache.snapshots import SnapshotStore
+    from cortexclient.session.cache.store import Entry, FolderStore
+
     OfRequest: TypeAlias = "Callable[[CacheRequest], Validity]"
     OfResponse: TypeAlias = "Callable[[CacheRequest, bytes, str], Validity]"
 
@@ -164,6 +167,15 @@ class Rule:
         # "there is none" may change tomorrow, and a page of a gateway is no response
         says_none = status == 404 and self.none and parse_json(body) is not None
         return min(allowed, Validity.AS_OF) if says_none else Validity.NEVER
+
+    def find(self, request: CacheRequest, store: FolderStore | SnapshotStore, origin: Origin) -> Entry | None:
+        """Read the entry of a request from a store, if it is sound."""
+
+        def sound(entry: Entry) -> bool:
+            kind = str(entry.headers.get("Content-Type", ""))
+            return self.validity(request, entry.status, entry.body, kind) is not Validity.NEVER
+
+        return store.read(request.identity(origin, without=self.ignored(request)), sound)
 
 
 # -- what a request allows
