@@ -306,16 +306,16 @@ class TableHandle:
     @property
     def numeric_fields(self) -> list[str]:
         """Names that may be filtered by ``<`` and ``>``."""
-        return [
-            n
-            for n, (_, _, kind) in fields_of(self._session, self.info).items()
-            if kind in {"integer", "float"}
-        ]
+        return self._fields_of_kind("integer", "float")
 
     @property
     def spatial_fields(self) -> list[str]:
         """Names that may be filtered by a box."""
-        return [name for name, (_, _, kind) in fields_of(self._session, self.info).items() if kind == "point"]
+        return self._fields_of_kind("point")
+
+    def _fields_of_kind(self, *kinds: str) -> list[str]:
+        fields = fields_of(self._session, self.info)
+        return [name for name, (_, _, kind) in fields.items() if kind in kinds]
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -379,18 +379,14 @@ class _Names(BaseService):
         return len(self._infos())
 
     def __dir__(self) -> list[str]:
-        try:
-            names = self.table_names
-        except CortexError:
-            names = []  # completion must not raise; the next real use reports what is wrong
-        return sorted({*object.__dir__(self), *names})
+        return sorted({*object.__dir__(self), *self._ipython_key_completions_()})
 
     def _ipython_key_completions_(self) -> list[str]:
         """Return the names that IPython offers for ``client.tables["<TAB>``."""
         try:
             return self.table_names
         except CortexError:
-            return []
+            return []  # completion must not raise; the next real use reports what is wrong
 
     def __repr__(self) -> str:
         names = self.table_names
