@@ -135,7 +135,7 @@ def doctor(
 
 
 def _tokens() -> list[DoctorLine]:
-    """Say which datasets have a token; looked for, not tried."""
+    """Report which datasets have a token; it is not tried."""
     from cortexclient.registry import get_spec, list_datasets
 
     return [_token(spec, spec.server_address) for spec in map(get_spec, list_datasets())]

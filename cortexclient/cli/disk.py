@@ -51,7 +51,7 @@ def pull(
         str | None, typer.Option("--path", help="Another store than $CORTEXCLIENT_STORE or the usual one.")
     ] = None,
 ) -> None:
-    """Bring tables of one version onto this disk, sorted for look-ups; what was interrupted goes on."""
+    """Bring tables of one version onto this disk, sorted for look-ups; an interrupted one is resumed."""
     names = client.store.pull(tables or None, source=source, path=path)  # type: ignore[arg-type]
     say(f"{', '.join(names)} of version {client.version} in {path or client.store.path}")
 
@@ -96,7 +96,7 @@ def _store(path: Path | None) -> FolderStore:
 
 
 def info(path: Folder = None) -> None:
-    """Say where the cache is, how much it holds, and of what."""
+    """Show where the cache is, how large it is, and what it holds."""
     store = _store(path)
     counts: Counter[tuple[str, str, str]] = Counter()
     sizes: Counter[tuple[str, str, str]] = Counter()

@@ -200,7 +200,7 @@ def synapses(
 
 
 def _explain_stale(client: Client, stale: list[int]) -> None:
-    """Say why roots have no synapses, and what to do: newer than the version, edited since, or no roots at all."""
+    """Explain why roots have no synapses: newer than the version, edited since, or no roots at all."""
     floating = client.timestamp is None and not client.session.pinned
     newer = [
         root for root, now in zip(stale, client.is_latest_roots(stale, client.now()), strict=True) if now

@@ -81,8 +81,7 @@ class Level2Service(BaseService):
         --------
         >>> import cortexclient
         >>> client = cortexclient.load("sandbox")
-        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
-        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> root = int(client.cell_id_to_root_id(301357)["root_id"].iloc[0])
         >>> ids = client.get_l2_ids(root)
         >>> ids == sorted(ids)
         True

@@ -129,8 +129,7 @@ class RootsService(BaseService):
         --------
         >>> import cortexclient
         >>> client = cortexclient.load("sandbox")
-        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
-        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> root = int(client.cell_id_to_root_id(301357)["root_id"].iloc[0])
         >>> client.is_latest_roots([root, 5], timestamp=client.version_timestamp()).tolist()
         [True, False]
         """
@@ -160,8 +159,7 @@ class RootsService(BaseService):
         --------
         >>> import cortexclient
         >>> client = cortexclient.load("sandbox")
-        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
-        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> root = int(client.cell_id_to_root_id(301357)["root_id"].iloc[0])
         >>> client.latest_valid_timestamp(root)[0] >= client.version_timestamp()
         True
         """
@@ -204,8 +202,7 @@ class RootsService(BaseService):
         --------
         >>> import cortexclient
         >>> client = cortexclient.load("sandbox")
-        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
-        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> root = int(client.cell_id_to_root_id(301357)["root_id"].iloc[0])
         >>> client.get_latest_roots(root, timestamp=client.version_timestamp()).tolist() == [root]
         True
         """
@@ -255,8 +252,7 @@ class RootsService(BaseService):
         --------
         >>> import cortexclient
         >>> client = cortexclient.load("sandbox")
-        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
-        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> root = int(client.cell_id_to_root_id(301357)["root_id"].iloc[0])
         >>> client.suggest_latest_roots(root, timestamp=client.version_timestamp()) == root
         True
         """
@@ -306,8 +302,7 @@ class RootsService(BaseService):
         --------
         >>> import cortexclient
         >>> client = cortexclient.load("sandbox")
-        >>> nuclei = client.tables.nucleus_detection().query(limit=20).query("pt_root_id > 0")
-        >>> root = int(nuclei["pt_root_id"].iloc[0])
+        >>> root = int(client.cell_id_to_root_id(301357)["root_id"].iloc[0])
         >>> client.latest_roots([root]).columns.tolist()
         ['latest_root_id', 'is_latest', 'overlap']
         """
