@@ -94,12 +94,7 @@ class CloudFileViewExport:
         return parse_header(self._read_header(), self._path(self.headerpath))
 
     def source(self, *, progress: bool = False) -> Dump | ParquetFiles | DeltaCopies:
-        """Open the table, to be read in batches.
-
-        Parameters
-        ----------
-        progress : bool
-            Show a progress bar of the download.
+        """Open the table, to be read in batches; ``progress`` shows a bar of the download.
 
         Raises
         ------
