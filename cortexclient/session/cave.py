@@ -59,10 +59,11 @@ class _Mounted:
         return connection.memory.get(key, self._ask_version)
 
     def _ask_version(self) -> Any:
+        url = self._endpoints["get_version"].format_map(self.default_url_mapping)  # type: ignore[attr-defined]
         try:
-            return super()._get_version()  # type: ignore[misc]
+            with self.fc.cortex_session.guard(service_of(url)):  # type: ignore[attr-defined]
+                return super()._get_version()  # type: ignore[misc]
         except (InvalidVersion, TypeError) as error:
-            url = self._endpoints["get_version"].format_map(self.default_url_mapping)  # type: ignore[attr-defined]
             raise ProtocolError(
                 f"the service at {url} answers with no version ({str(error)[:100]}); is the server address right?",
                 service=service_of(url),

@@ -110,6 +110,7 @@ BROKEN = {
     "a valid that is no truth value": lambda body: written(
         read(body).drop_columns("valid").append_column("valid", pa.array(["t"] * len(read(body))))
     ),
+    "two axes of a position": lambda body: written(read(body).drop_columns("pt_position_y")),
     "rows twice": lambda body: written(pa.concat_tables([read(body), read(body).slice(0, 2)])),
 }
 
@@ -228,3 +229,15 @@ def test_connections_of_something_else_than_numbers(sandbox, monkeypatch, option
     with pytest.raises(errors.ProtocolError) as caught:
         client.connectivity(roots, **options)
     assert caught.value.url
+
+
+@pytest.mark.parametrize("output", ["meshwork", "cell"])
+def test_synapses_without_the_columns_of_a_neuron(sandbox, monkeypatch, output):
+    def spoil(body):
+        table = read(body)
+        return written(table.select([name for name in table.column_names if "ctr_pt_position" not in name]))
+
+    root = next(root for root in sandbox.load(version=3).query("nucleus_detection")["pt_root_id"] if root)
+    client = client_through(sandbox, monkeypatch, spoil, path="synapses_sandbox/query")
+    with pytest.raises(errors.ProtocolError, match="ctr_pt_position"):
+        client.get_skeleton(root, output=output)

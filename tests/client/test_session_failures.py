@@ -301,6 +301,17 @@ def test_a_failed_negotiation_raises_and_does_not_downgrade(toy_server, toy_sess
     assert session.cave.materialize.api_version == 3
 
 
+@pytest.mark.parametrize("kind", ["500", "500-html", "truncated"])
+def test_a_service_that_says_no_version_is_an_error_of_ours(toy_server, toy_session, kind):
+    session = toy_session(retries=0)
+    with (
+        troubled(toy_server, Fault(kind, route="/skeletoncache/api/version$")),
+        pytest.raises(errors.ServiceError) as caught,
+    ):
+        _ = session.cave.skeleton
+    assert caught.value.url.endswith("/skeletoncache/api/version")
+
+
 def test_wrong_names_get_close_ones(toy):
     with pytest.raises(errors.UnknownTableError, match="synapses_toy"):
         QueriesService(toy).query("synapse_toy")

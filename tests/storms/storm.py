@@ -19,6 +19,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +29,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cortexclient.errors import CortexError, ServiceError
+import cortexclient
+from cortexclient.errors import CortexError, JobError, ServiceError
 from cortexclient.sandbox import Sandbox
 from cortexclient.services.exports import CloudFileViewExport, TableExportClient
 from tests.storms.faults import LIES, NOTICED
@@ -53,6 +55,8 @@ def plain(value: Any) -> Any:
             value.shape,
             value.tobytes() if value.dtype != object else plain(value.tolist()),
         )
+    if hasattr(value, "to_pydict"):
+        return plain(value.to_pandas())
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -69,6 +73,10 @@ class Scene:
     """What the calls ask about, looked up once on a quiet server."""
 
     def __init__(self, sandbox: Sandbox, exports: str) -> None:
+        self.sandbox = sandbox
+        sandbox.load().cave.annotation.create_table(
+            "marks", "bound_tag", "for uploads", voxel_resolution=[4, 4, 40]
+        )
         client = sandbox.load(version=VERSION)
         nuclei = client.tables.nucleus_detection().query()
         self.cells = nuclei["id"].tolist()
@@ -78,6 +86,9 @@ class Scene:
         pieces = {root: len(client.get_l2_ids(root)) for root in truth["root_id"].unique()[:200].tolist()}
         self.small = min((root for root in self.roots), key=lambda root: len(client.get_l2_ids(root)))
         self.orphan = min((count, root) for root, count in pieces.items() if count > 1)[1]
+        small = sorted((count, root) for root, count in pieces.items() if count > 1)
+        self.orphans = [root for _, root in small[:3]]
+        self.points = nuclei["pt_position"].tolist()[:3]
         self.moment = client.timestamp
         self.exports = exports
 
@@ -110,7 +121,96 @@ CALLS: dict[str, Call] = {
         scene.roots[:1], pre=True, progress=False
     ),
     "export": lambda _, scene: _export(scene),
+    "live reference": lambda client, scene: client.at(timestamp=scene.moment).query("cell_types"),
+    "live count": lambda client, scene: client.at(timestamp=scene.moment).tables.nucleus_detection().count(),
+    "filtered": lambda client, scene: client.query(
+        "nucleus_detection",
+        filter_in_dict={"id": scene.cells[:5]},
+        pt_position_bbox=[[0, 0, 0], [9e6, 9e6, 9e6]],
+        select_columns=["id", "pt_root_id", "pt_position"],
+        split_positions=True,
+    ),
+    "arrow": lambda client, scene: client.query("synapses_sandbox", return_as="arrow", limit=1500),
+    "meshes": lambda client, scene: client.mesh.get_meshes(scene.orphans, progress=False),
+    "cell": lambda client, scene: _cell(client.get_skeleton(scene.small, output="cell")),
+    "neurons": lambda client, scene: client.get_skeletons(
+        scene.roots[:3], errors="raise", progress=False
+    ).to_dict(),
+    "partners": lambda client, scene: client.partners(scene.roots[:2]),
+    "edit history": lambda client, scene: client.edit_history(scene.roots[:2]),
+    "diff": lambda client, scene: client.diff("nucleus_detection", 2, 3),
+    "root at": lambda client, scene: client.root_at(scene.points),
+    "anchors": lambda client, scene: client.anchor_points(scene.roots[:2]),
+    "versions": lambda client, scene: (client.versions(), client.most_recent_materialization_version()),
+    "status": lambda client, scene: list(client.status().index),
+    "existing": lambda client, scene: client.skeletons_exist(scene.roots),
+    "suggested": lambda client, scene: client.suggest_latest_roots(scene.orphan),
+    "annotated link": lambda client, scene: len(  # annotations have random ids
+        client.neuroglancer_url(annotations={"nuclei": client.query("nucleus_detection", limit=3)})
+    ),
+    "swc": lambda client, scene: _in_folder(lambda path: _swc(client, scene, path)),
+    "upload": lambda client, scene: _upload(client),
+    "bulk synapses": lambda client, scene: _in_folder(
+        lambda path: _done(client.bulk(scene.roots[:2], progress=False).synapses(out=path))
+    ),
+    "bulk skeletons": lambda client, scene: _in_folder(
+        lambda path: _done(client.bulk(scene.roots[:2], progress=False).skeletons(out=path))
+    ),
+    "pull": lambda client, scene: _in_folder(lambda path: _pull(client, scene, path)),
+    "snapshot": lambda client, scene: _in_folder(lambda path: _snapshot(client, path)),
+    "threads": lambda client, scene: _threads(client, scene),  # noqa: PLW0108 - defined below
 }
+
+
+def _in_folder(call: Callable[[Path], Any]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        return call(Path(folder))
+
+
+def _cell(cell: Any) -> Any:
+    return (cell.skeleton.vertices, cell.graph.vertices, cell.annotations.pre_syn.vertices)
+
+
+def _swc(client: Any, scene: Scene, folder: Path) -> list[str]:
+    client.save_swc(scene.small, folder / "one.swc")
+    return [line for line in (folder / "one.swc").read_text().splitlines() if line[0] != "#"]
+
+
+def _upload(client: Any) -> int:
+    stage = client.stage_annotations("marks")
+    stage.add(pt_position=[1, 2, 3], tag="a mark")
+    return len(client.upload_staged_annotations(stage))
+
+
+def _done(result: Any) -> Any:
+    if result.failures:
+        raise JobError(str(result.failures))
+    return (sorted(result.done), result.rows)
+
+
+def _pull(client: Any, scene: Scene, folder: Path) -> pd.DataFrame:
+    client.store.pull(["cell_types", "nucleus_detection"], path=folder, source="server", progress=False)
+    stored = scene.sandbox.load(version=VERSION, source="store", store=folder)
+    return stored.query("cell_types")
+
+
+def _snapshot(client: Any, folder: Path) -> pd.DataFrame:
+    frame = client.query("cell_types")
+    if client.session.connection.cache is None:
+        return frame
+    return cortexclient.load(client.save_snapshot(folder / "one.cortex")).query("cell_types")
+
+
+def _threads(client: Any, scene: Scene) -> list[Any]:
+    """Use a client and a copy of it elsewhere in time from several threads."""
+    calls = [
+        lambda: client.query("nucleus_detection"),
+        lambda: client.at(version=2).query("nucleus_detection"),
+        lambda: client.root_id_to_cell_id(scene.roots),
+        lambda: client.get_roots(scene.supervoxels),
+    ]
+    with ThreadPoolExecutor(4, thread_name_prefix="storm-user") as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 def _floating(client: Any) -> Any:
@@ -255,7 +355,8 @@ def attempt(weather: Weather, client: Any, call: str) -> tuple[str, str]:
     detail = f"{type(answer).__module__}.{type(answer).__name__} at {place}: {str(answer)[:160]!r}"
     if not isinstance(answer, CortexError):
         return "foreign", detail
-    return ("without url" if isinstance(answer, ServiceError) and not answer.url else "error"), detail
+    nameless = isinstance(answer, ServiceError) and not (answer.url and answer.service and answer.status)
+    return ("without url" if nameless else "error"), detail
 
 
 def _difference(got: Any, right: Any) -> str:

@@ -150,7 +150,11 @@ def synapses_of(
             table,
             kind="table",
             filters={"in": {table: {f"{side}_pt_root_id": batch}}},
-            needs=("pre_pt_root_id", "post_pt_root_id"),
+            needs=(
+                "pre_pt_root_id",
+                "post_pt_root_id",
+                session.spec.synapse_position_column or "ctr_pt_position",
+            ),
             merge_reference=False,
             resolution=NM,
             split_positions=True,

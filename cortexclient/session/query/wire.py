@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cortexclient.session.cache import forget
 from cortexclient.session.http import unreadable
-from cortexclient.session.query.frames import combine, free_memory, is_id_column, to_pandas
+from cortexclient.session.query.frames import combine, free_memory, is_id_column, to_pandas, triples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,7 +213,7 @@ def _check_rows(query: Query, table: Any, response: Response) -> None:
         if query.base is not None:
             keys.add(f"id{query.suffixes.get(query.base.name, '')}")
     needed |= keys
-    points = {name[:-2] for name in names if name.endswith("_x")}
+    points = set(triples(table.column_names))
     missing = sorted(needed - names - points)
     if missing or not names:
         what = f"column {missing[0]!r}" if missing else "columns"
@@ -233,9 +233,15 @@ def _check_rows(query: Query, table: Any, response: Response) -> None:
 
 
 def _check_types(query: Query, table: Any, response: Response) -> None:
-    """Raise `ProtocolError` for a column of lists, which no table has, and for a ``valid`` that is no truth value."""
+    """Raise `ProtocolError` for what no table has: lists, a ``valid`` that is no truth value, a part of a position."""
     import pyarrow as pa
 
+    whole = {axis for axes in triples(table.column_names).values() for axis in axes}
+    lone = [name for name in table.column_names if _POSITION.search(name) and name not in whole]
+    if lone:
+        raise _unreadable(
+            response, f"sent rows of {query.name!r} with {lone[0]!r} alone, an axis of a position"
+        )
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         odd = name in {"valid", "valid_ref"} and not (pa.types.is_boolean(kind) or pa.types.is_null(kind))
         if odd or pa.types.is_list(kind):
