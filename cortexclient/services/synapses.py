@@ -151,9 +151,8 @@ class SynapsesService(BaseService):
             ``pre_pt_supervoxel_id``, ``post_pt_supervoxel_id`` (int64), positions of ``pre_pt``, ``post_pt``,
             ``ctr_pt`` (float64, in nm or the units of ``resolution``; int64 in own voxels), ``size`` (float64 or
             ``Int64``), then the columns of the reference tables (nullable types, points float64). No synapses give an
-            empty frame with
-            the same columns and types. ``df.attrs["stale_root_ids"]`` lists neurons that have no synapses because they
-            were not valid at the moment of the query; it is None where the chunkedgraph failed.
+            empty frame with the same columns and types. ``df.attrs["stale_root_ids"]`` lists neurons that have no
+            synapses because they were not valid then; it is None where the chunkedgraph failed.
 
         Raises
         ------
