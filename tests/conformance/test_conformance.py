@@ -9,13 +9,14 @@ import pytest
 from tests.conformance.known_differences import KNOWN
 from tests.conformance.score import END, PAGE, START, Score, replay
 
+pytestmark = pytest.mark.slow  # all of them need the whole recording to be asked again
+
 
 @pytest.fixture(scope="module")
 def score(recordings: Path) -> Score:
     return replay(recordings / "real_toy_datastack")
 
 
-@pytest.mark.slow
 def test_every_exchange_that_is_not_listed_is_alike(score: Score, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{score.table()}")  # noqa: T201 - the score is what this test is for

@@ -22,6 +22,8 @@ from cortexclient.sandbox.convert import convert_cell
 from cortexclient.testing import clear_client_caches
 from tests.sandbox.toy import client_of
 
+pytestmark = pytest.mark.slow  # millions of vertices
+
 ROOT = 864691135336055529
 SERVICE_ROOT = 864691135101289504
 

@@ -371,6 +371,7 @@ def test_serve_command_ends_cleanly(folder: Path, number: signal.Signals) -> Non
         requests.get(url)
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_cortex_is_built_leaves_nothing(tmp_path: Path) -> None:
     code = "import sys; from cortexclient.cli import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "CORTEXCLIENT_CACHE_DIR": str(tmp_path)}
