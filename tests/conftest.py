@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cortexclient.sandbox import Sandbox
 
@@ -52,6 +53,19 @@ def tiny() -> Iterator[Sandbox]:
 
     with Sandbox(size="tiny") as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., str]:
+    """Run code in an interpreter of its own, which must not fail; returns what it prints."""
+
+    def run(code: str, *arguments: object) -> str:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -385,7 +383,7 @@ def test_colours_of_compartments_are_told_apart() -> None:
     assert set(colors) <= set(PALETTE.values())
 
 
-def test_without_matplotlib_the_error_names_the_command() -> None:
+def test_without_matplotlib_the_error_names_the_command(python: Any) -> None:
     code = """
 import sys
 sys.modules["matplotlib"] = None
@@ -397,10 +395,8 @@ try:
 except MissingExtraError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert 'pip install "cortexclient[plot]"' in done.stdout
+    done = python(code)
+    assert 'pip install "cortexclient[plot]"' in done
 
 
 @pytest.mark.parametrize("ending", ["pdf", "svg"])

@@ -6,8 +6,6 @@ import json
 import pickle
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -465,7 +463,7 @@ def test_no_token_in_logs_or_caches(toy_folder, toy_session, tmp_path, caplog):
     assert not [path for path in files if path.stat().st_mode & 0o077]
 
 
-def test_a_session_works_in_another_process(toy, tmp_path):
+def test_a_session_works_in_another_process(python, toy, tmp_path):
     path = tmp_path / "session.pickle"
     path.write_bytes(pickle.dumps(toy.at(version=1)))
     code = (
@@ -473,8 +471,8 @@ def test_a_session_works_in_another_process(toy, tmp_path):
         "session = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes());"
         "print(len(TablesService(session).synapses_toy().query()))"
     )
-    made = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    assert made.stdout.strip() == "300"
+    made = python(code, str(path))
+    assert made.strip() == "300"
 
 
 def test_nothing_is_written_to_the_cloudvolume_folder(home, toy_server, toy_session):

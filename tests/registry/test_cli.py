@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -411,7 +411,7 @@ def test_every_yaml_of_the_guides_is_right(repository: Path, tmp_path: Path) -> 
             assert [str(each) for each in errors if each.path != "deprecation.replaced_by"] == []
 
 
-def test_a_dataset_by_file_alone(run, write, tmp_path: Path) -> None:
+def test_a_dataset_by_file_alone(python: Any, run, write, tmp_path: Path) -> None:
     """A new dataset, with no Python: validated, listed, shown, documented, cited, imported, loaded, and run."""
     path = write("fresh_brain", FRESH)
     assert run("validate", path)[0] == 0
@@ -428,8 +428,8 @@ def test_a_dataset_by_file_alone(run, write, tmp_path: Path) -> None:
         "assert isinstance(cortexclient.load(PATH), FreshBrainClient)\n"
         "print('loaded')\n"
     ).replace("PATH", repr(str(path)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "loaded\n"
+    done = python(code)
+    assert done == "loaded\n"
     _run_end_to_end(run, path)
 
 

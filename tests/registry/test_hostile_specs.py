@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,11 +104,11 @@ def test_names_that_some_machine_cannot_have(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["client", "datasets"])
-def test_names_that_only_look_special_work(name: str, folder: Path) -> None:
+def test_names_that_only_look_special_work(python: Any, name: str, folder: Path) -> None:
     (folder / f"{name}.yaml").write_text(MINIMAL.replace("my_brain", name, 1))
     code = f"from cortexclient.datasets.{name} import client; print(client.spec.name)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == name, done.stderr
+    done = python(code)
+    assert done.strip() == name
 
 
 def test_names_differ_by_more_than_their_case(folder: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import subprocess
-import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -484,7 +483,7 @@ def test_trusting_a_host_lasts(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ lazy
-def test_importing_and_listing_load_nothing_heavy() -> None:
+def test_importing_and_listing_load_nothing_heavy(python: Any) -> None:
     code = (
         "import sys, cortexclient.registry as r\n"
         "heavy = {'pandas', 'numpy', 'requests', 'caveclient', 'cloudvolume', 'nglui', 'pcg_skel'}\n"
@@ -495,8 +494,8 @@ def test_importing_and_listing_load_nothing_heavy() -> None:
         "r.get_spec('minnie_public')\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:3] == ["[]", "[]", "[]"]
+    done = python(code)
+    assert done.split("\n")[:3] == ["[]", "[]", "[]"]
 
 
 def test_a_file_with_the_other_ending_is_pointed_out(folder: Path) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -262,21 +263,20 @@ def test_a_taken_port_is_said(least: Sandbox, folder: Path) -> None:
         Sandbox(data=folder, port=least.port)
 
 
-def test_endpoint_of_a_running_sandbox(least: Sandbox) -> None:
+def test_endpoint_of_a_running_sandbox(python: Any, least: Sandbox) -> None:
     endpoint = shared_endpoint(f"sandbox://127.0.0.1:{least.port}")
     assert endpoint == (least.url, least.token, None, least.viewer_site)
     code = (
         "import sys; from cortexclient.sandbox import shared_endpoint; print(*shared_endpoint(sys.argv[1]))"
     )
-    command = [sys.executable, "-c", code, f"sandbox://127.0.0.1:{least.port}"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    told = python(code, f"sandbox://127.0.0.1:{least.port}")
     assert told.split() == [least.url, least.token, "None", least.viewer_site]
     with pytest.raises(ValueError, match="tiny"):
         shared_endpoint("sandbox://enormous")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_lets_go_of_the_port(folder: Path) -> None:
+def test_a_forked_child_lets_go_of_the_port(python: Any, folder: Path) -> None:
     code = """
 import os, sys, socket, warnings
 warnings.simplefilter("ignore")
@@ -293,13 +293,11 @@ sandbox.close()
 os.write(writing, b"x")
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    told = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert told.stdout.strip() == "0", told.stderr
+    told = python(code, str(folder))
+    assert told.strip() == "0"
 
 
-def test_children_of_a_fork_use_the_server_of_their_parent(tmp_path: Path) -> None:
+def test_children_of_a_fork_use_the_server_of_their_parent(python: Any, tmp_path: Path) -> None:
     code = """
 import os, sys, warnings
 warnings.simplefilter("ignore")
@@ -334,14 +332,8 @@ sandbox.close()
 Path(sys.argv[1]).touch()
 os.wait()
 """
-    told = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "closed")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert told.stdout.split() == ["0", "0", "0", "True", "True"], told.stderr
+    told = python(code, str(tmp_path / "closed"))
+    assert told.split() == ["0", "0", "0", "True", "True"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -391,7 +383,7 @@ def test_a_signal_while_the_cortex_is_built_leaves_nothing(tmp_path: Path) -> No
     assert {path.suffix for path in (tmp_path / "sandbox").iterdir()} <= {".lock", ".json"}
 
 
-def test_a_missing_extra_names_the_command() -> None:
+def test_a_missing_extra_names_the_command(python: Any) -> None:
     code = """
 import sys
 sys.modules["uvicorn"] = sys.modules["starlette"] = None
@@ -401,6 +393,6 @@ try:
 except ImportError as error:
     print(type(error).__name__, error)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    told = python(code)
     assert told.startswith("MissingExtraError")
     assert 'pip install "cortexclient[sandbox]"' in told

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_the_fixtures_are_found_by_themselves(tmp_path: Path) -> None:
     assert "3 passed" in told.stdout
 
 
-def test_a_shared_sandbox_ends_with_its_process() -> None:
+def test_a_shared_sandbox_ends_with_its_process(python: Any) -> None:
     code = """
 from cortexclient.sandbox import shared_endpoint
 import threading, urllib.request
@@ -49,11 +50,8 @@ assert one == two and other.address != one.address
 urllib.request.urlopen(one.address + "/sandbox.json").read()
 print(one.address)
 """
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith("http://127.0.0.1:")
+    told = python(code)
+    assert told.startswith("http://127.0.0.1:")
 
 
 def test_two_sandboxes_do_not_bleed_into_each_other(sandbox_factory: Callable[..., Sandbox]) -> None:
