@@ -59,7 +59,8 @@ class _Mounted:
         return connection.memory.get(key, self._ask_version)
 
     def _ask_version(self) -> Any:
-        url = self._endpoints["get_version"].format_map(self.default_url_mapping)  # type: ignore[attr-defined]
+        # not every service has this route
+        url = self._endpoints.get("get_version", "").format_map(self.default_url_mapping)  # type: ignore[attr-defined]
         try:
             with self.fc.cortex_session.guard(service_of(url)):  # type: ignore[attr-defined]
                 return super()._get_version()  # type: ignore[misc]
