@@ -63,9 +63,7 @@ class _Piece:
     high: int | None = None
     key: tuple[str, str] | None = None
     counted: bool = False  # its rows are part of a number that the service counted
-    guessed: bool = (
-        False  # its range was made to fit: if it is truncated all the same, it is a little too large
-    )
+    guessed: bool = False  # made to fit: if it is truncated all the same, it is a little too large
     splits: int = 0  # made for a server that is too weak
     refusals: int = 0  # by a server that gets too many requests
 
@@ -364,13 +362,14 @@ def _seen(piece: _Piece, reply: Reply) -> list[int]:
 
 
 def _split_list(piece: _Piece, reply: Reply, total: int | None) -> list[_Piece]:
-    """Split the values of a list, in turn, over as many pieces as its rows fill; where nobody knows, over four."""
+    """Split the values of a list, in turn, over as many pieces as its rows fill."""
     table, column, values = piece.query.longest_list() or ("", "", [])
-    room = _FILL * (reply.row_limit or 1)
-    number = math.ceil(max(reply.table.num_rows + 1, total or 4 * reply.table.num_rows) / room)
+    rows, room = reply.table.num_rows, _FILL * (reply.row_limit or 1)
+    # of pieces that were made to fit only a little is left, of others nobody knows
+    number = math.ceil(max(rows + 1, total or rows * (1 if piece.guessed else 4)) / room)
     number = min(max(2, number), len(values), _MOST_PIECES)
-    lists = [values[place::number] for place in range(number)]
-    return [dataclasses.replace(piece, query=piece.query.where("in", table, column, some)) for some in lists]
+    lists = [piece.query.where("in", table, column, values[place::number]) for place in range(number)]
+    return [dataclasses.replace(piece, query=query, guessed=total is not None) for query in lists]
 
 
 # -- ranges ------------------------------------------------------------------------------------------------------------
