@@ -94,6 +94,12 @@ QUERIES: dict[str, Callable[[DatasetClient], Any]] = {
         roots_of(c), pre=True, reference_tables=["synapse_targets", "synapse_tags"], progress=False
     ),
     "connectivity": lambda c: c.connectivity(roots_of(c)),
+    "strong synapses from these to those": lambda c: c.query_synapses(
+        pre_ids=roots_of(c)[:2], post_ids=roots_of(c), min_size=100, min_synapses=2, progress=False
+    ),
+    "counts by type": lambda c: c.connectivity(roots_of(c), min_size=100, by="cell_types"),
+    "partners": lambda c: c.partners([*roots_of(c), 0]),
+    "changes between versions": lambda c: c.diff("nucleus_detection", 2, 3),
     "cells to roots": lambda c: c.cell_id_to_root_id(c.tables.nucleus_detection().query()["id"].head(5)),
     "roots to cells": lambda c: c.root_id_to_cell_id(roots_of(c)),
 }
