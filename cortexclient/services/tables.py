@@ -451,11 +451,14 @@ class QueriesService(BaseService):
         ----------
         table_or_view : str
             Its name.
-        filter_in_dict, filter_out_dict : dict, optional
-            Column -> values that a row has, or does not have. Exclusions are applied here, because servers accept and
-            ignore them.
-        filter_equal_dict, filter_regex_dict : dict, optional
-            Column -> value, or regular expression.
+        filter_in_dict : dict, optional
+            Column -> values, of which a row has one.
+        filter_out_dict : dict, optional
+            Column -> values that a row does not have; applied here, because servers accept and ignore it.
+        filter_equal_dict : dict, optional
+            Column -> value.
+        filter_regex_dict : dict, optional
+            Column -> regular expression.
         filter_greater_dict, filter_less_dict, filter_greater_equal_dict, filter_less_equal_dict : dict, optional
             Column -> limit.
         filter_spatial_dict : dict, optional

@@ -49,12 +49,20 @@ class StoredMetadata:
     def __init__(self, source: TableSource, origin: Origin, home: str) -> None:
         self._source, self._origin, self.home = source, origin, home
 
-    def find(self, request: PreparedRequest) -> Response | None:
-        """Return the stored response to a request for metadata of tables; None where there is none."""
+    @property
+    def only(self) -> bool:
+        """Whether the store is the only source of tables."""
+        return self._source.only
+
+    def find(self, request: PreparedRequest, *, away: bool = False) -> Response | None:
+        """Return the stored response to a request for metadata of tables; None where there is none.
+
+        ``away`` says that the server cannot be asked.
+        """
         asked = read_request(request, self._origin, self.home)
         rule = rule_for(asked) if asked.path.startswith(_SERVICES) else None
         # what is not about a version changes, so where requests are allowed, the server knows better
-        if rule is None or (asked.version is None and not self._source.only):
+        if rule is None or (asked.version is None and not (away or self.only)):
             return None
         stored = self._source.metadata(asked.version)
         entry = None if stored is None else rule.find(asked, stored, self._origin)

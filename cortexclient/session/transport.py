@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 _SLOWEST = 10_000
 """Bytes per second; a response that comes more slowly ends at the read timeout."""
 _BUFFER = 65_536
+_DOWN = {502, 503, 504}
 _DOCUMENTED = {200, 201, 202, 206}
 """Statuses of success that CAVE's protocol and byte ranges know, see `_is_documented`."""
 
@@ -304,6 +305,7 @@ class Transport(RetryAdapter):
         self.token = token
         self.context = context
         self._hosts = frozenset({host_of(home)})
+        self._away: frozenset[str] = frozenset()
         super().__init__(policy.pool_size)
 
     def trust(self, address: str) -> None:
@@ -316,14 +318,47 @@ class Transport(RetryAdapter):
 
     def send(self, request: PreparedRequest, *_: Any, **options: Any) -> Response:
         """Return the cached response where there is one; else send the request."""
-        if self.stored is not None and (found := self.stored.find(request)) is not None:
+        offline = self.cache is not None and self.cache.offline
+        if self.stored is not None and (found := self.stored.find(request, away=offline)) is not None:
             response, cached = found, True
-        elif self.cache is not None:
-            response, cached = self.cache.answer(request, functools.partial(self._request, **options))
+        elif self.cache is not None or self.stored is not None:
+            response, cached = self._answer(request, **options)
         else:
             return self._request(request, **options)
         response.connection = self  # as requests has it: what cannot be read is removed from this cache
         return self._accept(response) if cached else response
+
+    def _answer(self, request: PreparedRequest, **options: Any) -> tuple[Response, bool]:
+        """Ask the cache and the server; while a service is down, what is stored or was cached before, if it may."""
+        try:
+            if self.cache is None:
+                response, cached = self._request(request, **options), False
+            else:
+                response, cached = self.cache.answer(request, functools.partial(self._request, **options))
+        except (requests.ConnectionError, requests.Timeout, ServiceUnavailableError):
+            found = self._while_away(request)
+            if found is None:
+                raise
+            return found, True
+        found = self._while_away(request) if response.status_code in _DOWN else None
+        return (response, cached) if found is None else (found, True)
+
+    def _while_away(self, request: PreparedRequest) -> Response | None:
+        """Return what is known of a request whose service is down; None where only the server may answer."""
+        if self.stored is None or self.stored.only:
+            return None
+        found = self.stored.find(request, away=True)
+        if found is None and self.cache is not None:
+            found = self.cache.while_away(request)
+        service = service_of(request.url) or "CAVE"
+        if found is not None and service not in self._away:
+            self._away |= {service}
+            log.warning(
+                "the %s service at %s is down; what is in the store or the cache is used instead, as it was then",
+                service,
+                host_of(request.url or ""),
+            )
+        return found
 
     def _request(self, request: PreparedRequest, **options: Any) -> Response:
         self._authorise(request)

@@ -23,7 +23,7 @@ const ABOUT = {
   "recipes": "recipe recipes how to types strongest cell type cell types proofread proofreading proofread neurons",
   "notebooks/population-matrix": "connectivity matrix heatmap population adjacency",
   "sandbox-services": "sandbox server local test fake",
-  "space": "depth cortical space pia layer layers streamline transform units nm um micrometre micron coordinates orientation",
+  "space": "depth cortical space pia layer layers streamline transform um micrometre micron coordinates orientation",
   "spec-reference": "spec reference field fields key keys yaml schema",
   "store": "store disk parquet local pull duckdb polars tables download whole",
   "synapses": "synapse synapses partners partner connectivity inputs outputs pre post score size threshold",

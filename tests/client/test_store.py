@@ -190,6 +190,36 @@ def test_an_analysis_goes_on_without_the_server_and_when_the_version_is_gone(tmp
         stored.get_l2_ids(roots_of(stored)[0])
 
 
+def test_what_is_stored_or_cached_is_answered_while_the_server_is_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Sandbox(size="tiny") as server:
+        client = server.load(version=3)
+        client.store.pull(["nucleus_detection", "synapses_sandbox"], path=tmp_path / "store", progress=False)
+        online = [client.query("nucleus_detection"), client.query("cell_types")]
+        root = roots_of(client)[0]
+        synapses = client.query_synapses(root, pre=True, post=True, progress=False)
+        options: dict[str, Any] = {"cache": tmp_path / "cache", "retries": 0}
+        server.load(version=3, **options).query("cell_types")
+        server.inject("503", count=1000)
+        for version in (3, None):
+            auto = server.load(version=version, source="auto", store=tmp_path / "store", **options)
+            caplog.clear()
+            for name, expected in zip(("nucleus_detection", "cell_types"), online, strict=True):
+                pd.testing.assert_frame_equal(auto.query(name), expected)
+            assert auto.query("nucleus_detection").attrs["source"] == str(tmp_path / "store")
+            pd.testing.assert_frame_equal(
+                auto.query_synapses(root, pre=True, post=True, progress=False), synapses
+            )
+            assert "the info service" in caplog.text
+            assert "is down; what is in the store or the cache is used instead" in caplog.text
+            with pytest.raises(cortexclient.errors.ServiceUnavailableError):
+                auto.query("proofreading_status_and_strategy")
+        # by default a server that is down is not hidden
+        with pytest.raises(cortexclient.errors.ServiceUnavailableError):
+            server.load(version=3, **options).query("cell_types")
+
+
 @pytest.fixture
 def toy(toy_session: Any) -> Callable[..., StoreService]:
     def make(form: str | None, version: int = 2) -> StoreService:

@@ -196,12 +196,22 @@ class AnswerCache:
         self._store_response(asked, rule, response)
         return response, False
 
-    def _find(self, asked: CacheRequest, rule: Rule) -> Entry | None:
-        """Read the entry that may be served now: one that holds forever, or offline any."""
-        if not (self.offline or rule.of_request(asked) is Validity.FOREVER):
+    def while_away(self, request: PreparedRequest) -> Response | None:
+        """Return what was cached of a request whose service is down, be it no longer current; None for nothing."""
+        asked = read_request(request, self.origin, self.home)
+        rule = rule_for(asked)
+        if rule is None or rule.of_request(asked) is Validity.NEVER:
+            return None
+        entry = self._find(asked, rule, away=True)
+        return None if entry is None else response_of(request, entry)
+
+    def _find(self, asked: CacheRequest, rule: Rule, *, away: bool = False) -> Entry | None:
+        """Read the entry that may be served now: one that holds forever; offline or while a service is down any."""
+        away = away or self.offline
+        if not (away or rule.of_request(asked) is Validity.FOREVER):
             return None
         entry = rule.find(asked, self.store, self.origin)
-        if entry is None or not (entry.final or self.offline) or not self._same_version(entry, asked):
+        if entry is None or not (entry.final or away) or not self._same_version(entry, asked):
             return None
         self.used[entry.key] = entry.head["request"]
         return entry
