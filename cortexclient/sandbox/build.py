@@ -27,7 +27,6 @@ __all__ = ["BUILD_SECONDS", "DEFAULT_SEED", "SIZES", "build_cortex", "cortex_key
 log = logging.getLogger(__name__)
 
 DEFAULT_SEED = 20250101
-_POLL_SECONDS = 0.2
 # how long a build takes on two idle cores; benchmarks/bench_sandbox_build.py measures it
 BUILD_SECONDS: dict[str, int] = {"tiny": 2, "small": 6, "large": 240}
 
@@ -169,26 +168,10 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _acquire(handle: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        _acquire_on_windows(handle)
-        return
+    import fcntl
+
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         _tell("waiting for another process that builds the same synthetic cortex")
         fcntl.flock(handle, fcntl.LOCK_EX)
-
-
-def _acquire_on_windows(handle: int) -> None:
-    import importlib
-
-    msvcrt = importlib.import_module("msvcrt")
-    while True:
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            time.sleep(_POLL_SECONDS)
-        else:
-            return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,8 @@ from cortexclient.sandbox.routes.materialize.body import (
     text,
 )
 from cortexclient.sandbox.routes.materialize.service import (
+    NOT_ALLOWED,
+    answered,
     check_owner,
     check_reader,
     check_writer,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
     from cortexclient.sandbox.stores.tables.write import AnnotationWriter
     from cortexclient.sandbox.world import World
-
-logger = logging.getLogger(__name__)
 
 VERSION = "4.35.0"
 _BASE = "/annotation/api/v2/aligned_volume/{volume}/table"
@@ -127,18 +126,8 @@ def _serve(world: World, request: Request, body: bytes, answers: dict[str, Answe
     strict = world.options.strict
     answer = answers.get("GET" if request.method == "HEAD" else request.method)
     if answer is None:
-        return failure(
-            "405 Method Not Allowed: The method is not allowed for the requested URL.", strict=strict
-        )
-    try:
-        return answer(_AnnotationCall(world, request, body))
-    except RefusedError as refusal:
-        return refusal.response()
-    except QueryError as error:
-        return failure(str(error), strict=strict)
-    except Exception as error:
-        logger.info("%s %s failed", request.method, request.url.path, exc_info=True)
-        return failure(str(error), strict=strict)
+        return failure(NOT_ALLOWED, strict=strict)
+    return answered(lambda: answer(_AnnotationCall(world, request, body)), request, strict=strict)
 
 
 def _notice(metadata: dict[str, Any]) -> dict[str, str] | None:

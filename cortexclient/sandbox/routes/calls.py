@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request
 
+    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
     from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.world import World
 
@@ -50,6 +51,7 @@ class ApiError(Exception):
 class Call:
     """One request, its body read."""
 
+    world: World
     request: Request
     body: bytes  # without the gzip compression that cloud-volume puts on large ones
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -57,6 +59,11 @@ class Call:
     def __getitem__(self, name: str) -> str:
         """Value of a part of the path."""
         return str(self.request.path_params[name])
+
+    @property
+    def graph(self) -> ChunkedGraph:
+        """The chunkedgraph of the sandbox."""
+        return self.world.graph
 
     @property
     def user(self) -> str:
@@ -223,11 +230,11 @@ def anything_else(service: str) -> Route:
 
 
 def _answer(world: World, handler: Handler, request: Request, body: bytes) -> Response:
-    call = Call(request, body)
+    call = Call(world, request, body)
     try:
         if "gzip" in request.headers.get("content-encoding", "").lower():
             call.body = gzip.decompress(body)
-        _check_table(world, call)
+        _check_table(call)
         return handler(call)
     except ApiError as error:
         return _failure(call, error.status, str(error))
@@ -238,10 +245,10 @@ def _answer(world: World, handler: Handler, request: Request, body: bytes) -> Re
         return _failure(call, 500, str(error), traceback=[f"{type(error).__name__}: {error}\n"])
 
 
-def _check_table(world: World, call: Call) -> None:
+def _check_table(call: Call) -> None:
     table = call.request.path_params.get("table")
-    if table is not None and (table != world.names.pcg_table or not world.graph.available):
-        place = f"projects/{world.names.datastack}/instances/pychunkedgraph/tables/{table}"
+    if table is not None and (table != call.world.names.pcg_table or not call.graph.available):
+        place = f"projects/{call.world.names.datastack}/instances/pychunkedgraph/tables/{table}"
         raise LookupError(f'404 table "{place}" not found')
 
 

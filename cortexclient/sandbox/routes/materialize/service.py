@@ -151,6 +151,7 @@ def _arrow(frame: pd.DataFrame | pa.RecordBatch, accepted: str, *, compress: boo
 
 logger = logging.getLogger(__name__)
 
+NOT_ALLOWED = "405 Method Not Allowed: The method is not allowed for the requested URL."
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _STATUS = re.compile(r"^([45]\d\d) [A-Z]")
 _RATE = re.compile(r"^\s*(\d+)\s*(?:per|/)\s*(\d*)\s*(second|minute|hour|day)s?\s*$")
@@ -171,6 +172,18 @@ def failure(message: str, *, strict: bool) -> Response:
     status = int(found.group(1)) if found and not strict else 500
     headers = {"Retry-After": "60"} if status == 429 else None
     return json_response({"code": status, "message": message, "traceback": []}, status, headers)
+
+
+def answered(respond: Callable[[], Response], request: Request, *, strict: bool) -> Response:
+    """Response to a request; whatever is raised becomes an error in the service's shape."""
+    try:
+        return respond()
+    except RefusedError as refusal:
+        return refusal.response()
+    except Exception as error:
+        if not isinstance(error, QueryError):
+            logger.info("%s %s failed", request.method, request.url.path, exc_info=True)
+        return failure(str(error), strict=strict)
 
 
 @dataclass
@@ -242,26 +255,20 @@ class Service:
         self, request: Request, body: bytes, answer: Answer, method: str, checked: bool, limited: bool
     ) -> Response:
         strict = self.world.options.strict
-        asked = request.method if request.method != "HEAD" else "GET"
-        if asked != method:
-            text = "405 Method Not Allowed: The method is not allowed for the requested URL."
-            return failure(text, strict=strict)
+        if (request.method if request.method != "HEAD" else "GET") != method:
+            return failure(NOT_ALLOWED, strict=strict)
         version = request.path_params.get("version", "0")
         ask = Ask(
             request, body, self.world, self.world.tables, request.path_params["datastack"], int(version)
         )
-        try:
+
+        def respond() -> Response:
             if limited:
                 self._count(request)
             self._check(ask, checked)
             return answer(ask)
-        except RefusedError as refusal:
-            return refusal.response()
-        except QueryError as error:
-            return failure(str(error), strict=strict)
-        except Exception as error:
-            logger.info("%s %s failed", request.method, request.url.path, exc_info=True)
-            return failure(str(error), strict=strict)
+
+        return answered(respond, request, strict=strict)
 
     def _count(self, request: Request) -> None:
         rate = self.world.options.query_rate

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import GraphState, Ids
+    from cortexclient.sandbox.stores.graph.state import GraphState, IdLayout, Ids
 
 # affinity and area of an edge that a person added where the segmentation has none: next to nothing, but not 0
 _TINY = float(np.finfo(np.float32).tiny)
@@ -67,11 +67,12 @@ class EdgeStore:
             added=np.concatenate([self.added, added.reshape(-1, 2)]),
         )
 
-    def touching(self, chunks: Ids, layout_chunks: Ids) -> Edges:
-        """Edges stored with some chunks, and those added by hand there (given the chunks of their first ends)."""
+    def around(self, supervoxels: Ids, layout: IdLayout) -> Edges:
+        """Edges stored with the chunks of some supervoxels, and those added by hand there."""
+        chunks = np.unique(layout.chunk_ids(supervoxels))
         stored = self.edges[np.isin(self.chunk, chunks)]
         both = np.concatenate([self.added, self.added[:, ::-1]])
-        extra = both[np.isin(layout_chunks, chunks)]
+        extra = both[np.isin(layout.chunk_ids(both[:, 0]), chunks)]
         tiny = np.full(len(extra), _TINY, dtype=np.float32)
         areas = stored.areas if not len(extra) else np.concatenate([stored.areas.astype(np.float32), tiny])
         return Edges(np.concatenate([stored.pairs, extra]), np.concatenate([stored.affinities, tiny]), areas)
@@ -161,11 +162,8 @@ def subgraph(
     l2_ids = leaves(graph, node, 2, bounds)
     if not len(l2_ids):
         raise IndexError("index 0 is out of bounds for axis 0 with size 0")
-    store = graph.edges
     supervoxels, owner = graph.state.children_of(l2_ids)
-    both = np.concatenate([store.added, store.added[:, ::-1]])
-    chunks = np.unique(graph.layout.chunk_ids(supervoxels))
-    found = store.touching(chunks, graph.layout.chunk_ids(both[:, 0]))
+    found = graph.edges.around(supervoxels, graph.layout)
     order = np.argsort(supervoxels)
     rows = np.searchsorted(supervoxels[order], found.pairs)
     rows[rows == len(order)] = 0

@@ -296,11 +296,9 @@ def _bounds(points: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _inner_edges(graph: ChunkedGraph, l2_ids: Sequence[int]) -> Edges:
     """Edges within level-2 ids."""
-    state, store = graph.state, graph.edges
+    state = graph.state
     supervoxels, owner = state.children_of(np.array(l2_ids, dtype=np.int64))
-    both = np.concatenate([store.added, store.added[:, ::-1]])
-    chunks = np.unique(graph.layout.chunk_ids(supervoxels))
-    near = store.touching(chunks, graph.layout.chunk_ids(both[:, 0]))
+    near = graph.edges.around(supervoxels, graph.layout)
     parents = state.parents_of(near.pairs.reshape(-1)).reshape(-1, 2)
     inside = (parents[:, 0] == parents[:, 1]) & np.isin(parents[:, 0], l2_ids)
     edges = near[inside & (edge_layers(graph, near.pairs) == 1)]
