@@ -89,12 +89,7 @@ class DataFolder:
         return VoxelFile(self) if self.file("chunkedgraph", VOXELS).is_file() else None
 
     def content(self, name: str) -> tuple[bytes, bool] | None:
-        """Read a file of the volumes; one that can be made from the voxels is, and is kept.
-
-        Parameters
-        ----------
-        name : str
-            Path below ``precomputed``.
+        """Read a file below ``precomputed``; one that can be made from the voxels is, and is kept.
 
         Return the contents, and whether they are gzipped; None where there is no such file.
         """

@@ -85,12 +85,8 @@ def plain_names(folder: DataFolder, given: Mapping[str, Any]) -> Names:
 def served_names(spec: Any) -> tuple[dict[str, str], dict[str, DeclaredTable]]:
     """Tables and views that a spec's sandbox serves.
 
-    Returns
-    -------
-    tables : dict of str to str
-        Name in the cortex -> name that the spec declares. What is not listed keeps its name.
-    shapes : dict of str to DeclaredTable
-        Declared name -> how it is made, for those that the cortex does not have, or has with other columns.
+    Return the name that the spec declares, by name in the cortex (what is not listed keeps its name), and by declared
+    name how those are made that the cortex does not have, or has with other columns.
     """
     return _Assignment(spec).result()
 

@@ -22,12 +22,7 @@ _running: weakref.WeakSet[LoopbackServer] = weakref.WeakSet()
 
 
 class LoopbackServer:
-    """Serve an ASGI application on 127.0.0.1 until :meth:`close`.
-
-    Parameters
-    ----------
-    port : int
-        Port to listen on; 0 lets the system pick one.
+    """Serve an ASGI application on 127.0.0.1 until :meth:`close`; of port 0 the system picks one.
 
     Raise OSError where the port is taken.
     """

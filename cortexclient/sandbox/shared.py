@@ -20,24 +20,12 @@ SIZES = ("tiny", "small", "large")
 
 
 class SandboxAddress(NamedTuple):
-    """Where a sandbox is, for whoever wants to be its client.
+    """Where a sandbox is, for whoever wants to be its client."""
 
-    Parameters
-    ----------
-    address : str
-        ``http://127.0.0.1:PORT``.
-    token : str or None
-        Token that it accepts.
-    exports_path : str or None
-        Cloud path of its static exports.
-    viewer_site : str or None
-        Its Neuroglancer.
-    """
-
-    address: str
+    address: str  # ``http://127.0.0.1:PORT``
     token: str | None
-    exports_path: str | None = None
-    viewer_site: str | None = None
+    exports_path: str | None = None  # cloud path of its static exports
+    viewer_site: str | None = None  # its Neuroglancer
 
 
 _lock = threading.Lock()

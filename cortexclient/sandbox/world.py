@@ -94,15 +94,10 @@ class Options:
 
 
 class World:
-    """State shared by all routes of one sandbox.
+    """State shared by all routes of one sandbox; its address is filled in when the server is bound.
 
-    Parameters
-    ----------
-    base_url : str
-        ``http://127.0.0.1:PORT``, filled in when the server is bound.
-    graph : ChunkedGraph, optional
-        Take this chunkedgraph instead of reading the folder's: sandboxes that show one cortex under several names
-        share its edits.
+    A graph that is given is taken instead of the folder's: sandboxes that show one cortex under several names share its
+    edits.
     """
 
     def __init__(

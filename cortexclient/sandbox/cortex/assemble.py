@@ -152,13 +152,7 @@ _IMAGE_EXTENT = {"tiny": (64, 64, 32), "small": (128, 128, 64), "large": (128, 1
 
 
 def write_cortex(folder: Path, size: Size, seed: int, frame: Frame) -> None:
-    """Make a cortex and write it into a folder in the layout of ``docs/sandbox-data.md``.
-
-    Parameters
-    ----------
-    folder : Path
-        Existing, empty.
-    """
+    """Make a cortex and write it into an empty folder, in the layout of ``docs/sandbox-data.md``."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".spool") as place:
         # the voxels of a large cortex do not fit into memory
         spool = Spool(Path(place) if size.name == "large" else None)
@@ -231,14 +225,8 @@ def _replay(
 ) -> tuple[GraphBuilder, list[AppliedEdit], dict[int, Ints], list[tuple[int, Ints]]]:
     """Build the first graph and apply all edits.
 
-    Returns
-    -------
-    builder : GraphBuilder
-    applied : list of AppliedEdit
-    roots : dict
-        Version -> root of each supervoxel at its time; 0 for now.
-    piece_roots : list of tuple
-        (microseconds, root of each piece) at the start and after each edit.
+    Return the builder, the edits, the root of each supervoxel by version (0 for now), and the root of each piece with
+    the time (microseconds) from which it holds.
     """
     builder = GraphBuilder(segmentation.scheme, segmentation.ids, segmentation.chunk, history.edges, EPOCH)
     active = history.active.copy()

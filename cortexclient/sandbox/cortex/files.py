@@ -68,13 +68,7 @@ def in_two_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
 
 
 class Spool:
-    """Keeps large arrays on disk instead of in memory.
-
-    Parameters
-    ----------
-    folder : Path or None
-        Existing folder; None keeps everything in memory.
-    """
+    """Keeps large arrays on disk instead of in memory, where it is given an existing folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder

@@ -66,16 +66,10 @@ class Frame:
 
 
 def frame_of(spec: Any = None, *, half_width_um: float = 100.0) -> Frame:
-    """Frame in which a spec's cortex is built.
+    """Frame in which a spec's cortex is built; None gives one without rotation, and a frame is returned as it is.
 
-    Parameters
-    ----------
-    spec : DatasetSpec or Frame or None
-        None gives a frame without rotation; a frame is returned as it is.
-    half_width_um : float
-        Half the lateral extent that must lie at positive coordinates.
-
-    Raise FrameError if the spec's transform cannot be inverted.
+    Half the lateral extent of the column must lie at positive coordinates. Raise FrameError if the spec's transform
+    cannot be inverted.
     """
     if isinstance(spec, Frame):
         return spec

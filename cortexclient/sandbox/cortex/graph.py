@@ -60,16 +60,7 @@ class Graph:
 class GraphBuilder:
     """Builds a `Graph`: all of it at first, then edit by edit.
 
-    Parameters
-    ----------
-    supervoxels : (n,) int64
-        Ids.
-    chunk : (n, 3) int64
-        Chunk of each supervoxel.
-    edges : (e, 2) int64
-        Rows of supervoxels; all edges that will ever be active.
-    start : datetime
-        Time of the first graph.
+    ``edges`` (e, 2) are rows of supervoxels: all edges that will ever be active.
     """
 
     def __init__(
@@ -100,16 +91,9 @@ class GraphBuilder:
         self._make(np.arange(count), active, self._start, frozenset())
 
     def edit(self, active: Bools, roots: list[int], when: datetime, operation: int) -> list[int]:
-        """Rebuild the objects that an edit touches.
+        """Rebuild the objects that an edit touches, from the edges that are active after it.
 
-        Parameters
-        ----------
-        active : (e,) bool
-            Edges that are active after the edit.
-        roots : list of int
-            Roots that the edit replaces.
-
-        Return the new roots, in ascending order.
+        Return the new roots, in ascending order, of those that it replaces.
         """
         rows = np.flatnonzero(np.isin(self.root_of, roots))
         alive = self._alive_under(rows)

@@ -25,15 +25,7 @@ _FILE = (64, 64, 64)
 def write_image(
     place: Path, seed: int, segmentation: Segmentation, cell: int, extent: tuple[int, int, int]
 ) -> None:
-    """Write a volume with two scales around the soma of a cell.
-
-    Parameters
-    ----------
-    cell : int
-        Index of a neuron.
-    extent : tuple of 3 int
-        Size in voxels of the segmentation.
-    """
+    """Write a volume with two scales around the soma of a cell; its extent is in voxels of the segmentation."""
     place.mkdir(parents=True, exist_ok=True)
     soma_nm = segmentation.frame.to_nm(segmentation.cells[cell].soma_um[None])
     centre = segmentation.grid.of_nm(soma_nm)[0]

@@ -94,13 +94,7 @@ def grow_cells(seed: int, size: Size) -> list[Cell]:
 
 
 def segment(cells: list[Cell], frame: Frame, spool: Spool | None = None) -> Segmentation:
-    """Turn cells into supervoxels with ids.
-
-    Parameters
-    ----------
-    spool : Spool, optional
-        Where to keep the voxels of a cortex that is too large for memory.
-    """
+    """Turn cells into supervoxels with ids; the spool holds the voxels of a cortex that is too large for memory."""
     spool = spool or Spool()
     grid = grid_around(cells, frame)
     scheme = IdLayout.for_chunks(grid.chunks)

@@ -205,14 +205,9 @@ def _soma_keys(cell: Cell, grid: Grid, frame: Frame) -> Ints:
 
 
 def owners(painted: list[Voxels], low: int, high: int) -> tuple[Ints, Ints]:
-    """All voxels in a range of linear indices and the cell that owns each: the one whose axis is nearest.
+    """All voxels in a range of linear indices, sorted and each once, and the cell that owns each.
 
-    Returns
-    -------
-    linear : (n,) int64
-        Sorted, each once.
-    owner : (n,) int64
-        Index of the cell.
+    It is the one whose axis is nearest.
     """
     keys = []
     for unit, voxels in enumerate(painted):
@@ -228,13 +223,7 @@ def owners(painted: list[Voxels], low: int, high: int) -> tuple[Ints, Ints]:
 
 
 def contacts(linear: Ints, owner: Ints, grid: Grid) -> tuple[Ints, Ints]:
-    """Pairs of neighbouring voxels of different cells.
-
-    Returns
-    -------
-    first, second : (n,) int64
-        Positions in ``linear``.
-    """
+    """Pairs of neighbouring voxels of different cells, as positions in ``linear``."""
     firsts, seconds = [], []
     for step in grid.strides:
         at = np.searchsorted(linear, linear + step)

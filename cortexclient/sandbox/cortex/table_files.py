@@ -57,17 +57,7 @@ def view_documents(datastack: str, resolution: tuple[float, float, float]) -> di
 def view_frames(
     tables: dict[str, Rows], segmentation: Segmentation, roots: Ints, when: int
 ) -> dict[str, pd.DataFrame]:
-    """Rows of every view at a time.
-
-    Parameters
-    ----------
-    tables : dict
-        By name.
-    roots : (n,) int64
-        Root of each supervoxel then.
-    when : int
-        Microseconds since 1970.
-    """
+    """Rows of every view at a time (microseconds), from the tables by name and the root of each supervoxel then."""
     lookup = _lookup(tables, segmentation, roots, when)
     counts = _counts(tables, lookup, when)
     single = counts[
@@ -207,15 +197,7 @@ def _degrees(tables: dict[str, Rows], roots: Ints, when: int) -> pd.DataFrame:
 
 
 def write_exports(folder: Path, frames: dict[int, dict[str, pd.DataFrame]]) -> None:
-    """Write the exports of all versions.
-
-    Parameters
-    ----------
-    folder : Path
-        The data folder; its tables are written already.
-    frames : dict
-        Version -> view -> frame.
-    """
+    """Write the exports of all versions, from the frames of views and from the tables, which are written already."""
     for version in VERSIONS:
         place = folder / "exports" / f"v{version.number}"
         place.mkdir(parents=True, exist_ok=True)
@@ -304,14 +286,9 @@ def write_tables(
     segmentation: Segmentation,
     roots: dict[int, Ints],
 ) -> dict[int, dict[str, pd.DataFrame]]:
-    """Write tables, views and their metadata.
+    """Write tables, views and their metadata; ``roots`` are by version, 0 for now.
 
-    Parameters
-    ----------
-    roots : dict
-        Version -> root of each supervoxel; 0 for now.
-
-    Return frames for the exports: version (0 for now) -> view -> frame.
+    Return the frames of the views by version, for the exports.
     """
     place = folder / "tables"
     by_name = {rows.name: rows for rows in tables}

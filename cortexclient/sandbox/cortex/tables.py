@@ -142,16 +142,9 @@ def _history(rows: Rows, take: Ints) -> dict[str, Any]:
 def frozen_columns(
     rows: Rows, when: int, supervoxels: Ints, roots: Ints, random: np.random.Generator
 ) -> dict[str, Any]:
-    """Columns of a table as frozen at a time.
+    """Columns of a table as frozen at a time (microseconds), with the root of each supervoxel at that time.
 
-    Parameters
-    ----------
-    when : int
-        Microseconds since 1970.
-    supervoxels, roots : (n,) int64
-        Ids, and root of each supervoxel at that time.
-    random : numpy.random.Generator
-        Draws the order in which the database holds the rows.
+    ``random`` draws the order in which the database holds the rows.
     """
     plain_reference = rows.reference is not None and not rows.bound
     # a reference table keeps the rows that were replaced, as the real service does
@@ -296,13 +289,7 @@ def all_tables(
     synapses: Synapses,
     roots: dict[int, Ints],
 ) -> list[Rows]:
-    """Every table of the cortex.
-
-    Parameters
-    ----------
-    roots : dict
-        Version -> root of each supervoxel at its time.
-    """
+    """Every table of the cortex; ``roots`` are by version, 0 for now."""
     labels = _label_tables(seed, segmentation, nuclei)
     everything = _synapse_rows(seed, segmentation, synapses)
     found = everything.select(everything.created <= micros(VERSIONS[-1].time))

@@ -162,14 +162,9 @@ class _Encoder(json.JSONEncoder):
 
 
 def jsonify(value: Any, call: Call | None = None, *, status: int = 200, **options: Any) -> Response:
-    """Return a JSON response; 64-bit numbers of numpy become text where the call asks for ``int64_as_str``.
+    """Return a JSON response; the value may hold numpy arrays and scalars, times and frames.
 
-    Parameters
-    ----------
-    value : Any
-        May hold numpy arrays and scalars, times and frames.
-    **options
-        For the `Response`: ``headers``, ``media_type``.
+    64-bit numbers of numpy become text where the call asks for ``int64_as_str``. Options are those of `Response`.
     """
     as_text = call is not None and call.flag("int64_as_str")
     body = json.dumps(value, cls=_Encoder, int64_as_str=as_text, sort_keys=True)

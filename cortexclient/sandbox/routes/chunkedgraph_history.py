@@ -264,13 +264,7 @@ def _points(graph: ChunkedGraph, nodes: list[Any]) -> NDArray[np.int64]:
 
 
 def lookup_supervoxels(graph: ChunkedGraph, nodes: list[Any]) -> Ids:
-    """Supervoxels that edits mean: a node and a point (nm) near it.
-
-    Parameters
-    ----------
-    nodes : list of [id, x, y, z]
-        Ids may be text.
-    """
+    """Supervoxels that edits mean: each is given by a node, whose id may be text, and a point (nm) near it."""
     points = _points(graph, nodes)
     found = []
     for node, point in zip(nodes, points, strict=True):

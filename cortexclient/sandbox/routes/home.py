@@ -48,13 +48,7 @@ def extent_um(world: World, root: int) -> tuple[int, int, int] | None:
 
 
 def drawing(world: World, root: int) -> str:
-    """Neuron seen along z, as SVG; empty where nothing is known of it.
-
-    Parameters
-    ----------
-    root : int
-        Root id.
-    """
+    """Neuron seen along z, as SVG; empty where nothing is known of it."""
     points, edges = _pieces(world, root)
     if not len(edges):
         return ""

@@ -36,13 +36,7 @@ def routes(world: World) -> list[BaseRoute]:
 
 
 def serve(body: bytes, packed: bool, name: str, request: Request) -> Response:
-    """Return a file, or the requested range of it.
-
-    Parameters
-    ----------
-    packed : bool
-        Whether the body is gzipped.
-    """
+    """Return a file, which may be gzipped, or the requested range of it."""
     headers = {"accept-ranges": "bytes"}
     if packed:
         headers["content-encoding"] = "gzip"

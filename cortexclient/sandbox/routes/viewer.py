@@ -60,14 +60,9 @@ def example_roots(world: World, count: int = 5) -> list[int]:
 
 
 def neuron_state(world: World, root: int) -> dict[str, Any]:
-    """State that shows one neuron.
+    """Neuroglancer state that shows one neuron.
 
-    Parameters
-    ----------
-    root : int
-        Root id.
-
-    Return a Neuroglancer state; ids are strings, positions are voxels of the viewer's resolution.
+    Ids are strings, positions are voxels of the viewer's resolution.
     """
     info = world.folder.info
     resolution = np.array([float(info[f"viewer_resolution_{axis}"]) for axis in ("x", "y", "z")])
@@ -261,17 +256,7 @@ class Viewer:
 
 
 def client_file(folder: Path | None, token: str, name: str) -> Response:
-    """One file of the client, mended where it has to be.
-
-    Parameters
-    ----------
-    folder : Path or None
-        Where the client lies.
-    token : str
-        Part of the page's address.
-    name : str
-        File.
-    """
+    """One file of the client, mended where it has to be; the token is a part of the page's address."""
     if folder is None:
         text = 'Neuroglancer is not installed here; run: python -m pip install "cortexclient[sandbox]"'
         return Response(text, 404, media_type="text/plain")

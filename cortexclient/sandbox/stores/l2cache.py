@@ -28,11 +28,6 @@ def derived(
 
     Sizes and areas add up, depths are the largest; the place is that of the largest piece, or where only a part of it
     is left, the middle of that part.
-
-    Parameters
-    ----------
-    stored : callable
-        Gives the stored attributes of level-2 ids.
     """
     supervoxels = graph.children(l2_id)
     earlier = graph.state.all_parents_of(supervoxels)
@@ -118,14 +113,9 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 
 
 class L2Cache:
-    """Attributes of level-2 ids.
+    """Attributes of level-2 ids, from ``l2cache.parquet``; a folder without it has a cache that misses everything.
 
-    Parameters
-    ----------
-    folder : DataFolder
-        Its ``l2cache.parquet`` is read when first needed; a folder without one has a cache that misses everything.
-    graph : ChunkedGraph, optional
-        Graph that is edited while it is served: its new level-2 ids get attributes from the pieces they are made of.
+    New level-2 ids of an edited graph get attributes from the pieces they are made of.
     """
 
     def __init__(self, folder: DataFolder, graph: ChunkedGraph | None = None) -> None:
@@ -160,12 +150,7 @@ class L2Cache:
         return np.isin(np.asarray(l2_ids, dtype=np.int64), self._table()[0])
 
     def get(self, l2_ids: ArrayLike, attributes: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
-        """Attributes of level-2 ids.
-
-        Parameters
-        ----------
-        attributes : sequence of str, optional
-            Default all. Lengths are in nm; `rep_coord_nm` is the centre of a voxel.
+        """Attributes of level-2 ids, all of them by default; lengths in nm, ``rep_coord_nm`` is the centre of a voxel.
 
         Return the attributes by id, for every id asked; an id that is not in the cache has none.
         """

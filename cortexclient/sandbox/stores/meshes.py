@@ -88,13 +88,7 @@ _OWNED = re.compile(r"(\d+):\d+:(\d+)-(\d+)_(\d+)-(\d+)_(\d+)-(\d+)")
 
 
 class MeshIndex:
-    """Which fragments each node has.
-
-    Parameters
-    ----------
-    graph : ChunkedGraph
-        Its folder's ``meshes.parquet`` (node_id, fragment) is read when first needed.
-    """
+    """Which fragments each node has, from ``meshes.parquet`` of the folder."""
 
     def __init__(self, graph: ChunkedGraph) -> None:
         self.graph = graph
@@ -130,21 +124,10 @@ class MeshIndex:
     def fragments(
         self, node: int, *, start_layer: int = 2, bounds: NDArray[np.int64] | None = None
     ) -> tuple[Ids, list[str]]:
-        """Fragments that make up a node.
+        """Fragments that make up a node, and whose each is; names are those of files, or ``~layer/shard:offset:size``.
 
-        Parameters
-        ----------
-        start_layer : int
-            Use no fragment of a node above this layer, unless it is the node asked for.
-        bounds : ndarray of int64, shape (2, 3), optional
-            Only fragments near these bounds (voxels); whole chunks count.
-
-        Returns
-        -------
-        seg_ids : ndarray of int64, shape (n,)
-            Node that each fragment is of.
-        names : list of str
-            File names, or ``~layer/shard:offset:size``.
+        No fragment of a node above ``start_layer`` is used, unless it is the node asked for. With bounds (voxels),
+        only those of whole chunks near them.
         """
         front = np.array([node], dtype=np.int64)
         found: tuple[list[Ids], list[str]] = ([], [])

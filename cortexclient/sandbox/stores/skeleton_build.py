@@ -73,29 +73,10 @@ def skeletonize(
     datastack: str,
     timestamp: float,
 ) -> dict[str, Any]:
-    """Skeleton of one root as a ``flatdict``.
+    """Skeleton of one root as a ``flatdict``, in the keys of the skeleton service.
 
-    Parameters
-    ----------
-    root : int
-        Root id.
-    l2_ids : array of shape (n,)
-        Its level-2 ids.
-    points : array of shape (n, 3)
-        Representative point of each, nm.
-    volumes : array of shape (n,)
-        Volume of each, nm^3.
-    edges : array of shape (m, 2)
-        Level-2 ids that touch.
-    soma : list of 3 floats, optional
-        Soma, nm: becomes the root of the tree, and what lies around it collapses into it.
-    datastack : str
-        Named in the metadata.
-    timestamp : float
-        When it was made, seconds since 1970.
-
-    Return the keys of the skeleton service: meta, edges (child, parent), mesh_to_skel_map, root, vertices (nm),
-    compartment, radius (nm), lvl2_ids.
+    ``points`` (n, 3, nm) and ``volumes`` (n, nm^3) are those of its level-2 ids, ``edges`` (m, 2) ids that touch. The
+    soma (nm) becomes the root of the tree, and what lies around it collapses into it.
     """
     order = np.argsort(l2_ids)
     index = order[np.searchsorted(l2_ids[order], edges)] if len(edges) else edges

@@ -60,20 +60,9 @@ def flat_of_version(flat: dict[str, Any], version: int) -> dict[str, Any]:
 
 
 def encode(flat: dict[str, Any], version: int, form: str, swc: str | None = None) -> tuple[bytes, str]:
-    """Body and media type of one skeleton.
+    """Body and media type of one skeleton, in a version and one of :data:`FORMATS`, from its newest ``flatdict``.
 
-    Parameters
-    ----------
-    flat : dict
-        The newest ``flatdict``.
-    version : int
-        Skeleton version asked for.
-    form : str
-        One of :data:`FORMATS`.
-    swc : str, optional
-        The SWC text as recorded; made from ``flat`` otherwise.
-
-    Raise ValueError for an unknown format.
+    SWC is as it was recorded, where it was. Raise ValueError for an unknown format.
     """
     if form == "flatdict":
         return gzip.compress(json.dumps(flat_of_version(flat, version)).encode(), mtime=0), BYTES
@@ -93,15 +82,7 @@ def encode(flat: dict[str, Any], version: int, form: str, swc: str | None = None
 
 
 def packed_hex(flat: dict[str, Any], version: int, form: str, swc: str | None = None) -> str:
-    """One of many skeletons as hexadecimal digits inside of JSON.
-
-    Parameters
-    ----------
-    flat, version, swc
-        As for :func:`encode`.
-    form : str
-        One of :data:`BULK_FORMATS`.
-    """
+    """One of many skeletons, in one of :data:`BULK_FORMATS`, as hexadecimal digits inside of JSON."""
     if form.startswith("swc"):  # the client does not unpack these, so the service does not pack them
         return encode(flat, version, "swc", swc)[0].hex()
     return encode(flat, version, "jsoncompressed" if form == "json" else form, swc)[0].hex()

@@ -40,12 +40,7 @@ def write_recipes(
 ) -> None:
     """Write what the skeletons of a cortex are made of, and for which roots there are any.
 
-    Parameters
-    ----------
-    graphs : dict
-        Root -> (n, 2) level-2 graph.
-    somata : dict
-        Root -> centre of its soma in nm, or None.
+    ``graphs`` are the level-2 graphs (n, 2) by root, ``somata`` the centres (nm) of somata by root, or None.
     """
     columns = {
         "l2_id": level2.ids,
@@ -136,20 +131,8 @@ def flatdict(
 ) -> dict[str, Any]:
     """Skeleton of one root as the service's ``flatdict``.
 
-    Parameters
-    ----------
-    soma : (3,) float64 or None
-        nm; becomes the root vertex, and what is near is collapsed into it.
-    graph : (m, 2) int64
-        Rows of level-2 ids that touch.
-    ids : (n,) int64
-        Level-2 ids.
-    vertices : (n, 3) float64
-        Their representative points, nm.
-    thickness : (n,) float64
-        nm.
-    datastack : str
-        Named in the metadata.
+    The soma (nm) becomes the root vertex, and what is near collapses into it. ``graph`` (m, 2) has rows of level-2 ids
+    that touch, ``vertices`` (n, 3) their representative points (nm).
     """
     skeleton = run_pcg_skel(vertices, graph, None if soma is None else soma.tolist())
     points = np.asarray(skeleton.vertices, dtype=np.float64)
@@ -216,10 +199,7 @@ class SkeletonError(Exception):
 class SkeletonStore:
     """The skeletons that the service has or can make.
 
-    Parameters
-    ----------
-    world : World
-        Its folder's ``skeletons`` are served as stored; other roots are skeletonized from their level-2 graph.
+    Those of the folder are served as stored; other roots are skeletonized from their level-2 graph.
     """
 
     def __init__(self, world: World) -> None:

@@ -42,22 +42,10 @@ _COMPRESSION = 1
 def write_voxels(
     folder: Path, supervoxels: Ints, cells: Ints, row: Ints, place: NDArray[np.uint16], joined: Ints
 ) -> None:
-    """Write the voxels of a cortex.
+    """Write the voxels of a cortex: ids (n,) of supervoxels, ascending, and the cell that each belongs to.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        The folder ``chunkedgraph``.
-    supervoxels : (n,) int64
-        Ids, ascending.
-    cells : (n,) int64
-        Cell that each supervoxel belongs to.
-    row : (m,) int64
-        Supervoxel of each voxel, ascending.
-    place : (m,) uint16
-        Position of each voxel in its chunk; x runs fastest.
-    joined : (k, 2) int64
-        Supervoxels that edits joined without an edge of the segmentation; ids.
+    ``row`` (m,) is the supervoxel of each voxel, ascending, ``place`` its position in the chunk, where x runs fastest.
+    ``joined`` (k, 2) are ids of supervoxels that edits joined without an edge of the segmentation.
     """
     offsets = np.searchsorted(row, np.arange(len(supervoxels) + 1))
     table = pa.table(
@@ -103,12 +91,7 @@ class VoxelFile:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def file(self, name: str) -> tuple[bytes, bool] | None:
-        """Make a file of the volume.
-
-        Parameters
-        ----------
-        name : str
-            Path below ``precomputed``, without ``.gz``.
+        """Make a file of the volume; its name is the path below ``precomputed``, without ``.gz``.
 
         Return the contents, and whether they are gzipped; None where the volume has no such file.
         """

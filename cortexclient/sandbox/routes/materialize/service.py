@@ -222,22 +222,10 @@ class Service:
         limited: bool = True,
         signed: bool = True,
     ) -> Route:
-        """A route.
+        """A route for one method, whose answer is made in a worker thread.
 
-        Parameters
-        ----------
-        path : str
-            With ``{datastack}`` and perhaps ``{version}``.
-        answer : callable
-            Runs in a worker thread.
-        method : str
-            The only one allowed.
-        checked : bool
-            Refuse versions that were never made before anything else.
-        limited : bool
-            Count requests against the rate limit.
-        signed : bool
-            The version in the path may be negative.
+        ``checked`` routes refuse versions that were never made before anything else, ``limited`` ones count against
+        the rate limit, and in the path of a ``signed`` one the version may be negative.
         """
         number = _NUMBER if signed else _WHOLE
 

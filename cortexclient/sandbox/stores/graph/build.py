@@ -152,12 +152,8 @@ def subgraph(
 ) -> Edges:
     """Edges of the supervoxels of a node within bounds (voxels), in the service's order.
 
-    Parameters
-    ----------
-    internal : bool
-        Leave out edges to supervoxels that are not of the node or not within the bounds.
-
-    Raise IndexError where there is nothing within the bounds, with the text of the service's own failure.
+    ``internal`` leaves out edges to supervoxels that are not of the node or not within the bounds. Raise IndexError
+    where there is nothing within the bounds, with the text of the service's own failure.
     """
     l2_ids = leaves(graph, node, 2, bounds)
     if not len(l2_ids):
@@ -177,21 +173,10 @@ def subgraph(
 
 
 class Plan:
-    """An edit being worked out; the graph itself is not touched.
+    """An edit being worked out for a time (microseconds); the graph itself is not touched.
 
-    Parameters
-    ----------
-    micros : int
-        Time of the edit, microseconds since 1970.
-
-    Attributes
-    ----------
-    retired : set of int
-        Nodes that the edit makes an end of.
-    children : dict
-        New node -> its children, lower nodes first.
-    cross : dict
-        New level-2 id -> edges in use that leave it, int64 (n, 2).
+    ``retired`` are the nodes that it makes an end of, ``children`` those of each new node, lower nodes first, and
+    ``cross`` the edges in use that leave each new level-2 id.
     """
 
     def __init__(self, graph: ChunkedGraph, micros: int) -> None:

@@ -61,21 +61,11 @@ def merge(
     user: str = "0",
     at: datetime | None = None,
 ) -> Edit:
-    """Join two objects.
+    """Join two objects at two supervoxels; of a root (or other node) the supervoxel closest to the other one is taken.
 
-    Parameters
-    ----------
-    source, sink : int
-        Supervoxels to join; of a root (or other node) the supervoxel closest to the other one is taken.
-    points_vx : array_like of int, shape (2, 3), optional
-        Where the edit was made, in voxels, for the log. With points, the edges that the segmentation knows
-        between the two objects nearby are all put to use, as the service does.
-    user : str
-        Id of who made the edit.
-    at : datetime, optional
-        Time of the edit, later than any edit before; default now.
-
-    Raise EditError if both are of one object, or are one supervoxel.
+    With the points (voxels) at which the edit was made, the edges that the segmentation knows between the two objects
+    nearby are all put to use, as the service does. The time of an edit is later than that of any edit before, by
+    default now. Raise EditError if both are of one object, or are one supervoxel.
     """
     with graph.lock:
         ends = _supervoxel_pair(graph, source, sink)
@@ -109,20 +99,11 @@ def split(
     user: str = "0",
     at: datetime | None = None,
 ) -> Edit:
-    """Cut an object in two.
+    """Cut an object in two, so that some supervoxels come apart; a root alone is cut between its two ends.
 
-    Parameters
-    ----------
-    sources, sinks : int or array_like of int
-        Supervoxels that must come apart. A root alone is cut between its two ends.
-    points_vx : tuple of two array_like of int, shape (n, 3), optional
-        Where they were marked, in voxels.
-    local : bool
-        Cut only edges near the points, as the service does; the object may then stay in one piece.
-    at : datetime, optional
-        Time of the edit, later than any edit before; default now.
-
-    Raise EditError if they are not all of one object, or nothing connects them nearby.
+    ``points_vx`` (voxels) say where they were marked, and ``local`` cuts only edges near them, as the service does;
+    the object may then stay in one piece. Raise EditError if they are not all of one object, or nothing connects them
+    nearby.
     """
     with graph.lock:
         sides = both_ends(graph, int(np.asarray(sources).item())) if sinks is None else (sources, sinks)

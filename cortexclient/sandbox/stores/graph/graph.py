@@ -35,24 +35,10 @@ _MANY = 200_000
 
 
 class ChunkedGraph:
-    """Supervoxels, nodes above them and roots, with their whole history.
+    """Supervoxels, nodes above them and roots, with their whole history, from the ``chunkedgraph`` part of a folder.
 
-    Parameters
-    ----------
-    folder : DataFolder
-        Its ``chunkedgraph`` part is read when first needed.
-
-    Attributes
-    ----------
-    generation : int
-        Edits made since the folder was read.
-    made_here : set of int
-        Level-2 ids that those edits made.
-
-    Notes
-    -----
-    All ids are int64, all times aware UTC; ``at=None`` means the newest state. Reading needs no lock: an edit
-    replaces the whole (immutable) state.
+    All ids are int64, all times aware UTC; ``at=None`` means the newest state. Reading needs no lock: an edit replaces
+    the whole (immutable) state, counts ``generation`` up and adds its new level-2 ids to ``made_here``.
     """
 
     def __init__(self, folder: DataFolder) -> None:
@@ -164,16 +150,7 @@ class ChunkedGraph:
         return self.state.find(ids) >= 0
 
     def roots(self, ids: ArrayLike, at: datetime | None = None, stop_layer: int | None = None) -> Ids:
-        """Ancestor of each node at a time.
-
-        Parameters
-        ----------
-        ids : array_like of int, shape (n,)
-            Supervoxels or any nodes above them.
-        at : datetime, optional
-            Time; default now.
-        stop_layer : int, optional
-            Stop at the first ancestor of this layer or above; default the roots' layer.
+        """Ancestor of each node at a time, by default now: the root, or the first one at a layer or above it.
 
         Give 0 for ids without such an ancestor; existing ids already at the layer are returned as they are.
         """
@@ -229,14 +206,7 @@ class ChunkedGraph:
         return self.state.children_of(np.array([node], dtype=np.int64))[0]
 
     def descendants(self, nodes: ArrayLike, layer: int) -> tuple[Ids, Ids]:
-        """Descendants at one layer of several nodes.
-
-        Returns
-        -------
-        ids : ndarray of int64, shape (n,)
-        owner : ndarray of int64, shape (n,)
-            Position in `nodes` of the node that each one descends from.
-        """
+        """Descendants at one layer of several nodes, and the position in ``nodes`` that each one descends from."""
         state = self.state
         front = np.asarray(nodes, dtype=np.int64)
         owner = np.arange(len(front), dtype=np.int64)

@@ -107,15 +107,10 @@ def delta_roots(graph: ChunkedGraph, past: datetime, future: datetime) -> tuple[
 def tabular_change_log(
     graph: ChunkedGraph, root: int, *, filtered: bool, past: datetime | None = None
 ) -> pd.DataFrame:
-    """Edits that led to a root, one row each, as the service's frame.
+    """Edits that led to a root since a time, one row each, as the service's frame.
 
-    Parameters
-    ----------
-    filtered : bool
-        Keep only edits that still matter: a merge whose supervoxels are both in the root and were apart at first,
-        a split that keeps some of its supervoxels out of it.
-    past : datetime, optional
-        Follow the lineage no further back than this.
+    ``filtered`` keeps only edits that still matter: a merge whose supervoxels are both in the root and were apart at
+    first, a split that keeps some of its supervoxels out of it.
     """
     import pandas as pd
 

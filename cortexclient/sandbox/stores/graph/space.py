@@ -22,15 +22,7 @@ if TYPE_CHECKING:
 
 
 class Geometry:
-    """Sizes of the volume, from the graphene info.
-
-    Attributes
-    ----------
-    resolution : ndarray of float64, shape (3,)
-        Voxel size in nm.
-    offset, size, chunk_size : ndarray of int64, shape (3,)
-        In voxels.
-    """
+    """Sizes of the volume, from the graphene info: ``resolution`` in nm, all others (3,) in voxels."""
 
     def __init__(self, graph: ChunkedGraph) -> None:
         scale = graph.info["scales"][int(graph.info["graph"].get("cv_mip", 0))]
@@ -329,15 +321,7 @@ class Volume:
         return np.frombuffer(data, dtype="<u8").astype(np.int64).reshape(shape, order="F")
 
     def supervoxel_at(self, points_vx: ArrayLike) -> Ids:
-        """Supervoxel at each point.
-
-        Parameters
-        ----------
-        points_vx : array_like of float, shape (n, 3)
-            Points in voxels of the segmentation.
-
-        Give 0 where there is none.
-        """
+        """Supervoxel at each point given in voxels of the segmentation, int64 (n,); 0 where there is none."""
         points = np.floor(np.asarray(points_vx, dtype=np.float64).reshape(-1, 3)).astype(np.int64)
         found = np.zeros(len(points), dtype=np.int64)
         if not self.available or not len(points):
@@ -356,17 +340,11 @@ class Volume:
         return found
 
     def nearest_of(self, node: int, points_vx: NDArray[np.int64], at: int) -> Ids:
-        """Supervoxels of a node that lie closest to points, as the service finds them for an edit.
+        """Supervoxels of a node that lie closest to points (voxels), as the service finds them for an edit.
 
-        Parameters
-        ----------
-        node : int
-            Root or any node; a supervoxel is its own answer.
-        at : int
-            Time (microseconds) at which supervoxels belong to the node.
-
-        Raise IndexError where the search leaves the volume, with the text of the service's own failure, and
-        LookupError where no supervoxel of the node is near enough.
+        They belong to the node at a time (microseconds); a supervoxel is its own answer. Raise IndexError where the
+        search leaves the volume, with the text of the service's own failure, and LookupError where none of the node is
+        near enough.
         """
         layer = int(self.graph.layout.layers(node))
         if layer == 1:

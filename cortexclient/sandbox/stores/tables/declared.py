@@ -71,15 +71,7 @@ class DeclaredTable:
 
 
 def base_of(fields: tuple[TableField, ...], target: str | None, *, view: bool = False) -> str:
-    """Return the table or view of the cortex whose rows suit some fields.
-
-    Parameters
-    ----------
-    target : str or None
-        Table of the folder that a reference refers to.
-    view : bool
-        Whether a view is asked for.
-    """
+    """Return the table or view of the cortex whose rows suit some fields; a reference has rows of its target."""
     names = {field.name for field in fields}
     if any(field.type == "reference" for field in fields):
         return target or "nucleus_detection"
@@ -130,16 +122,9 @@ def view_document(
 def shaped_rows(
     shape: DeclaredTable, rows: pa.Table, base_unit: tuple[float, float, float], *, live: bool
 ) -> pa.Table:
-    """Rows of a declared table or view, from those of its base.
+    """Rows of a declared table or view, from those of its base as its file has them.
 
-    Parameters
-    ----------
-    rows : pyarrow.Table
-        Rows of the base as its file has them: frozen, live, or of a view.
-    base_unit : tuple of 3 floats
-        Size of a voxel of their positions, nm.
-    live : bool
-        Whether they are those of a live table, where supervoxels and roots stand at the end.
+    ``base_unit`` is the size of a voxel of their positions, nm. In live tables supervoxels and roots stand at the end.
     """
     scale = np.asarray(base_unit) / np.asarray(shape.unit or base_unit)
     if shape.fields is None:

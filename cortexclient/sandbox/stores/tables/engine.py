@@ -15,8 +15,6 @@ from cortexclient.sandbox.stores.tables.model import quoted
 class Engine:
     """An in-memory database that many threads may query concurrently.
 
-    Notes
-    -----
     A table is loaded when it is first asked for: a large cortex has many versions and most runs need one.
     """
 

@@ -52,8 +52,6 @@ class Output:
 def typed_frame(rows: pa.Table, outputs: list[Output]) -> pd.DataFrame:
     """Frame with nullable types.
 
-    Notes
-    -----
     What has no declared type (text, and all of a view but its points) takes the type of its values: none at all
     where there are no rows, text where all are null.
     """
@@ -73,8 +71,6 @@ def typed_frame(rows: pa.Table, outputs: list[Output]) -> pd.DataFrame:
 def typed_batch(rows: pa.Table, outputs: list[Output]) -> pa.RecordBatch:
     """What Arrow makes of the typed frame, notes for pandas included.
 
-    Notes
-    -----
     The frame itself is made only where its columns are not the typed ones: where there are no rows, and of the times
     of a view.
     """

@@ -43,16 +43,8 @@ def filters_at_version(
 ) -> tuple[dict[str, Any], list[str]]:
     """Body of a live query with its root filters as they have to be at a version.
 
-    Parameters
-    ----------
-    body : mapping
-        Filters hold roots that are valid at the time asked.
-    asked, version : datetime.datetime
-        Times of the query and of the version.
-    allow_invalid : bool
-        Warn of roots that are not valid at the time asked, instead of refusing them.
-
-    Raise QueryError if a root is not valid and that is not allowed, or none is.
+    In the body they are as of the time asked. ``allow_invalid`` warns of roots that are not valid at the time asked,
+    instead of refusing them. Raise QueryError if a root is not valid and that is not allowed, or none is.
     """
     filters: Filters = {key: body[key] for key in _REMAPPED if body.get(key) is not None}
     given = [
@@ -143,17 +135,10 @@ def _equal_to_in(body: dict[str, Any]) -> dict[str, Any]:
 def with_roots_at(
     frame: pd.DataFrame, graph: ChunkedGraph, at: datetime, *, allow_missing: bool = False
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Rows with the roots that their supervoxels have at a time.
+    """Rows with the roots that their supervoxels have at a time; a supervoxel of 1 awaits its lookup.
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Columns ``*supervoxel_id`` with ``*root_id`` beside; a supervoxel of 1 awaits its lookup.
-    allow_missing : bool
-        Leave such rows out with a warning, instead of refusing the query.
-
-    Raise QueryError if rows await their lookup and that is not allowed. Raise KeyError if a supervoxel column has no
-    root column beside it.
+    ``allow_missing`` leaves such rows out with a warning, instead of refusing the query. Raise QueryError if rows await
+    their lookup and that is not allowed, and KeyError if a supervoxel column has no root column beside it.
     """
     warnings: list[str] = []
     pairs = []
@@ -205,14 +190,7 @@ class _Part:
 
 
 def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
-    """Rows of a table as they stand at any time.
-
-    Parameters
-    ----------
-    body : dict
-        Checked body; ``timestamp`` is aware.
-    arguments : dict
-        ``allow_missing_lookups``, ``allow_invalid_root_ids``, ``direct_sql_pandas``.
+    """Rows of a table as they stand at any time, from a checked body and the arguments of the query.
 
     Raise QueryError where the service answers with an error.
     """

@@ -261,18 +261,10 @@ _TYPE_NAMES = {
 class Selection:
     """A query being put together.
 
-    Parameters
-    ----------
-    find : callable
-        Source of a table name; it is asked for any table that a filter names.
-    suffixes : mapping of str to str, optional
-        Table -> what is put behind its columns where two tables have the same.
-    typed : bool
-        False takes the old way over CSV, which mangles types.
-    lenient : bool
-        Answer a query for one single column, which the service cannot.
-
-    Raise QueryError anywhere: the service answers with an error.
+    ``find`` gives the source of any table that a filter names, ``suffixes`` what is put behind the columns of a table
+    where two have the same. Without ``typed`` it goes the old way over CSV, which mangles types; ``lenient`` answers a
+    query for one single column, which the service cannot. Raise QueryError anywhere: the service answers with an
+    error.
     """
 
     def __init__(
@@ -384,10 +376,7 @@ class Selection:
     def run(self, resolution: list[float] | None = None) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
         """Rows, and under which name each column of each table stands in them.
 
-        Parameters
-        ----------
-        resolution : list of float, optional
-            nm per voxel that positions shall have; default that of each table.
+        Positions are in voxels of ``resolution`` (nm), by default that of each table.
         """
         rows, outputs, names = self._rows(resolution)
         make = frames.typed_frame if self.typed else frames.csv_frame

@@ -56,15 +56,7 @@ def all_schemas() -> dict[str, dict[str, Any]]:
 
 
 def json_schema(name: str, fields: tuple[TableField, ...]) -> dict[str, Any]:
-    """Return the JSON schema of one annotation table.
-
-    Parameters
-    ----------
-    name : str
-        Name of the schema.
-    fields : tuple of TableField
-        Its fields without ``valid``.
-    """
+    """Return the JSON schema of one annotation table, from its fields without ``valid``."""
     title = _CLASSES.get(name) or "".join(part.capitalize() for part in name.split("_"))
     if name == "derived_spatial_point":  # a point that is a table by itself
         definitions = {title: _point_definition("derived_point")}

@@ -34,13 +34,6 @@ _FROZEN_DROPS = ("created", "deleted", "superceded_id")
 class TableStore:
     """Annotation tables, frozen versions and views, under the names that clients use.
 
-    Parameters
-    ----------
-    world : World
-        Its folder is read when a table is first asked for.
-
-    Notes
-    -----
     Positions are int32 voxels of the table's own resolution, ids int64, times naive UTC inside and aware UTC outside.
     """
 
@@ -170,18 +163,9 @@ class TableStore:
         return next((row for row in self._versions if row["version"] == version), None)
 
     def materialize(self, version: int | None = None, at: datetime | None = None) -> int:
-        """Freeze the tables into a new version.
+        """Freeze the tables as they are at a moment, by default now, into a new version.
 
-        Parameters
-        ----------
-        version : int, optional
-            Its number; default one above the highest so far.
-        at : datetime, optional
-            Moment that is frozen; default now.
-
-        Return the number of the version.
-
-        Raise ValueError if there is such a version already.
+        Return its number, by default one above the highest. Raise ValueError if there is such a version already.
         """
         with self.lock:
             number = version or max((row["version"] for row in self._versions), default=0) + 1

@@ -50,14 +50,7 @@ def version_row(
 
 
 def freeze(store: TableStore, table: str, moment: datetime) -> tuple[pa.Table, int]:
-    """Rows of a table at a moment, in the columns of a frozen one.
-
-    Returns
-    -------
-    rows : pyarrow.Table
-    count : int
-        Valid rows, the count that the version remembers.
-    """
+    """Rows of a table at a moment, in the columns of a frozen one, and how many of them are valid."""
     rows = store.live_rows(table)
     at = pa.scalar(naive(moment), pa.timestamp("us"))
     written = pc.less_equal(rows["created"], at)

@@ -36,19 +36,10 @@ class InvalidAnnotationError(QueryError):
 
 
 def schema_fields(schema: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Fields of an annotation type and their kinds, and which of them a row must have.
+    """Fields of an annotation type and their kinds, and which of them a row must have, from its JSON schema.
 
-    Parameters
-    ----------
-    schema : mapping
-        JSON schema as the schema service answers it.
-
-    Returns
-    -------
-    kinds : dict of str to str
-        ``BoundSpatialPoint``, ``DerivedSpatialPoint``, ``SpatialPoint``, ``integer`` (32 bits), ``bigint``, ``float``,
-        ``boolean``, ``string``, ``datetime``, or ``array`` for a bare position.
-    required : tuple of str
+    Kinds are ``BoundSpatialPoint``, ``DerivedSpatialPoint``, ``SpatialPoint``, ``integer`` (32 bits), ``bigint``,
+    ``float``, ``boolean``, ``string``, ``datetime``, and ``array`` for a bare position.
     """
     definition = schema["definitions"][str(schema["$ref"]).rsplit("/", 1)[-1]]
     properties = definition["properties"]
@@ -476,12 +467,7 @@ class AnnotationWriter:
     # --- lookup
 
     def look_up(self, table: str, at: datetime | None = None) -> int:
-        """Find the supervoxels and roots of all rows that await them.
-
-        Parameters
-        ----------
-        at : datetime.datetime, optional
-            Time of the roots; default now.
+        """Find the supervoxels, and the roots at a time (by default now), of all rows that await them.
 
         Return the number of rows looked up.
         """
