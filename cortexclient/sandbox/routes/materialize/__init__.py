@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 from starlette.routing import Route
@@ -57,6 +57,8 @@ _RUN = "/materialize/api/v2/materialize/run"
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the materialization service."""
     service = Service(world)
+    older: dict[str, Any] = {"method": "POST", "limited": False, "signed": False}
+    run: dict[str, Any] = {"method": "POST", "checked": False}
     found: list[BaseRoute] = [
         Route("/materialize/version", lambda _: json_response(VERSION)),
         Route("/materialize/api/versions", lambda _: json_response([2, 3])),
@@ -76,28 +78,11 @@ def routes(world: World) -> list[BaseRoute]:
         service.route(f"{_V3}/table/{{table}}/info", live_table_info),
         service.route(f"{_V3}/table/{{table}}/precomputed/info", _annotations_info, checked=False),
         service.route(f"{_V3}/table/{{table}}/unique_string_values", _unique_values, checked=False),
-        service.route(
-            f"{_V2}/version/{{version}}/table/{{table}}/query",
-            _query_v2,
-            method="POST",
-            limited=False,
-            signed=False,
-        ),
-        service.route(
-            f"{_V2}/version/{{version}}/query", _query_v2, method="POST", limited=False, signed=False
-        ),
-        service.route(
-            f"{_RUN}/ingest_annotations/datastack/{{datastack}}", _look_up, method="POST", checked=False
-        ),
-        service.route(
-            f"{_RUN}/ingest_annotations/datastack/{{datastack}}/{{table}}",
-            _look_up,
-            method="POST",
-            checked=False,
-        ),
-        service.route(
-            f"{_RUN}/lookup_svid/datastack/{{datastack}}/{{table}}", _look_up, method="POST", checked=False
-        ),
+        service.route(f"{_V2}/version/{{version}}/table/{{table}}/query", _query_v2, **older),
+        service.route(f"{_V2}/version/{{version}}/query", _query_v2, **older),
+        service.route(f"{_RUN}/ingest_annotations/datastack/{{datastack}}", _look_up, **run),
+        service.route(f"{_RUN}/ingest_annotations/datastack/{{datastack}}/{{table}}", _look_up, **run),
+        service.route(f"{_RUN}/lookup_svid/datastack/{{datastack}}/{{table}}", _look_up, **run),
         Route("/materialize/{rest:path}", unserved, methods=["GET", "POST", "PUT", "DELETE"]),
     ]
     return found
