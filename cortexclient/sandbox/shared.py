@@ -20,12 +20,24 @@ SIZES = ("tiny", "small", "large")
 
 
 class SandboxAddress(NamedTuple):
-    """Where a sandbox is, for whoever wants to be its client."""
+    """Where a sandbox is, for whoever wants to be its client.
 
-    address: str  # ``http://127.0.0.1:PORT``
+    Parameters
+    ----------
+    address : str
+        ``http://127.0.0.1:PORT``.
+    token : str or None
+        Token that it accepts.
+    exports_path : str or None
+        Cloud path of its static exports.
+    viewer_site : str or None
+        Its Neuroglancer.
+    """
+
+    address: str
     token: str | None
-    exports_path: str | None = None  # cloud path of its static exports
-    viewer_site: str | None = None  # its Neuroglancer
+    exports_path: str | None = None
+    viewer_site: str | None = None
 
 
 _lock = threading.Lock()
@@ -45,7 +57,12 @@ def shared_endpoint(address: str) -> SandboxAddress:
         the dataset's names (``sandbox`` by default). ``sandbox://127.0.0.1:PORT``: a sandbox that runs already, in
         this process or another one.
 
-    Raise ValueError where the address names no size and no port. Raise OSError where nothing answers on that port.
+    Raises
+    ------
+    ValueError
+        The address names no size and no port.
+    OSError
+        Nothing answers on that port.
     """
     parts = urlsplit(address)
     if parts.port is not None:
