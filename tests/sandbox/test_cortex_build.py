@@ -18,11 +18,26 @@ from scipy.spatial.transform import Rotation
 from cortexclient import registry
 from cortexclient.sandbox import build
 from cortexclient.sandbox.build import build_cortex, cortex_key
+from cortexclient.sandbox.cortex.files import in_two_threads
 from cortexclient.sandbox.cortex.frame import Frame, FrameError, frame_of
 from cortexclient.sandbox.layout import DataFolder, DataFolderError
 from cortexclient.sandbox.naming import LABEL_TABLES, served_names
 from cortexclient.sandbox.stores.graph.state import IdLayout
 from cortexclient.sandbox.truth import Truth, TruthUnavailableError
+
+
+def test_two_threads_keep_the_order_and_do_not_run_far_ahead() -> None:
+    started: list[int] = []
+
+    def square(number: int) -> int:
+        started.append(number)
+        return number * number
+
+    results = in_two_threads(square, range(100))
+    assert next(results) == 0
+    assert len(started) < 10
+    assert list(results) == [number * number for number in range(1, 100)]
+
 
 SCRIPT = """
 import sys

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,20 @@ def test_an_id_is_not_compared_as_a_floating_point_number(client: CAVEclient, re
     ask = client.materialize.query_table
     assert len(ask("synapses_toy", filter_equal_dict={"pre_pt_root_id": root})) > 0
     assert len(ask("synapses_toy", filter_equal_dict={"pre_pt_root_id": float(root)})) == 0
+
+
+def test_scaled_positions_keep_every_digit_of_the_scale(sandbox: Sandbox) -> None:
+    materialize = client_of(sandbox).materialize
+    table = materialize.synapse_table
+    own = [float(size) for size in materialize.get_table_metadata(table)["voxel_resolution"]]
+    ask = functools.partial(materialize.query_table, table, select_columns=["id", "ctr_pt_position"])
+    plain = ask(split_positions=True).set_index("id").sort_index()
+    scaled = ask(split_positions=True, desired_resolution=[45 * size for size in own])
+    scaled = scaled.set_index("id").sort_index()
+    ratio = Decimal(repr(1 / 45))  # 0.022222222222222223: the whole voxels are those that it makes whole
+    expected = [int(Decimal(voxel) * ratio) for voxel in plain["ctr_pt_position_x"].tolist()]
+    assert (plain["ctr_pt_position_x"] % 45 == 0).any()
+    assert scaled["ctr_pt_position_x"].tolist() == expected
 
 
 def test_many_threads_at_once(toy: Sandbox) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_AHEAD = 3
 
 TIME = pa.timestamp("us", tz="UTC")
 
@@ -63,8 +65,14 @@ def lists(values: npt.NDArray[Any]) -> pa.Array:
 
 def in_two_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Results of a function in the order of its arguments; numpy's sorts and searches use a second core."""
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(2, "cortex") as pool:
-        yield from pool.map(function, items)
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _AHEAD:  # what is made faster than it is used would fill the memory
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class Spool:
