@@ -129,7 +129,7 @@ def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
 
     _sweep(place)
     started = time.monotonic()
-    _tell(f"building the {size} synthetic cortex, once: about {BUILD_SECONDS[size]} s on two idle cores")
+    _report(f"building the {size} synthetic cortex, once: about {BUILD_SECONDS[size]} s on two idle cores")
     log.debug("the cortex will lie in %s", place)
     half = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
     try:
@@ -139,10 +139,10 @@ def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise
-    _tell(f"built the {size} synthetic cortex in {time.monotonic() - started:.0f} s")
+    _report(f"built the {size} synthetic cortex in {time.monotonic() - started:.0f} s")
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     """Report what takes long: in the log, and on stderr in a terminal or notebook."""
     log.info(text)
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
@@ -173,5 +173,5 @@ def _acquire(handle: int) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _tell("waiting for another process that builds the same synthetic cortex")
+        _report("waiting for another process that builds the same synthetic cortex")
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -41,12 +41,12 @@ async def strike(
     fault: _Fault, app: ASGIApp, world: World, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Respond to one request as a fault says."""
-    if fault.kind in _PLAIN or fault.kind in _TOLD:
+    if fault.kind in _PLAIN or fault.kind in _FROM_REQUEST:
         body = await _read(receive)  # an unread body would be taken for the next request of the connection
         answer = (
             _PLAIN[fault.kind](fault, world)
             if fault.kind in _PLAIN
-            else _TOLD[fault.kind](scope, body, world)
+            else _FROM_REQUEST[fault.kind](scope, body, world)
         )
         status, payload, content_type, *headers = answer
         await send_bytes(send, status, payload, content_type, *headers)
@@ -162,7 +162,7 @@ def _no_table(scope: Scope, _: bytes, world: World) -> tuple[Any, ...]:
     )
 
 
-_TOLD = {"stale-root": _stale_root, "expired-version": _expired, "table-missing": _no_table}
+_FROM_REQUEST = {"stale-root": _stale_root, "expired-version": _expired, "table-missing": _no_table}
 
 
 # -- healthy answers, spoiled on the way -----------------------------------------------------------------------------

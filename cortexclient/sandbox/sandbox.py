@@ -226,7 +226,7 @@ class Sandbox:
 
     @property
     def truth(self) -> Truth:
-        """What the generator of the data knows and no service tells.
+        """Ground truth of the generator, which no service returns.
 
         Raises
         ------
@@ -279,7 +279,7 @@ class Sandbox:
                 graph = self.world.graph if same else None
                 sibling._start(spec, self.world.options, 0, self.requests, self._faults, graph)
                 self._siblings[spec.name] = sibling
-                self._tell_siblings()
+                self._update_siblings()
             return self._siblings[spec.name]
 
     def inject(self, fault: Fault | str, **options: Any) -> Fault:
@@ -374,7 +374,7 @@ class Sandbox:
         """
         with self._lock:
             number = self.world.tables.materialize(version)
-            self._tell_siblings()
+            self._update_siblings()
         return number
 
     def expire(self, version: int) -> None:
@@ -387,9 +387,9 @@ class Sandbox:
         """
         with self._lock:
             self.world.tables.expire(version)
-            self._tell_siblings()
+            self._update_siblings()
 
-    def _tell_siblings(self) -> None:
+    def _update_siblings(self) -> None:
         for sibling in self._siblings.values():
             if sibling.folder.path == self.folder.path:
                 sibling.world.tables.repeat_versions(self.world.tables)

@@ -121,8 +121,8 @@ def _ask(port: int) -> SandboxAddress:
     """Request the endpoint of a sandbox of another process."""
     address = f"http://127.0.0.1:{port}"
     with urllib.request.urlopen(f"{address}/sandbox.json", timeout=10) as answer:  # noqa: S310 - loopback only
-        told = json.load(answer)
-    return SandboxAddress(address, told["token"], told["exports_path"], told["viewer_site"])
+        about = json.load(answer)
+    return SandboxAddress(address, about["token"], about["exports_path"], about["viewer_site"])
 
 
 def _inherited_endpoint(key: tuple[str, str] | int) -> SandboxAddress | None:

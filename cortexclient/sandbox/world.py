@@ -211,7 +211,7 @@ class World:
     # -- the running server ------------------------------------------------------------------------------------------
 
     def on_refuse(self, refuse: Callable[[float], None]) -> None:
-        """Tell how new connections can be refused for some seconds."""
+        """Set how new connections are refused for some seconds."""
         self._refuse = refuse
 
     def refuse_connections(self, seconds: float) -> None:

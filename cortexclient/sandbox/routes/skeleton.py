@@ -112,11 +112,11 @@ def routes(world: World) -> list[BaseRoute]:
         (f"{bulk}/skeleton/info", service.bulk_info, "GET"),
         (f"{stored}/get_refusal_list", service.refusal_list, "GET"),
         (f"{stored}/exists", service.exists, "POST"),
-        # older ways to ask; the service takes the text of the path for a list and stumbles
-        (f"{stored}/exists/{{roots}}", service.stumbles, "GET"),
-        (f"{stored}/exists/{{version}}/{{roots}}", service.stumbles, "GET"),
-        (f"{bulk}/gen_skeletons/{{roots}}", service.stumbles, "GET"),
-        (f"{bulk}/gen_skeletons/{{version}}/{{roots}}", service.stumbles, "GET"),
+        # older ways to ask; the service takes the text of the path for a list and fails
+        (f"{stored}/exists/{{roots}}", service.fails, "GET"),
+        (f"{stored}/exists/{{version}}/{{roots}}", service.fails, "GET"),
+        (f"{bulk}/gen_skeletons/{{roots}}", service.fails, "GET"),
+        (f"{bulk}/gen_skeletons/{{version}}/{{roots}}", service.fails, "GET"),
         (f"{stored}/query_cache/{{prefixes}}/{{limit:int}}", service.query_cache, "GET"),
         (f"{stored}/query_cache/{{version}}/{{prefixes}}/{{limit:int}}", service.query_cache, "GET"),
         (f"{stored}/{{version}}/{{root:int}}/{{form}}", service.one, "GET"),
@@ -130,7 +130,7 @@ def routes(world: World) -> list[BaseRoute]:
         (f"{bulk}/get_cached_skeletons/{{version}}/{{form}}", service.cached, "POST"),
         (f"{bulk}/gen_skeletons", service.generate, "POST"),
         # tokens for a bucket, which a sandbox does not have
-        (f"{bulk}/get_skeleton_token/{{version}}", service.stumbles, "POST"),
+        (f"{bulk}/get_skeleton_token/{{version}}", service.fails, "POST"),
     ]
     return [
         Route("/skeletoncache/health", lambda _: json_response("healthy")),
@@ -188,7 +188,7 @@ class _Skeletons:
         return self.world.skeletons
 
     def _stranger(self, call: _SkeletonCall) -> str | None:
-        """What the service hears from the info service about a datastack that is not served."""
+        """What the info service responds to the skeleton service about a datastack that is not served."""
         if call.datastack == self.world.names.datastack:
             return None
         url = f"{self.world.base_url}/info/api/v2/datastack/full/{call.datastack}"
@@ -223,7 +223,7 @@ class _Skeletons:
         text = "Use the bulk skeletons endpoint to get skeletons for multiple root ids at once."
         return json_response({"bulk skeletons": text})
 
-    def stumbles(self, _: _SkeletonCall) -> Response:
+    def fails(self, _: _SkeletonCall) -> Response:
         return crash_page()
 
     def refusal_list(self, _: _SkeletonCall) -> Response:

@@ -228,7 +228,7 @@ class Viewer:
         self.actions: list[dict[str, Any]] = []
 
     def order(self, config: dict[str, Any]) -> None:
-        """Tell every open page something, such as ``{"screenshot": "an id"}``."""
+        """Send every open page a command, such as ``{"screenshot": "an id"}``."""
         with self._lock:
             number = len(self._orders) + 1
             message = json.dumps({"k": "c", "s": config, "g": str(number)})
@@ -239,8 +239,8 @@ class Viewer:
         with self._lock:
             return self._orders[seen:]
 
-    def heard(self, action: dict[str, Any]) -> None:
-        """Keep what a page has sent."""
+    def receive(self, action: dict[str, Any]) -> None:
+        """Store what a page has sent."""
         with self._lock:
             self.actions.append(action)
 
@@ -319,7 +319,7 @@ class _Pages:
     async def action(self, request: Request) -> Response:
         body = await request.body()
         try:
-            self.world.viewer.heard(json.loads(body))
+            self.world.viewer.receive(json.loads(body))
         except ValueError:
             return Response("Bad Request", 400, media_type="text/plain")
         return json_response({})

@@ -54,7 +54,7 @@ def _shares(graph: ChunkedGraph, supervoxels: Ids, known: dict[int, dict[str, An
     pieces = np.array(sorted(known, key=lambda piece: -len(graph.children(piece))), dtype=np.int64)
     left = set(supervoxels.tolist())
     shares = {}
-    # pieces that are wholly taken come first: they tell most
+    # pieces that are wholly taken come first: they say most
     whole = [piece for piece in pieces.tolist() if left.issuperset(graph.children(piece).tolist())]
     for piece in [*whole, *(piece for piece in pieces.tolist() if piece not in whole)]:
         inside = left.intersection(graph.children(piece).tolist())

@@ -256,7 +256,7 @@ def _supervoxel_pair(graph: ChunkedGraph, source: int, sink: int) -> Ids:
         raise EditError("Supervoxels must belong to different objects.")
     if all(len(side) == 1 for side in sides):
         return np.concatenate(sides)
-    # chunks tell closely enough which pieces are next to each other
+    # chunks say closely enough which pieces are next to each other
     near, far = (graph.layout.chunks(side) for side in sides)
     from scipy.spatial import cKDTree
 

@@ -116,7 +116,7 @@ def _heirs(graph: ChunkedGraph, roots: Ids, moment: datetime | None) -> Ids:
 def repeat_versions(source: TableStore, target: TableStore) -> None:
     """Make and expire the versions that another store over the same folder made and expired.
 
-    Two specs may number versions differently; the moment that was frozen tells which are the same.
+    Two specs may number versions differently; those frozen at the same moment are the same.
     """
     same_numbers = source.world.names.versions == target.world.names.versions
     for row in source.versions(expired=True):
