@@ -97,6 +97,12 @@ class _AnnotationCall:
         if volume != self.world.names.aligned_volume:
             raise aborted(400, f"aligned volume: {volume} not valid")
 
+    def check_writer(self) -> None:
+        """Refuse, in a volume that there is, who may not write to the table."""
+        self.check_volume()
+        if self.world.options.strict:
+            check_writer(self.world, self.request, self.table)
+
 
 Answer = Callable[[_AnnotationCall], Response]
 
@@ -198,9 +204,7 @@ def _rows(call: _AnnotationCall) -> Response:
 
 def _insert(call: _AnnotationCall) -> Response:
     body = call.body(_ROWS)
-    call.check_volume()
-    if call.world.options.strict:
-        check_writer(call.world, call.request, call.table)
+    call.check_writer()
     ids = call.writer.insert(call.table, body["annotations"], call.user)
     _look_up_soon(call)
     return json_response(ids)
@@ -208,9 +212,7 @@ def _insert(call: _AnnotationCall) -> Response:
 
 def _update(call: _AnnotationCall) -> Response:
     body = call.body(_ROWS)
-    call.check_volume()
-    if call.world.options.strict:
-        check_writer(call.world, call.request, call.table)
+    call.check_writer()
     writer = call.writer
     changed = dict(writer.update(call.table, annotation, call.user) for annotation in body["annotations"])
     _look_up_soon(call)
@@ -225,9 +227,7 @@ def _look_up_soon(call: _AnnotationCall) -> None:
 
 def _delete(call: _AnnotationCall) -> Response:
     body = call.body(_IDS)
-    call.check_volume()
-    if call.world.options.strict:
-        check_writer(call.world, call.request, call.table)
+    call.check_writer()
     ids = call.writer.delete(call.table, body["annotation_ids"])
     if ids is None:
         return json_response(f"annotation_id {body['annotation_ids']} not in table {call.table}", 404)

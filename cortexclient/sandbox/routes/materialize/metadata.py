@@ -48,8 +48,8 @@ def version_routes(service: Service) -> list[BaseRoute]:
     older: list[BaseRoute] = [
         service.route(_V2 + path, answer, checked=checked, limited=False, signed=False)
         for path, answer, checked in (
-            ("/versions", _versions_older, False),
-            ("/metadata", _versions_metadata_older, False),
+            ("/versions", _versions, False),
+            ("/metadata", _versions_metadata, False),
             ("/version/{version}", _version, False),
             (tables, _tables_older, False),
             (metadata, _table_metadata_older, False),
@@ -64,34 +64,19 @@ def _public(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "parent_version" or value is not None}
 
 
-def _expired(ask: Ask) -> bool:
-    return flag(ask.request.query_params, "expired", _EXPIRED)
-
-
-def _numbers(rows: list[dict[str, Any]]) -> Response:
-    return json_response([row["version"] for row in rows])
-
-
-def _rows(rows: list[dict[str, Any]]) -> Response:
-    if not rows:
-        return json_response("No valid versions found", 404)
-    return json_response([_public(row) for row in rows])
+def _known_versions(ask: Ask) -> list[dict[str, Any]]:
+    """Versions that are listed; the older API does not know expired ones."""
+    older = ask.request.url.path.startswith("/materialize/api/v2/")
+    return ask.store.versions(expired=not older and flag(ask.request.query_params, "expired", _EXPIRED))
 
 
 def _versions(ask: Ask) -> Response:
-    return _numbers(ask.store.versions(expired=_expired(ask)))
-
-
-def _versions_older(ask: Ask) -> Response:
-    return _numbers(ask.store.versions())
+    return json_response([row["version"] for row in _known_versions(ask)])
 
 
 def _versions_metadata(ask: Ask) -> Response:
-    return _rows(ask.store.versions(expired=_expired(ask)))
-
-
-def _versions_metadata_older(ask: Ask) -> Response:
-    return _rows(ask.store.versions())
+    rows = [_public(row) for row in _known_versions(ask)]
+    return json_response(rows) if rows else json_response("No valid versions found", 404)
 
 
 def _version(ask: Ask) -> Response:
