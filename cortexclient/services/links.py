@@ -31,8 +31,6 @@ __all__ = ["MOST_TAGS", "LinksService", "segment_properties_of"]
 log = logging.getLogger(__name__)
 
 SEGMENTATION = "segmentation"
-# Chrome refuses addresses of more than 2 MB; nglui draws the line here too
-LONGEST_URL = 1_750_000
 # dialect of the spec's viewer_target -> its well-known site, and how nglui calls what it can show
 DIALECTS: dict[str, tuple[str | None, str | None]] = {
     "spelunker": ("https://spelunker.cave-explorer.org/", "spelunker"),

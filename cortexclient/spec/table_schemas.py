@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ColumnType",
     "TableField",
-    "columns_of",
     "fields_of",
     "schema_names",
     "table_field",
@@ -104,14 +103,3 @@ def fields_of(schema: str | None, further: Mapping[str, Any] | None = None) -> t
     fields = {each.name: each for each in (table_schemas()[schema] if schema is not None else ())}
     fields |= {name: table_field(name, what) for name, what in (further or {}).items()}
     return tuple(fields.values())
-
-
-def columns_of(schema: str) -> tuple[str, ...]:
-    """Return the columns of a table of a schema in the order of the database, without those that every table has.
-
-    ``valid`` comes first, except that ``tag`` of a tag on another table precedes it. Raises KeyError for another
-    schema.
-    """
-    names = [column for field in table_schemas()[schema] for column in field.columns]
-    at = 1 if schema.startswith("reference_tag") and names[0] == "tag" else 0
-    return (*names[:at], "valid", *names[at:])

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from cortexclient.sandbox import Sandbox
-from cortexclient.spec.table_schemas import TableField, columns_of, schema_names, table_schemas
+from cortexclient.spec.table_schemas import TableField, schema_names, table_schemas
 from tests.sandbox.toy import client_of
 
 POINT = [200, 100, 10]
@@ -97,4 +97,4 @@ def test_a_new_table_is_frozen_with_its_columns(sandbox_factory: Callable[..., S
     version = sandbox.materialize()
     frame = cave.materialize.query_table("fresh", materialization_version=version)
     assert len(frame) == 1
-    assert set(columns_of(name)) <= set(frame.columns)
+    assert {column for field in table_schemas()[name] for column in field.columns} <= set(frame.columns)
