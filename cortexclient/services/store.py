@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from cortexclient.errors import (
     ExportError,
     MissingExtraError,
     NotConfiguredError,
+    OutputError,
     StoreError,
     UnknownTableError,
 )
@@ -139,6 +141,8 @@ class StoreService:
             If there is no such table.
         StoreError
             If the disk is too small.
+        OutputError
+            If the store cannot be written.
         ExportError
             If an export is damaged or not complete.
 
@@ -154,14 +158,19 @@ class StoreService:
         number = session.version
         session = session.at(version=number)
         names = [tables] if isinstance(tables, str) else list(tables or self._named_in_spec(session))
-        with tempfile.TemporaryDirectory() as scratch:
-            asking = _asking(session, Path(scratch))
-            infos = [find_table(asking, name, version=number) for name in dict.fromkeys(names)]
-            _save_metadata(asking, infos, local.folder / f"v{number}" / METADATA)
-        for info in infos:
-            if local.table(number, info.name) is None:
-                self._pull(session, info, local.folder / f"v{number}" / info.name, source, progress=progress)
-                local._tables.pop((number, info.name), None)
+        for name in names:
+            _require_name(name)
+        with _writing(local.path):
+            with tempfile.TemporaryDirectory() as scratch:
+                asking = _asking(session, Path(scratch))
+                infos = [find_table(asking, name, version=number) for name in dict.fromkeys(names)]
+                _save_metadata(asking, infos, local.folder / f"v{number}" / METADATA)
+            for info in infos:
+                if local.table(number, info.name) is None:
+                    self._pull(
+                        session, info, local.folder / f"v{number}" / info.name, source, progress=progress
+                    )
+                    local._tables.pop((number, info.name), None)
         local._metadata.pop(number, None)
         return [info.name for info in infos]
 
@@ -317,9 +326,11 @@ class StoreService:
         """
         number = self._session.version if version is None else version
         local = self._local
-        if local.folder is None or not (local.folder / f"v{number}" / table).is_dir() or "/" in table:
+        _require_name(table)
+        if local.folder is None or not (local.folder / f"v{number}" / table).is_dir():
             raise StoreError(f"{table!r} at version {number} is not in the store {local.path}")
-        shutil.rmtree(local.folder / f"v{number}" / table)
+        with _writing(local.path):
+            shutil.rmtree(local.folder / f"v{number}" / table)
         local._tables.pop((number, table), None)
 
     def scan(
@@ -468,6 +479,23 @@ def _asking(session: Session, scratch: Path) -> Session:
         cache=scratch,
         offline=False,
     )
+
+
+def _require_name(table: str) -> None:
+    """Raise `StoreError` for what is no name of one folder: it may come from a server, and would lead elsewhere."""
+    if not table or table.startswith(".") or {"/", "\\", "\0"} & set(table):
+        raise StoreError(f"{table!r} is no name of a table that a store can hold")
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Raise that the store cannot be written as our error."""
+    try:
+        yield
+    except CortexError:
+        raise
+    except OSError as error:
+        raise OutputError(f"the store {path} cannot be written: {error.strerror or error}") from error
 
 
 def _save_metadata(session: Session, infos: Sequence[TableInfo], path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 import cortexclient
 from cortexclient.cli import main
-from cortexclient.errors import ExportError, InvalidQueryError, StoreError, UnknownTableError
+from cortexclient.errors import ExportError, InvalidQueryError, OutputError, StoreError, UnknownTableError
 from cortexclient.sandbox import Sandbox
 from cortexclient.services.exports import TableExportClient
 from cortexclient.services.store import StoreService
@@ -444,3 +444,20 @@ def test_the_command_line(
     assert main(["store", "remove", "sandbox@3", "cell_types", *address]) == 0
     assert main(["store", "remove", "sandbox@3", "cell_types", *address]) == 1
     assert not list(tmp_path.rglob("_table.json"))
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../v2", "a/b", "..\\x", "a\0b"])
+def test_a_name_that_leads_elsewhere_is_refused(
+    toy: Callable[..., StoreService], tmp_path: Path, name: str
+) -> None:
+    """A name may come from a server (its synapse table); a store touches nothing but its own folders."""
+    with pytest.raises(StoreError, match="no name of a table"):
+        toy(None).pull(name, path=tmp_path, progress=False)
+    with pytest.raises(StoreError, match="no name of a table"):
+        toy(None).remove(name)
+
+
+def test_a_store_that_cannot_be_written(toy: Callable[..., StoreService], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="cannot be written"):
+        toy(None).pull("tags_toy", source="server", path=tmp_path / "file" / "store", progress=False)
