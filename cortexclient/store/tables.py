@@ -170,8 +170,9 @@ class StoredTable:
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """Columns that rows are found by."""
-        return tuple(copy.key for copy in self.manifest.copies)
+        """Columns that rows are found by: ids. A view may have none, and a copy in the order of a text."""
+        kinds = dict(self.manifest.columns)
+        return tuple(copy.key for copy in self.manifest.copies if kinds[copy.key] == "int64")
 
     @cached_property
     def names(self) -> list[str]:

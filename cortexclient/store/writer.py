@@ -259,7 +259,8 @@ def _finished(writer: Any, path: Path, rows: int, number: int, key: str, groups:
     column = found.schema.names.index(key)
     for group in range(found.num_row_groups):
         statistics = found.row_group(group).column(column).statistics
-        if statistics is not None and statistics.has_min_max:  # not where every key is null
+        # not where every key is null, or the key is a text
+        if statistics is not None and statistics.has_min_max and isinstance(statistics.min, int):
             groups.append((number, group, statistics.min, statistics.max))
     return _part(path, rows)
 

@@ -24,6 +24,7 @@ from cortexclient.sandbox import Sandbox
 from cortexclient.services.exports import TableExportClient
 from cortexclient.services.store import StoreService
 from cortexclient.session import Query, run_query
+from cortexclient.store import local
 from cortexclient.store.local import LocalStore
 from cortexclient.store.places import open_place
 from cortexclient.store.tables import StoredTable
@@ -85,6 +86,12 @@ QUERIES: dict[str, Callable[[DatasetClient], Any]] = {
     "a reference table": lambda c: c.tables.cell_types().query(),
     "a reference table alone": lambda c: c.query("cell_types", merge_reference=False),
     "references to synapses": lambda c: c.query("synapse_targets", limit=None),
+    "synapses by id": lambda c: c.query(
+        "synapses_sandbox", filter_in_dict={"id": c.query("synapses_sandbox", limit=None)["id"][:9]}
+    ),
+    "references to synapses of a root": lambda c: c.query(
+        "synapse_targets", filter_in_dict={"pre_pt_root_id": roots_of(c)}
+    ),
     "a view": lambda c: c.views.connections_with_nuclei().query(),
     "a view without ids": lambda c: c.views.synapse_degrees().query(),
     "a view by root": lambda c: c.views.connections_with_nuclei(pre_pt_root_id=roots_of(c)).query(),
@@ -128,6 +135,24 @@ def test_the_store_answers_what_the_server_answers(
         assert {key: value for key, value in found.attrs.items() if key not in ignored} == {
             key: value for key, value in expected.attrs.items() if key not in ignored
         }
+
+
+@pytest.mark.parametrize(
+    "name", ["synapses by id", "references to synapses", "greater and less", "a box of synapses"]
+)
+def test_large_tables_are_read_by_the_keys_of_the_rows_that_fit(
+    name: str, both: tuple[DatasetClient, DatasetClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    original = StoredTable.find
+    monkeypatch.setattr(local, "_SMALL", 0)
+    monkeypatch.setattr(local, "_SPARSE", 1)
+    monkeypatch.setattr(
+        StoredTable, "find", lambda self, key, *a: reads.append(key) or original(self, key, *a)
+    )
+    online, stored = both
+    pd.testing.assert_frame_equal(QUERIES[name](stored), QUERIES[name](online), check_exact=True)
+    assert "pre_pt_root_id" in reads
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from cortexclient.errors import ExportError, StoreError
@@ -102,6 +103,15 @@ def test_an_empty_table(tmp_path: Path) -> None:
     assert found.manifest.rows == 0
     assert found.find(KEYS[0], ROOTS).num_rows == 0
     assert found.find(KEYS[0], ROOTS).schema.equals(rows(0).schema)
+
+
+def test_a_table_without_ids_is_read_completely(tmp_path: Path) -> None:
+    found = stored(tmp_path, rows(1000), columns=["tag", "size"], keys=["tag"])
+    assert (found.keys, found.names) == ((), ["tag", "size"])
+    tags = pa.concat_tables(found.batches()).column("tag")
+    assert tags.drop_null().to_pylist() == sorted(tags.drop_null().to_pylist())
+    chosen = found.filtered(pc.field("tag") == "x", ["size"], ["size", "tag"])
+    assert len(chosen) == pc.sum(pc.equal(tags, "x")).as_py() > 100
 
 
 def test_rows_that_are_not_what_the_server_has_are_refused(tmp_path: Path) -> None:
