@@ -244,12 +244,13 @@ class Bulk:
         known = Manifest.read(folder)
         client = _pinned(self._client, known)
         manifest = self._manifest(client, kind)
-        if known is None:
-            manifest.write(folder)
-        else:
+        if known is not None:
             known.require_same(manifest, folder)
             manifest = known
-            folder.delete([name for name in folder.names() if name.startswith(".part-")])
+        # of a run that was killed while it wrote them, be it the manifest itself
+        folder.delete([name for name in folder.names() if name.startswith(".part-")])
+        if known is None:
+            manifest.write(folder)
         records = read_records(folder, range(len(manifest.batches(self._ids))))
         if self._retry_failed and _retry(manifest, records, self._ids):
             manifest.write(folder)

@@ -315,6 +315,12 @@ def test_a_job_that_was_killed_at_half_is_completed(client, tiny, roots, tmp_pat
     assert stamps == {path: path.stat().st_mtime_ns for path in before[:-1]}
 
 
+def test_what_is_left_of_a_job_that_was_killed_as_it_began(client, roots, tmp_path):
+    (tmp_path / ".part-0123456789ab.json").write_bytes(b"{")
+    client.bulk(roots[:1], **QUIET).map(numbered, out=tmp_path)
+    assert sorted(contents(tmp_path)) == ["_batch-00000.json", "_job.json", "part-00000.parquet"]
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_ctrl_c_leaves_what_can_be_resumed(client, tiny, roots, tmp_path, own):
     def row(_client, root):

@@ -137,6 +137,18 @@ def test_the_store_answers_what_the_server_answers(
         }
 
 
+def test_a_bulk_job_reads_the_store(
+    both: tuple[DatasetClient, DatasetClient], server: Sandbox, tmp_path: Path
+) -> None:
+    online, stored = both
+    roots = roots_of(online)
+    expected = online.bulk(roots, progress=False).synapses(out=tmp_path / "online").frame()
+    before = len(server.requests)
+    found = stored.bulk(roots, progress=False).synapses(out=tmp_path / "stored").frame()
+    assert [path for path in table_requests(server, before) if path.endswith("/query")] == []
+    pd.testing.assert_frame_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     "name", ["synapses by id", "references to synapses", "greater and less", "a box of synapses"]
 )
