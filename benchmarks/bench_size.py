@@ -1,6 +1,6 @@
 """Count lines and files of the package by part, with docstrings, at one revision or several.
 
-Run it with ``python benchmarks/bench_size.py d6f633f HEAD`` in a clone.
+Run it with ``python benchmarks/bench_size.py [--markdown] d6f633f HEAD`` in a clone.
 """
 
 from __future__ import annotations
@@ -34,18 +34,24 @@ def count(revision: str) -> dict[str, tuple[int, int]]:
 
 
 def main() -> None:
-    revisions = sys.argv[1:] or ["HEAD"]
+    markdown = "--markdown" in sys.argv
+    revisions = [word for word in sys.argv[1:] if word != "--markdown"] or ["HEAD"]
     counts = [count(revision) for revision in revisions]
     parts = sorted({part for found in counts for part in found} - {"sandbox", "tests"})
-    print(f"{'':<22}" + "".join(f"{revision:>18}" for revision in revisions))
-    for part in [*parts, "sandbox", "tests"]:
-        cells = (found.get(part, (0, 0)) for found in counts)
-        print(f"{part:<22}" + "".join(f"{files:>8} {lines:>9,}" for files, lines in cells))
-    for title, chosen in (("all but the sandbox", parts), ("package", [*parts, "sandbox"])):
+    rows = {part: [part] for part in [*parts, "sandbox", "tests"]}
+    rows |= {"all but the sandbox": parts, "package": [*parts, "sandbox"]}
+    heads = [f"{revision} {what}" for revision in revisions for what in ("files", "lines")]
+    print(f"| part | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}" if markdown else f"{'':<22}{heads}")
+    for title, chosen in rows.items():
         sums = [
-            [sum(found.get(part, (0, 0))[place] for part in chosen) for place in (0, 1)] for found in counts
+            sum(found.get(part, (0, 0))[place] for part in chosen) for found in counts for place in (0, 1)
         ]
-        print(f"{title:<22}" + "".join(f"{files:>8} {lines:>9,}" for files, lines in sums))
+        cells = [f"{number:,}" for number in sums]
+        print(
+            f"| {title} | {' | '.join(cells)} |"
+            if markdown
+            else f"{title:<22}" + "".join(f"{c:>9}" for c in cells)
+        )
 
 
 if __name__ == "__main__":
