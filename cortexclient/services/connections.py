@@ -22,6 +22,7 @@ from cortexclient.session import (
     Moment,
     Query,
     as_choice,
+    as_number,
     fallback_note,
     fetch_replies,
     forget_queries,
@@ -133,6 +134,7 @@ class ConnectionsService(BaseService):
         ['pre_group', 'post_group', 'n_connections', 'n_syn', 'sum_size']
         """
         session = self._session
+        least = as_number(min_synapses, "min_synapses", least=1) or 1
         if proofread is not None:
             as_choice(proofread, "proofread", ("pre", "post", "both"))
         if pre_ids is None and post_ids is None and root_ids is not None and within:
@@ -158,7 +160,7 @@ class ConnectionsService(BaseService):
             frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
         if proofread is not None:
             frame = self._proofread(frame, proofread, moment)
-        frame = frame[frame["n_syn"] >= min_synapses].reset_index(drop=True)
+        frame = frame[frame["n_syn"] >= least].reset_index(drop=True)
         if by is not None:
             frame, several = self._by(frame, by, moment)
             attrs["several_groups"] = several

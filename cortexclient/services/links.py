@@ -462,7 +462,8 @@ def segment_properties_of(table: pd.DataFrame) -> dict[str, Any]:
     others = {str(name): table[name].reset_index(drop=True) for name in table.columns if name != column}
     tagged = {name: tags for name, given in others.items() if (tags := _tags_of(given, name)) is not None}
     values = {name: _property(given, name) for name, given in others.items() if name not in tagged}
-    numbers = [name for name, each in values.items() if each.dtype.kind in "fi"]
+    # of no rows nglui would make floats, which it then refuses as whole numbers
+    numbers = [name for name, each in values.items() if each.dtype.kind in "fi" and len(ids)]
     made: dict[str, Any] = SegmentProperties.from_dataframe(
         pd.DataFrame({column: ids, **values}),
         id_col=column,

@@ -75,6 +75,9 @@ def test_thresholds(client, table, neurons):
     expected = expected[expected["n_syn"] >= 3].reset_index(drop=True)
     assert len(expected)
     pd.testing.assert_frame_equal(strong, expected)
+    for call in (client.connectivity, client.partners):
+        with pytest.raises((ValueError, TypeError), match="min_synapses"):
+            call(neurons, min_synapses=0)
     several = client.query_synapses(neurons, pre=True, min_size=least, min_synapses=3, progress=False)
     pairs = set(zip(strong["pre_pt_root_id"], strong["post_pt_root_id"], strict=True))
     kept = [pair in pairs for pair in zip(mine["pre_pt_root_id"], mine["post_pt_root_id"], strict=True)]

@@ -249,6 +249,9 @@ def test_truth_values_categories_and_texts_become_tags(sandbox_client: DatasetCl
     number = int(layer_of(only, "segmentation")["source"][-1]["url"].rpartition("/")[2])
     (alone,) = sandbox_client.cave.state.get_property_json(number)["inline"]["properties"]
     assert (alone["tags"], alone["values"][:3]) == (["proofread"], [[0], [], [0]])
+    none = state_of(sandbox_client.neuroglancer_url(seg_prop=table.iloc[:0].astype({"size": "int64"})))
+    number = int(layer_of(none, "segmentation")["source"][-1]["url"].rpartition("/")[2])
+    assert sandbox_client.cave.state.get_property_json(number)["inline"]["ids"] == []
 
 
 @pytest.mark.parametrize(
