@@ -63,42 +63,6 @@ def test_a_token_without_the_right(guarded: Sandbox) -> None:
     assert told.json() == []
 
 
-def test_no_token_is_sent_to_the_login_page(guarded: Sandbox) -> None:
-    answer = requests.get(f"{guarded.url}/info/api/v2/datastacks", allow_redirects=False)
-    assert answer.status_code == 302
-    assert answer.headers["Location"].startswith(f"{guarded.url}/auth/api/v1/authorize?redirect=")
-    assert requests.get(f"{guarded.url}/info/version").status_code == 200
-    headed = requests.get(f"{guarded.url}/info/api/v2/datastacks", headers={"X-Requested-With": "x"})
-    assert (headed.status_code, headed.json()["error"]) == (401, "no_token")
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"headers": {"Cookie": f"middle_auth_token={VIEWER}"}},
-        {"params": {"middle_auth_token": VIEWER}},
-        {"headers": {"Authorization": f"Bearer {VIEWER}"}},
-    ],
-    ids=["cookie", "query", "header"],
-)
-def test_ways_to_give_a_token(guarded: Sandbox, how: dict[str, Any]) -> None:
-    assert requests.get(f"{guarded.url}/info/api/v2/datastacks", **how).json() == [guarded.datastack]
-
-
-def test_editing_needs_its_own_right(guarded: Sandbox) -> None:
-    url = f"{guarded.url}/segmentation/api/v1/table/{guarded.world.names.pcg_table}/merge"
-    for token, status in ((VIEWER, 403), (ADMIN, 400)):
-        answer = requests.post(url, json=[], headers={"Authorization": f"Bearer {token}"})
-        assert (answer.status_code == 403) == (status == 403), answer.text
-
-
-def test_users(guarded: Sandbox) -> None:
-    client = connect(guarded, ADMIN)
-    assert [user["id"] for user in client.auth.get_user_information([2, 4])] == [2, 4]
-    assert [user["id"] for user in client.auth.get_group_users(1)] == [2, 3, 4]
-    assert client.auth.get_tokens()[0]["token"] == ADMIN
-
-
 def test_terms_of_service(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)

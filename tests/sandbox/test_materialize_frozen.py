@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -180,16 +179,3 @@ def test_scaled_positions_keep_every_digit_of_the_scale(sandbox: Sandbox) -> Non
     expected = [int(Decimal(voxel) * ratio) for voxel in plain["ctr_pt_position_x"].tolist()]
     assert (plain["ctr_pt_position_x"] % 45 == 0).any()
     assert scaled["ctr_pt_position_x"].tolist() == expected
-
-
-def test_many_threads_at_once(toy: Sandbox) -> None:
-    url = sql_query(toy, "version/2/table/synapses_toy/query")
-
-    def ask(number: int) -> tuple[int, int]:
-        body = {"filter_equal_dict": {"synapses_toy": {"id": number}}}
-        answer = requests.post(url, json=body, timeout=60)
-        return number, pa.ipc.open_stream(answer.content).read_all()["id"][0].as_py()
-
-    with ThreadPoolExecutor(64) as pool:
-        answers = list(pool.map(ask, range(1, 129)))
-    assert all(asked == got for asked, got in answers)
