@@ -160,7 +160,7 @@ class AnnotationsService(BaseService):
         with progress_bar(len(batches), "annotations", show=progress) as bar:
             for start in batches:
                 try:
-                    answer = self._write(method, url, rows[start : start + size], table, repeats)
+                    written = self._write(method, url, rows[start : start + size], table, repeats)
                 except CortexError as error:
                     if start:
                         error.add_note(
@@ -168,9 +168,9 @@ class AnnotationsService(BaseService):
                         )
                     raise
                 if staged_annos.is_update:
-                    changed.update(answer)
+                    changed.update(written)
                 else:
-                    ids.extend(answer)
+                    ids.extend(written)
                 bar.step()
         return changed if staged_annos.is_update else ids
 

@@ -169,7 +169,7 @@ class HistoryService(BaseService):
         session = self._session
         require_versions(session.spec, "versions()")
         records = sorted(session.versions().values(), key=lambda record: -record.version)
-        said = {entry.version: entry.status for entry in session.spec.versions}
+        statuses = {entry.version: entry.status for entry in session.spec.versions}
         exported = self._exported()
         frame = pd.DataFrame(
             {
@@ -177,7 +177,7 @@ class HistoryService(BaseService):
                 "timestamp": _times([record.timestamp for record in records]),
                 "valid": np.array([record.valid for record in records], dtype=bool),
                 "expires": _times([record.expires for record in records]),
-                "status": pd.array([said.get(record.version) for record in records], dtype="string"),
+                "status": pd.array([statuses.get(record.version) for record in records], dtype="string"),
                 "exported": np.array([record.version in exported for record in records], dtype=bool),
             }
         )

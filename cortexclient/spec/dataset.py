@@ -231,7 +231,7 @@ class DatasetSpec(Section):
 
     # -------------------------------------------------------------------------------------------------- lookups
     def require(self, path: str, *, feature: str | None = None) -> Any:
-        """Return the value at a dotted path, or say which YAML key to add.
+        """Return the value at a dotted path; the error names the YAML key to add.
 
         Parameters
         ----------

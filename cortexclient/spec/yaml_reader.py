@@ -94,7 +94,7 @@ def resolve_scalar(text: str) -> Any:
 
 # --------------------------------------------------------------------------------------------------------------- files
 def read_bytes(path: Path, file: str) -> tuple[bytes, list[Problem]]:
-    """Read a spec file, at most `MAX_BYTES` of it; where it cannot be read, return problems that say why."""
+    """Read a spec file, at most `MAX_BYTES` of it; where it cannot be read, return problems with the reason."""
 
     def failed(code: str, message: str, advice: str) -> tuple[bytes, list[Problem]]:
         return b"", [Problem(file, 1, 1, code, "", message, advice)]
@@ -334,8 +334,8 @@ class _Reader:
         if "alias" in str(error.problem) or "anchor" in str(error.problem):
             message = f"the anchor cannot be used ({error.problem})"
             return Problem(*mark, "CX107", "", message, "define it once, above, or write the value out")
-        for said, (message, advice) in _SYNTAX.items():
-            if said in str(error.problem):
+        for part, (message, advice) in _SYNTAX.items():
+            if part in str(error.problem):
                 return Problem(*mark, "CX103", "", message, advice)
         what = " ".join(part for part in (error.context, error.problem) if part) or "this is not YAML"
         advice = "check indentation, colons, quotes and brackets"

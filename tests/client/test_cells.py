@@ -319,14 +319,14 @@ def test_one_cell_in_two_tables_is_one():
     matches = Matches(np.array([10, 11, 12, 10]))
     matches.add("main", np.array([10, 11]), np.array([100, 101]), rank=2)
     matches.add("alternative", np.array([10, 11]), np.array([100, 102]), rank=1)
-    values, states, tables, candidates = matches.answers()
+    values, states, tables, candidates = matches.results()
     assert values.tolist() == [100, -1, -1, 100]
     assert states.tolist() == ["found", "ambiguous", "not found", "found"]
     assert tables.tolist() == ["alternative", "main", None, "alternative"]
     assert candidates == [[100], [101, 102], [], [100]]
-    assert matches.answers(first_of_many=True)[0].tolist() == [100, 101, -1, 100]
+    assert matches.results(first_of_many=True)[0].tolist() == [100, 101, -1, 100]
     matches.keep_best()
-    assert matches.answers()[0].tolist() == [100, 102, -1, 100]
+    assert matches.results()[0].tolist() == [100, 102, -1, 100]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(-5, 30)), max_size=60))

@@ -266,7 +266,7 @@ def _distinct(ids: IdArray) -> list[int]:
 def _frame(
     matches: Matches,
     asked: str,
-    answer: str,
+    found: str,
     *,
     filter_empty: bool,
     status: bool,
@@ -275,17 +275,17 @@ def _frame(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    values, states, tables, candidates = matches.answers(first_of_many=first_of_many)
+    values, states, tables, candidates = matches.results(first_of_many=first_of_many)
     if strict and (states == "ambiguous").any():
         first = int((states == "ambiguous").argmax())
         raise AmbiguousCellError(
-            f"{asked} {matches.ids[first]} has several {answer}s: {candidates[first]}; leave out strict=True to get "
+            f"{asked} {matches.ids[first]} has several {found}s: {candidates[first]}; leave out strict=True to get "
             "-1, or pass status=True to see the candidates of all"
         )
-    columns: dict[str, Any] = {answer: values}
+    columns: dict[str, Any] = {found: values}
     if status:
         columns["status"] = pd.array(states, dtype=pd.StringDtype("pyarrow"))
         columns["table"] = pd.array(tables, dtype=pd.StringDtype("pyarrow"))
         columns["candidates"] = pd.Series(candidates, dtype=object).to_numpy()
     frame = pd.DataFrame(columns, index=pd.Index(matches.ids, name=asked))
-    return frame[frame[answer] != -1] if filter_empty else frame
+    return frame[frame[found] != -1] if filter_empty else frame

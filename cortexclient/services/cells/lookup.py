@@ -392,7 +392,7 @@ class Matches:
         good = level == best[where]
         self._asked, self._found, self._rank = [asked[good]], [found[good]], [rank[good]]
 
-    def answers(
+    def results(
         self, *, first_of_many: bool = False
     ) -> tuple[IdArray, NDArray[np.object_], NDArray[np.object_], list[list[int]]]:
         """Return for each id the one found (-1 for none), its status, the table it was found in, and all candidates.

@@ -45,7 +45,7 @@ PROPERTIES = ("area_nm2", "max_dt_nm", "mean_dt_nm", "size_nm3")
 _AXES = ("x", "y", "z")
 _AXON = 2
 
-# the list of warning filters belongs to the whole process: two threads that change it concurrently would each restore
+# the list of warning filters belongs to the entire process: two threads that change it concurrently would each restore
 # the other's state
 _WARNING_FILTERS = ForkSafeLock()
 
@@ -203,7 +203,7 @@ def add_properties(
     for name in PROPERTIES:
         values = [row.get(name) for row in rows]
         try:
-            columns[name] = _numbers(values, whole=name != "mean_dt_nm")
+            columns[name] = _numbers(values, integers=name != "mean_dt_nm")
         except (TypeError, ValueError) as error:
             raise ProtocolError(
                 f"the level-2 cache returned {name} that is no number: {error}",
@@ -219,9 +219,9 @@ def add_properties(
     )
 
 
-def _numbers(values: list[Any], *, whole: bool) -> NDArray[Any]:
+def _numbers(values: list[Any], *, integers: bool) -> NDArray[Any]:
     numbers = np.array(values, dtype=np.float64)  # None becomes NaN
-    return numbers.astype(np.int64) if whole and np.isfinite(numbers).all() else numbers
+    return numbers.astype(np.int64) if integers and np.isfinite(numbers).all() else numbers
 
 
 # -- an ossify Cell ----------------------------------------------------------------------------------------------------

@@ -270,7 +270,7 @@ def generate_skeletons(
     queued: set[int] | None = None,
     progress: bool = False,
 ) -> Found:
-    """Request skeletons to be generated, and return them, or the errors that say why there are none.
+    """Request skeletons to be generated, and return them, or the errors of those that there are not.
 
     All are queued in one request, which is never sent twice, and looked for until they are there or ``deadline``
     seconds have passed; a request that is under way then ends within its timeout, which is cut to the same seconds. A
