@@ -62,8 +62,8 @@ class Level2Service(BaseService):
         bounds : array of shape (3, 2), optional
             Box (x, y, z) by (from, to). Level-2 ids of all chunks that it touches are returned.
         bounds_unit : {"nm", "vx"}, optional
-            Unit of the box: nm, or voxels of the chunkedgraph as in caveclient. Default: nm, but a box without level-2
-            ids that has some if it is read as voxels is refused.
+            Unit of the box: nm, or voxels of the chunkedgraph as in caveclient. Default: nm; raises for a box that
+            has level-2 ids only if it is read as voxels.
 
         Returns
         -------

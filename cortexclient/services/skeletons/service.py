@@ -115,7 +115,7 @@ class SkeletonsService(BaseService):
             where no synapses come.
         StaleRootError
             If the id is no root, or was not valid at a pinned client's moment. A floating client reads the synapses
-            in the version of its tables, or of a root that this does not have at the last time it was valid.
+            of the version of its tables; where that does not have the root, those of the last time it was valid.
         MissingDataError
             If the service refuses to make a skeleton of this root, or level-2 data that it needs lack.
         ServiceTimeoutError
