@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import yaml
@@ -409,64 +408,3 @@ def test_every_yaml_of_the_guides_is_right(repository: Path, tmp_path: Path) -> 
             ]
             # the guide's example of a successor is somebody's future dataset
             assert [str(each) for each in errors if each.path != "deprecation.replaced_by"] == []
-
-
-def test_a_dataset_by_file_alone(python: Any, run, write, tmp_path: Path) -> None:
-    """A new dataset, with no Python: validated, listed, shown, documented, cited, imported, loaded, and run."""
-    path = write("fresh_brain", FRESH)
-    assert run("validate", path)[0] == 0
-    assert "fresh_brain" in run("list")[1]
-    assert "my_brain_v1" in run("show", "fresh")[1]
-    assert "10.1234/fresh" in run("cite", "fresh_brain")[1]
-    page = run("show", "fresh_brain", "--markdown")[1]
-    assert "| cell_types | `types_by_hand` | table | every version |" in page
-    code = (
-        "import cortexclient\n"
-        "from cortexclient.datasets.fresh import client, FreshBrainClient\n"
-        "assert isinstance(client, FreshBrainClient)\n"
-        "assert isinstance(cortexclient.load('fresh_brain@7'), FreshBrainClient)\n"
-        "assert isinstance(cortexclient.load(PATH), FreshBrainClient)\n"
-        "print('loaded')\n"
-    ).replace("PATH", repr(str(path)))
-    done = python(code)
-    assert done == "loaded\n"
-    _run_end_to_end(run, path)
-
-
-FRESH = """\
-aliases: [fresh]
-voxel_resolution: [8, 8, 33]
-synapse_table: contacts
-cell_ids: {lookup_view: somata_lookup, main_table: somata}
-tables:
-  cell_types: {name: types_by_hand, kind: table}
-versions:
-  - {version: 41, status: available}
-  - {version: 57, status: available}
-transform: {steps: [{rotation: {axis: z, degrees: 5}}, {scaling: 0.001}]}
-citation: {doi: 10.1234/fresh}
-"""
-
-
-def _run_end_to_end(run, path: Path) -> None:
-    """The commands of a day's work, on a server that has nothing but the names in the file."""
-    from cortexclient.sandbox import Sandbox
-
-    with Sandbox(path, size="tiny") as sandbox:
-        server = ("--server", sandbox.url)
-        status, out, err = run("check", "fresh_brain", *server)
-        assert (status, "0 to change" in err) == (0, True), out
-        tables = run("tables", "fresh_brain", *server)[1]
-        assert all(name in tables for name in ("contacts", "somata", "somata_lookup", "types_by_hand"))
-        assert {"41", "57"} <= set(re.findall(r"\d+", run("versions", "fresh_brain", *server)[1]))
-        cells = sandbox.truth.cells
-        findable = cells.loc[cells["point_on_segmentation"], "cell_id"]
-        made_by = sandbox.truth.synapses["pre_cell_id"]
-        cell = int(made_by[made_by.isin(findable)].mode().iloc[0])
-        status, out, _ = run("cell-id-to-root-id", "fresh_brain", str(cell), *server)
-        root = out.split()[-1].split(",")[-1]
-        assert (status, int(root) > 0) == (0, True)
-        status, out, _ = run("synapses", "fresh_brain", root, "--pre", *server)
-        assert status == 0
-        assert out.splitlines()[0].startswith("id,")
-        assert len(out.splitlines()) > 1

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import cortexclient
 import cortexclient.datasets
 from cortexclient import list_datasets, register
 from cortexclient.errors import SpecError
@@ -78,10 +79,12 @@ def test_specs_registered_in_this_session() -> None:
 
 
 def test_a_file_alone_makes_a_module(write) -> None:
-    write("fresh_brain")
-    from cortexclient.datasets.fresh_brain import FreshBrainClient, client
+    path = write("fresh_brain", "aliases: [fresh]\n")
+    from cortexclient.datasets.fresh import FreshBrainClient, client
 
     assert isinstance(client, FreshBrainClient)
+    for name in ("fresh_brain", "fresh@7", path):
+        assert isinstance(cortexclient.load(name), FreshBrainClient)
 
 
 def test_unknown_names_say_what_is_near() -> None:
