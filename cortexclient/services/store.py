@@ -19,7 +19,8 @@ from cortexclient.errors import (
     UnknownTableError,
 )
 from cortexclient.ids import as_ids
-from cortexclient.session import Query, Session, SnapshotStore, count_rows, find_table, run_query
+from cortexclient.services import BaseService
+from cortexclient.session import Query, Session, SnapshotStore, as_choice, count_rows, find_table, run_query
 from cortexclient.store.local import METADATA, LocalStore
 from cortexclient.store.writer import TableWriter, Work
 
@@ -45,16 +46,8 @@ _SAMPLE = 200
 
 
 def open_source(spec: DatasetSpec, source: str | None, store: PathLike | None) -> LocalStore | None:
-    """Read the options ``source`` and ``store`` of `load`; None asks the server alone.
-
-    Raises
-    ------
-    ValueError
-        If the source is unknown, or a store is named that is not to be used.
-    """
-    chosen = source or "server"
-    if chosen not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(map(repr, SOURCES))}, not {source!r}")
+    """Read the options ``source`` and ``store`` of `load`; None queries the server alone. Raises `ValueError`."""
+    chosen = as_choice(source or "server", "source", SOURCES)
     if chosen == "server":
         if store is not None and source == "server":
             raise ValueError(
@@ -68,19 +61,11 @@ def _place(store: PathLike | None) -> str:
     return str(settings.store_dir() if store is None else store)
 
 
-class StoreService:
-    """The store of a client: ``client.store``.
-
-    Parameters
-    ----------
-    session : Session
-        Whose tables.
-    exports : callable
-        Gives the static exports; raises `NotConfiguredError` where there are none.
-    """
+class StoreService(BaseService):
+    """The store of a client; ``exports`` returns the static exports, or raises `NotConfiguredError`."""
 
     def __init__(self, session: Session, exports: Callable[[], TableExportClient]) -> None:
-        self._session = session
+        super().__init__(session)
         self._exports = exports
 
     def __repr__(self) -> str:
