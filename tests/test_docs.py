@@ -26,6 +26,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 FILE = re.compile(r"^<!-- file: (?P<name>[\w.]+) -->\n```\w+\n(?P<content>.*?)^```", re.MULTILINE | re.DOTALL)
+SEARCH = REPOSITORY / "docs" / "_static" / "search.js"
 LINK = re.compile(r"\[[^\]]+\]\((?!https?://|#|mailto:)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -191,10 +192,39 @@ def test_every_error_is_documented() -> None:
     assert [name for name in errors.__all__ if f"`{name}`" not in page] == []
 
 
+MEANT = {
+    "tokens": ["token", "login", "proxy", "certificate", "environment variable", "terms of service"],
+    "moments": ["expired version", "timestamp", "floating"],
+    "morphology": ["soma", "skeleton swc", "mesh", "navis"],
+    "tables": ["row limit", "units nm", "bounding box"],
+    "history": ["edit history", "compare versions"],
+    "synapses": ["partners"],
+    "figures": ["color"],
+    "links": ["neuroglancer link"],
+    "cells": ["nucleus", "root id"],
+    "bulk": ["dask"],
+    "caching": ["offline"],
+    "recipes": ["cell type", "proofreading"],
+    "quickstart": ["install"],
+    "glossary": ["level 2", "supervoxel"],
+    "troubleshooting": ["timeout"],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "query"), [(page, query) for page, queries in MEANT.items() for query in queries]
+)
+def test_the_search_knows_what_a_page_is_about(page: str, query: str) -> None:
+    """Pages that are about all words of a query come first, see docs/_static/search.js; and they say the words."""
+    about = dict(re.findall(r'^  "([\w/-]+)": "(.*)",$', SEARCH.read_text(encoding="utf-8"), re.MULTILINE))
+    words = query.split()
+    assert all(any(known.startswith(word) for known in about[page].split()) for word in words)
+    text = (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8").lower().replace("colour", "color")
+    assert all(word[:4] in text for word in words)
+
+
 def test_the_search_knows_pages_that_exist() -> None:
     folder = REPOSITORY / "docs"
-    about = re.findall(
-        r'^  "([\w/-]+)": "', (folder / "_static" / "search.js").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    about = re.findall(r'^  "([\w/-]+)": "', SEARCH.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(about) > 20
     assert [page for page in about if not (folder / f"{page}.md").is_file()] == []
