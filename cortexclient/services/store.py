@@ -20,7 +20,16 @@ from cortexclient.errors import (
 )
 from cortexclient.ids import as_ids
 from cortexclient.services import BaseService
-from cortexclient.session import Query, Session, SnapshotStore, as_choice, count_rows, find_table, run_query
+from cortexclient.session import (
+    Query,
+    Session,
+    SnapshotStore,
+    as_choice,
+    count_rows,
+    find_table,
+    forget_queries,
+    run_query,
+)
 from cortexclient.store.local import METADATA, LocalStore
 from cortexclient.store.writer import TableWriter, Work
 
@@ -210,7 +219,11 @@ class StoreService(BaseService):
         )
         size = f"about {rows * len(columns) * _BYTES_PER_VALUE * len(keys) / _GIGABYTE:.2g} GB"
         with _Progress(f"{info.name}, {size}", rows * (1 + len(keys)), shown=progress) as report:
-            TableWriter(folder, work, report).write(batches)
+            try:
+                TableWriter(folder, work, report).write(batches)
+            except ExportError:
+                forget_queries(session, [bare])  # cached rows that do not add up would fail for ever
+                raise
 
     def _reader(
         self, session: Session, query: Query, rows: int, source: str | None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import cortexclient
@@ -427,3 +428,23 @@ def _short(reply):
     if reply.row_limit is None:
         reply.table = reply.table[1:]
     return reply
+
+
+def test_rows_that_do_not_add_up_are_requested_again_by_the_next_pull(tiny, folder, tmp_path, monkeypatch):
+    def spoil(self, request, policy, **options):
+        response = fetch(self, request, policy, **options)
+        if "/table/cell_types/query" in request.url and "count=" not in request.url:
+            rows = pa.ipc.open_stream(response.content).read_all()
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, rows.schema) as writer:
+                writer.write_table(rows.slice(0, len(rows) - 1))
+            response._content = sink.getvalue().to_pybytes()
+        return response
+
+    fetch = RetryAdapter.fetch
+    pull = {"source": "server", "path": tmp_path / "store", "progress": False}
+    monkeypatch.setattr(RetryAdapter, "fetch", spoil)
+    with pytest.raises(errors.ExportError, match="not complete"):
+        tiny.load(version=3, cache=folder).store.pull("cell_types", **pull)
+    monkeypatch.setattr(RetryAdapter, "fetch", fetch)
+    assert tiny.load(version=3, cache=folder).store.pull("cell_types", **pull) == ["cell_types"]
