@@ -320,6 +320,8 @@ def _duckdb() -> Any:
         import duckdb
     except ImportError as error:
         raise MissingExtraError.of("the store needs", "duckdb", "store") from error
+    if int(duckdb.__version__.partition(".")[0]) < 2:  # cannot read the encoding of our numbers
+        raise MissingExtraError.of("the store needs", "duckdb>=2.0", "store")
     return duckdb
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from cortexclient.errors import ExportError, StoreError
+from cortexclient.errors import ExportError, MissingExtraError, StoreError
 from cortexclient.store import tables, writer
 from cortexclient.store.places import FolderPlace
 from cortexclient.store.tables import StoredTable
@@ -103,6 +103,12 @@ def test_an_empty_table(tmp_path: Path) -> None:
     assert found.manifest.rows == 0
     assert found.find(KEYS[0], ROOTS).num_rows == 0
     assert found.find(KEYS[0], ROOTS).schema.equals(rows(0).schema)
+
+
+def test_an_old_duckdb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duckdb.__version__", "1.5.5")
+    with pytest.raises(MissingExtraError, match=r"duckdb>=2\.0"):
+        stored(tmp_path, rows(10))
 
 
 def test_a_table_without_ids_is_read_completely(tmp_path: Path) -> None:
