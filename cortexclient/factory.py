@@ -45,7 +45,8 @@ def load(
     **options
         Further options of :class:`cortexclient.session.Session`: ``cache=True`` (or a folder) caches responses that can
         never change, ``offline=True`` answers from the cache alone; ``source="store"`` or ``"auto"`` reads tables that
-        :meth:`DatasetClient.store` has pulled, from ``store=`` or the usual folder; ``max_workers``, ``timeout``, ...
+        :meth:`DatasetClient.store` has pulled, from ``store=`` or the usual folder, and ``"auto"`` uses those and the
+        cache while a service is down; ``max_workers``, ``timeout``, ...
 
     Returns
     -------
