@@ -31,6 +31,7 @@ from cortexclient.session import (
     run_query,
 )
 from cortexclient.store.local import METADATA, LocalStore
+from cortexclient.store.tables import HANDLES
 from cortexclient.store.writer import TableWriter, Work
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from cortexclient.session import TableInfo
     from cortexclient.spec import DatasetSpec
     from cortexclient.store.tables import StoredTable
-    from cortexclient.types import IdArray, Ids, PathLike
+    from cortexclient.types import Ids, PathLike
 
 __all__ = ["SOURCES", "StoreService", "open_source"]
 
@@ -376,8 +377,8 @@ class StoreService(BaseService):
             raise ValueError(f"ids need key=, the column that holds them: {', '.join(found.keys)}")
         wanted = None if ids is None else as_ids(ids, "ids")
         try:
-            if return_as in _HANDLES:
-                return _HANDLES[return_as](found, key, wanted)
+            if return_as in HANDLES:
+                return HANDLES[return_as](found, key, wanted)
         except ImportError as error:
             extra = {"duckdb": "store", "polars": "polars", "dask": "bulk"}[return_as]
             raise MissingExtraError.of(f"return_as={return_as!r} needs", return_as, extra) from error
@@ -392,74 +393,6 @@ class StoreService(BaseService):
                 f"({table!r}, version={number}) brings it there"
             )
         return found
-
-
-# -- handing out
-
-
-def _as_dataset(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
-    import pyarrow.dataset
-
-    if key is not None and ids is not None:
-        return pyarrow.dataset.dataset(table.find(key, ids))
-    return pyarrow.dataset.dataset(table.paths(key), format="parquet", schema=table.schema())
-
-
-def _as_duckdb(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
-    import duckdb
-
-    connection = duckdb.connect()
-    if key is not None and ids is not None:
-        return connection.from_arrow(table.find(key, ids))
-    return connection.read_parquet(table.paths(key))
-
-
-def _as_polars(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
-    import polars as pl  # type: ignore[import-not-found,unused-ignore]
-
-    if key is not None and ids is not None:
-        return pl.DataFrame(table.find(key, ids)).lazy()
-    return pl.scan_parquet(table.paths(key))
-
-
-def _as_dask(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
-    import dask.dataframe
-
-    frames: Any = dask.dataframe
-    if key is None or ids is None:
-        return frames.read_parquet(table.paths(key), dtype_backend="pyarrow")
-    # Dask looks at the statistics of files only, and reads every row group of those
-    empty = _in_pandas(table.schema().empty_table())
-    parts = table.groups_for(key, ids)
-    if not parts:
-        return frames.from_pandas(empty, npartitions=1)
-    return frames.from_map(_read_groups, parts, key=key, ids=ids, meta=empty)
-
-
-def _read_groups(part: tuple[str, list[int]], *, key: str, ids: IdArray) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import parquet
-
-    path, groups = part
-    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-        found = file.read_row_groups(groups)
-    return _in_pandas(found.filter(pc.is_in(found.column(key), value_set=pa.array(ids))))
-
-
-def _in_pandas(table: pa.Table) -> pd.DataFrame:
-    import pandas as pd
-
-    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
-    return frame
-
-
-_HANDLES: dict[str, Callable[[StoredTable, str | None, IdArray | None], Any]] = {
-    "dataset": _as_dataset,
-    "duckdb": _as_duckdb,
-    "polars": _as_polars,
-    "dask": _as_dask,
-}
 
 
 # -- pulling

@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import CortexError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from cortexclient.store.places import Place
     from cortexclient.types import IdArray
 
-__all__ = ["FORMAT", "MANIFEST", "Copy", "Part", "StoredTable", "TableManifest", "file_digest"]
+__all__ = ["FORMAT", "HANDLES", "MANIFEST", "Copy", "Part", "StoredTable", "TableManifest", "file_digest"]
 
 FORMAT = 1
 MANIFEST = "_table.json"
@@ -368,3 +369,72 @@ def file_digest(file: Any) -> str:
     while content := file.read(1 << 22):
         digest.update(content)
     return digest.hexdigest()
+
+
+# -- handing a table to another library
+
+
+def _as_dataset(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    import pyarrow.dataset
+
+    if key is not None and ids is not None:
+        return pyarrow.dataset.dataset(table.find(key, ids))
+    return pyarrow.dataset.dataset(table.paths(key), format="parquet", schema=table.schema())
+
+
+def _as_duckdb(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    import duckdb
+
+    connection = duckdb.connect()
+    if key is not None and ids is not None:
+        return connection.from_arrow(table.find(key, ids))
+    return connection.read_parquet(table.paths(key))
+
+
+def _as_polars(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    import polars as pl  # type: ignore[import-not-found,unused-ignore]
+
+    if key is not None and ids is not None:
+        return pl.DataFrame(table.find(key, ids)).lazy()
+    return pl.scan_parquet(table.paths(key))
+
+
+def _as_dask(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    import dask.dataframe
+
+    frames: Any = dask.dataframe
+    if key is None or ids is None:
+        return frames.read_parquet(table.paths(key), dtype_backend="pyarrow")
+    # Dask looks at the statistics of files only, and reads every row group of those
+    empty = _in_pandas(table.schema().empty_table())
+    parts = table.groups_for(key, ids)
+    if not parts:
+        return frames.from_pandas(empty, npartitions=1)
+    return frames.from_map(_read_groups, parts, key=key, ids=ids, meta=empty)
+
+
+def _read_groups(part: tuple[str, list[int]], *, key: str, ids: IdArray) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import parquet
+
+    path, groups = part
+    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        found = file.read_row_groups(groups)
+    return _in_pandas(found.filter(pc.is_in(found.column(key), value_set=pa.array(ids))))
+
+
+def _in_pandas(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+
+    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
+
+
+HANDLES: dict[str, Callable[[StoredTable, str | None, IdArray | None], Any]] = {
+    "dataset": _as_dataset,
+    "duckdb": _as_duckdb,
+    "polars": _as_polars,
+    "dask": _as_dask,
+}
+"""Library -> function that opens a stored table in it: all rows, or those whose key is one of some ids."""
