@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cortexclient.registry.lookup import NAME, Layer, candidates, layers, registered
+from cortexclient.registry.lookup import NAME, SpecFolder, candidates, layers, registered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -237,7 +237,7 @@ def _why_no_parent(name: str, here: Path | None, circle: bool) -> tuple[str, str
 
     if circle:
         return f"{name!r} extends itself, directly or through others", "break the circle"
-    beside = [Layer("", here.parent)] if here is not None else []
+    beside = [SpecFolder("", here.parent)] if here is not None else []
     known = {each for layer in (*beside, *layers()) for each in layer.names()}
     known -= {here.stem} if here is not None else set()
     return f"there is no dataset {name!r}", did_you_mean(name, known, "name a known dataset")

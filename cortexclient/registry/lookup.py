@@ -23,7 +23,7 @@ __all__ = [
     "PACKS",
     "REGISTERED",
     "Candidate",
-    "Layer",
+    "SpecFolder",
     "add",
     "broken_packs",
     "builtin_folder",
@@ -45,7 +45,7 @@ PACKS = "cortexclient.datasets"
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class SpecFolder:
     """A folder of spec files, which may not exist; ``built-in``, ``pack NAME``, ``user`` or ``CORTEXCLIENT_PATH``."""
 
     name: str
@@ -93,7 +93,7 @@ def user_folder() -> Path:
     return config_dir() / "datasets"
 
 
-def layers() -> list[Layer]:
+def layers() -> list[SpecFolder]:
     """Return all folders, from the one that loses to the one that wins.
 
     As in any search path, the first folder of ``CORTEXCLIENT_PATH`` wins over the ones behind it.
@@ -101,10 +101,10 @@ def layers() -> list[Layer]:
     parts = os.environ.get("CORTEXCLIENT_PATH", "").split(os.pathsep)
     path = [Path(part).expanduser() for part in parts if part.strip()]
     return [
-        Layer(BUILT_IN, builtin_folder()),
+        SpecFolder(BUILT_IN, builtin_folder()),
         *_packs()[0],
-        Layer("user", user_folder()),
-        *(Layer("CORTEXCLIENT_PATH", folder) for folder in reversed(path)),
+        SpecFolder("user", user_folder()),
+        *(SpecFolder("CORTEXCLIENT_PATH", folder) for folder in reversed(path)),
     ]
 
 
@@ -120,11 +120,11 @@ def forget_packs() -> None:
 
 
 @cache
-def _packs() -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+def _packs() -> tuple[tuple[SpecFolder, ...], tuple[str, ...]]:
     """Folders of all packs in the order of their names, and what is wrong with others; looked up once per process."""
     from importlib.metadata import entry_points
 
-    found: list[Layer] = []
+    found: list[SpecFolder] = []
     broken: list[str] = []
     for point in sorted(entry_points(group=PACKS), key=lambda point: (point.name, point.value)):
         package = point.value.partition(":")[0].strip()
@@ -136,7 +136,7 @@ def _packs() -> tuple[tuple[Layer, ...], tuple[str, ...]]:
                 f"correct the entry point {PACKS} in its pyproject.toml, and check that its YAML files are installed"
             )
         else:
-            found.append(Layer(f"pack {point.name}", folder))
+            found.append(SpecFolder(f"pack {point.name}", folder))
     return tuple(found), tuple(broken)
 
 

@@ -17,7 +17,7 @@ from cortexclient.credentials import host_of, trusted_hosts
 from cortexclient.errors import CortexError, UnknownDatasetError
 from cortexclient.registry import lookup
 from cortexclient.registry.assembly import SpecWarning, finished, read
-from cortexclient.registry.lookup import BUILT_IN, Candidate, Layer, builtin_folder, layers, registered
+from cortexclient.registry.lookup import BUILT_IN, Candidate, SpecFolder, builtin_folder, layers, registered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -196,7 +196,7 @@ def is_trusted(host: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _is_builtin(host: str) -> bool:
-    layer = Layer(BUILT_IN, builtin_folder())
+    layer = SpecFolder(BUILT_IN, builtin_folder())
     for name in layer.names():
         with suppress(CortexError):
             spec = read(layer.file(name), layer=BUILT_IN)
