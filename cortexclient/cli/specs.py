@@ -327,13 +327,13 @@ def dataset_page(spec: DatasetSpec) -> str:
     ]
     lines += [f"| {name} | {value} |" for name, value in _facts(spec) if value]
     if spec.tables:
-        head = "| role | name | kind | versions | schema and columns | |"
+        head = "| role | name | kind | versions | schema and columns | note |"
         lines += ["", "## Tables by role", "", head, "|---|---|---|---|---|---|"]
         for role, table in spec.tables.items():
             lines.append(_row(role, table))
             lines += [_row("", old) for old in table.earlier]
     if spec.versions:
-        lines += ["", "## Versions", "", "| version | timestamp (UTC) | status | |", "|---|---|---|---|"]
+        lines += ["", "## Versions", "", "| version | timestamp (UTC) | status | note |", "|---|---|---|---|"]
         for item in spec.versions:
             stamp = item.timestamp.isoformat().replace("+00:00", "") if item.timestamp else "not known"
             end = f"Until {item.expires}. " if item.expires else ""
