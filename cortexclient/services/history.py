@@ -288,6 +288,9 @@ class HistoryService(BaseService):
 def _edit(number: int, record: dict[str, Any], scale: NDArray[np.float64]) -> dict[str, Any]:
     import pandas as pd
 
+    roots = as_ids(record["roots"], "roots")
+    if (roots <= 0).any():
+        raise ValueError(f"edit {number} made roots of which one is {roots.min()}")
     source, sink = (_points(record.get(key), scale) for key in ("source_coords", "sink_coords"))
     points = np.concatenate([source, sink])
     return {
@@ -295,7 +298,7 @@ def _edit(number: int, record: dict[str, Any], scale: NDArray[np.float64]) -> di
         "timestamp": pd.Timestamp(record["timestamp"]).tz_convert("UTC"),
         "user_id": str(record["user"]),
         "kind": "merge" if record.get("added_edges") is not None else "split",
-        "after_root_ids": np.sort(as_ids(record["roots"], "roots")),
+        "after_root_ids": np.sort(roots),
         "source_points": source,
         "sink_points": sink,
         "pt_position": points.mean(axis=0) if len(points) else np.full(3, np.nan),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from cortexclient.errors import CortexError
+from cortexclient.errors import CortexError, ProtocolError
 from cortexclient.ids import as_ids
 from cortexclient.services import BaseService
 from cortexclient.services.annotation_layers import annotation_layers, voxel_size
@@ -148,6 +148,12 @@ class LinksService(BaseService):
         if seg_prop is not None:
             segmentation.add_source(self._upload_properties(seg_prop))
         voxel = np.asarray(viewer.dimensions.resolution, dtype=np.float64)
+        if voxel.shape != (3,) or not (np.isfinite(voxel) & (voxel > 0)).all():
+            raise self._session.error(
+                ProtocolError,
+                "info",
+                f"the info service names a viewer resolution of {voxel.tolist()} nm; try again",
+            )
         for layer in layers:
             _add_layer(viewer, layer)
         viewer.position = self._centre(position, resolution, layers, voxel)

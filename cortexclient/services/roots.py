@@ -394,6 +394,8 @@ def _lineage(body: dict[str, Any]) -> RootLineage:
     links = [(as_id(link["source"]), as_id(link["target"])) for link in body["links"]]
     nodes = {as_id(node["id"]): node.get("operation_id") for node in body["nodes"]}
     ended = {node: as_id(operation) for node, operation in nodes.items() if operation}
+    if any(number <= 0 for number in (*nodes, *(end for link in links for end in link), *ended.values())):
+        raise ValueError("it holds numbers that are no ids")
     return RootLineage(set(nodes), links, ended)
 
 

@@ -441,7 +441,9 @@ def _query_mistake(refusal: Refusal, context: Context) -> _Made:
     phrases: tuple[str, ...] = _QUERY_MISTAKES
     if (refusal.url or "").endswith("/query"):
         phrases += _QUERY_ROUTE_MISTAKES
-    bare_name = re.fullmatch(r"'?(\w+)'?", refusal.text) if context.service == "materialize" else None
+    # a service sends it in JSON; of a page of a gateway, the text may be no more than its reason
+    named = context.service == "materialize" and refusal.body is not None and refusal.status in {400, 500}
+    bare_name = re.fullmatch(r"'?(\w+)'?", refusal.text) if named else None
     if bare_name or any(phrase in low for phrase in phrases):
         what = f"unknown column or table {bare_name.group(1)!r}" if bare_name else _shorten(refusal.text)
         return errors.InvalidQueryError, (

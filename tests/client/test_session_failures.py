@@ -396,3 +396,44 @@ def test_offline_an_error_names_what_would_have_been_asked(sandbox, tmp_path):
         assert error.service
         assert error.status == 504
         assert sandbox.url.removeprefix("http:") in error.url
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_the_reason_of_a_gateway_is_no_name_of_a_column(status):
+    page = Refusal(status=status, text="Timeout", url="https://s.org/materialize/x/query")
+    assert type(error_for(page, Context(service="materialize"))) is errors.ServiceUnavailableError
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), 0, -4])
+def test_a_viewer_resolution_that_is_none(sandbox, value):
+    client = sandbox.load(version=3)
+    client.session.info()["viewer_resolution_y"] = value
+    with pytest.raises(errors.ProtocolError, match="viewer resolution") as caught:
+        client.neuroglancer_url()
+    assert caught.value.url
+
+
+@pytest.mark.parametrize("path", ["operation_details", "lineage_graph_multiple"])
+def test_edits_with_ids_that_are_none(sandbox, monkeypatch, path):
+    client = sandbox.load(version=3)
+    root = next(root for root in client.query("nucleus_detection")["pt_root_id"] if root)
+    assert len(client.edit_history(root))
+
+    def negative(value):
+        if isinstance(value, dict):
+            return {key: negative(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [negative(one) for one in value]
+        return -1 if type(value) is int and value > 2**53 else value
+
+    def spoil(service, method, url, **options):
+        response = send(service, method, url, **options)
+        if path in url:
+            response._content = json.dumps(negative(response.json())).encode()
+        return response
+
+    send = client.session.http.send
+    monkeypatch.setattr(client.session.http, "send", spoil)
+    with pytest.raises(errors.ProtocolError) as caught:
+        client.edit_history(root)
+    assert path in caught.value.url
