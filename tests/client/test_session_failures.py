@@ -416,8 +416,8 @@ def test_a_viewer_resolution_that_is_none(sandbox, value):
 @pytest.mark.parametrize("path", ["operation_details", "lineage_graph_multiple"])
 def test_edits_with_ids_that_are_none(sandbox, monkeypatch, path):
     client = sandbox.load(version=3)
-    root = next(root for root in client.query("nucleus_detection")["pt_root_id"] if root)
-    assert len(client.edit_history(root))
+    roots = [root for root in client.query("nucleus_detection")["pt_root_id"] if root]
+    assert len(client.edit_history(roots))
 
     def negative(value):
         if isinstance(value, dict):
@@ -435,5 +435,5 @@ def test_edits_with_ids_that_are_none(sandbox, monkeypatch, path):
     send = client.session.http.send
     monkeypatch.setattr(client.session.http, "send", spoil)
     with pytest.raises(errors.ProtocolError) as caught:
-        client.edit_history(root)
+        client.edit_history(roots)
     assert path in caught.value.url
