@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -210,43 +211,41 @@ class StoredTable:
         import pyarrow as pa
 
         wanted = np.unique(np.asarray(ids, dtype=np.int64))
-        index = self._index(key)
-        # a group holds an id where as many ids are below its largest key as are not below its smallest
-        first = np.searchsorted(wanted, index["low"], side="left")
-        last = np.searchsorted(wanted, index["high"], side="right")
-        hit = np.flatnonzero(last > first)
         names = self.names if columns is None else list(columns)
         read = list(dict.fromkeys([*names, key]))
         copy = self.copy(key)
 
-        def rows(part: int) -> pa.Table:
-            groups = index["group"][hit[index["part"][hit] == part]].tolist()
+        def rows(part: int, groups: list[int]) -> pa.Table:
             with self._opened(key, copy.parts[part]) as file:
                 return _of_keys(file.read_row_groups(groups, columns=read, use_threads=False), key, wanted)
 
-        parts = np.unique(index["part"][hit]).tolist()
-        workers = min(len(parts), (os.cpu_count() or 1) if self.is_local else _REQUESTS)
+        found = self._groups(key, wanted)
+        workers = min(len(found), (os.cpu_count() or 1) if self.is_local else _REQUESTS)
         if workers < 2:
-            tables = list(map(rows, parts))
+            tables = list(itertools.starmap(rows, found))
         else:
             with ThreadPoolExecutor(workers) as pool:
-                tables = list(pool.map(rows, parts))
-        if not tables:
-            return self.schema(read).empty_table().select(names)
-        return pa.concat_tables(tables).select(names)
+                tables = list(pool.map(rows, *zip(*found, strict=True)))
+        return pa.concat_tables(tables or [self.schema(read).empty_table()]).select(names)
 
     def groups_for(self, key: str, ids: IdArray) -> list[tuple[str, list[int]]]:
         """List the row groups that can hold some ids: path of the file, numbers of its groups."""
         import numpy as np
 
-        wanted = np.unique(np.asarray(ids, dtype=np.int64))
-        index = self._index(key)
-        hit = np.searchsorted(wanted, index["high"], side="right") > np.searchsorted(wanted, index["low"])
         paths = self.paths(key)
-        return [
-            (paths[part], index["group"][hit & (index["part"] == part)].tolist())
-            for part in np.unique(index["part"][hit]).tolist()
-        ]
+        wanted = np.unique(np.asarray(ids, dtype=np.int64))
+        return [(paths[part], groups) for part, groups in self._groups(key, wanted)]
+
+    def _groups(self, key: str, wanted: IdArray) -> list[tuple[int, list[int]]]:
+        """List the row groups that can hold some sorted ids: number of the part, numbers of its groups."""
+        import numpy as np
+
+        index = self._index(key)
+        # more ids are at most its largest key than are below its smallest: some are between them
+        between = np.searchsorted(wanted, index["high"], side="right") > np.searchsorted(wanted, index["low"])
+        hit = np.flatnonzero(between)
+        parts = index["part"][hit]
+        return [(part, index["group"][hit[parts == part]].tolist()) for part in np.unique(parts).tolist()]
 
     def _index(self, key: str) -> dict[str, Any]:
         if key not in self._indexes:
