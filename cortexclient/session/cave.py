@@ -217,7 +217,12 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
             adopt(made.session, self.cortex_session.connection.transport)
             return made
 
-        return self.once(key or cls, make)
+        made = self.once(key or cls, make)
+        if made.server_version is None and "get_version" in made._endpoints:
+            # maybe a 404 of a gateway while the service restarted: asked again at the next use
+            self.cortex_session.connection.memory.forget(("caveclient's server version", cls.__name__))
+            self._parts.pop(key or cls, None)
+        return made
 
     def _api(self, service: str, url: str, known: Any) -> int:
         """Negotiate the API's version; a failure raises, a silent downgrade would lose features."""

@@ -266,7 +266,10 @@ def require_latest(session: Session) -> None:
             raise unreadable(response, "answered with no version; try again", service="chunkedgraph")
         return version
 
-    text = session.connection.memory.get(("server version text", url), ask)
+    memory, key = session.connection.memory, ("server version text", url)
+    text = memory.get(key, ask)
+    if text is None:
+        memory.forget(key)  # it may be restarting
     # not sooner: other workers have sent their requests meanwhile, and wait for the network
     from packaging.specifiers import SpecifierSet
     from packaging.version import InvalidVersion, Version

@@ -437,3 +437,18 @@ def test_edits_with_ids_that_are_none(sandbox, monkeypatch, path):
     with pytest.raises(errors.ProtocolError) as caught:
         client.edit_history(roots)
     assert path in caught.value.url
+
+
+@pytest.mark.parametrize(
+    ("route", "ask"),
+    [
+        ("/skeletoncache/api/version$", lambda client, root: client.skeletons_exist([root])),
+        ("/segmentation/api/version$", lambda client, root: client.latest_valid_timestamp([root])),
+    ],
+)
+def test_a_version_that_was_not_found_is_asked_for_again(sandbox, route, ask):
+    client = sandbox.load(version=3, retries=0)
+    root = next(root for root in client.query("nucleus_detection")["pt_root_id"] if root)
+    with troubled(sandbox, Fault("404", route=route, count=1)), contextlib.suppress(errors.ServiceError):
+        ask(client, root)
+    ask(client, root)
