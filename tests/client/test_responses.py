@@ -241,3 +241,17 @@ def test_synapses_without_the_columns_of_a_neuron(sandbox, monkeypatch, output):
     client = client_through(sandbox, monkeypatch, spoil, path="synapses_sandbox/query")
     with pytest.raises(errors.ProtocolError, match="ctr_pt_position"):
         client.get_skeleton(root, output=output)
+
+
+@pytest.mark.parametrize("value", [[1, 2], True, 1.5])
+def test_ids_of_a_view_that_are_none(sandbox, monkeypatch, value):
+    def spoil(body):
+        table = read(body)
+        number = next(n for n, name in enumerate(table.column_names) if name.endswith("_id"))
+        return written(table.set_column(number, table.column_names[number], pa.array([value] * len(table))))
+
+    client = client_through(sandbox, monkeypatch, spoil)
+    for view in ("connections_with_nuclei", "cell_info"):
+        with pytest.raises(errors.ProtocolError) as caught:
+            client.query(view)
+        assert caught.value.url

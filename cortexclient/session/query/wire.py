@@ -297,10 +297,10 @@ def _typed_column(name: str, column: Any) -> Any:
         return _typed_column(name, column.cast(kind.value_type))
     if is_type.is_large_string(kind) or kind == pa.string_view():
         return _typed_column(name, column.cast(pa.string()))
-    if _CERTAIN_ID.search(name) or _POSITION.search(name):
+    # an id of somebody's own schema may be text, or missing everywhere
+    other_id = is_id_column(name) and not is_type.is_string(kind) and column.null_count < len(column)
+    if _CERTAIN_ID.search(name) or _POSITION.search(name) or other_id:
         return _whole_numbers(name, column)
-    if is_id_column(name) and is_type.is_floating(kind) and column.null_count < len(column):
-        raise ValueError(f"column {name!r} holds {kind}, in which ids lose digits")
     if is_type.is_timestamp(kind):
         return column.cast(pa.timestamp("ns", tz=kind.tz))
     if is_type.is_integer(kind):
@@ -323,7 +323,7 @@ def _whole_numbers(name: str, column: Any) -> Any:
         return pa.chunked_array([pa.nulls(len(column), pa.int64())])
     if is_type.is_integer(kind) or is_type.is_decimal(kind):
         return column.cast(pa.int64())
-    if _CERTAIN_ID.search(name):
+    if is_id_column(name):
         if is_type.is_string(kind):
             return column.cast(pa.int64())
         raise ValueError(
