@@ -322,7 +322,11 @@ def test_what_is_left_of_a_job_that_was_killed_as_it_began(client, roots, tmp_pa
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_ctrl_c_leaves_what_can_be_resumed(client, tiny, roots, tmp_path, own):
+def test_ctrl_c_leaves_what_can_be_resumed(client, tiny, roots, tmp_path, own, request):
+    # a shell ignores the signal for what it runs in the background
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def row(_client, root):
         if root == roots[2] and not interrupted:
             interrupted.append(root)
