@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from cortexclient.types import Ids
 
 __all__ = ["HistoryService"]
+
+log = logging.getLogger(__name__)
 
 _ROOTS_A_REQUEST = 25
 _EDITS_A_REQUEST = 200  # their numbers travel in the address
@@ -111,6 +114,15 @@ class HistoryService(BaseService):
         graphs = {root: unordered[root] for root in roots.tolist() if root in unordered}
         if failures and not graphs:
             raise next(iter(failures.values()))
+        if failures:
+            root, error = next(iter(failures.items()))
+            log.warning(
+                "%d of %d roots have no history here, the first is %d: %s",
+                len(failures),
+                len(roots),
+                root,
+                error,
+            )
         operations = {root: graph.operations(root) for root, graph in graphs.items()}
         numbers = sorted({number for mine in operations.values() for number in mine})
         edits = self._edits(numbers)

@@ -111,7 +111,9 @@ CALLS: dict[str, Call] = {
     "latest roots": lambda client, scene: client.latest_roots(scene.roots),
     "valid until": lambda client, scene: client.latest_valid_timestamp([scene.orphan]),
     "skeleton": lambda client, scene: client.get_skeleton(scene.small),
-    "skeletons": lambda client, scene: client.get_skeletons(scene.roots[:2], synapses=False, progress=False),
+    "skeletons": lambda client, scene: client.get_skeletons(
+        scene.roots[:2], synapses=False, progress=False, deadline=2.0
+    ),
     "mesh": lambda client, scene: client.mesh.get_mesh(scene.orphan),
     "labels": lambda client, scene: client.mesh.compute_vertex_to_l2_mapping(scene.orphan),
     "level 2": lambda client, scene: client.get_l2data(client.get_l2_ids(scene.small)),
@@ -134,10 +136,10 @@ CALLS: dict[str, Call] = {
     "meshes": lambda client, scene: client.mesh.get_meshes(scene.orphans, progress=False),
     "cell": lambda client, scene: _cell(client.get_skeleton(scene.small, output="cell")),
     "neurons": lambda client, scene: client.get_skeletons(
-        scene.roots[:3], errors="raise", progress=False
+        scene.roots[:3], errors="raise", progress=False, deadline=2.0
     ).to_dict(),
     "partners": lambda client, scene: client.partners(scene.roots[:2]),
-    "edit history": lambda client, scene: client.edit_history(scene.roots[:2]),
+    "edit history": lambda client, scene: _complete(client.edit_history(scene.roots[:2])),
     "diff": lambda client, scene: client.diff("nucleus_detection", 2, 3),
     "root at": lambda client, scene: client.root_at(scene.points),
     "anchors": lambda client, scene: client.anchor_points(scene.roots[:2]),
@@ -154,7 +156,7 @@ CALLS: dict[str, Call] = {
         lambda path: _done(client.bulk(scene.roots[:2], progress=False).synapses(out=path))
     ),
     "bulk skeletons": lambda client, scene: _in_folder(
-        lambda path: _done(client.bulk(scene.roots[:2], progress=False).skeletons(out=path))
+        lambda path: _done(client.bulk(scene.roots[:2], progress=False).skeletons(out=path, deadline=2.0))
     ),
     "pull": lambda client, scene: _in_folder(lambda path: _pull(client, scene, path)),
     "snapshot": lambda client, scene: _in_folder(lambda path: _snapshot(client, path)),
@@ -180,6 +182,12 @@ def _upload(client: Any) -> int:
     stage = client.stage_annotations("marks")
     stage.add(pt_position=[1, 2, 3], tag="a mark")
     return len(client.upload_staged_annotations(stage))
+
+
+def _complete(history: pd.DataFrame) -> pd.DataFrame:
+    if history.attrs["failed_root_ids"]:
+        raise JobError(f"no history of {history.attrs['failed_root_ids']}")
+    return history
 
 
 def _done(result: Any) -> Any:
