@@ -110,7 +110,7 @@ CALLS: dict[str, Call] = {
     "roots": lambda client, scene: client.get_roots(scene.supervoxels),
     "latest roots": lambda client, scene: client.latest_roots(scene.roots),
     "valid until": lambda client, scene: client.latest_valid_timestamp([scene.orphan]),
-    "skeleton": lambda client, scene: client.get_skeleton(scene.small),
+    "skeleton": lambda client, scene: client.get_skeleton(scene.small, deadline=2.0),
     "skeletons": lambda client, scene: client.get_skeletons(
         scene.roots[:2], synapses=False, progress=False, deadline=2.0
     ),
@@ -134,7 +134,7 @@ CALLS: dict[str, Call] = {
     ),
     "arrow": lambda client, scene: client.query("synapses_sandbox", return_as="arrow", limit=1500),
     "meshes": lambda client, scene: client.mesh.get_meshes(scene.orphans, progress=False),
-    "cell": lambda client, scene: _cell(client.get_skeleton(scene.small, output="cell")),
+    "cell": lambda client, scene: _cell(client.get_skeleton(scene.small, output="cell", deadline=2.0)),
     "neurons": lambda client, scene: client.get_skeletons(
         scene.roots[:3], errors="raise", progress=False, deadline=2.0
     ).to_dict(),
