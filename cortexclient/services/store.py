@@ -400,13 +400,15 @@ class StoreService(BaseService):
 
 def _asking(session: Session, scratch: Path) -> Session:
     """Make a session of its own whose responses are recorded: what the server says about tables is stored with them."""
-    recipe = session.connection.recipe()
+    recipe, policy = session.connection.recipe(), session.connection.policy
     return Session(
         recipe["spec"],
         version=session.version,
         server_address=recipe["server_address"],
         endpoint=recipe["endpoint"],
         auth_token=session.token,
+        timeout=(policy.connect_timeout, policy.read_timeout),
+        retries=policy.retries,
         cache=scratch,
         offline=False,
     )

@@ -109,6 +109,7 @@ class _FilesAdapter(_LibraryAdapter):
                 return response
             if response.status_code not in {403, 404}:
                 response.raise_for_status()
+                _require_content(request, response)
         except requests.RequestException as error:
             error.final = host_of(request.url or "") in _policies  # type: ignore[attr-defined]
             raise
@@ -118,6 +119,15 @@ class _FilesAdapter(_LibraryAdapter):
             io.BytesIO(response.content), status=response.status_code, preload_content=False
         )
         return response
+
+
+def _require_content(request: PreparedRequest, response: Response) -> None:
+    """Raise for a success without content: cloud-volume would take it for a missing file, and so for black voxels."""
+    status = response.status_code
+    known = status == 200 or (status == 206 and "Range" in request.headers) or response.is_redirect
+    if not known or (status < 300 and request.method == "GET" and not response.content):
+        size = len(response.content)
+        raise requests.exceptions.ContentDecodingError(f"status {status}, {size} bytes", request=request)
 
 
 def _adapt_cloud_files() -> None:

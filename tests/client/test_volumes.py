@@ -294,3 +294,27 @@ def test_files_by_name_and_range(tiny, tmp_path):
     assert local == [b"0123456789", None, b"34"]
     with pytest.raises(errors.ProtocolError, match="bytes of 9999"):
         session.read_files(folder, [("provenance", 0, 9999)])
+
+
+@pytest.mark.parametrize("status", [200, 202, 204, 206, 304])
+def test_voxels_without_content_are_not_black(impatient, relay, status):
+    client = impatient()
+    points = client.query("nucleus_detection")["pt_position"][:2].tolist()
+    right = client.root_at(points)
+    assert right.all()
+    relay.fail("/precomputed/seg/[0-9]", lambda _: (status, b""))
+    with pytest.raises(errors.ServiceError) as caught:
+        impatient().root_at(points)
+    assert caught.value.url
+    relay.recover()
+    assert impatient().root_at(points).tolist() == right.tolist()
+
+
+def test_a_pull_ends_at_the_timeout(impatient, relay, tmp_path):
+    client = impatient()
+    client.query("cell_types")
+    relay.fail("/materialize/.*/metadata$", drip)
+    start = time.monotonic()
+    with pytest.raises(errors.ServiceError):
+        client.store.pull("cell_types", path=tmp_path, source="server", progress=False)
+    assert time.monotonic() - start < 3
