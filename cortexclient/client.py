@@ -22,7 +22,6 @@ from cortexclient.services.roots import RootsService
 from cortexclient.services.skeletons import SkeletonsService
 from cortexclient.services.snapshots import SnapshotsService
 from cortexclient.services.space import Space
-from cortexclient.services.store import StoreService, open_source
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 from cortexclient.session import Session, be_patient_with
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from cortexclient.bulk import Bulk
     from cortexclient.services.exports import TableExportClient
     from cortexclient.services.meshes import MeshClient
+    from cortexclient.services.store import StoreService
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import Ids, PathLike, Timestamp
 
@@ -142,7 +142,11 @@ class DatasetClient:
                 "cortexclient.load('NAME or file.yaml'); `cortexclient list` shows the datasets, and `cortexclient new "
                 "NAME --server ADDRESS --datastack DATASTACK` writes the file of another one"
             )
-        tables = open_source(chosen, options.pop("source", None), options.pop("store", None))
+        tables, source, store = None, options.pop("source", None), options.pop("store", None)
+        if store is not None or source not in (None, "server"):
+            from cortexclient.services.store import open_source
+
+            tables = open_source(chosen, source, store)
         if tables is not None and tables.only and version is None and timestamp is None:
             version = max(tables.versions(), default=None)  # the newest one that is there
         self._start(Session(chosen, version=version, timestamp=timestamp, tables=tables, **options))
@@ -439,6 +443,8 @@ class DatasetClient:
     @property
     def store(self) -> StoreService:
         """Tables of this dataset on one's own disk; `pull` brings them, ``load(..., source="store")`` uses them."""
+        from cortexclient.services.store import StoreService
+
         return StoreService(self._session, lambda: self.exports)
 
     def set_export_cloudpath(self, cloudpath: PathLike) -> None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+import pyarrow as pa
+
 from cortexclient.errors import CortexError, StaleRootError
 from cortexclient.services.skeletons.shapes import tree_of
 
@@ -67,9 +70,6 @@ def _fetch_skeletons(client: DatasetClient, roots: list[int], *, format: str, **
 
 def _skeleton_rows(root: int, data: dict[str, Any]) -> Any:
     """Return one row a vertex, in the order in which the service has them."""
-    import numpy as np
-    import pyarrow as pa
-
     vertices = np.asarray(data["vertices"], dtype=np.float64).reshape(-1, 3)
     count = len(vertices)
     _, parents = tree_of(count, data["edges"], data.get("root"))
@@ -103,9 +103,6 @@ def synapse_job(client: DatasetClient, *, pre: bool, post: bool, **options: Any)
 def _fetch_synapses(
     client: DatasetClient, roots: list[int], *, pre: bool, post: bool, **options: Any
 ) -> Found:
-    import numpy as np
-    import pyarrow as pa
-
     frame = client.query_synapses(roots, pre=pre, post=post, progress=False, **options)
     stale = set(frame.attrs.get("stale_root_ids") or ())
     rows = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
@@ -151,9 +148,6 @@ def l2_job(client: DatasetClient, attributes: Sequence[str] | None) -> Kind:
 
 
 def _fetch_l2(client: DatasetClient, roots: list[int], *, attributes: list[str] | None) -> Found:
-    import numpy as np
-    import pyarrow as pa
-
     lists: dict[int, list[int]] = {}
     for root in roots:
         try:
@@ -198,9 +192,6 @@ def _fetch_mapped(
 
 def _rows_of(root: int, found: Any) -> Any:
     """Return what a function returned as rows; None stands for no rows."""
-    import numpy as np
-    import pyarrow as pa
-
     if found is None:
         return None
     if hasattr(found, "columns") and hasattr(found, "reset_index"):

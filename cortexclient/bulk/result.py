@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow import fs
+
 from cortexclient.bulk.folder import Folder, Manifest, read_records
 from cortexclient.errors import JobError
 
@@ -81,10 +86,6 @@ class BulkResult:
         JobError
             If columns of two parts have types that exclude each other.
         """
-        import pyarrow as pa
-        import pyarrow.dataset as pads
-        import pyarrow.parquet as pq
-
         if not self._parts:
             if not self.done:
                 return pads.dataset(pa.table({"root_id": pa.array([], pa.int64())}))
@@ -96,8 +97,6 @@ class BulkResult:
             return pads.dataset(pa.concat_tables(tables, promote_options="permissive"))
         filesystem: Any = None
         if separator:
-            from pyarrow import fs
-
             filesystem = fs.FileSystem.from_uri(f"{scheme}://{rest}")[0]
         base = rest if separator else self.out
         paths = [f"{base}/{part}" for part in self._parts]

@@ -11,6 +11,9 @@ from collections import OrderedDict
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from cortexclient.bulk.folder import Record, read_records
 from cortexclient.errors import (
     AuthenticationError,
@@ -195,8 +198,6 @@ class _Rows:
 
     def add(self, table: Any) -> Exception | None:
         """Add the rows of a neuron; return why they cannot be added to those of the others."""
-        import pyarrow as pa
-
         if table is None:
             return None
         schemas = [table.schema] if self._schema is None else [self._schema, table.schema]
@@ -210,9 +211,6 @@ class _Rows:
 
     def parquet(self) -> bytes:
         """Return the file."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         sink = pa.BufferOutputStream()
         table = pa.concat_tables(self.tables, promote_options="permissive")
         pq.write_table(table.replace_schema_metadata(self._schema.metadata), sink, compression="zstd")

@@ -15,14 +15,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+
 from cortexclient.errors import CortexError, ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
     from io import BufferedReader
 
-    import numpy as np
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 __all__ = ["Column", "Dump", "canonical", "decode_points", "parse_header", "short"]
@@ -67,8 +70,6 @@ class Column:
 
     def arrow_type(self) -> pa.DataType | None:
         """Arrow type that the values are parsed as, None to infer it."""
-        import pyarrow as pa
-
         kind = (self.sql_type or "").strip().lower()
         if re.match(r"(big|small)?int|(big|small)?serial|oid", kind):
             return pa.int64()
@@ -183,8 +184,6 @@ class Dump:
         ExportError
             If the file is empty, cut or damaged, or does not fit its header file.
         """
-        import pyarrow as pa
-
         first = True
         with contextlib.closing(self._blocks()) as blocks:
             for block in blocks:
@@ -275,8 +274,6 @@ class Dump:
         return [by_name[name] for name in order] if len(order) == len(by_name) else None
 
     def _parse(self, block: bytes, wanted: Sequence[str] | None, columns: Sequence[Column]) -> pa.Table:
-        import pyarrow as pa
-
         try:
             return self._read_csv(block, wanted, columns)
         except pa.ArrowInvalid as error:
@@ -298,9 +295,6 @@ class Dump:
     def _read_csv(
         self, block: bytes, wanted: Sequence[str] | None, columns: Sequence[Column], *, parallel: bool = True
     ) -> pa.Table:
-        import pyarrow as pa
-        from pyarrow import csv as arrow_csv
-
         convert = arrow_csv.ConvertOptions(
             column_types=self._types,
             include_columns=list(wanted) if wanted is not None else None,
@@ -321,8 +315,6 @@ class Dump:
         )
 
     def _decoded(self, table: pa.Table, wanted: Sequence[str] | None) -> pa.Table:
-        import pyarrow as pa
-
         columns: dict[str, Any] = {}
         for name, column in zip(table.column_names, table.columns, strict=True):
             parts = decode_points(name, column) if self._points.get(name) else None
@@ -369,8 +361,6 @@ def _is_usual(columns: Sequence[Column]) -> bool:
 
 
 def _other_zone(kind: Any) -> Any:
-    import pyarrow as pa
-
     if not pa.types.is_timestamp(kind):
         return kind
     return pa.timestamp("us", tz=None if kind.tz else "UTC")
@@ -378,8 +368,6 @@ def _other_zone(kind: Any) -> Any:
 
 def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Give a column the one type of its kind: int64, float64, text, and times in UTC, which databases of CAVE hold."""
-    import pyarrow as pa
-
     kind = column.type
     if pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp("us")).cast(pa.timestamp("ns", tz="UTC"))
@@ -411,9 +399,6 @@ def decode_points(name: str, column: pa.ChunkedArray) -> dict[str, pa.Array] | N
         ``NAME_x``, ``NAME_y`` and ``NAME_z``: int64, cut toward zero, for a position, as every query returns it; else
         float64. Null where the point is null.
     """
-    import numpy as np
-    import pyarrow as pa
-
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
@@ -434,10 +419,6 @@ def decode_points(name: str, column: pa.ChunkedArray) -> dict[str, pa.Array] | N
 
 
 def _decode(array: Any) -> NDArray[np.float64] | None:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     lengths = pc.binary_length(array).to_numpy()
     found = np.empty((len(array), 3))
     for length in np.unique(lengths):
@@ -460,8 +441,6 @@ def _decode(array: Any) -> NDArray[np.float64] | None:
 
 def _from_bytes(raw: memoryview, rows: int, *, text: bool) -> NDArray[np.float64] | None:
     """Read points of one length: byte order, kind, perhaps a reference system, three numbers."""
-    import numpy as np
-
     try:
         content = binascii.unhexlify(raw) if text else bytes(raw)
     except (binascii.Error, ValueError):
@@ -477,10 +456,6 @@ def _from_bytes(raw: memoryview, rows: int, *, text: bool) -> NDArray[np.float64
 
 
 def _from_wkt(rows: Any) -> NDArray[np.float64] | None:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if not pa.types.is_string(rows.type):
         return None
     parts = pc.extract_regex(rows, rf"^\s*(?:SRID=\d+;)?\s*{_WKT}\s*$")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+from pyarrow import parquet
+
 from cortexclient.errors import ExportError, MissingExtraError
 from cortexclient.store.dumps import canonical, decode_points, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import pyarrow as pa
 
     from cortexclient.store.places import Place
 
@@ -102,8 +103,6 @@ class DeltaCopies:
 
     def names(self) -> list[str]:
         """List the columns: positions spread out, what the exporter added left out."""
-        import pyarrow as pa
-
         table = self.table(self.copy_for())
         return _names(pa.schema(table.schema().to_arrow()), table.metadata().partition_columns)
 
@@ -111,8 +110,6 @@ class DeltaCopies:
         self, wanted: Sequence[str] | None = None, *, filtered: Sequence[str] = ()
     ) -> Iterator[pa.Table]:
         """Read the rows of one copy; as `Dump.batches`."""
-        import pyarrow as pa
-
         self.count()
         table = self.table(self.copy_for(filtered))
         names = self.names() if wanted is None else list(wanted)
@@ -146,8 +143,6 @@ def _opened(kind: Any, uri: str) -> Any:
 
 
 def _rows_of(table: Any) -> int:
-    import pyarrow as pa
-
     actions = pa.table(table.get_add_actions(flatten=True))
     return int(sum(actions.column("num_records").to_pylist()))
 
@@ -180,8 +175,6 @@ class ParquetFiles:
 
     def batches(self, wanted: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Read the rows; as `Dump.batches`."""
-        import pyarrow as pa
-
         names = self.names() if wanted is None else list(wanted)
         for path in self.paths:
             try:
@@ -200,9 +193,6 @@ class ParquetFiles:
                 ) from error
 
     def _reading(self, path: str) -> Any:
-        import pyarrow as pa
-        from pyarrow import parquet
-
         try:
             local = getattr(self._place, "folder", None)
             source = pa.BufferReader(self._place.read(path)) if local is None else str(local / path)
@@ -214,8 +204,6 @@ class ParquetFiles:
 
     @staticmethod
     def _with_folders(path: str, table: pa.Table) -> pa.Table:
-        import pyarrow as pa
-
         for name, value in re.findall(r"([^/=]+)=([^/]*)/", path):
             if name not in table.column_names and not name.endswith("_partition"):
                 number = re.fullmatch(r"-?\d+", value)
@@ -231,8 +219,6 @@ class ParquetFiles:
 
 def _names(schema: Any, partitions: Sequence[str]) -> list[str]:
     """List the columns of a table as queries name and order them, of whatever copy the schema is."""
-    import pyarrow as pa
-
     stored = set(schema.names)
     hidden = {
         name
@@ -270,8 +256,6 @@ def _stored(schema: Any, names: Sequence[str]) -> list[str]:
 
 
 def _decoded(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    import pyarrow as pa
-
     columns: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         binary = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)

@@ -7,6 +7,10 @@ import re
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cortexclient.errors import CortexError, InvalidQueryError, StoreError
 from cortexclient.session import SnapshotStore
 from cortexclient.store.places import FolderPlace, open_place
@@ -15,9 +19,6 @@ from cortexclient.store.tables import MANIFEST, StoredTable
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     from cortexclient.session import Query
 
@@ -169,9 +170,6 @@ def _limited(table: pa.Table, query: Query) -> pa.Table:
 
 def _joined(own: StoredTable, base: StoredTable, query: Query) -> pa.Table:
     """Join a reference table with the table that it refers to, and name what both have as the server does."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if query.base is None:
         raise TypeError("the query has no join")
     sides = [(own, query.name, "target_id"), (base, query.base.name, "id")]
@@ -211,8 +209,6 @@ def _select(
 
     Rows are found by a key where one is filtered, else all are read, first the columns that tell which are wanted.
     """
-    import pyarrow as pa
-
     filters = _filters_of(query, name)
     _require_columns(table, filters, name)
     known = set(table.names)
@@ -239,9 +235,6 @@ def _select(
 
 def _keys_of(table: StoredTable, condition: pc.Expression, filtered: Sequence[str]) -> Any:
     """Return the keys of the rows that a condition lets through; None where there are too many to look up."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     key = table.keys[0]
     if table.manifest.rows < _SMALL or table.schema([key]).field(key).type != pa.int64():
         return None
@@ -288,8 +281,6 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _ids(best: tuple[str, str, Any], table: StoredTable) -> Any:
-    import numpy as np
-
     if isinstance(best[2], np.ndarray) and best[2].dtype == np.int64:
         return best[2]
     values = _as_list(best[2])
@@ -308,9 +299,6 @@ def _condition(
 
 
 def _parts(table: StoredTable, schema: pa.Schema, kind: str, column: str, value: Any) -> list[Any]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if kind == "spatial":
         low, high = value
         places = [pc.field(f"{column}_{axis}") for axis in "xyz"]

@@ -23,14 +23,18 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyarrow import parquet
+
 from cortexclient.errors import CortexError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     from cortexclient.store.places import Place
     from cortexclient.types import IdArray
@@ -207,9 +211,6 @@ class StoredTable:
         StoreError
             If a file is missing or damaged.
         """
-        import numpy as np
-        import pyarrow as pa
-
         wanted = np.unique(np.asarray(ids, dtype=np.int64))
         names = self.names if columns is None else list(columns)
         read = list(dict.fromkeys([*names, key]))
@@ -230,16 +231,12 @@ class StoredTable:
 
     def groups_for(self, key: str, ids: IdArray) -> list[tuple[str, list[int]]]:
         """List the row groups that can hold some ids: path of the file, numbers of its groups."""
-        import numpy as np
-
         paths = self.paths(key)
         wanted = np.unique(np.asarray(ids, dtype=np.int64))
         return [(paths[part], groups) for part, groups in self._groups(key, wanted)]
 
     def _groups(self, key: str, wanted: IdArray) -> list[tuple[int, list[int]]]:
         """List the row groups that can hold some sorted ids: number of the part, numbers of its groups."""
-        import numpy as np
-
         index = self._index(key)
         # more ids are at most its largest key than are below its smallest: some are between them
         between = np.searchsorted(wanted, index["high"], side="right") > np.searchsorted(wanted, index["low"])
@@ -257,9 +254,6 @@ class StoredTable:
     @contextlib.contextmanager
     def _opened(self, key: str, part: Part) -> Iterator[Any]:
         """Open a file; whatever is wrong with it, also with what is read inside of the block, is one error."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
         path = f"{key}/{part.name}"
         footer = self._footers.get(path)
         try:
@@ -284,8 +278,6 @@ class StoredTable:
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Read all rows, in the order of the first copy."""
-        import pyarrow as pa
-
         copy = self.copy()
         names = self.names if columns is None else list(columns)
         for part in copy.parts:
@@ -300,9 +292,6 @@ class StoredTable:
 
         Files of this machine are read concurrently, without the row groups whose statistics exclude them.
         """
-        import pyarrow as pa
-        import pyarrow.dataset as ds
-
         if self.is_local:
             checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
             form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
@@ -315,8 +304,6 @@ class StoredTable:
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """Arrow schema of some columns, as the files have it."""
-        import pyarrow as pa
-
         with self._opened(self.copy().key, self.copy().parts[0]) as file:
             found = file.schema_arrow
         return pa.schema([found.field(name) for name in (columns or self.names)])
@@ -346,9 +333,6 @@ class StoredTable:
 
 def _of_keys(table: pa.Table, key: str, wanted: IdArray) -> pa.Table:
     """Select the rows of some keys from rows that are sorted by it, nulls last: ranges, of which nothing is copied."""
-    import numpy as np
-    import pyarrow as pa
-
     last = np.iinfo(np.int64).max
     values = table.column(key).fill_null(last).to_numpy()
     ids = wanted[wanted < last]
@@ -374,11 +358,9 @@ def file_digest(file: Any) -> str:
 
 
 def _as_dataset(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
-    import pyarrow.dataset
-
     if key is not None and ids is not None:
-        return pyarrow.dataset.dataset(table.find(key, ids))
-    return pyarrow.dataset.dataset(table.paths(key), format="parquet", schema=table.schema())
+        return ds.dataset(table.find(key, ids))
+    return ds.dataset(table.paths(key), format="parquet", schema=table.schema())
 
 
 def _as_duckdb(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
@@ -413,10 +395,6 @@ def _as_dask(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
 
 
 def _read_groups(part: tuple[str, list[int]], *, key: str, ids: IdArray) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import parquet
-
     path, groups = part
     with parquet.ParquetFile(path, page_checksum_verification=True) as file:
         found = file.read_row_groups(groups)

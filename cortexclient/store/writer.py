@@ -12,6 +12,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
 from cortexclient.errors import CortexError, ExportError, MissingExtraError, StoreError
 from cortexclient.files import write_text
 from cortexclient.store.tables import INDEX, MANIFEST, Copy, Part, TableManifest, file_digest
@@ -20,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import pyarrow as pa
 
 __all__ = ["TableWriter", "Work"]
 
@@ -103,8 +107,6 @@ class TableWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         rows, checksum = self._spool(batches)
         copies = [self._copy(key, rows, checksum) for key in self.work.keys]
-        from pyarrow import parquet
-
         schema = parquet.read_schema(self.folder / _SPOOL)
         manifest = TableManifest(
             datastack=self.work.datastack,
@@ -126,8 +128,6 @@ class TableWriter:
 
     def _spool(self, batches: Callable[[], Iterable[pa.Table]]) -> tuple[int, str]:
         """Read all rows into one file, which the copies are made of."""
-        from pyarrow import parquet
-
         done = self._done(self.folder / _SPOOL_DONE)
         if done is not None:
             return int(done["rows"]), str(done["checksum"])
@@ -201,9 +201,6 @@ class TableWriter:
         return copy
 
     def _parts(self, batches: Iterator[pa.Table], folder: Path, key: str) -> tuple[list[Part], Part]:
-        import pyarrow as pa
-        from pyarrow import parquet
-
         parts: list[Part] = []
         groups: list[tuple[int, int, int, int]] = []
         written, writer = 0, None
@@ -232,10 +229,6 @@ def _groups(batches: Iterator[pa.Table], key: str) -> Iterator[pa.Table]:
 
     With groups of a fixed number of rows, a look-up of synapses read 2.6 times as many.
     """
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     held: pa.Table | None = None
     for batch in batches:
         table = batch if held is None else pa.concat_tables([held, batch]).combine_chunks()
@@ -252,8 +245,6 @@ def _groups(batches: Iterator[pa.Table], key: str) -> Iterator[pa.Table]:
 
 
 def _finished(writer: Any, path: Path, rows: int, number: int, key: str, groups: list[Any]) -> Part:
-    from pyarrow import parquet
-
     writer.close()
     found = parquet.read_metadata(path)
     column = found.schema.names.index(key)
@@ -275,9 +266,6 @@ def _options(schema: pa.Schema, key: str | None = None, *, level: int = 3) -> di
 
     Measured with 15 columns of synapses: two copies take 1.4 times the gzipped CSV, half less than pyarrow's defaults.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
-
     repeating = [f.name for f in schema if f.name.endswith("_root_id") or pa.types.is_string(f.type)]
     numbers = [
         f.name
@@ -358,9 +346,6 @@ class _Database:
 
     def sorted(self, path: Path, key: str) -> Iterator[pa.Table]:
         """Read a file in the order of a key, then of the ids."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
         schema = parquet.read_schema(path)
         order = [key, *(["id"] if "id" in schema.names and key != "id" else [])]
         columns = ", ".join(f'"{name}" NULLS LAST' for name in order)
