@@ -29,25 +29,13 @@ MANIFEST = "_job.json"
 
 @dataclass(frozen=True)
 class Folder:
-    """A local folder, which is made when its first file is, or one of a bucket; it can be pickled.
-
-    Attributes
-    ----------
-    uri : str
-        Absolute path, or address.
-    """
+    """A local folder, made when its first file is, or one of a bucket; `uri` is its absolute path or address."""
 
     uri: str
 
     @classmethod
     def at(cls, path: PathLike) -> Folder:
-        """Choose how a path is written.
-
-        Raises
-        ------
-        OutputError
-            If the path is empty or of an unknown kind.
-        """
+        """Choose how a path is written; raises `OutputError` if it is empty or of an unknown kind."""
         text = str(path).strip()
         scheme, separator, _ = text.partition("://")
         if not text:
@@ -119,20 +107,8 @@ class Folder:
 class Manifest:
     """What a job is: written when it starts, compared when it is resumed.
 
-    Attributes
-    ----------
-    kind, options
-        What is fetched, and how.
-    dataset, datastack, fingerprint
-        The dataset, and the fingerprint of its spec.
-    version, timestamp
-        The moment of all results; ``version`` is None for a moment that is no version.
-    ids, ids_sha256
-        Number of neurons, and the hash of their ids in their order.
-    batch_size : int
-        Neurons in a batch: batch ``n`` holds those from ``n * batch_size``.
-    retries : list of list of int
-        Neurons that failed and were tried again, in further batches.
+    `version` is None for a moment that is no version; `ids_sha256` is the hash of the root ids in their order. Batch
+    ``n`` holds `batch_size` neurons from ``n * batch_size``; `retries` are further batches, of neurons that failed.
     """
 
     kind: str
@@ -149,13 +125,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Folder) -> Manifest | None:
-        """Read the manifest of a folder; None where it has none.
-
-        Raises
-        ------
-        JobError
-            If the folder holds something else than a job.
-        """
+        """Read the manifest of a folder, None where it is empty; raises `JobError` if it holds anything but a job."""
         content = folder.read([MANIFEST]).get(MANIFEST)
         if content is not None:
             try:
@@ -177,13 +147,7 @@ class Manifest:
         folder.write(MANIFEST, json.dumps(asdict(self), indent=1).encode())
 
     def require_same(self, other: Manifest, folder: Folder) -> None:
-        """Check that another job, which is about to start, is this one.
-
-        Raises
-        ------
-        JobError
-            If it is not; the message says what differs.
-        """
+        """Check that another job, which is about to start, is this one; raises `JobError` with what differs."""
         names = ("kind", "options", "dataset", "fingerprint", "version", "timestamp", "ids", "ids_sha256")
         for name in names:
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -218,21 +182,7 @@ class Manifest:
 
 @dataclass
 class Record:
-    """What came of a batch.
-
-    Attributes
-    ----------
-    batch : int
-        Its number.
-    done : list of int
-        Neurons whose results are written.
-    failures : dict
-        Root id -> name of the error and its message.
-    part : str or None
-        The file of its rows.
-    rows : int or None
-        How many there are.
-    """
+    """What came of a batch: `done` root ids, `failures` (root id -> error, message), file and number of rows."""
 
     batch: int
     done: list[int]
@@ -251,13 +201,7 @@ class Record:
 
 
 def read_records(folder: Folder, numbers: Iterable[int]) -> dict[int, Record]:
-    """Read the records of batches that are done, in order.
-
-    Raises
-    ------
-    JobError
-        If a record cannot be read.
-    """
+    """Read the records of batches that are done, in order; raises `JobError` if one cannot be read."""
     names = {Record.name_of(number): number for number in numbers}
     found = {}
     for name, content in folder.read(names).items():

@@ -28,18 +28,10 @@ __all__ = ["Kind", "l2_job", "map_job", "mesh_job", "skeleton_job", "synapse_job
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of job with its options; it can be pickled.
+    """A kind of job; it can be pickled.
 
-    Attributes
-    ----------
-    name : str
-        Such as ``"skeletons"``.
-    options : dict
-        What its results depend on, as JSON has it.
-    fetch : callable
-        Fetches a batch: (client, root ids) -> iterator of ``(root_id, content)``.
-    ending : str or None
-        Of the file of each neuron; None where a batch makes one Parquet file.
+    `options` are what its results depend on, as JSON has it. `fetch` maps (client, root ids) to ``(root_id, content)``.
+    `ending` is that of the file of each neuron; None where a batch makes one Parquet file.
     """
 
     name: str

@@ -44,14 +44,7 @@ _Z, _SRID = 0x80000000, 0x20000000
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a dump.
-
-    Attributes
-    ----------
-    name : str
-    sql_type : str or None
-        As in the header file; None if it gives no types, which are then inferred.
-    """
+    """One column of a dump; `sql_type` is as in the header file, None where it gives no types and they are inferred."""
 
     name: str
     sql_type: str | None
@@ -91,13 +84,7 @@ class Column:
 
 
 def parse_header(content: bytes, where: str) -> list[Column]:
-    """Read a header file: one line for each column, name and SQL type; or a single line with all the names.
-
-    Raises
-    ------
-    ExportError
-        If it is empty, or a name is missing or repeats.
-    """
+    """Read a header file: a line of name and SQL type for each column, or a single line with all the names."""
     try:
         rows = [
             row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"))) if any(map(str.strip, row))
@@ -130,17 +117,8 @@ def parse_header(content: bytes, where: str) -> list[Column]:
 class Dump:
     """The rows of a dump, in batches that do not depend on its size.
 
-    Parameters
-    ----------
-    open_file : callable
-        Opens the file at its beginning, as it is stored.
-    columns : sequence of Column
-        What the header file says.
-    where : str
-        Name of the file, for messages.
-    order : callable, optional
-        Gives the names of the columns in the table's own order where a service can tell it. The header file's order
-        is the database planner's choice and may be another one; this is asked for if it looks wrong.
+    `open_file` opens the file as it is stored, `where` names it in messages. `order` returns the columns in the table's
+    own order where a service knows it: that of the header file is the database planner's choice, and may be another.
     """
 
     def __init__(
@@ -166,23 +144,10 @@ class Dump:
         return [f"{name}_{axis}" for axis in "xyz"] if self._points.get(name) else [name]
 
     def batches(self, wanted: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Read the rows.
+        """Yield the rows of the `wanted` columns in their order, as `names` has them: at least one table.
 
-        Parameters
-        ----------
-        wanted : sequence of str, optional
-            Columns to read, in this order; as `names` has them.
-
-        Yields
-        ------
-        pyarrow.Table
-            At least one. Whole numbers are int64, other numbers float64, times UTC, points three columns of float64
-            with the endings ``_x``, ``_y`` and ``_z``.
-
-        Raises
-        ------
-        ExportError
-            If the file is empty, cut or damaged, or does not fit its header file.
+        Whole numbers are int64, other numbers float64, times UTC, points three columns (``_x``, ``_y``, ``_z``).
+        Raises `ExportError` if the file is empty, cut or damaged, or does not fit its header file.
         """
         first = True
         with contextlib.closing(self._blocks()) as blocks:
@@ -231,13 +196,7 @@ class Dump:
     # -- parsing
 
     def _check_order(self, block: bytes) -> None:
-        """Correct the order of the columns where the first rows, or the usual order of tables, contradict the header.
-
-        Raises
-        ------
-        ExportError
-            If no order that is known fits the rows.
-        """
+        """Correct the order of the columns where the first rows, or the usual order, contradict the header."""
         rows = block[: _last_row_end(block[:_SAMPLE])] or block
         failure = self._misfit(rows, self.columns)
         if failure is None and _is_usual(self.columns):
@@ -389,15 +348,10 @@ def short(error: Exception) -> str:
 
 
 def decode_points(name: str, column: pa.ChunkedArray) -> dict[str, pa.Array] | None:
-    """Decode points from EWKB, hexadecimal text or bytes, or from WKT; None if they are something else.
+    """Decode points from EWKB (hexadecimal text or bytes) or WKT into NAME_x, _y and _z; None if they are none.
 
-    The bytes are taken from Arrow's buffer as they lie there; no Python object is made for a row.
-
-    Returns
-    -------
-    dict of pyarrow.Array or None
-        ``NAME_x``, ``NAME_y`` and ``NAME_z``: int64, cut toward zero, for a position, as every query returns it; else
-        float64. Null where the point is null.
+    int64, cut toward zero, for a position, as every query returns it; else float64. The bytes are taken from Arrow's
+    buffer as they lie there; no Python object is made for a row.
     """
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):

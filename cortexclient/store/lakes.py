@@ -22,19 +22,10 @@ _POINT_IDS = ("_supervoxel_id", "_root_id")
 
 
 class DeltaCopies:
-    """The copies of one table that an exporter wrote: all with the same rows, each in the order of another column.
+    """The copies of one table that an exporter wrote, each with all rows in the order of the column it is named after.
 
-    Files are taken from the log of a copy, never from the folder: between two steps of the exporter, and after a
-    failed one, files of both lie there.
-
-    Parameters
-    ----------
-    place : Place
-        Where they lie.
-    folders : dict
-        Copy -> folder below the place. The copy of a column is named after it; ``flat`` and ``id`` are any order.
-    where : str
-        Name of the table's folder, for messages.
+    `folders` maps copies to folders below the place; ``flat`` and ``id`` are any order. Files are taken from the log
+    of a copy, never from the folder: in the making, and after a failure, files of several steps lie there.
     """
 
     def __init__(self, place: Place, folders: dict[str, str], where: str) -> None:
@@ -49,15 +40,7 @@ class DeltaCopies:
         return next(name for name in wanted if name in self.folders)
 
     def table(self, copy: str) -> Any:
-        """Open a copy (`deltalake.DeltaTable`).
-
-        Raises
-        ------
-        MissingExtraError
-            If the package ``deltalake`` is not installed.
-        ExportError
-            If the log cannot be read, or says that the export is not finished.
-        """
+        """Open a copy (`deltalake.DeltaTable`); raises `ExportError` if its log says that it is not finished."""
         if copy not in self._open:
             try:
                 import deltalake
@@ -87,13 +70,7 @@ class DeltaCopies:
             )
 
     def count(self) -> int:
-        """Number of rows, which all copies must have.
-
-        Raises
-        ------
-        ExportError
-            If the copies differ: one of them is not finished.
-        """
+        """Number of rows, which all copies must have: if they differ, one is not finished (`ExportError`)."""
         counts = {copy: _rows_of(self.table(copy)) for copy in self.folders}
         if len(set(counts.values())) > 1:
             raise ExportError(
@@ -148,17 +125,7 @@ def _rows_of(table: Any) -> int:
 
 
 class ParquetFiles:
-    """A table as one or more Parquet files, of which each holds some of the rows.
-
-    Parameters
-    ----------
-    place : Place
-        Where they lie.
-    paths : sequence of str
-        The files, below the place. Folders ``column=value`` are columns.
-    where : str
-        Name of the table's folder, for messages.
-    """
+    """A table as Parquet files, of which each holds some of the rows; folders ``column=value`` are columns."""
 
     def __init__(self, place: Place, paths: Sequence[str], where: str) -> None:
         self._place = place

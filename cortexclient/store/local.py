@@ -32,16 +32,9 @@ _COMPARE = {"greater": "__gt__", "less": "__lt__", "greater_equal": "__ge__", "l
 
 
 class LocalStore:
-    """A store, as far as it is about one datastack; a source of tables for a session.
+    """The tables of one datastack in a store, a folder or one in a bucket or on a web server, which is read by ranges.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        The store: a folder, or one in a bucket or on a web server, which is read by ranges.
-    datastack : str
-        The datastack.
-    only : bool
-        Whether a frozen table that is not here raises. Else the server is asked for it.
+    A source of tables for a session. With `only`, a frozen table that is not here raises; else the server is queried.
     """
 
     def __init__(self, path: str | Path, datastack: str, *, only: bool = False) -> None:
@@ -84,13 +77,7 @@ class LocalStore:
         return [table for name in names if (table := self.table(version, name)) is not None]
 
     def table(self, version: int, name: str) -> StoredTable | None:
-        """Return a table; None where it is not here.
-
-        Raises
-        ------
-        StoreError
-            If it is here and damaged.
-        """
+        """Return a table; None where it is not here. Raises `StoreError` if it is here and damaged."""
         if (version, name) not in self._tables:
             where = f"{self.path}/{self.datastack}/v{version}/{name}"
             place = open_place(where)
@@ -120,13 +107,7 @@ class LocalStore:
     # -- queries
 
     def holds(self, query: Query) -> bool:
-        """Whether a planned query can be answered here.
-
-        Raises
-        ------
-        StoreError
-            If it cannot, and nothing else may answer.
-        """
+        """Whether a planned query can be answered here; raises `StoreError` if not and nothing else may answer."""
         if query.version is None:
             return False
         names = [query.name] if query.base is None else [query.name, query.base.name]
@@ -142,12 +123,7 @@ class LocalStore:
     def rows(self, query: Query) -> pa.Table:
         """Return the rows of a planned query, as the server has them: in voxels of the table, split, in any order.
 
-        Raises
-        ------
-        InvalidQueryError
-            If a filter names no column of the table, or does not fit its type.
-        StoreError
-            If a file is missing or damaged.
+        Raises `InvalidQueryError` if a filter names no column of the table, or does not fit its type.
         """
         version = query.version
         own = None if version is None else self.table(version, query.name)

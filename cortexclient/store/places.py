@@ -21,13 +21,7 @@ _SMALL = 1 << 20
 
 
 def open_place(path: str) -> Place:
-    """Choose how a path is read; makes no request.
-
-    Raises
-    ------
-    ExportError
-        If the path is empty or of an unknown kind.
-    """
+    """Choose how a path is read; makes no request. Raises `ExportError` if the path is empty or of an unknown kind."""
     text = str(path).strip()
     scheme, separator, _ = text.partition("://")
     if not text:

@@ -77,23 +77,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class TableManifest:
-    """What a stored table is.
-
-    Parameters
-    ----------
-    datastack, version, name, kind : str, int, str, str
-        Which table or view.
-    rows : int
-        Its rows: those that a frozen query returns.
-    columns : tuple of (str, str)
-        Names and Arrow types.
-    copies : tuple of Copy
-        The first is that of ``id``, if there is one.
-    source : str
-        Where it was read from.
-    made : str
-        When.
-    """
+    """What a stored table is: `rows` are those of a frozen query, `columns` have names and Arrow types."""
 
     datastack: str
     version: int
@@ -112,13 +96,7 @@ class TableManifest:
 
     @classmethod
     def from_json(cls, text: bytes, where: str) -> TableManifest:
-        """Read what `to_json` wrote.
-
-        Raises
-        ------
-        StoreError
-            If it is something else.
-        """
+        """Read what `to_json` wrote; raises `StoreError` if it is something else."""
         try:
             body = json.loads(text)
             if body["format"] != FORMAT:
@@ -141,20 +119,7 @@ class TableManifest:
 
 
 class StoredTable:
-    """A table of a store, read only.
-
-    Parameters
-    ----------
-    place : Place
-        The folder of the table.
-    where : str
-        Its name, for messages.
-
-    Raises
-    ------
-    StoreError
-        If there is none, or what describes it is damaged.
-    """
+    """A table of a store, read only; `place` is its folder, `where` its name for messages."""
 
     def __init__(self, place: Place, where: str) -> None:
         self._place = place
@@ -202,14 +167,9 @@ class StoredTable:
     # -- rows by key
 
     def find(self, key: str, ids: IdArray, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows whose key is one of some ids, in the order of the key.
+        """Return the rows whose key is one of some ids (int64), in the order of the key.
 
         Only row groups that can hold one are read: those whose smallest and largest key say so.
-
-        Raises
-        ------
-        StoreError
-            If a file is missing or damaged.
         """
         wanted = np.unique(np.asarray(ids, dtype=np.int64))
         names = self.names if columns is None else list(columns)

@@ -37,22 +37,10 @@ _SPOOL, _SPOOL_DONE, _COPY = ".rows.parquet", ".rows.json", "_copy.json"
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to write.
+    """What there is to write: the columns of a frozen query in its order, and one copy sorted by each of the keys.
 
-    Parameters
-    ----------
-    datastack, version, name, kind : str, int, str, str
-        Which table or view.
-    columns : sequence of str
-        Columns of a frozen query, in its order.
-    keys : sequence of str
-        Columns to sort by, one copy for each.
-    source : str
-        Where the rows come from, for the record and to know it again after an interruption.
-    expected : int or None
-        Number of rows that a frozen query has, where a server can tell it.
-    rounded : sequence of str
-        Columns of numbers that a query rounds to 32 bits.
+    `source` says where the rows come from, `expected` how many the server counts; a query rounds the numbers of the
+    columns `rounded` to 32 bits.
     """
 
     datastack: str
@@ -67,17 +55,7 @@ class Work:
 
 
 class TableWriter:
-    """Writes one table.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Folder of the table; made here.
-    work : Work
-        What to write.
-    report : callable
-        Called with a short text and the number of rows written at each step.
-    """
+    """Writes one table into its folder; `report` is called with a short text and the number of rows at each step."""
 
     def __init__(
         self, folder: Path, work: Work, report: Callable[[str, int], None] = lambda *_: None
@@ -87,21 +65,10 @@ class TableWriter:
         self._report = report
 
     def write(self, batches: Callable[[], Iterable[pa.Table]]) -> TableManifest:
-        """Write all copies.
+        """Write all copies of the rows that `batches` reads; it is not called if an earlier run has read them.
 
-        Parameters
-        ----------
-        batches : callable
-            Reads the rows; not called if an earlier run has read them.
-
-        Raises
-        ------
-        MissingExtraError
-            If DuckDB is not installed.
-        StoreError
-            If the disk is too small, or what was written is not what was read.
-        ExportError
-            If what is read is damaged, or not the table that the server has.
+        Raises `StoreError` if the disk is too small, or what was written is not what was read; `ExportError` if what is
+        read is damaged, or not the table that the server has.
         """
         _duckdb()
         self.folder.mkdir(parents=True, exist_ok=True)
