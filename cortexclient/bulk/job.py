@@ -16,10 +16,7 @@ from cortexclient.bulk import kinds
 from cortexclient.bulk.folder import Folder, Manifest, Record, read_records
 from cortexclient.bulk.result import BulkResult
 from cortexclient.bulk.workers import HOPELESS_BATCHES, OF_ONE, Threads, dask_client, do_batch, size_of
-from cortexclient.errors import (
-    CortexError,
-    JobError,
-)
+from cortexclient.errors import CortexError, JobError
 from cortexclient.ids import as_id, as_ids
 
 if TYPE_CHECKING:

@@ -90,15 +90,11 @@ class BulkResult:
             if not self.done:
                 return pads.dataset(pa.table({"root_id": pa.array([], pa.int64())}))
             raise ValueError(f"the results in {self.out} are files, one for each neuron, and no rows")
-        scheme, separator, rest = self.out.partition("://")
-        if scheme == "mem":
+        if self.out.startswith("mem://"):
             contents = self._folder.read(self._parts)
             tables = [pq.read_table(pa.BufferReader(contents[part])) for part in self._parts]
             return pads.dataset(pa.concat_tables(tables, promote_options="permissive"))
-        filesystem: Any = None
-        if separator:
-            filesystem = fs.FileSystem.from_uri(f"{scheme}://{rest}")[0]
-        base = rest if separator else self.out
+        filesystem, base = fs.FileSystem.from_uri(self.out)
         paths = [f"{base}/{part}" for part in self._parts]
         try:
             schema = pa.unify_schemas(

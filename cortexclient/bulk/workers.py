@@ -7,8 +7,8 @@ import logging
 import os
 import pickle
 import threading
-from collections import OrderedDict
 from concurrent.futures import Executor, Future
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -115,21 +115,16 @@ def size_of(executor: Executor) -> int:
 
 # -- a batch -----------------------------------------------------------------------------------------------------------
 
-_clients: OrderedDict[bytes, DatasetClient] = OrderedDict()
+# from the process that submits the job
+_unpickled = lru_cache(maxsize=4)(pickle.loads)
 _lock = threading.Lock()
 
 
 def _client_of(packed: Any) -> DatasetClient:
     """Return the client of this process: its connections and metadata serve all batches."""
-    if not isinstance(packed, bytes):
-        client: DatasetClient = packed
-        return client
     with _lock:
-        if packed not in _clients:
-            _clients[packed] = pickle.loads(packed)  # noqa: S301 - from the process that submits the job
-            while len(_clients) > 4:
-                _clients.popitem(last=False)
-        return _clients[packed]
+        client: DatasetClient = _unpickled(packed) if isinstance(packed, bytes) else packed
+    return client
 
 
 def do_batch(packed: Any, kind: Kind, folder: Folder, number: int, roots: list[int]) -> Record:
@@ -139,16 +134,14 @@ def do_batch(packed: Any, kind: Kind, folder: Folder, number: int, roots: list[i
     record = Record(number, [], {})
     rows = _Rows()
     for root, found in _fetch(_client_of(packed), kind, roots):
-        content = found
-        if kind.ending is None and not isinstance(found, Exception):
-            content = rows.add(found)
+        content: Any = rows.add(found) if kind.ending is None and not isinstance(found, Exception) else found
         if isinstance(content, FATAL):
             raise content
         if isinstance(content, Exception):
             record.failures[root] = [type(content).__name__, str(content)[:_LONGEST_MESSAGE]]
-        else:
-            record.done.append(root)
-        if kind.ending is not None and not isinstance(content, Exception):
+            continue
+        record.done.append(root)
+        if kind.ending is not None:
             folder.write(f"{root}{kind.ending}", content)
     if kind.ending is not None:
         folder.delete([f"{root}{kind.ending}" for root in record.failures])

@@ -31,7 +31,7 @@ from cortexclient.session import (
     run_query,
 )
 from cortexclient.store.local import METADATA, LocalStore
-from cortexclient.store.tables import HANDLES
+from cortexclient.store.tables import LIBRARIES, open_with
 from cortexclient.store.writer import TableWriter, Work
 
 if TYPE_CHECKING:
@@ -377,8 +377,8 @@ class StoreService(BaseService):
             raise ValueError(f"ids need key=, the column that holds them: {', '.join(found.keys)}")
         wanted = None if ids is None else as_ids(ids, "ids")
         try:
-            if return_as in HANDLES:
-                return HANDLES[return_as](found, key, wanted)
+            if return_as in LIBRARIES:
+                return open_with(return_as, found, key, wanted)
         except ImportError as error:
             extra = {"duckdb": "store", "polars": "polars", "dask": "bulk"}[return_as]
             raise MissingExtraError.of(f"return_as={return_as!r} needs", return_as, extra) from error

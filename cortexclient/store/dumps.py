@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Column", "Dump", "canonical", "decode_points", "parse_header", "short"]
+__all__ = ["Column", "Dump", "canonical", "decode_points", "parse_header", "short", "stored_columns"]
 
 log = logging.getLogger(__name__)
 
@@ -150,23 +150,17 @@ class Dump:
         Raises `ExportError` if the file is empty, cut or damaged, or does not fit its header file.
         """
         first = True
+        stored = [column.name for column in self.columns]
+        names = None if wanted is None else stored_columns(stored, wanted)
         with contextlib.closing(self._blocks()) as blocks:
             for block in blocks:
                 if first:
                     self._check_order(block)
                 first = False
-                yield self._decoded(self._parse(block, self._stored(wanted), self.columns), wanted)
+                yield self._decoded(self._parse(block, names, self.columns), wanted)
         if first:
-            names = self._stored(wanted) or [column.name for column in self.columns]
-            schema = pa.schema([(name, self._types.get(name, pa.null())) for name in names])
+            schema = pa.schema([(name, self._types.get(name, pa.null())) for name in names or stored])
             yield self._decoded(schema.empty_table(), wanted)
-
-    def _stored(self, wanted: Sequence[str] | None) -> list[str] | None:
-        """Name the columns of the file that hold some columns."""
-        if wanted is None:
-            return None
-        names = {column.name for column in self.columns}
-        return list(dict.fromkeys(name if name in names else re.sub(r"_[xyz]$", "", name) for name in wanted))
 
     # -- unpacking
 
@@ -323,6 +317,11 @@ def _other_zone(kind: Any) -> Any:
     if not pa.types.is_timestamp(kind):
         return kind
     return pa.timestamp("us", tz=None if kind.tz else "UTC")
+
+
+def stored_columns(stored: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Name the columns of a file that hold some columns, which may be parts of points."""
+    return list(dict.fromkeys(name if name in stored else re.sub(r"_[xyz]$", "", name) for name in names))
 
 
 def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from cortexclient.errors import ExportError, MissingExtraError
-from cortexclient.store.dumps import canonical, decode_points, short
+from cortexclient.store.dumps import canonical, decode_points, short, stored_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,15 +93,11 @@ class DeltaCopies:
         names = self.names() if wanted is None else list(wanted)
         try:
             dataset = table.to_pyarrow_dataset()
-            stored = _stored(dataset.schema, names)
-            empty = True
+            stored = stored_columns(dataset.schema.names, names)
+            schema = pa.schema([dataset.schema.field(name) for name in stored])
+            yield _decoded(schema.empty_table(), names)
             for batch in dataset.to_batches(columns=stored):
-                empty = False
                 yield _decoded(pa.Table.from_batches([batch]), names)
-            if empty:
-                yield _decoded(
-                    pa.schema([dataset.schema.field(name) for name in stored]).empty_table(), names
-                )
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, ExportError):
                 raise
@@ -112,10 +109,8 @@ def _opened(kind: Any, uri: str) -> Any:
     hints = {"gs": "google_skip_signature", "s3": "aws_skip_signature"}
     hint = hints.get(uri.partition("://")[0])
     if hint is not None:
-        try:
+        with contextlib.suppress(Exception):  # not public; with credentials it may work, or say why not
             return kind(uri, storage_options={hint: "true"})
-        except Exception:  # noqa: BLE001 - not public; with credentials it may work, or say why not
-            return kind(uri)
     return kind(uri)
 
 
@@ -147,7 +142,7 @@ class ParquetFiles:
             try:
                 with self._reading(path) as file:
                     here = set(file.schema_arrow.names)
-                    columns = [name for name in _stored(self._schema, names) if name in here]
+                    columns = [name for name in stored_columns(self._schema.names, names) if name in here]
                     if file.metadata.num_rows == 0:
                         yield _decoded(self._with_folders(path, file.schema_arrow.empty_table()), names)
                     for batch in file.iter_batches(batch_size=1 << 18, columns=columns):
@@ -213,13 +208,6 @@ def _names(schema: Any, partitions: Sequence[str]) -> list[str]:
             at = min(rest.index(point + end) for end in _POINT_IDS if point + end in rest)
             names = [*rest[:at], *parts, *rest[at:]]
     return names
-
-
-def _stored(schema: Any, names: Sequence[str]) -> list[str]:
-    """Name the columns of the file that hold some columns."""
-    stored = set(schema.names)
-    found = [name if name in stored else re.sub(r"_[xyz]$", "", name) for name in names]
-    return list(dict.fromkeys(found))
 
 
 def _decoded(table: pa.Table, names: Sequence[str]) -> pa.Table:

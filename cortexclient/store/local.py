@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cortexclient.session import Query
+    from cortexclient.store.places import Place
 
 __all__ = ["METADATA", "LocalStore"]
 
@@ -47,11 +49,8 @@ class LocalStore:
     def __repr__(self) -> str:
         return f"LocalStore({self.path!r}, {self.datastack!r})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "datastack": self.datastack, "only": self.only}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["datastack"], only=state["only"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (partial(LocalStore, only=self.only), (self.path, self.datastack))
 
     @cached_property
     def folder(self) -> Path | None:
@@ -81,12 +80,8 @@ class LocalStore:
         if (version, name) not in self._tables:
             where = f"{self.path}/{self.datastack}/v{version}/{name}"
             place = open_place(where)
-            try:
-                place.read(MANIFEST)
-            except Exception:  # noqa: BLE001 - whatever a backend raises where there is no such file
-                self._tables[version, name] = None
-            else:
-                self._tables[version, name] = StoredTable(place, where)
+            there = _content(place, MANIFEST) is not None
+            self._tables[version, name] = StoredTable(place, where) if there else None
         return self._tables[version, name]
 
     def metadata(self, version: int | None) -> SnapshotStore | None:
@@ -95,13 +90,10 @@ class LocalStore:
             version = max(self.versions(), default=-1)
         if version not in self._metadata:
             where = f"{self.path}/{self.datastack}/v{version}"
-            place = open_place(where)
-            try:
-                content = place.read(METADATA)
-            except Exception:  # noqa: BLE001 - as above
-                self._metadata[version] = None
-            else:
-                self._metadata[version] = SnapshotStore(f"{where}/{METADATA}", lambda: io.BytesIO(content))
+            content = _content(open_place(where), METADATA)
+            self._metadata[version] = (
+                None if content is None else SnapshotStore(f"{where}/{METADATA}", lambda: io.BytesIO(content))
+            )
         return self._metadata[version]
 
     # -- queries
@@ -135,6 +127,12 @@ class LocalStore:
         if base is None:
             raise StoreError(f"{query.base.name!r} is not in the store {self.path}")
         return _limited(_joined(own, base, query), query)
+
+
+def _content(place: Place, name: str) -> bytes | None:
+    with contextlib.suppress(Exception):  # whatever a backend raises where there is no such file
+        return place.read(name)
+    return None
 
 
 def _limited(table: pa.Table, query: Query) -> pa.Table:

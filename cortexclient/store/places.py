@@ -26,10 +26,8 @@ def open_place(path: str) -> Place:
     scheme, separator, _ = text.partition("://")
     if not text:
         raise ExportError("the export path is empty; give a folder or bucket such as 'gs://bucket/exports/'")
-    if not separator:
-        return FolderPlace(Path(text).expanduser())
-    if scheme == "file":
-        return FolderPlace(Path(unquote(urlsplit(text).path)).expanduser())
+    if not separator or scheme == "file":
+        return FolderPlace(Path(unquote(urlsplit(text).path) if separator else text).expanduser())
     if scheme not in {"gs", "s3", "https", "http", "mem"}:
         raise ExportError(f"no way to read exports from {text!r}: use file://, gs://, s3:// or https://")
     return BucketPlace(text)
@@ -170,9 +168,6 @@ class _Ranges(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
         return self._at
 
     def readinto(self, buffer: Any) -> int:

@@ -32,14 +32,14 @@ from pyarrow import parquet
 from cortexclient.errors import CortexError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
     from cortexclient.store.places import Place
     from cortexclient.types import IdArray
 
-__all__ = ["FORMAT", "HANDLES", "MANIFEST", "Copy", "Part", "StoredTable", "TableManifest", "file_digest"]
+__all__ = ["FORMAT", "LIBRARIES", "MANIFEST", "Copy", "Part", "StoredTable", "TableManifest", "open_with"]
 
 FORMAT = 1
 MANIFEST = "_table.json"
@@ -180,7 +180,7 @@ class StoredTable:
             with self._opened(key, copy.parts[part]) as file:
                 return _of_keys(file.read_row_groups(groups, columns=read, use_threads=False), key, wanted)
 
-        found = self._groups(key, wanted)
+        found = self.groups_for(key, wanted)
         workers = min(len(found), (os.cpu_count() or 1) if self.is_local else _REQUESTS)
         if workers < 2:
             tables = list(itertools.starmap(rows, found))
@@ -189,13 +189,7 @@ class StoredTable:
                 tables = list(pool.map(rows, *zip(*found, strict=True)))
         return pa.concat_tables(tables or [self.schema(read).empty_table()]).select(names)
 
-    def groups_for(self, key: str, ids: IdArray) -> list[tuple[str, list[int]]]:
-        """List the row groups that can hold some ids: path of the file, numbers of its groups."""
-        paths = self.paths(key)
-        wanted = np.unique(np.asarray(ids, dtype=np.int64))
-        return [(paths[part], groups) for part, groups in self._groups(key, wanted)]
-
-    def _groups(self, key: str, wanted: IdArray) -> list[tuple[int, list[int]]]:
+    def groups_for(self, key: str, wanted: IdArray) -> list[tuple[int, list[int]]]:
         """List the row groups that can hold some sorted ids: number of the part, numbers of its groups."""
         index = self._index(key)
         # more ids are at most its largest key than are below its smallest: some are between them
@@ -278,7 +272,7 @@ class StoredTable:
                 path = f"{copy.key}/{part.name}"
                 try:
                     with self._place.open(path) as file:
-                        sound = file_digest(file) == part.sha256
+                        sound = hashlib.file_digest(file, "sha256").hexdigest() == part.sha256
                 except (OSError, CortexError):
                     sound = False
                 if not sound:
@@ -306,49 +300,39 @@ def _of_keys(table: pa.Table, key: str, wanted: IdArray) -> pa.Table:
     return table.filter(pa.array(chosen))
 
 
-def file_digest(file: Any) -> str:
-    """Return the SHA-256 of an open file."""
-    digest = hashlib.sha256()
-    while content := file.read(1 << 22):
-        digest.update(content)
-    return digest.hexdigest()
-
-
 # -- handing a table to another library
 
 
-def _as_dataset(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
-    if key is not None and ids is not None:
-        return ds.dataset(table.find(key, ids))
-    return ds.dataset(table.paths(key), format="parquet", schema=table.schema())
+LIBRARIES = ("dataset", "duckdb", "polars", "dask")
 
 
-def _as_duckdb(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
-    import duckdb
+def open_with(library: str, table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+    """Open a stored table in one of the `LIBRARIES`: all rows, or those whose key is one of some ids."""
+    paths = table.paths(key)
+    if library == "dask":
+        return _open_with_dask(table, paths, key, ids)
+    rows = None if key is None or ids is None else table.find(key, ids)
+    if library == "duckdb":
+        import duckdb
 
-    connection = duckdb.connect()
-    if key is not None and ids is not None:
-        return connection.from_arrow(table.find(key, ids))
-    return connection.read_parquet(table.paths(key))
+        connection = duckdb.connect()
+        return connection.read_parquet(paths) if rows is None else connection.from_arrow(rows)
+    if library == "polars":
+        import polars as pl  # type: ignore[import-not-found,unused-ignore]
+
+        return pl.scan_parquet(paths) if rows is None else pl.DataFrame(rows).lazy()
+    return ds.dataset(paths, format="parquet", schema=table.schema()) if rows is None else ds.dataset(rows)
 
 
-def _as_polars(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
-    import polars as pl  # type: ignore[import-not-found,unused-ignore]
-
-    if key is not None and ids is not None:
-        return pl.DataFrame(table.find(key, ids)).lazy()
-    return pl.scan_parquet(table.paths(key))
-
-
-def _as_dask(table: StoredTable, key: str | None, ids: IdArray | None) -> Any:
+def _open_with_dask(table: StoredTable, paths: list[str], key: str | None, ids: IdArray | None) -> Any:
     import dask.dataframe
 
     frames: Any = dask.dataframe
     if key is None or ids is None:
-        return frames.read_parquet(table.paths(key), dtype_backend="pyarrow")
+        return frames.read_parquet(paths, dtype_backend="pyarrow")
     # Dask looks at the statistics of files only, and reads every row group of those
     empty = _in_pandas(table.schema().empty_table())
-    parts = table.groups_for(key, ids)
+    parts = [(paths[part], groups) for part, groups in table.groups_for(key, np.unique(ids))]
     if not parts:
         return frames.from_pandas(empty, npartitions=1)
     return frames.from_map(_read_groups, parts, key=key, ids=ids, meta=empty)
@@ -366,12 +350,3 @@ def _in_pandas(table: pa.Table) -> pd.DataFrame:
 
     frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
     return frame
-
-
-HANDLES: dict[str, Callable[[StoredTable, str | None, IdArray | None], Any]] = {
-    "dataset": _as_dataset,
-    "duckdb": _as_duckdb,
-    "polars": _as_polars,
-    "dask": _as_dask,
-}
-"""Library -> function that opens a stored table in it: all rows, or those whose key is one of some ids."""

@@ -6,6 +6,7 @@ when it is complete, so that a kill costs one copy at most.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from pyarrow import parquet
 
 from cortexclient.errors import CortexError, ExportError, MissingExtraError, StoreError
 from cortexclient.files import write_text
-from cortexclient.store.tables import INDEX, MANIFEST, Copy, Part, TableManifest, file_digest
+from cortexclient.store.tables import INDEX, MANIFEST, Copy, Part, TableManifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -135,9 +136,7 @@ class TableWriter:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        same = isinstance(found, dict) and all(
-            found.get(name) == value for name, value in json.loads(self._note()).items()
-        )
+        same = isinstance(found, dict) and found == {**found, **json.loads(self._note())}
         return found if same else None
 
     # -- sorting
@@ -225,7 +224,7 @@ def _finished(writer: Any, path: Path, rows: int, number: int, key: str, groups:
 
 def _part(path: Path, rows: int) -> Part:
     with path.open("rb") as file:
-        return Part(path.name, rows, path.stat().st_size, file_digest(file))
+        return Part(path.name, rows, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _options(schema: pa.Schema, key: str | None = None, *, level: int = 3) -> dict[str, Any]:
@@ -318,11 +317,6 @@ class _Database:
         columns = ", ".join(f'"{name}" NULLS LAST' for name in order)
         sql = f"SELECT * FROM read_parquet(?) ORDER BY {columns}"  # noqa: S608 - names of columns that are ours
         found = self._connection.sql(sql, params=[str(path)])
-        # older releases have another name for it
-        reader = getattr(found, "to_arrow_reader", None) or found.fetch_arrow_reader
-        empty = True
-        for batch in reader(_BATCH):
-            empty = False
+        yield schema.empty_table()
+        for batch in found.to_arrow_reader(_BATCH):
             yield pa.Table.from_batches([batch]).cast(schema)
-        if empty:
-            yield schema.empty_table()
