@@ -153,19 +153,16 @@ class Manifest:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine == theirs:
                 continue
-            if name == "fingerprint":
-                differs = f"the spec of {self.dataset!r} has changed since it began"
-            elif name == "ids":
-                differs = f"it has {mine} neurons, not {theirs}"
-            elif name == "ids_sha256":
-                differs = "its root ids, or their order, are others"
-            elif name == "options":
-                wrong = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-                differs = ", ".join(
-                    f"its {key} is {mine.get(key)!r}, not {theirs.get(key)!r}" for key in wrong
-                )
-            else:
-                differs = f"its {name} is {mine!r}, not {theirs!r}"
+            reasons = {
+                "fingerprint": f"the spec of {self.dataset!r} has changed since it began",
+                "ids": f"it has {mine} neurons, not {theirs}",
+                "ids_sha256": "its root ids, or their order, are others",
+            }
+            pairs = [(name, mine, theirs)]
+            if name == "options":
+                pairs = [(key, mine.get(key), theirs.get(key)) for key in sorted({*mine, *theirs})]
+            others = ", ".join(f"its {key} is {one!r}, not {two!r}" for key, one, two in pairs if one != two)
+            differs = reasons.get(name, others)
             raise JobError(
                 f"{folder.uri} holds another job, which cannot be resumed as this one: {differs}; choose another "
                 "folder for this job"

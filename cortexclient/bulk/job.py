@@ -282,12 +282,8 @@ class Bulk:
                 threads = sum(cluster.nthreads().values()) or 1
                 yield cluster.get_executor(pure=False, retries=2), 2 * threads, pickle.dumps(client)
         elif self._executor is None:
-            threads = client.session.max_workers
-            own = Threads()
-            try:
-                yield own, threads, client
-            finally:
-                own.shutdown()
+            with Threads() as own:
+                yield own, client.session.max_workers, client
         elif isinstance(self._executor, ThreadPoolExecutor):
             yield self._executor, 2 * size_of(self._executor), client
         else:

@@ -34,6 +34,16 @@ log = logging.getLogger(__name__)
 
 _TRUE, _FALSE = ["t", "true", "True", "TRUE", "1"], ["f", "false", "False", "FALSE", "0"]
 _GEOMETRY = re.compile(r"geometry|user-defined|point", re.IGNORECASE)
+_ARROW_TYPES = {
+    r"((big|small)?(int|serial)|oid)": pa.int64(),
+    r"real|float4": pa.float32(),  # its texts are the shortest, which give other numbers in 64 bits
+    r"double|float|numeric|decimal": pa.float64(),
+    r"bool": pa.bool_(),
+    r"(timestamp|datetime)(.*with time zone|.*tz$)": pa.timestamp("us", tz="UTC"),
+    r"timestamp|datetime": pa.timestamp("us"),
+    r"date$": pa.date32(),
+    r"uuid|.*\[\]$": pa.string(),
+}
 _WKT = r"POINT\s*Z?\s*\(\s*(?P<x>\S+)\s+(?P<y>\S+)\s+(?P<z>[^\s)]+)\s*\)"
 _BLOCK = 1 << 24
 """Unpacked bytes that are parsed together."""
@@ -64,23 +74,10 @@ class Column:
     def arrow_type(self) -> pa.DataType | None:
         """Arrow type that the values are parsed as, None to infer it."""
         kind = (self.sql_type or "").strip().lower()
-        if re.match(r"(big|small)?int|(big|small)?serial|oid", kind):
-            return pa.int64()
-        if re.match(r"real|float4", kind):
-            return (
-                pa.float32()
-            )  # the shortest text that gives this number, which is not the same number in 64 bits
-        if re.match(r"double|float|numeric|decimal", kind):
-            return pa.float64()
-        if kind.startswith("bool"):
-            return pa.bool_()
-        if kind.startswith(("timestamp", "datetime")):
-            return pa.timestamp("us", tz="UTC" if "with time zone" in kind or kind.endswith("tz") else None)
-        if kind == "date":
-            return pa.date32()
-        if kind and (self.is_text or self.is_geometry or kind.endswith("[]") or kind.startswith("uuid")):
-            return pa.string()
-        return None
+        for pattern, found in _ARROW_TYPES.items():
+            if re.match(pattern, kind):
+                return found
+        return pa.string() if kind and (self.is_text or self.is_geometry) else None
 
 
 def parse_header(content: bytes, where: str) -> list[Column]:
@@ -180,9 +177,7 @@ class Dump:
                     return
                 with igzip_threaded.open(raw, "rb", threads=1) as file:
                     yield from _rows(file)
-        except CortexError:
-            raise
-        except FileNotFoundError:
+        except (CortexError, FileNotFoundError):
             raise
         except (OSError, EOFError, ValueError) as error:
             raise ExportError(f"{self.where} is cut or damaged: {short(error)}; download it again") from error
@@ -214,11 +209,7 @@ class Dump:
     def _in_order(self, names: Sequence[str] | None) -> list[Column] | None:
         """Put the columns in the order of a query's: bookkeeping, which no query returns, stands after ``id``."""
         by_name = {column.name: column for column in self.columns}
-        order: list[str] = []
-        for name in names or ():
-            base = re.sub(r"_[xyz]$", "", name) if name not in by_name else name
-            if base in by_name and base not in order:
-                order.append(base)
+        order = [name for name in stored_columns(list(by_name), names or ()) if name in by_name]
         hidden = [
             name for name in ("created", "deleted", "superceded_id") if name in by_name and name not in order
         ]
@@ -281,10 +272,7 @@ class Dump:
 
 def _rows(file: Any) -> Iterator[bytes]:
     rest = b""
-    while True:
-        content = file.read(_BLOCK)
-        if not content:
-            break
+    while content := file.read(_BLOCK):
         block = rest + content if rest else content
         end = _last_row_end(block)
         if end:
@@ -297,13 +285,9 @@ def _rows(file: Any) -> Iterator[bytes]:
 def _last_row_end(block: bytes) -> int:
     """Where the last complete row ends; a line end inside of quotes, which come in pairs, ends no row."""
     end = block.rfind(b"\n") + 1
-    if block.count(b'"', 0, end) % 2 == 0:
-        return end
-    while end:
+    while end and block.count(b'"', 0, end) % 2:
         end = block.rfind(b"\n", 0, end - 1) + 1
-        if block.count(b'"', 0, end) % 2 == 0:
-            return end
-    return 0
+    return end
 
 
 def _is_usual(columns: Sequence[Column]) -> bool:

@@ -62,9 +62,8 @@ class DeltaCopies:
         """Notice an export in the making: it has several commits, and is optimized after the last one."""
         if not any(column == f"{copy}_partition" for column in table.metadata().partition_columns):
             return  # one written at once, or by other hands
-        operations = [entry.get("operation") for entry in table.history()]  # newest first
-        steps = [name for name in operations if name in {"WRITE", "OPTIMIZE"}]
-        if steps and steps[0] == "WRITE":
+        steps = (entry.get("operation") for entry in table.history())  # newest first
+        if next((step for step in steps if step in {"WRITE", "OPTIMIZE"}), None) == "WRITE":
             raise ExportError(
                 f"the export {self.where}/{copy} is not finished or has failed: nothing was optimized after its last "
                 "write. Wait for it, read another version, or ask its operators"

@@ -117,16 +117,21 @@ class LocalStore:
 
         Raises `InvalidQueryError` if a filter names no column of the table, or does not fit its type.
         """
-        version = query.version
-        own = None if version is None else self.table(version, query.name)
-        if own is None or version is None:
-            raise StoreError(f"{query.name!r} is not in the store {self.path}")
+        own = self._require(query.version, query.name)
         if query.base is None:
-            return _limited(_select(own, query, query.name, query.columns), query)
-        base = self.table(version, query.base.name)
-        if base is None:
-            raise StoreError(f"{query.base.name!r} is not in the store {self.path}")
-        return _limited(_joined(own, base, query), query)
+            found = _select(own, query, query.name, query.columns)
+        else:
+            found = _joined(own, self._require(query.version, query.base.name), query, query.base.name)
+        if query.most is None or len(found) <= query.most:
+            return found
+        key = query.key_name if query.key_name in found.column_names else found.column_names[0]
+        return found.sort_by(key)[: query.most]
+
+    def _require(self, version: int | None, name: str) -> StoredTable:
+        found = None if version is None else self.table(version, name)
+        if found is None:
+            raise StoreError(f"{name!r} is not in the store {self.path}")
+        return found
 
 
 def _content(place: Place, name: str) -> bytes | None:
@@ -135,31 +140,22 @@ def _content(place: Place, name: str) -> bytes | None:
     return None
 
 
-def _limited(table: pa.Table, query: Query) -> pa.Table:
-    if query.most is None or len(table) <= query.most:
-        return table
-    key = query.key_name if query.key_name in table.column_names else table.column_names[0]
-    return table.sort_by(key)[: query.most]
-
-
-def _joined(own: StoredTable, base: StoredTable, query: Query) -> pa.Table:
+def _joined(own: StoredTable, base: StoredTable, query: Query, base_name: str) -> pa.Table:
     """Join a reference table with the table that it refers to, and name what both have as the server does."""
-    if query.base is None:
-        raise TypeError("the query has no join")
-    sides = [(own, query.name, "target_id"), (base, query.base.name, "id")]
-    if _is_keyed(base, query, query.base.name) and not _is_keyed(own, query, query.name):
+    sides = [(own, query.name, "target_id"), (base, base_name, "id")]
+    if _is_keyed(base, query, base_name) and not _is_keyed(own, query, query.name):
         sides.reverse()  # what a key narrows down is read first, and tells the other which ids are wanted
     (first, first_name, first_link), (second, second_name, second_link) = sides
     found = _select(first, query, first_name, None)
     ids = pc.unique(found.column(first_link).drop_null()).to_numpy()
     parts = {first_name: found, second_name: _select(second, query, second_name, None, (second_link, ids))}
-    rows, others = parts[query.name], parts[query.base.name]
+    rows, others = parts[query.name], parts[base_name]
     place = pc.index_in(rows.column("target_id"), value_set=others.column("id").combine_chunks())
     keep = pc.indices_nonzero(place.is_valid())
     rows, others = rows.take(keep), others.take(place.take(keep))
     shared = set(rows.column_names) & set(others.column_names)
     columns = {}
-    for name, table in ((query.base.name, others), (query.name, rows)):  # as the server orders them
+    for name, table in ((base_name, others), (query.name, rows)):  # as the server orders them
         suffix = query.suffixes.get(name, "")
         for column in table.column_names:
             columns[_suffixed(column, suffix) if column in shared else column] = table.column(column)
