@@ -100,9 +100,6 @@ class Folder:
                 (Path(self.uri) / name).unlink(missing_ok=True)
 
 
-# -- the manifest ------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Manifest:
     """What a job is: written when it starts, compared when it is resumed.
@@ -172,9 +169,6 @@ class Manifest:
         """Return the neurons of every batch by its number: the ids in their order, then those tried again."""
         size = self.batch_size
         return [ids[start : start + size] for start in range(0, len(ids), size)] + self.retries
-
-
-# -- records of batches ------------------------------------------------------------------------------------------------
 
 
 @dataclass

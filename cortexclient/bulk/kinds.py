@@ -40,9 +40,6 @@ class Kind:
     ending: str | None = None
 
 
-# -- skeletons ---------------------------------------------------------------------------------------------------------
-
-
 def skeleton_job(client: DatasetClient, format: str, **options: Any) -> Kind:  # noqa: A002 - the public name
     """Return the job that writes skeletons."""
     if format not in {"swc", "parquet"}:
@@ -76,9 +73,6 @@ def _skeleton_rows(root: int, data: dict[str, Any]) -> Any:
         columns[name] = pa.nulls(count, kind) if values is None else pa.array(np.asarray(values)).cast(kind)
     said = {"unit": data["unit"], "space": data["space"], "radius_unit": "nm"}
     return pa.table(columns).replace_schema_metadata(said)
-
-
-# -- synapses, meshes, level-2 ids ------------------------------------------------------------------------------------
 
 
 def synapse_job(client: DatasetClient, *, pre: bool, post: bool, **options: Any) -> Kind:
@@ -154,9 +148,6 @@ def _fetch_l2(client: DatasetClient, roots: list[int], *, attributes: list[str] 
         own = rows.slice(start, len(each))
         start += len(each)
         yield root, own.add_column(0, "root_id", pa.array(np.full(len(each), root, dtype=np.int64)))
-
-
-# -- a function of the user's -----------------------------------------------------------------------------------------
 
 
 def map_job(function: Callable[[DatasetClient, int], Any]) -> Kind:

@@ -49,9 +49,6 @@ HOPELESS_BATCHES = 3
 _LONGEST_MESSAGE = 500
 
 
-# -- workers -----------------------------------------------------------------------------------------------------------
-
-
 class Threads(Executor):
     """Threads whose requests end when they are shut down, unlike those of a ThreadPoolExecutor."""
 
@@ -112,8 +109,6 @@ def size_of(executor: Executor) -> int:
     """Return the number of an executor's workers; executors of the standard library know it."""
     return int(getattr(executor, "_max_workers", 0) or os.cpu_count() or 1)
 
-
-# -- a batch -----------------------------------------------------------------------------------------------------------
 
 # from the process that submits the job
 _unpickled = lru_cache(maxsize=4)(pickle.loads)

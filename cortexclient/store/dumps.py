@@ -327,9 +327,6 @@ def short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-# -- points
-
-
 def decode_points(name: str, column: pa.ChunkedArray) -> dict[str, pa.Array] | None:
     """Decode points from EWKB (hexadecimal text or bytes) or WKT into NAME_x, _y and _z; None if they are none.
 

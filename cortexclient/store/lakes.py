@@ -138,29 +138,27 @@ class ParquetFiles:
         """Read the rows; as `Dump.batches`."""
         names = self.names() if wanted is None else list(wanted)
         for path in self.paths:
-            try:
-                with self._reading(path) as file:
-                    here = set(file.schema_arrow.names)
-                    columns = [name for name in stored_columns(self._schema.names, names) if name in here]
-                    if file.metadata.num_rows == 0:
-                        yield _decoded(self._with_folders(path, file.schema_arrow.empty_table()), names)
-                    for batch in file.iter_batches(batch_size=1 << 18, columns=columns):
-                        yield _decoded(self._with_folders(path, pa.Table.from_batches([batch])), names)
-            except (pa.ArrowException, OSError, KeyError) as error:
-                if isinstance(error, ExportError):
-                    raise
-                raise ExportError(
-                    f"{self.where}: {path} is cut, damaged or of another table: {short(error)}"
-                ) from error
+            with self._reading(path) as file:
+                here = set(file.schema_arrow.names)
+                columns = [name for name in stored_columns(self._schema.names, names) if name in here]
+                if file.metadata.num_rows == 0:
+                    yield _decoded(self._with_folders(path, file.schema_arrow.empty_table()), names)
+                for batch in file.iter_batches(batch_size=1 << 18, columns=columns):
+                    yield _decoded(self._with_folders(path, pa.Table.from_batches([batch])), names)
 
-    def _reading(self, path: str) -> Any:
+    @contextlib.contextmanager
+    def _reading(self, path: str) -> Iterator[Any]:
+        """Open a file; whatever is wrong with it, also with what is read inside of the block, is one error."""
+        local = getattr(self._place, "folder", None)
         try:
-            local = getattr(self._place, "folder", None)
             source = pa.BufferReader(self._place.read(path)) if local is None else str(local / path)
-            return parquet.ParquetFile(source, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+            with parquet.ParquetFile(source, page_checksum_verification=True) as file:
+                yield file
+        except ExportError:
+            raise
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise ExportError(
-                f"{path} of {self.where} is no Parquet file that can be read: {short(error)}"
+                f"{self.where}: {path} is no Parquet file, cut, damaged or of another table: {short(error)}"
             ) from error
 
     @staticmethod
@@ -181,30 +179,22 @@ class ParquetFiles:
 def _names(schema: Any, partitions: Sequence[str]) -> list[str]:
     """List the columns of a table as queries name and order them, of whatever copy the schema is."""
     stored = set(schema.names)
-    hidden = {
-        name
-        for name in schema.names
-        if name in partitions
-        or name.startswith("__index_level_")
-        or (
-            name.endswith("_morton")
-            and {name.removesuffix("_morton"), f"{name.removesuffix('_morton')}_x"} & stored
-        )
-    }
     names = []
     for field in schema:
-        if field.name in hidden:
-            continue
+        point = field.name.removesuffix("_morton")
+        is_morton = point != field.name and {point, f"{point}_x"} & stored
+        if is_morton or field.name in partitions or field.name.startswith("__index_level_"):
+            continue  # added by the exporter, or by pandas
         binary = pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
         names += [f"{field.name}_{axis}" for axis in "xyz"] if binary else [field.name]
     # a copy whose points were spread out has them at its end, others where they stood: before the ids of the point
     for last in [name for name in names if name.endswith("_position_z")]:
         point = last.removesuffix("_position_z")
-        ids = [names.index(name) for end in _POINT_IDS if (name := point + end) in names]
-        if ids and min(ids) < names.index(last):
+        ids = [name for name in names if name in {point + end for end in _POINT_IDS}]
+        if ids and names.index(ids[0]) < names.index(last):
             parts = [f"{point}_position_{axis}" for axis in "xyz"]
             rest = [name for name in names if name not in parts]
-            at = min(rest.index(point + end) for end in _POINT_IDS if point + end in rest)
+            at = rest.index(ids[0])
             names = [*rest[:at], *parts, *rest[at:]]
     return names
 

@@ -300,9 +300,6 @@ def _of_keys(table: pa.Table, key: str, wanted: IdArray) -> pa.Table:
     return table.filter(pa.array(chosen))
 
 
-# -- handing a table to another library
-
-
 LIBRARIES = ("dataset", "duckdb", "polars", "dask")
 
 

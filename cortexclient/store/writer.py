@@ -238,18 +238,16 @@ def _options(schema: pa.Schema, key: str | None = None, *, level: int = 3) -> di
         for f in schema
         if f.name not in repeating and (pa.types.is_integer(f.type) or pa.types.is_floating(f.type))
     ]
-    options: dict[str, Any] = {
+    return {
         "compression": "zstd",
         "compression_level": level,
         "use_dictionary": repeating,
         "use_byte_stream_split": numbers,
         "write_page_checksum": True,
+        # those of other columns exclude nothing, and are read with each footer
+        "write_statistics": [] if key is None else [key],
+        "sorting_columns": None if key is None else [parquet.SortingColumn(schema.names.index(key))],
     }
-    # those of other columns exclude nothing, and are read with each footer
-    options["write_statistics"] = [] if key is None else [key]
-    if key is not None:
-        options["sorting_columns"] = [parquet.SortingColumn(schema.names.index(key))]
-    return options
 
 
 def _rows_of_a_query(table: pa.Table, work: Work) -> pa.Table:
@@ -264,9 +262,6 @@ def _rows_of_a_query(table: pa.Table, work: Work) -> pa.Table:
         single = table.column(name).cast("float32", safe=False).cast("float64")
         table = table.set_column(table.column_names.index(name), name, single)
     return table
-
-
-# -- DuckDB
 
 
 def _duckdb() -> Any:
