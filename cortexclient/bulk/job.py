@@ -68,8 +68,6 @@ class Bulk:
     def __repr__(self) -> str:
         return f"Bulk({len(self._ids)} neurons of {self._client!r})"
 
-    # -- kinds of jobs -------------------------------------------------------------------------------------------------
-
     def skeletons(
         self,
         *,
@@ -233,8 +231,6 @@ class Bulk:
             As for `skeletons`.
         """
         return self._run(kinds.map_job(function), out)
-
-    # -- running -------------------------------------------------------------------------------------------------------
 
     def _run(self, kind: Kind, out: PathLike) -> BulkResult:
         folder = Folder.at(out)

@@ -142,7 +142,7 @@ def do_batch(packed: Any, kind: Kind, folder: Folder, number: int, roots: list[i
         folder.delete([f"{root}{kind.ending}" for root in record.failures])
     else:
         part = f"part-{number:05d}.parquet"
-        record.rows = rows.count
+        record.rows = sum(table.num_rows for table in rows.tables)
         if rows.tables:
             record.part = part
             folder.write(part, rows.parquet())
@@ -181,7 +181,6 @@ class _Rows:
 
     def __init__(self) -> None:
         self.tables: list[Any] = []
-        self.count = 0
         self._schema: Any = None
 
     def add(self, table: Any) -> Exception | None:
@@ -194,7 +193,6 @@ class _Rows:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             return ValueError(f"its rows do not fit those of the other neurons: {error}")
         self.tables.append(table)
-        self.count += table.num_rows
         return None
 
     def parquet(self) -> bytes:

@@ -159,8 +159,6 @@ class Dump:
             schema = pa.schema([(name, self._types.get(name, pa.null())) for name in names or stored])
             yield self._decoded(schema.empty_table(), wanted)
 
-    # -- unpacking
-
     def _blocks(self) -> Generator[bytes]:
         """Unpack the file into blocks that end at the end of a row."""
         from isal import igzip_threaded
@@ -181,8 +179,6 @@ class Dump:
             raise
         except (OSError, EOFError, ValueError) as error:
             raise ExportError(f"{self.where} is cut or damaged: {short(error)}; download it again") from error
-
-    # -- parsing
 
     def _check_order(self, block: bytes) -> None:
         """Correct the order of the columns where the first rows, or the usual order, contradict the header."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import re
 from functools import cached_property, partial, reduce
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cortexclient.errors import CortexError, InvalidQueryError, StoreError
+from cortexclient.errors import InvalidQueryError, StoreError
 from cortexclient.session import SnapshotStore
 from cortexclient.store.places import FolderPlace, open_place
 from cortexclient.store.tables import MANIFEST, StoredTable
@@ -30,7 +31,7 @@ METADATA = "_metadata.zip"
 _SMALL = 200_000
 _SPARSE = 10_000
 """Rows of a table for each key that is looked up: one costs a row group of 4,096 rows, so with more, all are read."""
-_COMPARE = {"greater": "__gt__", "less": "__lt__", "greater_equal": "__ge__", "less_equal": "__le__"}
+_COMPARE = {"equal": "eq", "greater": "gt", "less": "lt", "greater_equal": "ge", "less_equal": "le"}
 
 
 class LocalStore:
@@ -95,8 +96,6 @@ class LocalStore:
                 None if content is None else SnapshotStore(f"{where}/{METADATA}", lambda: io.BytesIO(content))
             )
         return self._metadata[version]
-
-    # -- queries
 
     def holds(self, query: Query) -> bool:
         """Whether a planned query can be answered here; raises `StoreError` if not and nothing else may answer."""
@@ -232,11 +231,8 @@ def _require_columns(table: StoredTable, filters: Sequence[tuple[str, str, Any]]
     known = set(table.names)
     for kind, column, _ in filters:
         if column not in known and not (kind == "spatial" and f"{column}_x" in known):
-            raise InvalidQueryError(
-                f"{name!r} has no column {column!r} to filter by; it has {', '.join(table.names)}",
-                service="store",
-                url=table.where,
-            )
+            reason = f"{name!r} has no column {column!r} to filter by; it has {', '.join(table.names)}"
+            raise InvalidQueryError(reason, service="store", url=table.where)
 
 
 def _spread(columns: Sequence[str], known: set[str]) -> list[str]:
@@ -265,7 +261,7 @@ def _condition(
     """Write filters as one Arrow expression; None where there are none. Nulls pass none of them, as in SQL."""
     schema = table.schema(columns)
     parts = [part for entry in filters for part in _parts(table, schema, *entry)]
-    return reduce(lambda one, other: one & other, parts) if parts else None
+    return reduce(operator.and_, parts) if parts else None
 
 
 def _parts(table: StoredTable, schema: pa.Schema, kind: str, column: str, value: Any) -> list[Any]:
@@ -285,18 +281,11 @@ def _parts(table: StoredTable, schema: pa.Schema, kind: str, column: str, value:
         plain = pa.scalar(value)
         if pa.types.is_string(plain.type) != pa.types.is_string(kind_of):
             raise _misfit(table, f"{column} holds {kind_of}, so it cannot be compared with {value!r}")
-        if kind == "equal":
-            return [field == value]
-        return [getattr(field, _COMPARE[kind])(value)]
+        return [getattr(operator, _COMPARE[kind])(field, value)]
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, KeyError) as error:
-        if isinstance(error, CortexError):
-            raise
         raise _misfit(table, f"{column} holds {kind_of}: {error}") from error
 
 
 def _misfit(table: StoredTable, reason: str) -> InvalidQueryError:
-    return InvalidQueryError(
-        f"a filter of {table.where} does not fit its column: {' '.join(reason.split())[:200]}",
-        service="store",
-        url=table.where,
-    )
+    message = f"a filter of {table.where} does not fit its column: {' '.join(reason.split())[:200]}"
+    return InvalidQueryError(message, service="store", url=table.where)

@@ -107,11 +107,8 @@ class TableManifest:
             columns = tuple((str(name), str(kind)) for name, kind in body["columns"])
             names = {part.name for copy in copies for part in (*copy.parts, copy.index)}
             known = {name for name, _ in columns}
-            if (
-                not all(map(_FILE.match, names))
-                or not all(c.parts and c.key in known for c in copies)
-                or not copies
-            ):
+            sound = copies and all(copy.parts and copy.key in known for copy in copies)
+            if not sound or not all(map(_FILE.match, names)):
                 raise ValueError("files of other names")  # they could lead out of the folder
             return cls(**{**body, "copies": copies, "columns": columns})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -163,8 +160,6 @@ class StoredTable:
     def is_local(self) -> bool:
         """Whether the files lie on this machine."""
         return hasattr(self._place, "folder")
-
-    # -- rows by key
 
     def find(self, key: str, ids: IdArray, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows whose key is one of some ids (int64), in the order of the key.
@@ -228,8 +223,6 @@ class StoredTable:
                 "tables, then pull it again"
             ) from error
 
-    # -- all rows
-
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Read all rows, in the order of the first copy."""
         copy = self.copy()
@@ -261,8 +254,6 @@ class StoredTable:
         with self._opened(self.copy().key, self.copy().parts[0]) as file:
             found = file.schema_arrow
         return pa.schema([found.field(name) for name in (columns or self.names)])
-
-    # -- soundness
 
     def damaged(self) -> list[str]:
         """Read every file and compare its checksum; returns the paths of those that differ."""

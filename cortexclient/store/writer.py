@@ -55,15 +55,13 @@ class Work:
     rounded: Sequence[str] = ()
 
 
+@dataclass
 class TableWriter:
     """Writes one table into its folder; `report` is called with a short text and the number of rows at each step."""
 
-    def __init__(
-        self, folder: Path, work: Work, report: Callable[[str, int], None] = lambda *_: None
-    ) -> None:
-        self.folder = folder
-        self.work = work
-        self._report = report
+    folder: Path
+    work: Work
+    report: Callable[[str, int], None] = lambda *_: None
 
     def write(self, batches: Callable[[], Iterable[pa.Table]]) -> TableManifest:
         """Write all copies of the rows that `batches` reads; it is not called if an earlier run has read them.
@@ -92,8 +90,6 @@ class TableWriter:
             (self.folder / name).unlink(missing_ok=True)
         return manifest
 
-    # -- reading
-
     def _spool(self, batches: Callable[[], Iterable[pa.Table]]) -> tuple[int, str]:
         """Read all rows into one file, which the copies are made of."""
         done = self._done(self.folder / _SPOOL_DONE)
@@ -108,7 +104,7 @@ class TableWriter:
                     writer = parquet.ParquetWriter(path, chosen.schema, **_options(chosen.schema, level=1))
                 writer.write_table(chosen)
                 rows += len(chosen)
-                self._report("read", rows)
+                self.report("read", rows)
         except OSError as error:
             if isinstance(error, CortexError):
                 raise
@@ -138,8 +134,6 @@ class TableWriter:
             return None
         same = isinstance(found, dict) and found == {**found, **json.loads(self._note())}
         return found if same else None
-
-    # -- sorting
 
     def _copy(self, key: str, rows: int, checksum: str) -> Copy:
         """Write all rows in the order of a key, check them, and put them in their place."""
@@ -177,7 +171,7 @@ class TableWriter:
             writer.write_table(group, row_group_size=GROUP_ROWS)
             in_part += len(group)
             written += len(group)
-            self._report(f"sorted by {key}", written)
+            self.report(f"sorted by {key}", written)
             if in_part >= PART_ROWS:
                 parts.append(_finished(writer, path, in_part, len(parts), key, groups))
                 writer = None
