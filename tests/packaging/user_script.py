@@ -47,6 +47,6 @@ client.datastack_name = "other"  # type: ignore[misc]
 try:
     client.get_skeleton(1)
 except ServiceError as error:
-    assert_type(error.status, int | None)
+    assert_type(error.status, int)
 except CortexError:
     pass
