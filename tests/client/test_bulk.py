@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -369,6 +370,26 @@ def test_few_batches_are_handed_out_at_a_time(client, roots, tmp_path):
         job = client.bulk(many, batch_size=1, executor=executor, **QUIET)
         assert job.map(numbered, out=tmp_path).frame()["n"].tolist() == many
     assert 2 <= executor.most <= 4
+
+
+def test_memory_holds_no_more_than_the_batches_under_way(tiny, tmp_path):
+    started, most, arrays = [], [0, 0], []
+
+    def row(_client, root):
+        # the rows of a batch refer to the array that they were made of, as long as there are any
+        array = np.full(100, root)
+        arrays.append(weakref.ref(array))
+        started.append(root)
+        count = len(started)
+        count -= sum(pq.read_metadata(path).num_rows for path in tmp_path.glob("part-*.parquet")) // 100
+        most[:] = max(most[0], count), max(most[1], sum(ref() is not None for ref in arrays))
+        return pd.DataFrame({"n": array}, copy=False)
+
+    client = tiny.load(version=3, max_workers=2)
+    result = client.bulk(range(1, 61), batch_size=3, **QUIET).map(row, out=tmp_path)
+    assert result.rows == 6000
+    assert 3 <= most[0] <= 6  # neurons whose rows are not written yet: two batches
+    assert 3 <= most[1] <= 12  # and those not freed yet
 
 
 def test_processes_work(client, roots, tmp_path):
