@@ -2,14 +2,16 @@
 
     python benchmarks/bench_bulk.py [--count 1000] [--latency 0.05] [--workers 2] [--size small] [--ways loop threads]
 
-A sandbox in a process of its own delays every request. Where the cortex has fewer neurons than asked for, jobs over all
-of them are repeated, each into a folder of its own; the loop does `--loop-count` neurons, and its time is scaled.
+A sandbox in a process of its own delays every request. It has as many neurons as asked for, under root ids of their
+own: copies of those of the cortex (`made_neurons`). Then the peak memory of two processes is compared that do all of
+the neurons, and a tenth of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import pickle
 import subprocess
 import sys
@@ -20,15 +22,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from made_neurons import make
+
 import cortexclient
+from cortexclient import registry
 from cortexclient.bulk import BulkResult
-
-
-def roots_of(client: Any) -> list[int]:
-    """Neurons of the newest version that have a skeleton."""
-    found = client.query("nucleus_detection")["pt_root_id"]
-    exist = client.skeletons_exist(root_ids=found[found > 0])
-    return [root for root, there in exist.items() if there]
+from cortexclient.sandbox.build import build_cortex
 
 
 def loop(client: Any, roots: list[int], folder: Path) -> None:
@@ -40,52 +39,65 @@ def loop(client: Any, roots: list[int], folder: Path) -> None:
         )
 
 
-def jobs(client: Any, roots: list[int], folder: Path, count: int, **workers: Any) -> int:
-    """Do jobs until there are as many neurons as asked for; return how many there were."""
-    done = number = 0
-    while done < count:
-        some = roots[: count - done]
-        job = client.bulk(some, batch_size=max(1, min(50, len(some) // 4)), progress=False, **workers)
-        job.skeletons(out=folder / f"skeletons-{number}").raise_for_failures()
-        job.synapses(out=folder / f"synapses-{number}").raise_for_failures()
-        assert len(BulkResult.read(folder / f"synapses-{number}").done) == len(some)
-        done, number = done + len(some), number + 1
-    return done
+def jobs(client: Any, roots: list[int], folder: Path, batch_size: int = 50, **workers: Any) -> None:
+    job = client.bulk(roots, batch_size=min(batch_size, max(1, len(roots) // 4)), progress=False, **workers)
+    job.skeletons(out=folder / "skeletons").raise_for_failures()
+    job.synapses(out=folder / "synapses").raise_for_failures()
+    assert len(BulkResult.read(folder / "synapses").done) == len(roots)
 
 
-KILLED = """
-import pickle, sys
+ALONE = """
+import pickle, re, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import bench_bulk
-client, roots, folder, count = pickle.loads(Path(sys.argv[2]).read_bytes())
-bench_bulk.jobs(client, roots, folder, count)
+bench_bulk.jobs(*pickle.loads(Path(sys.argv[2]).read_bytes()))
+status = Path("/proc/self/status").read_text()
+print(int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) / 1024)
 """
 
 
-def killed_at_half(client: Any, roots: list[int], folder: Path, count: int) -> None:
+def alone(sent: Path, *arguments: Any) -> subprocess.Popen[str]:
+    """Start a process that does the jobs with threads, and prints its peak memory in MB."""
+    sent.write_bytes(pickle.dumps(arguments))
+    words = [sys.executable, "-c", ALONE, str(Path(__file__).parent), str(sent)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+def peaks(client: Any, roots: list[int], folder: Path) -> None:
+    """Compare the peak memory of a job, and of one with a tenth of the neurons; both keep all workers busy."""
+    peak = {}
+    for count in (0, len(roots) // 10, len(roots)):
+        process = alone(folder / "sent", client, roots[:count], folder / str(count), 10)
+        peak[count] = float(process.communicate()[0])
+        assert process.returncode == 0
+    few, many = len(roots) // 10, len(roots)
+    print(
+        f"peak memory of {few} neurons {peak[few]:.0f} MB, of {many} {peak[many]:.0f} MB, "
+        f"of none (imports) {peak[0]:.0f} MB"
+    )
+
+
+def killed_at_half(client: Any, roots: list[int], folder: Path) -> None:
     """Kill a process that does the jobs when half of its batches are done, do the rest, and compare all files."""
     begin = time.perf_counter()
-    jobs(client, roots, folder / "undisturbed", count)
-    alone = time.perf_counter() - begin
+    jobs(client, roots, folder / "undisturbed")
+    undisturbed = time.perf_counter() - begin
     expected = contents(folder / "undisturbed")
     batches = sum("_batch-" in name for name in expected)
-    sent = folder / "sent"
-    sent.write_bytes(pickle.dumps((client, roots, folder / "killed", count)))
-    words = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(sent)]
-    process = subprocess.Popen(words)
+    process = alone(folder / "sent", client, roots, folder / "killed")
     while process.poll() is None and len(list(folder.glob("killed/*/_batch-*"))) < batches // 2:
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.communicate()
     left = batches - len(list(folder.glob("killed/*/_batch-*")))
     begin = time.perf_counter()
-    jobs(client, roots, folder / "killed", count)
+    jobs(client, roots, folder / "killed")
     rest = time.perf_counter() - begin
     same = contents(folder / "killed") == expected
     print(
-        f"killed with {left} of {batches} batches left; the rest took {rest / alone:.2f} of an undisturbed run; "
-        f"{len(expected)} files {'are equal' if same else 'DIFFER'}"
+        f"killed with {left} of {batches} batches left; the rest took {rest / undisturbed:.2f} of an undisturbed "
+        f"run; {len(expected)} files {'are equal' if same else 'DIFFER'}"
     )
 
 
@@ -117,49 +129,60 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--loop-count", type=int, default=50)
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--size", default="small")
-    parser.add_argument("--ways", nargs="+", default=["loop", "threads", "processes", "dask"])
+    parser.add_argument("--ways", nargs="*", default=["loop", "threads", "processes", "dask"])
     options = parser.parse_args()
-    words = ["sandbox", "serve", "--size", options.size, "--latency", str(options.latency)]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "cortexclient", *words], stdout=subprocess.PIPE, text=True
-    )
-    try:
+    with contextlib.ExitStack() as stack:
+        data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cortex = build_cortex(registry.get_spec("sandbox"), size=options.size)
+        roots, models = make(cortex, data, neurons=options.count)
+        words = [
+            "sandbox",
+            "serve",
+            "--spec",
+            "sandbox",
+            "--data",
+            str(data),
+            "--latency",
+            str(options.latency),
+        ]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "cortexclient", *words], stdout=subprocess.PIPE, text=True
+        )
+        stack.callback(server.wait)
+        stack.callback(server.terminate)
         assert server.stdout is not None
         address = next(word for line in server.stdout for word in line.split() if word.startswith("http://"))
         client = cortexclient.load("sandbox", server_address=address, version=3)
-        roots = roots_of(client)
-        print(f"{options.count} neurons ({len(roots)} distinct), {1000 * options.latency:g} ms a request")
+        print(f"{len(roots)} neurons, copies of {models}; {1000 * options.latency:g} ms a request")
+        # the server reads its files once
+        jobs(client, roots, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         first = None
         for way in options.ways:
-            with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+            load = os.getloadavg()[0]
+            with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as ours:
                 folder = Path(name)
                 if way == "loop":
-                    some = (roots * options.count)[: min(options.loop_count, options.count)]
-                    loop(client, roots[:2], folder / "warm")
                     begin = time.perf_counter()
-                    loop(client, some, folder / "loop")
-                    each = (time.perf_counter() - begin) / len(some)
+                    loop(client, roots, folder / "loop")
                 else:
-                    workers = stack.enter_context(workers_of(way, options.workers))
+                    workers = ours.enter_context(workers_of(way, options.workers))
                     # processes start, and load what they need
-                    jobs(client, roots, folder / "warm", min(8, len(roots)), **workers)
+                    jobs(client, roots[:8], folder / "warm", **workers)
                     begin = time.perf_counter()
-                    each = jobs(client, roots, folder, options.count, **workers)
-                    each = (time.perf_counter() - begin) / each
+                    jobs(client, roots, folder, **workers)
+                each = (time.perf_counter() - begin) / len(roots)
             first = first or each
             print(
-                f"{way:10} {1000 * each:8.1f} ms a neuron, {1 / each:7.1f} neurons/s, {first / each:5.1f} x",
+                f"{way:10} {1000 * each:8.1f} ms a neuron, {1 / each:7.1f} neurons/s, {first / each:5.1f} x "
+                f"(load {load:.1f} before)",
                 flush=True,
             )
-        with tempfile.TemporaryDirectory() as name:
-            killed_at_half(client, roots, Path(name), options.count)
-    finally:
-        server.terminate()
-        server.wait()
+        for measure in (peaks, killed_at_half):
+            with tempfile.TemporaryDirectory() as name:
+                measure(client, roots, Path(name))
 
 
 if __name__ == "__main__":

@@ -5,22 +5,34 @@
 The table is synthetic, of the columns and the skew of a real one (lognormal numbers of synapses per neuron, a tenth
 of the ends on no neuron), and a second one has a tenth of its rows. Each measurement is a process of its own; times are
 the best of three, so with the files in the page cache: seconds and, in parentheses, those of processors, which depend
-less on what else the machine does. A store that is there from an earlier run is used again.
+less on what else the machine does. A store that is there from an earlier run is used again. In the end the same files
+are read from a web server on loopback, which delays every response by `--latency` and counts requests and bytes;
+pyarrow reads them there if aiohttp is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import subprocess
 import sys
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from isal import igzip_threaded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 POINTS = ("pre_pt_position", "post_pt_position", "ctr_pt_position")
 COLUMNS = ("id", "pre_pt_supervoxel_id", "pre_pt_root_id", "post_pt_supervoxel_id", "post_pt_root_id", "size")
@@ -33,7 +45,7 @@ roots = np.load({folder!r} + "/roots.npy")
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 def read():
-    return int(re.search(r"rchar: (\\d+)", open("/proc/self/io").read())[1])
+    return np.array([int(re.search(r"rchar: (\\d+)", open("/proc/self/io").read())[1]), 0])
 {setup}
 wall, busy, begin = [], [], read()
 for _ in range({times}):
@@ -41,8 +53,9 @@ for _ in range({times}):
     rows = {call}
     wall.append(time.perf_counter() - start)
     busy.append(time.process_time() - processors)
-bytes = (read() - begin) // {times}
-print(json.dumps(dict(seconds=min(wall), busy=min(busy), rows=int(rows), bytes=bytes, peak_mb=peak())))
+bytes, requests = ((read() - begin) // {times}).tolist()
+found = dict(seconds=min(wall), busy=min(busy), rows=int(rows), bytes=bytes, requests=requests, peak_mb=peak())
+print(json.dumps(found))
 """
 
 
@@ -114,15 +127,132 @@ PATHS = "paths = {{key: table.paths(key) for key in ('pre_pt_root_id', 'post_pt_
 
 DASK = """
 import dask.dataframe as frames
-from cortexclient.services.store import _as_dask
+from cortexclient.store.tables import HANDLES
 keys = ("pre_pt_root_id", "post_pt_root_id")
 def by_store(key):
-    return _as_dask(table, key, roots[:100])
+    return HANDLES["dask"](table, key, roots[:100])
 def by_filters(key):
     return frames.read_parquet(table.paths(key), filters=[(key, "in", roots[:100].tolist())])
 def count(read):
     return sum(len(read(key).compute(scheduler="sync")) for key in keys)
 """
+
+
+REMOTE = """
+from urllib.request import urlopen
+def read():
+    return np.array(json.load(urlopen({address!r} + "/sent")))
+keys = ("pre_pt_root_id", "post_pt_root_id")
+files = {{key: sorted(Path({folder!r}, "store", key).glob("part-*")) for key in keys}}
+parts = {{key: [f"{address}/{{key}}/{{path.name}}" for path in files[key]] for key in keys}}
+def fresh():
+    return StoredTable(open_place({address!r}), "synapses")
+def both(table, ids):
+    return sum(len(table.find(key, ids)) for key in keys)
+"""
+POLARS = """
+import polars as pl
+def asked(key, ids):
+    return pl.scan_parquet(parts[key]).filter(pl.col(key).is_in(ids.tolist())).collect().height
+"""
+ARROW = """
+import fsspec
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+web = PyFileSystem(FSSpecHandler(fsspec.filesystem("http")))
+def asked(key, ids):
+    return ds.dataset(parts[key], filesystem=web).to_table(filter=ds.field(key).isin(ids)).num_rows
+"""
+
+
+class _Web(SimpleHTTPRequestHandler):
+    """A web server that knows ranges, takes its time, and counts what it sends."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def __init__(self, *args: object, latency: float, sent: list[int], **options: object) -> None:
+        self.latency, self.sent = latency, sent
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._send(head=True)
+
+    def do_GET(self) -> None:
+        if self.path == "/sent":
+            content = json.dumps(self.sent).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        else:
+            self._send(head=False)
+
+    def _send(self, *, head: bool) -> None:
+        time.sleep(self.latency)
+        self.sent[1] += 1
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        size = path.stat().st_size
+        start, end = 0, size - 1
+        asked = self.headers.get("Range", "")
+        if asked:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start = int(first) if first else size - int(last)
+            end = min(int(last), end) if first and last else end
+        self.send_response(206 if asked else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
+        self.send_header("Content-Length", str(end - start + 1))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{end}/{size}")
+        self.end_headers()
+        if not head:
+            self.sent[0] += end - start + 1
+            with path.open("rb") as file, contextlib.suppress(ConnectionError):
+                file.seek(start)
+                self.wfile.write(file.read(end - start + 1))
+
+
+@contextlib.contextmanager
+def web_of(folder: Path, latency: float) -> Iterator[str]:
+    handler = partial(_Web, latency=latency, sent=[0, 0], directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+
+
+def remote(folder: Path, latency: float) -> None:
+    """Look up neurons in the store on a web server."""
+    imports = f"{STORE}from cortexclient.store.places import open_place\nfrom pathlib import Path\n"
+    with web_of(folder / "store", latency) as address:
+        setup = REMOTE.format(address=address, folder=str(folder))
+        known = f"{setup}table = fresh()\nboth(table, roots[-100:])\n"
+        others = {"polars": POLARS}
+        if importlib.util.find_spec("aiohttp"):
+            others["pyarrow, by fsspec"] = ARROW
+        for n in (1, 100):
+            print(f"{n} root{'s' * (n > 1)}, both sides, from a web server {1000 * latency:g} ms away")
+            first = measure(folder, setup, f"both(fresh(), roots[:{n}])", imports=imports, times=1)
+            ours = measure(folder, known, f"both(table, roots[:{n}])", imports=imports, times=1)
+            show("   the first look-up of a client", first, ours, "as long" + sent(first))
+            show("   each further one", ours, words=sent(ours)[2:])
+            for name, functions in others.items():
+                call = f"sum(asked(key, roots[:{n}]) for key in keys)"
+                other = measure(folder, setup + functions, call, imports=imports, times=1)
+                assert other["rows"] == ours["rows"]
+                show(f"   {name}", other, ours, "as long" + sent(other))
+
+
+def sent(found: dict[str, float]) -> str:
+    return f", {found['requests']} requests, {found['bytes'] / 1e6:.2f} MB"
 
 
 def parsed(folder: Path) -> dict[str, float]:
@@ -160,6 +290,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--folder", type=Path, default=Path("bench_store"))
+    parser.add_argument("--latency", type=float, default=0.05)
     options = parser.parse_args()
     folder = options.folder.resolve()
     for place, rows in ((folder, options.rows), (folder / "tenth", options.rows // 10)):
@@ -224,6 +355,7 @@ def main() -> None:
     assert other["rows"] == ours["rows"]
     show("100 roots by Dask, one worker", ours)
     show("   read_parquet(filters=)", other, ours, "as long")
+    remote(folder, options.latency)
 
 
 def show(
