@@ -34,13 +34,17 @@ log = logging.getLogger(__name__)
 
 _TRUE, _FALSE = ["t", "true", "True", "TRUE", "1"], ["f", "false", "False", "FALSE", "0"]
 _GEOMETRY = re.compile(r"geometry|user-defined|point", re.IGNORECASE)
+_TEXT = re.compile(r"text|.*char|json|string|array", re.IGNORECASE)
+_BOOKKEEPING = ("created", "deleted", "superceded_id")
+_NO_ZONE, _UTC = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
+_OTHER_ZONE = {_NO_ZONE: _UTC, _UTC: _NO_ZONE}
 _ARROW_TYPES = {
     r"((big|small)?(int|serial)|oid)": pa.int64(),
     r"real|float4": pa.float32(),  # its texts are the shortest, which give other numbers in 64 bits
     r"double|float|numeric|decimal": pa.float64(),
     r"bool": pa.bool_(),
-    r"(timestamp|datetime)(.*with time zone|.*tz$)": pa.timestamp("us", tz="UTC"),
-    r"timestamp|datetime": pa.timestamp("us"),
+    r"(timestamp|datetime)(.*with time zone|.*tz$)": _UTC,
+    r"timestamp|datetime": _NO_ZONE,
     r"date$": pa.date32(),
     r"uuid|.*\[\]$": pa.string(),
 }
@@ -67,9 +71,7 @@ class Column:
     @property
     def is_text(self) -> bool:
         """The column may hold any text."""
-        return self.sql_type is None or bool(
-            re.match(r"text|.*char|json|string|array", self.sql_type.lower())
-        )
+        return self.sql_type is None or bool(_TEXT.match(self.sql_type))
 
     def arrow_type(self) -> pa.DataType | None:
         """Arrow type that the values are parsed as, None to infer it."""
@@ -83,9 +85,8 @@ class Column:
 def parse_header(content: bytes, where: str) -> list[Column]:
     """Read a header file: a line of name and SQL type for each column, or a single line with all the names."""
     try:
-        rows = [
-            row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"))) if any(map(str.strip, row))
-        ]
+        lines = csv.reader(io.StringIO(content.decode("utf-8-sig")))
+        rows = [row for row in lines if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ExportError(f"{where} is no header file: {error}") from error
     if rows and [cell.strip().lower() for cell in rows[0]] == ["column_name", "data_type"]:
@@ -206,9 +207,7 @@ class Dump:
         """Put the columns in the order of a query's: bookkeeping, which no query returns, stands after ``id``."""
         by_name = {column.name: column for column in self.columns}
         order = [name for name in stored_columns(list(by_name), names or ()) if name in by_name]
-        hidden = [
-            name for name in ("created", "deleted", "superceded_id") if name in by_name and name not in order
-        ]
+        hidden = [name for name in _BOOKKEEPING if name in by_name and name not in order]
         at = order.index("id") + 1 if "id" in order else 0
         order[at:at] = hidden
         return [by_name[name] for name in order] if len(order) == len(by_name) else None
@@ -224,7 +223,7 @@ class Dump:
             if "conversion error to timestamp" in str(problem):
                 # the SQL type says whether times carry a zone, but not every dump keeps to it
                 before = self._types
-                self._types = {name: _other_zone(kind) for name, kind in before.items()}
+                self._types = {name: _OTHER_ZONE.get(kind, kind) for name, kind in before.items()}
                 try:
                     return self._read_csv(block, wanted, columns)
                 except pa.ArrowInvalid:
@@ -289,14 +288,8 @@ def _last_row_end(block: bytes) -> int:
 def _is_usual(columns: Sequence[Column]) -> bool:
     """Whether columns stand as CAVE's tables have them: ``id``, bookkeeping, ``valid``, then the schema's."""
     names = [column.name for column in columns]
-    head = [name for name in ("id", "created", "deleted", "superceded_id", "valid") if name in names]
+    head = [name for name in ("id", *_BOOKKEEPING, "valid") if name in names]
     return "id" not in names or names[: len(head)] == head
-
-
-def _other_zone(kind: Any) -> Any:
-    if not pa.types.is_timestamp(kind):
-        return kind
-    return pa.timestamp("us", tz=None if kind.tz else "UTC")
 
 
 def stored_columns(stored: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -330,8 +323,6 @@ def decode_points(name: str, column: pa.ChunkedArray) -> dict[str, pa.Array] | N
     buffer as they lie there; no Python object is made for a row.
     """
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     missing = array.is_null().to_numpy(zero_copy_only=False)
     found = np.zeros((len(array), 3))
     if not missing.all():
@@ -358,9 +349,8 @@ def _decode(array: Any) -> NDArray[np.float64] | None:
         wide = pa.types.is_large_string(rows.type) or pa.types.is_large_binary(rows.type)
         start = np.frombuffer(offsets, dtype=np.int64 if wide else np.int32)[rows.offset]
         raw = memoryview(content)[start : start + int(length) * len(rows)]
-        values = _from_bytes(
-            raw, len(rows), text=pa.types.is_string(rows.type) or pa.types.is_large_string(rows.type)
-        )
+        text = pa.types.is_string(rows.type) or pa.types.is_large_string(rows.type)
+        values = _from_bytes(raw, len(rows), text=text)
         if values is None:
             values = _from_wkt(rows)
         if values is None:

@@ -71,7 +71,10 @@ class DeltaCopies:
 
     def count(self) -> int:
         """Number of rows, which all copies must have: if they differ, one is not finished (`ExportError`)."""
-        counts = {copy: _rows_of(self.table(copy)) for copy in self.folders}
+        counts = {}
+        for copy in self.folders:
+            actions = pa.table(self.table(copy).get_add_actions(flatten=True))
+            counts[copy] = int(sum(actions.column("num_records").to_pylist()))
         if len(set(counts.values())) > 1:
             raise ExportError(
                 f"the copies of {self.where} have different numbers of rows ({counts}): one is not finished"
@@ -111,11 +114,6 @@ def _opened(kind: Any, uri: str) -> Any:
         with contextlib.suppress(Exception):  # not public; with credentials it may work, or say why not
             return kind(uri, storage_options={hint: "true"})
     return kind(uri)
-
-
-def _rows_of(table: Any) -> int:
-    actions = pa.table(table.get_add_actions(flatten=True))
-    return int(sum(actions.column("num_records").to_pylist()))
 
 
 class ParquetFiles:
@@ -165,14 +163,10 @@ class ParquetFiles:
     def _with_folders(path: str, table: pa.Table) -> pa.Table:
         for name, value in re.findall(r"([^/=]+)=([^/]*)/", path):
             if name not in table.column_names and not name.endswith("_partition"):
-                number = re.fullmatch(r"-?\d+", value)
-                filled: Any = (
-                    int(value) if number else None if value == "__HIVE_DEFAULT_PARTITION__" else value
-                )
-                column = pa.array(
-                    [filled] * len(table), pa.int64() if number or filled is None else pa.string()
-                )
-                table = table.append_column(name, column)
+                filled = None if value == "__HIVE_DEFAULT_PARTITION__" else value
+                column = pa.repeat(pa.scalar(filled, pa.string()), len(table))
+                is_number = filled is None or re.fullmatch(r"-?\d+", value)
+                table = table.append_column(name, column.cast(pa.int64()) if is_number else column)
         return table
 
 

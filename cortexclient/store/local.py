@@ -90,11 +90,10 @@ class LocalStore:
         if version is None:
             version = max(self.versions(), default=-1)
         if version not in self._metadata:
-            where = f"{self.path}/{self.datastack}/v{version}"
-            content = _content(open_place(where), METADATA)
-            self._metadata[version] = (
-                None if content is None else SnapshotStore(f"{where}/{METADATA}", lambda: io.BytesIO(content))
-            )
+            folder = f"{self.path}/{self.datastack}/v{version}"
+            where, content = f"{folder}/{METADATA}", _content(open_place(folder), METADATA)
+            found = None if content is None else SnapshotStore(where, partial(io.BytesIO, content))
+            self._metadata[version] = found
         return self._metadata[version]
 
     def holds(self, query: Query) -> bool:
