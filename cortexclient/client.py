@@ -584,8 +584,7 @@ def client_class(spec: DatasetSpec) -> type[DatasetClient]:
     The same spec always gives the same class, so ``isinstance`` works between imports and ``load``.
     """
     with _lock:
-        known = _classes.get(spec.fingerprint)
-        if known is not None:
+        if (known := _classes.get(spec.fingerprint)) is not None:
             return known
         cls = type(
             spec.class_name_or_default,
