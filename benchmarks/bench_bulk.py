@@ -117,7 +117,10 @@ def workers_of(way: str, number: int) -> Any:
 
         with (
             distributed.LocalCluster(
-                n_workers=number, threads_per_worker=1, dashboard_address=None
+                n_workers=number,
+                threads_per_worker=1,
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             ) as cluster,
             distributed.Client(cluster) as dask,
         ):

@@ -411,7 +411,12 @@ def cluster():
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            # without a dashboard, too, the scheduler listens for HTTP, by default on a port that others may use
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
         ) as found,
     ):
         yield found

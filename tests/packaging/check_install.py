@@ -27,14 +27,19 @@ def main(kind: str, checkout: Path) -> int:
 def foreign_files() -> list[str]:
     """Say which files of the wheel have no business in it, and which of its parts are missing."""
     files = {path.as_posix() for path in metadata.files("cortexclient") or ()}
-    kinds = {".py", ".pyi", ".typed", ".yaml", ".json"}
+    kinds = {".py", ".pyi", ".typed", ".yaml", ".json", ".css"}
     # beside the package: what installers write about it, and the command in a folder of programs
     package = {name for name in files if ".dist-info/" not in name and not name.startswith("..")}
     package = {name for name in package if "__pycache__" not in name}
     foreign = {
         name for name in package if not name.startswith("cortexclient/") or Path(name).suffix not in kinds
     }
-    wanted = {"cortexclient/py.typed", "cortexclient/_specs/sandbox.yaml", "cortexclient/spec/codes.yaml"}
+    wanted = {
+        "cortexclient/py.typed",
+        "cortexclient/_specs/sandbox.yaml",
+        "cortexclient/spec/codes.yaml",
+        "cortexclient/sandbox/routes/home.css",
+    }
     return [f"not part of the package: {name}" for name in sorted(foreign)] + [
         f"missing in the wheel: {name}" for name in sorted(wanted - files)
     ]
