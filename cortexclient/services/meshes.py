@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from cortexclient.errors import MissingDataError
+from cortexclient.errors import CortexError, MissingDataError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.ids import as_id, as_ids
 from cortexclient.services import BaseService
@@ -30,13 +30,21 @@ if TYPE_CHECKING:
     from cortexclient.session import Session
     from cortexclient.types import FloatArray, IdArray, Ids
 
-__all__ = ["MeshClient", "VertexAssigner", "values_of_level2", "values_on_vertices"]
+__all__ = ["MeshClient", "Meshes", "VertexAssigner", "values_of_level2", "values_on_vertices"]
 
 logger = logging.getLogger(__name__)
 
 # options that are implemented here; with any other, the call goes to cloud-volume
 _OWN_OPTIONS = {"bounding_box", "allow_missing", "deduplicate_chunk_boundaries", "remove_duplicate_vertices"}
 _MOST_MAPPINGS = 64
+
+
+class Meshes(dict[int, Any]):
+    """Root id -> mesh; ``failures`` holds root id -> error of those that were skipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: dict[int, CortexError] = {}
 
 
 class MeshClient(BaseService):
@@ -82,8 +90,8 @@ class MeshClient(BaseService):
         Returns
         -------
         cloudvolume.Mesh, trimesh.Trimesh or navis.MeshNeuron
-            ``vertices`` float32 in nm, shape (N, 3), and ``faces`` uint32, shape (M, 3). Vertices that neighbouring
-            fragments share on chunk faces are merged.
+            ``vertices`` float32 in nm, shape (N, 3), and ``faces`` uint32, shape (M, 3). Vertices on chunk faces that
+            fragments share are merged.
 
         Raises
         ------
@@ -103,7 +111,7 @@ class MeshClient(BaseService):
         if np.ndim(root_id):
             raise ValueError("get_mesh takes one root id; get_meshes takes several")
         root = as_id(root_id, "root_id")
-        return self._get_all([root], progress=progress, missing="raise", output=output, options=kwargs)[root]
+        return self._get_all([root], output, kwargs, progress=progress)[root]
 
     def get_meshes(
         self,
@@ -111,9 +119,10 @@ class MeshClient(BaseService):
         *,
         progress: bool = True,
         missing: Literal["raise", "skip"] = "raise",
+        errors: Literal["raise", "collect"] = "raise",
         output: Literal["mesh", "trimesh", "navis"] = "mesh",
         **kwargs: Any,
-    ) -> dict[int, Any]:
+    ) -> Meshes:
         """Return the meshes of several neurons, fetched concurrently.
 
         Parameters
@@ -121,19 +130,21 @@ class MeshClient(BaseService):
         root_ids : int or sequence of int
             Duplicates are read once.
         missing : {"raise", "skip"}
-            What to do with ids without a mesh.
+            What to do with ids without a mesh; those skipped are in ``.failures``.
+        errors : {"raise", "collect"}
+            Raise the first failure, or continue and collect failures in ``.failures``.
         progress, output, **kwargs
             As for `get_mesh`.
 
         Returns
         -------
-        dict
-            Root id -> mesh, in the order given.
+        Meshes
+            A dict root id -> mesh, in the order given; its ``.failures`` is a dict root id -> error.
 
         Raises
         ------
         MissingDataError
-            If an id has no mesh and ``missing="raise"``.
+            If an id has no mesh, ``missing="raise"`` and ``errors="raise"``.
 
         Examples
         --------
@@ -141,13 +152,21 @@ class MeshClient(BaseService):
         >>> list(meshes) == root_ids
         True
         """
+        as_choice(missing, "missing", ("raise", "skip"))
+        as_choice(errors, "errors", ("raise", "collect"))
+        skipped = (CortexError,) if errors == "collect" else (MissingDataError,) if missing == "skip" else ()
         ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
-        return self._get_all(ids, progress=progress, missing=missing, output=output, options=kwargs)
+        return self._get_all(ids, output, kwargs, progress=progress, skipped=skipped)
 
     def _get_all(
-        self, ids: list[int], *, progress: bool, missing: str, output: str, options: dict[str, Any]
-    ) -> dict[int, Any]:
-        as_choice(missing, "missing", ("raise", "skip"))
+        self,
+        ids: list[int],
+        output: str,
+        options: dict[str, Any],
+        *,
+        progress: bool,
+        skipped: tuple[type[CortexError], ...] = (),
+    ) -> Meshes:
         as_choice(output, "output", ("mesh", "trimesh", "navis"))
         if output == "navis":
             require_navis()  # raises before any request is sent
@@ -160,17 +179,19 @@ class MeshClient(BaseService):
         def one(root: int) -> Any:
             try:
                 return self._get(root, options)
-            except MissingDataError:
-                if missing == "raise":
-                    raise
-                logger.info("no mesh of %d", root)
+            except skipped as error:
+                logger.info("no mesh of %d: %s", root, error)
+                meshes.failures[root] = error
                 return None
 
+        meshes = Meshes()
         found = self._session.map(one, ids, progress=progress, description="meshes")
-        meshes = {root: mesh for root, mesh in zip(ids, found, strict=True) if mesh is not None}
-        if output == "navis":
-            return {root: make_mesh_neuron(root, mesh) for root, mesh in meshes.items()}
-        return {root: mesh.trimesh() for root, mesh in meshes.items()} if output == "trimesh" else meshes
+        for root, mesh in zip(ids, found, strict=True):
+            if mesh is not None and output == "navis":
+                meshes[root] = make_mesh_neuron(root, mesh)
+            elif mesh is not None:
+                meshes[root] = mesh.trimesh() if output == "trimesh" else mesh
+        return meshes
 
     def _get(self, root: int, options: Mapping[str, Any]) -> Any:
         if set(options) - _OWN_OPTIONS:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,9 @@ def test_what_has_no_mesh(meshes: MeshClient, roots: list[int]) -> None:
         meshes.get_mesh(wrong)
     with pytest.raises(MissingDataError):
         meshes.get_meshes([roots[0], wrong], progress=False)
-    assert list(meshes.get_meshes([wrong, roots[0]], progress=False, missing="skip")) == [roots[0]]
+    found = meshes.get_meshes([wrong, roots[0]], progress=False, missing="skip")
+    assert list(found) == [roots[0]]
+    assert isinstance(found.failures[wrong], MissingDataError)
     with pytest.raises(ValueError, match="missing"):
         meshes.get_meshes(roots, missing="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one root id"):
@@ -197,6 +200,22 @@ def test_damaged_fragments_raise(tiny: Sandbox, relay_of: Any, roots: list[int],
         tiny.load(server_address=relay.url).mesh.get_mesh(roots[0])
     assert "/precomputed/seg/meshes/" in str(caught.value.url)
     assert "\n" not in str(caught.value)
+
+
+def test_one_damaged_mesh_leaves_the_others(tiny: Sandbox, relay_of: Any, roots: list[int]) -> None:
+    relay = relay_of(tiny)
+    meshes = tiny.load(server_address=relay.url).mesh
+    relay.fail(rf"/manifest/{roots[1]}:", lambda _: (200, b"[]"))
+    with pytest.raises(ProtocolError):
+        meshes.get_meshes(roots[:3], progress=False)
+    with pytest.raises(ProtocolError):
+        meshes.get_meshes(roots[:3], progress=False, missing="skip")
+    found = pickle.loads(pickle.dumps(meshes.get_meshes(roots[:3], progress=False, errors="collect")))
+    assert list(found) == [roots[0], roots[2]]
+    assert list(found.failures) == [roots[1]]
+    assert isinstance(found.failures[roots[1]], ProtocolError)
+    with pytest.raises(ValueError, match="errors must be"):
+        meshes.get_meshes(roots, errors="ignore")  # type: ignore[arg-type]
 
 
 def test_a_damaged_fragment_is_not_cached(
