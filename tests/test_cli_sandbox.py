@@ -204,6 +204,7 @@ def test_skeleton_as_swc_is_a_tree_in_um(tmp_path: Path, root: str) -> None:
     assert -100 < min(depths) < max(depths) < 2000
 
 
+@pytest.mark.slow
 def test_skeleton_as_meshwork_and_mesh(tmp_path: Path, root: str) -> None:
     from meshparty import meshwork
 

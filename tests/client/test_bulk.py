@@ -124,6 +124,7 @@ def test_synapses_are_those_of_the_client(client, roots, tmp_path, sides):
         assert (mine["side"] == np.where(mine["pre_pt_root_id"] == root, "pre", "post")).all()
 
 
+@pytest.mark.slow
 def test_meshes_and_level2_are_those_of_the_client(client, roots, tmp_path):
     client.bulk(roots[:2], **QUIET).meshes(out=tmp_path / "meshes")
     for root in roots[:2]:
@@ -287,6 +288,7 @@ def wait_for(condition, seconds=60.0):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "batch"), [("skeletons", 1), ("synapses", 1), ("map", 10)])
 def test_a_job_that_was_killed_at_half_is_completed(client, tiny, roots, tmp_path, kind, batch):
     ids, function = (list(range(1, 501)), (numbered,)) if kind == "map" else (roots, ())

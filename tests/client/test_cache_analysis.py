@@ -316,6 +316,7 @@ def test_numbers_that_cannot_be_used_are_requested_again(tiny, folder, monkeypat
         assert LISTS[path](tiny.load(version=3, cache=folder).session, roots) == right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["truncated", "content-type"])
 @pytest.mark.parametrize("what", DAMAGES)
 def test_a_damaged_response_is_not_stored(tiny, what, kind, folder):

@@ -192,6 +192,7 @@ def test_a_view_without_an_id_is_split_by_what_differs(rows, row_limit):
     assert sorted(found) == sorted(rows)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3 * 10**7), st.integers(2, 30), st.sampled_from(["sorted", "shuffled"]))
 def test_live_responses_that_show_no_row_are_completed(first, row_limit, order):

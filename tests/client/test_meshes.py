@@ -202,6 +202,7 @@ def test_damaged_fragments_raise(tiny: Sandbox, relay_of: Any, roots: list[int],
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_one_damaged_mesh_leaves_the_others(tiny: Sandbox, relay_of: Any, roots: list[int]) -> None:
     relay = relay_of(tiny)
     meshes = tiny.load(server_address=relay.url).mesh
@@ -218,6 +219,7 @@ def test_one_damaged_mesh_leaves_the_others(tiny: Sandbox, relay_of: Any, roots:
         meshes.get_meshes(roots, errors="ignore")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_damaged_fragment_is_not_cached(
     tiny: Sandbox, meshes: MeshClient, relay_of: Any, roots: list[int], tmp_path: Any
 ) -> None:
@@ -365,6 +367,7 @@ def test_lookup_in_the_segmentation(tiny: Sandbox, session: Session, roots: list
     assert level2_at(np.array([[-1e6, 0, 0]])).tolist() == [0]
 
 
+@pytest.mark.slow
 def test_fallback_decides_undecided_pieces(meshes: MeshClient, roots: list[int]) -> None:
     plain, one = meshes.compute_vertex_to_l2_mapping(
         roots[0], max_distance=0, hop_limit=0, return_assigner=True

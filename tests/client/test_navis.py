@@ -87,6 +87,7 @@ def test_a_tree_neuron_is_the_neuron(
         ]
 
 
+@pytest.mark.slow
 def test_a_published_workflow_runs_on_a_neuron_list(client: DatasetClient, roots: list[int]) -> None:
     navis = pytest.importorskip("navis", reason="the extra `navis` is not installed")
     batches = client.get_skeletons(roots, output="navis", fallback="compute", progress=False)
@@ -139,6 +140,7 @@ def test_neurons_without_synapses_failures_and_wrong_outputs(client: DatasetClie
         client.get_skeletons(roots[:1], output="dict", progress=False).to_navis()
 
 
+@pytest.mark.slow
 def test_meshes_as_mesh_neurons(client: DatasetClient, roots: list[int]) -> None:
     navis = pytest.importorskip("navis", reason="the extra `navis` is not installed")
     plain = client.mesh.get_meshes(roots[:1], progress=False)

@@ -234,6 +234,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "expected"), FAULTS)
 def test_every_fault_becomes_an_error(toy_server, toy_session, monkeypatch, kind, expected):
     monkeypatch.setenv("CORTEXCLIENT_BACKOFF_MAX", "0.01")

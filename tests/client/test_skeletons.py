@@ -180,6 +180,7 @@ def test_few_requests(tiny: Sandbox, roots: list[int]) -> None:
     assert sum("skeletoncache" in path for path in asked) == 1
 
 
+@pytest.mark.slow
 def test_stale_roots(tiny: Sandbox) -> None:
     floating = tiny.load().session
     history = tiny.truth.history
@@ -408,6 +409,7 @@ def test_the_next_batch_is_asked_for_while_this_one_is_used() -> None:
     assert asked == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_batch(service: SkeletonsService, roots: list[int]) -> None:
     handed_out = []
     for _, neuron in service.get_skeletons(roots[:4], batch_size=2, progress=False):
@@ -695,6 +697,7 @@ def test_refused_roots_are_computed_when_asked(tiny: Sandbox, roots: list[int]) 
         refused.clear()
 
 
+@pytest.mark.slow
 def test_a_root_in_one_chunk_is_a_point(roots: list[int]) -> None:
     with Sandbox(size="tiny") as sandbox:
         graph = sandbox.load().cave.chunkedgraph
@@ -721,6 +724,7 @@ def test_a_root_in_one_chunk_is_a_point(roots: list[int]) -> None:
             client.get_skeleton(alone, fallback="compute", deadline=1)
 
 
+@pytest.mark.slow
 def test_missing_skeletons_are_made_or_reported() -> None:
     with Sandbox(size="tiny", cold_skeletons=True, skeleton_delay=0.01) as cold:
         client = cold.load()
@@ -748,6 +752,7 @@ def test_missing_skeletons_are_made_or_reported() -> None:
         assert any(path.endswith("gen_skeletons") for path in paths)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_is_told_before_the_deadline(tiny: Sandbox) -> None:
     client = tiny.load()
     older = sorted(set(tiny.truth.history["root_id"].tolist()))
@@ -788,6 +793,7 @@ def asked_of_skeletons(sandbox: Sandbox, since: int) -> list[str]:
     return [path.split("/toy/")[-1].split("/sandbox/")[-1] for path in paths if "skeletoncache" in path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["meshwork", "dict"])
 @pytest.mark.parametrize("many", [False, True])
 def test_what_cannot_be_made_is_reported_in_time(queue: Sandbox, output: Any, many: bool) -> None:
@@ -827,6 +833,7 @@ def toy_client(sandbox: Sandbox, **options: Any) -> DatasetClient:
     return DatasetClient(spec, endpoint=Endpoint(sandbox.url, sandbox.token), **options)
 
 
+@pytest.mark.slow
 def test_what_is_not_made_in_time_says_what_was_waited_for(roots: list[int]) -> None:
     with Sandbox(size="tiny", cold_skeletons=True, skeleton_queue=True, skeleton_delay=4) as slow:
         client = slow.load()
@@ -845,6 +852,7 @@ def test_what_is_not_made_in_time_says_what_was_waited_for(roots: list[int]) -> 
         assert len(made["vertices"]) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", [r"/bulk/gen_skeletons", r"/bulk/get_cached_skeletons/"])
 @pytest.mark.parametrize("fault", ["hang", "503"])
 def test_a_failing_service_is_asked_to_generate_once(roots: list[int], route: str, fault: str) -> None:

@@ -269,6 +269,7 @@ def toy(toy_session: Any) -> Callable[..., StoreService]:
 TOY = ["celltype_toy", "nucleus_celltype_view", "nucleus_toy", "pending_toy", "synapses_toy", "tags_toy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv", "deltalake", "deltalake_large", None])
 def test_exports_of_every_format_give_the_rows_of_a_query(
     form: str | None, toy: Callable[..., StoreService], toy_session: Any, tmp_path: Path

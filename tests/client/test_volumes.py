@@ -85,11 +85,12 @@ def test_before_the_graph_began_nothing_has_a_root(tiny):
 
 
 def test_leaves_and_meshes_of_a_volume_go_through_the_client(impatient, relay, root):
-    client = impatient()
+    client = relay.upstream.load(server_address=relay.url, version=3)
     volume = client.segmentation_cloudvolume()
     assert len(volume.get_leaves(root, volume.bounds, 0, stop_layer=2)) == len(client.get_l2_ids(root))
     mesh = volume.mesh.get(root)[root]
     assert len(mesh.faces) == len(client.mesh.get_mesh(root).faces)
+    volume = impatient().segmentation_cloudvolume()
     relay.fail("/meshing/|/leaves$", hang)
     for ask in (lambda: volume.mesh.get(root), lambda: volume.get_leaves(root, volume.bounds, 0)):
         start = time.monotonic()
@@ -128,6 +129,7 @@ OPENERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [hang, drip, fails, half])
 @pytest.mark.parametrize(
     ("opener", "route"),
@@ -231,6 +233,7 @@ def silent():
         yield address
 
 
+@pytest.mark.slow
 def test_meshes_of_several_neurons_write_no_line_to_the_terminal(tiny, caplog):
     client = tiny.load(version=3)
     roots = client.tables.nucleus_detection().query().pt_root_id

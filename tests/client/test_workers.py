@@ -202,6 +202,7 @@ def test_one_bar(capsys):
     assert "silent" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "work"),
     [

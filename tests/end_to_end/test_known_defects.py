@@ -21,6 +21,7 @@ def roots(tiny: Sandbox) -> list[int]:
     return [int(root) for root in tiny.world.graph.alive()[:4]]
 
 
+@pytest.mark.slow
 def test_streams_and_logging_stay_whole_when_threads_work_at_once(tiny: Sandbox, roots: list[int]) -> None:
     import logging
 

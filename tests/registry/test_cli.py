@@ -284,6 +284,7 @@ def test_check_says_what_to_change(run, server, tmp_path: Path) -> None:
     assert "synapses_v1d " in out
 
 
+@pytest.mark.slow
 def test_check_asks_whether_services_are_there(run, server, tmp_path: Path) -> None:
     path = tmp_path / "my_brain.yaml"
     head = f"name: my_brain\ntitle: a\nserver_address: {server.url}\ndatastack: {server.datastack}\n"
@@ -360,6 +361,7 @@ def test_rows_stay_whole_in_a_pipe(run, write, monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+@pytest.mark.slow
 def test_check_of_a_server_that_is_not_there(run, tmp_path: Path) -> None:
     path = tmp_path / "my_brain.yaml"
     path.write_text("name: my_brain\ntitle: a\nserver_address: http://127.0.0.1:9\ndatastack: b\n")

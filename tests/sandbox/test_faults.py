@@ -98,6 +98,7 @@ def test_login_page(sandbox: Sandbox, cave: Any) -> None:
     assert cave.chunkedgraph.is_latest_roots([_root(sandbox)])[0]
 
 
+@pytest.mark.slow
 def test_connections_are_refused(sandbox: Sandbox, cave: Any) -> None:
     sandbox.inject("refused", route=VERSIONS, seconds=2)
     with pytest.raises(requests.ConnectionError, match="refused"):

@@ -55,6 +55,7 @@ def expected(toy: Sandbox, when: datetime, side: str, root: int) -> dict[int, in
 STEP = st.tuples(st.booleans(), st.integers(0, 1000), st.integers(0, 1000))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(steps=st.lists(STEP, min_size=1, max_size=3))
 def test_live_tables_follow_any_history(toy: Sandbox, cave: Any, steps: list[tuple[bool, int, int]]) -> None:

@@ -235,6 +235,7 @@ def test_sixty_four_clients_at_once(least: Sandbox) -> None:
     assert least.requests.count("/precomputed") == 320
 
 
+@pytest.mark.slow
 def test_sixty_four_threads_of_one_client(sandbox: Sandbox) -> None:
     client = client_of(sandbox)
     table, version = client.materialize.synapse_table, client.materialize.version
@@ -297,6 +298,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert told.strip() == "0"
 
 
+@pytest.mark.slow
 def test_children_of_a_fork_use_the_server_of_their_parent(python: Any, tmp_path: Path) -> None:
     code = """
 import os, sys, warnings
@@ -336,6 +338,7 @@ os.wait()
     assert told.split() == ["0", "0", "0", "True", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_command_ends_cleanly(folder: Path, number: signal.Signals) -> None:
     code = "import sys; from cortexclient.cli import main; sys.exit(main(sys.argv[1:]))"
