@@ -93,7 +93,7 @@ def _try(session: Session, address: str) -> str | None:
         if error.status == 401:
             raise AuthenticationError(
                 f"{address} does not know this token, so it was not stored. Copy it again from {token_page(address)}: "
-                "it may have been cut short, or a newer one may have replaced it",
+                "a part of it may be missing, or a newer one may have replaced it",
                 service=error.service,
                 status=error.status,
                 url=error.url,

@@ -118,12 +118,12 @@ _PLAIN = {
     "429-retry-after": lambda fault, _: _object(
         429, {"message": "2 per 1 minute"}, (b"retry-after", str(round(fault.seconds)).encode())
     ),
-    "500": lambda *_: _coded("the sandbox was told to fail"),
+    "500": lambda *_: _coded("this fault was set up in the sandbox"),
     "aborted-transaction": lambda *_: _coded(
         "(psycopg2.errors.InFailedSqlTransaction) current transaction is aborted, commands ignored until end of "
         "transaction block\n\n[SQL: SELECT 1]\n(Background on this error at: http://sqlalche.me/e/13/2j85)"
     ),
-    "500-string": lambda *_: _object(500, "the sandbox was told to fail"),
+    "500-string": lambda *_: _object(500, "this fault was set up in the sandbox"),
     "500-html": lambda *_: _page(500, b"500 Internal Server Error"),
     "502": lambda *_: _page(502, b"502 Bad Gateway"),
     "503": lambda *_: _page(503, b"503 Service Temporarily Unavailable"),

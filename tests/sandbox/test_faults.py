@@ -42,7 +42,7 @@ VERSIONS = "/versions$"
         ("404", 404, "404"),
         ("406", 500, "406 Not Acceptable"),
         ("429", 429, "2 per 1 minute"),
-        ("500", 500, "told to fail"),
+        ("500", 500, "fault was set up"),
         ("aborted-transaction", 500, "current transaction is aborted"),
         ("500-html", 500, "Internal Server Error"),
     ],

@@ -94,7 +94,7 @@ def operations_of(
 
 
 def delta_roots(graph: ChunkedGraph, past: datetime, future: datetime) -> tuple[Ids, Ids]:
-    """Roots that edits within a window made an end of, and those they made; what came and went is in both.
+    """Return the roots that edits within a window ended and those that they created; a root can be both.
 
     An old root is there once for each root that was made of it.
     """

@@ -59,7 +59,7 @@ def counted_failure(sql: str, problem: str) -> str:
 
 
 def aborted(status: int, text: str) -> QueryError:
-    """Error of a handler that gave up with a status, which the service turns into text."""
+    """Return the error of a handler that stops with a status, which the service turns into text."""
     return QueryError(f"{status} {HTTPStatus(status).phrase}: {text}")
 
 
