@@ -7,7 +7,7 @@
     ├── UnknownDatasetError (LookupError)          no spec of that name
     ├── NotConfiguredError (NotImplementedError)   the spec lacks the section that a feature needs
     ├── MissingExtraError (ImportError)            an optional dependency is not installed
-    ├── ServiceError                               a server responded with an error (.service .status .url)
+    ├── ServiceError                               a server refused or failed (.service .status .url)
     │   ├── AuthenticationError (PermissionError)  no token, a bad one, or one without the right
     │   │   └── TermsOfServiceError                the terms of service are not accepted yet
     │   ├── ServiceUnavailableError (ConnectionError)
@@ -18,7 +18,7 @@
     │   ├── UnknownTableError (LookupError)
     │   ├── UnknownVersionError (LookupError)
     │   │   └── ExpiredVersionError
-    │   └── MissingDataError (LookupError)         the object is known, but has no such data (mesh, skeleton, ...)
+    │   └── MissingDataError (LookupError)         the object is known, but has no such data
     ├── IncompleteResultError                      a truncated result that could not be completed
     ├── StaleRootError (LookupError)               a root id that is not valid at the client's moment
     ├── AmbiguousCellError (LookupError)           several cells or roots where one was asked for
