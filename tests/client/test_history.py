@@ -98,6 +98,26 @@ def test_one_root_without_a_lineage_fails_alone(toy_folder, files, log):
             HistoryService(session).edit_history(roots)
 
 
+def test_a_root_whose_edits_cannot_be_had_is_named(toy_folder, files, monkeypatch, caplog):
+    roots = files.roots["node_id"].tolist()
+    with Sandbox(data=toy_folder) as sandbox:
+        session = session_on(sandbox, retries=0)
+        right = HistoryService(session).edit_history(roots)
+        slow = int(right["root_id"].iloc[0])
+        send = session.http.send
+
+        def spoiled(service, method, url, **options):
+            if "lineage_graph" in url and slow in options["body"]["root_ids"]:
+                raise errors.ServiceUnavailableError("time-out", service=service, status=504, url=url)
+            return send(service, method, url, **options)
+
+        monkeypatch.setattr(session.http, "send", spoiled)
+        frame = HistoryService(session).edit_history(roots)
+    assert frame.attrs["failed_root_ids"] == [slow]
+    assert set(frame["root_id"]) == set(right["root_id"]) - {slow}
+    assert f"1 of {len(roots)} roots have no history here, the first is {slow}" in caplog.text
+
+
 def test_versions(toy, files):
     frame = HistoryService(toy).versions()
     assert frame["version"].tolist() == sorted(files.versions, reverse=True)
