@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from cortexclient.errors import CortexError, JobError, OutputError
 from cortexclient.files import write_bytes
+from cortexclient.session import be_patient_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,6 +54,7 @@ class Folder:
             return None
         import cloudfiles
 
+        be_patient_with([self.uri])
         return cloudfiles.CloudFiles(self.uri, progress=False)
 
     @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """Requests that libraries send themselves: with the timeouts and retries of the session that they work for.
 
 cloud-volume, cloud-files and caveclient call ``requests`` in places where nothing can be mounted, without a timeout. To
-hosts that a session named here, such requests go through its policy; to any other, as the library sends them.
+hosts that a session named here, such requests go through its policy; to any other, as the library sends them. What they
+would print beside an error goes to their log.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import threading
@@ -39,6 +41,13 @@ _MODULES = (
 )
 """Modules that call ``requests.get`` and its like, or make a session for one request."""
 
+_PRINTING = (
+    "cloudvolume.datasource.graphene.mesh.unsharded",
+    "cloudvolume.datasource.precomputed.image.rx",
+    "cloudvolume.datasource.precomputed.mesh.unsharded",
+)
+"""Modules that print to stdout what is wrong with a file."""
+
 _policies: dict[str, Policy] = {}
 _mounting = threading.Lock()
 
@@ -62,7 +71,15 @@ def be_patient_with(addresses: Iterable[str], policy: Policy | None = None) -> N
             module: Any = sys.modules.get(name)
             if getattr(module, "requests", None) is requests:
                 module.requests = _Requests()
+        for name in _PRINTING:
+            if name in sys.modules:
+                sys.modules[name].print = _log  # type: ignore[attr-defined]
         _adapt_cloud_files()
+
+
+def _log(*words: Any, **_: Any) -> None:
+    """Stand in for ``print``: what a library has to say beside its error is for whoever turns on its log."""
+    logging.getLogger("cloudvolume").info(" ".join(map(str, words)))
 
 
 class _Requests:
@@ -99,7 +116,7 @@ class _LibraryAdapter(RetryAdapter):
 
 
 class _FilesAdapter(_LibraryAdapter):
-    """The adapter of cloud-files: marks errors that are final, because cloud-files has retries of its own."""
+    """The adapter of cloud-files: only what cloud-files itself takes for an outcome is no error."""
 
     def send(self, request: PreparedRequest, *_: Any, **options: Any) -> Response:
         """Send as `_LibraryAdapter` does."""
@@ -107,11 +124,11 @@ class _FilesAdapter(_LibraryAdapter):
             response = super().send(request, **options)
             if host_of(request.url or "") not in _policies:
                 return response
-            if response.status_code not in {403, 404}:
+            if response.status_code not in {401, 403, 404}:
                 response.raise_for_status()
                 _require_content(request, response)
         except requests.RequestException as error:
-            error.final = host_of(request.url or "") in _policies  # type: ignore[attr-defined]
+            error.request = error.request or request
             raise
         # cloud-files reads the stream below, and unpacks it itself
         response.headers.pop("Content-Encoding", None)
@@ -135,23 +152,42 @@ def _adapt_cloud_files() -> None:
     if interfaces is None or isinstance(getattr(interfaces.HttpInterface, "adaptor", None), _FilesAdapter):
         return
     interfaces.HttpInterface.adaptor = _FilesAdapter(pool_size=64)
-    for name in ("get_file", "head", "exists", "size", "save_file"):
-        retrying = getattr(getattr(interfaces.HttpInterface, name, None), "retry", None)
-        if retrying is not None and hasattr(retrying, "stop"):
-            retrying.stop = _StopAtFinal(retrying.stop)
+    for kind in (interfaces.HttpInterface, interfaces.GoogleCloudStorageInterface, interfaces.S3Interface):
+        for method in vars(kind).values():
+            _limit_tries(method)
+    # with this rule cloud-files makes, at each call, the function that lists a public bucket of Google's
+    rule = getattr(interfaces, "retry_if_not", None)
+    if rule is not None:
+        interfaces.retry_if_not = lambda *kinds: lambda list_page: _limit_tries(rule(*kinds)(list_page), "gs")
 
 
-class _StopAtFinal:
-    """A rule of tenacity, with which cloud-files tries again: not after an error that our adapter calls final."""
+def _limit_tries(function: Any, scheme: str | None = None) -> Any:
+    """Let a function that cloud-files tries up to seven times obey the retries of the session."""
+    retrying: Any = getattr(function, "retry", None)
+    if hasattr(retrying, "stop"):
+        retrying.stop = _Stop(retrying.stop, scheme)
+    return function
 
-    def __init__(self, usual: Any) -> None:
+
+class _Stop:
+    """A rule of tenacity: after as many tries as the policy of a host allows, elsewhere after the library's own number.
+
+    A request that failed was tried by an adapter or by Google's client already, and is not tried again. Without a
+    scheme, what is tried is a method, whose object knows it.
+    """
+
+    def __init__(self, usual: Any, scheme: str | None) -> None:
         self._usual = usual
+        self._scheme = scheme
 
     def __call__(self, state: Any) -> bool:
-        failed = state.outcome is not None and state.outcome.failed
-        if failed and getattr(state.outcome.exception(), "final", False):
+        error = state.outcome.exception() if state.outcome is not None else None
+        failed = error.request if isinstance(error, requests.RequestException) else None
+        if failed is not None and host_of(failed.url or "") in _policies:
             return True
-        return bool(self._usual(state))
+        scheme = self._scheme or getattr(getattr(state.args[0], "_path", None), "protocol", "")
+        policy = _policies.get(host_of(web_address(f"{scheme}://bucket")))
+        return bool(self._usual(state)) or (policy is not None and state.attempt_number > policy.retries)
 
 
 def _renew_cloud_files() -> None:
