@@ -16,11 +16,13 @@ from cortexclient.spec.fields import (
     Datastack,
     Finding,
     FrozenDict,
+    Role,
     ServerAddress,
     TableName,
     Text,
     Url,
     VoxelSize,
+    Written,
     distinct,
     frozen,
     raise_findings,
@@ -75,8 +77,14 @@ DefaultVersion = Annotated[
     BeforeValidator(_latest_or_number),
     WithJsonSchema({"anyOf": [{"const": "latest"}, {"type": "integer", "minimum": 1}]}),
 ]
-ClassName = Annotated[str, Field(strict=True, pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
-Role = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+ClassName = Annotated[
+    str,
+    Written(
+        "[A-Z][A-Za-z0-9]{0,62}",
+        "the name of a class",
+        "use letters and digits, beginning with a capital, as in MyBrainClient",
+    ),
+]
 
 
 class DatasetSpec(Section):

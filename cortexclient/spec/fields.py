@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import keyword
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from cortexclient.credentials import is_loopback
-from cortexclient.spec.problems import did_you_mean
+from cortexclient.spec.problems import did_you_mean, short
 from cortexclient.spec.table_schemas import COLUMN_TYPES, schema_names, table_field
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "Id",
     "Number",
     "PointName",
+    "Role",
     "SchemaName",
     "ServerAddress",
     "TableName",
@@ -41,11 +43,11 @@ __all__ = [
     "Vector",
     "VersionNumber",
     "VoxelSize",
+    "Written",
     "distinct",
     "frozen",
     "raise_findings",
     "refuse",
-    "short",
     "without_nulls",
 ]
 
@@ -57,7 +59,6 @@ _DEVICES = {
     *("con", "prn", "aux", "nul"),
     *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)),
 }
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 def refuse(code: str, what: str, advice: str) -> NoReturn:
@@ -154,75 +155,67 @@ VersionNumber = Annotated[StrictInt, Field(ge=1, le=10**9)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
-def _dataset_name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        refuse(
-            "CX207",
-            f"{short(value)} cannot be the name of a dataset",
-            "use lower-case letters, digits and underscores, beginning with a letter (at most 63)",
-        )
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Annotation of a text that matches a regular expression; the message about another one is in words."""
+
+    regex: str
+    what: str
+    """What the text would be: the name of a table."""
+    advice: str
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(strict=True))
+
+    def __get_pydantic_json_schema__(self, _schema: object, _handler: object) -> dict[str, str]:
+        return {"type": "string", "pattern": f"^{self.regex}$"}
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.regex, value):
+            refuse("CX207", f"{short(value)} cannot be {self.what}", self.advice)
+        return value
+
+
+def _importable(value: str) -> str:
     if value in _DEVICES:
-        refuse(
-            "CX207",
-            f"{value!r} is a device on Windows, where no file may have that name",
-            "call it otherwise",
-        )
+        what = f"{value!r} is a device on Windows, where no file may have that name"
+        refuse("CX207", what, "call it otherwise")
     if keyword.iskeyword(value):
-        refuse(
-            "CX207", f"{value!r} is a word of Python and cannot be imported", f"call it {value}_dataset, say"
-        )
+        what = f"{value!r} is a word of Python and cannot be imported"
+        refuse("CX207", what, f"call it {value}_dataset, say")
     return value
 
 
+_LOWER = "use lower-case letters, digits and underscores, beginning with a letter"
 DatasetName = Annotated[
     str,
-    Field(strict=True),
-    AfterValidator(_dataset_name),
-    WithJsonSchema({"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"}),
+    Written(r"[a-z][a-z0-9_]{0,62}", "the name of a dataset", f"{_LOWER} (at most 63)"),
+    AfterValidator(_importable),
 ]
-
-
-def _matches(regex: str, what: str, advice: str) -> AfterValidator:
-    compiled = re.compile(regex)
-
-    def check(value: str) -> str:
-        if not compiled.fullmatch(value):
-            refuse("CX207", f"{short(value)} cannot be {what}", advice)
-        return value
-
-    return AfterValidator(check)
-
-
-_TABLE = r"[A-Za-z_][A-Za-z0-9_]{0,126}"
+Role = Annotated[str, Written(r"[a-z][a-z0-9_]{0,62}", "a role of tables", _LOWER)]
 TableName = Annotated[
     str,
-    Field(strict=True),
-    _matches(
-        _TABLE,
+    Written(
+        r"[A-Za-z_][A-Za-z0-9_]{0,126}",
         "the name of a table or view",
         "table names are letters, digits and underscores; look them up on the server's info page",
     ),
-    WithJsonSchema({"type": "string", "pattern": f"^{_TABLE}$"}),
 ]
 Datastack = Annotated[
     str,
-    Field(strict=True),
-    _matches(
+    Written(
         r"[A-Za-z0-9][A-Za-z0-9_.-]{0,126}",
         "the name of a datastack",
         "use the server's own name for it (letters, digits, _ . -), for example minnie65_public",
     ),
-    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"}),
 ]
 DOI = Annotated[
     str,
-    Field(strict=True),
-    _matches(
+    Written(
         r"10\.[0-9]{4,9}/\S{1,200}",
         "a DOI",
         "write the bare DOI, without https://doi.org/ : 10.1038/s41586-025-08790-w",
     ),
-    WithJsonSchema({"type": "string", "pattern": r"^10\.[0-9]{4,9}/\S+$"}),
 ]
 
 
@@ -244,8 +237,15 @@ def _column_type(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-PointName = Annotated[str, Field(strict=True, pattern="^[a-z][a-z0-9_]*$")]
-ColumnName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+PointName = Annotated[str, Written("[a-z][a-z0-9_]*", "the name of a point", _LOWER)]
+ColumnName = Annotated[
+    str,
+    Written(
+        "[A-Za-z_][A-Za-z0-9_]{0,62}",
+        "the name of a column",
+        "use letters, digits and underscores, as the server does",
+    ),
+]
 SchemaName = Annotated[str, Field(strict=True), AfterValidator(_schema_name)]
 ColumnKind = Annotated[
     str | tuple[str | int | None, ...],
@@ -458,10 +458,3 @@ VoxelSize = Annotated[
     AfterValidator(_voxel_size),
     WithJsonSchema({**_THREE, "items": {"type": "number", "exclusiveMinimum": 0}}),
 ]
-
-
-def short(value: object) -> str:
-    """Format a value for a message, shortened to a line."""
-    if isinstance(value, date):
-        return value.isoformat()
-    return repr(value) if len(str(value)) < 80 else repr(str(value)[:77] + "...")

@@ -26,6 +26,7 @@ __all__ = [
     "OLD_AFTER_DAYS",
     "Code",
     "Problem",
+    "clip",
     "close_names",
     "codes",
     "did_you_mean",
@@ -34,6 +35,7 @@ __all__ = [
     "implausible",
     "raise_problems",
     "report",
+    "short",
     "warnings_for",
     "without_repeats",
 ]
@@ -89,13 +91,23 @@ def dotted(parts: Iterable[str | int]) -> str:
     """Format a path as ``versions[2].timestamp``."""
     text = ""
     for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f".{_clip(part)}" if text else _clip(part)
+        text += f"[{part}]" if isinstance(part, int) else f".{clip(part)}" if text else clip(part)
     return text
 
 
-def _clip(part: str) -> str:
+def clip(part: str) -> str:
+    """Shorten a word, without control characters."""
     shown = part if part.isprintable() else ascii(part)[1:-1]
     return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def short(value: object) -> str:
+    """Format a value for a message, at most a line of it."""
+    if isinstance(value, date):
+        return value.isoformat()
+    # cut first: the repr of a megabyte is another megabyte
+    text = repr(value[:100] if isinstance(value, str | bytes | list | tuple) else value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def close_names(word: str, known: Iterable[str], *, count: int = 3) -> list[str]:
@@ -120,7 +132,7 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
 
 def without_repeats(first: Sequence[Problem], later: Iterable[Problem]) -> list[Problem]:
     """Leave out of `later` what complains again about a value whose very notation was refused."""
-    refused = {problem.path for problem in first if problem.code in {"CX105", "CX107", "CX403"}}
+    refused = {problem.path for problem in first if problem.code in {"CX105", "CX107"}}
     return [problem for problem in later if problem.path not in refused]
 
 
@@ -170,8 +182,7 @@ def explain(code: str) -> str:
     """Explain a code, as Markdown; raise `ValueError` where there is none of that name."""
     wanted = code.strip().upper()
     if wanted not in codes():
-        near = close_names(wanted, codes())
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(codes())}"
+        hint = did_you_mean(wanted, codes(), f"there are {', '.join(codes())}")
         raise ValueError(f"there is no code {code!r}; {hint}")
     entry = codes()[wanted]
     return (
@@ -222,22 +233,18 @@ def _omissions(spec: DatasetSpec) -> Iterator[tuple[Place, str, str]]:
 
 def _unknown_transform(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem]:
     transform = spec.transform
-    if transform is not None and transform.dataset is not None:
-        if transform.dataset not in _TRANSFORMS:
-            guesses = close_names(transform.dataset, _TRANSFORMS)
-            meant = f"did you mean {' or '.join(guesses)}? else " if guesses else ""
-            message = f"standard_transform 2.0 has no dataset {transform.dataset!r}"
-            yield _at(
-                root,
-                ("transform",),
-                "CX502",
-                message,
-                f"{meant}declare the steps, which need no release of standard_transform",
-            )
-        elif transform.version is not None and transform.version not in _TRANSFORMS[transform.dataset]:
-            known = " and ".join(sorted(_TRANSFORMS[transform.dataset]))
-            message = f"standard_transform 2.0 has no version {transform.version} of {transform.dataset}"
-            yield _at(root, ("transform", "version"), "CX502", message, f"it has {known}")
+    if transform is None or transform.dataset is None:
+        return
+    name, version = transform.dataset, transform.version
+    if name not in _TRANSFORMS:
+        instead = "declare the steps, which need no release of standard_transform"
+        advice = did_you_mean(name, _TRANSFORMS, "").replace("?", "? else ") + instead
+        message = f"standard_transform 2.0 has no dataset {name!r}"
+        yield _at(root, ("transform",), "CX502", message, advice)
+    elif version is not None and version not in _TRANSFORMS[name]:
+        advice = f"it has {' and '.join(sorted(_TRANSFORMS[name]))}"
+        message = f"standard_transform 2.0 has no version {version} of {name}"
+        yield _at(root, ("transform", "version"), "CX502", message, advice)
 
 
 def implausible(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem]:

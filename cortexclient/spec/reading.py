@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +13,8 @@ from cortexclient.spec.nodes import (
     Lookalike,
     MappingNode,
     Mark,
+    Node,
+    Path,
     ScalarNode,
     find,
     from_plain,
@@ -20,25 +22,16 @@ from cortexclient.spec.nodes import (
     to_plain,
     walk,
 )
-from cortexclient.spec.problems import MAX_SHOWN, Problem, close_names, dotted
+from cortexclient.spec.problems import MAX_SHOWN, Problem, clip, did_you_mean, dotted, short
 from cortexclient.spec.yaml_reader import read_bytes, read_nodes
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Iterator
 
-__all__ = [
-    "find_placeholders",
-    "find_secrets",
-    "find_secrets_in_text",
-    "load_nodes",
-    "nodes_of_mapping",
-    "parse_nodes",
-    "validate_nodes",
-]
+__all__ = ["load_nodes", "nodes_of_mapping", "parse_nodes", "validate_nodes"]
 
 Model = TypeVar("Model", bound=BaseModel)
-Path: TypeAlias = tuple[str | int, ...]
 
 
 def load_nodes(path: pathlib.Path) -> tuple[MappingNode | None, list[Problem]]:
@@ -51,10 +44,9 @@ def parse_nodes(content: bytes, label: str) -> tuple[MappingNode | None, list[Pr
     """Parse the content of a file like `load_nodes`."""
     root, problems = read_nodes(content, label)
     if root is not None:
-        problems += find_placeholders(root)
-        problems += [problem for _, problem in find_secrets(root)]
+        problems += [problem for _, problem in _refused(root)]
     seen = {problem.line for problem in problems if problem.code == "CX401"}
-    problems += [problem for problem in find_secrets_in_text(content, label) if problem.line not in seen]
+    problems += [problem for problem in _secrets_in_text(content, label) if problem.line not in seen]
     return root, problems
 
 
@@ -69,7 +61,7 @@ def nodes_of_mapping(
     root = cast("MappingNode", from_plain(values, label))
     if onto is not None:
         root = overlay(cast("MappingNode", from_plain(onto, label)), root)
-    return root, [*find_placeholders(root), *(problem for _, problem in find_secrets(root))]
+    return root, [problem for _, problem in _refused(root)]
 
 
 def validate_nodes(root: MappingNode, model: type[Model]) -> tuple[Model | None, list[Problem]]:
@@ -77,117 +69,80 @@ def validate_nodes(root: MappingNode, model: type[Model]) -> tuple[Model | None,
     try:
         return model.model_validate(to_plain(root)), []
     except ValidationError as error:
-        secret = [path for path, _ in find_secrets(root)]
-        return None, _problems_from(error, root, model, hidden=secret)
+        return None, _problems_from(error, root, model, hidden=[path for path, _ in _refused(root)])
 
 
 # ------------------------------------------------------------------------------------------------- pydantic's errors
 def _problems_from(
-    error: ValidationError, root: MappingNode, model: type[BaseModel], *, hidden: Sequence[Path] = ()
+    error: ValidationError, root: MappingNode, model: type[BaseModel], *, hidden: Sequence[Path]
 ) -> list[Problem]:
     """Translate a validation error, pointing into the nodes that were validated; one problem per place, the first.
 
-    Values at or below the `hidden` paths are left out: they hold secrets, which are reported already.
+    Values at or below the `hidden` paths are left out: they are reported already, and may hold secrets.
     """
-    problems: dict[tuple[Path, str], Problem] = {}
+    problems: dict[Path, Problem] = {}
     for item in error.errors(include_url=False)[: 10 * MAX_SHOWN]:
-        path = tuple(item["loc"])
-        if any(path[: len(secret)] == secret for secret in hidden):
+        path, kind = tuple(item["loc"]), item["type"]
+        if any(path[: len(above)] == above for above in hidden):
             continue
-        node, mark, followed = find(root, path)
-        kind = item["type"]
+        node, mark, place = find(root, path)
         if kind == "missing" and isinstance(path[-1], int):
-            message = f"there are only {path[-1]} values here"
-            problems.setdefault((followed, ""), Problem(*mark, "CX210", dotted(followed), message, _HOW_MANY))
-            continue
-        if kind == "missing":
-            name = str(path[-1])
-            problem = Problem(*mark, "CX202", dotted(path), f"{name} is missing", _what_to_write(model, path))
-            problems[path, kind] = problem
-            continue
-        if kind == "extra_forbidden":
-            code, message, advice = _unknown_key(model, path, suggest=len(problems) < MAX_SHOWN)
-        elif kind.startswith("CX"):
-            context = item.get("ctx", {})
-            code, message, advice = kind, item["msg"], str(context.get("advice", ""))
+            code, message, advice = "CX210", f"there are only {path[-1]} values here", _HOW_MANY
+        elif kind == "missing":
+            place = path
+            code, message, advice = "CX202", f"{path[-1]} is missing", _what_to_write(model, path)
+        elif kind == "extra_forbidden":
+            place = path
+            known = _keys(_model_at(model, path[:-1]))
+            similar = known if len(problems) < MAX_SHOWN else []  # which takes time
+            every = f"{dotted(path[:-1]) or 'a spec'} knows: {', '.join(known)}; private keys begin with x-"
+            code, message = "CX201", "this key is not known"
+            advice = did_you_mean(str(path[-1]), similar, every)
         else:
-            code, message, advice = _wrong_value(item, node)
-            if kind in _MAPS:
-                advice = _what_map(model, path, advice)
-        if isinstance(node, ScalarNode) and kind != "extra_forbidden":
-            mark = node.mark
-            if isinstance(node.value, Lookalike):
-                code = "CX204"
-                message = f"unquoted, {_clipped(node.text)} is taken for {node.value.taken_for} by some readers of YAML"
-                advice = _plainly(node.value.text, wants_truth=kind == "bool_type")
-        shown = path if kind == "extra_forbidden" else followed
-        problems.setdefault((shown, ""), Problem(*mark, code, dotted(shown), message, advice))
+            mark = node.mark if isinstance(node, ScalarNode) else mark
+            code, message, advice = _wrong_value(item, node, model)
+        problems.setdefault(place, Problem(*mark, code, dotted(place), message, advice))
     return list(problems.values())
 
 
-def _plainly(text: str, *, wants_truth: bool) -> str:
-    if wants_truth and text.casefold() in {"yes", "on", "no", "off"}:
-        return f"write {'true' if text.casefold() in {'yes', 'on'} else 'false'}"
-    return f'if text is meant, quote it: "{_clipped(text)}"; else write true or false, or a decimal number'
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _shown(value: Any) -> str:
-    # cut first: the repr of a megabyte is another megabyte
-    return _clipped(repr(value[:100] if isinstance(value, str | bytes | list | tuple) else value))
-
-
-def _wrong_value(item: Mapping[str, Any], node: Any) -> tuple[str, str, str]:
-    kind, context = item["type"], item.get("ctx", {})
-    value = node.text if isinstance(node, ScalarNode) and node.text else item.get("input")
-    if isinstance(node, ScalarNode) and not isinstance(node.value, str) and kind == "string_type":
-        text = _clipped(node.text)
-        return "CX204", f"{text} is not text unless it is quoted", f'write "{text}" in quotes'
+def _wrong_value(item: Mapping[str, Any], node: Node, model: type[BaseModel]) -> tuple[str, str, str]:
+    """Return code, message and advice about a value that is there but cannot be right."""
+    kind, context, value = item["type"], item.get("ctx", {}), item.get("input")
+    if isinstance(node, ScalarNode):
+        if isinstance(node.value, Lookalike):
+            return _unquoted(node.value, wants_truth=kind == "bool_type")
+        if kind == "string_type" and not isinstance(node.value, str):
+            text = clip(node.text)
+            return "CX204", f"{text} is not text unless it is quoted", f'write "{text}" in quotes'
+    if kind.startswith("CX"):
+        return kind, item["msg"], context["advice"]
+    written = node.text if isinstance(node, ScalarNode) and node.text else value
     if kind == "literal_error":
-        allowed = str(context.get("expected", ""))
-        guesses = close_names(
-            str(value), [part.strip(" '") for part in allowed.replace(" or ", ",").split(",")]
-        )
-        return (
-            "CX206",
-            f"{_shown(value)} is not one of {allowed}",
-            _did_you_mean(guesses) or "choose one of them",
-        )
+        allowed = context["expected"]
+        choices = [part.strip(" '") for part in allowed.replace(" or ", ",").split(",")]
+        advice = did_you_mean(str(written), choices, "choose one of them")
+        return "CX206", f"{short(written)} is not one of {allowed}", advice
     if kind in _LENGTHS:
-        return (
-            "CX210",
-            f"there are {_LENGTHS[kind]} here",
-            str(item["msg"]).replace("Tuple", "the list").lower(),
-        )
+        advice = item["msg"].replace("Tuple", "the list").lower()
+        return "CX210", f"there are {_LENGTHS[kind]} here", advice
     if kind in _BOUNDS:
-        return "CX208", f"{_shown(value)} is out of range", f"it must be {_BOUNDS[kind]} {_bound(context)}"
-    if kind == "string_pattern_mismatch":
-        return (
-            "CX207",
-            f"{_shown(value)} is not written as it should be",
-            _PATTERNS.get(str(context.get("pattern")), f"it must match {context.get('pattern')}"),
-        )
-    return (
-        "CX203",
-        f"this is {_described(item.get('input'))}",
-        f"it should be {_EXPECTED.get(kind, item['msg'])}",
-    )
+        bound = " ".join(str(limit) for key, limit in context.items() if key in {"ge", "gt", "le", "lt"})
+        return "CX208", f"{short(written)} is out of range", f"it must be {_BOUNDS[kind]} {bound}"
+    expected = _EXPECTED.get(kind, item["msg"])
+    if expected == _MAP:
+        expected = _what_map(model, tuple(item["loc"])) or expected
+    return "CX203", f"this is {_described(value)}", f"it should be {expected}"
 
 
-_LOWER = "use lower-case letters, digits and underscores, beginning with a letter"
-_NUMBERED = 'write a version in quotes, as "1.4"'
-_PATTERNS = {
-    "^[a-z][a-z0-9_]{0,62}$": _LOWER,
-    "^[a-z][a-z0-9_]*$": _LOWER,
-    "^[A-Z][A-Za-z0-9]{0,62}$": "use letters and digits, beginning with a capital, as in MyBrainClient",
-    "^[A-Za-z][A-Za-z0-9_]*$": "use a name that standard_transform knows, as in minnie65",
-    r"^[0-9]+(\.[0-9]+)*$": _NUMBERED,
-    r"\{version\}.*\{table\}": "name {version} and, behind it, {table}, as in v{version}/{table}",
-    r"^[A-Za-z_][A-Za-z0-9_]{0,62}$": "use letters, digits and underscores, as the server does",
-}
+def _unquoted(value: Lookalike, *, wants_truth: bool) -> tuple[str, str, str]:
+    """Say what a value may be taken for, and how to write what is meant."""
+    text, word = clip(value.text), value.text.casefold()
+    advice = f'if text is meant, quote it: "{text}"; else write true or false, or a decimal number'
+    if wants_truth and word in {"yes", "on", "no", "off"}:
+        advice = f"write {'true' if word in {'yes', 'on'} else 'false'}"
+    return "CX204", f"unquoted, {text} is taken for {value.taken_for} by some readers of YAML", advice
+
+
 _HOW_MANY = "points and resolutions have three numbers, as in [4, 4, 40]; ranges have two"
 _LENGTHS = {
     "too_long": "too many values",
@@ -202,38 +157,28 @@ _BOUNDS = {
     "less_than": "less than",
     "finite_number": "finite",
 }
+_MAP = "a map of key: value lines"
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number without quotes",
     "int_from_float": "a whole number",
     "float_type": "a number without quotes",
     "bool_type": "true or false",
-    "tuple_type": "a list: [a, b, c]",
-    "list_type": "a list: [a, b, c]",
-    "dict_type": "a map of key: value lines",
-    "mapping_type": "a map of key: value lines",
-    "model_type": "a map of key: value lines",
-    "model_attributes_type": "a map of key: value lines",
+    **dict.fromkeys(("tuple_type", "list_type"), "a list: [a, b, c]"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), _MAP),
 }
 
 
-_MAPS = {"dict_type", "mapping_type", "model_type", "model_attributes_type"}
-
-
-def _what_map(model: type[BaseModel], path: Path, advice: str) -> str:
+def _what_map(model: type[BaseModel], path: Path) -> str | None:
     """Name the keys of the section that is expected."""
     section = _model_at(model, path)
     if section is model:
-        return advice
+        return None
     own = _keys(section)
     keys = [name for name, field in section.model_fields.items() if field.is_required()]
     keys += [name for name in own if name not in keys][: 6 - len(keys)]
-    named = "a name, and below it " if isinstance(path[-1], str) and path[-1] in {"tables", "sources"} else ""
-    return f"it should be a map: {named}{', '.join(f'{key}:' for key in keys)}{' ...' if len(own) > len(keys) else ''}"
-
-
-def _bound(context: Mapping[str, Any]) -> str:
-    return " ".join(str(value) for key, value in context.items() if key in {"ge", "gt", "le", "lt"})
+    named = "a name, and below it " if path[-1] in {"tables", "sources"} else ""
+    return f"a map: {named}{', '.join(f'{key}:' for key in keys)}{' ...' if len(own) > len(keys) else ''}"
 
 
 def _described(value: Any) -> str:
@@ -242,29 +187,17 @@ def _described(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     if isinstance(value, str):
-        return f"the text {_shown(value)}"
+        return f"the text {short(value)}"
     if isinstance(value, bool):
         return f"the truth value {str(value).lower()}"
     if isinstance(value, int | float):
-        return f"the number {_shown(value)}"
-    return f"the date {value.isoformat()}" if isinstance(value, date) else _shown(value)
-
-
-def _did_you_mean(guesses: list[str]) -> str:
-    return f"did you mean {' or '.join(guesses)}?" if guesses else ""
+        return f"the number {short(value)}"
+    return f"the date {value.isoformat()}" if isinstance(value, date) else short(value)
 
 
 def _keys(section: type[BaseModel]) -> list[str]:
     """Return the keys of a section."""
     return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _unknown_key(model: type[BaseModel], path: Path, *, suggest: bool) -> tuple[str, str, str]:
-    known = _keys(_model_at(model, path[:-1]))
-    guesses = close_names(str(path[-1]), known) if suggest else []
-    where = dotted(path[:-1]) or "a spec"
-    advice = _did_you_mean(guesses) or f"{where} knows: {', '.join(known)}; private keys begin with x-"
-    return "CX201", "this key is not known", advice
 
 
 def _what_to_write(model: type[BaseModel], path: Path) -> str:
@@ -315,43 +248,23 @@ _PLACEHOLDER = re.compile(r"\$\{\s*[A-Za-z_]")
 _ADVICE = "remove it and revoke it if it was published; tokens are stored for a server, never in a spec"
 
 
-def _looks_secret(text: str) -> bool:
-    """Whether a text holds something shaped like a token, a key or a password."""
-    return _SHAPES.search(text) is not None
-
-
-def _names_a_secret(key: str) -> bool:
-    """Whether a key or the name of a variable announces a secret."""
-    return _NAMES.search(key) is not None
-
-
-def find_secrets(root: MappingNode) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
-    """Find values that look like secrets, and keys that announce one."""
+def _refused(root: MappingNode) -> Iterator[tuple[Path, Problem]]:
+    """Find what no spec may hold: secrets, keys that announce one, and ``${...}``; each with its path."""
     for path, mark, node in walk(root):
         key = path[-1]
-        if isinstance(key, str) and _names_a_secret(key) and not _is_harmless(node):
+        text = node.value if isinstance(node, ScalarNode) and isinstance(node.value, str) else ""
+        if isinstance(key, str) and _NAMES.search(key) and not _is_harmless(node):
             message = f"{key[:60]} announces a token or a password"
             yield path, Problem(*mark, "CX401", dotted(path), message, _ADVICE)
-        elif isinstance(node, ScalarNode) and isinstance(node.value, str) and _looks_secret(node.value):
+        elif _SHAPES.search(text):
             message = "this looks like a token or a password (it is not repeated here)"
             yield path, Problem(*node.mark, "CX401", dotted(path), message, _ADVICE)
-        elif isinstance(key, str) and _looks_secret(key):
+        elif isinstance(key, str) and _SHAPES.search(key):
             message = "this key looks like a token (it is not repeated here)"
             yield path[:-1], Problem(*mark, "CX401", dotted(path[:-1]), message, _ADVICE)
-
-
-def find_placeholders(root: MappingNode) -> Iterator[Problem]:
-    """Find ``${...}``: a spec means the same on every machine, and reads nothing from the environment."""
-    for path, _, node in walk(root):
-        if (
-            not isinstance(node, ScalarNode)
-            or not isinstance(node.value, str)
-            or str(path[0]).startswith("x-")
-        ):
-            continue
-        if _PLACEHOLDER.search(node.value):
+        elif _PLACEHOLDER.search(text) and not str(path[0]).startswith("x-"):
             message = "${...} is not filled in, because a spec means the same on every machine"
-            yield Problem(*node.mark, "CX403", dotted(path), message, "write the value itself")
+            yield path, Problem(*node.mark, "CX403", dotted(path), message, "write the value itself")
 
 
 def _is_harmless(node: object) -> bool:
@@ -360,10 +273,12 @@ def _is_harmless(node: object) -> bool:
         return False
     if node.value is None or isinstance(node.value, bool):
         return True
-    return isinstance(node.value, str) and node.value.startswith("https://") and not _looks_secret(node.value)
+    return (
+        isinstance(node.value, str) and node.value.startswith("https://") and not _SHAPES.search(node.value)
+    )
 
 
-def find_secrets_in_text(content: bytes, file: str) -> Iterator[Problem]:
+def _secrets_in_text(content: bytes, file: str) -> Iterator[Problem]:
     """Find secrets anywhere in a file, comments included."""
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
         match = _SHAPES.search(line[:20_000])

@@ -14,7 +14,6 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
-    StringConstraints,
     WithJsonSchema,
     model_validator,
 )
@@ -41,6 +40,7 @@ from cortexclient.spec.fields import (
     Vector,
     VersionNumber,
     VoxelSize,
+    Written,
     frozen,
     raise_findings,
     refuse,
@@ -300,7 +300,17 @@ class ExportsSpec(Section):
     format: Literal["csv-gz", "parquet", "delta"] | None = None
     """csv-gz (gzipped CSV without a header row beside a ``_header.csv``), parquet (a file or folder per table) or delta
     (Delta Lake tables as CAVE's exporter writes them). Left out: whatever lies there."""
-    layout: Annotated[str, StringConstraints(pattern=r"\{version\}.*\{table\}")] | None = None
+    layout: (
+        Annotated[
+            str,
+            Written(
+                r".*\{version\}.*\{table\}.*",
+                "a layout",
+                "name {version} and, behind it, {table}, as in v{version}/{table}",
+            ),
+        ]
+        | None
+    ) = None
     """Where a table lies below the path, for example ``{datastack}/v{version}/{table}/{copy}``, of which ``{version}``
     and ``{table}`` are needed. Left out: as CAVE's exporters write them."""
     mirrors: tuple[CloudPath, ...] = ()
@@ -539,14 +549,25 @@ class TransformStep(Section):
         return self
 
 
+StandardName = Annotated[
+    str,
+    Written(
+        "[A-Za-z][A-Za-z0-9_]*",
+        "a dataset of standard_transform",
+        "use a name that it knows, as in minnie65",
+    ),
+]
+Release = Annotated[str, Written(r"[0-9]+(\.[0-9]+)*", "a version", 'write a version in quotes, as "1.4"')]
+
+
 class TransformSpec(Section):
     """Positions in nm to um with the pia at y = 0 and depth along y."""
 
-    dataset: Annotated[str, Field(strict=True, pattern="^[A-Za-z][A-Za-z0-9_]*$")] | None = None
+    dataset: StandardName | None = None
     """Name of a dataset in standard_transform (minnie65, v1dd)."""
-    version: Annotated[str, Field(strict=True, pattern=r"^[0-9]+(\.[0-9]+)*$")] | None = None
+    version: Release | None = None
     """Pinned version of its transform, quoted: "1.4"; left out: the newest installed."""
-    streamline_version: Annotated[str, Field(strict=True, pattern=r"^[0-9]+(\.[0-9]+)*$")] | None = None
+    streamline_version: Release | None = None
     """Pinned version of its streamlines, quoted: "2.0"; left out: the newest installed."""
     steps: Annotated[tuple[TransformStep, ...], Field(max_length=100)] = ()
     """Steps from nm to um for a brain that standard_transform does not know, applied in this order."""

@@ -1,25 +1,35 @@
 """Safe reading of one YAML document into nodes, in bounded time and memory.
 
-PyYAML composes the document (`yaml.compose`), after one pass over its parser's events that enforces the limits; nothing
-is ever constructed from a tag. The limits are far above any honest spec.
+The nodes are made from the events of PyYAML's parser one by one, so that a limit stops the parser itself; nothing is
+ever constructed from a tag. The limits are far above any honest spec.
 """
 
 from __future__ import annotations
 
 import re
 import stat
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from cortexclient.spec.nodes import Lookalike, MapEntry, MappingNode, Mark, Node, ScalarNode, SequenceNode
+from cortexclient.spec.nodes import (
+    Lookalike,
+    MapEntry,
+    MappingNode,
+    Mark,
+    Node,
+    Path,
+    ScalarNode,
+    SequenceNode,
+    walk,
+)
 from cortexclient.spec.problems import Problem, dotted
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import pathlib
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["MAX_ALIASES", "MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "read_bytes", "read_nodes", "resolve_scalar"]
 
@@ -31,7 +41,6 @@ MAX_KEY = 200
 MAX_PROBLEMS = 500
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Place = tuple[int, int]
 
 
 class _Unreadable(Exception):  # noqa: N818 - a jump out of the reader, never seen by a caller
@@ -93,7 +102,7 @@ def resolve_scalar(text: str) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------------------- files
-def read_bytes(path: Path, file: str) -> tuple[bytes, list[Problem]]:
+def read_bytes(path: pathlib.Path, file: str) -> tuple[bytes, list[Problem]]:
     """Read a spec file, at most `MAX_BYTES` of it; where it cannot be read, return problems with the reason."""
 
     def failed(code: str, message: str, advice: str) -> tuple[bytes, list[Problem]]:
@@ -129,11 +138,10 @@ def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Prob
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         message = f"byte 0x{content[error.start]:02x} is not UTF-8"
         return None, [Problem(file, line, column, "CX101", "", message, "save the file as UTF-8")]
-    reader = _Reader(file)
+    reader = _Reader(file, yaml.parse(text, Loader=_Loader))
+    root: Node | None = None
     try:
-        reader.check_limits(text)
-        composed = yaml.compose(text, Loader=_Loader)
-        root = reader.convert(composed, (), ()) if composed is not None else None
+        root = reader.document()
     except _Unreadable:
         return None, reader.problems
     except yaml.MarkedYAMLError as error:
@@ -156,157 +164,134 @@ def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Prob
 
 @dataclass(slots=True)
 class _Reader:
-    """Checks a document's events against the limits, then turns its composed nodes into ours."""
+    """Makes nodes of the events of PyYAML's parser, one by one, and stops where there are more than any spec has."""
 
     file: str
+    events: Iterator[Any]
     problems: list[Problem] = field(default_factory=list)
-    # what composed nodes no longer know: where tags, anchors and aliases were written
-    tags: dict[_Place, str] = field(default_factory=dict)
-    anchors: set[_Place] = field(default_factory=set)
-    aliases: deque[Mark] = field(default_factory=deque)
+    anchored: dict[str, Node | None] = field(default_factory=dict)
+    """What each anchor stands for; None while that is still being read."""
     open: list[Mark] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
-    nodes: int = 0
+    values: int = 0
+    aliases: int = 0
 
-    def problem(
-        self, mark: Mark, code: str, message: str, advice: str, path: tuple[str | int, ...] = ()
-    ) -> None:
+    def problem(self, mark: Mark, code: str, message: str, advice: str, path: Path = ()) -> None:
         self.problems.append(Problem(*mark, code, dotted(path), message, advice))
         if len(self.problems) > MAX_PROBLEMS:
             raise _Unreadable
 
-    def stop(
-        self, mark: Mark, code: str, message: str, advice: str, path: tuple[str | int, ...] = ()
-    ) -> NoReturn:
+    def stop(self, mark: Mark, code: str, message: str, advice: str, path: Path = ()) -> NoReturn:
         self.problem(mark, code, message, advice, path)
         raise _Unreadable
 
     def mark(self, at: Any) -> Mark:
         return Mark(self.file, at.line + 1, at.column + 1)
 
-    def count(self, mark: Mark) -> None:
-        self.nodes += 1
-        if self.nodes > MAX_NODES:
-            self.stop(
-                mark, "CX106", f"the file holds more than {MAX_NODES:,} values", "a spec is a page or two"
-            )
+    def count(self, mark: Mark, depth: int) -> None:
+        """Count one more value, which has so many lists and maps around it."""
+        self.values += 1
+        if self.values > MAX_NODES:
+            message = f"the file holds more than {MAX_NODES:,} values"
+            self.stop(mark, "CX106", message, "a spec is a page or two")
+        if depth > MAX_DEPTH:
+            message = f"values are nested more than {MAX_DEPTH} levels deep"
+            self.stop(mark, "CX106", message, "specs are nearly flat")
 
-    def too_deep(self, mark: Mark) -> NoReturn:
-        self.stop(
-            mark, "CX106", f"values are nested more than {MAX_DEPTH} levels deep", "specs are nearly flat"
-        )
+    def document(self) -> Node | None:
+        """Read the one document of the file; None where it is empty."""
+        root: Node | None = None
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                advice = "one file holds one dataset: split the file at ---"
+                self.stop(self.mark(event.start_mark), "CX108", "a second document begins here", advice)
+            if isinstance(event, yaml.NodeEvent):
+                root = self.value(event, ())
+        return root
 
-    # ---------------------------------------------------------------------------------------------------- events
-    def check_limits(self, text: str) -> None:
-        """Pass over the document once without building anything, and stop where it is larger than any spec."""
-        documents = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.CollectionEndEvent):
-                self.open.pop()
-                continue
-            mark = self.mark(event.start_mark)
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    advice = "one file holds one dataset: split the file at ---"
-                    self.stop(mark, "CX108", "a second document begins here", advice)
-            elif isinstance(event, yaml.NodeEvent):
-                self.count(mark)
-                self._note(event, mark)
-        self.nodes = 0
-
-    def _note(self, event: Any, mark: Mark) -> None:
+    def value(self, event: Any, path: Path) -> Node:
+        mark = self.mark(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
-            self.aliases.append(mark)
-            if len(self.aliases) > MAX_ALIASES:
-                message = f"the file uses more than {MAX_ALIASES} aliases"
-                self.stop(mark, "CX106", message, "write the values out")
-            return
-        if event.tag is not None:
-            self.tags[mark.line, mark.column] = event.tag
+            return self.alias(str(event.anchor), mark, path)
+        self.count(mark, len(self.open) + isinstance(event, yaml.CollectionStartEvent))
+        self.refuse_tag(event, mark, path)
+        if event.anchor in self.anchored:
+            message = f"the anchor &{event.anchor[:60]} is defined twice"
+            self.problem(mark, "CX107", message, "define it once, above, or write the value out", path)
         if event.anchor is not None:
-            self.anchors.add((mark.line, mark.column))
-        if isinstance(event, yaml.CollectionStartEvent):
-            if len(self.open) >= MAX_DEPTH:
-                self.too_deep(mark)
+            self.anchored[event.anchor] = None
+        node: Node
+        if isinstance(event, yaml.ScalarEvent):
+            node = ScalarNode(event.value if event.style else resolve_scalar(event.value), mark, event.value)
+        else:
             self.open.append(mark)
+            read = self.sequence if isinstance(event, yaml.SequenceStartEvent) else self.mapping
+            node = read(mark, path)
+            self.open.pop()
+        if event.anchor is not None:
+            self.anchored[event.anchor] = node
+        return node
 
-    # --------------------------------------------------------------------------------------------------- composing
-    def convert(
-        self, node: Any, path: tuple[str | int, ...], around: tuple[int, ...], copied: Mark | None = None
-    ) -> Node:
-        """Turn a composed node into one of ours.
+    def sequence(self, mark: Mark, path: Path) -> SequenceNode:
+        items: list[Node] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self.value(event, (*path, len(items))))
+        return SequenceNode(items, mark)
 
-        ``path`` is its path in the document; ``around`` are the identities of the nodes around it, of which one again
-        would never end; ``copied`` is the place of the alias of which this is the content, or a part of it.
-        """
-        if copied is None and id(node) in self.seen:
-            copied = self.aliases.popleft()
-        mark = self.mark(node.start_mark)
-        if id(node) in around:
-            message, advice = "the anchor is defined around itself", "define it above, or write the value out"
-            self.problem(copied or mark, "CX107", message, advice, path)
-            return ScalarNode(None, copied or mark)
-        self.count(copied or mark)
-        if len(around) > MAX_DEPTH:
-            self.too_deep(copied or mark)
-        if copied is None:
-            self.seen.add(id(node))
-            self.refuse_tag(mark, path)
-        around = (*around, id(node))
-        if isinstance(node, yaml.ScalarNode):
-            text = node.value
-            return ScalarNode(text if node.style else resolve_scalar(text), mark, text)
-        if isinstance(node, yaml.SequenceNode):
-            items = [self.convert(item, (*path, i), around, copied) for i, item in enumerate(node.value)]
-            return SequenceNode(items, mark)
+    def mapping(self, mark: Mark, path: Path) -> MappingNode:
         entries: dict[str, MapEntry] = {}
-        for key, value in node.value:
-            name, at, good = self.key(key, path, entries, copied)
-            made = self.convert(value, (*path, name), around, copied)
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            name, key_mark, good = self.key(event, path, entries)
+            node = self.value(next(self.events), (*path, name))
             if good:
-                entries[name] = MapEntry(at, made)
+                entries[name] = MapEntry(key_mark, node)
         return MappingNode(entries, mark)
 
-    def refuse_tag(self, mark: Mark, path: tuple[str | int, ...]) -> None:
-        tag = self.tags.get((mark.line, mark.column))
+    def alias(self, anchor: str, mark: Mark, path: Path) -> Node:
+        """Return what an anchor stands for; every value of it counts again."""
+        self.aliases += 1
+        if self.aliases > MAX_ALIASES:
+            message = f"the file uses more than {MAX_ALIASES} aliases"
+            self.stop(mark, "CX106", message, "write the values out")
+        if anchor not in self.anchored:
+            message = f"no anchor &{anchor[:60]} is defined above"
+            self.stop(mark, "CX107", message, "define it once, above, or write the value out", path)
+        node = self.anchored[anchor]
+        if node is None:
+            message, advice = "the anchor is defined around itself", "define it above, or write the value out"
+            self.problem(mark, "CX107", message, advice, path)
+            return ScalarNode(None, mark)
+        for inner, _, _ in (((), mark, node), *walk(node)):
+            self.count(mark, len(self.open) + len(inner))
+        return node
+
+    def refuse_tag(self, event: Any, mark: Mark, path: Path) -> None:
+        tag = event.tag
         if tag is not None:
             shown = tag if len(tag) <= 60 and tag.isprintable() else ascii(tag[:57])[1:-1] + "..."
             message = f"the tag {shown} asks for a special type"
             self.problem(mark, "CX105", message, "remove it: specs are plain values", path)
 
-    def key(
-        self, node: Any, path: tuple[str | int, ...], entries: dict[str, MapEntry], copied: Mark | None
-    ) -> tuple[str, Mark, bool]:
+    def key(self, event: Any, path: Path, entries: Mapping[str, MapEntry]) -> tuple[str, Mark, bool]:
         """Check a key; returns its name, its place, and whether it can be used."""
-        mark = self.mark(node.start_mark)
-        if copied is None and id(node) in self.seen:
-            self.stop(
-                self.aliases.popleft(),
-                "CX107",
-                "an alias is used as a key",
-                "keys are plain words",
-                path,
-            )
-        if not isinstance(node, yaml.ScalarNode):
+        mark = self.mark(event.start_mark)
+        if isinstance(event, yaml.AliasEvent):
+            self.stop(mark, "CX107", "an alias is used as a key", "keys are plain words", path)
+        if not isinstance(event, yaml.ScalarEvent):
             self.stop(mark, "CX109", "a list or map is used as a key", "keys are plain words", path)
-        self.count(mark)
-        self.seen.add(id(node))
-        text, plain = node.value, not node.style
+        self.count(mark, len(self.open))
+        text, plain = event.value, not event.style
         name = text[:MAX_KEY]
         here = (*path, name)
         found = len(self.problems)
-        if copied is None:
-            self.refuse_tag(mark, here)
-        if (mark.line, mark.column) in self.anchors:
+        self.refuse_tag(event, mark, here)
+        if event.anchor is not None:
             self.problem(mark, "CX107", "a key carries an anchor", "anchor values, not keys", here)
         value = resolve_scalar(text) if plain else text
         if text == "<<" and plain:
             self.problem(mark, "CX107", "merge keys (<<) are not read", "use extends: to share values", path)
         elif len(text) > MAX_KEY:
-            self.problem(
-                mark, "CX109", f"a key is {len(text):,} characters long", "keys are plain words", here
-            )
+            message = f"a key is {len(text):,} characters long"
+            self.problem(mark, "CX109", message, "keys are plain words", here)
         elif not isinstance(value, str):
             kind = "an unquoted look-alike" if isinstance(value, Lookalike) else "not a word"
             self.problem(mark, "CX109", f"the key {text!r} is {kind}", f'write it in quotes: "{text}"', here)
@@ -331,9 +316,6 @@ class _Reader:
         if "nesting depth" in str(error.problem):
             message = f"values are nested more than {MAX_DEPTH} levels deep"
             return Problem(*mark, "CX106", "", message, "specs are nearly flat")
-        if "alias" in str(error.problem) or "anchor" in str(error.problem):
-            message = f"the anchor cannot be used ({error.problem})"
-            return Problem(*mark, "CX107", "", message, "define it once, above, or write the value out")
         for part, (message, advice) in _SYNTAX.items():
             if part in str(error.problem):
                 return Problem(*mark, "CX103", "", message, advice)
