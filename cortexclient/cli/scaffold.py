@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cortexclient.cli.check import offered, skeleton_versions, versions_of
-from cortexclient.cli.options import Token, environment_token
+from cortexclient.cli.check import LiveDatastack
+from cortexclient.cli.options import Token
 from cortexclient.cli.output import as_yaml, error_console, one_line, say
 from cortexclient.files import write_text
 from cortexclient.spec.table_schemas import table_schemas
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SpecText", "draft", "new"]
 
-# a version that expires later than this is meant to stay
 KEPT_DAYS = 5 * 365
 _ROLES = {
     "proofreading": ("proofreading_status", "proofread"),
@@ -42,7 +41,6 @@ def new(
     token: Token = None,
 ) -> None:
     """Write a commented YAML file for a new dataset, from what its live server reports."""
-    token = token or environment_token(server)
     text = draft(name, server=server, datastack=datastack, token=token)
     if out is None:
         say(text, nl=False)
@@ -144,68 +142,53 @@ def _errors(text: str) -> list[Problem]:
 def draft(name: str, *, server: str, datastack: str, token: str | None = None) -> str:
     """Write a commented spec that can be loaded; everything that was guessed is marked.
 
-    Without ``token``, the one that is stored for the server is used.
+    Without ``token``, the one of the environment or the one that is stored for the server is used.
     """
-    from cortexclient.session import Session
     from cortexclient.spec import spec_from_mapping
 
     spec = spec_from_mapping(
         {"name": name, "title": name, "server_address": server, "datastack": datastack},
         label="<command line>",
     )
-    session = Session(spec, auth_token=token)
-    info = session.info()
-    versions = versions_of(session)
-    latest = max((number for number, record in versions.items() if record.valid), default=None)
-    with session.guard("materialize"):
-        tables = list(session.cave.materialize.get_tables(version=latest)) if latest is not None else []
-        views = list(session.cave.materialize.get_views(version=latest)) if latest is not None else []
+    live = LiveDatastack(spec, None, token)
     text = SpecText(name)
-    sources: dict[str, Any] = {}
-    text.add("title", one_line(info.get("description") or "", 100) or name, "One line for people.")
+    sources: dict[str, Any] = {
+        "datastack": {"source": f"{spec.server_address}/info, {datetime.now(UTC):%Y-%m-%d}"}
+    }
+    text.add("title", one_line(live.info.get("description") or "", 100) or name, "One line for people.")
     text.comment("description: A few sentences for people.")
     text.blank()
     text.add("server_address", spec.server_address)
     text.add("datastack", datastack)
-    text.add("viewer_site", info.get("viewer_site") or None)
-    sizes = [info.get(f"viewer_resolution_{axis}") for axis in "xyz"]
-    known = (
-        [_number(size) for size in sizes] if all(isinstance(size, int | float) for size in sizes) else None
-    )
+    text.add("viewer_site", live.info.get("viewer_site") or None)
+    size = live.voxel_resolution
+    known = size and [int(length) if length.is_integer() else length for length in size]
     text.add("voxel_resolution", known, "In nm; this is the viewer's. Compare with the tables' own metadata.")
-    if known is not None:
+    if known:
         sources["voxel_resolution"] = {"verified": False, "note": "The viewer's, from the info service."}
     text.blank()
-    cells = _write_tables(text, info, session, tables, views, sources)
+    cells = _write_tables(text, live, sources)
     text.blank()
     text.comment("transform: minnie65   # a dataset of standard_transform, or declared: {steps: [...]}")
     text.comment("exports: {path: gs://bucket/folder/, format: csv-gz}")
-    _write_services(text, session, cells.get("main_table") or next(iter(tables), None))
+    offered = live.offered(table=cells.get("main_table") or next(iter(live.tables), None))
+    newest = max(live.skeleton_versions, default=None) if offered["skeletons"] else None
+    text.add("skeleton_version", newest, "The newest that the service makes." if newest is not None else None)
+    found = {service: there for service, there in offered.items() if there is not None}
+    text.add("capabilities", found, "As the services answered.")
     text.blank()
-    _write_versions(text, versions)
+    entries = [_version(number, record) for number, record in sorted(live.versions.items())]
+    text.add("versions", entries, "From the server's version metadata.")
     text.add("default_version", "latest")
     text.blank()
     text.comment("access: {level: group, note: One sentence on how to get access.}")
     text.comment("citation: {doi: 10.1234/my-brain}   # or note: Nothing is published yet.")
     text.add("license", {"name": "unverified"}, "An SPDX name such as CC-BY-4.0, once you know.")
-    if latest is not None:
-        text.add("example_ids", _example(session, cells, latest), "A cell of the newest version.")
+    if live.newest is not None:
+        text.add("example_ids", _example(live.session, cells, live.newest), "A cell of the newest version.")
     text.blank()
-    record = f"{spec.server_address}/info, {datetime.now(UTC):%Y-%m-%d}"
-    text.add(
-        "sources",
-        {"datastack": {"source": record}, **sources},
-        "What is not verified shows in the documentation.",
-    )
+    text.add("sources", sources, "What is not verified shows in the documentation.")
     return text.finished()
-
-
-def _write_services(text: SpecText, session: Session, table: str | None) -> None:
-    found = offered(session, table=table)
-    newest = max(skeleton_versions(session), default=None) if found["skeletons"] else None
-    text.add("skeleton_version", newest, "The newest that the service makes." if newest is not None else None)
-    known = {name: there for name, there in found.items() if there is not None}
-    text.add("capabilities", known or None, "As the services answered.")
 
 
 def _example(session: Session, cells: dict[str, Any], version: int) -> dict[str, Any] | None:
@@ -223,34 +206,30 @@ def _example(session: Session, cells: dict[str, Any], version: int) -> dict[str,
     return {**ids, "version": version}
 
 
-def _number(size: Any) -> float | int:
-    return int(size) if float(size).is_integer() else float(size)
-
-
-def _write_tables(
-    text: SpecText,
-    info: dict[str, Any],
-    session: Session,
-    tables: list[str],
-    views: list[str],
-    sources: dict[str, Any],
-) -> dict[str, Any]:
+def _write_tables(text: SpecText, live: LiveDatastack, sources: dict[str, Any]) -> dict[str, Any]:
     """Write the names of the tables, and return the section of cell ids."""
+    session, tables, views = live.session, live.tables, live.views
     guessed = {"verified": False, "note": "Guessed from the names of tables and views."}
-    synapses = info.get("synapse_table")
+    synapses = live.info.get("synapse_table")
     guess = _like(tables, "synapses", "synapse")
-    text.add("synapse_table", synapses or guess, None if synapses else _guessed(tables, "synapse"))
-    if guess and not synapses:
-        sources["synapse_table"] = guessed
-    text.add("synapses", _synapse_columns(session, synapses or guess, tables), "From that table.")
-    main = info.get("soma_table") or _like(
-        [t for t in tables if "alternative" not in t], "nucleus_detection", "nucleus", "soma"
+    similar = ", ".join(table for table in sorted(tables) if "synapse" in table) or "nothing that fits"
+    text.add(
+        "synapse_table",
+        synapses or guess,
+        None if synapses else f"The server names none; guessed from: {similar}.",
     )
+    text.add("synapses", _synapse_columns(session, synapses or guess, tables), "From that table.")
+    others = [table for table in tables if "alternative" not in table]
+    main = live.info.get("soma_table") or _like(others, "nucleus_detection", "nucleus", "soma")
     lookup = next((view for view in views if "lookup" in view), None)
-    alternative = [table for table in tables if "alternative" in table and _refers_to(session, table, main)]
+    alternative = [
+        table
+        for table in tables
+        if main is not None and table not in others and session.table_info(table).reference_table == main
+    ]
     found = {"lookup_view": lookup, "main_table": main, "alternative_tables": alternative}
     cell_ids = {key: value for key, value in found.items() if value}
-    text.add("cell_ids", cell_ids or None, f"Guessed from names; views: {', '.join(views) or 'none'}.")
+    text.add("cell_ids", cell_ids, f"Guessed from names; views: {', '.join(views) or 'none'}.")
     roles: dict[str, Any] = {}
     for role, words in _ROLES.items():
         table = _like(tables, *words)
@@ -261,8 +240,9 @@ def _write_tables(
         roles["edges"] = {"name": edges, "kind": "view"}
     used = {synapses or guess, main, *alternative, *(entry["name"] for entry in roles.values())}
     rest = ", ".join(sorted(set(tables) - used)) or "none"
-    text.add("tables", roles or None, f"Guessed from names. Other tables: {rest}.")
-    sources |= {key: dict(guessed) for key, value in (("cell_ids", cell_ids), ("tables", roles)) if value}
+    text.add("tables", roles, f"Guessed from names. Other tables: {rest}.")
+    guesses = {"synapse_table": guess and not synapses, "cell_ids": cell_ids, "tables": roles}
+    sources |= {key: dict(guessed) for key, given in guesses.items() if given}
     return cell_ids
 
 
@@ -280,7 +260,7 @@ def _synapse_columns(session: Session, table: str | None, tables: list[str]) -> 
         "size_column": "size" if "size" in columns else None,
         "score_column": score,
     }
-    return {key: value for key, value in found.items() if value is not None} or None
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _schema(session: Session, table: str, main: str | None) -> dict[str, str]:
@@ -303,28 +283,14 @@ def _like(names: Iterable[str], *words: str) -> str | None:
     return None
 
 
-def _guessed(tables: list[str], word: str) -> str:
-    similar = [table for table in sorted(tables) if word in table]
-    return f"The server names none; guessed from: {', '.join(similar) or 'nothing that fits'}."
-
-
-def _refers_to(session: Session, table: str, main: str | None) -> bool:
-    return main is not None and session.table_info(table).reference_table == main
-
-
-def _write_versions(text: SpecText, versions: dict[int, VersionRecord]) -> None:
-    entries = []
-    for number, record in sorted(versions.items()):
-        entry: dict[str, Any] = {
-            "version": number,
-            "timestamp": record.timestamp.isoformat().replace("+00:00", "Z"),
-        }
-        if not record.valid:
-            entry["status"] = "expired"
-        elif record.expires is None or (record.expires - record.timestamp).days > KEPT_DAYS:
-            entry["status"] = "major"
-        else:
-            entry["status"] = "available"
-            entry["expires"] = record.expires.date().isoformat()
-        entries.append(entry)
-    text.add("versions", entries or None, "From the server's version metadata.")
+def _version(number: int, record: VersionRecord) -> dict[str, Any]:
+    """Return the entry of a version; one that expires late is meant to stay."""
+    entry: dict[str, Any] = {
+        "version": number,
+        "timestamp": record.timestamp.isoformat().replace("+00:00", "Z"),
+    }
+    if not record.valid:
+        return {**entry, "status": "expired"}
+    if record.expires is None or (record.expires - record.timestamp).days > KEPT_DAYS:
+        return {**entry, "status": "major"}
+    return {**entry, "status": "available", "expires": record.expires.date().isoformat()}
