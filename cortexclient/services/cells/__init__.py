@@ -104,11 +104,10 @@ class CellsService(BaseService):
         ids = as_ids(root_ids, "root_ids")
         matches = from_roots(self._session, ids, version=version, timestamp=timestamp, progress=progress)
         _report(matches, strict=strict, status=status)
-        frame = _frame(matches, "root_id", "cell_id", filter_empty=filter_empty, status=status, strict=strict)
-        frame.attrs["failed_root_ids"] = _distinct(matches.ids[matches.failed])
-        frame.attrs.update(
-            provenance_of(self._session, matches.moment) | fallback_note(self._session, matches.moment)
+        frame = self._frame(
+            matches, "root_id", "cell_id", filter_empty=filter_empty, status=status, strict=strict
         )
+        frame.attrs["failed_root_ids"] = _distinct(matches.ids[matches.failed])
         return frame
 
     def cell_id_to_root_id(
@@ -190,14 +189,8 @@ class CellsService(BaseService):
                 raise ValueError("live=True asks at a time; leave out version=, or pass live=False")
             timestamp = timestamp or self._session.timestamp or datetime.now(UTC)
         ids = as_ids(cell_ids, "cell_ids")
-        matches = from_cells(
-            self._session,
-            ids,
-            version=version,
-            timestamp=timestamp,
-            progress=progress,
-        )
-        frame = _frame(
+        matches = from_cells(self._session, ids, version=version, timestamp=timestamp, progress=progress)
+        return self._frame(
             matches,
             "cell_id",
             "root_id",
@@ -206,10 +199,36 @@ class CellsService(BaseService):
             strict=strict,
             first_of_many=not omit_multiple,
         )
-        frame.attrs.update(
-            provenance_of(self._session, matches.moment) | fallback_note(self._session, matches.moment)
-        )
-        return frame
+
+    def _frame(
+        self,
+        matches: Matches,
+        asked: str,
+        found: str,
+        *,
+        filter_empty: bool,
+        status: bool,
+        strict: bool,
+        first_of_many: bool = False,
+    ) -> pd.DataFrame:
+        import pandas as pd
+
+        values, states, tables, candidates = matches.results(first_of_many=first_of_many)
+        if strict and (states == "ambiguous").any():
+            first = int((states == "ambiguous").argmax())
+            raise AmbiguousCellError(
+                f"{asked} {matches.ids[first]} has several {found}s: {candidates[first]}; leave out strict=True to get "
+                "-1, or pass status=True to see the candidates of all"
+            )
+        columns: dict[str, Any] = {found: values}
+        if status:
+            columns["status"] = pd.array(states, dtype=pd.StringDtype("pyarrow"))
+            columns["table"] = pd.array(tables, dtype=pd.StringDtype("pyarrow"))
+            columns["candidates"] = pd.Series(candidates, dtype=object).to_numpy()
+        frame = pd.DataFrame(columns, index=pd.Index(matches.ids, name=asked))
+        session, moment = self._session, matches.moment
+        frame.attrs.update(provenance_of(session, moment) | fallback_note(session, moment))
+        return frame[frame[found] != -1] if filter_empty else frame
 
     def _moment_of(
         self, client: Any, version: int | None, timestamp: Timestamp | None
@@ -261,31 +280,3 @@ def _report(matches: Matches, *, strict: bool, status: bool) -> None:
 
 def _distinct(ids: IdArray) -> list[int]:
     return list(dict.fromkeys(ids.tolist()))
-
-
-def _frame(
-    matches: Matches,
-    asked: str,
-    found: str,
-    *,
-    filter_empty: bool,
-    status: bool,
-    strict: bool,
-    first_of_many: bool = False,
-) -> pd.DataFrame:
-    import pandas as pd
-
-    values, states, tables, candidates = matches.results(first_of_many=first_of_many)
-    if strict and (states == "ambiguous").any():
-        first = int((states == "ambiguous").argmax())
-        raise AmbiguousCellError(
-            f"{asked} {matches.ids[first]} has several {found}s: {candidates[first]}; leave out strict=True to get "
-            "-1, or pass status=True to see the candidates of all"
-        )
-    columns: dict[str, Any] = {found: values}
-    if status:
-        columns["status"] = pd.array(states, dtype=pd.StringDtype("pyarrow"))
-        columns["table"] = pd.array(tables, dtype=pd.StringDtype("pyarrow"))
-        columns["candidates"] = pd.Series(candidates, dtype=object).to_numpy()
-    frame = pd.DataFrame(columns, index=pd.Index(matches.ids, name=asked))
-    return frame[frame[found] != -1] if filter_empty else frame

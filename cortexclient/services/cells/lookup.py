@@ -8,20 +8,17 @@ supervoxels belonged then.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cortexclient.errors import (
-    NotConfiguredError,
-    UnknownTableError,
-)
+from cortexclient.errors import NotConfiguredError, UnknownTableError
 from cortexclient.services.roots import LineageLookup, nothing_live
 from cortexclient.session import (
     Moment,
     Query,
+    find_table,
     from_microseconds,
     lifetimes,
     microseconds,
@@ -43,31 +40,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Matches", "from_cells", "from_roots", "intervals_to_points", "versions_for"]
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class CellSource:
     """A table or view that connects cells with segments."""
 
     name: str
-    kind: str
-    cell: str
+    kind: Literal["table", "view"]
+    cell: str  # the column of cell ids
     rank: int
-
-    def request(self, column: str, ids: IdArray, moment: Moment, *, progress: bool = False) -> Query:
-        """Make the query for the rows in which a column has one of these ids."""
-        return Query(
-            self.name,
-            kind="view" if self.kind == "view" else "table",
-            filters={"in": {self.name: {column: ids.tolist()}}},
-            needs=("id",),
-            merge_reference=False,
-            resolution=None,
-            split_positions=True,
-            moment=moment,
-            progress=progress,
-        )
 
 
 def _sources(session: Session, version: int, *, for_cells: bool) -> list[CellSource]:
@@ -91,14 +72,11 @@ def _sources(session: Session, version: int, *, for_cells: bool) -> list[CellSou
 
 
 def _target(session: Session, name: str, version: int) -> str:
-    from cortexclient.session import find_table
-
     try:
-        return (
-            "target_id" if find_table(session, name, kind="table", version=version).reference_table else "id"
-        )
+        refers = find_table(session, name, kind="table", version=version).reference_table
     except UnknownTableError:
         return "target_id"  # the query itself raises for a missing table
+    return "target_id" if refers else "id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,30 +118,32 @@ class CellRows:
 
 def _ids(frame: pd.DataFrame, column: str) -> IdArray:
     """Return a column of ids as int64, nulls as 0, which stands for no segment."""
-    values = frame[column]
-    if values.dtype.kind != "i" or hasattr(values.dtype, "numpy_dtype"):
-        values = values.fillna(0)
-    array: IdArray = values.to_numpy(dtype=np.int64)
+    array: IdArray = frame[column].fillna(0).to_numpy(dtype=np.int64)
     return array
 
 
 def _query_sources(
-    session: Session, asked: list[tuple[CellSource, int, str, IdArray]], *, progress: bool, description: str
+    session: Session, wanted: list[tuple[CellSource, int, str, IdArray]], *, progress: bool, description: str
 ) -> list[CellRows]:
     """Query each source at a version for the rows in which a column has some ids, all concurrently."""
-    requests = [
-        source.request(column, ids, Moment(version=number), progress=progress)
-        for source, number, column, ids in asked
+    queries = [
+        Query(
+            source.name,
+            kind=source.kind,
+            filters={"in": {source.name: {column: ids.tolist()}}},
+            needs=("id",),
+            merge_reference=False,
+            resolution=None,
+            split_positions=True,
+            moment=Moment(version=version),
+            progress=progress,
+        )
+        for source, version, column, ids in wanted
     ]
-    frames = run_queries(session, requests, description=description) if asked else []
+    frames = run_queries(session, queries, description=description) if queries else []
     return [
-        CellRows(source, number, frame) for (source, number, _, _), frame in zip(asked, frames, strict=True)
+        CellRows(source, version, frame) for (source, version, *_), frame in zip(wanted, frames, strict=True)
     ]
-
-
-def _when(session: Session, version: Any, timestamp: Timestamp | None) -> Moment:
-    asked = Moment.of(version, timestamp)
-    return session.moment if asked.floating else asked
 
 
 # -- cells -> roots ------------------------------------------------------------------------------------------
@@ -178,7 +158,8 @@ def from_cells(
     distinct = np.unique(cells[cells > 0])
     if not len(distinct):
         return matches
-    moment = matches.moment = _when(session, version, timestamp)
+    given = Moment.of(version, timestamp)
+    moment = matches.moment = session.moment if given.floating else given
     exact = None if moment.timestamp is None else session.frozen_version(moment.timestamp)
     at = moment.timestamp if exact is None else None
     if moment.version is not None and session.version_fallback:
@@ -197,23 +178,18 @@ def from_cells(
 
 def _of_cells(session: Session, cells: IdArray, version: int, *, progress: bool) -> list[CellRows]:
     sources = _sources(session, version, for_cells=True)
-    asked = [(source, version, source.cell, cells) for source in sources]
-    return _query_sources(session, asked, progress=progress, description="cells")
-
-
-def _reference_version(session: Session, at: datetime) -> int:
-    """Return the live version nearest to a time, in which rows are read."""
-    record = nearest(session.versions(), at)
-    if record is None:
-        raise nothing_live(session)
-    return record.version
+    wanted = [(source, version, source.cell, cells) for source in sources]
+    return _query_sources(session, wanted, progress=progress, description="cells")
 
 
 def _by_supervoxel(
     session: Session, matches: Matches, cells: IdArray, at: datetime, *, progress: bool
 ) -> None:
     """Look up cells at any time: their supervoxels never change, and the chunkedgraph gives their roots at a time."""
-    every = _of_cells(session, cells, _reference_version(session, at), progress=progress)
+    record = nearest(session.versions(), at)
+    if record is None:
+        raise nothing_live(session)
+    every = _of_cells(session, cells, record.version, progress=progress)
     supervoxels = [found.supervoxels("looking up cells at any time") for found in every]
     roots = roots_of(session, np.concatenate(supervoxels), at=at)
     for found, part in zip(every, np.split(roots, _ends(supervoxels)), strict=True):
@@ -230,14 +206,12 @@ def from_roots(
     """Look up the cells of roots of any age."""
     require_versions(session.spec, "cells")
     distinct = np.unique(roots[roots > 0])
-    asked = Moment.of(version, timestamp)
+    given = Moment.of(version, timestamp)
+    matches = Matches(roots, unknown=roots <= 0)
     if not len(distinct):
-        return Matches(roots, unknown=roots <= 0)
-    exact = asked.version
-    if asked.timestamp is not None:
-        exact = session.frozen_version(asked.timestamp)
+        return matches
+    exact = given.version if given.timestamp is None else session.frozen_version(given.timestamp)
     if exact is not None and session.version_record(exact).valid:
-        matches = Matches(roots, unknown=roots <= 0)
         matches.moment = Moment(version=exact)
         _add(matches, _of_roots(session, {exact: distinct}, progress=progress), {exact: distinct})
         return matches
@@ -246,11 +220,11 @@ def from_roots(
         lineage.prefetch()
         life = lifetimes(session, distinct, also=[session.versions])
         known = life.known
-        matches = Matches(roots, unknown=~np.isin(roots, distinct[known]))
-        matches.moment = None if asked.floating else asked
+        matches.unknown = ~np.isin(roots, distinct[known])
         first, last = life.created, life.last
-        if not asked.floating:
-            at = asked.timestamp or session.version_record(int(asked.version or 0)).timestamp
+        if not given.floating:
+            matches.moment = given
+            at = given.timestamp or session.version_record(int(given.version or 0)).timestamp
             moment = microseconds(at)
             known = known & (first <= moment) & (moment <= last)
             first = last = np.full(len(distinct), moment, dtype=np.int64)
@@ -281,9 +255,7 @@ def _mixed_ages(
         if record.valid
     }
     chosen = versions_for(first, last, times)
-    rest = np.setdiff1d(
-        np.arange(len(roots)), np.concatenate([np.zeros(0, dtype=np.int64), *chosen.values()])
-    )
+    rest = np.setdiff1d(np.arange(len(roots)), [index for mine in chosen.values() for index in mine])
     at_versions = {version: roots[mine] for version, mine in chosen.items()}
     if not len(rest):
         _add(matches, _of_roots(session, at_versions, progress=progress), at_versions)
@@ -292,8 +264,8 @@ def _mixed_ages(
     matches.failed, matches.failure = np.isin(matches.ids, failed), lineage.failure
     rest = rest[~np.isin(roots[rest], failed)]
     read = lineage.version.version
-    asked = at_versions | ({read: np.union1d(near, at_versions.get(read, near[:0]))} if len(rest) else {})
-    every = _of_roots(session, asked, progress=progress)
+    wanted = at_versions | ({read: np.union1d(near, at_versions.get(read, near[:0]))} if len(rest) else {})
+    every = _of_roots(session, wanted, progress=progress)
     _add(matches, every, at_versions)
     if len(rest):
         there = [found for found in every if found.version == read]
@@ -302,18 +274,18 @@ def _mixed_ages(
 
 def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[CellRows]:
     """Query the rows of roots at versions, all tables and versions concurrently."""
-    asked = [
-        (source, number, "pt_root_id", ids)
-        for number, ids in roots.items()
-        for source in _sources(session, number, for_cells=False)
+    wanted = [
+        (source, version, "pt_root_id", ids)
+        for version, ids in roots.items()
+        for source in _sources(session, version, for_cells=False)
     ]
-    return _query_sources(session, asked, progress=progress, description="roots")
+    return _query_sources(session, wanted, progress=progress, description="roots")
 
 
 def _add(matches: Matches, every: list[CellRows], roots: dict[int, IdArray]) -> None:
     """Add the cells of the given roots at each version; the rows may belong to other roots, too."""
     for found in every:
-        good = np.isin(found.roots, roots.get(found.version, np.zeros(0, dtype=np.int64)))
+        good = np.isin(found.roots, roots.get(found.version, []))
         matches.add(found.source.name, found.roots[good], found.cells[good], rank=found.source.rank)
 
 
@@ -365,32 +337,28 @@ class Matches:
         self.moment: Moment | None = None
         self.failed = np.zeros(len(ids), dtype=bool)
         self.failure: ServiceError | None = None
-        self._asked: list[IdArray] = []
-        self._found: list[IdArray] = []
-        self._rank: list[IdArray] = []
-        self._tables: list[str] = []
+        self._pairs: list[pd.DataFrame] = []
 
     def add(self, table: str, asked: IdArray, found: IdArray, *, rank: int) -> None:
         """Add pairs from one table; zeros, which stand for no segment, are left out."""
+        import pandas as pd
+
         good = (asked > 0) & (found > 0)
-        if table not in self._tables:
-            self._tables.append(table)
-        self._asked.append(asked[good])
-        self._found.append(found[good])
-        self._rank.append(np.full(int(good.sum()), 1000 * rank + self._tables.index(table), dtype=np.int64))
+        self._pairs.append(
+            pd.DataFrame({"asked": asked[good], "found": found[good], "rank": rank, "table": table})
+        )
+
+    def _joined(self) -> pd.DataFrame:
+        import pandas as pd
+
+        if not self._pairs:
+            self.add("", self.ids[:0], self.ids[:0], rank=0)
+        return pd.concat(self._pairs, ignore_index=True)
 
     def keep_best(self) -> None:
         """Keep for each given id what its best table has: an alternative point replaces the main one."""
-        if not self._asked:
-            return
-        asked, found = np.concatenate(self._asked), np.concatenate(self._found)
-        rank = np.concatenate(self._rank)
-        level = rank // 1000
-        names, where = np.unique(asked, return_inverse=True)
-        best = np.full(len(names), np.iinfo(np.int64).max)
-        np.minimum.at(best, where, level)
-        good = level == best[where]
-        self._asked, self._found, self._rank = [asked[good]], [found[good]], [rank[good]]
+        pairs = self._joined()
+        self._pairs = [pairs[pairs["rank"] == pairs.groupby("asked")["rank"].transform("min")]]
 
     def results(
         self, *, first_of_many: bool = False
@@ -400,32 +368,24 @@ class Matches:
         The same pair from several tables counts once. With ``first_of_many`` the smallest of several is returned
         instead of -1.
         """
-        empty = np.zeros(0, dtype=np.int64)
-        asked, found = np.concatenate([empty, *self._asked]), np.concatenate([empty, *self._found])
-        rank = np.concatenate([empty, *self._rank])
-        # the table of highest rank first for each pair, then one row per pair
-        order = np.lexsort((rank, found, asked))
-        asked, found, rank = asked[order], found[order], rank[order]
-        fresh = np.ones(len(asked), dtype=bool)
-        fresh[1:] = (asked[1:] != asked[:-1]) | (found[1:] != found[:-1])
-        asked, found, rank = asked[fresh], found[fresh], rank[fresh]
-
+        # of the tables that have a pair the best one, and of equals the one that was added first
+        pairs = self._joined().sort_values(["asked", "found", "rank"], kind="stable")
+        pairs = pairs.drop_duplicates(["asked", "found"])
+        asked, found = pairs["asked"].to_numpy(), pairs["found"].to_numpy()
         start = np.searchsorted(asked, self.ids, side="left")
         count = np.searchsorted(asked, self.ids, side="right") - start
-        padded = np.append(found, -1)
-        single = (count == 1) | (first_of_many & (count > 1))
-        values = np.where(single, padded[np.minimum(start, len(found))], -1)
-        states = np.full(len(self.ids), "not found", dtype=object)
-        states[self.unknown] = "unknown root"
-        states[self.failed] = "failed"
-        states[count == 1] = "found"
-        states[count > 1] = "ambiguous"
+        hit, single = count > 0, (count == 1) | (first_of_many & (count > 1))
+        values = np.full(len(self.ids), -1, dtype=np.int64)
+        values[single] = found[start[single]]
+        states = np.select(
+            [count > 1, count == 1, self.failed, self.unknown],
+            ["ambiguous", "found", "failed", "unknown root"],
+            "not found",
+        ).astype(object)
         tables = np.full(len(self.ids), None, dtype=object)
-        names = np.array([*self._tables, None], dtype=object)
-        hit = count > 0
-        tables[hit] = names[np.append(rank, 0)[start[hit]] % 1000]
+        tables[hit] = pairs["table"].to_numpy()[start[hit]]
         candidates = [found[a : a + n].tolist() for a, n in zip(start.tolist(), count.tolist(), strict=True)]
-        return values.astype(np.int64), states, tables, candidates
+        return values, states, tables, candidates
 
 
 def intervals_to_points(first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
