@@ -31,7 +31,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "AmbiguousCellError",
@@ -59,6 +59,8 @@ __all__ = [
     "UnknownTableError",
     "UnknownVersionError",
 ]
+
+Kind = TypeVar("Kind", bound="ServiceError")
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -138,6 +140,10 @@ class ServiceError(CortexError):
         self.service = service
         self.status = self.usual_status if status is None else status
         self.url = url
+
+    def of_kind(self, kind: type[Kind], message: str) -> Kind:
+        """Return an error of another kind about the same request, with what is known about its reason."""
+        return kind(message, service=self.service, status=self.status, url=self.url)
 
     def __reduce__(self) -> tuple[object, ...]:
         # exceptions with keyword-only arguments do not pickle by themselves; workers send these across processes

@@ -79,6 +79,9 @@ class AnnotationsService(BaseService):
         >>> "pt_position" in stage.fields
         True
         """
+        table, added = (
+            None if unit is None else list(unit) for unit in (table_resolution, annotation_resolution)
+        )
         try:
             with self._session.guard("annotation"):
                 return self._session.cave.annotation.stage_annotations(
@@ -86,13 +89,11 @@ class AnnotationsService(BaseService):
                     schema_name=schema_name,
                     update=update,
                     id_field=id_field,
-                    table_resolution=None if table_resolution is None else list(table_resolution),
-                    annotation_resolution=None
-                    if annotation_resolution is None
-                    else list(annotation_resolution),
+                    table_resolution=table,
+                    annotation_resolution=added,
                 )
         except ServiceError as error:
-            raise self._unknown(table_name, schema_name, error) or error from None
+            raise self._unknown(table_name, schema_name, error) from None
 
     def upload_staged_annotations(
         self,
@@ -176,61 +177,58 @@ class AnnotationsService(BaseService):
 
     def _write(self, method: str, url: str, rows: Sequence[Any], table: str, retries: int) -> Any:
         """Send one batch, again where the database had rolled back its transaction."""
-        http = self._session.http
-        for attempt in range(retries + 1):
+        http, wait = self._session.http, 0.25
+        while True:
             try:
-                return http.read_json(
-                    "annotation", http.send("annotation", method, url, body={"annotations": [*rows]})
-                )
+                response = http.send("annotation", method, url, body={"annotations": [*rows]})
+                return http.read_json("annotation", response)
             except ServiceError as error:
-                message = str(error)
-                if _ROLLED_BACK.search(message):
-                    if attempt < retries:
-                        time.sleep(min(8.0, 0.25 * 2**attempt))
-                        continue
-                    raise ServiceUnavailableError(
-                        "the annotation service cannot write now: an earlier failure has left its database "
-                        "connection in a rolled-back transaction. Nothing of this batch was written; try again later",
-                        service="annotation",
-                        status=error.status,
-                        url=error.url,
-                    ) from None
-                if _DUPLICATE.search(message):
-                    known = re.search(r"Key \(id\)=\((\d+)\)", message)
-                    which = f"the id {known[1]}" if known else "one of these ids"
-                    raise InvalidQueryError(
-                        f"table {table!r} has an annotation with {which} already, so nothing of this batch was "
-                        "written; leave the ids out, or stage with update=True to change existing annotations",
-                        service="annotation",
-                        status=error.status,
-                        url=error.url,
-                    ) from None
-                raise self._unknown(table, None, error) or error from None
-        raise AssertionError("unreachable")  # pragma: no cover
+                rolled_back = _ROLLED_BACK.search(str(error))
+                if not (rolled_back and retries):
+                    raise (_refusal(table, error) or self._unknown(table, None, error)) from None
+            time.sleep(wait)
+            retries, wait = retries - 1, min(8.0, 2 * wait)
 
-    def _unknown(
-        self, table: str | None, schema: str | None, error: ServiceError
-    ) -> UnknownTableError | None:
-        """Make the error for a table or schema that does not exist; None where the failure has another reason."""
+    def _unknown(self, table: str | None, schema: str | None, error: ServiceError) -> ServiceError:
+        """Return the error for a table or schema that does not exist; the same where it has another reason."""
         trouble = (AuthenticationError, ServiceUnavailableError, ServiceTimeoutError, ProtocolError)
         if isinstance(error, trouble):
-            return None
+            return error
         cave = self._session.cave
         kind, name = ("schema", schema) if table is None else ("table", table)
         try:
             with self._session.guard("annotation" if table else "schema"):
                 known = cave.annotation.get_tables() if table else cave.schema.get_schemas()
         except CortexError:
-            return None
+            return error
         if name in known:
-            return None
+            return error
         close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
-        shown = ", ".join(sorted(known)[:30]) or "none"
-        where = self._session.spec.name
-        return UnknownTableError(
-            f"{where} has no annotation {kind} {name!r}; "
-            + (f"did you mean {', '.join(close)}?" if close else f"there are {shown}"),
-            service=error.service,
-            status=error.status,
-            url=error.url,
+        hint = (
+            f"did you mean {', '.join(close)}?"
+            if close
+            else f"there are {', '.join(sorted(known)[:30]) or 'none'}"
         )
+        return error.of_kind(
+            UnknownTableError, f"{self._session.spec.name} has no annotation {kind} {name!r}; {hint}"
+        )
+
+
+def _refusal(table: str, error: ServiceError) -> ServiceError | None:
+    """Return why the database wrote nothing; None where the failure has another reason."""
+    message = str(error)
+    if _ROLLED_BACK.search(message):
+        return error.of_kind(
+            ServiceUnavailableError,
+            "the annotation service cannot write now: an earlier failure has left its database connection in a "
+            "rolled-back transaction. Nothing of this batch was written; try again later",
+        )
+    if _DUPLICATE.search(message):
+        known = re.search(r"Key \(id\)=\((\d+)\)", message)
+        which = f"the id {known[1]}" if known else "one of these ids"
+        return error.of_kind(
+            InvalidQueryError,
+            f"table {table!r} has an annotation with {which} already, so nothing of this batch was written; leave the "
+            "ids out, or stage with update=True to change existing annotations",
+        )
+    return None
