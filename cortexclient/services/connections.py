@@ -15,6 +15,7 @@ from cortexclient.services.synapses import (
     moment_of_synapses,
     neurons_by_side,
     roots_a_request,
+    size_column,
     synapse_filters,
     synapse_thresholds,
 )
@@ -43,6 +44,7 @@ __all__ = ["ConnectionsService"]
 _COUNTS = ("n_syn", "num_syn", "synapse_count", "n_synapses", "count")
 _SIZES = ("sum_size", "total_size", "size_sum", "net_size", "size")
 _PAIR = ["pre_pt_root_id", "post_pt_root_id"]
+_STATUS = {"pre": "status_axon", "post": "status_dendrite"}
 _PROOFREAD = ("clean", "extended", "t", "true")
 """Values of a column of proofreading for a proofread neuron (schemas of EMAnnotationSchemas)."""
 
@@ -141,7 +143,7 @@ class ConnectionsService(BaseService):
             # from the neurons to the neurons
             root_ids, pre_ids, post_ids = None, root_ids, root_ids
         given = root_ids is not None
-        asked = neurons_by_side(
+        by_side = neurons_by_side(
             root_ids, pre=pre and given, post=post and given, pre_ids=pre_ids, post_ids=post_ids
         )
         shape = Query("connections", split_positions=True, return_as=return_as)
@@ -154,7 +156,7 @@ class ConnectionsService(BaseService):
         edges = self._edges_role() if counted else None
         table = None if edges else session.require_synapse_table(synapse_table)
         frame, attrs = _count(
-            session, asked, thresholds, edges=edges, table=table, moment=moment, progress=progress
+            session, by_side, thresholds, edges=edges, table=table, moment=moment, progress=progress
         )
         if omit_self_synapse:
             frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
@@ -266,9 +268,7 @@ class ConnectionsService(BaseService):
             self._cells(distinct, moment).reindex(frame["partner_root_id"]).to_numpy(dtype=np.int64)
         )
         known, several = self._types(types, distinct, moment)
-        frame["type"] = pd.array(
-            [known.get(root) for root in frame["partner_root_id"].tolist()], dtype="string"
-        )
+        frame["type"] = frame["partner_root_id"].map(known).astype("string")
         columns = ["root_id", "side", "rank", "partner_root_id", "n_syn", "sum_size", "cell_id", "type"]
         result: pd.DataFrame = frame[columns if types is not None else columns[:-1]]
         result.attrs.update(pairs.attrs)
@@ -299,16 +299,11 @@ class ConnectionsService(BaseService):
     def _by(
         self, pairs: pd.DataFrame, by: str | Mapping[int, Any], moment: Moment
     ) -> tuple[pd.DataFrame, list[int]]:
-        import pandas as pd
-
         groups, several = self._groups(by, np.unique(pairs[_PAIR].to_numpy()), moment)
-        sides = {
-            side: pd.array(
-                [groups.get(root) for root in pairs[f"{side}_pt_root_id"].tolist()], dtype="string"
-            )
-            for side in ("pre", "post")
-        }
-        keyed = pairs.assign(pre_group=sides["pre"], post_group=sides["post"])
+        keyed = pairs.assign(
+            pre_group=pairs["pre_pt_root_id"].map(groups).astype("string"),
+            post_group=pairs["post_pt_root_id"].map(groups).astype("string"),
+        )
         grouped = keyed.groupby(["pre_group", "post_group"], dropna=False)
         frame = grouped.agg(
             n_connections=("n_syn", "size"),
@@ -327,11 +322,11 @@ class ConnectionsService(BaseService):
         rows, table = self._rows_of(by, roots, moment)
         column = next((name for name in ("cell_type", "tag", "type") if name in rows), None)
         if column is None:
-            raise InvalidQueryError(
+            raise self._session.error(
+                InvalidQueryError,
+                "materialize",
                 f"{table!r}, the table of the role {by!r}, has no column cell_type, tag or type to group by (it has "
                 f"{', '.join(map(str, rows))}); pass by={{root_id: group}}",
-                service="materialize",
-                url=self._session.connection.url_of("materialize"),
             )
         distinct = rows[["pt_root_id", column]].dropna().drop_duplicates()
         several = distinct["pt_root_id"][distinct["pt_root_id"].duplicated()].unique().tolist()
@@ -348,23 +343,19 @@ class ConnectionsService(BaseService):
     def _proofread_roots(self, roots: Any, side: str | None, moment: Moment) -> set[int]:
         """Return which roots were proofread: their axons for ``pre``, their dendrites for ``post``, either for None."""
         rows, table = self._rows_of("proofreading", np.unique(roots), moment)
-        own = {"pre": ["status_axon"], "post": ["status_dendrite"], None: ["status_axon", "status_dendrite"]}[
-            side
-        ]
-        columns = [name for name in own if name in rows] or [
-            name for name in ("status", "proofread") if name in rows
-        ]
-        if not columns:
-            raise InvalidQueryError(
+        own = [name for where, name in _STATUS.items() if side in (where, None)]
+        columns = rows.columns.intersection(own)
+        if columns.empty:
+            columns = rows.columns.intersection(["status", "proofread"])
+        if columns.empty:
+            raise self._session.error(
+                InvalidQueryError,
+                "materialize",
                 f"{table!r}, the table of the role 'proofreading', says in no column that is known what was proofread "
                 f"(it has {', '.join(map(str, rows))})",
-                service="materialize",
-                url=self._session.connection.url_of("materialize"),
             )
-        yes = np.zeros(len(rows), dtype=bool)
-        for name in columns:
-            yes |= rows[name].astype("string").str.lower().isin(_PROOFREAD).to_numpy(dtype=bool)
-        return set(rows.loc[yes, "pt_root_id"].tolist())
+        states = rows[columns].astype("string").map(str.lower, na_action="ignore")
+        return set(rows.loc[states.isin(_PROOFREAD).any(axis=1), "pt_root_id"].tolist())
 
     def _rows_of(self, role: str, roots: IdArray, moment: Moment) -> tuple[pd.DataFrame, str]:
         """Return the rows of the table of a role that lie on some roots."""
@@ -380,7 +371,7 @@ class ConnectionsService(BaseService):
 
 def _count(
     session: Session,
-    asked: Sequence[Mapping[str, IdArray]],
+    by_side: Sequence[Mapping[str, IdArray]],
     thresholds: Mapping[str, float],
     *,
     edges: Any,
@@ -390,8 +381,8 @@ def _count(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return (pre, post, n_syn, sum_size), ordered by the two ids, each pair once; and where they are from."""
     name = edges.name if edges is not None else str(table)
-    size = _size_column(session)
-    number = len(np.unique(np.concatenate([ids for part in asked for ids in part.values()])))
+    size = size_column(session)
+    number = len(np.unique(np.concatenate([ids for part in by_side for ids in part.values()])))
     queries = [
         Query(
             name,
@@ -400,12 +391,12 @@ def _count(
             merge_reference=False,
             resolution=None,
             split_positions=True,
-            select=None if edges is not None else _columns(size),
+            select=None if edges is not None else ["id", *_PAIR, size],
             moment=moment,
-            batch=roots_a_request(number, session.max_workers, len(asked)),
+            batch=roots_a_request(number, session.max_workers, len(by_side)),
             progress=progress,
         )
-        for part in asked
+        for part in by_side
     ]
     replies = fetch_replies(session, queries, description="connections")
     frames = [reply.frame() for reply in replies]
@@ -414,60 +405,51 @@ def _count(
         for key in (*provenance_of(session), "table_name", "table_kind", "complete", "version_fallback")
         if key in replies[0].attrs
     }
-    url = session.connection.url_of("materialize")
     try:
-        if edges is None:
-            _require_numbers(frames, [size], name, url)
+        if edges is not None:
+            frames = [_as_edges(session, frame, name, size) for frame in frames]
         else:
-            frames = [_as_edges(frame, name, size, url) for frame in frames]
+            for frame in frames:
+                _require_numbers(session, frame, [size], name)
     except ServiceError:
         forget_queries(session, queries)
         raise
     return _sum_up(frames, counted=edges is not None, size=size), attrs
 
 
-def _size_column(session: Session) -> str:
-    synapses = session.spec.synapses
-    return (synapses.size_column if synapses is not None else None) or "size"
-
-
-def _columns(size: str) -> list[str]:
-    return ["id", "pre_pt_root_id", "post_pt_root_id", size]
-
-
-def _as_edges(frame: pd.DataFrame, name: str, size: str, url: str) -> pd.DataFrame:
+def _as_edges(session: Session, frame: pd.DataFrame, name: str, size: str) -> pd.DataFrame:
     counts = [column for column in _COUNTS if column in frame.columns]
     sizes = [column for column in (*_SIZES, size) if column in frame.columns]
-    if not counts or not {"pre_pt_root_id", "post_pt_root_id"} <= set(frame.columns):
-        raise InvalidQueryError(
+    if not counts or not set(_PAIR) <= set(frame.columns):
+        raise session.error(
+            InvalidQueryError,
+            "materialize",
             f"{name!r} does not look like a table of connections (it has {', '.join(frame.columns)}); correct "
             "`tables.edges` in the dataset's YAML file, or pass synapse_table= to count synapses",
-            service="materialize",
             status=200,
-            url=url,
         )
-    _require_numbers([frame], sizes[:1], name, url)
-    _require_numbers([frame], counts[:1], name, url, missing=False)
+    _require_numbers(session, frame, sizes[:1], name)
+    _require_numbers(session, frame, counts[:1], name, missing=False)
     frame = frame.rename(columns={counts[0]: "n_syn"} | ({sizes[0]: "sum_size"} if sizes else {}))
-    if not sizes:
-        frame["sum_size"] = float("nan")
-    return frame[["pre_pt_root_id", "post_pt_root_id", "n_syn", "sum_size"]]
+    return frame.reindex(columns=[*_PAIR, "n_syn", "sum_size"])
 
 
 def _require_numbers(
-    frames: list[pd.DataFrame], columns: list[str], name: str, url: str, *, missing: bool = True
+    session: Session, frame: pd.DataFrame, columns: list[str], name: str, *, missing: bool = True
 ) -> None:
     """Raise `ProtocolError` for columns that hold something else than numbers, or where some are missing."""
-    for frame in frames:
-        for values in (frame[column] for column in columns if column in frame):
-            gaps = values.isna()
-            if (values.dtype.kind not in "iuf" and not gaps.all()) or (gaps.any() and not missing):
-                raise ProtocolError(
-                    f"the materialize service sent rows of {name!r} whose {values.name!r} is no number; try again",
-                    service="materialize",
-                    status=200,
-                    url=url,
-                )
+    for column in columns:
+        values = frame.get(column)
+        if values is None:
+            continue
+        gaps = values.isna()
+        if (values.dtype.kind not in "iuf" and not gaps.all()) or (gaps.any() and not missing):
+            raise session.error(
+                ProtocolError,
+                "materialize",
+                f"the materialize service sent rows of {name!r} whose {column!r} is no number; try again",
+                status=200,
+            )
 
 
 def _sum_up(frames: list[pd.DataFrame], *, counted: bool, size: str) -> pd.DataFrame:

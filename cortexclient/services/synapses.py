@@ -55,6 +55,7 @@ __all__ = [
     "neurons_by_side",
     "reference_queries",
     "roots_a_request",
+    "size_column",
     "synapse_filters",
     "synapse_thresholds",
 ]
@@ -172,19 +173,19 @@ class SynapsesService(BaseService):
         >>> synapses["pre_pt_root_id"].eq(root_id).any()
         np.True_
         """
-        asked = neurons_by_side(root_ids, pre=pre, post=post, pre_ids=pre_ids, post_ids=post_ids)
+        by_side = neurons_by_side(root_ids, pre=pre, post=post, pre_ids=pre_ids, post_ids=post_ids)
         as_choice(duplicates, "duplicates", ("first", "all", "raise"))
         least = as_number(min_synapses, "min_synapses", least=1) or 1
         session = self._session
         table = session.require_synapse_table(synapse_table)
         shape = Query(table, resolution=resolution, split_positions=split_positions, return_as=return_as)
-        ids = np.concatenate([ids for part in asked for ids in part.values()])
+        ids = np.concatenate([ids for part in by_side for ids in part.values()])
         ids = ids[np.sort(np.unique(ids, return_index=True)[1])]
         moment = moment_of_synapses(session, live=live, timestamp=timestamp)
         thresholds = synapse_thresholds(session, min_size=min_size, min_score=min_score)
         references = find_references(session, table, reference_tables, suffixes)
-        size = roots_a_request(len(ids), session.max_workers, len(asked))
-        requests = [
+        size = roots_a_request(len(ids), session.max_workers, len(by_side))
+        queries = [
             Query(
                 table,
                 kind="table",
@@ -197,7 +198,7 @@ class SynapsesService(BaseService):
                 batch=size if batch_size is None else batch_size,
                 progress=progress,
             )
-            for part in asked
+            for part in by_side
         ]
         following = reference_queries(
             references,
@@ -205,16 +206,16 @@ class SynapsesService(BaseService):
             resolution=resolution,
             batch_size=ref_batch_size,
             progress=progress,
-            pick=_new_ids(ids, both=len(asked) > 1, omit_self=omit_self_synapse),
+            pick=_new_ids(ids, both=len(by_side) > 1, omit_self=omit_self_synapse),
         )
         # sorted once, after those that come twice are left out
-        found = fetch_replies(session, requests, following=following, description="synapses", in_order=False)
-        replies, about = found[: len(asked)], found[len(asked) :]
-        sides = [side for part in asked for side in part]
+        found = fetch_replies(session, queries, following=following, description="synapses", in_order=False)
+        replies, about = found[: len(queries)], found[len(queries) :]
+        sides = [side for part in by_side for side in part]
         attrs = {**replies[0].attrs, "filters": {"root_ids": len(ids), "sides": sides, **thresholds}}
         attrs["requests"] = sum(reply.attrs["requests"] for reply in found)
         frame = _combined(replies, omit_self=omit_self_synapse)
-        attrs |= self._stale(ids, frame, moment)
+        attrs["stale_root_ids"] = self._stale(ids, frame, moment)
         if least > 1:
             frame = _of_connections(frame, least)
             attrs["filters"]["min_synapses"] = least
@@ -224,12 +225,12 @@ class SynapsesService(BaseService):
         frame.attrs.update(attrs)
         return present_frame(frame, shape)
 
-    def _stale(self, ids: IdArray, frame: pd.DataFrame, moment: Moment) -> dict[str, Any]:
+    def _stale(self, ids: IdArray, frame: pd.DataFrame, moment: Moment) -> list[int] | None:
         """Find the neurons that have no row because they did not exist then: a server does not report them."""
         seen = np.union1d(frame["pre_pt_root_id"].unique(), frame["post_pt_root_id"].unique())
         silent = np.setdiff1d(ids, seen[seen > 0])
         if not len(silent):
-            return {"stale_root_ids": []}
+            return []
         at = moment.timestamp
         if at is None:
             at = self._session.version_record(moment.version or self._session.version).timestamp
@@ -240,10 +241,11 @@ class SynapsesService(BaseService):
             log.warning(
                 "cannot find out which of %d neurons without synapses were valid: %s", len(silent), error
             )
-            return {"stale_root_ids": None}
+            return None
         if len(stale):
             self._warn_of_stale(stale, moment, at)
-        return {"stale_root_ids": stale.tolist()}
+        roots: list[int] = stale.tolist()
+        return roots
 
     def _warn_of_stale(self, stale: IdArray, moment: Moment, at: datetime) -> None:
         try:
@@ -321,6 +323,12 @@ def moment_of_synapses(session: Session, *, live: bool, timestamp: Timestamp | N
     return moment_of_tables(session)
 
 
+def size_column(session: Session) -> str:
+    """Return the column of sizes of the synapse table."""
+    synapses = session.spec.synapses
+    return (synapses.size_column if synapses is not None else None) or "size"
+
+
 def synapse_thresholds(
     session: Session, *, min_size: float | None, min_score: float | None
 ) -> dict[str, float]:
@@ -328,7 +336,7 @@ def synapse_thresholds(
     synapses = session.spec.synapses
     found: dict[str, float] = {}
     if min_size is not None:
-        found[(synapses.size_column if synapses is not None else None) or "size"] = float(min_size)
+        found[size_column(session)] = float(min_size)
     if min_score is not None:
         if synapses is None or synapses.score_column is None:
             raise NotConfiguredError(
@@ -365,7 +373,7 @@ def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, A
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    asked = pa.array(roots)
+    neurons = pa.array(roots)
 
     def pick(number: int, rows: Any) -> IdArray:
         ids, pre = rows.column("id"), rows.column("pre_pt_root_id")
@@ -374,7 +382,7 @@ def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, A
             ids, pre = ids.filter(keep), pre.filter(keep)
         if both and number == 1:
             # between two of the neurons: it comes among the outputs, too
-            ids = ids.filter(pc.invert(pc.is_in(pre, value_set=asked)))
+            ids = ids.filter(pc.invert(pc.is_in(pre, value_set=neurons)))
         wanted: IdArray = ids.to_numpy()
         return wanted
 
@@ -410,9 +418,6 @@ def _once_each(rows: Any, *, omit_self: bool) -> Any:
         keep = keep[_between_two(rows).to_numpy()[keep]]
     as_it_is = len(keep) == len(ids) and bool((keep[1:] > keep[:-1]).all())
     return None if as_it_is else pa.array(keep)
-
-
-log = logging.getLogger(__name__)
 
 
 # -- reference tables ------------------------------------------------------------------------------------------
@@ -490,63 +495,60 @@ def attach(
     synapses: pd.DataFrame, references: Sequence[Reference], replies: Sequence[Reply], *, duplicates: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return synapses with the columns of reference tables, of nullable types, and notes for ``df.attrs``."""
-    frames = {
-        reference.name: _one_frame(reply, reference)
-        for reference, reply in zip(references, replies, strict=True)
-    }
-    renamed = _with_distinct_names(synapses, frames, references)
+    import pandas as pd
+
+    frames = [_by_synapse(reply, reference) for reply, reference in zip(replies, references, strict=True)]
+    # the rule depends on names only, so the order of tables does not matter
+    uses = Counter(name for frame in (synapses, *frames) for name in frame.columns)
+    frames = [
+        frame.rename(
+            columns={name: _before_axis(name, reference.suffix) for name in frame.columns if uses[name] > 1}
+        )
+        for frame, reference in zip(frames, references, strict=True)
+    ]
+    taken = Counter(name for frame in (synapses, *frames) for name in frame.columns)
+    if clash := sorted(name for name, number in taken.items() if number > 1):
+        raise ValueError(
+            f"columns {', '.join(clash)} would come from several tables; give each reference table its own suffix with "
+            "suffixes={table: suffix}"
+        )
     several: dict[str, int] = {}
-    result = synapses
-    for reference in references:
-        result, many = _merge(result, renamed[reference.name], reference, duplicates)
-        if many:
-            several[reference.name] = many
-    return result, {
-        "reference_tables": [reference.name for reference in references],
-        "several_reference_rows": several,
-    }
+    for rows, reference in zip(frames, references, strict=True):
+        repeated = rows.index[rows.index.duplicated()].unique()
+        if len(repeated):
+            several[reference.name] = len(repeated)
+            found = f"{reference.name!r} has several rows for {len(repeated)} synapses"
+            if duplicates == "raise":
+                first = rows.index[rows.index.isin(repeated)][0]
+                raise ValueError(
+                    f"{found} (the first is {first}); pass duplicates='first' or duplicates='all'"
+                )
+            if duplicates == "first":
+                log.info("%s; those of the smallest ids are taken", found)
+        kept = rows[~rows.index.duplicated()] if duplicates == "first" else rows
+        synapses = synapses.join(kept, on="id")
+        synapses.index = pd.RangeIndex(len(synapses))  # a synapse may come several times
+    names = [reference.name for reference in references]
+    return synapses, {"reference_tables": names, "several_reference_rows": several}
 
 
-def _one_frame(reply: Reply, reference: Reference) -> pd.DataFrame:
-    url, frame = reply.url, reply.frame()
+def _by_synapse(reply: Reply, reference: Reference) -> pd.DataFrame:
+    """Return the rows of a reference table with the ids of their synapses as index, ordered by their own ids.
+
+    A synapse may be without a row, so every type has room for it: points are floats, whole numbers nullable.
+    """
+    frame = reply.frame()
     if reference.key not in frame.columns:
         raise InvalidQueryError(
             f"{reference.name!r} has no column {reference.key!r} that could refer to synapses; it has "
             f"{', '.join(frame.columns)}",
             service="materialize",
-            url=url,
+            url=reply.url,
         )
-    return frame.convert_dtypes(
-        infer_objects=False, convert_string=False, convert_floating=False
-    )  # rows may be missing for a synapse, so every type must have room for it, with or without such rows
-
-
-def _with_distinct_names(
-    synapses: pd.DataFrame, frames: Mapping[str, pd.DataFrame], references: Sequence[Reference]
-) -> dict[str, pd.DataFrame]:
-    """Rename columns that two tables have: the rule depends on names only, so the order of tables does not matter."""
-    uses = Counter(synapses.columns)
-    for reference in references:
-        uses.update(set(frames[reference.name].columns) - {reference.key})
-    renamed = {}
-    for reference in references:
-        frame = frames[reference.name]
-        names = {
-            name: _before_axis(name, reference.suffix)
-            for name in frame.columns
-            if name != reference.key and uses[name] > 1
-        }
-        renamed[reference.name] = frame.rename(columns=names)
-    taken = Counter(synapses.columns)
-    for reference in references:
-        taken.update(set(renamed[reference.name].columns) - {reference.key})
-    clash = sorted(name for name, number in taken.items() if number > 1)
-    if clash:
-        raise ValueError(
-            f"columns {', '.join(clash)} would come from several tables; give each reference table its own suffix with "
-            "suffixes={table: suffix}"
-        )
-    return renamed
+    frame = frame.set_index(frame.pop(reference.key).to_numpy(dtype=np.int64))
+    frame = frame.convert_dtypes(infer_objects=False, convert_string=False, convert_floating=False)
+    axes = [name for columns in triples(frame.columns.tolist()).values() for name in columns]
+    return frame.astype(dict.fromkeys(axes, np.float64))
 
 
 def _before_axis(name: str, suffix: str) -> str:
@@ -554,46 +556,3 @@ def _before_axis(name: str, suffix: str) -> str:
     if name.endswith(("_position_x", "_position_y", "_position_z")):
         return f"{name[:-2]}{suffix}{name[-2:]}"
     return f"{name}{suffix}"
-
-
-def _merge(
-    synapses: pd.DataFrame, rows: pd.DataFrame, reference: Reference, duplicates: str
-) -> tuple[pd.DataFrame, int]:
-    import pandas as pd
-
-    keys = rows[reference.key].to_numpy(dtype=np.int64)
-    # the rows of one synapse keep the order of their ids
-    order = np.argsort(keys, kind="stable")
-    distinct, first, times = np.unique(keys[order], return_index=True, return_counts=True)
-    many = int((times > 1).sum())
-    if many and duplicates == "raise":
-        repeated = np.isin(keys, distinct[times > 1])
-        raise ValueError(
-            f"{reference.name!r} has several rows for {many} synapses (the first is {keys[repeated.argmax()]}); pass "
-            "duplicates='first' or duplicates='all'"
-        )
-    if many and duplicates == "first":
-        log.info(
-            "%s has several rows for %d synapses; those of the smallest ids are taken", reference.name, many
-        )
-    wanted = synapses["id"].to_numpy(dtype=np.int64)
-    place = np.searchsorted(distinct, wanted)
-    found = np.append(distinct, -1)[place] == wanted
-    if many and duplicates == "all":
-        repeats = np.where(found, np.append(times, 1)[place], 1)
-        begins = np.repeat(np.cumsum(repeats) - repeats, repeats)
-        further = np.arange(len(begins)) - begins
-        synapses = synapses.take(np.repeat(np.arange(len(wanted)), repeats)).reset_index(drop=True)
-        place, found = np.repeat(place, repeats), np.repeat(found, repeats)
-    else:
-        further = np.zeros(len(wanted), dtype=np.int64)
-    where = np.full(len(place), -1, dtype=np.intp)
-    where[found] = order[first[place[found]] + further[found]]
-    added = {
-        name: rows[name].array.take(where, allow_fill=True) for name in rows.columns if name != reference.key
-    }
-    for columns in triples(list(added)).values():
-        # a synapse may be without a row, and so its point be missing, in any units
-        added |= {name: added[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in columns}
-    # the columns of the synapses are not copied
-    return pd.concat([synapses, pd.DataFrame(added, index=synapses.index)], axis=1), many

@@ -23,7 +23,6 @@ from cortexclient.session import (
     present_frame,
     run_query,
     table_infos,
-    unknown_table_message,
     view_infos,
 )
 
@@ -44,9 +43,7 @@ class _UnknownAttributeError(UnknownTableError, AttributeError):
     """No table of that name; also an AttributeError, so that ``hasattr`` and completion work."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return UnknownTableError(
-            str(self), service=self.service, status=self.status, url=self.url
-        ).__reduce__()
+        return self.of_kind(UnknownTableError, str(self)).__reduce__()
 
 
 # shown to users under the name that they may catch it by
@@ -354,15 +351,10 @@ class _Names(BaseService):
         return [name for name in self.table_names if text.lower() in name.lower()]
 
     def __getitem__(self, name: str) -> TableHandle:
-        info = self._infos().get(name)
-        if info is None:
-            raise _UnknownAttributeError(
-                unknown_table_message(self._session, str(name), self._kind),
-                service="materialize",
-                status=404,
-                url=f"{self._session.local_server}/materialize",
-            )
-        return TableHandle(self._session, info)
+        try:
+            return TableHandle(self._session, find_table(self._session, str(name), kind=self._kind))
+        except UnknownTableError as error:
+            raise error.of_kind(_UnknownAttributeError, str(error)) from None
 
     def __getattr__(self, name: str) -> TableHandle:
         if name.startswith("_"):

@@ -334,9 +334,9 @@ class Session:
 
         return raised_as_ours(self.http.context(service))
 
-    def error(self, kind: type[Failure], service: str, message: str) -> Failure:
-        """Make an error about a request that was not sent; it names the service's address."""
-        return kind(message, service=service, url=self.connection.url_of(service))
+    def error(self, kind: type[Failure], service: str, message: str, *, status: int | None = None) -> Failure:
+        """Make an error that names a service's address; without a status it is about a request that was not sent."""
+        return kind(message, service=service, status=status, url=self.connection.url_of(service))
 
     def map(
         self,
