@@ -166,10 +166,9 @@ class DatasetClient:
 
     def _service(self, kind: Callable[[Session], Service]) -> Service:
         """Return the client's only instance of a service, made when it is first needed."""
-        with self._lock:
-            if kind not in self._services:
-                self._services[kind] = kind(self._session)
-            return cast("Service", self._services[kind])
+        # a service holds no more than the session, so that threads may make another one for nothing
+        known = self._services.get(kind) or self._services.setdefault(kind, kind(self._session))
+        return cast("Service", known)
 
     # -- who and where
 
@@ -292,32 +291,7 @@ class DatasetClient:
         """
         self._session.unpin()
 
-    def version_timestamp(self, version: int | None = None) -> datetime:
-        """Return the timestamp of a materialization version.
-
-        Parameters
-        ----------
-        version : int, optional
-            Default: the version that the client uses at present.
-
-        Returns
-        -------
-        datetime.datetime
-            Aware, in UTC.
-
-        Raises
-        ------
-        UnknownVersionError
-            The datastack has no such version.
-
-        Examples
-        --------
-        >>> import cortexclient
-        >>> client = cortexclient.load("sandbox")
-        >>> client.version_timestamp() < client.now()
-        True
-        """
-        return self._session.version_record(self.version if version is None else version).timestamp
+    version_timestamp = _of(DatastackService, DatastackService.version_timestamp)
 
     @staticmethod
     def now() -> datetime:

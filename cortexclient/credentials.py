@@ -154,19 +154,19 @@ def find_token(address: str, *, is_trusted: Callable[[str], bool]) -> Token | No
     if is_trusted(address):
         places.append(secrets_dir() / "cave-secret.json")
     for path in places:
-        value = _read(path)
-        if value:
-            return Token(value, path)
+        value = _content(path).get("token")
+        if isinstance(value, str) and value.strip():
+            return Token(value.strip(), path)
     return None
 
 
-def _read(path: Path) -> str | None:
-    try:
+def _content(path: Path) -> dict[str, object]:
+    """Return what a file of a token holds; nothing where there is none, or it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    value = content.get("token") if isinstance(content, dict) else None
-    return value.strip() or None if isinstance(value, str) else None
+        if isinstance(content, dict):
+            return content
+    return {}
 
 
 def as_token(text: object) -> str:
@@ -196,11 +196,5 @@ def store_token(address: str, token: str) -> Path:
             f"{address} is not encrypted, so a token must not be sent there; use its https address"
         )
     path = token_file(address)
-    content: dict[str, object] = {}
-    with contextlib.suppress(OSError, ValueError):
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(earlier, dict):
-            content = earlier
-    content["token"] = token
-    _replace(path, json.dumps(content))
+    _replace(path, json.dumps(_content(path) | {"token": token}))
     return path

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from cortexclient.types import IdArray, Ids
 
@@ -45,34 +45,37 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
         raise TypeError(f"{name} is a table; pass its column of ids, such as table['pt_root_id']")
     if is_one(values):
         return np.array([as_id(values, name)], dtype=np.int64)
-    from_arrow = getattr(values, "to_pylist", None)
-    if from_arrow is not None:
-        return as_ids(from_arrow(), name)
-    if not hasattr(values, "__len__"):
-        return as_ids(list(cast("Iterable[int]", values)), name)
-    return _as_array(values, name)
+    held: Any = values
+    if hasattr(held, "to_pylist"):  # Arrow's
+        held = held.to_pylist()
+    elif not hasattr(held, "__len__"):
+        held = list(held)
+    elif isinstance(held, np.ma.MaskedArray):
+        if np.ma.is_masked(held):
+            raise ValueError(f"{name} holds masked values; drop them first (for example with .compressed())")
+        held = held.data
+    kind = getattr(getattr(held, "dtype", None), "kind", "O")
+    if kind in "iu":
+        return _as_int64(held, name)
+    if isinstance(held, np.ndarray):
+        held = held.ravel()
+    if kind == "f" and len(held):
+        raise TypeError(_float_message(name, next(iter(held))))
+    return np.fromiter((as_id(value, name) for value in held), dtype=np.int64)
 
 
-def _as_array(values: Any, name: str) -> IdArray:
+def _as_int64(values: Any, name: str) -> IdArray:
+    """Return an array or a column of integers, signed or not, nullable or not, as int64."""
     import numpy as np
 
-    if isinstance(values, np.ma.MaskedArray):
-        if np.ma.is_masked(values):
-            raise ValueError(f"{name} holds masked values; drop them first (for example with .compressed())")
-        values = values.data
-    dtype = getattr(values, "dtype", None)
-    if dtype is not None and getattr(dtype, "kind", "O") in "iu":
-        if getattr(values, "hasnans", False) or (hasattr(values, "isna") and values.isna().any()):
-            raise ValueError(f"{name} holds missing values; drop them first (for example with .dropna())")
-        array = np.atleast_1d(np.asarray(values)).ravel()
-        if array.dtype.kind == "O":
-            array = np.asarray(array.tolist())
-        if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
-            raise ValueError(f"{name} holds {int(array.max())}, which is too large for an id")
-        return array.astype(np.int64)
-    if dtype is not None and getattr(dtype, "kind", "O") == "f" and len(values) > 0:
-        raise TypeError(_float_message(name, np.asarray(values).ravel()[0]))
-    return np.fromiter((as_id(value, name) for value in _flat(values)), dtype=np.int64)
+    if hasattr(values, "isna") and values.isna().any():
+        raise ValueError(f"{name} holds missing values; drop them first (for example with .dropna())")
+    array = np.asarray(values).ravel()
+    if array.dtype.kind == "O":
+        array = np.asarray(array.tolist())
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} holds {int(array.max())}, which is too large for an id")
+    return array.astype(np.int64)
 
 
 def is_one(values: Any) -> bool:
@@ -81,12 +84,6 @@ def is_one(values: Any) -> bool:
         return True
     dimensions = getattr(values, "ndim", None)
     return dimensions == 0 if dimensions is not None else not hasattr(values, "__iter__")
-
-
-def _flat(values: Any) -> Any:
-    import numpy as np
-
-    return values.ravel() if isinstance(values, np.ndarray) else values
 
 
 def as_id(value: Any, name: str = "id") -> int:

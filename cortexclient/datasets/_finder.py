@@ -73,26 +73,20 @@ def contents_of(module: str) -> tuple[Callable[[str], Any], Callable[[], list[st
     lock = ForkSafeLock()
     made: dict[str, Any] = {}
 
-    def client() -> Any:
-        from cortexclient import factory, registry
-
-        spec = registry.get_spec(name)
-        with lock:
-            # a spec that was registered again, or edited, gets a new client; otherwise it is always the same one
-            if "client" not in made or made["spec"] != spec:
-                made.update(client=factory.load(spec), spec=spec)
-            return made["client"]
-
     def getattribute(attribute: str) -> Any:
-        if attribute == "client":
-            return client()
         if attribute.startswith("_"):
             raise AttributeError(f"module {module!r} has no attribute {attribute!r}")
-        from cortexclient import registry
+        from cortexclient import factory, registry
 
         spec = registry.get_spec(name)
         if attribute == "spec":
             return spec
+        if attribute == "client":
+            with lock:
+                # a spec that was registered again, or edited, gets a new client; else it is always the same one
+                if made.get("spec") != spec:
+                    made.update(client=factory.load(spec), spec=spec)
+                return made["client"]
         if attribute == spec.class_name_or_default:
             from cortexclient.client import client_class
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cortexclient.errors import CortexError, UnknownVersionError
+from cortexclient.errors import CortexError
 from cortexclient.ids import as_id
 from cortexclient.services import BaseService
 from cortexclient.session import newest, provenance_of, require_versions, table_infos, view_infos
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.services.links import LinksService
-    from cortexclient.session import Session, VersionRecord
+    from cortexclient.session import Session
     from cortexclient.spec import DatasetSpec
 
 __all__ = ["BASIC", "DatastackService", "card", "checks_of", "require_own"]
@@ -75,7 +75,7 @@ class DatastackService(BaseService):
             return dict(self._session.info())
         with self._session.guard("info"):
             record: dict[str, Any] = self._session.cave.info.get_datastack_info(
-                use_stored=use_stored, **({} if image_mirror is None else {"image_mirror": image_mirror})
+                use_stored=use_stored, image_mirror=image_mirror
             )
         return record
 
@@ -95,11 +95,10 @@ class DatastackService(BaseService):
         >>> client.image_source().startswith("precomputed://")
         True
         """
-        use_stored = self._stored(datastack_name, use_stored)
-        options = {} if image_mirror is None else {"image_mirror": image_mirror}
+        use_stored, info = self._stored(datastack_name, use_stored), self._session.cave.info
         with self._session.guard("info"):
             return str(
-                self._session.cave.info.image_source(use_stored=use_stored, format_for=format_for, **options)
+                info.image_source(use_stored=use_stored, format_for=format_for, image_mirror=image_mirror)
             )
 
     def segmentation_source(
@@ -114,11 +113,9 @@ class DatastackService(BaseService):
         >>> client.segmentation_source().startswith("graphene://")
         True
         """
-        use_stored = self._stored(datastack_name, use_stored)
+        use_stored, info = self._stored(datastack_name, use_stored), self._session.cave.info
         with self._session.guard("info"):
-            return str(
-                self._session.cave.info.segmentation_source(use_stored=use_stored, format_for=format_for)
-            )
+            return str(info.segmentation_source(use_stored=use_stored, format_for=format_for))
 
     def viewer_resolution(
         self, datastack_name: str | None = None, use_stored: bool = True
@@ -217,21 +214,33 @@ class DatastackService(BaseService):
                 )
             )
 
-    def versions(self) -> dict[int, VersionRecord]:
-        """Return all materialized versions by number, oldest first, expired ones included."""
-        return self._session.versions()
-
     def version_timestamp(self, version: int | None = None) -> datetime:
-        """Return the time of a version (default: the client's), aware, in UTC.
+        """Return the timestamp of a materialization version.
+
+        Parameters
+        ----------
+        version : int, optional
+            Default: the version that the client uses at present.
+
+        Returns
+        -------
+        datetime.datetime
+            Aware, in UTC.
 
         Raises
         ------
         UnknownVersionError
-            If there is no such version.
+            The datastack has no such version.
+
+        Examples
+        --------
+        >>> import cortexclient
+        >>> client = cortexclient.load("sandbox")
+        >>> client.version_timestamp() < client.now()
+        True
         """
-        return self._session.version_record(
-            self._session.version if version is None else int(version)
-        ).timestamp
+        session = self._session
+        return session.version_record(session.version if version is None else version).timestamp
 
     def most_recent_materialization_version(self, datastack_name: str | None = None) -> int:
         """Fetch the number of the newest version that can be queried.
@@ -255,12 +264,7 @@ class DatastackService(BaseService):
         require_versions(self._session.spec, "the newest version")
         found = newest(self._session.versions(refresh=True).values())
         if found is None:
-            raise UnknownVersionError(
-                f"{self._session.label} has no version at present",
-                service="materialize",
-                status=404,
-                url=self._session.versions_url,
-            )
+            raise self._session.no_version(f"{self._session.label} has no version at present")
         return found.version
 
     def status(self) -> pd.DataFrame:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.errors import InvalidQueryError
 from cortexclient.ids import as_ids, in_batches
 from cortexclient.services import BaseService
 from cortexclient.services.roots import fetch_lineages, no_root
-from cortexclient.session import EPOCH, Moment, graph_url, lifetimes, provenance_of
+from cortexclient.session import EPOCH, Moment, graph_url, lifetimes, provenance_of, require_versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +140,10 @@ class HistoryService(BaseService):
                 rows.append({**edits[number], **own})
         place = {root: position for position, root in enumerate(roots.tolist())}
         rows.sort(key=lambda row: (place[row["root_id"]], row["timestamp"], row["operation_id"]))
-        frame = pd.DataFrame({name: _column(name, kind, rows) for name, kind in _EDIT_COLUMNS.items()})
+        columns = {name: [row[name] for row in rows] for name in _EDIT_COLUMNS}
+        frame = pd.DataFrame(
+            {name: pd.Series(columns[name], dtype=kind) for name, kind in _EDIT_COLUMNS.items()}
+        )
         frame.attrs.update(provenance_of(session, Moment(timestamp=datetime.now(UTC))))
         frame.attrs["failed_root_ids"] = sorted(failures)
         frame.attrs["dataframe_resolution"] = [1.0, 1.0, 1.0]
@@ -175,8 +179,6 @@ class HistoryService(BaseService):
         True
         """
         import pandas as pd
-
-        from cortexclient.session import require_versions
 
         session = self._session
         require_versions(session.spec, "versions()")
@@ -248,8 +250,6 @@ class HistoryService(BaseService):
         """
         import pandas as pd
 
-        from cortexclient.errors import InvalidQueryError
-
         frames = [
             self._session.at(version=version).query(table, merge_reference=False, split_positions=True)
             for version in (version_a, version_b)
@@ -261,7 +261,13 @@ class HistoryService(BaseService):
                     "materialize",
                     f"rows of {table!r} have no id, so those of two versions cannot be matched",
                 )
-        first, second = (_nullable(frame.set_index("id")) for frame in frames)
+        # rows may be missing at a version, and no id may become a float for it
+        first, second = (
+            frame.set_index("id").convert_dtypes(
+                infer_objects=False, convert_string=False, convert_floating=False
+            )
+            for frame in frames
+        )
         values = first.add_suffix("_a").join(second.add_suffix("_b"), how="outer").sort_index()
         old, new = values.index.isin(first.index), values.index.isin(second.index)
         shared = [name for name in first if name in second]
@@ -272,7 +278,7 @@ class HistoryService(BaseService):
         kinds = np.select([~old, ~new], ["added", "removed"], "changed")
         columns = [tuple(name for name, unlike in zip(shared, row, strict=True) if unlike) for row in differs]
         order = [f"{name}_{letter}" for name in dict.fromkeys([*first, *second]) for letter in "ab"]
-        result = values[[name for name in order if name in values]].reset_index()
+        result: pd.DataFrame = values[[name for name in order if name in values]].reset_index()
         result.insert(1, "change", pd.Series(kinds, dtype="string"))
         result.insert(2, "columns", pd.Series(columns, dtype=object))
         result = result[listed].reset_index(drop=True)
@@ -321,17 +327,6 @@ def _points(coordinates: Any, scale: NDArray[np.float64]) -> NDArray[np.float64]
     return np.asarray(coordinates if coordinates is not None else [], dtype=np.float64).reshape(-1, 3) * scale
 
 
-def _column(name: str, kind: str, rows: list[dict[str, Any]]) -> pd.Series[Any]:
-    import pandas as pd
-
-    values = [row[name] for row in rows]
-    if kind == "object":
-        column = pd.Series([None] * len(values), dtype=object)
-        column[:] = values
-        return column
-    return pd.Series(values, dtype=kind)
-
-
 def _times(values: list[datetime | None]) -> Any:
     import pandas as pd
 
@@ -342,13 +337,3 @@ def _unequal(first: pd.Series[Any], second: pd.Series[Any]) -> NDArray[np.bool_]
     missing, also_missing = first.isna().to_numpy(), second.isna().to_numpy()
     unlike = (first != second).fillna(value=True).to_numpy(dtype=bool)
     return np.where(missing | also_missing, missing != also_missing, unlike)
-
-
-def _nullable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame whose whole numbers and truth values may be missing, so that no id becomes a float."""
-    kinds = {
-        name: {"i": "Int64", "b": "boolean"}[column.dtype.kind]
-        for name, column in frame.items()
-        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "ib"
-    }
-    return frame.astype(kinds)

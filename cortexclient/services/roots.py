@@ -14,7 +14,6 @@ from cortexclient.errors import (
     OfflineError,
     ServiceError,
     StaleRootError,
-    UnknownVersionError,
 )
 from cortexclient.ids import as_id, as_ids, is_one
 from cortexclient.services import BaseService
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from cortexclient.errors import UnknownVersionError
     from cortexclient.session import Session, VersionRecord
     from cortexclient.types import IdArray, Ids, Timestamp
 
@@ -343,9 +343,7 @@ class RootLineage:
         self.roots = roots
         self.links = links
         self._ended = ended
-        self._former: dict[int, list[int]] = {}
-        for older, newer in links:
-            self._former.setdefault(newer, []).append(older)
+        self._former = _neighbours((newer, older) for older, newer in links)
 
     def ancestors(self, root: int) -> set[int]:
         """Return all roots that led to a root."""
@@ -358,6 +356,13 @@ class RootLineage:
             if ancestor in self._ended:
                 found.setdefault(self._ended[ancestor], []).append(ancestor)
         return found
+
+
+def _neighbours(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for node, neighbour in pairs:
+        found.setdefault(node, []).append(neighbour)
+    return found
 
 
 def reachable(start: Sequence[int], neighbours: dict[int, list[int]]) -> set[int]:
@@ -412,19 +417,8 @@ def fetch_lineages(
     """Fetch the lineage of batches of roots, halving those that fail until the roots that make them fail are alone.
 
     Each batch is one request, between the times ``since`` and ``until``. After more than ``most_failures`` failed
-    requests nothing is halved any more.
-
-    Returns
-    -------
-    found : list of tuple
-        Roots, and the lineage that they are in.
-    failed : dict of int to ServiceError
-        Error of each root whose lineage could not be fetched.
-
-    Raises
-    ------
-    AuthenticationError, OfflineError
-        Without halving: they fail for every root.
+    requests nothing is halved any more, and after one that fails for every root (no token, offline) that is raised.
+    Return roots with the lineage that they are in, and the error of each root whose lineage could not be fetched.
     """
 
     def fetch(batch: IdArray) -> RootLineage | ServiceError:
@@ -545,20 +539,11 @@ class LineageLookup:
 
 def _descent(roots: IdArray, links: list[tuple[int, int]]) -> IdArray:
     """Return all ancestors and descendants of roots, and the roots, ascending."""
-    later: dict[int, list[int]] = {}
-    earlier: dict[int, list[int]] = {}
-    for older, newer in links:
-        later.setdefault(older, []).append(newer)
-        earlier.setdefault(newer, []).append(older)
+    later, earlier = _neighbours(links), _neighbours((newer, older) for older, newer in links)
     found = reachable(roots.tolist(), later) | reachable(roots.tolist(), earlier)
     return np.array(sorted(found), dtype=np.int64)
 
 
 def nothing_live(session: Session) -> UnknownVersionError:
     """Make the error for a datastack without a version to read cells from."""
-    return UnknownVersionError(
-        f"{session.label} has no live version to read its cells from",
-        service="materialize",
-        status=404,
-        url=session.versions_url,
-    )
+    return session.no_version(f"{session.label} has no live version to read its cells from")

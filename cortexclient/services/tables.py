@@ -336,10 +336,10 @@ class TableHandle:
 class _Names(BaseService):
     """The common part of tables and views: a namespace that lists its names."""
 
-    _kind: Literal["table", "view"] = "table"
+    _kind: Literal["table", "view"]
 
     def _infos(self) -> Mapping[str, TableInfo]:
-        raise NotImplementedError
+        return table_infos(self._session) if self._kind == "table" else view_infos(self._session)
 
     @property
     def table_names(self) -> list[str]:
@@ -405,17 +405,11 @@ class TablesService(_Names):
 
     _kind = "table"
 
-    def _infos(self) -> Mapping[str, TableInfo]:
-        return table_infos(self._session)
-
 
 class ViewsService(_Names):
     """The views of the client's version: tables that the server puts together from others."""
 
     _kind = "view"
-
-    def _infos(self) -> Mapping[str, TableInfo]:
-        return view_infos(self._session)
 
 
 class QueriesService(BaseService):

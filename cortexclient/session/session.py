@@ -225,7 +225,7 @@ class Session:
             message = f"version {version} of {self.datastack} {record.missing_because}{instead}"
         else:
             return record
-        raise UnknownVersionError(message, service="materialize", status=404, url=self.versions_url)
+        raise self.no_version(message)
 
     @property
     def version(self) -> int:
@@ -245,9 +245,7 @@ class Session:
             # before the first version: a live query starts from the nearest one, too
             found = nearest(records, self.moment.timestamp)
         if found is None:
-            raise UnknownVersionError(
-                self._no_version(records), service="materialize", status=404, url=self.versions_url
-            )
+            raise self.no_version(self._without_version(records))
         return found.version
 
     @property
@@ -255,7 +253,11 @@ class Session:
         """Address of the list of versions."""
         return f"{self.local_server}/materialize/api/v3/datastack/{self.datastack}/metadata"
 
-    def _no_version(self, records: dict[int, VersionRecord]) -> str:
+    def no_version(self, message: str) -> UnknownVersionError:
+        """Make the error for a version that the list of versions does not have."""
+        return UnknownVersionError(message, service="materialize", url=self.versions_url)
+
+    def _without_version(self, records: dict[int, VersionRecord]) -> str:
         """Explain why there is no version to use: whether the service lists none, or none that is live."""
         self.connection.memory.forget("versions")  # one may be made meanwhile
         if not records:

@@ -210,7 +210,7 @@ def test_the_datastacks_record(toy, toy_server, files):
     assert service.image_source()
     assert service.most_recent_materialization_version() == 2
     assert service.version_timestamp(1) == files.versions[1]
-    assert list(service.versions()) == [1, 2]
+    assert list(toy.versions()) == [1, 2]
     state = {"layers": [], "id": "648518346341351536"}
     assert service.get_state_json(service.upload_state_json(state)) == state
     volume = service.segmentation_cloudvolume()

@@ -64,23 +64,30 @@ def test_c5e_reference_tables_get_resolution_and_split_too(client, table, neuron
 
 
 def test_c5h_several_reference_rows_do_not_multiply_synapses(client, neurons, table):
-    from cortexclient.services.synapses import Reference, _merge, _with_distinct_names
+    import pyarrow as pa
 
-    rows = pd.DataFrame({"id": [1, 2]}, dtype="int64")
-    one = pd.DataFrame({"target_id": [1, 1, 1], "id": [7, 8, 9], "tag": ["a", "b", "c"]}).convert_dtypes()
-    two = pd.DataFrame({"target_id": [1, 1], "id": [5, 6], "mark": ["x", "y"]}).convert_dtypes()
+    from cortexclient.services.synapses import Reference, attach
+    from cortexclient.session import Reply
+
+    one = pa.table({"id": [7, 8, 9], "target_id": [1, 1, 1], "tag": ["a", "b", "c"]})
+    two = pa.table({"id": [5, 6], "target_id": [1, 1], "mark": ["x", "y"]})
     references = [Reference("one", "target_id", "_one"), Reference("two", "target_id", "_two")]
-    frames = _with_distinct_names(rows, {"one": one, "two": two}, references)
-    result = rows
-    for reference in references:
-        result, several = _merge(result, frames[reference.name], reference, "first")
-        assert several == 1
+
+    def attached(duplicates: str) -> tuple[pd.DataFrame, dict[str, object]]:
+        rows = pd.DataFrame({"id": [1, 2]}, dtype="int64")
+        return attach(rows, references, [Reply(one), Reply(two)], duplicates=duplicates)
+
+    result, notes = attached("first")
+    assert notes["several_reference_rows"] == {"one": 1, "two": 1}
     assert result["id"].tolist() == [1, 2]
     assert result["tag"].tolist()[0] == "a"
     assert result["mark"].tolist()[0] == "x"
-    assert len(_merge(rows, frames["one"], references[0], "all")[0]) == 4
-    with pytest.raises(ValueError, match="several rows"):
-        _merge(rows, frames["one"], references[0], "raise")
+    every, _ = attached("all")
+    assert every["tag"].tolist()[:6] == ["a", "a", "b", "b", "c", "c"]
+    assert every["mark"].tolist()[:6] == ["x", "y"] * 3
+    assert every["id"].tolist() == [1] * 6 + [2]
+    with pytest.raises(ValueError, match=r"several rows for 1 synapses \(the first is 1\)"):
+        attached("raise")
     frame = synapses(client, neurons, reference_tables=["synapse_tags", "synapse_targets"])
     assert frame["id"].is_unique
 
