@@ -8,7 +8,7 @@ supervoxels belonged then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,8 +29,6 @@ from cortexclient.session import (
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -79,53 +77,25 @@ def _target(session: Session, name: str, version: int) -> str:
     return "target_id" if refers else "id"
 
 
-@dataclass(frozen=True, slots=True)
-class CellRows:
-    """Rows of a table or view that connect cells with segments at a version."""
+def _rows(
+    session: Session,
+    wanted: list[tuple[CellSource, int, str, IdArray]],
+    *,
+    progress: bool,
+    description: str,
+    feature: str | None = None,
+) -> pd.DataFrame:
+    """Query each source at a version for the rows in which a column has some ids, all concurrently.
 
-    source: CellSource
-    version: int
-    frame: pd.DataFrame
+    Return the ``cell`` and the ``root`` of each row (int64, 0 for no segment), the ``table``, its ``rank`` and the
+    ``version``; and the ``supervoxel``, if a feature (a name for the error) needs it.
+    """
+    import pandas as pd
 
-    @property
-    def cells(self) -> IdArray:
-        """The cell of each row."""
-        return _ids(self.frame, self.source.cell if self.source.cell in self.frame.columns else "id")
-
-    @property
-    def roots(self) -> IdArray:
-        """The root of each row, 0 where there is none."""
-        return _ids(self.frame, self._root_column())
-
-    def supervoxels(self, feature: str) -> IdArray:
-        """Return the supervoxel of each row; ``feature`` is what needs it, for the error."""
-        name = self._root_column().replace("root_id", "supervoxel_id")
-        if name not in self.frame.columns:
-            raise NotConfiguredError(
-                f"{feature} needs supervoxels, which the lookup view of this dataset does not give; ask at a version, "
-                "or add `cell_ids.main_table` to its YAML file"
-            )
-        return _ids(self.frame, name)
-
-    def _root_column(self) -> str:
-        names = [name for name in self.frame.columns if name.endswith("root_id")]
-        if not names:
-            raise NotConfiguredError(
-                f"{self.source.name!r} has no column of root ids; correct `cell_ids` in the dataset's YAML file"
-            )
-        return "pt_root_id" if "pt_root_id" in names else names[0]
-
-
-def _ids(frame: pd.DataFrame, column: str) -> IdArray:
-    """Return a column of ids as int64, nulls as 0, which stands for no segment."""
-    array: IdArray = frame[column].fillna(0).to_numpy(dtype=np.int64)
-    return array
-
-
-def _query_sources(
-    session: Session, wanted: list[tuple[CellSource, int, str, IdArray]], *, progress: bool, description: str
-) -> list[CellRows]:
-    """Query each source at a version for the rows in which a column has some ids, all concurrently."""
+    if not wanted:
+        return pd.DataFrame(
+            columns=["cell", "root", "supervoxel", "table", "rank", "version"], dtype=np.int64
+        )
     queries = [
         Query(
             source.name,
@@ -140,10 +110,30 @@ def _query_sources(
         )
         for source, version, column, ids in wanted
     ]
-    frames = run_queries(session, queries, description=description) if queries else []
-    return [
-        CellRows(source, version, frame) for (source, version, *_), frame in zip(wanted, frames, strict=True)
-    ]
+    parts = []
+    frames = run_queries(session, queries, description=description)
+    for (source, version, *_), frame in zip(wanted, frames, strict=True):
+        columns = {"cell": source.cell if source.cell in frame else "id", "root": _root_column(source, frame)}
+        if feature is not None:
+            columns["supervoxel"] = columns["root"].replace("root_id", "supervoxel_id")
+            if columns["supervoxel"] not in frame:
+                raise NotConfiguredError(
+                    f"{feature} needs supervoxels, which the lookup view of this dataset does not give; ask at a "
+                    "version, or add `cell_ids.main_table` to its YAML file"
+                )
+        part = frame[list(columns.values())].set_axis(list(columns), axis=1).fillna(0).astype(np.int64)
+        parts.append(part.assign(table=source.name, rank=source.rank, version=version))
+    rows: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return rows
+
+
+def _root_column(source: CellSource, frame: pd.DataFrame) -> str:
+    names = [name for name in frame.columns if name.endswith("root_id")]
+    if not names:
+        raise NotConfiguredError(
+            f"{source.name!r} has no column of root ids; correct `cell_ids` in the dataset's YAML file"
+        )
+    return "pt_root_id" if "pt_root_id" in names else names[0]
 
 
 # -- cells -> roots ------------------------------------------------------------------------------------------
@@ -165,36 +155,22 @@ def from_cells(
     if moment.version is not None and session.version_fallback:
         record = session.version_record(moment.version)
         at = at if record.valid else record.timestamp
+    if at is None:
+        number, feature = exact or moment.version or session.version, None
+        matches.moment = Moment(version=number)
+    else:
+        near = nearest(session.versions(), at)
+        if near is None:
+            raise nothing_live(session)
+        number, feature = near.version, "looking up cells at any time"
+    wanted = [(source, number, source.cell, distinct) for source in _sources(session, number, for_cells=True)]
+    rows = _rows(session, wanted, progress=progress, description="cells", feature=feature)
     if at is not None:
-        _by_supervoxel(session, matches, distinct, at, progress=progress)
-        return matches
-    number = exact or moment.version or session.version
-    matches.moment = Moment(version=number)
-    for found in _of_cells(session, distinct, number, progress=progress):
-        matches.add(found.source.name, found.cells, found.roots, rank=found.source.rank)
+        # supervoxels never change, and the chunkedgraph gives their roots at any time
+        rows["root"] = roots_of(session, rows["supervoxel"].to_numpy(), at=at)
+    matches.add(rows, asked="cell", found="root")
     matches.keep_best()
     return matches
-
-
-def _of_cells(session: Session, cells: IdArray, version: int, *, progress: bool) -> list[CellRows]:
-    sources = _sources(session, version, for_cells=True)
-    wanted = [(source, version, source.cell, cells) for source in sources]
-    return _query_sources(session, wanted, progress=progress, description="cells")
-
-
-def _by_supervoxel(
-    session: Session, matches: Matches, cells: IdArray, at: datetime, *, progress: bool
-) -> None:
-    """Look up cells at any time: their supervoxels never change, and the chunkedgraph gives their roots at a time."""
-    record = nearest(session.versions(), at)
-    if record is None:
-        raise nothing_live(session)
-    every = _of_cells(session, cells, record.version, progress=progress)
-    supervoxels = [found.supervoxels("looking up cells at any time") for found in every]
-    roots = roots_of(session, np.concatenate(supervoxels), at=at)
-    for found, part in zip(every, np.split(roots, _ends(supervoxels)), strict=True):
-        matches.add(found.source.name, found.cells, part, rank=found.source.rank)
-    matches.keep_best()
 
 
 # -- roots -> cells ------------------------------------------------------------------------------------------
@@ -213,7 +189,7 @@ def from_roots(
     exact = given.version if given.timestamp is None else session.frozen_version(given.timestamp)
     if exact is not None and session.version_record(exact).valid:
         matches.moment = Moment(version=exact)
-        _add(matches, _of_roots(session, {exact: distinct}, progress=progress), {exact: distinct})
+        _add(matches, _rows_of_roots(session, {exact: distinct}, progress=progress), {exact: distinct})
         return matches
     lineage = LineageLookup(session, distinct)
     try:
@@ -258,66 +234,54 @@ def _mixed_ages(
     rest = np.setdiff1d(np.arange(len(roots)), [index for mine in chosen.values() for index in mine])
     at_versions = {version: roots[mine] for version, mine in chosen.items()}
     if not len(rest):
-        _add(matches, _of_roots(session, at_versions, progress=progress), at_versions)
+        _add(matches, _rows_of_roots(session, at_versions, progress=progress), at_versions)
         return
     near, failed = lineage.of(roots[rest], first=first[rest], last=last[rest])
     matches.failed, matches.failure = np.isin(matches.ids, failed), lineage.failure
     rest = rest[~np.isin(roots[rest], failed)]
-    read = lineage.version.version
-    wanted = at_versions | ({read: np.union1d(near, at_versions.get(read, near[:0]))} if len(rest) else {})
-    every = _of_roots(session, wanted, progress=progress)
-    _add(matches, every, at_versions)
+    read, feature, wanted = lineage.version.version, None, dict(at_versions)
     if len(rest):
-        there = [found for found in every if found.version == read]
-        _by_owner(session, matches, there, near, roots[rest], first[rest], last[rest])
+        feature = "looking up roots that lived between versions"
+        wanted[read] = np.union1d(near, at_versions.get(read, near[:0]))
+    rows = _rows_of_roots(session, wanted, progress=progress, feature=feature)
+    _add(matches, rows, at_versions)
+    if len(rest):
+        rows = rows[(rows["version"] == read) & rows["root"].isin(near)]
+        _by_owner(session, matches, rows, roots[rest], first[rest], last[rest])
 
 
-def _of_roots(session: Session, roots: dict[int, IdArray], *, progress: bool) -> list[CellRows]:
+def _rows_of_roots(
+    session: Session, roots: dict[int, IdArray], *, progress: bool, feature: str | None = None
+) -> pd.DataFrame:
     """Query the rows of roots at versions, all tables and versions concurrently."""
     wanted = [
         (source, version, "pt_root_id", ids)
         for version, ids in roots.items()
         for source in _sources(session, version, for_cells=False)
     ]
-    return _query_sources(session, wanted, progress=progress, description="roots")
+    return _rows(session, wanted, progress=progress, description="roots", feature=feature)
 
 
-def _add(matches: Matches, every: list[CellRows], roots: dict[int, IdArray]) -> None:
+def _add(matches: Matches, rows: pd.DataFrame, roots: dict[int, IdArray]) -> None:
     """Add the cells of the given roots at each version; the rows may belong to other roots, too."""
-    for found in every:
-        good = np.isin(found.roots, roots.get(found.version, []))
-        matches.add(found.source.name, found.roots[good], found.cells[good], rank=found.source.rank)
+    for version, ids in roots.items():
+        here = (rows["version"] == version) & rows["root"].isin(ids)
+        matches.add(rows[here], asked="root", found="cell")
 
 
 def _by_owner(
-    session: Session,
-    matches: Matches,
-    rows: list[CellRows],
-    near: IdArray,
-    roots: IdArray,
-    first: IdArray,
-    last: IdArray,
+    session: Session, matches: Matches, rows: pd.DataFrame, roots: IdArray, first: IdArray, last: IdArray
 ) -> None:
     """Look up roots that were valid at no version by the supervoxels of the cells on their lines of descent."""
-    rows = [replace(found, frame=found.frame[np.isin(found.roots, near)]) for found in rows]
-    supervoxels = [found.supervoxels("looking up roots that lived between versions") for found in rows]
-    joined = np.concatenate(supervoxels)
+    supervoxels = rows["supervoxel"].to_numpy()
     # one request for each moment, for the few cells that can matter, all concurrently
     times, which = intervals_to_points(first, last)
     owners = session.map(
-        lambda time: roots_of(session, joined, at=from_microseconds(int(time))), times.tolist()
+        lambda time: roots_of(session, supervoxels, at=from_microseconds(int(time))), times.tolist()
     )
     for number, owner in enumerate(owners):
-        mine = roots[which == number]
-        for found, part in zip(rows, np.split(owner, _ends(supervoxels)), strict=True):
-            good = np.isin(part, mine)
-            matches.add(found.source.name, part[good], found.cells[good], rank=found.source.rank)
-
-
-def _ends(parts: list[IdArray]) -> IdArray:
-    """Return the places at which to split an array that was concatenated from parts."""
-    ends: IdArray = np.cumsum([len(part) for part in parts])[:-1]
-    return ends
+        mine = np.isin(owner, roots[which == number])
+        matches.add(rows.assign(root=owner)[mine], asked="root", found="cell")
 
 
 # -- pairs of ids, and few moments to look them up at ----------------------------------------------------------
@@ -339,21 +303,16 @@ class Matches:
         self.failure: ServiceError | None = None
         self._pairs: list[pd.DataFrame] = []
 
-    def add(self, table: str, asked: IdArray, found: IdArray, *, rank: int) -> None:
-        """Add pairs from one table; zeros, which stand for no segment, are left out."""
-        import pandas as pd
-
-        good = (asked > 0) & (found > 0)
-        self._pairs.append(
-            pd.DataFrame({"asked": asked[good], "found": found[good], "rank": rank, "table": table})
-        )
+    def add(self, rows: pd.DataFrame, *, asked: str, found: str) -> None:
+        """Add pairs of ids, two columns of rows with a ``rank`` and a ``table``; zeros (no segment) are left out."""
+        pairs = rows[[asked, found, "rank", "table"]].set_axis(["asked", "found", "rank", "table"], axis=1)
+        self._pairs.append(pairs[(pairs["asked"] > 0) & (pairs["found"] > 0)])
 
     def _joined(self) -> pd.DataFrame:
         import pandas as pd
 
-        if not self._pairs:
-            self.add("", self.ids[:0], self.ids[:0], rank=0)
-        return pd.concat(self._pairs, ignore_index=True)
+        nothing = pd.DataFrame(columns=["asked", "found", "rank", "table"], dtype=np.int64)
+        return pd.concat(self._pairs, ignore_index=True) if self._pairs else nothing
 
     def keep_best(self) -> None:
         """Keep for each given id what its best table has: an alternative point replaces the main one."""
