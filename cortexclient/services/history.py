@@ -261,13 +261,7 @@ class HistoryService(BaseService):
                     "materialize",
                     f"rows of {table!r} have no id, so those of two versions cannot be matched",
                 )
-        # rows may be missing at a version, and no id may become a float for it
-        first, second = (
-            frame.set_index("id").convert_dtypes(
-                infer_objects=False, convert_string=False, convert_floating=False
-            )
-            for frame in frames
-        )
+        first, second = (_nullable(frame.set_index("id")) for frame in frames)
         values = first.add_suffix("_a").join(second.add_suffix("_b"), how="outer").sort_index()
         old, new = values.index.isin(first.index), values.index.isin(second.index)
         shared = [name for name in first if name in second]
@@ -337,3 +331,16 @@ def _unequal(first: pd.Series[Any], second: pd.Series[Any]) -> NDArray[np.bool_]
     missing, also_missing = first.isna().to_numpy(), second.isna().to_numpy()
     unlike = (first != second).fillna(value=True).to_numpy(dtype=bool)
     return np.where(missing | also_missing, missing != also_missing, unlike)
+
+
+def _nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose whole numbers and truth values may be missing, so that no id becomes a float.
+
+    ``convert_dtypes`` would turn positions in nm, which happen to be whole numbers, into integers, too.
+    """
+    kinds = {
+        name: {"i": "Int64", "b": "boolean"}[column.dtype.kind]
+        for name, column in frame.items()
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "ib"
+    }
+    return frame.astype(kinds)

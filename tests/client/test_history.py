@@ -143,6 +143,9 @@ def test_what_changed_between_versions(toy, files):
         assert nuclei.loc[number, "pt_root_id_a"] == before.loc[number, "pt_root_id"]
         assert nuclei.loc[number, "pt_root_id_b"] == after.loc[number, "pt_root_id"]
     assert nuclei["pt_root_id_a"].dtype == "Int64"
+    whole = nuclei["pt_position_x_a"]
+    assert whole.dtype == "float64", "positions in nm, which are whole numbers here"
+    assert (whole == whole.round()).all()
     back = HistoryService(toy).diff("nucleus_toy", 2, 1)
     assert sorted(back["id"]) == sorted(nuclei.index)
     assert len(HistoryService(toy).diff("nucleus_toy", 2, 2)) == 0
