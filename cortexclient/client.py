@@ -161,14 +161,14 @@ class DatasetClient:
     def _start(self, session: Session) -> None:
         self._session = session
         self._exports_path: str | None = None
-        self._services: dict[Callable[..., Any], Any] = {}
-        self._lock = ForkSafeLock()
+        self._services: dict[Any, Any] = {}
 
     def _service(self, kind: Callable[[Session], Service]) -> Service:
         """Return the client's only instance of a service, made when it is first needed."""
-        # a service holds no more than the session, so that threads may make another one for nothing
-        known = self._services.get(kind) or self._services.setdefault(kind, kind(self._session))
-        return cast("Service", known)
+        if kind not in self._services:
+            # without a lock: threads that come at the same time may make another one, which nobody gets
+            self._services.setdefault(kind, kind(self._session))
+        return cast("Service", self._services[kind])
 
     # -- who and where
 
@@ -389,23 +389,22 @@ class DatasetClient:
                 f"dataset {self.spec.name!r} has no static exports: add `exports: {{path: ...}}` to its YAML file, "
                 "or call client.set_export_cloudpath(path)"
             )
-        with self._lock:
-            known = self._services.get(TableExportClient)
-            if known is None or known.cloudpath != path:
-                said = self.spec.exports if self.spec.exports and path == self.spec.exports.path else None
-                known = TableExportClient(
-                    path,
-                    format=said.format if said else None,
-                    layout=said.layout if said else None,
-                    datastack=self.spec.datastack,
-                    cache=self._session.connection.cache,
-                    default_version=lambda: self.version,
-                    order_of=self._column_order,
-                    mirrors=said.mirrors if said else (),
-                )
-                be_patient_with([path, *known.mirrors], self._session.connection.policy)
-                self._services[TableExportClient] = known
-            return cast("TableExportClient", known)
+        key = (TableExportClient, path)
+        if key not in self._services:
+            said = self.spec.exports if self.spec.exports and path == self.spec.exports.path else None
+            made = TableExportClient(
+                path,
+                format=said.format if said else None,
+                layout=said.layout if said else None,
+                datastack=self.spec.datastack,
+                cache=self._session.connection.cache,
+                default_version=lambda: self.version,
+                order_of=self._column_order,
+                mirrors=said.mirrors if said else (),
+            )
+            be_patient_with([path, *made.mirrors], self._session.connection.policy)
+            self._services.setdefault(key, made)
+        return cast("TableExportClient", self._services[key])
 
     def _column_order(self, table: str, version: int) -> list[str] | None:
         """Request the order of a table's columns; None where the server does not know it."""

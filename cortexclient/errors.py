@@ -123,7 +123,7 @@ class ServiceError(CortexError):
         The status that was meant: the HTTP status, or the one that a service wrote into the text of an HTTP 500. Left
         out where there was no response: then it is the status that HTTP has for such an error.
     url : str or None
-        The address that was asked or would have been, without credentials.
+        The address of the request that was sent or would have been, without credentials.
     """
 
     usual_status = 500

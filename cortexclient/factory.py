@@ -32,9 +32,9 @@ def load(
         A registered name or alias (``"v1dd"``), a name with a version (``"minnie_public@1300"``), the path of a YAML
         file, a spec, or the path of a snapshot that :meth:`DatasetClient.save_snapshot` wrote.
     version : int, optional
-        Materialization version that every service of the client answers at. Default: the spec's ``default_version``.
+        Materialization version that every service of the client uses. Default: the spec's ``default_version``.
     timestamp : datetime.datetime or str, optional
-        Moment that every service answers at, instead of a version. A naive one is taken as UTC.
+        Moment that every service uses, instead of a version. A naive one is taken as UTC.
     server_address : str, optional
         Ask this global server instead of the spec's.
     auth_token : str, optional
@@ -110,7 +110,7 @@ def _load_snapshot(
     timestamp: Timestamp | None,
     **options: Any,
 ) -> DatasetClient:
-    """Build the client of a snapshot: at its moment unless another is asked for, and never with a network."""
+    """Build the client of a snapshot: at its moment unless another is given, and never with a network."""
     from pathlib import Path
 
     from cortexclient.client import client_class

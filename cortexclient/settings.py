@@ -41,24 +41,12 @@ def _folder(variable: str, of_platform: str, *below: str) -> Path:
 
 
 def env_float(name: str, default: float) -> float:
-    """Read a number from the environment.
-
-    Raises
-    ------
-    ValueError
-        If the variable is set to something that is not a number.
-    """
+    """Read a number from the environment; raise `ValueError` if the variable is set to something else."""
     return _number(name, default, float, "a number")
 
 
 def env_int(name: str, default: int) -> int:
-    """Read a whole number from the environment.
-
-    Raises
-    ------
-    ValueError
-        If the variable is set to something that is not a whole number.
-    """
+    """Read a whole number from the environment; raise `ValueError` if the variable is set to something else."""
     return _number(name, default, int, "a whole number")
 
 

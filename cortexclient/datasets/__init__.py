@@ -6,7 +6,7 @@
     from cortexclient.datasets.minnie_public import MinniePublicClient
 
 The modules exist for every name and alias that the registry knows, those registered in this session included, although
-no such file does: a finder at the end of ``sys.meta_path`` makes them. The client is made when it is first asked for.
+no such file does: a finder at the end of ``sys.meta_path`` makes them. The client is made when it is first used.
 """
 
 from __future__ import annotations

@@ -38,10 +38,7 @@ class DatasetFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         """Return a spec for a dataset's module, None for modules of other packages.
 
-        Raises
-        ------
-        ModuleNotFoundError
-            If it would be a dataset's module, but no dataset has that name; the message lists close ones.
+        Raise `ModuleNotFoundError`, which lists close names, for a module of this package whose name no dataset has.
         """
         package, _, name = fullname.rpartition(".")
         if package != self.package or name.startswith("_"):
@@ -62,13 +59,7 @@ def install(package: str) -> None:
 
 
 def contents_of(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and ``__dir__`` of a dataset's module (PEP 562).
-
-    Parameters
-    ----------
-    module : str
-        Its full name; the last part names the dataset.
-    """
+    """Make the ``__getattr__`` and ``__dir__`` of a dataset's module (PEP 562), whose last part names the dataset."""
     name = module.rpartition(".")[2]
     lock = ForkSafeLock()
     made: dict[str, Any] = {}

@@ -14,9 +14,8 @@ from cortexclient.services.cells import CellsService
 from cortexclient.services.synapses import (
     moment_of_synapses,
     neurons_by_side,
-    roots_a_request,
+    queries_by_side,
     size_column,
-    synapse_filters,
     synapse_thresholds,
 )
 from cortexclient.session import (
@@ -205,7 +204,7 @@ class ConnectionsService(BaseService):
             falling numbers of synapses, falling sizes and rising ids. Root 0 is no partner.
 
             ===============  =======  ============================================================
-            root_id          int64    neuron asked about
+            root_id          int64    the given neuron
             side             string   ``output``: it synapses onto the partner; ``input``
             rank             int64    1 for the strongest partner of this neuron and side
             partner_root_id  int64    the partner
@@ -286,7 +285,7 @@ class ConnectionsService(BaseService):
 
         if self._session.spec.cell_ids is None:
             return pd.Series(-1, index=roots, dtype=np.int64)
-        # at a version the roots are those of its tables, so that nobody needs to ask how old they are
+        # at a version the roots are those of its tables, so that their age need not be requested
         return CellsService(self._session).root_id_to_cell_id(roots, version=moment.version)["cell_id"]
 
     def _types(
@@ -382,22 +381,17 @@ def _count(
     """Return (pre, post, n_syn, sum_size), ordered by the two ids, each pair once; and where they are from."""
     name = edges.name if edges is not None else str(table)
     size = size_column(session)
-    number = len(np.unique(np.concatenate([ids for part in by_side for ids in part.values()])))
-    queries = [
-        Query(
-            name,
-            kind=edges.kind if edges is not None else "table",
-            filters=synapse_filters(name, part, thresholds),
-            merge_reference=False,
-            resolution=None,
-            split_positions=True,
-            select=None if edges is not None else ["id", *_PAIR, size],
-            moment=moment,
-            batch=roots_a_request(number, session.max_workers, len(by_side)),
-            progress=progress,
-        )
-        for part in by_side
-    ]
+    queries = queries_by_side(
+        session,
+        name,
+        by_side,
+        thresholds,
+        kind=edges.kind if edges is not None else "table",
+        resolution=None,
+        select=None if edges is not None else ["id", *_PAIR, size],
+        moment=moment,
+        progress=progress,
+    )
     replies = fetch_replies(session, queries, description="connections")
     frames = [reply.frame() for reply in replies]
     attrs = {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.services.links import LinksService
-    from cortexclient.session import Session
+    from cortexclient.session import Endpoint, Session
     from cortexclient.spec import DatasetSpec
 
 __all__ = ["BASIC", "DatastackService", "card", "checks_of", "require_own"]
@@ -303,16 +303,11 @@ class DatastackService(BaseService):
         if all(good for good, _, _ in found):
             found += self._session.map(run, checks[len(basic) :])
         else:
-            why = "not tried: the server or its datastack does not answer"
+            why = "not tried: the server or its datastack does not respond"
             found += [(None, why, None)] * (len(checks) - len(basic))
-        frame = pd.DataFrame(
-            {
-                "ok": pd.array([good for good, _, _ in found], dtype="boolean"),
-                "message": pd.array([message for _, message, _ in found], dtype="string"),
-                "error": pd.array([error for _, _, error in found], dtype="string"),
-            },
-            index=pd.Index(np.array([name for name, _ in checks], dtype=object), name="service"),
-        )
+        names = pd.Index([name for name, _ in checks], dtype=object, name="service")
+        frame = pd.DataFrame(found, columns=["ok", "message", "error"], index=names)
+        frame = frame.astype({"ok": "boolean", "message": "string", "error": "string"})
         frame.attrs.update(provenance_of(self._session, self._session.moment))
         return frame
 
@@ -403,18 +398,19 @@ def card(session: Session, links: LinksService) -> str:
 
     No request is sent and no package is imported for it.
     """
-    spec = session.spec
+    spec, endpoint = session.spec, session.connection.memory.peek("endpoint")
+    address = session.connection.address_asked if endpoint is None else endpoint.address
     about = " · ".join(escape(text) for text in (spec.species, spec.region) if text)
     rows = {
         "version": _moment(session),
-        "datastack": f"{escape(session.datastack)} at {escape(_address(session))}",
+        "datastack": f"{escape(session.datastack)} at {escape(address)}",
         "access": _access(spec),
         "licence": _license(spec),
         "offers": "".join(
             f'<span style="{_CHIP}">{escape(name)}</span>' for name, there in _features(spec).items() if there
         ),
         "next": "<br>".join(f"<code>{escape(line)}</code>" for line in _next_steps(spec)),
-        "view": _view(session, links),
+        "view": _view(endpoint, links),
     }
     lines = "".join(
         f'<span style="{_FAINT}">{name}</span><span>{content}</span>'
@@ -437,7 +433,7 @@ def _moment(session: Session) -> str:
     moment, spec = session.moment, session.spec
     if moment.timestamp is not None:
         return f"pinned to {moment.timestamp:%Y-%m-%d %H:%M:%S} UTC"
-    fetched = _known(session, "versions") or {}
+    fetched = session.connection.memory.peek("versions") or {}
     dates = {known.version: known.timestamp for known in spec.versions if known.timestamp}
     dates |= {number: record.timestamp for number, record in fetched.items()}
     version = moment.version or spec.default_version or "latest"
@@ -447,11 +443,6 @@ def _moment(session: Session) -> str:
         return f"latest{newest}, floating: roots are those of now"
     when = f", of {dates[int(version)]:%Y-%m-%d}" if int(version) in dates else ""
     return f"{'pinned to ' if moment.version else ''}{version}{when}"
-
-
-def _address(session: Session) -> str:
-    endpoint = _known(session, "endpoint")
-    return session.connection.address_asked if endpoint is None else endpoint.address
 
 
 def _access(spec: DatasetSpec) -> str:
@@ -498,17 +489,11 @@ def _next_steps(spec: DatasetSpec) -> list[str]:
     return [*steps, f"client.get_skeleton({root})"]
 
 
-def _view(session: Session, links: LinksService) -> str:
+def _view(endpoint: Endpoint | None, links: LinksService) -> str:
     """Link to Neuroglancer if the link is known, else name the method that makes it: that takes requests."""
-    endpoint = _known(session, "endpoint")
     if (address := links.known_link()) is not None:
         return _link(address, "open in Neuroglancer")
     call = "<code>client.neuroglancer_url()</code> makes a link to the data"
     if endpoint is not None and endpoint.viewer_site:
         return f"{_link(endpoint.viewer_site, 'Neuroglancer of this server')}; {call}"
     return call
-
-
-def _known(session: Session, key: str) -> Any:
-    """Return what the session has fetched already, else None."""
-    return session.connection.memory.peek(key)

@@ -39,6 +39,14 @@ _EDIT_COLUMNS = {
     "sink_points": "object",
     "pt_position": "object",
 }
+_VERSION_COLUMNS = {
+    "version": "int64",
+    "timestamp": "datetime64[us, UTC]",
+    "valid": "bool",
+    "expires": "datetime64[us, UTC]",
+    "status": "string",
+    "exported": "bool",
+}
 
 
 class HistoryService(BaseService):
@@ -61,7 +69,7 @@ class HistoryService(BaseService):
             edited.
 
             ===================  ===================  ==============================================================
-            root_id              int64                root asked about
+            root_id              int64                the given root
             operation_id         int64                number of the edit
             timestamp            datetime64[us, UTC]  when
             user_id              string               who, as the server numbers its users
@@ -95,8 +103,6 @@ class HistoryService(BaseService):
         >>> set(edits["kind"]) <= {"merge", "split"}
         True
         """
-        import pandas as pd
-
         distinct = dict.fromkeys(as_ids(root_ids, "root_ids").tolist())
         roots = np.array([root for root in distinct if root not in (0, -1)], dtype=np.int64)
         session = self._session
@@ -111,8 +117,7 @@ class HistoryService(BaseService):
             progress=progress,
             description="edit history",
         )
-        unordered = {root: lineage for batch, lineage in found for root in batch.tolist()}
-        graphs = {root: unordered[root] for root in roots.tolist() if root in unordered}
+        graphs = {root: lineage for batch, lineage in found for root in batch.tolist()}
         if failures and not graphs:
             raise next(iter(failures.values()))
         if failures:
@@ -140,10 +145,7 @@ class HistoryService(BaseService):
                 rows.append({**edits[number], **own})
         place = {root: position for position, root in enumerate(roots.tolist())}
         rows.sort(key=lambda row: (place[row["root_id"]], row["timestamp"], row["operation_id"]))
-        columns = {name: [row[name] for row in rows] for name in _EDIT_COLUMNS}
-        frame = pd.DataFrame(
-            {name: pd.Series(columns[name], dtype=kind) for name, kind in _EDIT_COLUMNS.items()}
-        )
+        frame = _frame(rows, _EDIT_COLUMNS)
         frame.attrs.update(provenance_of(session, Moment(timestamp=datetime.now(UTC))))
         frame.attrs["failed_root_ids"] = sorted(failures)
         frame.attrs["dataframe_resolution"] = [1.0, 1.0, 1.0]
@@ -178,23 +180,23 @@ class HistoryService(BaseService):
         >>> cortexclient.load("sandbox").versions()["version"].is_monotonic_decreasing
         True
         """
-        import pandas as pd
-
         session = self._session
         require_versions(session.spec, "versions()")
         records = sorted(session.versions().values(), key=lambda record: -record.version)
         statuses = {entry.version: entry.status for entry in session.spec.versions}
         exported = self._exported()
-        frame = pd.DataFrame(
+        rows = [
             {
-                "version": pd.array([record.version for record in records], dtype="int64"),
-                "timestamp": _times([record.timestamp for record in records]),
-                "valid": np.array([record.valid for record in records], dtype=bool),
-                "expires": _times([record.expires for record in records]),
-                "status": pd.array([statuses.get(record.version) for record in records], dtype="string"),
-                "exported": np.array([record.version in exported for record in records], dtype=bool),
+                "version": record.version,
+                "timestamp": record.timestamp,
+                "valid": record.valid,
+                "expires": record.expires,
+                "status": statuses.get(record.version),
+                "exported": record.version in exported,
             }
-        )
+            for record in records
+        ]
+        frame = _frame(rows, _VERSION_COLUMNS)
         frame.attrs.update(provenance_of(session, Moment(timestamp=datetime.now(UTC))))
         return frame
 
@@ -321,10 +323,13 @@ def _points(coordinates: Any, scale: NDArray[np.float64]) -> NDArray[np.float64]
     return np.asarray(coordinates if coordinates is not None else [], dtype=np.float64).reshape(-1, 3) * scale
 
 
-def _times(values: list[datetime | None]) -> Any:
+def _frame(rows: list[dict[str, Any]], kinds: dict[str, str]) -> pd.DataFrame:
+    """Return rows as a frame of these columns and types, whatever the rows are."""
     import pandas as pd
 
-    return pd.Series(values, dtype="datetime64[us, UTC]").array
+    return pd.DataFrame(
+        {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
+    )
 
 
 def _unequal(first: pd.Series[Any], second: pd.Series[Any]) -> NDArray[np.bool_]:

@@ -260,9 +260,8 @@ class RootsService(BaseService):
         ids = as_ids(root_id, "root_id").tolist()
         at = self._at(timestamp)
         suggestions = []
-        for root, (found, share) in zip(
-            ids, successors_of(self._session, ids, at=at, stop_layer=stop_layer), strict=True
-        ):
+        successors = successors_of(self._session, ids, at=at, stop_layer=stop_layer)
+        for root, (found, share) in zip(ids, successors, strict=True):
             if not len(found):
                 raise StaleRootError(f"{root} has no pieces in {self._session.label}; is it a root id?")
             best: Any = found if return_all else int(found[0])
@@ -312,12 +311,9 @@ class RootsService(BaseService):
         at = self._at(timestamp)
         current = is_latest(self._session, ids, at=at)
         latest, overlap = ids.copy(), np.ones(len(ids))
-        stale = np.unique(ids[~current])
-        for root, (found, share) in zip(
-            stale.tolist(),
-            successors_of(self._session, stale.tolist(), at=at, stop_layer=stop_layer),
-            strict=True,
-        ):
+        stale = np.unique(ids[~current]).tolist()
+        successors = successors_of(self._session, stale, at=at, stop_layer=stop_layer)
+        for root, (found, share) in zip(stale, successors, strict=True):
             where = ids == root
             latest[where] = found[0] if len(found) else -1
             overlap[where] = share[0] if len(found) else 0.0
@@ -384,13 +380,9 @@ def fetch_lineage(session: Session, roots: IdArray, *, since: datetime, until: d
     url = graph_url(session, "lineage_graph_multiple")
     # microseconds, as the service reads times
     params = {"timestamp_past": f"{since.timestamp():.6f}", "timestamp_future": f"{until.timestamp():.6f}"}
+    body = {"root_ids": roots.tolist()}
     found: RootLineage = session.http.post_json(
-        "chunkedgraph",
-        url,
-        {"root_ids": roots.tolist()},
-        params=params,
-        keys=("links", "nodes"),
-        parse=_lineage,
+        "chunkedgraph", url, body, params=params, keys=("links", "nodes"), parse=_lineage
     )
     return found
 
@@ -509,14 +501,9 @@ class LineageLookup:
     def of(self, roots: IdArray, *, first: IdArray, last: IdArray) -> tuple[IdArray, IdArray]:
         """Return the ids on the lines of descent from roots to those that were valid when the version froze.
 
-        ``roots``, shape (n,), are looked up between ``first`` and ``last``, in microseconds since 1970.
-
-        Returns
-        -------
-        near : numpy.ndarray of int64
-            Ascending, the roots themselves included; ids that the version does not know have no rows there.
-        failed : numpy.ndarray of int64
-            Roots whose lineage the chunkedgraph could not return.
+        They are ascending, the roots themselves included; ids that the version does not know have no rows there. The
+        roots, shape (n,), are looked up between ``first`` and ``last``, in microseconds since 1970. Also returned are
+        those whose lineage the chunkedgraph could not return.
         """
         if self._prefetched is not None:
             try:
@@ -524,10 +511,8 @@ class LineageLookup:
             except ServiceError as error:  # one id that is no root is enough
                 log.debug("the lineage of all roots could not be fetched: %s", error)
         frozen = self.version.timestamp
-        since, until = (
-            min(from_microseconds(int(first.min())), frozen),
-            max(from_microseconds(int(last.max())), frozen),
-        )
+        since = min(from_microseconds(int(first.min())), frozen)
+        until = max(from_microseconds(int(last.max())), frozen)
         found, failures = fetch_lineages(
             self._session, [roots], since=since, until=until, most_failures=MOST_FAILURES
         )

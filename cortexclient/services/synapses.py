@@ -53,10 +53,9 @@ __all__ = [
     "find_references",
     "moment_of_synapses",
     "neurons_by_side",
+    "queries_by_side",
     "reference_queries",
-    "roots_a_request",
     "size_column",
-    "synapse_filters",
     "synapse_thresholds",
 ]
 
@@ -179,27 +178,22 @@ class SynapsesService(BaseService):
         session = self._session
         table = session.require_synapse_table(synapse_table)
         shape = Query(table, resolution=resolution, split_positions=split_positions, return_as=return_as)
-        ids = np.concatenate([ids for part in by_side for ids in part.values()])
-        ids = ids[np.sort(np.unique(ids, return_index=True)[1])]
+        ids = np.unique(np.concatenate([ids for part in by_side for ids in part.values()]))
         moment = moment_of_synapses(session, live=live, timestamp=timestamp)
         thresholds = synapse_thresholds(session, min_size=min_size, min_score=min_score)
         references = find_references(session, table, reference_tables, suffixes)
-        size = roots_a_request(len(ids), session.max_workers, len(by_side))
-        queries = [
-            Query(
-                table,
-                kind="table",
-                filters=synapse_filters(table, part, thresholds),
-                needs=("pre_pt_root_id", "post_pt_root_id"),
-                merge_reference=False,
-                resolution=resolution,
-                split_positions=True,
-                moment=moment,
-                batch=size if batch_size is None else batch_size,
-                progress=progress,
-            )
-            for part in by_side
-        ]
+        queries = queries_by_side(
+            session,
+            table,
+            by_side,
+            thresholds,
+            kind="table",
+            needs=("pre_pt_root_id", "post_pt_root_id"),
+            resolution=resolution,
+            moment=moment,
+            batch=batch_size,
+            progress=progress,
+        )
         following = reference_queries(
             references,
             moment=moment,
@@ -347,25 +341,42 @@ def synapse_thresholds(
     return found
 
 
-def synapse_filters(
-    table: str, sides: Mapping[str, IdArray], thresholds: Mapping[str, float]
-) -> dict[str, Any]:
-    """Return the filters of a query for synapses of neurons, by side, and of least size or score."""
-    filters: dict[str, Any] = {
-        "in": {table: {f"{side}_pt_root_id": ids[ids > 0].tolist() for side, ids in sides.items()}}
-    }
-    if thresholds:
-        filters["greater_equal"] = {table: dict(thresholds)}
-    return filters
+def queries_by_side(
+    session: Session,
+    table: str,
+    by_side: Sequence[Mapping[str, IdArray]],
+    thresholds: Mapping[str, float],
+    *,
+    batch: int | None = None,
+    **options: Any,
+) -> list[Query]:
+    """Return a query for each part of `neurons_by_side`: its synapses, of least size or score.
+
+    ``batch`` is the number of neurons in one request: by default few enough that responses are rarely truncated.
+    """
+    number = len(np.unique(np.concatenate([ids for part in by_side for ids in part.values()])))
+    usual = min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(number * len(by_side) / session.max_workers)))
+    queries = []
+    for part in by_side:
+        sides = {f"{side}_pt_root_id": ids[ids > 0].tolist() for side, ids in part.items()}
+        filters: dict[str, Any] = {"in": {table: sides}}
+        if thresholds:
+            filters["greater_equal"] = {table: dict(thresholds)}
+        queries.append(
+            Query(
+                table,
+                filters=filters,
+                merge_reference=False,
+                split_positions=True,
+                batch=usual if batch is None else batch,
+                **options,
+            )
+        )
+    return queries
 
 
 def _listed(ids: IdArray) -> str:
     return ", ".join(map(str, ids[:_NAMED].tolist())) + (" ..." if len(ids) > _NAMED else "")
-
-
-def roots_a_request(number: int, workers: int, sides: int) -> int:
-    """Return the number of neurons in one request: few enough that responses are rarely truncated."""
-    return min(_MOST_ROOTS, max(_FEWEST_ROOTS, math.ceil(number * sides / workers)))
 
 
 def _new_ids(roots: IdArray, *, both: bool, omit_self: bool) -> Callable[[int, Any], IdArray]:
@@ -445,7 +456,7 @@ def find_references(
     listed = [] if names is None else [names] if isinstance(names, str) else list(dict.fromkeys(names))
     unused = set(suffixes or ()) - set(listed)
     if unused:
-        raise ValueError(f"suffixes are given for tables that are not asked: {', '.join(sorted(unused))}")
+        raise ValueError(f"suffixes are given for tables that are not queried: {', '.join(sorted(unused))}")
     found = []
     for name in listed:
         info = session.table_info(name)

@@ -52,24 +52,16 @@ _UnknownAttributeError.__module__ = UnknownTableError.__module__
 
 
 class TableQuery:
-    """A table or view with filters. Made by ``client.tables.NAME(filters)``.
-
-    Parameters
-    ----------
-    session : Session
-        The connection.
-    info : TableInfo
-        The table or view.
-    read_filters : callable
-        Takes the table as it is queried (joined with the one that it refers to, or not), returns the filters.
-    """
+    """A table or view with filters. Made by ``client.tables.NAME(filters)``."""
 
     def __init__(
         self, session: Session, info: TableInfo, read_filters: Callable[[TableInfo], Filters]
     ) -> None:
         self._session = session
         self._info = info
-        self._read_filters = read_filters
+        self._read_filters = (
+            read_filters  # of the table as it is queried: joined with the one it refers to, or not
+        )
         self.filters = read_filters(info)
 
     def query(
@@ -234,7 +226,7 @@ class TableQuery:
         shown = {
             kind: columns for kind, tables in self.filters.items() for columns in tables.values() if columns
         }
-        return f"{self._info.kind} {self._info.name} where {shown or 'anything'}; .query() asks"
+        return f"{self._info.kind} {self._info.name} where {shown or 'anything'}; .query() returns the rows"
 
 
 _LIVE_OPTIONS = (

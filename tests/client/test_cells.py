@@ -318,8 +318,8 @@ def test_a_dataset_without_cell_ids(toy_session):
 def test_one_cell_in_two_tables_is_one():
     matches = Matches(np.array([10, 11, 12, 10]))
     main = pd.DataFrame({"root": [10, 11], "cell": [100, 101], "rank": 2, "table": "main"})
-    matches.add(main, asked="root", found="cell")
-    matches.add(main.assign(cell=[100, 102], rank=1, table="alternative"), asked="root", found="cell")
+    matches.add(main, given="root", found="cell")
+    matches.add(main.assign(cell=[100, 102], rank=1, table="alternative"), given="root", found="cell")
     values, states, tables, candidates = matches.results()
     assert values.tolist() == [100, -1, -1, 100]
     assert states.tolist() == ["found", "ambiguous", "not found", "found"]

@@ -102,7 +102,7 @@ def test_c5g_names_do_not_depend_on_the_order_of_tables(client, neurons):
         client, neurons, reference_tables=["synapse_tags", "synapse_targets"], suffixes={"synapse_tags": "_t"}
     )
     assert "tag_t" in named.columns
-    with pytest.raises(ValueError, match="not asked"):
+    with pytest.raises(ValueError, match="not queried"):
         synapses(client, neurons, suffixes={"synapse_tags": "_t"})
 
 

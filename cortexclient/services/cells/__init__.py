@@ -203,7 +203,7 @@ class CellsService(BaseService):
     def _frame(
         self,
         matches: Matches,
-        asked: str,
+        given: str,
         found: str,
         *,
         filter_empty: bool,
@@ -217,7 +217,7 @@ class CellsService(BaseService):
         if strict and (states == "ambiguous").any():
             first = int((states == "ambiguous").argmax())
             raise AmbiguousCellError(
-                f"{asked} {matches.ids[first]} has several {found}s: {candidates[first]}; leave out strict=True to get "
+                f"{given} {matches.ids[first]} has several {found}s: {candidates[first]}; leave out strict=True to get "
                 "-1, or pass status=True to see the candidates of all"
             )
         columns: dict[str, Any] = {found: values}
@@ -225,7 +225,7 @@ class CellsService(BaseService):
             columns["status"] = pd.array(states, dtype=pd.StringDtype("pyarrow"))
             columns["table"] = pd.array(tables, dtype=pd.StringDtype("pyarrow"))
             columns["candidates"] = pd.Series(candidates, dtype=object).to_numpy()
-        frame = pd.DataFrame(columns, index=pd.Index(matches.ids, name=asked))
+        frame = pd.DataFrame(columns, index=pd.Index(matches.ids, name=given))
         session, moment = self._session, matches.moment
         frame.attrs.update(provenance_of(session, moment) | fallback_note(session, moment))
         return frame[frame[found] != -1] if filter_empty else frame

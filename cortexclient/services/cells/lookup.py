@@ -168,7 +168,7 @@ def from_cells(
     if at is not None:
         # supervoxels never change, and the chunkedgraph gives their roots at any time
         rows["root"] = roots_of(session, rows["supervoxel"].to_numpy(), at=at)
-    matches.add(rows, asked="cell", found="root")
+    matches.add(rows, given="cell", found="root")
     matches.keep_best()
     return matches
 
@@ -266,7 +266,7 @@ def _add(matches: Matches, rows: pd.DataFrame, roots: dict[int, IdArray]) -> Non
     """Add the cells of the given roots at each version; the rows may belong to other roots, too."""
     for version, ids in roots.items():
         here = (rows["version"] == version) & rows["root"].isin(ids)
-        matches.add(rows[here], asked="root", found="cell")
+        matches.add(rows[here], given="root", found="cell")
 
 
 def _by_owner(
@@ -281,7 +281,7 @@ def _by_owner(
     )
     for number, owner in enumerate(owners):
         mine = np.isin(owner, roots[which == number])
-        matches.add(rows.assign(root=owner)[mine], asked="root", found="cell")
+        matches.add(rows.assign(root=owner)[mine], given="root", found="cell")
 
 
 # -- pairs of ids, and few moments to look them up at ----------------------------------------------------------
@@ -303,21 +303,21 @@ class Matches:
         self.failure: ServiceError | None = None
         self._pairs: list[pd.DataFrame] = []
 
-    def add(self, rows: pd.DataFrame, *, asked: str, found: str) -> None:
+    def add(self, rows: pd.DataFrame, *, given: str, found: str) -> None:
         """Add pairs of ids, two columns of rows with a ``rank`` and a ``table``; zeros (no segment) are left out."""
-        pairs = rows[[asked, found, "rank", "table"]].set_axis(["asked", "found", "rank", "table"], axis=1)
-        self._pairs.append(pairs[(pairs["asked"] > 0) & (pairs["found"] > 0)])
+        pairs = rows[[given, found, "rank", "table"]].set_axis(["given", "found", "rank", "table"], axis=1)
+        self._pairs.append(pairs[(pairs["given"] > 0) & (pairs["found"] > 0)])
 
     def _joined(self) -> pd.DataFrame:
         import pandas as pd
 
-        nothing = pd.DataFrame(columns=["asked", "found", "rank", "table"], dtype=np.int64)
+        nothing = pd.DataFrame(columns=["given", "found", "rank", "table"], dtype=np.int64)
         return pd.concat(self._pairs, ignore_index=True) if self._pairs else nothing
 
     def keep_best(self) -> None:
         """Keep for each given id what its best table has: an alternative point replaces the main one."""
         pairs = self._joined()
-        self._pairs = [pairs[pairs["rank"] == pairs.groupby("asked")["rank"].transform("min")]]
+        self._pairs = [pairs[pairs["rank"] == pairs.groupby("given")["rank"].transform("min")]]
 
     def results(
         self, *, first_of_many: bool = False
@@ -328,11 +328,11 @@ class Matches:
         instead of -1.
         """
         # of the tables that have a pair the best one, and of equals the one that was added first
-        pairs = self._joined().sort_values(["asked", "found", "rank"], kind="stable")
-        pairs = pairs.drop_duplicates(["asked", "found"])
-        asked, found = pairs["asked"].to_numpy(), pairs["found"].to_numpy()
-        start = np.searchsorted(asked, self.ids, side="left")
-        count = np.searchsorted(asked, self.ids, side="right") - start
+        pairs = self._joined().sort_values(["given", "found", "rank"], kind="stable")
+        pairs = pairs.drop_duplicates(["given", "found"])
+        given, found = pairs["given"].to_numpy(), pairs["found"].to_numpy()
+        start = np.searchsorted(given, self.ids, side="left")
+        count = np.searchsorted(given, self.ids, side="right") - start
         hit, single = count > 0, (count == 1) | (first_of_many & (count > 1))
         values = np.full(len(self.ids), -1, dtype=np.int64)
         values[single] = found[start[single]]
