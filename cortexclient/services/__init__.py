@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cortexclient.session import Session
 
-__all__ = ["BaseService"]
+__all__ = ["BaseService", "nullable"]
 
 
 class BaseService:
@@ -22,3 +24,12 @@ class BaseService:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+
+def nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame in which any value may be missing: whole numbers and truth values become nullable.
+
+    So no id becomes a float. Floats stay as they are, also those that happen to be whole numbers, such as positions.
+    """
+    exact = frame.select_dtypes(["integer", "bool"])
+    return frame.astype(exact.convert_dtypes().dtypes)

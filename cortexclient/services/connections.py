@@ -290,7 +290,7 @@ class ConnectionsService(BaseService):
 
     def _types(
         self, types: str | Mapping[int, Any] | None, roots: IdArray, moment: Moment
-    ) -> tuple[dict[int, Any], list[int]]:
+    ) -> tuple[dict[int, str], list[int]]:
         if types is None or (types == "cell_types" and "cell_types" not in self._session.spec.tables):
             return {}, []
         return self._groups(types, roots, moment)
@@ -313,7 +313,7 @@ class ConnectionsService(BaseService):
 
     def _groups(
         self, by: str | Mapping[int, Any], roots: IdArray, moment: Moment
-    ) -> tuple[dict[int, Any], list[int]]:
+    ) -> tuple[dict[int, str], list[int]]:
         """Return root -> group, and the roots that have several; neither root 0 nor -1 has one."""
         if isinstance(by, Mapping):
             known = dict(zip(as_ids(list(by), "by").tolist(), by.values(), strict=True))
@@ -330,7 +330,8 @@ class ConnectionsService(BaseService):
         distinct = rows[["pt_root_id", column]].dropna().drop_duplicates()
         several = distinct["pt_root_id"][distinct["pt_root_id"].duplicated()].unique().tolist()
         one = distinct[~distinct["pt_root_id"].isin(several)]
-        return dict(zip(one["pt_root_id"].tolist(), one[column].tolist(), strict=True)), sorted(several)
+        named = one[column].astype("string")
+        return dict(zip(one["pt_root_id"].tolist(), named.tolist(), strict=True)), sorted(several)
 
     def _proofread(self, frame: pd.DataFrame, which: str, moment: Moment) -> pd.DataFrame:
         for side in ("pre", "post"):

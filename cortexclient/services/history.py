@@ -10,7 +10,7 @@ import numpy as np
 
 from cortexclient.errors import InvalidQueryError
 from cortexclient.ids import as_ids, in_batches
-from cortexclient.services import BaseService
+from cortexclient.services import BaseService, nullable
 from cortexclient.services.roots import fetch_lineages, no_root
 from cortexclient.session import EPOCH, Moment, graph_url, lifetimes, provenance_of, require_versions
 
@@ -263,7 +263,7 @@ class HistoryService(BaseService):
                     "materialize",
                     f"rows of {table!r} have no id, so those of two versions cannot be matched",
                 )
-        first, second = (_nullable(frame.set_index("id")) for frame in frames)
+        first, second = (nullable(frame.set_index("id")) for frame in frames)
         values = first.add_suffix("_a").join(second.add_suffix("_b"), how="outer").sort_index()
         old, new = values.index.isin(first.index), values.index.isin(second.index)
         shared = [name for name in first if name in second]
@@ -336,16 +336,3 @@ def _unequal(first: pd.Series[Any], second: pd.Series[Any]) -> NDArray[np.bool_]
     missing, also_missing = first.isna().to_numpy(), second.isna().to_numpy()
     unlike = (first != second).fillna(value=True).to_numpy(dtype=bool)
     return np.where(missing | also_missing, missing != also_missing, unlike)
-
-
-def _nullable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame whose whole numbers and truth values may be missing, so that no id becomes a float.
-
-    ``convert_dtypes`` would turn positions in nm, which happen to be whole numbers, into integers, too.
-    """
-    kinds = {
-        name: {"i": "Int64", "b": "boolean"}[column.dtype.kind]
-        for name, column in frame.items()
-        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "ib"
-    }
-    return frame.astype(kinds)

@@ -19,7 +19,7 @@ from cortexclient.errors import (
     ServiceUnavailableError,
 )
 from cortexclient.ids import as_ids
-from cortexclient.services import BaseService
+from cortexclient.services import BaseService, nullable
 from cortexclient.session import (
     NM,
     Follow,
@@ -556,8 +556,7 @@ def _by_synapse(reply: Reply, reference: Reference) -> pd.DataFrame:
             service="materialize",
             url=reply.url,
         )
-    frame = frame.set_index(frame.pop(reference.key).to_numpy(dtype=np.int64))
-    frame = frame.convert_dtypes(infer_objects=False, convert_string=False, convert_floating=False)
+    frame = nullable(frame.set_index(frame.pop(reference.key).to_numpy(dtype=np.int64)))
     axes = [name for columns in triples(frame.columns.tolist()).values() for name in columns]
     return frame.astype(dict.fromkeys(axes, np.float64))
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from cortexclient import errors
+from cortexclient.services import nullable
 
 KINDS = ("pandas", "arrow", "polars")
 
@@ -109,3 +110,12 @@ def test_an_expired_version_says_so_in_every_frame(tiny):
     )
     with pytest.raises(errors.ExpiredVersionError, match="its views with it"):
         _ = client.views.cell_info
+
+
+def test_types_with_room_for_missing_values_do_not_depend_on_the_values():
+    whole = pd.DataFrame({"id": [1, 2], "score": [4.0, 8.0], "valid": [True, False], "tag": ["a", None]})
+    broken = whole.assign(score=[4.5, 8.0])
+    frames = [nullable(frame) for frame in (whole, broken, whole.iloc[:0], nullable(whole))]
+    for frame in frames:
+        assert columns_of(frame) == {"id": "Int64", "score": "float64", "valid": "boolean", "tag": "object"}
+    pd.testing.assert_frame_equal(frames[0], whole, check_dtype=False)
