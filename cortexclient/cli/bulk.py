@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import typer
 
-from cortexclient.cli.options import Client, dataset_command, ids_from
+from cortexclient.cli.options import Client, dataset_command, ids_from, made_from
 from cortexclient.cli.output import note, say
 from cortexclient.cli.shapes import Transform
 from cortexclient.types import TransformName
 
 if TYPE_CHECKING:
     from cortexclient.bulk import Bulk, BulkResult
+
+    Job: TypeAlias = Bulk
+else:
+    Job = Any  # typer reads annotations
 
 __all__ = ["register_commands"]
 
@@ -28,25 +32,18 @@ Roots = Annotated[
         "--roots",
         metavar="FILE",
         help="Root ids: text, one per line; .csv or .parquet with a column root_id or pt_root_id; - is a pipe.",
-        show_default=False,
     ),
 ]
 Role = Annotated[
     str | None,
-    typer.Option(
-        "--table", metavar="ROLE", help="Take the neurons of this table, or role.", show_default=False
-    ),
+    typer.Option("--table", metavar="ROLE", help="Take the neurons of this table, or role."),
 ]
 Place = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Folder or bucket to write to.")]
 Dask = Annotated[
     str | None,
-    typer.Option(
-        "--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that does it.", show_default=False
-    ),
+    typer.Option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that does it."),
 ]
-Rate = Annotated[
-    float | None, typer.Option("--rate", metavar="N", help="Most neurons per second.", show_default=False)
-]
+Rate = Annotated[float | None, typer.Option("--rate", metavar="N", help="Most neurons per second.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, max=500, help="Neurons in a batch.")]
 
 
@@ -63,10 +60,13 @@ def register_commands(app: typer.Typer) -> None:
         help="Work over many neurons; a job that is killed continues when it runs again.",
         no_args_is_help=True,
     )
-    dataset_command(commands, "skeletons", panel=PANEL)(skeletons)
-    dataset_command(commands, "synapses", panel=PANEL)(synapses)
-    dataset_command(commands, "meshes", panel=PANEL)(meshes)
-    dataset_command(commands, "l2", panel=PANEL)(l2)
+    options: dict[str, tuple[Any, Any]] = {
+        **{"roots": (Roots, None), "table": (Role, None), "dask": (Dask, None), "rate": (Rate, None)},
+        "batch_size": (Batch, 50),
+    }
+    for function in (skeletons, synapses, meshes, l2):
+        of_client = made_from(_job, function, takes={"client": Client}, options=options)
+        dataset_command(commands, function.__name__, panel=PANEL)(of_client)
     for command in commands.registered_commands:
         words = f"bulk {command.name} v1dd --roots roots.txt --out out/"
         command.epilog = f"[bold]Example:[/] cortexclient {words}"
@@ -74,65 +74,37 @@ def register_commands(app: typer.Typer) -> None:
 
 
 def skeletons(
-    client: Client,
+    job: Job,
     out: Place,
-    roots: Roots = None,
-    table: Role = None,
     format: Annotated[Format, typer.Option(help="A file each, or rows.")] = Format.swc,  # noqa: A002
     transform: Annotated[Transform, typer.Option(help="none: as in the volume.")] = Transform.none,
-    dask: Dask = None,
-    rate: Rate = None,
-    batch_size: Batch = 50,
 ) -> None:
     """Write the skeletons of many neurons."""
     space = None if transform is Transform.none else cast("TransformName", transform.value)
-    job = _job(client, roots, table, dask=dask, rate=rate, batch_size=batch_size)
     _report(job.skeletons(out=out, format=format.value, transform=space))
 
 
 def synapses(
-    client: Client,
+    job: Job,
     out: Place,
-    roots: Roots = None,
-    table: Role = None,
     pre: Annotated[bool, typer.Option("--pre/--no-pre", help="Synapses that they make.")] = True,
     post: Annotated[bool, typer.Option("--post/--no-post", help="Synapses that they receive.")] = True,
-    dask: Dask = None,
-    rate: Rate = None,
-    batch_size: Batch = 50,
 ) -> None:
     """Write the synapses of many neurons."""
-    job = _job(client, roots, table, dask=dask, rate=rate, batch_size=batch_size)
     _report(job.synapses(out=out, pre=pre, post=post))
 
 
-def meshes(
-    client: Client,
-    out: Place,
-    roots: Roots = None,
-    table: Role = None,
-    dask: Dask = None,
-    rate: Rate = None,
-    batch_size: Batch = 50,
-) -> None:
+def meshes(job: Job, out: Place) -> None:
     """Write the meshes of many neurons."""
-    _report(_job(client, roots, table, dask=dask, rate=rate, batch_size=batch_size).meshes(out=out))
+    _report(job.meshes(out=out))
 
 
-def l2(
-    client: Client,
-    out: Place,
-    roots: Roots = None,
-    table: Role = None,
-    dask: Dask = None,
-    rate: Rate = None,
-    batch_size: Batch = 50,
-) -> None:
+def l2(job: Job, out: Place) -> None:
     """Write the level-2 ids of many neurons, with their attributes."""
-    _report(_job(client, roots, table, dask=dask, rate=rate, batch_size=batch_size).l2(out=out))
+    _report(job.l2(out=out))
 
 
-def _job(client: Client, roots: Path | None, table: str | None, **options: Any) -> Bulk:
+def _job(*, client: Client, roots: Path | None, table: str | None, **options: Any) -> Job:
     if (roots is None) == (table is None):
         raise typer.BadParameter("give --roots FILE or --table ROLE: one of them says which neurons")
     ids = _ids_in(roots) if roots is not None else _ids_of(client, str(table))

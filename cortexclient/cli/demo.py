@@ -43,7 +43,7 @@ def demo(
     ] = "sandbox",
     root_id: Annotated[
         str | None,
-        typer.Option("--root-id", "-r", help="Neuron to show. Default: an example.", show_default=False),
+        typer.Option("--root-id", "-r", help="Neuron to show. Default: an example."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("demo.png"),
     version: Version = None,

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register_commands"]
 
-Folder = Annotated[
-    Path | None, typer.Option("--path", help="Another folder than the usual one.", show_default=False)
-]
+Folder = Annotated[Path | None, typer.Option("--path", help="Another folder than the usual one.")]
 PANEL = "Tables"
 _DAY = 86_400.0
 
@@ -137,7 +135,7 @@ def clear(
     path: Folder = None,
     older_than: Annotated[
         float | None,
-        typer.Option("--older-than", help="Only what was not used for so many days.", show_default=False),
+        typer.Option("--older-than", help="Only what was not used for so many days."),
     ] = None,
 ) -> None:
     """Remove the entries of the cache; no other file of the folder is touched."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from cortexclient.cli.options import complete_dataset
+from cortexclient.cli.options import Client, complete_dataset, made_from
 from cortexclient.errors import CortexError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -19,24 +19,14 @@ if TYPE_CHECKING:
 
     from cortexclient.client import DatasetClient
 
+Response: TypeAlias = dict[str, Any]
+
 __all__ = ["build_server", "register_commands"]
 
 MOST_ROWS = 200
 _EXACT = 2**53  # larger whole numbers lose digits in JavaScript
 _CLIENTS = 8
-_TOOLS = (
-    "list_datasets",
-    "describe_dataset",
-    "describe_table",
-    "query_table",
-    "cells_to_roots",
-    "roots_to_cells",
-    "synapses",
-    "partners",
-    "skeleton_summary",
-    "neuroglancer_link",
-)
-_SAID = (
+_SHOWN = (
     "dataset",
     "datastack_name",
     "server_address",
@@ -73,8 +63,8 @@ def mcp(
     build_server(dataset).run("stdio")
 
 
-class _Tools:
-    """The tools, and the clients that they use, most recently used last; only of datasets that may be offered."""
+class _Clients:
+    """The clients that the tools use, most recently used last; only of datasets that may be offered."""
 
     def __init__(self, allowed: list[str] | None) -> None:
         self._allowed = allowed
@@ -83,9 +73,9 @@ class _Tools:
     def names(self) -> list[str]:
         from cortexclient import list_datasets
 
-        return self._allowed if self._allowed is not None else list(list_datasets())
+        return self._allowed if self._allowed is not None else list_datasets()
 
-    def client(self, dataset: str, version: int | None) -> DatasetClient:
+    def open(self, dataset: str, version: int | None = None) -> DatasetClient:
         import cortexclient
 
         if dataset not in self.names():
@@ -99,7 +89,7 @@ class _Tools:
         self._clients.move_to_end(key)
         return self._clients[key]
 
-    def list_datasets(self) -> dict[str, Any]:
+    def list_datasets(self) -> Response:
         """List the datasets: name, title and how access is given."""
         import cortexclient
 
@@ -111,117 +101,102 @@ class _Tools:
             found.append({"name": name, "title": spec.title, "access": access, **where})
         return {"datasets": found}
 
-    def describe_dataset(self, dataset: str) -> dict[str, Any]:
-        """Describe a dataset: what it is, its newest version, its tables and views, what they are for, what to cite."""
-        client = self.client(dataset, None)
-        spec = client.spec
-        roles = {role: table.name for role, table in spec.tables.items()}
-        return {
-            "name": spec.name,
-            "title": spec.title,
-            "description": spec.description,
-            "species": spec.species,
-            "region": spec.region,
-            "version": client.version,
-            "version_timestamp": client.version_timestamp().isoformat(),
-            "tables": sorted(client.tables),
-            "views": sorted(client.views),
-            "tables_by_role": roles,
-            "cite": client.cite(),
-            **_provenance_of(client),
-        }
 
-    def describe_table(self, dataset: str, table: str, version: int | None = None) -> dict[str, Any]:
-        """Describe a table or view: its columns with types, how many rows it has, and its description."""
-        client = self.client(dataset, version)
-        handle = _handle(client, table)
-        sample = handle().query(limit=1)
-        info = client.session.table_info(table)
-        columns = {str(name): str(kind) for name, kind in sample.dtypes.items()}
-        return {
-            "table": table,
-            "description": info.metadata.get("description") or "",
-            "refers_to": info.reference_table,
-            "rows": handle().count(),
-            "columns": columns,
-            **_provenance(sample),
-        }
+def describe_dataset(client: Client) -> Response:
+    """Describe a dataset: what it is, its newest version, its tables and views, what they are for, what to cite."""
+    spec = client.spec
+    return {
+        **{key: getattr(spec, key) for key in ("name", "title", "description", "species", "region")},
+        "version": client.version,
+        "version_timestamp": client.version_timestamp().isoformat(),
+        "tables": sorted(client.tables),
+        "views": sorted(client.views),
+        "tables_by_role": {role: table.name for role, table in spec.tables.items()},
+        "cite": client.cite(),
+        **_provenance_of(client),
+    }
 
-    def query_table(
-        self,
-        dataset: str,
-        table: str,
-        filters: dict[str, Any] | None = None,
-        columns: list[str] | None = None,
-        limit: int = 20,
-        version: int | None = None,
-    ) -> dict[str, Any]:
-        """Query a table or view.
 
-        `filters` maps a column to one value or a list of values. At most 200 rows come back; `rows_left_out` says how
-        many more match.
-        """
-        client = self.client(dataset, version)
-        asked = {name: _exact(value) for name, value in (filters or {}).items()}
-        handle = _handle(client, table)(**asked)
-        frame = handle.query(limit=_limit(limit), select_columns=columns)
-        return _rows(frame, total=handle.count())
+def describe_table(client: Client, table: str) -> Response:
+    """Describe a table or view: its columns with types, how many rows it has, and its description."""
+    handle = _handle(client, table)
+    sample = handle().query(limit=1)
+    info = client.session.table_info(table)
+    return {
+        "table": table,
+        "description": info.metadata.get("description") or "",
+        "refers_to": info.reference_table,
+        "rows": handle().count(),
+        "columns": {str(name): str(kind) for name, kind in sample.dtypes.items()},
+        **_provenance(sample),
+    }
 
-    def cells_to_roots(self, dataset: str, cell_ids: list[str], version: int | None = None) -> dict[str, Any]:
-        """Look up the root id of each cell id; -1 where there is none."""
-        client = self.client(dataset, version)
-        return _rows(client.cell_id_to_root_id(_ids(cell_ids)).reset_index())
 
-    def roots_to_cells(self, dataset: str, root_ids: list[str], version: int | None = None) -> dict[str, Any]:
-        """Look up the cell id of each root id, of any age; -1 where there is none or more than one."""
-        client = self.client(dataset, version)
-        return _rows(client.root_id_to_cell_id(_ids(root_ids)).reset_index())
+def query_table(
+    client: Client,
+    table: str,
+    filters: dict[str, Any] | None = None,
+    columns: list[str] | None = None,
+    limit: int = 20,
+) -> Response:
+    """Query a table or view.
 
-    def synapses(
-        self, dataset: str, root_id: str, side: str = "both", limit: int = 20, version: int | None = None
-    ) -> dict[str, Any]:
-        """Get synapses of a neuron: side "outputs", "inputs" or "both". Counts are complete, rows are at most 200."""
-        if side not in ("outputs", "inputs", "both"):
-            raise ValueError(f"side must be 'outputs', 'inputs' or 'both', not {side!r}")
-        client = self.client(dataset, version)
-        root = _ids([root_id])[0]
-        frame = client.query_synapses(root, pre=side != "inputs", post=side != "outputs", progress=False)
-        counts = {
-            "outputs": int((frame["pre_pt_root_id"] == root).sum()),
-            "inputs": int((frame["post_pt_root_id"] == root).sum()),
-        }
-        return {"counts": counts, **_rows(frame.head(_limit(limit)), total=len(frame))}
+    `filters` maps a column to one value or a list of values. At most 200 rows come back; `rows_left_out` says how many
+    more match.
+    """
+    values = {name: _exact(value) for name, value in (filters or {}).items()}
+    handle = _handle(client, table)(**values)
+    frame = handle.query(limit=_limit(limit), select_columns=columns)
+    return _rows(frame, total=handle.count())
 
-    def partners(
-        self, dataset: str, root_id: str, side: str = "both", limit: int = 20, version: int | None = None
-    ) -> dict[str, Any]:
-        """Rank the partners of a neuron: side "inputs", "outputs" or "both", with synapse counts, cells and types."""
-        client = self.client(dataset, version)
-        frame = client.partners(_ids([root_id]), side=side)  # type: ignore[arg-type]
-        return _rows(frame.head(_limit(limit)), total=len(frame))
 
-    def skeleton_summary(self, dataset: str, root_id: str, version: int | None = None) -> dict[str, Any]:
-        """Summarise a neuron's skeleton: path length in um, branch and end points, extent in nm."""
-        client = self.client(dataset, version)
-        neuron = client.get_skeleton(_ids([root_id])[0], synapses=False)
-        skeleton = neuron.skeleton
-        low, high = skeleton.vertices.min(axis=0), skeleton.vertices.max(axis=0)
-        return {
-            "root_id": root_id,
-            "path_length_um": float(skeleton.path_length()) / 1000,
-            "branch_points": len(skeleton.branch_points),
-            "end_points": len(skeleton.end_points),
-            "vertices": int(skeleton.n_vertices),
-            "extent_nm": (high - low).tolist(),
-            **_provenance_of(client),
-        }
+def cells_to_roots(client: Client, cell_ids: list[str]) -> Response:
+    """Look up the root id of each cell id; -1 where there is none."""
+    return _rows(client.cell_id_to_root_id(_ids(cell_ids)).reset_index())
 
-    def neuroglancer_link(
-        self, dataset: str, root_ids: list[str], version: int | None = None
-    ) -> dict[str, Any]:
-        """Make a Neuroglancer link that shows some roots."""
-        client = self.client(dataset, version)
-        return {"url": client.neuroglancer_url(root_ids=_ids(root_ids)), **_provenance_of(client)}
+
+def roots_to_cells(client: Client, root_ids: list[str]) -> Response:
+    """Look up the cell id of each root id, of any age; -1 where there is none or more than one."""
+    return _rows(client.root_id_to_cell_id(_ids(root_ids)).reset_index())
+
+
+def synapses(client: Client, root_id: str, side: str = "both", limit: int = 20) -> Response:
+    """Get synapses of a neuron: side "outputs", "inputs" or "both". Counts are complete, rows are at most 200."""
+    if side not in ("outputs", "inputs", "both"):
+        raise ValueError(f"side must be 'outputs', 'inputs' or 'both', not {side!r}")
+    root = int(root_id)
+    frame = client.query_synapses(root, pre=side != "inputs", post=side != "outputs", progress=False)
+    counts = {
+        "outputs": int((frame["pre_pt_root_id"] == root).sum()),
+        "inputs": int((frame["post_pt_root_id"] == root).sum()),
+    }
+    return {"counts": counts, **_rows(frame.head(_limit(limit)), total=len(frame))}
+
+
+def partners(client: Client, root_id: str, side: str = "both", limit: int = 20) -> Response:
+    """Rank the partners of a neuron: side "inputs", "outputs" or "both", with synapse counts, cells and types."""
+    frame = client.partners(int(root_id), side=side)  # type: ignore[arg-type]
+    return _rows(frame.head(_limit(limit)), total=len(frame))
+
+
+def skeleton_summary(client: Client, root_id: str) -> Response:
+    """Summarise a neuron's skeleton: path length in um, branch and end points, extent in nm."""
+    skeleton = client.get_skeleton(int(root_id), synapses=False).skeleton
+    low, high = skeleton.vertices.min(axis=0), skeleton.vertices.max(axis=0)
+    return {
+        "root_id": root_id,
+        "path_length_um": float(skeleton.path_length()) / 1000,
+        "branch_points": len(skeleton.branch_points),
+        "end_points": len(skeleton.end_points),
+        "vertices": int(skeleton.n_vertices),
+        "extent_nm": (high - low).tolist(),
+        **_provenance_of(client),
+    }
+
+
+def neuroglancer_link(client: Client, root_ids: list[str]) -> Response:
+    """Make a Neuroglancer link that shows some roots."""
+    return {"url": client.neuroglancer_url(root_ids=_ids(root_ids)), **_provenance_of(client)}
 
 
 def build_server(datasets: list[str] | None = None) -> Any:
@@ -247,23 +222,35 @@ def build_server(datasets: list[str] | None = None) -> Any:
     server = MCPServer(
         "cortexclient", instructions=_INSTRUCTIONS, version=cortexclient.__version__, log_level="ERROR"
     )
-    tools = _Tools(datasets)
+    hints = ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
+    )
 
-    def tool(function: Callable[..., dict[str, Any]]) -> None:
-        @functools.wraps(function)
-        def respond(**arguments: Any) -> dict[str, Any]:
+    def offer(tool: Callable[..., Response]) -> None:
+        @functools.wraps(tool)
+        def respond(**arguments: Any) -> Response:
             try:
-                return function(**arguments)
+                return tool(**arguments)
             except (CortexError, ValueError, TypeError, LookupError) as error:
                 return {"error": f"{type(error).__name__}: {error}"}
 
-        hints = ToolAnnotations(
-            read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
-        )
         server.tool(annotations=hints)(respond)
 
-    for name in _TOOLS:
-        tool(getattr(tools, name))
+    clients = _Clients(datasets)
+    offer(clients.list_datasets)
+    offer(made_from(clients.open, describe_dataset, takes={"dataset": str}, options={}))
+    for function in (
+        describe_table,
+        query_table,
+        cells_to_roots,
+        roots_to_cells,
+        synapses,
+        partners,
+        skeleton_summary,
+        neuroglancer_link,
+    ):
+        version = {"version": (int | None, None)}
+        offer(made_from(clients.open, function, takes={"dataset": str}, options=version))
     return server
 
 
@@ -288,7 +275,7 @@ def _exact(value: Any) -> Any:
     return value
 
 
-def _rows(frame: pd.DataFrame, *, total: int | None = None) -> dict[str, Any]:
+def _rows(frame: pd.DataFrame, *, total: int | None = None) -> Response:
     shown = frame.head(MOST_ROWS)
     columns = [str(name) for name in shown.columns]
     rows = [
@@ -296,9 +283,9 @@ def _rows(frame: pd.DataFrame, *, total: int | None = None) -> dict[str, Any]:
         for row in shown.itertuples(index=False, name=None)
     ]
     left_out = max(0, (len(frame) if total is None else total) - len(shown))
-    said = _provenance(frame)
-    said["provenance"]["complete"] = not left_out
-    return {"rows": rows, "rows_left_out": left_out, **said}
+    where = _provenance(frame)
+    where["provenance"]["complete"] = not left_out
+    return {"rows": rows, "rows_left_out": left_out, **where}
 
 
 def _plain(value: Any) -> Any:
@@ -318,15 +305,15 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else str(value)
 
 
-def _provenance(frame: pd.DataFrame) -> dict[str, Any]:
+def _provenance(frame: pd.DataFrame) -> Response:
     """Where rows are from: dataset, version and time, and the unit of positions; never a token."""
-    return {"provenance": {key: _plain(frame.attrs[key]) for key in _SAID if key in frame.attrs}}
+    return {"provenance": {key: _plain(frame.attrs[key]) for key in _SHOWN if key in frame.attrs}}
 
 
-def _provenance_of(client: DatasetClient) -> dict[str, Any]:
+def _provenance_of(client: DatasetClient) -> Response:
     """The same of what is no frame."""
     from cortexclient.session import Moment, provenance_of
 
     moment = client.session.moment
-    said = provenance_of(client.session, Moment(version=client.version) if moment.floating else moment)
-    return {"provenance": {key: _plain(said[key]) for key in _SAID if key in said}}
+    where = provenance_of(client.session, Moment(version=client.version) if moment.floating else moment)
+    return {"provenance": {key: _plain(where[key]) for key in _SHOWN if key in where}}

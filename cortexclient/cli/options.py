@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Client: TypeAlias = DatasetClient
 else:
     Client = Any  # typer reads annotations, and importing the class takes half a second
+
+Result = TypeVar("Result")
 
 __all__ = [
     "AsJson",
@@ -41,6 +43,7 @@ __all__ = [
     "environment_token",
     "filters_from",
     "ids_from",
+    "made_from",
     "open_client",
     "spec_of",
     "table_names",
@@ -123,7 +126,6 @@ Version = Annotated[
         "-v",
         metavar="N",
         help="Materialized version to query.",
-        show_default=False,
         autocompletion=_complete_version,
     ),
 ]
@@ -134,17 +136,11 @@ Moment = Annotated[
         "-t",
         metavar="TIME",
         help="Time to query instead of a version, ISO 8601; UTC if it names no zone.",
-        show_default=False,
     ),
 ]
 Server = Annotated[
     str | None,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        help="Global server to use instead of the dataset's own.",
-        show_default=False,
-    ),
+    typer.Option("--server", metavar="URL", help="Global server to use instead of the dataset's own."),
 ]
 Token = Annotated[
     str | None,
@@ -152,7 +148,6 @@ Token = Annotated[
         "--token",
         metavar="TOKEN",
         help="Token to use instead of the stored one; or set CORTEXCLIENT_TOKEN, which trusted hosts get.",
-        show_default=False,
     ),
 ]
 Out = Annotated[
@@ -162,7 +157,6 @@ Out = Annotated[
         "-o",
         metavar="FILE",
         help="File to write: .csv, .csv.gz, .parquet, .feather or .json (there, ids beyond 2^53 are texts).",
-        show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -180,33 +174,50 @@ def dataset_command(
     The command takes a dataset in its place, and has the options ``--version`` and ``--timestamp`` (if ``moment``),
     ``--server`` and ``--token`` besides those of the function.
     """
+    shared: dict[str, Any] = {"version": Version, "timestamp": Moment} if moment else {}
+    options = {option: (kind, None) for option, kind in {**shared, "server": Server, "token": Token}.items()}
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        shared: dict[str, Any] = {"version": Version, "timestamp": Moment} if moment else {}
-        shared |= {"server": Server, "token": Token}
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        own = [*inspect.signature(function, eval_str=True).parameters.values()][1:]
-        parameters = [
-            inspect.Parameter("dataset", keyword, annotation=Dataset),
-            *(parameter.replace(kind=keyword) for parameter in own),
-            *(
-                inspect.Parameter(option, keyword, default=None, annotation=kind)
-                for option, kind in shared.items()
-            ),
-        ]
-
-        @functools.wraps(function)
-        def command(*, dataset: str, **given: Any) -> None:
-            client = open_client(dataset, **{option: given.pop(option) for option in shared})
-            function(client, **given)
-
-        # what typer reads
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command = made_from(open_client, function, takes={"dataset": Dataset}, options=options)
         app.command(name, rich_help_panel=panel)(command)
         return function
 
     return register
+
+
+def made_from(
+    make: Callable[..., Any],
+    function: Callable[..., Result],
+    *,
+    takes: dict[str, Any],
+    options: dict[str, tuple[Any, Any]],
+) -> Callable[..., Result]:
+    """Return a function that makes the first argument of another one itself.
+
+    What ``make`` takes, by name and annotation, are its first parameters; the ``options`` of ``make``, by name,
+    annotation and default, are its last ones.
+    """
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    signature = inspect.signature(function, eval_str=True)
+    first, *own = signature.parameters.values()
+    parameters = [
+        *(inspect.Parameter(name, keyword, annotation=kind) for name, kind in takes.items()),
+        *(parameter.replace(kind=keyword) for parameter in own),
+        *(
+            inspect.Parameter(name, keyword, annotation=kind, default=value)
+            for name, (kind, value) in options.items()
+        ),
+    ]
+
+    @functools.wraps(function)
+    def call(**given: Any) -> Result:
+        made = make(**{name: given.pop(name) for name in (*takes, *options) if name in given})
+        return function(**{first.name: made}, **given)
+
+    # what typer reads, and the server of `cortexclient mcp`
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
 
 
 # -- datasets and tokens --------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def query(
             help="COLUMN=VALUE, or COLUMN=VALUE,VALUE for any of them; may be repeated.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Stop after this many rows.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(help="Stop after this many rows.")] = None,
     voxels: Annotated[
         bool, typer.Option("--voxels", help="Positions in the table's voxels instead of nm.")
     ] = False,

@@ -36,7 +36,7 @@ def new(
     datastack: Annotated[str, typer.Option("--datastack", help="The server's name for the dataset.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File to write; left out: print it.", show_default=False),
+        typer.Option("--out", "-o", help="File to write; left out: print it."),
     ] = None,
     token: Token = None,
 ) -> None:

@@ -97,7 +97,7 @@ def link(
     shorten: Annotated[bool, typer.Option("--shorten", help="Store the state in the state service.")] = False,
     site: Annotated[
         str | None,
-        typer.Option("--site", help="Neuroglancer site to use instead of the dataset's.", show_default=False),
+        typer.Option("--site", help="Neuroglancer site to use instead of the dataset's."),
     ] = None,
 ) -> None:
     """Print a Neuroglancer link to a dataset."""

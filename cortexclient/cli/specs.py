@@ -235,9 +235,7 @@ def validate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
-    explain: Annotated[
-        str | None, typer.Option("--explain", help="Explain a code such as CX201.", show_default=False)
-    ] = None,
+    explain: Annotated[str | None, typer.Option("--explain", help="Explain a code such as CX201.")] = None,
 ) -> None:
     """Check spec files and report every problem with file, line and column; exit 1 if there are any."""
     if explain is not None:
@@ -269,9 +267,7 @@ def validate(
 
 
 def schema(
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.")] = None,
 ) -> None:
     """Print the JSON Schema of spec files (draft 07, for editors)."""
     from cortexclient.spec.schema import dataset_schema, schema_text
