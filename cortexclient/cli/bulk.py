@@ -61,7 +61,10 @@ def register_commands(app: typer.Typer) -> None:
         no_args_is_help=True,
     )
     options: dict[str, tuple[Any, Any]] = {
-        **{"roots": (Roots, None), "table": (Role, None), "dask": (Dask, None), "rate": (Rate, None)},
+        "roots": (Roots, None),
+        "table": (Role, None),
+        "dask": (Dask, None),
+        "rate": (Rate, None),
         "batch_size": (Batch, 50),
     }
     for function in (skeletons, synapses, meshes, l2):

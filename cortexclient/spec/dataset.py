@@ -16,6 +16,7 @@ from cortexclient.spec.fields import (
     Datastack,
     Finding,
     FrozenDict,
+    FrozenMap,
     Role,
     ServerAddress,
     TableName,
@@ -24,10 +25,8 @@ from cortexclient.spec.fields import (
     VoxelSize,
     Written,
     distinct,
-    frozen,
     raise_findings,
     refuse,
-    without_nulls,
 )
 from cortexclient.spec.nodes import parts_of
 from cortexclient.spec.problems import raise_problems, without_repeats
@@ -146,9 +145,7 @@ class DatasetSpec(Section):
     """Version of the skeleton service's skeletons; left out: the server's default."""
     exports: ExportsSpec | None = None
     """Static dumps of the tables."""
-    tables: Annotated[Mapping[Role, TableSpec], BeforeValidator(without_nulls), AfterValidator(frozen)] = (
-        Field(default_factory=FrozenDict)
-    )
+    tables: FrozenMap[Role, TableSpec] = Field(default_factory=FrozenDict)
     """Tables and views by the role that they play (proofreading, cell_types, edges, coregistration, ...)."""
     versions: Annotated[tuple[VersionSpec, ...], AfterValidator(versions_in_order)] = ()
     """Materialized versions that are worth knowing offline."""
@@ -168,9 +165,7 @@ class DatasetSpec(Section):
     """Ids that exist, for documentation and checks."""
     deprecation: DeprecationSpec | None = None
     """Why another entry should be used instead; loading warns."""
-    sources: Annotated[Mapping[str, SourceSpec], BeforeValidator(without_nulls), AfterValidator(frozen)] = (
-        Field(default_factory=FrozenDict)
-    )
+    sources: FrozenMap[str, SourceSpec] = Field(default_factory=FrozenDict)
     """Where single facts come from, by dotted path, and whether they are verified."""
 
     _origin: str | None = PrivateAttr(default=None)

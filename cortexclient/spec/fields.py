@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn, TypeVar
@@ -17,7 +18,7 @@ from cortexclient.spec.problems import did_you_mean, short
 from cortexclient.spec.table_schemas import COLUMN_TYPES, schema_names, table_field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 __all__ = [
     "DOI",
@@ -30,6 +31,7 @@ __all__ = [
     "Day",
     "Finding",
     "FrozenDict",
+    "FrozenMap",
     "Id",
     "Number",
     "PointName",
@@ -45,10 +47,8 @@ __all__ = [
     "VoxelSize",
     "Written",
     "distinct",
-    "frozen",
     "raise_findings",
     "refuse",
-    "without_nulls",
 ]
 
 K = TypeVar("K")
@@ -89,13 +89,11 @@ def raise_findings(findings: Iterable[Finding]) -> None:
 
 def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse a list that has an item twice."""
-    seen: set[str] = set()
-    findings: list[Finding] = []
-    for index, value in enumerate(values):
-        if value in seen:
-            findings.append(Finding((index,), "CX302", f"{value!r} is listed twice", "keep one of them"))
-        seen.add(value)
-    raise_findings(findings)
+    raise_findings(
+        Finding((index,), "CX302", f"{value!r} is listed twice", "keep one of them")
+        for index, value in enumerate(values)
+        if value in values[:index]
+    )
     return values
 
 
@@ -121,16 +119,14 @@ class FrozenDict(dict[K, V]):
         return self
 
 
-def without_nulls(value: object) -> object:
+def _without_nulls(value: object) -> object:
     """Leave out entries that a null cleared."""
     return (
         {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
     )
 
 
-def frozen(mapping: Mapping[K, V]) -> FrozenDict[K, V]:
-    """Copy a mapping into a read-only one."""
-    return FrozenDict(mapping)
+FrozenMap = Annotated[Mapping[K, V], BeforeValidator(_without_nulls), AfterValidator(FrozenDict)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- text
@@ -439,8 +435,7 @@ Day = Annotated[
 
 
 # ------------------------------------------------------------------------------------------------------------- vectors
-_THREE = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-Vector = Annotated[tuple[Number, Number, Number], WithJsonSchema(_THREE)]
+Vector = tuple[Number, Number, Number]
 
 
 def _voxel_size(value: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -453,8 +448,9 @@ def _voxel_size(value: tuple[float, float, float]) -> tuple[float, float, float]
     return value
 
 
+_LENGTH = {"type": "number", "exclusiveMinimum": 0}
 VoxelSize = Annotated[
-    tuple[Number, Number, Number],
+    Vector,
     AfterValidator(_voxel_size),
-    WithJsonSchema({**_THREE, "items": {"type": "number", "exclusiveMinimum": 0}}),
+    WithJsonSchema({"type": "array", "items": _LENGTH, "minItems": 3, "maxItems": 3}),
 ]

@@ -85,7 +85,8 @@ def _rewritten(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     result = {
-        "items" if key == "prefixItems" else key: _rewritten(item)
+        # the tuples of a spec hold values of one kind
+        "items" if key == "prefixItems" else key: _rewritten(item[0] if key == "prefixItems" else item)
         for key, item in value.items()
         if not (key == "default" and item is None)
     }

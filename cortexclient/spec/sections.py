@@ -14,7 +14,6 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
-    WithJsonSchema,
     model_validator,
 )
 
@@ -29,6 +28,7 @@ from cortexclient.spec.fields import (
     Day,
     Finding,
     FrozenDict,
+    FrozenMap,
     Id,
     Number,
     PointName,
@@ -41,10 +41,8 @@ from cortexclient.spec.fields import (
     VersionNumber,
     VoxelSize,
     Written,
-    frozen,
     raise_findings,
     refuse,
-    without_nulls,
 )
 from cortexclient.spec.table_schemas import TableField, fields_of
 
@@ -105,7 +103,7 @@ class Section(BaseModel):
             }
         )
         if private:
-            section._private = frozen(private)
+            section._private = FrozenDict(private)
         return section
 
     @property
@@ -152,9 +150,7 @@ class TableFacts(Section):
 
     schema_name: SchemaName | None = Field(default=None, alias="schema")
     """Its schema, by the name that EMAnnotationSchemas gives it: func_unit_ext_coreg."""
-    columns: Annotated[
-        Mapping[ColumnName, ColumnKind], BeforeValidator(without_nulls), AfterValidator(frozen)
-    ] = Field(default_factory=FrozenDict)
+    columns: FrozenMap[ColumnName, ColumnKind] = Field(default_factory=FrozenDict)
     """Columns beside those of the schema (of a view: all of them), or more exact than there, and their types: bool,
     int, float, text, id, point, bound_point, ``float|null`` where one may be missing, or a list of possible values."""
     units: Literal["voxel", "nm"] = "voxel"
@@ -265,31 +261,26 @@ class VersionSpec(Section):
 
 def versions_in_order(versions: tuple[VersionSpec, ...]) -> tuple[VersionSpec, ...]:
     """Refuse a version that is listed twice, and one that is older than a lower-numbered one."""
-    raise_findings([*_repeated_versions(versions), *_backward_versions(versions)])
-    return versions
-
-
-def _repeated_versions(versions: tuple[VersionSpec, ...]) -> Iterator[Finding]:
-    seen: set[int] = set()
-    for index, item in enumerate(versions):
-        if item.version in seen:
-            yield Finding(
-                (index, "version"), "CX303", f"version {item.version} is listed twice", "keep one of them"
-            )
-        seen.add(item.version)
-
-
-def _backward_versions(versions: tuple[VersionSpec, ...]) -> Iterator[Finding]:
+    numbers = [item.version for item in versions]
+    findings = [
+        Finding((index, "version"), "CX303", f"version {number} is listed twice", "keep one of them")
+        for index, number in enumerate(numbers)
+        if number in numbers[:index]
+    ]
     dated = sorted((item.version, item.timestamp, i) for i, item in enumerate(versions) if item.timestamp)
-    for (version, stamp, _), (later, its_stamp, index) in pairwise(dated):
-        if its_stamp <= stamp and later != version:
-            yield Finding(
-                (index, "timestamp"),
-                "CX303",
-                f"version {later} ({its_stamp:%Y-%m-%d %H:%M}) would be older than version {version} "
-                f"({stamp:%Y-%m-%d %H:%M})",
-                "take both timestamps from the server's own version metadata",
-            )
+    findings += [
+        Finding(
+            (index, "timestamp"),
+            "CX303",
+            f"version {later} ({its_stamp:%Y-%m-%d %H:%M}) would be older than version {version} "
+            f"({stamp:%Y-%m-%d %H:%M})",
+            "take both timestamps from the server's own version metadata",
+        )
+        for (version, stamp, _), (later, its_stamp, index) in pairwise(dated)
+        if its_stamp <= stamp and later != version
+    ]
+    raise_findings(findings)
+    return versions
 
 
 class ExportsSpec(Section):
@@ -439,25 +430,11 @@ def _depth_range(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-DepthRange = Annotated[
-    tuple[Number, Number],
-    AfterValidator(_depth_range),
-    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
-]
+DepthRange = Annotated[tuple[Number, Number], AfterValidator(_depth_range)]
 
 
 # ----------------------------------------------------------------------------------------------------------- transform
-Matrix = Annotated[
-    tuple[Vector, Vector, Vector],
-    WithJsonSchema(
-        {
-            "type": "array",
-            "items": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
-            "minItems": 3,
-            "maxItems": 3,
-        }
-    ),
-]
+Matrix = tuple[Vector, Vector, Vector]
 
 
 class RotationSpec(Section):
@@ -522,16 +499,8 @@ class TransformStep(Section):
     scaling: (
         Annotated[
             Vector,
-            BeforeValidator(_one_factor_for_all),
+            BeforeValidator(_one_factor_for_all, json_schema_input_type=Number | Vector),
             AfterValidator(_factors),
-            WithJsonSchema(
-                {
-                    "anyOf": [
-                        {"type": "number"},
-                        {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
-                    ]
-                }
-            ),
         ]
         | None
     ) = None
