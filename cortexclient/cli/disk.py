@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cortexclient.cli.options import Client, dataset_command
-from cortexclient.cli.output import console, say, show_frame
+from cortexclient.cli.output import print_table, say, show_frame
 
 if TYPE_CHECKING:
     from cortexclient.session import FolderStore
@@ -95,6 +95,8 @@ def _store(path: Path | None) -> FolderStore:
 
 def info(path: Folder = None) -> None:
     """Show where the cache is, how large it is, and what it holds."""
+    from rich.markup import escape
+
     store = _store(path)
     counts: Counter[tuple[str, str, str]] = Counter()
     sizes: Counter[tuple[str, str, str]] = Counter()
@@ -107,7 +109,10 @@ def info(path: Folder = None) -> None:
         "(CORTEXCLIENT_CACHE_GB)"
     )
     if counts:
-        _show(counts, sizes)
+        rows = [
+            (*map(escape, kind), str(counts[kind]), f"{sizes[kind] / 1e6:.2f}") for kind in sorted(counts)
+        ]
+        print_table(("server", "datastack", "valid", "entries", "MB"), rows)
 
 
 def _kind(head: dict[str, Any] | None) -> tuple[str, str, str]:
@@ -119,16 +124,6 @@ def _kind(head: dict[str, Any] | None) -> tuple[str, str, str]:
         datastack,
         "for good" if head.get("valid") == "forever" else "as of then, for work offline",
     )
-
-
-def _show(counts: Counter[tuple[str, str, str]], sizes: Counter[tuple[str, str, str]]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("server", "datastack", "valid", "entries", "MB", box=None, pad_edge=False)
-    for kind in sorted(counts):
-        table.add_row(*map(escape, kind), str(counts[kind]), f"{sizes[kind] / 1e6:.2f}")
-    console().print(table)
 
 
 def clear(

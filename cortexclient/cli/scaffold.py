@@ -60,71 +60,50 @@ def new(
 class SpecText:
     """A spec file under construction: keys in the order in which they are added, each with its comment.
 
-    What is added may come from a server, so the result is read back: a value that a spec cannot hold becomes a comment.
+    What is added may come from a server, so it is checked: a value that this spec cannot hold becomes a comment.
     """
 
-    def __init__(self, name: str, *, schema: str = "./dataset.schema.json") -> None:
-        self._head = [f"# yaml-language-server: $schema={schema}", "schema_version: 1", f"name: {name}"]
-        self._parts: list[str | tuple[str, Any, str | None]] = []
+    def __init__(self, name: str) -> None:
+        self._lines = [
+            "# yaml-language-server: $schema=./dataset.schema.json",
+            "schema_version: 1",
+            f"name: {name}",
+        ]
+        # what every spec has, until the real values come
+        self._values = {
+            "name": name,
+            "title": name,
+            "server_address": "https://cave.my.lab",
+            "datastack": name,
+        }
 
     def comment(self, text: str) -> None:
-        """Add a line of explanation."""
-        self._parts += [f"# {one_line(line)}" for line in text.splitlines()]
+        """Add a line of explanation, unless it looks like a secret."""
+        lines = [f"# {one_line(line)}" for line in text.splitlines()]
+        self._lines += [line for line in lines if not any(each.code == "CX401" for each in _errors(line))]
 
     def blank(self) -> None:
         """Add an empty line."""
-        self._parts.append("")
+        self._lines.append("")
 
     def add(self, key: str, value: Any, comment: str | None = None) -> None:
         """Add a key, with an explanation above it; a key without a value is left as a comment to fill in."""
-        self._parts.append((key, value, comment))
+        if key == "sources":  # of what stands in the file
+            value = {path: fact for path, fact in value.items() if path.partition(".")[0] in self._values}
+        given = value is not None and value not in ("", {}, [])
+        refused = _errors(as_yaml({**self._values, key: value})) if given else []
+        if refused:
+            comment = f"The server's value is not valid in a spec: {refused[0].message}"
+        if comment:
+            self.comment(comment)
+        if given and not refused:
+            self._values[key] = value
+            self._lines.append(as_yaml({key: value}))
+        else:
+            self._lines.append(f"# {key}:")
 
     def __str__(self) -> str:
-        lines = [*self._head]
-        for part in self._parts:
-            if isinstance(part, str):
-                lines.append(part)
-                continue
-            key, value, comment = part
-            if comment:
-                lines += [f"# {one_line(line)}" for line in comment.splitlines()]
-            empty = value is None or value in ("", {}, [])
-            lines.append(f"# {key}:" if empty else as_yaml({key: value}))
-        return "\n".join(lines) + "\n"
-
-    def finished(self) -> str:
-        """Return the file. It can be loaded: a value that a spec refuses is left out, with a comment that says why."""
-        for _ in range(len(self._parts)):
-            refused = {
-                problem.path.partition(".")[0].partition("[")[0]: problem.message
-                for problem in _errors(str(self))
-            }
-            if not refused:
-                break
-            if "" in refused:  # not YAML, or a comment that looks like a secret: look at each value by itself
-                refused |= {key: found[0].message for key, found in self._alone().items() if found}
-            self._parts = [self._without(part, refused) for part in self._parts]
-        return str(self)
-
-    def _alone(self) -> dict[str, list[Problem]]:
-        pairs = [part[:2] for part in self._parts if not isinstance(part, str) and part[1] is not None]
-        return {
-            key: [each for each in _errors(as_yaml({key: value})) if not each.path] for key, value in pairs
-        }
-
-    def _without(self, part: str | tuple[str, Any, str | None], refused: dict[str, str]) -> Any:
-        if isinstance(part, str):
-            return part if not part.startswith("#") or "" not in refused else "#"
-        key, value, comment = part
-        if key == "sources" and key not in refused and isinstance(value, dict):
-            return (
-                key,
-                {path: fact for path, fact in value.items() if path.partition(".")[0] not in refused},
-                comment,
-            )
-        if key not in refused:
-            return part
-        return key, None, f"The server's value is not valid in a spec: {refused[key]}"
+        return "\n".join(self._lines) + "\n"
 
 
 def _errors(text: str) -> list[Problem]:
@@ -188,7 +167,7 @@ def draft(name: str, *, server: str, datastack: str, token: str | None = None) -
         text.add("example_ids", _example(live.session, cells, live.newest), "A cell of the newest version.")
     text.blank()
     text.add("sources", sources, "What is not verified shows in the documentation.")
-    return text.finished()
+    return str(text)
 
 
 def _example(session: Session, cells: dict[str, Any], version: int) -> dict[str, Any] | None:

@@ -86,11 +86,6 @@ class Section(BaseModel):
     def _set_private_keys_and_nulls_apart(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(data, Mapping):
             return handler(data)
-        for key, value in data.items():
-            if value is None or str(key).startswith("x-"):
-                break
-        else:  # nearly always
-            return handler(data)
         private = {key: value for key, value in data.items() if isinstance(key, str) and key.startswith("x-")}
         # null clears what was inherited, so a known key with null is one that was not written; unknown keys stay
         # unknown, whatever their value

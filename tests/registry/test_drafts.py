@@ -57,7 +57,7 @@ def told(values: dict[str, Any], comment: str | None) -> str:
     for key, value in (HEAD | values).items():
         text.add(key, value, comment)
         text.comment(comment or "")
-    return text.finished()
+    return str(text)
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)
