@@ -100,8 +100,8 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from cortexclient.cli.output import say
 
         say(__version__)

@@ -14,7 +14,7 @@ from cortexclient.errors import MissingDataError, NotConfiguredError, UnknownTab
 from cortexclient.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import Console
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register_commands"]
 
-SHOWN_CELLS = 20
+SHOWN_CELLS, SHOWN_NAMES = 20, 6
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -52,8 +52,9 @@ def demo(
 ) -> None:
     """Show one neuron from every side.
 
-    Its ids, synapses, skeleton, mesh, a static export, a link and a picture. On the sandbox it
-    needs no account and no network; on a real dataset it needs your token.
+    Its ids, synapses, skeleton, mesh, a static export, a link and a picture.
+
+    On the sandbox it needs no account and no network; on a real dataset, your token.
     """
     began = time.perf_counter()
     client = open_client(dataset, version=version, server=server, token=token)
@@ -101,14 +102,14 @@ def _show(show: Console, name: str, line: str) -> None:
     show.print(grid)
 
 
-def _run(name: str, doing: str, step: Callable[[], list[str]]) -> list[str]:
+def _run(name: str, doing: str, step: Callable[[], Iterable[str]]) -> list[str]:
     """Run one step behind a spinner; what a dataset does not offer is reported and skipped."""
     errors = error_console()
     if not errors.is_terminal and name == "connect":
         errors.print(doing, markup=False)  # it may take some seconds, and a spinner is not shown here
     with errors.status(doing):
         try:
-            return step()
+            return list(step())
         except (NotConfiguredError, MissingDataError) as missing:
             # everything that follows needs the neuron
             if name in {"connect", "cells"}:
@@ -138,23 +139,23 @@ class Demo:
             raise NotConfiguredError("no neuron is chosen; name one with --root-id")
         return self.root_id
 
-    def connect(self) -> list[str]:
+    def connect(self) -> Iterator[str]:
         """Ask the server for its version, and pin the client to it."""
         version = self.client.version
         # one moment for every step: a floating client would put the synapses of now on the skeleton
         self.client = client = self.client.at(version=version)
         moment = client.version_timestamp(version)
-        return [
-            f"{client.spec.title} ({client.datastack_name} at {client.server_address})",
-            f"version {version}, frozen {moment:%Y-%m-%d %H:%M} UTC",
-        ]
+        yield f"{client.spec.title} ({client.datastack_name} at {client.server_address})"
+        yield f"version {version}, frozen {moment:%Y-%m-%d %H:%M} UTC"
 
-    def tables(self) -> list[str]:
+    def tables(self) -> Iterator[str]:
         """List tables and views."""
         tables, views = sorted(self.client.tables), sorted(self.client.views)
-        return [f"{len(tables)} tables, {len(views)} views: {_some(tables + views)}"]
+        names = [*tables, *views]
+        shown = names if len(names) <= SHOWN_NAMES else [*names[:SHOWN_NAMES], "..."]
+        yield f"{len(tables)} tables, {len(views)} views: {', '.join(shown)}"
 
-    def cells(self) -> list[str]:
+    def cells(self) -> Iterator[str]:
         """Map cell ids to root ids and back; choose the neuron."""
         client = self.client
         ids = client.spec.cell_ids
@@ -164,20 +165,18 @@ class Demo:
                 raise NotConfiguredError(
                     f"the spec of {client.spec.name} has neither example nor nucleus table; choose a neuron: --root-id"
                 )
-            return [f"no cell ids in this dataset; neuron {self.root_id}"]
+            yield f"no cell ids in this dataset; neuron {self.root_id}"
+            return
         nuclei = getattr(client.tables, ids.main_table)().query(limit=SHOWN_CELLS)
         roots = client.cell_id_to_root_id(nuclei["id"].to_numpy())
         found = roots[roots["root_id"] > 0]
         cells = client.root_id_to_cell_id(found["root_id"].to_numpy())
         back = int((cells["cell_id"].to_numpy() == found.index.to_numpy()).sum())
-        lines = [
-            f"{len(found)} of {len(roots)} cell ids have a root id; {back} of those root ids lead back to their cell"
-        ]
         if self.root_id is None:
             self.root_id = self._example() or int(found["root_id"].iloc[0])
         own = int(client.root_id_to_cell_id([self.root_id])["cell_id"].iloc[0])
-        lines.append(f"neuron {self.root_id} is " + (f"cell {own}" if own > 0 else "no cell with a nucleus"))
-        return lines
+        yield f"{len(found)} of {len(roots)} cell ids have a root id; {back} of those root ids lead back to their cell"
+        yield f"neuron {self.root_id} is " + (f"cell {own}" if own > 0 else "no cell with a nucleus")
 
     def _example(self) -> int | None:
         """Return the spec's example neuron at the client's moment."""
@@ -188,7 +187,7 @@ class Demo:
                 return root
         return int(example.root_id) if example is not None and example.root_id is not None else None
 
-    def synapses(self) -> list[str]:
+    def synapses(self) -> Iterator[str]:
         """Fetch the neuron's synapses on both sides."""
         client = self.client
         reference = _synapse_reference(client)
@@ -198,26 +197,22 @@ class Demo:
         out_of = int((frame["pre_pt_root_id"] == self.root).sum())
         into = int((frame["post_pt_root_id"] == self.root).sum())
         self.sites = frame
-        lines = [f"{out_of:,} outputs, {into:,} inputs"]
-        if reference:
-            lines[0] += f", with the columns of {', '.join(reference)}"
-        return lines
+        also = f", with the columns of {', '.join(reference)}" if reference else ""
+        yield f"{out_of:,} outputs, {into:,} inputs{also}"
 
-    def skeleton(self) -> list[str]:
+    def skeleton(self) -> Iterator[str]:
         """Fetch the skeleton, rigidly moved so that y is the depth below the pia."""
         neuron = self.client.get_skeleton(self.root, transform="rigid")
         self.neuron = neuron
         depth = neuron.skeleton.vertices[:, 1]
         length = neuron.skeleton.path_length() / 1000
         soma = neuron.skeleton.vertices[int(neuron.skeleton.root), 1]
-        return [
-            (
-                f"{len(depth):,} vertices, {length:.2f} mm of neurite, {depth.min():.0f} to {depth.max():.0f} µm below "
-                f"the pia, root at {soma:.0f} µm"
-            )
-        ]
+        yield (
+            f"{len(depth):,} vertices, {length:.2f} mm of neurite, {depth.min():.0f} to {depth.max():.0f} µm below "
+            f"the pia, root at {soma:.0f} µm"
+        )
 
-    def mesh(self) -> list[str]:
+    def mesh(self) -> Iterator[str]:
         """Fetch the mesh and find the level-2 id of each of its vertices."""
         client = self.client
         self.shape = client.mesh.get_mesh(self.root)
@@ -228,40 +223,36 @@ class Demo:
         took = time.perf_counter() - began
         known = self.labels[self.labels != 0]
         share = 100 * len(known) / max(1, len(self.labels))
-        return [
-            (
-                f"{len(self.shape.vertices):,} vertices, {len(self.shape.faces):,} faces; {share:.1f} % of the "
-                f"vertices have one of {len(set(known.tolist())):,} level-2 ids ({took:.2f} s)"
-            )
-        ]
+        yield (
+            f"{len(self.shape.vertices):,} vertices, {len(self.shape.faces):,} faces; {share:.1f} % of the "
+            f"vertices have one of {len(set(known.tolist())):,} level-2 ids ({took:.2f} s)"
+        )
 
-    def export(self) -> list[str]:
+    def export(self) -> Iterator[str]:
         """Read the smallest static export."""
         exports = self.client.exports
         available = exports.available_data_df()
         if not len(available):
-            return ["none in the bucket"]
+            yield "none in the bucket"
+            return
         first = available.sort_values(["bytes", "name"]).iloc[0]
         frame = exports.get_table(str(first["name"]), int(first["version"]))
-        return [
-            (
-                f"{len(available)} files; {first['name']} of version {first['version']}: {len(frame):,} rows x "
-                f"{len(frame.columns)} columns"
-            )
-        ]
+        yield (
+            f"{len(available)} files; {first['name']} of version {first['version']}: {len(frame):,} rows x "
+            f"{len(frame.columns)} columns"
+        )
 
-    def link(self) -> list[str]:
+    def link(self) -> Iterator[str]:
         """Make a Neuroglancer link that shows the neuron and its synapses."""
         url = self.client.neuroglancer_url(root_ids=self.root, annotations=self.sites, shorten=True)
-        lines = [f"[link={url}]{url}[/link]"]
+        yield f"[link={url}]{url}[/link]"
         if self.client.session.connection.address_asked.startswith("sandbox://"):  # stops with this command
-            lines.append(
+            yield (
                 "[dim]it opens while the sandbox runs: start one with `cortexclient sandbox serve`, then the demo "
                 "with --server and its address[/]"
             )
-        return lines
 
-    def picture(self) -> list[str]:
+    def picture(self) -> Iterator[str]:
         """Draw the neuron."""
         from cortexclient.cli.shapes import neuron_figure
 
@@ -277,7 +268,7 @@ class Demo:
         )
         with replacing(self.out) as part:
             figure.savefig(part, dpi=170)
-        return [str(self.out.resolve())]
+        yield str(self.out.resolve())
 
 
 def _synapse_reference(client: DatasetClient) -> list[str] | None:
@@ -286,7 +277,3 @@ def _synapse_reference(client: DatasetClient) -> list[str] | None:
         return [client.spec.table_for("synapse_targets", client.version).name]
     except (NotConfiguredError, UnknownTableError):
         return None
-
-
-def _some(names: list[str], count: int = 6) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
