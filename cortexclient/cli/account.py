@@ -19,7 +19,7 @@ from cortexclient.cli.options import (
     spec_of,
 )
 from cortexclient.cli.output import console, for_the_shell, note, say
-from cortexclient.errors import AuthenticationError, CortexError, TermsOfServiceError
+from cortexclient.errors import AuthenticationError, TermsOfServiceError
 
 if TYPE_CHECKING:
     from cortexclient.session import Session
@@ -158,27 +158,17 @@ def _token(spec: DatasetSpec, address: str, dataset: str | None = None) -> Docto
 
 
 def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[DoctorLine]:
-    from cortexclient.services.datastack import BASIC, checks_of
-    from cortexclient.session import Session
+    import cortexclient
 
     spec = spec_of(dataset)
     address = server or spec.server_address
-    session = Session(
-        spec,
-        server_address=server,
-        auth_token=token or environment_token(address),
-        retries=1,
-        timeout=(5.0, 30.0),
-    )
     given = DoctorLine(spec.name, "token", True, "given by --token")
     findings = [given if token else _token(spec, address, dataset)]
-    for check, work in checks_of(session):
-        try:
-            findings.append(DoctorLine(spec.name, check, True, work()))
-        except CortexError as error:
-            findings.append(DoctorLine(spec.name, check, False, for_the_shell(str(error), dataset)))
-            if check in BASIC:
-                break  # everything else depends on these
+    token = token or environment_token(address)
+    client = cortexclient.load(spec, server_address=server, auth_token=token, retries=1, timeout=(5.0, 30.0))
+    tried = client.status().dropna(subset="ok")
+    for check, good, message in tried[["ok", "message"]].itertuples(name=None):
+        findings.append(DoctorLine(spec.name, check, bool(good), for_the_shell(message, dataset)))
     return findings
 
 

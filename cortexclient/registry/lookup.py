@@ -232,22 +232,20 @@ def _owner_of(alias: str) -> str | None:
     for candidate in reversed(registered().values()):
         if candidate.spec is not None and alias in candidate.spec.aliases:
             return candidate.name
-    word = re.compile(rb"\b" + alias.encode() + rb"\b")
     for layer in reversed(layers()):
         for name in layer.names():
-            # a file that does not contain the word is not parsed
-            if alias in _aliases_in(layer.file(name), word):
+            if alias in _aliases_in(layer.file(name), among=alias):
                 return name
     return None
 
 
-def _aliases_in(path: Path, word: re.Pattern[bytes] | None = None) -> list[str]:
-    """Return the aliases that a file lists; none where it cannot be read, or does not hold the word at all."""
+def _aliases_in(path: Path, among: str = "") -> list[str]:
+    """Return the aliases that a file lists; none where it cannot be read, or does not contain a word."""
     from cortexclient.spec.nodes import to_plain
     from cortexclient.spec.yaml_reader import read_bytes, read_nodes
 
     content, _ = read_bytes(path, str(path))
-    if b"aliases" not in content or (word is not None and word.search(content) is None):
+    if b"aliases" not in content or among.encode() not in content:
         return []
     root, _ = read_nodes(content, str(path))
     entry = root.entries.get("aliases") if root is not None else None

@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -139,13 +139,8 @@ def _named(name: str) -> DatasetSpec:
     found = lookup.find(name)
     if not found:
         raise UnknownDatasetError(lookup.nothing_found(name))
-    winner = found[0]
     _warn_of_shadows(found)
-    spec = winner.spec
-    if spec is None and winner.path is not None:
-        spec = read(winner.path, layer=winner.layer)
-    if spec is None:  # a candidate has one or the other
-        raise UnknownDatasetError(lookup.nothing_found(name))
+    spec = _spec_at(found[0])
     if is_deprecated(spec) and spec.deprecation is not None:
         plan = spec.deprecation
         reason = f" ({plan.message.rstrip('.')})" if plan.message else ""
@@ -271,29 +266,23 @@ def list_datasets(*, details: bool = False) -> list[str] | list[DatasetInfo]:
 
 
 def _describe(found: list[Candidate]) -> DatasetInfo:
-    import warnings
-
     winner, *hidden = found
     shadows = tuple(candidate.layer for candidate in hidden)
-    spec = winner.spec
+    info = DatasetInfo(winner.name, layer=winner.layer, path=winner.path, shadows=shadows)
     try:
-        if spec is None and winner.path is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they are shown when the dataset is loaded or validated
-                spec = read(winner.path, layer=winner.layer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are shown when the dataset is loaded or validated
+            spec = _spec_at(winner)
     except CortexError as error:
-        return DatasetInfo(
-            winner.name, layer=winner.layer, path=winner.path, shadows=shadows, problem=str(error)
-        )
-    if spec is None:
-        return DatasetInfo(winner.name, layer=winner.layer)
-    return DatasetInfo(
-        name=winner.name,
-        title=spec.title,
-        layer=winner.layer,
-        path=winner.path,
-        access=spec.access.level if spec.access else "unknown",
-        aliases=spec.aliases,
-        shadows=shadows,
-        deprecated=is_deprecated(spec),
-    )
+        return replace(info, problem=str(error))
+    access = spec.access.level if spec.access else "unknown"
+    deprecated = is_deprecated(spec)
+    return replace(info, title=spec.title, access=access, aliases=spec.aliases, deprecated=deprecated)
+
+
+def _spec_at(place: Candidate) -> DatasetSpec:
+    if place.spec is not None:
+        return place.spec
+    if place.path is None:  # a place has one or the other
+        raise UnknownDatasetError(lookup.nothing_found(place.name))
+    return read(place.path, layer=place.layer)

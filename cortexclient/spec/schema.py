@@ -8,61 +8,41 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cortexclient.spec.dataset import DatasetSpec
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 __all__ = ["dataset_schema", "schema_text"]
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
-_REQUIRED_SOMEWHERE = ["title", "server_address", "datastack"]
 
 
 def dataset_schema() -> dict[str, Any]:
     """JSON Schema (draft 07) of the files in ``datasets/``."""
-    schema = _draft_07(DatasetSpec)
+    import yaml
+
+    schema = DatasetSpec.model_json_schema()
+    definitions = schema.pop("$defs")
+    examples = yaml.safe_load(Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8"))
+    for name, section in {"DatasetSpec": schema, **definitions}.items():
+        _open_for_editors(section)
+        # what follows is for readers of the code
+        section["description"] = str(section.get("description", "")).partition("\n\n")[0]
+        for key, value in section["properties"].items():
+            value["examples"] = [{**examples["TableFacts"], **examples[name]}[key]]
+    schema["definitions"] = definitions
+    schema = {"$schema": DRAFT, **_rewritten(schema)}
     schema["title"] = "A dataset of cortexclient"
     schema["required"] = ["name"]
     # what a parent may supply is required only of files without one
     schema["if"] = {"not": {"required": ["extends"]}}
-    schema["then"] = {"required": _REQUIRED_SOMEWHERE}
+    schema["then"] = {"required": ["title", "server_address", "datastack"]}
     return schema
 
 
 def schema_text(schema: dict[str, Any]) -> str:
     """Format a schema like the committed file."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-
-
-def _draft_07(model: type[BaseModel]) -> dict[str, Any]:
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-    for section in [schema, *definitions.values()]:
-        if section.get("type") == "object":
-            _open_for_editors(section)
-        # what follows is for readers of the code
-        section["description"] = str(section.get("description", "")).partition("\n\n")[0]
-    examples = _examples()
-    for name, section in [(model.__name__, schema), *definitions.items()]:
-        own = examples[name]
-        for key, value in section["properties"].items():
-            value["examples"] = [{**examples["TableFacts"], **own}[key]]
-    schema["definitions"] = definitions
-    rewritten = _rewritten(schema)
-    return {"$schema": DRAFT, **rewritten}
-
-
-def _examples() -> dict[str, dict[str, Any]]:
-    """Examples by section and key, from ``examples.yaml`` beside this module."""
-    import yaml
-
-    examples: dict[str, dict[str, Any]] = yaml.safe_load(
-        Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8")
-    )
-    return examples
 
 
 def _open_for_editors(section: dict[str, Any]) -> None:
