@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -244,12 +244,3 @@ def test_a_file_beside_is_named(
     for command in ("tables", "doctor", "login"):
         assert main([command, "my_lab"]) == 1
         assert "give its name with the ending: my_lab.yaml" in " ".join(capsys.readouterr().err.split())
-
-
-def test_help_needs_nothing_heavy(python: Any) -> None:
-    code = (
-        "import sys\nfrom cortexclient.cli import main\nmain(['--help'])\n"
-        "heavy = {'pandas', 'caveclient', 'cloudvolume', 'nglui', 'matplotlib', 'duckdb'} & set(sys.modules)\n"
-        "sys.exit(', '.join(heavy) or 0)"
-    )
-    python(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -48,14 +48,6 @@ def test_the_card_says_what_a_dataset_is_without_the_network(name: str) -> None:
     assert "client.cite()" in card.text
     assert "client.neuroglancer_url()" in card.text
     assert ("cortical depth" in card.text) == (spec.transform is not None)
-
-
-def test_a_card_imports_nothing_heavy(python: Any) -> None:
-    code = (
-        "import sys, cortexclient\ncortexclient.load('minnie_public')._repr_html_()\n"
-        "sys.exit(', '.join({'pandas', 'caveclient', 'nglui', 'cloudvolume'} & set(sys.modules)) or 0)"
-    )
-    python(code)
 
 
 def test_versions_show_their_dates_as_far_as_they_are_known(sandbox_client: DatasetClient) -> None:

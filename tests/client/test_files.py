@@ -25,7 +25,6 @@ FRAME = pd.DataFrame(
         "text": ["\x1b]0;pwned\x07x", "y"],
     }
 )
-ENDINGS = ["csv", "csv.gz", "parquet", "feather", "json"]
 
 
 def test_a_failure_leaves_the_old_file_and_no_part(tmp_path):
@@ -74,25 +73,29 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_full_disk_costs_no_table(ending, tmp_path):
-    path = tmp_path / f"t.{ending}"
-    path.write_bytes(b"precious")
-    code = (
-        "import pathlib, resource, signal, numpy as np, pandas as pd\n"
-        "from cortexclient.cli.output import write_frame\n"
-        "frame = pd.DataFrame({'a': np.random.default_rng(0).integers(0, 2**40, 50_000)})\n"
-        "frame.to_parquet('warm'); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        # as a full disk, without the right to mount one
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        f"write_frame(frame, pathlib.Path({str(path)!r}))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert "OutputError: cannot write" in done.stderr.splitlines()[-1]
-    assert path.read_bytes() == b"precious"
-    assert set(tmp_path.iterdir()) == {path, tmp_path / "warm"}
+def test_a_full_disk_costs_no_table(python, tmp_path):
+    paths = [tmp_path / f"t.{ending}" for ending in ("csv", "csv.gz", "parquet", "feather", "json")]
+    for path in paths:
+        path.write_bytes(b"precious")
+    code = """
+import pathlib, resource, signal, sys, numpy as np, pandas as pd
+from cortexclient.cli.output import write_frame
+from cortexclient.errors import OutputError
+frame = pd.DataFrame({"a": np.random.default_rng(0).integers(0, 2**40, 50_000)})
+frame.to_parquet(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+# as a full disk, without the right to mount one
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for path in sys.argv[2:]:
+    try:
+        write_frame(frame, pathlib.Path(path))
+    except OutputError as error:
+        print(error)
+"""
+    said = python(code, tmp_path / "warm", *paths).splitlines()
+    assert [line.startswith("cannot write") for line in said] == [True] * len(paths), said
+    assert {path.read_bytes() for path in paths} == {b"precious"}
+    assert set(tmp_path.iterdir()) == {*paths, tmp_path / "warm"}
 
 
 def test_json_holds_numbers_and_exact_ids(tmp_path):

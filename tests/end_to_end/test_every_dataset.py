@@ -161,22 +161,23 @@ def test_mesh_and_the_level_2_id_of_each_vertex(client: Any, sandbox: Sandbox, c
     assert labels.dtype == np.int64
     assert set(np.unique(labels)) - {0} <= set(client.get_l2_ids(root))
     assert (labels != 0).mean() > 0.99
-    by_place = {tuple(point): owner for point, owner in zip(*_owners(sandbox, root), strict=True)}
-    interior = np.array([tuple(point) in by_place for point in mesh.vertices])
+    owners = pd.DataFrame(mesh.vertices, columns=list("xyz")).merge(
+        _owners(sandbox, root), on=list("xyz"), how="left"
+    )["l2"]
+    interior = owners.notna().to_numpy()
     assert interior.mean() > 0.8
-    expected = np.array([by_place[tuple(point)] for point in mesh.vertices[interior]])
+    expected = owners[interior].to_numpy(dtype=np.int64)
     assert (labels[interior] == expected).mean() >= 0.995
     assert set(expected) <= set(labels)  # no meshed level-2 id is left without a vertex
     assert set(client.mesh.get_meshes([root], progress=False)) == {root}
 
 
-def _owners(sandbox: Sandbox, root: int) -> tuple[np.ndarray, np.ndarray]:
+def _owners(sandbox: Sandbox, root: int) -> pd.DataFrame:
     """Vertices that belong to exactly one level-2 id, and that id."""
     vertices, _, owners = sandbox.truth.mesh(root)
-    vertices = vertices.astype(np.float32)
-    frame = pd.DataFrame({"x": vertices[:, 0], "y": vertices[:, 1], "z": vertices[:, 2], "l2": owners})
-    single = frame.groupby(["x", "y", "z"])["l2"].agg(["nunique", "first"]).query("nunique == 1")
-    return np.array(single.index.to_list(), dtype=np.float32), single["first"].to_numpy()
+    frame = pd.DataFrame(vertices.astype(np.float32), columns=list("xyz")).assign(l2=owners)
+    frame = frame.drop_duplicates()
+    return frame.drop_duplicates(list("xyz"), keep=False).astype({"l2": "Int64"})
 
 
 def test_versions_are_the_specs_own(client: Any) -> None:

@@ -11,7 +11,6 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -149,22 +148,6 @@ def test_threads_share_one_client() -> None:
     assert len(set(found)) == 1
 
 
-def test_importing_is_silent_and_offline(python: Any) -> None:
-    code = (
-        "import io, socket, sys\n"
-        "sys.stderr = io.StringIO()\n"
-        "def refuse(*a, **k): raise AssertionError('the network was used')\n"
-        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "import cortexclient.datasets\n"
-        "print('pydantic' in sys.modules, 'yaml' in sys.modules)\n"
-        "from cortexclient.datasets.minnie_public import client, MinniePublicClient\n"
-        "print(sorted({'pandas', 'caveclient', 'cloudvolume', 'requests', 'datasets'} & set(sys.modules)))\n"
-        "print(repr(sys.stderr.getvalue()))\n"
-    )
-    done = python(code)
-    assert done.splitlines() == ["False False", "[]", "''"]
-
-
 def test_somebody_elses_datasets_package_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "__init__.py").write_text("raise RuntimeError('imported')\n")
@@ -218,14 +201,3 @@ def test_a_client_says_what_to_cite(write) -> None:
 
     write("my_brain", "citation: {doi: 10.1234/my-brain}\nlicense: {name: CC-BY-4.0}\n")
     assert "https://doi.org/10.1234/my-brain" in cortexclient.load("my_brain").cite()
-
-
-def test_a_star_imports_the_datasets_and_nothing_else(python):
-    code = (
-        "from cortexclient.datasets import *\n"
-        "import sys\n"
-        "heavy = {'pandas', 'caveclient'} & set(sys.modules)\n"
-        "print(sorted(n for n in dir() if not n.startswith('__') and n not in ('sys', 'heavy')), heavy)"
-    )
-    made = python(code)
-    assert made.strip() == f"{sorted(list_datasets())} set()"

@@ -7,7 +7,6 @@ import os
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -480,22 +479,6 @@ def test_trusting_a_host_lasts(tmp_path: Path) -> None:
     for wrong in ("", "two words", "https://", "*"):
         with pytest.raises(ValueError, match="not a host name"):
             registry.trust(wrong)
-
-
-# ------------------------------------------------------------------------------------------------------ lazy
-def test_importing_and_listing_load_nothing_heavy(python: Any) -> None:
-    code = (
-        "import sys, cortexclient.registry as r\n"
-        "heavy = {'pandas', 'numpy', 'requests', 'caveclient', 'cloudvolume', 'nglui', 'pcg_skel'}\n"
-        "readers, finders = {'pydantic', 'yaml'}, {'importlib.metadata', 'platformdirs'}\n"
-        "print(sorted((heavy | readers | finders) & set(sys.modules)))\n"
-        "r.list_datasets()\n"
-        "print(sorted((heavy | readers) & set(sys.modules)))\n"
-        "r.get_spec('minnie_public')\n"
-        "print(sorted(heavy & set(sys.modules)))\n"
-    )
-    done = python(code)
-    assert done.split("\n")[:3] == ["[]", "[]", "[]"]
 
 
 def test_a_file_with_the_other_ending_is_pointed_out(folder: Path) -> None:
