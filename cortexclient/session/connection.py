@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import threading
 from dataclasses import dataclass, field
@@ -13,14 +15,14 @@ from cortexclient.credentials import may_carry_token
 from cortexclient.errors import MissingDataError, OfflineError, ServiceError, SpecError, UnknownTableError
 from cortexclient.forking import renew_in_child
 from cortexclient.session.cache import AnswerCache, CacheChoice, Origin
-from cortexclient.session.http import unreadable
+from cortexclient.session.http import Http, unreadable
 from cortexclient.session.refusals import SERVICES, Context
-from cortexclient.session.source import StoredMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from cortexclient.session.http import Http
+    import requests
+
     from cortexclient.session.policy import Policy
     from cortexclient.session.source import TableSource
     from cortexclient.session.transport import Transport
@@ -47,6 +49,9 @@ class Endpoint:
     token: str | None = field(default=None, repr=False)
     exports_path: str | None = None  # cloud path of the static exports
     viewer_site: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", self.address.rstrip("/"))
 
     def __reduce__(self) -> tuple[object, ...]:
         # a pickle may go anywhere; whoever opens it looks up a token of their own
@@ -88,7 +93,7 @@ def resolve(address: str) -> Endpoint:
         raise SpecError(
             f"{address} is not encrypted: plain http is for servers on this machine only; use its https address"
         )
-    return Endpoint(address.rstrip("/"))
+    return Endpoint(address)
 
 
 def _launched(scheme: str, address: str) -> Endpoint:
@@ -100,12 +105,8 @@ def _launched(scheme: str, address: str) -> Endpoint:
         known = ", ".join(sorted({"https", *launchers}))
         raise SpecError(f"server address {address!r} has an unknown scheme; known are {known}")
     found: Any = launchers[scheme].load()(address)
-    return Endpoint(
-        found.address.rstrip("/"),
-        found.token,
-        getattr(found, "exports_path", None),
-        getattr(found, "viewer_site", None),
-    )
+    more = {name: getattr(found, name, None) for name in ("exports_path", "viewer_site")}
+    return Endpoint(found.address, found.token, **more)
 
 
 T = TypeVar("T")
@@ -127,11 +128,8 @@ class Memo:
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the value of a key, computed by the first caller while the others wait."""
-        try:
+        with contextlib.suppress(KeyError):
             value: T = self._values[key]
-        except KeyError:
-            pass
-        else:
             return value
         with self._lock:
             lock = self._locks.setdefault(key, threading.RLock())
@@ -174,8 +172,8 @@ def _wrong_values(info: dict[str, Any]) -> str:
     for name, value in info.items():
         number = name.startswith("viewer_resolution_")
         kinds = (int, float) if number else (str,)
-        text = number or name in _TEXTS
-        if text and value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+        wrong = value is not None and (isinstance(value, bool) or not isinstance(value, kinds))
+        if wrong and (number or name in _TEXTS):
             return f"a {name} that is {type(value).__name__}"
     return ""
 
@@ -211,9 +209,10 @@ class Connection:
 
             be_patient_with([str(tables.path)], policy)
         self.offline = choice is not None and choice.offline
-        server = self.address_asked if endpoint is None else endpoint.address.rstrip("/")
-        self._origin = Origin(server, spec.datastack)
-        self.cache = None if choice is None else AnswerCache(choice, self._origin, self._frozen_at)
+        server = self.address_asked if endpoint is None else endpoint.address
+        self.origin = Origin(server, spec.datastack)
+        self.cache = None if choice is None else AnswerCache(choice, self.origin, self._frozen_at)
+        self.http = Http(self)
 
     def _frozen_at(self, version: int) -> str | None:
         record = (self.memory.peek("versions") or {}).get(version)
@@ -222,14 +221,12 @@ class Connection:
     @property
     def endpoint(self) -> Endpoint:
         """The server; started now if its address says so."""
+        return self.memory.get("endpoint", self._find_endpoint)
 
-        def find() -> Endpoint:
-            given = self._endpoint_given
-            if given is None:
-                return resolve(self.address_asked) if self.cache is None else self._remembered(self.cache)
-            return Endpoint(given.address.rstrip("/"), given.token, given.exports_path, given.viewer_site)
-
-        return self.memory.get("endpoint", find)
+    def _find_endpoint(self) -> Endpoint:
+        if self._endpoint_given is not None:
+            return self._endpoint_given
+        return resolve(self.address_asked) if self.cache is None else self._remembered(self.cache)
 
     def _remembered(self, cache: AnswerCache) -> Endpoint:
         """Resolve the address; offline, nothing is started, and it is the one under which responses were cached."""
@@ -253,7 +250,7 @@ class Connection:
     def _stored_endpoint(self, tables: TableSource) -> Any:
         """Return where the server was when tables were pulled into a store."""
         stored = tables.metadata(None)
-        entry = None if stored is None else stored.read(self._origin.identity("note", "endpoint"))
+        entry = None if stored is None else stored.read(self.origin.identity("note", "endpoint"))
         known = None if entry is None else json.loads(entry.body)
         return known if _is_endpoint(known) else None
 
@@ -270,7 +267,7 @@ class Connection:
         """Return the address of a service, as far as it is known without a request: for errors that precede one."""
         endpoint = self.memory.peek("endpoint") or self._endpoint_given
         info = self.memory.peek("info") or {}
-        home = self.address_asked if endpoint is None else endpoint.address.rstrip("/")
+        home = self.address_asked if endpoint is None else endpoint.address
         server = home if service in _GLOBAL else str(info.get("local_server") or home).rstrip("/")
         paths = {name: path for path, name in SERVICES.items()}
         return f"{server}/{paths.get(service, service)}"
@@ -289,10 +286,9 @@ class Connection:
         if self.offline:
             # nothing is sent, and what a snapshot of a stranger names as a server gets no chance to see one
             return LOOPBACK_TOKEN
-        if self._token_given:
-            return self._token_given
-        if self.endpoint.token:
-            return self.endpoint.token
+        return self._token_given or self.endpoint.token or self._stored_token()
+
+    def _stored_token(self) -> str | None:
         from cortexclient.registry import is_trusted
 
         found = credentials.find_token(self.address, is_trusted=is_trusted)
@@ -301,42 +297,41 @@ class Connection:
         return LOOPBACK_TOKEN if credentials.is_loopback(self.address) else None
 
     @property
-    def transport(self) -> Transport:
-        """The pool."""
-
-        def make() -> Transport:
-            from cortexclient.session.transport import Transport
-
-            context, home = self.context(), self.address
-            if self.cache is not None:
-                self.cache.home, self.cache.tokens = home, context.tokens
-            stored = None if self.tables is None else StoredMetadata(self.tables, self._origin, home)
-            return Transport(
-                self.policy, home=home, token=self.token, context=context, cache=self.cache, stored=stored
-            )
-
-        return self.memory.get("transport", make)
+    def tokens(self) -> tuple[str, ...]:
+        """What must be in no message and in no stored response."""
+        return (self.token,) if self.token and self.token != LOOPBACK_TOKEN else ()
 
     @property
-    def http(self) -> Http:
-        """Requests over the pool."""
+    def transport(self) -> Transport:
+        """The pool."""
+        return self.memory.get("transport", self._open_transport)
 
-        def make() -> Http:
-            from cortexclient.session.http import Http
-            from cortexclient.session.transport import new_http_session
+    def _open_transport(self) -> Transport:
+        from cortexclient.session.transport import Transport
 
-            return Http(new_http_session(self.transport), self.context(), self.policy)
+        if self.cache is not None:
+            self.cache.home, self.cache.tokens = self.address, self.tokens
+        return Transport(self)
 
-        return self.memory.get("http", make)
+    @property
+    def http_session(self) -> requests.Session:
+        """An HTTP session on the pool, for our own requests."""
+        return self.memory.get("http session", self._open_http_session)
 
-    def context(self) -> Context:
-        """Return what error messages may mention."""
+    def _open_http_session(self) -> requests.Session:
+        from cortexclient.session.transport import new_http_session
+
+        return new_http_session(self.transport)
+
+    def context(self, service: str | None) -> Context:
+        """Return what error messages about a service may mention."""
         return Context(
+            service=service,
             datastack=self.spec.datastack,
             server_address=self.address,
             token_file=None if self._token_given else str(credentials.token_file(self.address)),
             token_page=credentials.token_page(self.address),
-            tokens=tuple(token for token in (self.token,) if token and token != LOOPBACK_TOKEN),
+            tokens=self.tokens,
             close_names=self._close_names,
             live_versions=self._live_versions,
         )
@@ -363,23 +358,20 @@ class Connection:
 
     def info(self) -> dict[str, Any]:
         """Return the body of the info service for the datastack, fetched once."""
+        return self.memory.get("info", self._fetch_info)
 
-        def ask() -> dict[str, Any]:
-            url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
-            try:
-                response = self.http.send("info", "GET", url)
-            except (MissingDataError, UnknownTableError) as error:  # the second, where a token is wanted
-                raise self._unknown_datastack(error) from None
-            body: dict[str, Any] = self.http.read_json("info", response, keys=("aligned_volume",))
-            wrong = _wrong_values(body)
-            if wrong:
-                raise unreadable(
-                    response, f"described {self.spec.datastack} with {wrong}; try again", service="info"
-                )
-            self.transport.trust(body.get("local_server") or self.address)
-            return body
-
-        return self.memory.get("info", ask)
+    def _fetch_info(self) -> dict[str, Any]:
+        url = f"{self.address}/info/api/v2/datastack/full/{self.spec.datastack}"
+        try:
+            response = self.http.send("info", "GET", url)
+        except (MissingDataError, UnknownTableError) as error:  # the second, where a token is wanted
+            raise self._unknown_datastack(error) from None
+        body: dict[str, Any] = self.http.read_json("info", response, keys=("aligned_volume",))
+        if wrong := _wrong_values(body):
+            what = f"described {self.spec.datastack} with {wrong}; try again"
+            raise unreadable(response, what, service="info")
+        self.transport.trust(body.get("local_server") or self.address)
+        return body
 
     def _unknown_datastack(self, error: ServiceError) -> ServiceError:
         """Name the datastacks that the server has, if it has none of this name."""
@@ -425,9 +417,7 @@ class Connection:
         return {
             "spec": self.spec,
             "server_address": self.address_asked,
-            "endpoint": None
-            if given is None
-            else Endpoint(given.address, None, given.exports_path, given.viewer_site),
+            "endpoint": None if given is None else dataclasses.replace(given, token=None),
             "policy": self.policy,
             "choice": self._choice,
             "tables": self.tables,

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import re
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortexclient import errors
 from cortexclient.session.cache import forget
 from cortexclient.session.refusals import (
     SERVICES,
-    Context,
     clean_url,
     error_for,
     read_refusal,
@@ -25,44 +22,29 @@ from cortexclient.session.refusals import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    import requests
     from requests import Response
 
-    from cortexclient.session.policy import Policy
+    from cortexclient.session.connection import Connection
 
-__all__ = ["Http", "encode", "note_response", "raised_as_ours", "unreadable"]
+__all__ = ["Http", "as_ours", "note_response", "raised_as_ours", "unreadable"]
 
 
-def encode(body: Any) -> str:
-    """Write JSON as the services read it: NumPy values as plain ones, times with their zone, ids as integers."""
-
-    def plain(value: Any) -> Any:
-        if hasattr(value, "isoformat"):
-            return value.isoformat()
-        if hasattr(value, "tolist"):
-            return value.tolist()
-        if isinstance(value, set | frozenset):
-            return sorted(value)
-        raise TypeError(f"{type(value).__name__} cannot be sent to a service: {value!r}")
-
-    return json.dumps(body, default=plain)
+def _plain(value: Any) -> Any:
+    """Make of a value what JSON has: of a NumPy value a plain one, of a time one with its zone, of a set a list."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} cannot be sent to a service: {value!r}")
 
 
 class Http:
-    """Requests to the services of one connection, over a `requests.Session` on the shared pool.
+    """Requests to the services of one connection, over its pool."""
 
-    Of the context, which says what messages may mention, each call fills in its service; the policy is for its
-    timeouts.
-    """
-
-    def __init__(self, session: requests.Session, context: Context, policy: Policy) -> None:
-        self._session = session
-        self._context = context
-        self.policy = policy
-
-    def context(self, service: str | None) -> Context:
-        """Return the context for messages about one service."""
-        return dataclasses.replace(self._context, service=service)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def send(
         self,
@@ -83,25 +65,41 @@ class Http:
         failure is raised as a `ServiceError`.
         """
         head = dict(headers or {})
-        payload: bytes | str | None = data
+        content: bytes | str | None = data
         if body is not None:
-            payload = encode(body)
+            content = json.dumps(body, default=_plain)
             head.setdefault("Content-Type", "application/json")
-        with raised_as_ours(self.context(service)):
-            response = self._session.request(
-                method, url, params=params, data=payload, headers=head, timeout=self._timeout(timeout)
+        limits = None if timeout is None else self._limits(timeout)
+        try:
+            response = self._connection.http_session.request(
+                method, url, params=params, data=content, headers=head, timeout=limits
             )
-            if response.status_code >= 300:
-                if response.status_code not in accept:
-                    raise error_for(read_refusal(response), self.context(service))
-                _require_caves(response, service)
+        except Exception as error:
+            if (made := as_ours(error, self._connection, service)) is None:
+                raise
+            raise made from None
+        if response.status_code >= 300:
+            self._require_accepted(response, service, accept)
         return response
 
-    def _timeout(self, seconds: float | None) -> tuple[float, float] | None:
-        """Return the timeouts of connecting and reading for one request; None for the policy's."""
-        if seconds is None:
-            return None
-        return min(seconds, self.policy.connect_timeout), min(seconds, self.policy.read_timeout)
+    def _limits(self, seconds: float) -> tuple[float, float]:
+        """Return the timeouts of connecting and reading for one request that should not take longer than so many."""
+        policy = self._connection.policy
+        return min(seconds, policy.connect_timeout), min(seconds, policy.read_timeout)
+
+    def _require_accepted(self, response: Response, service: str, accept: tuple[int, ...]) -> None:
+        """Raise what a refusal stands for; if its status is accepted, check that it is a service's, not a gateway's."""
+        if response.status_code not in accept:
+            raise error_for(read_refusal(response), self._connection.context(service))
+        try:
+            response.json()
+        except (ValueError, RecursionError):
+            raise unreadable(
+                response,
+                f"answered status {response.status_code} with something that is not CAVE's: it may be restarting, or "
+                "the server address is wrong; try again",
+                service=service,
+            ) from None
 
     def fetch_file(
         self, service: str, url: str, *, headers: Mapping[str, str] | None = None
@@ -110,12 +108,12 @@ class Http:
 
         Every failure is raised as a `ServiceError`.
         """
-        with raised_as_ours(self.context(service)):
-            response = self._session.request("GET", url, headers=dict(headers or {}))
-            if response.status_code in {403, 404}:
-                return None
-            if response.status_code >= 300:
-                raise error_for(read_refusal(response), self.context(service))
+        with raised_as_ours(self._connection, service):
+            response = self._connection.http_session.request("GET", url, headers=dict(headers or {}))
+        if response.status_code in {403, 404}:
+            return None
+        if response.status_code >= 300:
+            raise error_for(read_refusal(response), self._connection.context(service))
         return response
 
     def get_json(
@@ -165,20 +163,21 @@ class Http:
         except (ValueError, RecursionError) as error:
             raise _not_json(service, response, error) from None
         if keys is not None and not (isinstance(body, dict) and all(key in body for key in keys)):
-            wanted = f"an object with {', '.join(map(repr, keys))}" if keys else "an object"
-            raise unreadable(
-                response,
-                f"answered JSON of another shape than CAVE's ({wanted} was expected); is the server address right?",
-                service=service,
-            )
+            raise _of_another_shape(service, response, keys)
         try:
             return body if parse is None else parse(body)
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-            raise unreadable(
-                response,
-                f"answered JSON that cannot be used ({str(error)[:150]}); try again, or check the server address",
-                service=service,
-            ) from None
+            what = f"answered JSON that cannot be used ({str(error)[:150]}); try again, or check the server address"
+            raise unreadable(response, what, service=service) from None
+
+
+def _of_another_shape(service: str, response: Response, keys: Collection[str]) -> errors.ProtocolError:
+    wanted = f"an object with {', '.join(map(repr, keys))}" if keys else "an object"
+    return unreadable(
+        response,
+        f"answered JSON of another shape than CAVE's ({wanted} was expected); is the server address right?",
+        service=service,
+    )
 
 
 def _not_json(service: str, response: Response, error: Exception) -> errors.ProtocolError:
@@ -189,22 +188,6 @@ def _not_json(service: str, response: Response, error: Exception) -> errors.Prot
         f"answered {kind} that is not JSON ({why}); is the server address right?",
         service=service,
     )
-
-
-def _require_caves(response: Response, service: str) -> None:
-    """Check that an accepted refusal ("there is none") was written by a service, not by a gateway in front of it.
-
-    Raise `ProtocolError` if it has no JSON body.
-    """
-    try:
-        response.json()
-    except (ValueError, RecursionError):
-        raise unreadable(
-            response,
-            f"answered status {response.status_code} with something that is not CAVE's: it may be restarting, or the "
-            "server address is wrong; try again",
-            service=service,
-        ) from None
 
 
 # -- failures --------------------------------------------------------------------------------------------------------
@@ -225,44 +208,30 @@ def unreadable(response: Response, what: str, *, service: str | None = None) -> 
     )
 
 
-@dataclass(slots=True)
-class _Latest:
-    """The last response inside of a `raised_as_ours`, for errors of libraries that do not say what they are about."""
-
-    response: Response | None = None
-
-    @property
-    def url(self) -> str | None:
-        return None if self.response is None else clean_url(self.response.url)
-
-    @property
-    def status(self) -> int | None:
-        return None if self.response is None else self.response.status_code
-
-
-_latest: ContextVar[_Latest | None] = ContextVar("cortexclient_latest", default=None)
+_latest: ContextVar[list[Response] | None] = ContextVar("cortexclient_latest", default=None)
+"""The last response inside of a `raised_as_ours`, for errors of libraries that do not say what they are about."""
 
 
 def note_response(response: Response) -> None:
     """Remember which response is being read, for the messages of what fails next."""
     latest = _latest.get()
     if latest is not None:
-        latest.response = response
+        latest[:] = [response]
 
 
 @contextlib.contextmanager
-def raised_as_ours(context: Context) -> Iterator[None]:
+def raised_as_ours(connection: Connection, service: str | None) -> Iterator[None]:
     """Turn everything that requests, urllib3, caveclient and cloud-volume raise inside the block into our errors.
 
     They are `ServiceError`, with service, status and URL.
     """
-    latest = _Latest()
+    latest: list[Response] = []
     token = _latest.set(latest)
     # nothing is chained: the originals hold the request with its headers, and so the token
     try:
         yield
     except Exception as error:
-        made = _ours(error, context, latest)
+        made = as_ours(error, connection, service, *latest)
         if made is None:
             raise
         raise made from None
@@ -270,23 +239,32 @@ def raised_as_ours(context: Context) -> Iterator[None]:
         _latest.reset(token)
 
 
-def _ours(error: Exception, context: Context, latest: _Latest) -> errors.ServiceError | None:
-    """Make our error of a foreign one; None for one that is ours, completed in place, or a mistake of the caller."""
+def as_ours(
+    error: Exception, connection: Connection, service: str | None, latest: Response | None = None
+) -> errors.ServiceError | None:
+    """Make our error of a foreign one; None for one that is ours, completed in place, or a mistake of the caller.
+
+    ``latest`` is the response that was being read, for errors that do not say what they are about.
+    """
     import requests
     import urllib3
 
+    latest = getattr(error, "response", None) if latest is None else latest
+    seen = None if latest is None else clean_url(latest.url)
     if isinstance(error, errors.ServiceError):
-        error.url = error.url or latest.url or context.server_address
-        error.service = error.service or context.service
+        error.url = error.url or seen or connection.address
+        error.service = error.service or service
     if isinstance(error, errors.CortexError):
         return None
-    asked = clean_url(getattr(getattr(error, "request", None), "url", None))
-    url = asked or latest.url or context.server_address
-    service = context.service or "service"
-    where = f"the {service} service at {url}"
+    status = None if latest is None else latest.status_code
+    context = connection.context(service)
+    requested = clean_url(getattr(getattr(error, "request", None), "url", None))
+    url = requested or seen or context.server_address
+    name = service or "service"
+    where = f"the {name} service at {url}"
 
     def made(cls: type[errors.ServiceError], message: str, status: int | None = None) -> errors.ServiceError:
-        return cls(scrub(message, context.tokens), service=context.service, status=status, url=url)
+        return cls(scrub(message, context.tokens), service=service, status=status, url=url)
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error_for(read_refusal(error.response), context)
@@ -300,7 +278,7 @@ def _ours(error: Exception, context: Context, latest: _Latest) -> errors.Service
         return made(
             errors.ProtocolError,
             f"{where} answered something that is not JSON ({error.msg}); is the server address right?",
-            latest.status,
+            status,
         )
     if isinstance(
         error,
@@ -312,14 +290,14 @@ def _ours(error: Exception, context: Context, latest: _Latest) -> errors.Service
         return made(
             errors.ProtocolError,
             f"the response of {where} broke off, cannot be unpacked or leads in a circle; try again",
-            latest.status,
+            status,
         )
     if isinstance(error, requests.RequestException):
         return made(
             errors.ServiceUnavailableError,
             f"{where} cannot be reached: {_cause(error)}. Check the network and the server address",
         )
-    return _from_library(error, made, service, latest.status)
+    return _from_library(error, made, name, status)
 
 
 _SPEAKER = re.compile(r"^(<[^>]*>|\w+\(host=[^)]*\)): ")

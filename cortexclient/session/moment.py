@@ -48,27 +48,34 @@ def as_utc(value: Any, name: str = "timestamp") -> datetime:
     >>> as_utc("2024-06-05T10:10:01").isoformat()
     '2024-06-05T10:10:01+00:00'
     """
+    at = _parsed(value, name) if isinstance(value, str) else _as_datetime(value, name)
+    try:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{name}={at} lies outside the years 1 to 9999 in UTC") from None
+
+
+def _parsed(text: str, name: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        hint = "write it like '2024-06-05T10:10:01.203215Z'"
+        raise ValueError(f"{name}={text!r} is not a time; {hint}") from None
+
+
+def _as_datetime(value: Any, name: str) -> datetime:
+    """Return a time of pandas or NumPy as a datetime; raise `TypeError` for what is none."""
     if type(value).__name__ == "NaTType":
         raise TypeError(f"{name} is NaT, which is no time")
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(
-                f"{name}={value!r} is not a time; write it like '2024-06-05T10:10:01.203215Z'"
-            ) from None
-    to_pydatetime = getattr(value, "to_pydatetime", None)
-    if to_pydatetime is not None:  # a pandas Timestamp: its nanoseconds mean nothing to the services
-        value = to_pydatetime(warn=False)
+    if hasattr(value, "to_pydatetime"):
+        # of pandas: its nanoseconds mean nothing to the services
+        value = value.to_pydatetime(warn=False)
     elif type(value).__module__ == "numpy" and type(value).__name__ == "datetime64":
         value = value.astype("datetime64[us]").item()
-    if not isinstance(value, datetime):
-        hint = "; a date needs a time of day" if isinstance(value, date) else ""
-        raise TypeError(f"{name} must be a datetime or an ISO 8601 string, not {type(value).__name__}{hint}")
-    try:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"{name}={value} lies outside the years 1 to 9999 in UTC") from None
+    if isinstance(value, datetime):
+        return value
+    hint = "; a date needs a time of day" if isinstance(value, date) else ""
+    raise TypeError(f"{name} must be a datetime or an ISO 8601 string, not {type(value).__name__}{hint}")
 
 
 def microseconds(at: datetime) -> int:
@@ -113,16 +120,16 @@ class Moment:
     @classmethod
     def of(cls, version: Any = None, timestamp: Timestamp | None = None) -> Moment:
         """Make a moment of a version or a timestamp; both together raise `ValueError`."""
-        if version is not None and timestamp is not None:
-            raise ValueError(
-                f"version={version} and timestamp={timestamp} both name a moment; give one of them "
-                "(a version stands for its own timestamp)"
-            )
-        if version is not None:
+        if version is None and timestamp is None:
+            return FLOATING
+        if timestamp is None:
             return cls(version=as_version(version))
-        if timestamp is not None:
+        if version is None:
             return cls(timestamp=as_utc(timestamp))
-        return FLOATING
+        raise ValueError(
+            f"version={version} and timestamp={timestamp} both name a moment; give one of them "
+            "(a version stands for its own timestamp)"
+        )
 
     def __str__(self) -> str:
         if self.version is not None:
@@ -165,10 +172,11 @@ def parse_versions(body: Any) -> dict[int, VersionRecord]:
         )
         for entry in body
     ]
-    return {
-        record.version: record
-        for record in sorted(records, key=lambda record: (record.timestamp, record.version))
-    }
+    return {record.version: record for record in sorted(records, key=_age)}
+
+
+def _age(record: VersionRecord) -> tuple[datetime, int]:
+    return record.timestamp, record.version
 
 
 def require_versions(spec: DatasetSpec, feature: str) -> None:
@@ -180,7 +188,7 @@ def require_versions(spec: DatasetSpec, feature: str) -> None:
 def newest(records: Iterable[VersionRecord], at: datetime | None = None) -> VersionRecord | None:
     """Return the newest valid version, or the newest one not after a time; None where there is none."""
     usable = [record for record in records if record.valid and (at is None or record.timestamp <= at)]
-    return max(usable, key=lambda record: (record.timestamp, record.version), default=None)
+    return max(usable, key=_age, default=None)
 
 
 def nearest(records: Mapping[int, VersionRecord], to: datetime) -> VersionRecord | None:
@@ -201,7 +209,7 @@ def moment_of_tables(session: Session) -> Moment:
 
 def fallback_note(session: Session, moment: Moment | None) -> dict[str, str]:
     """Return for ``df.attrs`` that a moment's version has expired and its time is queried; empty if it has not."""
-    if moment is None or moment.version is None or not session.version_fallback:
+    if not session.version_fallback or moment is None or moment.version is None:
         return {}
     if session.version_record(moment.version).valid:
         return {}
@@ -233,10 +241,10 @@ def provenance_of(session: Session, moment: Moment | None = None) -> dict[str, A
     ``pinned`` or ``floating``, as the client is; ``spec_hash`` changes with any value of the spec; ``transform`` and
     ``transform_version`` say how positions would become depths.
     """
-    version = moment.version if moment is not None else None
-    timestamp = moment.timestamp if moment is not None else None
-    if timestamp is None and version is not None:
-        record = (session.connection.memory.peek("versions") or {}).get(version)
+    moment = moment or FLOATING
+    timestamp = moment.timestamp
+    if timestamp is None and moment.version is not None:
+        record = (session.connection.memory.peek("versions") or {}).get(moment.version)
         timestamp = record.timestamp if record else None
     spec = session.spec
     transform = spec.transform
@@ -246,7 +254,7 @@ def provenance_of(session: Session, moment: Moment | None = None) -> dict[str, A
         "dataset": spec.name,
         "datastack_name": session.datastack,
         "server_address": session.server_address,
-        "materialization_version": version,
+        "materialization_version": moment.version,
         "timestamp": None if timestamp is None else timestamp.isoformat(),
         "moment": "floating" if session.moment.floating else "pinned",
         "spec_hash": spec.fingerprint,

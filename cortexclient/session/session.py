@@ -96,7 +96,7 @@ class Session:
     ) -> None:
         self.max_workers = default_workers() if max_workers is None else max(1, int(max_workers))
         self.version_fallback = version_fallback
-        self.connection = Connection(
+        connection = Connection(
             spec,
             server_address=server_address,
             auth_token=auth_token,
@@ -105,24 +105,21 @@ class Session:
             choice=CacheChoice.of(cache, offline),
             tables=tables,
         )
-        self._opened_at = Moment.of(version, timestamp)
-        self.moment = self._opened_at
-        self._own = Memo()
+        self._opened_at = self.moment = Moment.of(version, timestamp)
+        self._share(connection)
 
-    @property
-    def spec(self) -> DatasetSpec:
+    def _share(self, connection: Connection) -> None:
+        """Take over what all sessions on one connection share."""
+        self.connection = connection
+        self.spec: DatasetSpec = connection.spec
         """The dataset's spec."""
-        return self.connection.spec
-
-    @property
-    def datastack(self) -> str:
+        self.datastack: str = connection.spec.datastack
         """The server's name for the dataset."""
-        return self.spec.datastack
-
-    @property
-    def tables(self) -> TableSource | None:
+        self.tables: TableSource | None = connection.tables
         """Another source of frozen tables than the server, if there is one."""
-        return self.connection.tables
+        self.http: Http = connection.http
+        """Requests over the shared pool."""
+        self._own = Memo()
 
     @property
     def label(self) -> str:
@@ -159,11 +156,6 @@ class Session:
         """Token for this server, or None."""
         return self.connection.token
 
-    @property
-    def http(self) -> Http:
-        """Requests over the shared pool."""
-        return self.connection.http
-
     def info(self) -> dict[str, Any]:
         """Return the body of the info service for the datastack (fetched once)."""
         return self.connection.info()
@@ -195,14 +187,14 @@ class Session:
         """Return all versions by number, oldest first, expired ones included (fetched once unless refreshed)."""
         if self.spec.denies("versions"):
             return {}
-        memory = self.connection.memory
         if refresh:
-            memory.forget("versions")
-        url = self.versions_url
-        return memory.get(
-            "versions",
-            lambda: self.http.get_json("materialize", url, params={"expired": "True"}, parse=parse_versions),
-        )
+            self.connection.memory.forget("versions")
+        return self.connection.memory.get("versions", self._fetch_versions)
+
+    def _fetch_versions(self) -> dict[int, VersionRecord]:
+        response = self.http.send("materialize", "GET", self.versions_url, params={"expired": "True"})
+        found: dict[int, VersionRecord] = self.http.read_json("materialize", response, parse=parse_versions)
+        return found
 
     def version_record(self, version: int) -> VersionRecord:
         """Return the record of one version.
@@ -312,10 +304,8 @@ class Session:
         other = object.__new__(Session)
         other.max_workers = self.max_workers
         other.version_fallback = self.version_fallback
-        other.connection = self.connection
-        other._opened_at = Moment.of(version, timestamp)
-        other.moment = other._opened_at
-        other._own = Memo()
+        other._opened_at = other.moment = Moment.of(version, timestamp)
+        other._share(self.connection)
         return other
 
     @property
@@ -334,7 +324,7 @@ class Session:
         """Raise every failure inside the block as one of `cortexclient.errors`."""
         from cortexclient.session.http import raised_as_ours
 
-        return raised_as_ours(self.http.context(service))
+        return raised_as_ours(self.connection, service)
 
     def error(self, kind: type[Failure], service: str, message: str, *, status: int | None = None) -> Failure:
         """Make an error that names a service's address; without a status it is about a request that was not sent."""
@@ -433,10 +423,9 @@ class Session:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.max_workers = state["max_workers"]
         self.version_fallback = state["version_fallback"]
-        self.connection = Connection(auth_token=None, **state["connection"])
         self._opened_at = Moment(*state["opened_at"])
         self.moment = Moment(*state["moment"])
-        self._own = Memo()
+        self._share(Connection(auth_token=None, **state["connection"]))
 
     def close(self) -> None:
         """Close the connections; the session may be used again and opens new ones."""

@@ -7,7 +7,6 @@ login pages and statuses that the protocol does not know.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import http.client
 import io
@@ -28,14 +27,14 @@ from cortexclient.errors import ServiceUnavailableError
 from cortexclient.forking import renew_in_child
 from cortexclient.session.http import note_response, unreadable
 from cortexclient.session.policy import Policy, may_repeat, passing_trouble
-from cortexclient.session.refusals import Context, Refusal, clean_url, error_for, read_refusal, service_of
+from cortexclient.session.refusals import Refusal, clean_url, error_for, read_refusal, service_of
+from cortexclient.session.source import StoredMetadata
 from cortexclient.session.workers import Cancelled, current_stop, pause
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
-    from cortexclient.session.cache import AnswerCache
-    from cortexclient.session.source import StoredMetadata
+    from cortexclient.session.connection import Connection
 
 __all__ = ["RetryAdapter", "Transport", "adopt", "new_http_session"]
 
@@ -49,15 +48,18 @@ _DOCUMENTED = {200, 201, 202, 206}
 """Statuses of success that CAVE's protocol and byte ranges know, see `_is_documented`."""
 
 
+_FAILURES = (OSError, OverflowError, http.client.HTTPException)
+"""What a request may end with; requests' own errors are OSErrors."""
+
+
 class _PatientReader(io.RawIOBase):
     """Reads a response from a socket within its timeout, plus what a slow network needs for the bytes received.
 
     The timeout of a socket holds for each piece; a server that sends a byte now and then would never end.
     """
 
-    def __init__(self, sock: Any) -> None:
-        self._socket = sock
-        self._raw = sock.makefile("rb", buffering=0)
+    def __init__(self, sock: Any, raw: Any) -> None:
+        self._socket, self._raw = sock, raw
         self._timeout: float | None = sock.gettimeout()
         self._left = self._timeout
 
@@ -83,21 +85,12 @@ class _PatientReader(io.RawIOBase):
         super().close()
 
 
-class _DeadlineSocket:
-    """Stands in for a socket where `http.client` opens it for reading."""
-
-    def __init__(self, sock: Any) -> None:
-        self._socket = sock
-
-    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - always "rb"
-        return io.BufferedReader(_PatientReader(self._socket), _BUFFER)
-
-
 class _Response(http.client.HTTPResponse):
     """A response that has an overall deadline."""
 
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
-        super().__init__(_DeadlineSocket(sock), *args, **options)  # type: ignore[arg-type]
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_PatientReader(sock, self.fp.detach()), _BUFFER)
 
 
 class _Tracked:
@@ -105,15 +98,13 @@ class _Tracked:
 
     def _get_conn(self, timeout: Any = None) -> Any:
         connection = super()._get_conn(timeout=timeout)  # type: ignore[misc]
-        stop = current_stop()
-        if stop is not None:
+        if (stop := current_stop.get()) is not None:
             stop.enter(connection)
             _leave_if_stopped(connection)
         return connection
 
     def _put_conn(self, conn: Any) -> None:
-        stop = current_stop()
-        if stop is not None:
+        if (stop := current_stop.get()) is not None:
             stop.leave(conn)
         if conn is not None and conn.spoiled:
             # more may follow what was read, and the next request would take it for its own response
@@ -142,7 +133,7 @@ class _Stoppable:
 
 
 def _leave_if_stopped(connection: Any) -> None:
-    stop = current_stop()
+    stop = current_stop.get()
     if stop is not None and stop.is_set():
         connection.close()
         raise Cancelled
@@ -216,18 +207,13 @@ class RetryAdapter(HTTPAdapter):
                 if wait is None:
                     return response
                 response.close()
-            except (
-                OSError,
-                OverflowError,
-                http.client.HTTPException,
-            ) as error:  # requests' errors are OSErrors
+            except _FAILURES as error:
                 wait = _wait_after_error(error, request, policy, attempt)
                 if wait is None:
                     raise _named(error, request) from None
             attempt += 1
-            log.info(
-                "trying %s again in %.1f s (%d of %d)", clean_url(request.url), wait, attempt, policy.retries
-            )
+            tries = f"{attempt} of {policy.retries}"
+            log.info("trying %s again in %.1f s (%s)", clean_url(request.url), wait, tries)
             pause(wait)
 
 
@@ -285,28 +271,20 @@ def _is_timeout(error: Exception) -> bool:
 class Transport(RetryAdapter):
     """The adapter under every HTTP session of a client.
 
-    The token is sent to the server at ``home`` and to the hosts that `trust` adds, and nowhere else. Responses stored
+    The token is sent to the home server and to the hosts that `trust` adds, and nowhere else. Responses stored
     with the tables of a store come before everything else, those of the cache next.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        *,
-        home: str,
-        token: str | None,
-        context: Context,
-        cache: AnswerCache | None = None,
-        stored: StoredMetadata | None = None,
-    ) -> None:
-        self.cache = cache
-        self.stored = stored
-        self.policy = policy
-        self.token = token
-        self.context = context
+    def __init__(self, connection: Connection) -> None:
+        tables, home = connection.tables, connection.address
+        self.cache = connection.cache
+        self.stored = None if tables is None else StoredMetadata(tables, connection.origin, home)
+        self.policy = connection.policy
+        self.token = connection.token
+        self._connection = connection
         self._hosts = frozenset({host_of(home)})
         self._away: frozenset[str] = frozenset()
-        super().__init__(policy.pool_size)
+        super().__init__(connection.policy.pool_size)
 
     def trust(self, address: str) -> None:
         """Let the token go to a further host: the local server that the home server names."""
@@ -318,18 +296,17 @@ class Transport(RetryAdapter):
 
     def send(self, request: PreparedRequest, *_: Any, **options: Any) -> Response:
         """Return the cached response where there is one; else send the request."""
-        offline = self.cache is not None and self.cache.offline
-        if self.stored is not None and (found := self.stored.find(request, away=offline)) is not None:
-            response, cached = found, True
-        elif self.cache is not None or self.stored is not None:
-            response, cached = self._answer(request, **options)
-        else:
+        if self.cache is None and self.stored is None:
             return self._request(request, **options)
+        response, cached = self._cached_or_sent(request, **options)
         response.connection = self  # as requests has it: what cannot be read is removed from this cache
         return self._accept(response) if cached else response
 
-    def _answer(self, request: PreparedRequest, **options: Any) -> tuple[Response, bool]:
-        """Ask the cache and the server; while a service is down, what is stored or was cached before, if it may."""
+    def _cached_or_sent(self, request: PreparedRequest, **options: Any) -> tuple[Response, bool]:
+        """Return a response and whether it was stored or cached; while a service is down, one of before, if it may."""
+        offline = self.cache is not None and self.cache.offline
+        if self.stored is not None and (found := self.stored.find(request, away=offline)) is not None:
+            return found, True
         try:
             if self.cache is None:
                 response, cached = self._request(request, **options), False
@@ -395,7 +372,7 @@ class Transport(RetryAdapter):
             refusal = read_refusal(response)
             if isinstance(refusal.body, dict) and refusal.body.get("error") == "missing_tos":
                 # raised here because caveclient would open a browser before anyone could stop it
-                raise error_for(refusal, self._context_of(response))
+                raise error_for(refusal, self._connection.context(service_of(response.url)))
         elif response.status_code >= 500:
             _make_object(response)
 
@@ -411,10 +388,7 @@ class Transport(RetryAdapter):
             url=clean_url(response.url),
         )
         response.close()
-        raise error_for(refusal, self._context_of(response))
-
-    def _context_of(self, response: Response) -> Context:
-        return dataclasses.replace(self.context, service=service_of(response.url))
+        raise error_for(refusal, self._connection.context(service_of(response.url)))
 
 
 def _is_documented(response: Response) -> bool:

@@ -113,20 +113,18 @@ class Stop(threading.Event):
             raise Cancelled
 
 
-def current_stop() -> Stop | None:
-    """Return the stop of the job that this thread works on, if it is a worker."""
-    call = _current.get()
-    return None if call is None else call.stop
+current_stop: ContextVar[Stop | None] = ContextVar("cortexclient_stop", default=None)
+"""The stop of the job that this thread works on, if it is a worker."""
 
 
 def within_worker() -> bool:
     """Return whether this thread works on a job of a pool."""
-    return _current.get() is not None
+    return current_stop.get() is not None
 
 
 def pause(seconds: float) -> None:
     """Sleep, but wake up and raise `Cancelled` when the work is cancelled."""
-    stop = current_stop()
+    stop = current_stop.get()
     if stop is None:
         time.sleep(seconds)
     elif stop.wait(seconds):
@@ -186,6 +184,7 @@ class _Run:
 
     def _apply(self, item: Any) -> Any:
         _current.set(self)
+        current_stop.set(self.stop)
         return self.function(item)
 
     def finish(self, *, last: bool) -> None:
@@ -364,7 +363,7 @@ def _call(job: Callable[[], Result]) -> Result:
 
 def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> list[Result]:
     results = []
-    stop = current_stop()
+    stop = current_stop.get()
     for item in work:
         if stop is not None:
             stop.check()

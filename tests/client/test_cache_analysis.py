@@ -414,8 +414,8 @@ def test_a_response_that_lacks_a_row_does_not_stay(folder):
         right = server.load(version=3).tables.nucleus_detection().query()
         client = server.load(version=3, cache=folder)
         with pytest.MonkeyPatch.context() as patch:
-            asking = complete.ask
-            patch.setattr(complete, "ask", lambda session, query: _short(asking(session, query)))
+            requesting = complete.request_rows
+            patch.setattr(complete, "request_rows", lambda session, query: _short(requesting(session, query)))
             with pytest.raises(errors.IncompleteResultError):
                 client.tables.nucleus_detection().query()
         stored = [CacheEntry.from_bytes(path.read_bytes()) for path in (folder / "answers").glob("??/*")]

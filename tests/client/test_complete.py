@@ -488,7 +488,7 @@ def test_one_progress_bar_for_all_requests(monkeypatch, capsys):
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
     server = Notes({"id": range(400), "group": [number % 8 for number in range(400)]}, 60, order="shuffled")
     fetch_all(
-        session(server), [query(range(8))], following=[notes(100)], progress=True, description="synapses"
+        session(server), [query(range(8), progress=True)], following=[notes(100)], description="synapses"
     )
     (bar,) = bars
     assert bar.last[0] == bar.last[1] == len(server.asked) - server.counted

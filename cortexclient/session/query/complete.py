@@ -17,6 +17,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,14 @@ from cortexclient.errors import (
     ServiceTimeoutError,
     ServiceUnavailableError,
 )
-from cortexclient.session.query.frames import combine, free_memory, with_valid
-from cortexclient.session.query.wire import Reply, ask, ask_count
+from cortexclient.session.query.frames import combine, free_memory, require_once_each, with_valid
+from cortexclient.session.query.tables import column_kinds
+from cortexclient.session.query.wire import Reply, request_count, request_rows
 from cortexclient.session.workers import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from cortexclient.session.query.query import Follow, Query
     from cortexclient.session.session import Session
@@ -100,22 +103,19 @@ def fetch_all(
     queries: Sequence[Query],
     *,
     following: Sequence[Follow] = (),
-    kinds: Callable[[Query], dict[str, str]] | None = None,
-    progress: bool = False,
     description: str = "",
 ) -> list[Reply]:
     """Run planned queries, and those that follow from their rows, until every result is complete.
 
-    A query's ``most`` is the user's own limit: a result of that size is complete. ``kinds`` returns the kinds of a
-    query's columns, for those whose type no response shows. One progress bar is for all requests. The replies are in
-    the order of the queries, then of those that follow.
+    A query's ``most`` is the user's own limit: a result of that size is complete. One progress bar is for all requests,
+    if any of the queries wants one. The replies are in the order of the queries, then of those that follow.
 
     Raises
     ------
     IncompleteResultError
         If the service truncates a response that cannot be split any finer, or the rows do not add up to its count.
     ServiceError
-        If a request fails.
+        If a request fails; a `ProtocolError` if an id of a table came twice.
     """
     first = [
         _Piece(number, part)
@@ -123,12 +123,18 @@ def fetch_all(
         for part in _slices(query, min(_LIST_SIZE, query.batch or _LIST_SIZE))
     ]
     every = [*queries, *(follow.query for follow in following)]
-    with progress_bar(len(first), description, show=progress) as bar:
+    wants_bar = any(query.progress for query in every)
+    with _bar(len(first), description, queries) if wants_bar else nullcontext() as bar:
         fetch = _Fetch(session, every, bar)
         fetch.run(first)
         if following:
             fetch.follow(following, after=len(queries))
-    return [fetch.result(number, kinds) for number in range(len(every))]
+    return [fetch.result(number, query) for number, query in enumerate(every)]
+
+
+def _bar(pieces: int, description: str, queries: Sequence[Query]) -> AbstractContextManager[ProgressBar]:
+    names = ", ".join(dict.fromkeys(query.name for query in queries))
+    return progress_bar(pieces, description or names, show=True)
 
 
 def _slices(query: Query, size: int) -> list[Query]:
@@ -144,7 +150,7 @@ def _slices(query: Query, size: int) -> list[Query]:
 class _Fetch:
     """All requests that some queries need."""
 
-    def __init__(self, session: Session, queries: Sequence[Query], bar: ProgressBar) -> None:
+    def __init__(self, session: Session, queries: Sequence[Query], bar: ProgressBar | None) -> None:
         self._session, self._queries, self._bar = session, queries, bar
         self._replies: list[list[Reply]] = [[] for _ in queries]
         self._requests: Counter[int] = Counter()
@@ -156,33 +162,31 @@ class _Fetch:
     def run(self, pieces: list[_Piece]) -> None:
         """Request pieces, and smaller ones of those that are truncated, until all are complete."""
         for _ in range(_ROUNDS):
-            asked = [piece for piece in pieces if piece.query.most is None] or self._wanted(pieces)
-            if not asked:
+            now = [piece for piece in pieces if piece.query.most is None]
+            if pieces and not now:
+                now = self._wanted(pieces)
+            if not now:
                 break
-            now = set(map(id, asked))
-            pieces, truncated = [piece for piece in pieces if id(piece) not in now], []
-            for piece, found in zip(asked, self._ask(asked), strict=True):
-                self._requests[piece.number] += 1
-                if isinstance(found, list):
-                    pieces += found
-                elif found.row_limit is None or _is_complete(piece, found):
-                    self._keep(piece, found)
-                else:
-                    self._row_limit = max(self._row_limit, found.row_limit)
-                    truncated.append((piece, found))
-            if truncated:
-                smaller = self._split(truncated)
-                self._bar.grow(len(smaller))
-                pieces += smaller
+            chosen = set(map(id, now))
+            pieces = [piece for piece in pieces if id(piece) not in chosen] + self._round(now)
         else:
             raise IncompleteResultError(_cannot(pieces[0].query))
-        for number, expected in self._expected.items():
-            if (got := self._got[number]) != expected:
-                raise IncompleteResultError(
-                    f"the server counts {expected} rows of {self._queries[number].name!r} but sent {got}; rows without "
-                    "the column that the query was split by cannot be asked for, or the table is being changed. Try "
-                    "again, or filter the query so that it has fewer rows"
-                )
+        if self._expected:
+            self._compare_counts()
+
+    def _round(self, pieces: list[_Piece]) -> list[_Piece]:
+        """Request pieces; return those to request next."""
+        later: list[_Piece] = []
+        truncated = []
+        for piece, found in zip(pieces, self._request_all(pieces), strict=True):
+            self._requests[piece.number] += 1
+            if isinstance(found, list):
+                later += found
+            elif found.row_limit is None or _is_complete(piece, found):
+                self._keep(piece, found)
+            else:
+                truncated.append((piece, found))
+        return later + self._split(truncated) if truncated else later
 
     def follow(self, following: Sequence[Follow], *, after: int) -> None:
         """Run the queries about ids that the rows of the first queries contain."""
@@ -199,54 +203,61 @@ class _Fetch:
                 query = follow.query.where("equal", follow.query.name, "id", -1)
             size = min(follow.size, max(1, int(_FILL * self._row_limit))) if self._row_limit else follow.size
             pieces += [_Piece(number, part) for part in _slices(query, size)]
-        self._bar.grow(len(pieces))
+        self._grow_bar(len(pieces))
         self.run(pieces)
 
-    def result(self, number: int, kinds: Callable[[Query], dict[str, str]] | None) -> Reply:
+    def result(self, number: int, query: Query) -> Reply:
         """Return all rows of a query as one reply."""
-        query, parts = self._queries[number], self._replies[number]
+        parts = self._replies[number]
         tables = [part.table for part in parts]
         if query.live and query.base is None and query.columns is None:
             tables = [with_valid(table) for table in tables]
         resolution, url = parts[0].resolution, parts[0].url
         parts.clear()
-        table = combine(tables, None if kinds is None else lambda: kinds(query), url=url)
+        table = combine(tables, lambda: column_kinds(self._session, query.described), url=url)
         del tables
         free_memory(table.num_rows)
-        return Reply(table, None, resolution, self._requests[number], url)
+        reply = Reply(table, None, resolution, self._requests[number], url)
+        require_once_each(query, reply)
+        return reply
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def _wanted(self, pieces: list[_Piece]) -> list[_Piece]:
         """Return the pieces of queries with a limit of the user's that are needed to fill it, as far as is known."""
-        asked: list[_Piece] = []
+        wanted: list[_Piece] = []
         for piece in pieces:
             replies = self._replies[piece.number]
             missing = (piece.query.most or 0) - sum(reply.table.num_rows for reply in replies)
-            under_way = sum(one.number == piece.number for one in asked)
+            under_way = sum(one.number == piece.number for one in wanted)
             if under_way * max(1, self._row_limit) < missing or not (replies or under_way):
-                asked.append(piece)
-        return asked
+                wanted.append(piece)
+        return wanted
 
-    def _ask(self, pieces: list[_Piece]) -> list[Reply | list[_Piece]]:
+    def _request_all(self, pieces: list[_Piece]) -> list[Reply | list[_Piece]]:
         found: list[Reply | list[_Piece]] = []
         while len(found) < len(pieces):
             room = len(pieces) if self._allowed == self._session.max_workers else self._allowed
-            found += self._session.map(self._ask_one, pieces[len(found) :][:room])
+            found += self._session.map(self._request, pieces[len(found) :][:room])
             if any(isinstance(one, list) and one[0].refusals for one in found):
                 self._allowed = max(1, self._allowed // 2)
         return found
 
-    def _ask_one(self, piece: _Piece) -> Reply | list[_Piece]:
+    def _request(self, piece: _Piece) -> Reply | list[_Piece]:
         """Request one piece; return smaller ones, or the same for later, if the server cannot serve it."""
         try:
-            return ask(self._session, piece.narrowed())
+            return request_rows(self._session, piece.narrowed())
         except (ServiceTimeoutError, ServiceUnavailableError) as error:
             if instead := _instead_of(piece, error):
                 return instead
             raise
         finally:
-            self._bar.step()
+            if self._bar is not None:
+                self._bar.step()
+
+    def _grow_bar(self, pieces: int) -> None:
+        if self._bar is not None:
+            self._bar.grow(pieces)
 
     def _keep(self, piece: _Piece, reply: Reply) -> None:
         self._replies[piece.number].append(reply)
@@ -256,6 +267,7 @@ class _Fetch:
 
     def _split(self, truncated: list[tuple[_Piece, Reply]]) -> list[_Piece]:
         """Return smaller pieces for those that were truncated, unless a count shows that they were complete."""
+        self._row_limit = max(self._row_limit, *(reply.row_limit or 0 for _, reply in truncated))
         prepared = [(*_prepared(piece, reply), reply) for piece, reply in truncated]
         counters = [count for _, counts, _ in prepared for count in counts]
         totals = iter(self._session.map(lambda query: _estimate(self._session, query), counters))
@@ -283,7 +295,18 @@ class _Fetch:
                     continue
             by_list = piece.query.longest_list() is not None
             pieces += _split_list(piece, reply, total) if by_list else _split_range(piece, reply, found)
+        self._grow_bar(len(pieces))
         return pieces
+
+    def _compare_counts(self) -> None:
+        """Raise if there are more or fewer rows than the server counted."""
+        for number, expected in self._expected.items():
+            if (got := self._got[number]) != expected:
+                raise IncompleteResultError(
+                    f"the server counts {expected} rows of {self._queries[number].name!r} but sent {got}; rows without "
+                    "the column that the query was split by cannot be asked for, or the table is being changed. Try "
+                    "again, or filter the query so that it has fewer rows"
+                )
 
 
 def _instead_of(piece: _Piece, error: ServiceError) -> list[_Piece]:
@@ -313,7 +336,7 @@ def _is_complete(piece: _Piece, reply: Reply) -> bool:
 def _estimate(session: Session, query: Query) -> int | None:
     """Count the rows of a query, or of one that has about as many."""
     counter = query if query.countable else query.nearly()
-    return None if counter is None else ask_count(session, counter)
+    return None if counter is None else request_count(session, counter)
 
 
 def _prepared(piece: _Piece, reply: Reply) -> tuple[_Piece, list[Query]]:

@@ -83,7 +83,11 @@ def _locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
     """
     if not info.reference_table:
         # the service knows its columns best: no request is spent on asking for them first
-        return info.name, name.removesuffix("_bbox") if name.endswith("_bbox") else name
+        return info.name, name.removesuffix("_bbox")
+    return _locate_joined(session, info, name)
+
+
+def _locate_joined(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
     fields = fields_of(session, info)
     for candidate in (name, f"{name}_bbox"):
         if candidate in fields:
@@ -184,27 +188,26 @@ def _is_box_of_view(session: Session, info: TableInfo, column: str, value: Any) 
 
 
 def _kinds(name: str, value: Any, *, spatial: bool) -> list[tuple[str, Any]]:
-    if spatial:
-        return [("spatial", as_plain(value))]
-    if isinstance(value, dict):
-        unknown = set(value) - set(OPERATORS)
-        if unknown or not value:
-            raise ValueError(
-                f"filter {name}={value!r} has unknown operators; use one of {', '.join(OPERATORS)}"
-            )
-        return [(OPERATORS[operator], as_plain(content)) for operator, content in value.items()]
+    if isinstance(value, dict) and not spatial:
+        return _kinds_of_operators(name, value)
     plain = as_plain(value)
-    return [("in" if isinstance(plain, list) else "equal", plain)]
+    return [("spatial" if spatial else "in" if isinstance(plain, list) else "equal", plain)]
+
+
+def _kinds_of_operators(name: str, value: dict[str, Any]) -> list[tuple[str, Any]]:
+    if not value or set(value) - set(OPERATORS):
+        raise ValueError(f"filter {name}={value!r} has unknown operators; use one of {', '.join(OPERATORS)}")
+    return [(OPERATORS[operator], as_plain(content)) for operator, content in value.items()]
 
 
 def _checked(column: str, kind: str, value: Any) -> Any:
     if kind == "spatial":
         return _box(column, value)
-    if kind not in {"in", "out"}:
-        if isinstance(value, list):
-            raise _refused(column, value, "takes one value; to ask for one of several, give the list alone")
-        return _value(column, kind, value)
-    return [_value(column, kind, entry) for entry in (value if isinstance(value, list) else [value])]
+    if kind in {"in", "out"}:
+        return [_value(column, kind, entry) for entry in (value if isinstance(value, list) else [value])]
+    if isinstance(value, list):
+        raise _refused(column, value, "takes one value; to ask for one of several, give the list alone")
+    return _value(column, kind, value)
 
 
 def _value(column: str, kind: str, value: Any) -> Any:
@@ -215,11 +218,9 @@ def _value(column: str, kind: str, value: Any) -> Any:
         raise _refused(column, value, "is a missing value, which no service finds; leave it out")
     if isinstance(value, bytes | list | dict) or (isinstance(value, float) and math.isinf(value)):
         raise _refused(column, value, "cannot be compared with a column")
-    if kind == "regex":
-        if not isinstance(value, str):
-            raise _refused(column, value, "is no regular expression")
-        return value
-    return as_id(value, column) if is_id_column(column) else value
+    if kind == "regex" and not isinstance(value, str):
+        raise _refused(column, value, "is no regular expression")
+    return as_id(value, column) if is_id_column(column) and kind != "regex" else value
 
 
 def _refused(column: str, value: Any, why: str) -> ValueError:

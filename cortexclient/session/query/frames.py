@@ -73,42 +73,50 @@ def combine(
     """
     import pyarrow as pa
 
-    names = _in_place(list(dict.fromkeys(name for table in tables for name in table.column_names)))
-    columns = []
-    for name in names:
+    columns = {}
+    for name in _in_place(list(dict.fromkeys(name for table in tables for name in table.column_names))):
         # a part of a live result may lack a column that others have (`valid`)
         parts = [
             table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)])
             for table in tables
         ]
-        target = _common_type(name, parts, kinds, url)
-        chunks = [
-            chunk if chunk.type == target else _cast(chunk, target, name, url)
-            for part in parts
-            for chunk in part.chunks
-        ]
-        columns.append(pa.chunked_array(chunks, type=target))
-    return pa.table(dict(zip(names, columns, strict=True)))
+        if not all(part.type == parts[0].type and _shows_its_type(name, part) for part in parts):
+            parts = _of_one_type(name, parts, kinds, url)
+        columns[name] = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
+    return pa.table(columns)
 
 
 def _in_place(names: list[str]) -> list[str]:
     """Order columns as frozen responses have them: ``valid`` after ``id``, the ids of a point after its position."""
-    moved = [name for name in names if name == "valid" and "id" in names]
+    followers = {"id": ["valid"]}
     for name in names:
         if name.endswith("_position_z"):
             point = name.removesuffix("_position_z")
-            moved += [
-                f"{point}_{kind}" for kind in ("supervoxel_id", "root_id") if f"{point}_{kind}" in names
-            ]
-    ordered: list[str] = []
-    for name in (name for name in names if name not in moved):
-        ordered.append(name)
-        if name == "id":
-            ordered += [other for other in moved if other == "valid"]
-        if name.endswith("_position_z"):
-            point = name.removesuffix("_position_z")
-            ordered += [other for other in moved if other in (f"{point}_supervoxel_id", f"{point}_root_id")]
-    return ordered
+            followers[name] = [f"{point}_supervoxel_id", f"{point}_root_id"]
+    moved = {follower for name in names for follower in followers.get(name, ())}
+    ordered = [each for name in names if name not in moved for each in (name, *followers.get(name, ()))]
+    return [name for name in ordered if name in names]
+
+
+def _shows_its_type(name: str, column: Any) -> bool:
+    """Return whether a column is of its lasting type: not if it is all null, or may be an id that is sent as text."""
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        return not is_id_column(name) and column.null_count < len(column)
+    return not pa.types.is_null(column.type)
+
+
+def _of_one_type(
+    name: str, parts: list[Any], kinds: Callable[[], Mapping[str, str]] | None, url: str
+) -> list[Any]:
+    """Convert the parts of a column to the type that those with values share."""
+    import pyarrow as pa
+
+    target = _common_type(name, parts, kinds, url)
+    return [
+        pa.chunked_array([_cast(chunk, target, name, url) for chunk in part.chunks], target) for part in parts
+    ]
 
 
 def _common_type(name: str, parts: list[Any], kinds: Callable[[], Mapping[str, str]] | None, url: str) -> Any:
@@ -132,13 +140,13 @@ def _common_type(name: str, parts: list[Any], kinds: Callable[[], Mapping[str, s
         return certain.pop()
     if certain == {pa.int64(), pa.float64()}:
         return pa.float64()
-    raise ProtocolError(
-        f"the materialize service sent column {name!r} in parts of one result as "
-        f"{' and as '.join(sorted(map(str, certain)))}; try again",
-        service="materialize",
-        status=200,
-        url=url,
-    )
+    types = " and as ".join(sorted(map(str, certain)))
+    raise _wrong(f"column {name!r} in parts of one result as {types}", url)
+
+
+def _wrong(what: str, url: str) -> ProtocolError:
+    message = f"the materialize service sent {what}; try again"
+    return ProtocolError(message, service="materialize", status=200, url=url)
 
 
 def _type_of_nulls(name: str, known: list[Any], kinds: Callable[[], Mapping[str, str]] | None) -> Any:
@@ -153,17 +161,15 @@ def _type_of_nulls(name: str, known: list[Any], kinds: Callable[[], Mapping[str,
 def _cast(chunk: Any, target: Any, name: str, url: str) -> Any:
     import pyarrow as pa
 
+    if chunk.type == target:
+        return chunk
     if pa.types.is_null(chunk.type) or chunk.null_count == len(chunk):
         return pa.nulls(len(chunk), type=target)
     try:
         return chunk.cast(target)
     except pa.ArrowException as error:
-        raise ProtocolError(
-            f"the materialize service sent column {name!r} as {chunk.type}, and it is no {target} ({str(error)[:100]})",
-            service="materialize",
-            status=200,
-            url=url,
-        ) from None
+        what = f"column {name!r} as {chunk.type}, and it is no {target} ({str(error)[:100]})"
+        raise _wrong(what, url) from None
 
 
 # -- positions ---------------------------------------------------------------------------------------------------------
@@ -244,26 +250,17 @@ def join_positions(frame: pd.DataFrame) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    found = triples(list(frame.columns))
-    if not found:
+    points = triples(list(frame.columns))
+    if not points:
         return frame
-    joined = {}
-    for name, columns in found.items():
-        whole = all(
-            isinstance(frame[column].dtype, np.dtype) and frame[column].dtype.kind == "i"
-            for column in columns
-        )
+    rest = frame.drop(columns=[column for columns in points.values() for column in columns])
+    for name, columns in points.items():
+        whole = all(str(kind).startswith("int") for kind in frame[columns].dtypes)
         # row by row in memory, as each row becomes an array of its own (orjson, say, takes no other)
         values = np.ascontiguousarray(
-            frame[columns].to_numpy() if whole else frame[columns].to_numpy(dtype=np.float64, na_value=np.nan)
+            frame[columns].to_numpy() if whole else frame[columns].to_numpy(np.float64, na_value=np.nan)
         )
-        column = pd.Series([None] * len(frame), index=frame.index, dtype=object)
-        # assigned cell by cell: pandas would take a list of arrays of three for a table
-        column[:] = list(values)
-        joined[name] = column
-    rest = frame.drop(columns=[column for columns in found.values() for column in columns])
-    for name, column in joined.items():
-        rest[name] = column
+        rest[name] = pd.Series(list(values), index=frame.index, dtype=object)
     return rest
 
 
@@ -337,15 +334,11 @@ def require_once_each(query: Query, reply: Reply) -> None:
 
     if query.kind != "table" or query.key_name not in reply.table.column_names:
         return
+    rows = reply.table.num_rows
     distinct = pc.count_distinct(reply.table.column(query.key_name), mode="all").as_py()
-    if distinct < reply.table.num_rows:
-        raise ProtocolError(
-            f"the materialize service sent {reply.table.num_rows} rows of {query.name!r} with {distinct} ids, so some "
-            "are there twice; try again",
-            service="materialize",
-            status=200,
-            url=reply.url,
-        )
+    if distinct < rows:
+        what = f"{rows} rows of {query.name!r} with {distinct} ids, so some are there twice"
+        raise _wrong(what, reply.url)
 
 
 def finish(query: Query, reply: Reply, *, in_order: bool = True) -> None:
@@ -471,9 +464,7 @@ def _units(query: Query, reply: Reply) -> dict[str, tuple[float, ...]]:
     """
     units = {}
     for point in triples(reply.table.column_names):
-        owner = query.owners.get(point, query.info)
-        if owner is None:
-            raise TypeError("the query is not planned")
+        owner = query.owners.get(point, query.described)
         given = reply.resolution or query.scale or owner.voxel_resolution
         sizes = zip(owner.unit, given, owner.voxel_resolution, strict=True)
         units[point] = tuple(unit if a == b else unit * a / b for unit, a, b in sizes)
@@ -509,7 +500,7 @@ def present(reply: Reply, query: Query) -> Any:
         return _in_arrow(reply.table, query)
     frame = reply.frame()
     frame.attrs.update(reply.attrs)
-    return present_frame(frame, query)
+    return frame if query.split_positions else join_positions(frame)
 
 
 def present_frame(frame: pd.DataFrame, query: Query) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -29,9 +30,9 @@ from cortexclient.session.query.filters import (
     in_voxels,
     require_columns,
 )
-from cortexclient.session.query.frames import combine, finish, present, require_once_each
+from cortexclient.session.query.frames import combine, finish, present
 from cortexclient.session.query.tables import TableInfo, column_kinds, columns_of, find_table
-from cortexclient.session.query.wire import Reply, ask_count, url_of
+from cortexclient.session.query.wire import Reply, request_count, url_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +60,18 @@ NM = (1.0, 1.0, 1.0)
 _LONG = 20
 
 
+_CHECKS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "limit": (None, partial(as_number, name="limit")),
+    "offset": (None, partial(as_number, name="offset")),
+    "random_sample": (None, partial(as_number, name="random_sample", least=1)),
+    "batch": (None, partial(as_number, name="batch_size", least=1)),
+    "select": (None, as_columns),
+    "resolution": (NM, as_resolution),
+    "return_as": ("pandas", as_frame_kind),
+}
+"""Field of a query -> its usual value, which needs no check, and what reads any other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A query of a table or view: what the user wants, and after planning how it is sent."""
@@ -68,7 +81,6 @@ class Query:
     filters: Filters = field(default_factory=dict)  # boxes are [[x, y, z], [x, y, z]] in nm
     select: Sequence[str] | Mapping[str, Sequence[str]] | None = None  # of a joined pair also by table
     merge_reference: bool = True  # join a reference table with the table that it refers to
-    suffixes: dict[str, str] = field(default_factory=dict)  # by table, for columns that both have
     resolution: Sequence[float] | None = NM  # nm of one unit of positions; None for the table's voxels
     split_positions: bool = False  # three columns for each point instead of one with arrays of three
     limit: int | None = None  # the user's own
@@ -84,6 +96,7 @@ class Query:
     # set by planning
     info: TableInfo | None = None
     base: TableInfo | None = None  # the table that it is joined with
+    suffixes: dict[str, str] = field(default_factory=dict)  # by table, for columns that both have
     version: int | None = None  # None for a live query
     timestamp: datetime | None = None  # of a live query
     near: int | None = None  # for a live query, a version that has about as many rows
@@ -99,23 +112,21 @@ class Query:
     def __post_init__(self) -> None:
         if self.info is not None:
             return  # planned, and so checked
-        checked: dict[str, Any] = {"suffixes": dict(self.suffixes or {})}
-        for name, least in (("limit", 0), ("offset", 0), ("random_sample", 1), ("batch", 1)):
-            if (number := getattr(self, name)) is not None:
-                checked[name] = as_number(number, "batch_size" if name == "batch" else name, least=least)
-        if self.select is not None:
-            checked["select"] = as_columns(self.select)
-        if self.resolution is not NM:
-            checked["resolution"] = as_resolution(self.resolution)
-        if self.return_as != "pandas":
-            checked["return_as"] = as_frame_kind(self.return_as)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        for name, (usual, check) in _CHECKS.items():
+            if (value := getattr(self, name)) is not usual:
+                object.__setattr__(self, name, check(value))
 
     @property
     def live(self) -> bool:
         """Whether this is a live query."""
         return self.version is None
+
+    @property
+    def described(self) -> TableInfo:
+        """What the service says of the table or view."""
+        if self.info is None:
+            raise TypeError("the query is not planned")
+        return self.info
 
     @property
     def countable(self) -> bool:
@@ -215,31 +226,19 @@ def fetch_replies(
     With ``in_order=False`` the rows of `queries` are left in any order, for a caller that will sort them. Errors are
     those of `run_query`.
     """
-    every = [*queries, *(follow.query for follow in following)]
-    planned = [plan(session, query) for query in every]
-    follows = [
-        dataclasses.replace(follow, query=query)
-        for follow, query in zip(following, planned[len(queries) :], strict=True)
-    ]
+    planned = [plan(session, query) for query in queries]
+    follows = [dataclasses.replace(follow, query=plan(session, follow.query)) for follow in following]
+    every = [*planned, *(follow.query for follow in follows)]
     tables = session.tables
-    if tables is not None and planned and all(map(tables.holds, planned)):
-        source, replies = str(tables.path), _from_store(session, tables, planned[: len(queries)], follows)
+    if tables is not None and every and all(map(tables.holds, every)):
+        source, replies = str(tables.path), _from_store(session, tables, planned, follows)
     else:
         source = "server"
         try:
-            replies = fetch_all(
-                session,
-                planned[: len(queries)],
-                following=follows,
-                kinds=lambda query: _kinds_of(session, query),
-                progress=any(query.progress for query in every),
-                description=description or ", ".join(dict.fromkeys(query.name for query in queries)),
-            )
-            for query, reply in zip(planned, replies, strict=True):
-                require_once_each(query, reply)
+            replies = fetch_all(session, planned, following=follows, description=description)
         except (ServiceError, IncompleteResultError) as error:
-            raise _explained(session, planned, error) from None
-    for number, (query, reply) in enumerate(zip(planned, replies, strict=True)):
+            raise _explained(session, every, error) from None
+    for number, (query, reply) in enumerate(zip(every, replies, strict=True)):
         finish(query, reply, in_order=in_order or number >= len(queries))
         reply.attrs = {**_attrs(session, query, reply), "source": source}
     return replies
@@ -252,7 +251,7 @@ def _from_store(
     import numpy as np
 
     def reply(query: Query) -> Reply:
-        rows = combine([tables.rows(query)], lambda: _kinds_of(session, query))
+        rows = combine([tables.rows(query)], lambda: column_kinds(session, query.described))
         return Reply(rows, requests=0, url=str(tables.path))
 
     replies = session.map(reply, queries)
@@ -263,10 +262,6 @@ def _from_store(
     return replies
 
 
-def _kinds_of(session: Session, query: Query) -> dict[str, str]:
-    return column_kinds(session, query.info) if query.info is not None else {}
-
-
 def count_rows(session: Session, query: Query) -> int:
     """Count the rows that match a query, whatever its limit: on the server where it can, else by fetching ids."""
     every = dataclasses.replace(query, limit=None, offset=None, random_sample=None)
@@ -275,7 +270,7 @@ def count_rows(session: Session, query: Query) -> int:
     # the service ignores exclusions when it counts, too
     if not planned.filters.get("out") and not planned.thin and not stored:
         try:
-            counted = ask_count(session, dataclasses.replace(planned, columns=None))
+            counted = request_count(session, dataclasses.replace(planned, columns=None))
         except ServiceError as error:
             raise _explained(session, [planned], error) from None
         if counted is not None:
@@ -330,41 +325,36 @@ def plan(session: Session, query: Query) -> Query:
     version, timestamp, notes = _resolve_moment(session, query)
     at = version if version is not None else session.at(timestamp=timestamp).version
     info = _metadata_of(session, query, version, at)
-    if info.kind == "view" and version is None:
+    found: dict[str, Any] = {"kind": info.kind, "info": info, "version": version}
+    if version is None:
+        _require_table(session, info, timestamp, at)
+        found |= {"timestamp": timestamp, "near": at}
+    filters = query.filters
+    thin: dict[tuple[str, str], Any] = {}
+    if filters.get("spatial"):
+        filters, thin = in_voxels(session, filters, at)
+    if info.kind == "table" and query.merge_reference and info.reference_table:
+        found |= _joined(session, query, info, at)
+    elif query.select is not None:
+        found["columns"] = _columns_needed(query, info, query.select, thin, live=version is None)
+    if filters.get("in"):
+        filters = _with_lists(session, info, filters)
+    # rows after an offset are only defined in the order of ids, which no service keeps; exclusions, samples and boxes
+    # thinner than a voxel are made here
+    needs_all = query.offset is not None or query.random_sample is not None or filters.get("out") or thin
+    found |= {"filters": filters, "thin": thin, "most": None if needs_all else query.limit}
+    return dataclasses.replace(query, **found, notes={"filters": _short(query.filters), **notes})
+
+
+def _require_table(session: Session, info: TableInfo, timestamp: Any, version: int) -> None:
+    """Raise `InvalidQueryError` if a view is to be queried at a time."""
+    if info.kind == "view":
         raise session.error(
             InvalidQueryError,
             "materialize",
             f"{info.name!r} is a view, and views exist at versions only, not at {timestamp}; ask at a version "
-            f"(client.at(version={at}))",
+            f"(client.at(version={version}))",
         )
-    joins = info.kind == "table" and query.merge_reference and info.reference_table
-    joined = _joined(session, query, info, at) if joins else {"suffixes": {}}
-    thin: dict[tuple[str, str], Any] = {}
-    filters = query.filters
-    if filters.get("spatial"):
-        filters, thin = in_voxels(session, filters, at)
-    columns = None
-    if query.select is not None and not joins:
-        columns = _columns_needed(query, info, query.select, thin, live=version is None)
-    # rows after an offset are only defined in the order of ids, which no service keeps; exclusions, samples and boxes
-    # thinner than a voxel are made here
-    needs_all = (
-        query.offset is not None or query.random_sample is not None or query.filters.get("out") or thin
-    )
-    return dataclasses.replace(
-        query,
-        kind=info.kind,
-        filters=_with_lists(session, info, filters) if filters.get("in") else filters,
-        info=info,
-        version=version,
-        timestamp=timestamp if version is None else None,
-        near=None if version is not None else at,
-        columns=columns,
-        most=None if needs_all else query.limit,
-        thin=thin,
-        notes={"filters": _short(query.filters), **notes},
-        **joined,
-    )
 
 
 def _metadata_of(session: Session, query: Query, version: int | None, at: int) -> TableInfo:
@@ -378,7 +368,7 @@ def _metadata_of(session: Session, query: Query, version: int | None, at: int) -
 def _joined(session: Session, query: Query, info: TableInfo, at: int) -> dict[str, Any]:
     """Plan how a reference table is joined with the table that it refers to."""
     base = find_table(session, info.reference_table or "", kind="table", version=at)
-    suffixes = query.suffixes or {info.name: "_ref", base.name: ""}
+    suffixes = {info.name: "_ref", base.name: ""}
     owners = _owners(session, info, base, suffixes)
     scale = _exact_scale(session, query, owners) if owners else None
     return {"base": base, "suffixes": suffixes, "owners": owners, "scale": scale}
@@ -489,9 +479,7 @@ def _columns_needed(
 
 def _attrs(session: Session, query: Query, reply: Reply) -> dict[str, Any]:
     """Return where rows are from. Plain values only, and few: pandas copies them at every step."""
-    info = query.info
-    if info is None:
-        raise TypeError("the query is not planned")
+    info = query.described
     prefix = session.spec.position_prefix_of(info.name, synapse_table=session.synapse_table)
     own = next(iter({table.unit for table in query.owners.values()}), info.unit)
     return {
@@ -503,13 +491,12 @@ def _attrs(session: Session, query: Query, reply: Reply) -> dict[str, Any]:
         "table_voxel_resolution": list(own),
         "dataframe_resolution": list(query.resolution or own),
         "live_query": query.live,
-        "filters": query.notes["filters"],
+        **query.notes,
         "select_columns": query.select,
         "limit": query.limit,
         "offset": query.offset,
         "complete": query.limit is None and query.random_sample is None and not query.offset,
         "requests": reply.requests,
-        **query.notes,
     }
 
 

@@ -13,7 +13,6 @@ from cortexclient.errors import (
     UnknownTableError,
     UnknownVersionError,
 )
-from cortexclient.session.cache import forget
 from cortexclient.session.http import unreadable
 
 if TYPE_CHECKING:
@@ -60,26 +59,21 @@ class TableInfo:
 
 
 def _info(
-    kind: Literal["table", "view"],
-    name: str,
-    body: Mapping[str, Any],
-    session: Session,
-    response: Response,
-    version: int | None = None,
+    session: Session, kind: Literal["table", "view"], name: str, body: Any, version: int | None = None
 ) -> TableInfo:
-    sizes = [body.get(f"voxel_resolution_{axis}") for axis in "xyz"]
-    try:
-        known = tuple(float(value) for value in sizes if value is not None)
-    except (TypeError, ValueError):
-        known = (math.nan,)
+    """Read what a service says of one table or view; raise `ValueError` for what it cannot say."""
+    if not isinstance(body, dict) or not isinstance(name, str) or not name:
+        raise TypeError(f"{name!r} is described by {type(body).__name__}")
     texts = [body.get(key) for key in ("description", "reference_table", "schema", "schema_type")]
-    if not all(0 < size < math.inf for size in known) or not all(isinstance(t, str | None) for t in texts):
-        raise _unreadable(response, f"{kind}s")
+    known = [body.get(f"voxel_resolution_{axis}") for axis in "xyz"]
+    sizes = tuple(float(size) for size in known if size is not None)
+    if not all(0 < size < math.inf for size in sizes) or not all(isinstance(t, str | None) for t in texts):
+        raise ValueError(f"the description of {name!r} has values of another kind")
     return TableInfo(
         name=name,
         kind=kind,
         description=body.get("description") or "",
-        voxel_resolution=known if len(known) == 3 else (1.0, 1.0, 1.0),
+        voxel_resolution=sizes if len(sizes) == 3 else (1.0, 1.0, 1.0),
         reference_table=body.get("reference_table") or None,
         schema=body.get("schema") or body.get("schema_type"),
         metadata=body,
@@ -101,110 +95,104 @@ def _body(session: Session, response: Response, what: str, shapes: tuple[type, .
 
 
 def _unreadable(response: Response, what: str, service: str = "materialize") -> ProtocolError:
-    forget(response)
-    return unreadable(
-        response, f"sent {what} that cannot be read; is the server address right?", service=service
-    )
+    what = f"sent {what} that cannot be read; is the server address right?"
+    return unreadable(response, what, service=service)
 
 
-def _remembered(session: Session, key: tuple[Any, ...], ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _remembered(
+    session: Session, what: str, version: int, fetch: Callable[[Session, int], dict[str, Any]]
+) -> dict[str, Any]:
     """Fetch the list once; an empty list is fetched again, because it may be temporary."""
     memory = session.connection.memory
-    found: dict[str, Any] = memory.get(key, ask)
+    found: dict[str, Any] = memory.get((what, version), lambda: fetch(session, version))
     if not found:
-        memory.forget(key)
+        memory.forget((what, version))
     return found
+
+
+def _url(session: Session, version: int) -> str:
+    return f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{version}"
 
 
 def table_infos(session: Session, version: int | None = None) -> dict[str, TableInfo]:
     """Describe all tables of a version (default: the session's)."""
-    number = session.version if version is None else version
-    memory = session.connection.memory
+    return _remembered(session, "tables", session.version if version is None else version, _fetch_tables)
 
-    def ask() -> dict[str, TableInfo]:
-        base = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}"
-        try:
-            response = session.http.send("materialize", "GET", f"{base}/tables/metadata", accept=(404,))
-        except UnknownVersionError:
-            session.version_record(number)  # says which versions there are
-            raise
-        body = _body(session, response, "tables", (list,))
-        if not body:
-            session.version_record(
-                number
-            )  # says which versions there are, where the service says no more than 404
-            return {}
-        found = {}
-        for entry in body:
-            name = isinstance(entry, dict) and (entry.get("annotation_table") or entry.get("table_name"))
-            if not isinstance(entry, dict) or not name or not isinstance(name, str):
-                raise _unreadable(response, "tables")
-            found[name] = _info("table", name, entry, session, response)
-        memory.put("tables", list(found))
-        return dict(sorted(found.items()))
 
-    return _remembered(session, ("tables", number), ask)
+def _fetch_tables(session: Session, version: int) -> dict[str, TableInfo]:
+    url = f"{_url(session, version)}/tables/metadata"
+    try:
+        response = session.http.send("materialize", "GET", url, accept=(404,))
+    except UnknownVersionError:
+        session.version_record(version)  # says which versions there are
+        raise
+    body = _body(session, response, "tables", (list,))
+    if not body:
+        # says which versions there are, where the service says no more than 404
+        session.version_record(version)
+        return {}
+    try:
+        named = {entry.get("annotation_table") or entry["table_name"]: entry for entry in body}
+        found = {name: _info(session, "table", name, named[name]) for name in sorted(named)}
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise _unreadable(response, "tables") from None
+    session.connection.memory.put("tables", list(found))
+    return found
 
 
 def view_infos(session: Session, version: int | None = None) -> dict[str, TableInfo]:
     """Describe all views of a version (default: the session's)."""
-    number = session.version if version is None else version
-    memory = session.connection.memory
+    return _remembered(session, "views", session.version if version is None else version, _fetch_views)
 
-    def ask() -> dict[str, TableInfo]:
-        url = (
-            f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}/views"
-        )
-        try:
-            response = session.http.send("materialize", "GET", url, accept=(404,))
-        except ServiceError as error:
-            record = session.versions().get(number)
-            if record is None or record.valid:
-                raise
-            raise ExpiredVersionError(
-                f"version {number} of {session.label} has expired, and its views with it; tables can still be "
-                "asked at its time with load(..., version_fallback=True)",
-                service="materialize",
-                status=410,
-                url=error.url,
-            ) from error
-        body = _body(session, response, "views", (dict,))
-        if not all(isinstance(entry, dict) for entry in body.values()):
-            raise _unreadable(response, "views")
-        found = {
-            name: _info("view", name, entry, session, response, number)
-            for name, entry in sorted(body.items())
-        }
-        memory.put("views", list(found))
-        return found
 
-    return _remembered(session, ("views", number), ask)
+def _fetch_views(session: Session, version: int) -> dict[str, TableInfo]:
+    try:
+        response = session.http.send("materialize", "GET", f"{_url(session, version)}/views", accept=(404,))
+    except ServiceError as error:
+        record = session.versions().get(version)
+        if record is None or record.valid:
+            raise
+        raise ExpiredVersionError(
+            f"version {version} of {session.label} has expired, and its views with it; tables can still be "
+            "queried at its time with load(..., version_fallback=True)",
+            service="materialize",
+            status=410,
+            url=error.url,
+        ) from error
+    body = _body(session, response, "views", (dict,))
+    try:
+        found = {name: _info(session, "view", name, body[name], version) for name in sorted(body)}
+    except (TypeError, ValueError):
+        raise _unreadable(response, "views") from None
+    session.connection.memory.put("views", list(found))
+    return found
 
 
 def view_schemas(session: Session, version: int | None = None) -> dict[str, dict[str, str]]:
     """Return the columns of all views: view -> column -> kind (``integer``, ``string``, ``SpatialPoint``, ...)."""
     number = session.version if version is None else version
+    return _remembered(session, "view schemas", number, _fetch_view_schemas)
 
-    def ask() -> dict[str, dict[str, str]]:
-        base = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}/version/{number}"
-        # a datastack without views answers 404 with an empty object
-        response = session.http.send("materialize", "GET", f"{base}/views/schemas", accept=(404,))
-        body = _body(session, response, "columns of views", (dict,))
-        try:
-            return {
-                view: {column: str(entry.get("type", "string")) for column, entry in columns.items()}
-                for view, columns in body.items()
-            }
-        except AttributeError:
-            raise _unreadable(response, "columns of views") from None
 
-    return _remembered(session, ("view schemas", number), ask)
+def _fetch_view_schemas(session: Session, version: int) -> dict[str, dict[str, str]]:
+    # a datastack without views answers 404 with an empty object
+    response = session.http.send(
+        "materialize", "GET", f"{_url(session, version)}/views/schemas", accept=(404,)
+    )
+    body = _body(session, response, "columns of views", (dict,))
+    try:
+        return {
+            view: {column: str(entry.get("type", "string")) for column, entry in columns.items()}
+            for view, columns in body.items()
+        }
+    except AttributeError:
+        raise _unreadable(response, "columns of views") from None
 
 
 def schema_columns(session: Session, schema: str) -> dict[str, str]:
     """Return the columns of an annotation schema: name -> kind (points: ``BoundSpatialPoint``, ``SpatialPoint``)."""
 
-    def ask() -> dict[str, str]:
+    def fetch() -> dict[str, str]:
         response = session.http.send("schema", "GET", f"{session.server_address}/schema/api/v2/type/{schema}")
         body = session.http.read_json("schema", response, keys=())
         columns = {}
@@ -217,7 +205,7 @@ def schema_columns(session: Session, schema: str) -> dict[str, str]:
             raise _unreadable(response, f"columns of schema {schema!r}", "schema") from None
         return columns
 
-    return session.connection.memory.get(("schema", schema), ask)
+    return session.connection.memory.get(("schema", schema), fetch)
 
 
 def columns_of(session: Session, info: TableInfo) -> dict[str, str]:
@@ -275,20 +263,19 @@ def find_table(
     UnknownTableError
         If there is none; the message lists close names.
     """
-    for again in (False, True):
-        found = None if kind == "view" else table_infos(session, version).get(name)
-        if found is None and kind != "table":
-            found = view_infos(session, version).get(name)
-        if found is not None:
-            return found
-        if again or not _forget_lists(session, version):
-            break
-    raise UnknownTableError(
-        unknown_table_message(session, name, kind, version),
-        service="materialize",
-        status=404,
-        url=f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}",
-    )
+    found = _look_up(session, name, kind, version)
+    if found is None and _forget_lists(session, version):
+        found = _look_up(session, name, kind, version)
+    if found is None:
+        message = unknown_table_message(session, name, kind, version)
+        url = f"{session.local_server}/materialize/api/v3/datastack/{session.datastack}"
+        raise UnknownTableError(message, service="materialize", status=404, url=url)
+    return found
+
+
+def _look_up(session: Session, name: str, kind: str | None, version: int | None) -> TableInfo | None:
+    found = None if kind == "view" else table_infos(session, version).get(name)
+    return view_infos(session, version).get(name) if found is None and kind != "table" else found
 
 
 def _forget_lists(session: Session, version: int | None) -> bool:

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cortexclient.session.cache import forget
 from cortexclient.session.http import unreadable
 from cortexclient.session.query.frames import combine, free_memory, is_id_column, to_pandas, triples
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from cortexclient.session.query.query import Query
     from cortexclient.session.session import Session
 
-__all__ = ["FILTERS", "Reply", "ask", "ask_count", "concat_replies", "url_of"]
+__all__ = ["FILTERS", "Reply", "concat_replies", "request_count", "request_rows", "url_of"]
 
 FILTERS = {
     "in": "filter_in_dict",
@@ -81,9 +80,9 @@ class Reply:
         return columns
 
 
-def ask(session: Session, query: Query) -> Reply:
-    """Send a planned query and read the response; raise `ProtocolError` if it cannot be read."""
-    response = _post(session, query, count=False)
+def request_rows(session: Session, query: Query) -> Reply:
+    """Request the rows of a planned query once; raise `ProtocolError` if the response cannot be read."""
+    response = _post(session, query)
     table = _read(response)
     _check_rows(query, table, response)
     if query.kind == "table":
@@ -91,11 +90,11 @@ def ask(session: Session, query: Query) -> Reply:
     return Reply(table, _row_limit(response), _resolution(response), url=url_of(session, query))
 
 
-def ask_count(session: Session, query: Query) -> int | None:
+def request_count(session: Session, query: Query) -> int | None:
     """Request how many rows a planned query has; None where the service cannot count (joins and live queries)."""
     if not query.countable:
         return None
-    response = _post(session, query, count=True)
+    response = _post(session, query, count="True")
     table = _read(response)
     is_one = table.column_names == ["count"] and table.num_rows == 1
     number = table.column("count")[0].as_py() if is_one else None
@@ -116,29 +115,39 @@ def url_of(session: Session, query: Query) -> str:
     return f"{start}/{'views' if query.kind == 'view' else 'table'}/{query.name}/query"
 
 
-def _params(query: Query, *, count: bool) -> dict[str, str]:
-    params = {"return_pyarrow": "True", "arrow_format": "True", "direct_sql_pandas": "True"}
-    if query.live:
-        for name in ("allow_missing_lookups", "allow_invalid_root_ids"):
-            params[name] = str(getattr(query, name))
-    params |= {"merge_reference": "False"} if query.live else {"split_positions": "True"}
-    return params | {"count": "True"} if count else params
+_ARROW = {"return_pyarrow": "True", "arrow_format": "True", "direct_sql_pandas": "True"}
 
 
-def _body(query: Query) -> dict[str, Any]:
+def _post(session: Session, query: Query, **params: str) -> Response:
     body: dict[str, Any] = {FILTERS[kind]: tables for kind, tables in query.filters.items() if tables}
+    params |= _ARROW
     if query.live:
+        params |= _live_params(query)
         body |= _live_body(query)
-    elif query.base is not None:
-        body["tables"] = [[query.name, "target_id"], [query.base.name, "id"]]
-        body["suffix_map"] = query.suffixes
+    else:
+        params["split_positions"] = "True"
+        if query.base is not None:
+            body |= _joined_body(query.name, query.base.name, query.suffixes)
     if query.columns is not None and query.base is None:
         body["select_columns"] = {query.name: list(query.columns)} if query.live else list(query.columns)
     if query.most is not None:
         body["limit"] = query.most
     if query.scale is not None:
         body["desired_resolution"] = list(query.scale)
-    return body
+    url, headers = url_of(session, query), {"Accept-Encoding": "zstd"}
+    return session.http.send("materialize", "POST", url, params=params, body=body, headers=headers)
+
+
+def _joined_body(name: str, base: str, suffixes: dict[str, str]) -> dict[str, Any]:
+    return {"tables": [[name, "target_id"], [base, "id"]], "suffix_map": suffixes}
+
+
+def _live_params(query: Query) -> dict[str, str]:
+    return {
+        "merge_reference": "False",
+        "allow_missing_lookups": str(query.allow_missing_lookups),
+        "allow_invalid_root_ids": str(query.allow_invalid_root_ids),
+    }
 
 
 def _live_body(query: Query) -> dict[str, Any]:
@@ -151,19 +160,7 @@ def _live_body(query: Query) -> dict[str, Any]:
     return body
 
 
-def _post(session: Session, query: Query, *, count: bool) -> Response:
-    return session.http.send(
-        "materialize",
-        "POST",
-        url_of(session, query),
-        params=_params(query, count=count),
-        body=_body(query),
-        headers={"Accept-Encoding": "zstd"},
-    )
-
-
 def _unreadable(response: Response, what: str) -> ProtocolError:
-    forget(response)
     return unreadable(response, f"{what}; try again, and if it lasts, check the server address")
 
 
@@ -171,13 +168,10 @@ def _read(response: Response) -> Any:
     """Read an Arrow stream, which must be complete, valid, and of types that can be converted."""
     import pyarrow as pa
 
-    kind = response.headers.get("Content-Type", "")
+    kind = response.headers.get("Content-Type", "no content type")
     if response.status_code != 200 or not kind.startswith("data.arrow"):
-        raise _unreadable(
-            response,
-            f"answered status {response.status_code} and {kind or 'no content type'} instead of Arrow data (it may be "
-            "older than 5.13)",
-        )
+        what = f"status {response.status_code} and {kind or 'no content type'} instead of Arrow data"
+        raise _unreadable(response, f"answered {what} (it may be older than 5.13)")
     body = response.content
     if not body.endswith(_END):
         # without this mark, pyarrow takes a stream that broke off between two batches for a complete one
@@ -188,61 +182,48 @@ def _read(response: Response) -> Any:
             table = reader.read_all()
         # damaged offsets would read other memory, or crash the interpreter
         table.validate(full=True)
-        hidden = [name for name in table.column_names if name.startswith("__index_level_")]
-        return _typed(table.drop_columns(hidden) if hidden else table)
+        return _typed(table)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise _unreadable(response, f"sent a response that cannot be read ({str(error)[:150]})") from None
 
 
 def _check_rows(query: Query, table: Any, response: Response) -> None:
-    """Raise `ProtocolError` if a response lacks columns that it must have, or has rows that were not asked for."""
+    """Raise `ProtocolError` if a response lacks columns that it must have, or has rows that were not requested."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    names = set(table.column_names)
-    filtered = {}
-    if query.base is None and query.columns is None and not query.allow_invalid_root_ids:
-        asked = query.filters.get("in", {}).get(query.name, {})
-        filtered = {name: values for name, values in asked.items() if is_id_column(name)}
-    needed = {*query.needs, *filtered}
-    if query.base is None:
-        needed |= set(query.columns or ())
-    keys = set()
-    if query.kind == "table" and (query.base is not None or query.columns is None):
-        keys.add(query.key_name)
+    keys, filtered, columns = set(), {}, set(query.columns or ())
+    if query.kind == "table":
+        keys = {query.key_name}
         if query.base is not None:
             keys.add(f"id{query.suffixes.get(query.base.name, '')}")
-    needed |= keys
-    points = set(triples(table.column_names))
-    missing = sorted(needed - names - points)
+    if query.base is None and query.columns is None and not query.allow_invalid_root_ids:
+        lists = query.filters.get("in", {}).get(query.name, {})
+        filtered = {name: values for name, values in lists.items() if is_id_column(name)}
+    names = {*table.column_names, *triples(table.column_names)}
+    missing = sorted({*query.needs, *filtered, *keys, *columns} - names)
     if missing or not names:
         what = f"column {missing[0]!r}" if missing else "columns"
         raise _unreadable(response, f"sent rows of {query.name!r} without {what}")
-    empty = [name for name in sorted(keys) if table.column(name).null_count]
-    if empty:
-        raise _unreadable(response, f"sent rows of {query.name!r} whose {empty[0]!r} is missing")
+    for name in sorted(keys):
+        if table.column(name).null_count:
+            raise _unreadable(response, f"sent rows of {query.name!r} whose {name!r} is missing")
     for name, values in filtered.items():
         column = table.column(name)
-        if (
-            pa.types.is_integer(column.type)
-            and not pc.all(pc.is_in(column, pa.array(values)), min_count=0).as_py()
-        ):
-            raise _unreadable(
-                response, f"sent rows of {query.name!r} with values of {name!r} that were not asked for"
-            )
+        if pa.types.is_integer(column.type) and pc.any(pc.invert(pc.is_in(column, pa.array(values)))).as_py():
+            what = f"rows of {query.name!r} with values of {name!r} that were not asked for"
+            raise _unreadable(response, f"sent {what}")
 
 
 def _check_types(query: Query, table: Any, response: Response) -> None:
     """Raise `ProtocolError` for what no table has: lists, a ``valid`` that is no truth value, a part of a position."""
     import pyarrow as pa
 
-    whole = {axis for axes in triples(table.column_names).values() for axis in axes}
-    lone = [name for name in table.column_names if _POSITION.search(name) and name not in whole]
-    if lone:
-        raise _unreadable(
-            response, f"sent rows of {query.name!r} with {lone[0]!r} alone, an axis of a position"
-        )
+    points = triples(table.column_names)
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        if _POSITION.search(name) and name[:-2] not in points:
+            what = f"with {name!r} alone, an axis of a position"
+            raise _unreadable(response, f"sent rows of {query.name!r} {what}")
         odd = name in {"valid", "valid_ref"} and not (pa.types.is_boolean(kind) or pa.types.is_null(kind))
         if odd or pa.types.is_list(kind):
             raise _unreadable(response, f"sent rows of {query.name!r} whose {name!r} holds {kind}")
@@ -269,24 +250,23 @@ def _resolution(response: Response) -> tuple[float, ...] | None:
 
 
 def _typed(table: Any) -> Any:
-    """Convert every column of a validated response to its lasting type, exactly.
+    """Convert every column of a validated response to its lasting type, exactly; leave out the index of a frame.
 
     The types are int64, float64, bool, string, timestamp[ns], dates, lists of these, or null where nothing is known.
     Raise `ValueError` if a column comes twice, has another type, holds ids as floats, or numbers that do not fit.
     """
     import pyarrow as pa
 
-    names = table.column_names
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"column {twice[0]!r} comes twice")
-    columns = []
-    for name in names:
+    columns: dict[str, Any] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in columns:
+            raise ValueError(f"column {name!r} comes twice")
         try:
-            columns.append(_typed_column(name, table.column(name)))
+            if not name.startswith("__index_level_"):
+                columns[name] = _typed_column(name, column)
         except (pa.ArrowException, OverflowError) as error:
             raise ValueError(f"column {name!r} cannot be converted ({str(error)[:100]})") from None
-    return pa.table(dict(zip(names, columns, strict=True))) if names else table
+    return pa.table(columns) if columns else table.select([])
 
 
 def _typed_column(name: str, column: Any) -> Any:
@@ -321,18 +301,13 @@ def _whole_numbers(name: str, column: Any) -> Any:
     is_type, kind = pa.types, column.type
     if column.null_count == len(column):
         return pa.chunked_array([pa.nulls(len(column), pa.int64())])
-    if is_type.is_integer(kind) or is_type.is_decimal(kind):
+    is_id, is_float = is_id_column(name), is_type.is_floating(kind)
+    if is_type.is_integer(kind) or is_type.is_decimal(kind) or (is_id and is_type.is_string(kind)):
         return column.cast(pa.int64())
-    if is_id_column(name):
-        if is_type.is_string(kind):
-            return column.cast(pa.int64())
-        raise ValueError(
-            f"column {name!r} holds {kind}"
-            + (", in which ids lose digits" if is_type.is_floating(kind) else "")
-        )
-    if is_type.is_floating(kind):
+    if is_float and not is_id:
         return column.cast(pa.float64())
-    raise ValueError(f"column {name!r} holds {kind} instead of coordinates")
+    why = " instead of coordinates" if not is_id else ", in which ids lose digits" if is_float else ""
+    raise ValueError(f"column {name!r} holds {kind}{why}")
 
 
 def concat_replies(replies: Sequence[Reply]) -> Reply:
