@@ -56,9 +56,9 @@ class _Mounted:
         connection = self.fc.cortex_session.connection  # type: ignore[attr-defined]
         adopt(self.session, connection.transport)  # type: ignore[attr-defined]
         key = ("caveclient's server version", type(self).__name__)
-        return connection.memory.get(key, self._ask_version)
+        return connection.memory.get(key, self._fetch_version)
 
-    def _ask_version(self) -> Any:
+    def _fetch_version(self) -> Any:
         # not every service has this route
         url = self._endpoints.get("get_version", "").format_map(self.default_url_mapping)  # type: ignore[attr-defined]
         try:
@@ -124,14 +124,14 @@ class _MaterializationClient(_Mounted, materialization.MaterializationClient):  
         """Fetch as caveclient does, once per connection: its own cache, which the process shares, mixes servers."""
         number = self.version if version is None else version
 
-        def ask() -> Any:
+        def fetch() -> Any:
             _clear(vars(materialization.MaterializationClient))
             return super(_MaterializationClient, self).get_tables_metadata(
                 datastack_name=datastack_name, version=number, log_warning=log_warning
             )
 
         key = ("caveclient tables metadata", datastack_name or self.datastack_name, number)
-        return self.fc.cortex_session.connection.memory.get(key, ask)
+        return self.fc.cortex_session.connection.memory.get(key, fetch)
 
     @property
     def tables(self) -> Any:
@@ -203,7 +203,7 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
         return self.once("auth", make)
 
     def once(self, key: object, make: Callable[[], Any]) -> Any:
-        """Return what was made under a key, by the first thread that asked for it."""
+        """Return what was made under a key, by the first thread that needs it."""
         with self._making:
             if key not in self._parts:
                 self._parts[key] = make()
@@ -219,7 +219,7 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
 
         made = self.once(key or cls, make)
         if made.server_version is None and "get_version" in made._endpoints:
-            # maybe a 404 of a gateway while the service restarted: asked again at the next use
+            # maybe a 404 of a gateway while the service restarted: requested again at the next use
             self.cortex_session.connection.memory.forget(("caveclient's server version", cls.__name__))
             self._parts.pop(key or cls, None)
         return made
@@ -228,7 +228,7 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
         """Negotiate the API's version; a failure raises, a silent downgrade would lose features."""
         connection = self.cortex_session.connection
 
-        def ask() -> int:
+        def fetch() -> int:
             offered = connection.http.get_json(service, url)
             numbers = (
                 {number for number in offered if isinstance(number, int)}
@@ -246,7 +246,7 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
                 )
             return max(common)
 
-        return connection.memory.get(("api", url), ask)
+        return connection.memory.get(("api", url), fetch)
 
     @property
     def info(self) -> Any:

@@ -66,7 +66,7 @@ def seconds(at: datetime | None) -> dict[str, str]:
     return {} if at is None else {"timestamp": f"{at.timestamp():.6f}"}
 
 
-def _distinct(session: Session, ids: IdArray, ask: Callable[[IdArray], Any], nothing: Any) -> NDArray[Any]:
+def _distinct(session: Session, ids: IdArray, fetch: Callable[[IdArray], Any], nothing: Any) -> NDArray[Any]:
     """Request distinct ids only, and of those the ones that can be ids.
 
     0 (a place without a segment) and -1 (a lookup that found nothing) get ``nothing``: the service, whose ids are
@@ -79,7 +79,7 @@ def _distinct(session: Session, ids: IdArray, ask: Callable[[IdArray], Any], not
     found = np.full(len(distinct), nothing)
     for batch, part in zip(
         in_batches(np.flatnonzero(possible), BATCH),
-        session.map(ask, in_batches(distinct[possible], BATCH)),
+        session.map(fetch, in_batches(distinct[possible], BATCH)),
         strict=True,
     ):
         found[batch] = part
@@ -96,7 +96,7 @@ def roots_of(
     if stop_layer is not None:
         params["stop_layer"] = stop_layer
 
-    def ask(batch: IdArray) -> IdArray:
+    def fetch(batch: IdArray) -> IdArray:
         response = session.http.send(
             "chunkedgraph",
             "POST",
@@ -113,17 +113,17 @@ def roots_of(
             raise unreadable(response, "sent ids that are none (their top bit is set); try again")
         return _above(session, batch, found, stop_layer)
 
-    return _distinct(session, ids, ask, np.int64(0))
+    return _distinct(session, ids, fetch, np.int64(0))
 
 
-def _above(session: Session, asked: IdArray, found: IdArray, layer: int | None) -> IdArray:
-    """Return ancestors, 0 for those below the layer that was asked for.
+def _above(session: Session, ids: IdArray, found: IdArray, layer: int | None) -> IdArray:
+    """Return ancestors, 0 for those below the layer that was requested.
 
-    Before the graph began nothing has a parent, and the service returns the ids that it was asked about.
+    Before the graph began nothing has a parent, and the service returns the ids that it was given.
     """
     import numpy as np
 
-    if not (found == asked).any() and not np.ptp(found[found > 0] >> 56 if (found > 0).any() else [0]):
+    if not (found == ids).any() and not np.ptp(found[found > 0] >> 56 if (found > 0).any() else [0]):
         return found  # all of one layer, and another one
     graph = session.segmentation_info()["graph"]
     layers = found >> (64 - int(graph.get("n_bits_for_layer_id", 8)))
@@ -134,12 +134,12 @@ def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> 
     """Return for each root whether it is the current one at a time (default: now); False for ids that are no roots."""
     import numpy as np
 
-    def ask(batch: IdArray) -> NDArray[np.bool_]:
+    def fetch(batch: IdArray) -> NDArray[np.bool_]:
         def parse(body: dict[str, Any]) -> NDArray[np.bool_]:
-            answer = body["is_latest"]
-            if not isinstance(answer, list) or len(answer) != len(batch) or not _all(answer, bool):
+            flags = body["is_latest"]
+            if not isinstance(flags, list) or len(flags) != len(batch) or not _all(flags, bool):
                 raise ValueError(f"it does not say of each of {len(batch)} roots if it is the latest")
-            return np.array(answer, dtype=bool)
+            return np.array(flags, dtype=bool)
 
         url = graph_url(session, "is_latest_roots")
         ids = {"node_ids": batch.tolist()}
@@ -148,7 +148,7 @@ def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> 
         )
         return found
 
-    return _distinct(session, ids, ask, np.bool_(False))
+    return _distinct(session, ids, fetch, np.bool_(False))
 
 
 class Lifetimes:
@@ -172,7 +172,7 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
     """Look up from when until when each root was valid.
 
     All requests are sent concurrently, together with those in ``also``, which the caller will need next. With a cache,
-    a pinned session asks until when roots were valid up to its own moment: unlike the present, that is final.
+    a pinned session requests until when roots were valid up to its own moment: unlike the present, that is final.
     """
     import numpy as np
 
@@ -180,36 +180,38 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
     fixed = session.connection.cache is not None and session.pinned
     created: NDArray[np.int64] = np.full(len(ids), -1, dtype=np.int64)
     ended: NDArray[np.int64] = np.full(len(ids), -1, dtype=np.int64)
-    asked: NDArray[np.int64] = np.full(len(ids), microseconds(now), dtype=np.int64)
+    until: NDArray[np.int64] = np.full(len(ids), microseconds(now), dtype=np.int64)
 
-    def ask(target: NDArray[np.int64], which: NDArray[np.intp], *, latest: bool, at: datetime = now) -> None:
+    def fetch(
+        target: NDArray[np.int64], which: NDArray[np.intp], *, latest: bool, at: datetime = now
+    ) -> None:
         target[which] = _timestamps(session, ids[which], latest=latest, at=at)
 
     jobs: list[Callable[[], object]] = [lambda: require_latest(session), *also]
     everything = np.flatnonzero(ids > 0)
     for part in in_batches(everything, TIMES_BATCH):
-        jobs.append(partial(ask, created, part, latest=False))
+        jobs.append(partial(fetch, created, part, latest=False))
         if not fixed:
-            jobs.append(partial(ask, ended, part, latest=True))
+            jobs.append(partial(fetch, ended, part, latest=True))
     session.info()  # every job needs it
     session.map(lambda job: job(), jobs)
     if fixed:
         moment = session.timestamp or now
-        # the graph fails when asked about a time before a root was made
+        # the graph fails for a time before a root was made
         before = (created >= 0) & (created <= microseconds(moment))
-        asked[before] = microseconds(moment)
+        until[before] = microseconds(moment)
         later = [
-            partial(ask, ended, part, latest=True, at=moment)
+            partial(fetch, ended, part, latest=True, at=moment)
             for part in in_batches(np.flatnonzero(before), TIMES_BATCH)
         ]
         later += [
-            partial(ask, ended, part, latest=True)
+            partial(fetch, ended, part, latest=True)
             for part in in_batches(np.flatnonzero((created >= 0) & ~before), TIMES_BATCH)
         ]
         session.map(lambda job: job(), later)
     # the graph keeps milliseconds: one less than the end is the last time that certainly counts as before it. A root
     # that lived for less than that was valid at the moment it was made
-    last = np.where(ended >= asked - 1, asked, np.maximum(ended - 1000, created))
+    last = np.where(ended >= until - 1, until, np.maximum(ended - 1000, created))
     last[created < 0] = -1
     return Lifetimes(created, last)
 
@@ -257,7 +259,7 @@ def require_latest(session: Session) -> None:
     """Raise `MissingDataError` if the graph cannot say until when a root was valid: older ones ignore the parameter."""
     url = f"{session.local_server}/segmentation/api/version"
 
-    def ask() -> str | None:
+    def fetch() -> str | None:
         response = session.http.send("chunkedgraph", "GET", url, accept=(404,))
         if response.status_code == 404:
             return None
@@ -267,7 +269,7 @@ def require_latest(session: Session) -> None:
         return version
 
     memory, key = session.connection.memory, ("server version text", url)
-    text = memory.get(key, ask)
+    text = memory.get(key, fetch)
     if text is None:
         memory.forget(key)  # it may be restarting
     # not sooner: other workers have sent their requests meanwhile, and wait for the network

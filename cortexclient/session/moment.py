@@ -202,7 +202,7 @@ def moment_of_tables(session: Session) -> Moment:
 
     This is the rule of the whole package: a pinned session reads at its own moment, a floating one reads the version
     that its spec names or else the newest. Versions are complete and never change, so that two methods of one client
-    return the same rows. What was made after that version is there in a live query only, which has to be asked for.
+    return the same rows. What was made after that version is there in a live query only, which has to be requested.
     """
     return session.moment if session.pinned else Moment(version=session.version)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Policy", "may_repeat", "passing_trouble"]
 
 # posts that only read: sending one twice changes nothing on the server
-_ASKING_POST = re.compile(
+_READING_POST = re.compile(
     r"/query/?$|/roots(_binary)?/?$|/is_latest_roots$|/root_timestamps$|/lineage_graph_multiple$|/leaves_many$"
     r"|/minimal_covering_nodes$|/find_path$|/split_preview$|/attributes$|/skeleton/exists$|/get_cached_skeletons/"
     r"|/get_skeleton_token/|/schema/api/v\d+/types$"
@@ -70,9 +70,9 @@ class Policy:
 
     def wait(self, attempt: int, retry_after: str | None) -> float | None:
         """Return the seconds to wait before the next try, or None where the server wants more than is reasonable."""
-        asked = _seconds(retry_after)
-        if asked is not None:
-            return asked if asked <= self.retry_after_max else None
+        wanted = _seconds(retry_after)
+        if wanted is not None:
+            return wanted if wanted <= self.retry_after_max else None
         longest = min(self.backoff_max, self.backoff * 2.0**attempt)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is no secret
 
@@ -95,7 +95,7 @@ def may_repeat(request: PreparedRequest) -> bool:
     if request.method in {"GET", "HEAD", "OPTIONS"}:
         return True
     path = (request.url or "").partition("?")[0]
-    return request.method == "POST" and bool(_ASKING_POST.search(path))
+    return request.method == "POST" and bool(_READING_POST.search(path))
 
 
 def passing_trouble(response: Response, attempt: int = 0) -> bool:

@@ -1,6 +1,6 @@
 """Refusals of CAVE services, parsed and turned into errors of `cortexclient.errors`.
 
-The materialization service answers nearly every mistake with HTTP 500 and writes the status that it means into the
+The materialization service responds to nearly every mistake with HTTP 500 and writes the status that it means into the
 text, so the text decides first and the status line second. Where the text quotes the database, what follows its
 preamble decides whose mistake it is. Long parts of messages (SQL, tracebacks) are truncated, and anything that looks
 like a token is blanked.

@@ -145,8 +145,7 @@ class Session:
     @property
     def exports_path(self) -> str | None:
         """Cloud path of the static exports: the launched server's own, else the spec's; None where there is neither."""
-        asked = self.connection.address_asked
-        if not asked.startswith(("http://", "https://")):
+        if not self.connection.address_asked.startswith(("http://", "https://")):
             # a server on this machine never sends its client to a real bucket
             return self.endpoint.exports_path
         return self.spec.exports.path if self.spec.exports is not None else None
@@ -352,13 +351,13 @@ class Session:
         """Return the chunkedgraph's own description of the segmentation (fetched once)."""
         connection = self.connection
 
-        def ask() -> dict[str, Any]:
+        def fetch() -> dict[str, Any]:
             url = f"{self.local_server}/segmentation/table/{connection.segmentation_table}/info"
             response = self.http.send("chunkedgraph", "GET", url)
             body = self.http.read_json("chunkedgraph", response, keys=("graph", "scales"))
             return segmentation_info_in(response, body)
 
-        return connection.memory.get("segmentation info", ask)
+        return connection.memory.get("segmentation info", fetch)
 
     def segmentation_cloudvolume(self, **options: Any) -> Any:
         """Open the segmentation as a CloudVolume at this session's moment; without options the same one each time."""

@@ -311,7 +311,7 @@ class Transport(RetryAdapter):
             if self.cache is None:
                 response, cached = self._request(request, **options), False
             else:
-                response, cached = self.cache.answer(request, functools.partial(self._request, **options))
+                response, cached = self.cache.respond(request, functools.partial(self._request, **options))
         except (requests.ConnectionError, requests.Timeout, ServiceUnavailableError):
             found = self._while_away(request)
             if found is None:
@@ -413,7 +413,7 @@ def _make_object(response: Response) -> None:
 
 
 class _HttpSession(requests.Session):
-    """Asks the environment about proxies and certificates once for each host: requests reads it twice a request."""
+    """Reads proxies and certificates of the environment once for each host: requests does it twice a request."""
 
     def __init__(self) -> None:
         super().__init__()

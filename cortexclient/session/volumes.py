@@ -2,8 +2,8 @@
 
 cloud-volume and cloud-files send their own requests: without timeouts, with retries of their own, with the token to
 whatever host an info service names, at any time but the session's. So what they need to begin with is read here and
-given to them, what they ask the chunkedgraph goes through the session, and the rest as `cortexclient.session.libraries`
-says.
+given to them, their requests to the chunkedgraph go through the session, and the rest as
+`cortexclient.session.libraries` says.
 """
 
 from __future__ import annotations
@@ -214,13 +214,13 @@ class _Roots(_SessionMethod):
         import numpy as np
 
         ids = np.atleast_1d(np.array(list(segids) if np.iterable(segids) else [segids], dtype=np.uint64))
-        asked = ids.astype(np.int64)
+        nodes = ids.astype(np.int64)
         top = int(self.session.segmentation_info()["graph"].get("n_layers", 6))
-        known = np.isin(self.layers(asked), [layer for layer in (stop_layer, top) if layer is not None])
+        known = np.isin(self.layers(nodes), [layer for layer in (stop_layer, top) if layer is not None])
         at = self.session.timestamp if timestamp is None else _time(timestamp)
         with self.session.guard("chunkedgraph"):
-            asked[~known] = roots_of(self.session, asked[~known], at=at, stop_layer=stop_layer)
-        return asked.astype(np.uint64)
+            nodes[~known] = roots_of(self.session, nodes[~known], at=at, stop_layer=stop_layer)
+        return nodes.astype(np.uint64)
 
 
 def _time(value: Any) -> Any:

@@ -174,7 +174,7 @@ def test_caveclients_own_words(gaps):
     found = client.tables.cell_types().query(want, log_warning=False)
     assert list(found.columns) == ["pt_supervoxel_id", "pt_root_id", "id_ref", "cell_type", "pt_position"]
     for wrong, said in (
-        ({"cell_type": ["id"]}, "not asked; asked are"),
+        ({"cell_type": ["id"]}, "not queried; queried are"),
         ({"cell_types": ["nope"]}, "no column 'nope'"),
     ):
         with pytest.raises(errors.InvalidQueryError, match=said):

@@ -1,6 +1,6 @@
 """Responses cached on disk: those that can never change, and for work without a network those of the last time.
 
-`rules` decides what may be stored, `answers` is what the transport asks, `store` keeps the entries.
+`rules` decides what may be stored, `answers` serves them to the transport, `store` keeps the entries.
 """
 
 from __future__ import annotations

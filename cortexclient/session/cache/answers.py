@@ -68,7 +68,7 @@ class CacheChoice:
     def of(cls, cache: bool | PathLike | None, offline: bool | None) -> CacheChoice | None:
         """Read the options of `load`, else ``CORTEXCLIENT_CACHE`` and ``CORTEXCLIENT_OFFLINE``; None caches nothing.
 
-        Raise `ValueError` if offline work is asked for without a cache, or an option cannot be read.
+        Raise `ValueError` if offline work is wanted without a cache, or an option cannot be read.
         """
         if offline is None:
             offline = _switch("CORTEXCLIENT_OFFLINE")
@@ -169,72 +169,74 @@ class AnswerCache:
 
     # -- responses over HTTP
 
-    def answer(self, request: PreparedRequest, send: Send) -> tuple[Response, bool]:
+    def respond(self, request: PreparedRequest, send: Send) -> tuple[Response, bool]:
         """Return a cached response where that is right, else send the request and store what may be stored.
 
         The second value says whether it comes from the cache. Raise `OfflineError` if only the cache may answer, and
         cannot.
         """
-        asked = read_request(request, self.origin, self.home)
-        rule = rule_for(asked)
-        if rule is None or rule.of_request(asked) is Validity.NEVER:
+        lookup = read_request(request, self.origin, self.home)
+        rule = rule_for(lookup)
+        if rule is None or rule.of_request(lookup) is Validity.NEVER:
             if self.offline:
-                raise self._missing(asked, rule, live=True)
+                raise self._missing(lookup, rule, live=True)
             return send(request), False
         if (
-            _BULK.match(asked.path)
-            and isinstance(asked.json, dict)
-            and isinstance(asked.json.get("root_ids"), list)
+            _BULK.match(lookup.path)
+            and isinstance(lookup.json, dict)
+            and isinstance(lookup.json.get("root_ids"), list)
         ):
-            return self._skeletons(request, asked, rule, send)
-        entry = self._find(asked, rule)
+            return self._skeletons(request, lookup, rule, send)
+        entry = self._find(lookup, rule)
         if entry is not None:
             return response_of(request, entry), True
         if self.offline:
-            raise self._missing(asked, rule)
+            raise self._missing(lookup, rule)
         response = send(request)
-        self._store_response(asked, rule, response)
+        self._store_response(lookup, rule, response)
         return response, False
 
     def while_away(self, request: PreparedRequest) -> Response | None:
         """Return what was cached of a request whose service is down, be it no longer current; None for nothing."""
-        asked = read_request(request, self.origin, self.home)
-        rule = rule_for(asked)
-        if rule is None or rule.of_request(asked) is Validity.NEVER:
+        lookup = read_request(request, self.origin, self.home)
+        rule = rule_for(lookup)
+        if rule is None or rule.of_request(lookup) is Validity.NEVER:
             return None
-        entry = self._find(asked, rule, away=True)
+        entry = self._find(lookup, rule, away=True)
         return None if entry is None else response_of(request, entry)
 
-    def _find(self, asked: CacheRequest, rule: Rule, *, away: bool = False) -> Entry | None:
+    def _find(self, lookup: CacheRequest, rule: Rule, *, away: bool = False) -> Entry | None:
         """Read the entry that may be served now: one that holds forever; offline or while a service is down any."""
         away = away or self.offline
-        if not (away or rule.of_request(asked) is Validity.FOREVER):
+        if not (away or rule.of_request(lookup) is Validity.FOREVER):
             return None
-        entry = rule.find(asked, self.store, self.origin)
-        if entry is None or not (entry.final or away) or not self._same_version(entry, asked):
+        entry = rule.find(lookup, self.store, self.origin)
+        if entry is None or not (entry.final or away) or not self._same_version(entry, lookup):
             return None
         self.used[entry.key] = entry.head["request"]
         return entry
 
-    def _same_version(self, entry: Entry, asked: CacheRequest) -> bool:
+    def _same_version(self, entry: Entry, lookup: CacheRequest) -> bool:
         then = entry.head.get("frozen_at")
-        now = None if asked.version is None or then is None else self._frozen_at(asked.version)
+        now = None if lookup.version is None or then is None else self._frozen_at(lookup.version)
         return now is None or now == then
 
-    def _store_response(self, asked: CacheRequest, rule: Rule, response: Response) -> None:
+    def _store_response(self, lookup: CacheRequest, rule: Rule, response: Response) -> None:
         kind = str(response.headers.get("Content-Type", ""))
-        validity = rule.validity(asked, response.status_code, response.content, kind)
-        if validity is Validity.NEVER or self._holds_token(asked.url.encode() + asked.body, response.content):
+        validity = rule.validity(lookup, response.status_code, response.content, kind)
+        if validity is Validity.NEVER or self._holds_token(
+            lookup.url.encode() + lookup.body, response.content
+        ):
             return
         head = {
-            "what": rule.describe(asked),
+            "what": rule.describe(lookup),
             "status": response.status_code,
             "headers": {name: response.headers[name] for name in _HEADERS if name in response.headers},
         }
-        if asked.version is not None:
-            head["frozen_at"] = self._frozen_at(asked.version)
+        if lookup.version is not None:
+            head["frozen_at"] = self._frozen_at(lookup.version)
         self._write(
-            asked.identity(self.origin, without=rule.ignored(asked)), head, validity, response.content
+            lookup.identity(self.origin, without=rule.ignored(lookup)), head, validity, response.content
         )
 
     def _holds_token(self, *texts: bytes) -> bool:
@@ -253,10 +255,10 @@ class AnswerCache:
 
     def forget(self, request: PreparedRequest) -> None:
         """Remove the response to a request, which its reader could not use."""
-        asked = read_request(request, self.origin, self.home)
-        every = [asked]
-        if _BULK.match(asked.path) and isinstance(asked.json, dict):
-            every = [_alone(asked, str(root)) for root in asked.json.get("root_ids", ())]
+        lookup = read_request(request, self.origin, self.home)
+        every = [lookup]
+        if _BULK.match(lookup.path) and isinstance(lookup.json, dict):
+            every = [_alone(lookup, str(root)) for root in lookup.json.get("root_ids", ())]
         for one in every:
             rule = rule_for(one)
             if rule is not None:
@@ -272,24 +274,24 @@ class AnswerCache:
     # -- skeletons in bulk: stored one by one, as if each had been requested alone
 
     def _skeletons(
-        self, request: PreparedRequest, asked: CacheRequest, rule: Rule, send: Send
+        self, request: PreparedRequest, lookup: CacheRequest, rule: Rule, send: Send
     ) -> tuple[Response, bool]:
-        roots = asked.json["root_ids"]
-        alone = {str(root): _alone(asked, str(root)) for root in roots}
+        roots = lookup.json["root_ids"]
+        alone = {str(root): _alone(lookup, str(root)) for root in roots}
         rules = {root: rule_for(one) or rule for root, one in alone.items()}
         cached = {
             root: e.body.hex() for root in alone if (e := self._find(alone[root], rules[root])) is not None
         }
         rest = [root for root in roots if str(root) not in cached]
         if self.offline and rest and not cached:
-            raise self._missing(asked, rule)
+            raise self._missing(lookup, rule)
         if self.offline or not rest:
             # offline, a root that is left out is requested alone next, and then named
             head = {"headers": {"Content-Type": "application/json"}}
             return response_of(request, Entry(head, json.dumps(cached).encode())), True
         if cached:
             request = request.copy()
-            request.prepare_body(json.dumps({**asked.json, "root_ids": rest}).encode(), None)
+            request.prepare_body(json.dumps({**lookup.json, "root_ids": rest}).encode(), None)
         response = send(request)
         found = parse_json(response.content) if response.status_code == 200 else None
         if not isinstance(found, dict):
@@ -371,10 +373,10 @@ class AnswerCache:
 
     # -- what is missing
 
-    def _missing(self, asked: CacheRequest, rule: Rule | None, *, live: bool = False) -> OfflineError:
-        what = rule.describe(asked) if rule is not None else f"{asked.method} {asked.path}"
-        service = asked.path.strip("/").partition("/")[0]
-        return self.offline_error(what, live=live, service=service, url=asked.url)
+    def _missing(self, lookup: CacheRequest, rule: Rule | None, *, live: bool = False) -> OfflineError:
+        what = rule.describe(lookup) if rule is not None else f"{lookup.method} {lookup.path}"
+        service = lookup.path.strip("/").partition("/")[0]
+        return self.offline_error(what, live=live, service=service, url=lookup.url)
 
     def offline_error(self, what: str, *, service: str, url: str, live: bool = False) -> OfflineError:
         """Return the error about what cannot be answered without a network, and what to do about it."""
@@ -404,12 +406,18 @@ def forget(response: Response) -> None:
         cache.forget(response.request)
 
 
-def _alone(asked: CacheRequest, root: str) -> CacheRequest:
+def _alone(lookup: CacheRequest, root: str) -> CacheRequest:
     def single(text: str) -> str:
         return _BULK.sub(rf"\g<base>/async/get_skeleton/\g<version>/{root}/\g<form>", text)
 
     return replace(
-        asked, method="GET", url=single(asked.url), path=single(asked.path), params={}, body=b"", accept="*/*"
+        lookup,
+        method="GET",
+        url=single(lookup.url),
+        path=single(lookup.path),
+        params={},
+        body=b"",
+        accept="*/*",
     )
 
 

@@ -142,8 +142,8 @@ class Validity(enum.IntEnum):
 class Rule:
     """One row of the table."""
 
-    what: str  # the response in words; `{...}` are groups of the pattern
     methods: str
+    what: str  # the response in words; `{...}` are groups of the pattern
     pattern: str  # of the path
     of_request: OfRequest  # how long the response to a request holds at most
     of_response: (
@@ -256,7 +256,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def _arrow(_: CacheRequest, body: bytes, content_type: str) -> Validity:
-    """Accept an Arrow stream that is complete and valid, or JSON where that was asked for."""
+    """Accept an Arrow stream that is complete and valid, or JSON where that was requested."""
     if not content_type.startswith("data.arrow"):
         return _if("json" in content_type and isinstance(parse_json(body), list | dict | int))
     import pyarrow as pa
@@ -374,109 +374,79 @@ _object, _object_or_list, _any_json = (
 )
 _records, _ids = _json_of(list, of=dict), (int, str)
 
+
+_get, _post = functools.partial(Rule, "GET"), functools.partial(Rule, "POST")
+
 RULES = (
     # frozen versions
-    Rule("rows of {table} at version {version}", "POST", _TABLE + r"/query/?$", _frozen_query, _arrow),
-    Rule(
+    _post("rows of {table} at version {version}", _TABLE + r"/query/?$", _frozen_query, _arrow),
+    _post(
         "rows of {table} at version {version}",
-        "POST",
         _VERSION + r"/views/(?P<table>[^/]+)/query/?$",
         _frozen_query,
         _arrow,
     ),
-    Rule("a join of tables at version {version}", "POST", _VERSION + r"/query/?$", _frozen_query, _arrow),
-    Rule("the row count of {table} at version {version}", "GET", _TABLE + r"/count$", _forever, _row_count),
-    Rule(
-        "the tables of version {version}",
-        "GET",
-        _VERSION + r"/tables/metadata$",
-        _forever,
-        _some_records,
-        none=True,
+    _post("a join of tables at version {version}", _VERSION + r"/query/?$", _frozen_query, _arrow),
+    _get("the row count of {table} at version {version}", _TABLE + r"/count$", _forever, _row_count),
+    _get(
+        "the tables of version {version}", _VERSION + r"/tables/metadata$", _forever, _some_records, none=True
     ),
-    Rule(
-        "metadata of {table} at version {version}", "GET", _TABLE + r"/metadata$", _forever, _object_or_list
-    ),
+    _get("metadata of {table} at version {version}", _TABLE + r"/metadata$", _forever, _object_or_list),
     # views may be added to a version later
-    Rule("the views of version {version}", "GET", _VERSION + r"/views(?:/.+)?$", _as_of, _object, none=True),
-    Rule("the record of version {version}", "GET", _VERSION + r"(?:/tables|)$", _as_of, _any_json, none=True),
-    Rule("the list of versions", "GET", _MAT + r"/(?:metadata|versions)$", _as_of, _json_of(list)),
+    _get("the views of version {version}", _VERSION + r"/views(?:/.+)?$", _as_of, _object, none=True),
+    _get("the record of version {version}", _VERSION + r"(?:/tables|)$", _as_of, _any_json, none=True),
+    _get("the list of versions", _MAT + r"/(?:metadata|versions)$", _as_of, _json_of(list)),
     # the chunkedgraph
-    Rule("roots of supervoxels", "POST", _PCG + r"/roots_binary$", _past_time, _roots),
-    Rule(
+    _post("roots of supervoxels", _PCG + r"/roots_binary$", _past_time, _roots),
+    _post(
         "which roots are valid",
-        "POST",
         _PCG + r"/is_latest_roots$",
         _past_time,
         _list_under("is_latest", bool, per_id=True),
     ),
-    Rule(
+    _post(
         "lifetimes of roots",
-        "POST",
         _PCG + r"/root_timestamps$",
         _lifetimes,
         _list_under("timestamp", (int, float), per_id=True),
         ignored=lambda request: ("timestamp",) if _is_about_birth(request) else (),
     ),
-    Rule("leaves of {node}", "GET", _NODE + r"/leaves$", _forever, _list_under("leaf_ids", _ids)),
-    Rule("children of {node}", "GET", _NODE + r"/children$", _forever, _list_under("children_ids", _ids)),
-    Rule(
-        "level-2 graph of {node}", "GET", _NODE + r"/lvl2_graph$", _forever, _list_under("edge_graph", list)
-    ),
-    Rule(
-        "lineage of roots",
-        "POST",
-        _PCG + r"/lineage_graph_multiple$",
-        _past_times,
-        _list_under("nodes", dict),
-    ),
-    Rule(
-        "edits of {node}", "GET", _PCG + r"/root/(?P<node>\d+)/(?:change_log|merge_log)$", _as_of, _any_json
-    ),
-    Rule("edits", "GET", _EDITS, _as_of, _any_json),
-    Rule("the info of the segmentation", "GET", r"^/segmentation/table/[^/]+/info$", _as_of, _object),
+    _get("leaves of {node}", _NODE + r"/leaves$", _forever, _list_under("leaf_ids", _ids)),
+    _get("children of {node}", _NODE + r"/children$", _forever, _list_under("children_ids", _ids)),
+    _get("level-2 graph of {node}", _NODE + r"/lvl2_graph$", _forever, _list_under("edge_graph", list)),
+    _post("lineage of roots", _PCG + r"/lineage_graph_multiple$", _past_times, _list_under("nodes", dict)),
+    _get("edits of {node}", _PCG + r"/root/(?P<node>\d+)/(?:change_log|merge_log)$", _as_of, _any_json),
+    _get("edits", _EDITS, _as_of, _any_json),
+    _get("the info of the segmentation", r"^/segmentation/table/[^/]+/info$", _as_of, _object),
     # morphology; skeletons in bulk are stored one by one
-    Rule("attributes of level-2 ids", "POST", _L2 + r"/table/[^/]+/attributes$", _forever, _attributes),
-    Rule(
+    _post("attributes of level-2 ids", _L2 + r"/table/[^/]+/attributes$", _forever, _attributes),
+    _get(
         "skeleton of {root}",
-        "GET",
         _SKELETONS + r"/async/get_skeleton/-?\d+/(?P<root>\d+)/\w+/?$",
         _skeleton_version,
         _skeleton,
     ),
-    Rule(
-        "skeletons",
-        "POST",
-        _SKELETONS + r"/bulk/get_cached_skeletons/[1-9]\d*/flatdict/?$",
-        _forever,
-        _object,
-    ),
-    Rule(
+    _post("skeletons", _SKELETONS + r"/bulk/get_cached_skeletons/[1-9]\d*/flatdict/?$", _forever, _object),
+    _get(
         "the mesh fragments of {node}",
-        "GET",
         _MESHES + r"/manifest/(?P<node>\d+):",
         _forever,
         _list_under("fragments", str),
     ),
     # what the servers say about themselves
-    Rule("the datastack's record", "GET", r"^/info/", _as_of, _any_json),
-    Rule("schemas of annotations", "GET POST", r"^/schema/", _as_of, _object_or_list),
-    Rule(
-        "attributes of the level-2 cache",
-        "GET",
-        _L2 + r"/(?:table_mapping|attribute_metadata)$",
-        _as_of,
-        _any_json,
+    _get("the datastack's record", r"^/info/", _as_of, _any_json),
+    Rule("GET POST", "schemas of annotations", r"^/schema/", _as_of, _object_or_list),
+    _get(
+        "attributes of the level-2 cache", _L2 + r"/(?:table_mapping|attribute_metadata)$", _as_of, _any_json
     ),
-    Rule(
+    _get(
         "the version of the {service} service",
-        "GET",
         _SERVICE + r"/(?:api/)?(?:v\d+/)?versions?$",
         _as_of,
         _any_json,
         none=True,
     ),
-    Rule("Neuroglancer state {state}", "GET", r"^/nglstate/api/v1/(?P<state>\d+)$", _as_of, _object),
+    _get("Neuroglancer state {state}", r"^/nglstate/api/v1/(?P<state>\d+)$", _as_of, _object),
 )
 """The table; the first rule that fits decides."""
 

@@ -70,23 +70,23 @@ def stale(session: Session, error: ServiceError, queries: Sequence[Query]) -> St
     return StaleRootError(
         f"{len(ids)} root ids were not valid at {at.isoformat()}: {listed}. "
         + (f"What holds their pieces then: {'; '.join(fates)}. " if fates else "")
-        + "Ask with those (latest_roots() returns all), or at a time when the old ones were valid "
+        + "Query those (latest_roots() returns all), or at a time when the old ones were valid "
         "(latest_valid_timestamp())"
     )
 
 
 def _stale_of(session: Session, queries: Sequence[Query], at: datetime) -> list[int]:
-    """Return all root ids of the filters that were not valid at a time; none where the graph does not answer."""
+    """Return all root ids of the filters that were not valid at a time; none where the graph does not respond."""
     import numpy as np
 
-    asked: dict[int, None] = {}
+    listed: dict[int, None] = {}
     for query in queries:
         for kind in ("in", "equal"):
             for columns in query.filters.get(kind, {}).values():
                 for column, value in columns.items():
                     if column.endswith("root_id"):
-                        asked |= dict.fromkeys(value if isinstance(value, list) else [value])
-    ids = np.array([value for value in asked if isinstance(value, int) and value > 0], dtype=np.int64)
+                        listed |= dict.fromkeys(value if isinstance(value, list) else [value])
+    ids = np.array([value for value in listed if isinstance(value, int) and value > 0], dtype=np.int64)
     if not len(ids):
         return []
     try:
@@ -103,8 +103,8 @@ def misnamed(session: Session, error: ServiceError, queries: Sequence[Query]) ->
     if not isinstance(error, InvalidQueryError):
         return None
     for query in queries:
-        asked = [column for tables in query.filters.values() for column in tables.get(query.name, {})]
-        named = [column for column in asked if repr(column) in str(error)]
+        columns = [column for tables in query.filters.values() for column in tables.get(query.name, {})]
+        named = [column for column in columns if repr(column) in str(error)]
         try:
             info = find_table(session, query.name, kind=query.kind, version=query.version)
             fields = fields_of(session, info) if named else {}

@@ -82,7 +82,7 @@ def _locate(session: Session, info: TableInfo, name: str) -> tuple[str, str]:
     An `InvalidQueryError` about a column that neither a reference table nor its base has lists close names.
     """
     if not info.reference_table:
-        # the service knows its columns best: no request is spent on asking for them first
+        # the service knows its columns best: no request is spent on them first
         return info.name, name.removesuffix("_bbox")
     return _locate_joined(session, info, name)
 
@@ -259,7 +259,7 @@ def in_voxels(
     """Return the filters with boxes in voxels of their tables, and the boxes that are applied to the rows.
 
     A voxel is inside a box if its own position is, as it is returned. The services want boxes that are wider than
-    nothing on every axis: those that are not are asked one voxel wider, and returned to be applied here.
+    nothing on every axis: those that are not are requested one voxel wider, and returned to be applied here.
     """
     result: Filters = {
         kind: {table: dict(columns) for table, columns in tables.items()} for kind, tables in filters.items()

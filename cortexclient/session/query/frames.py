@@ -445,7 +445,7 @@ def _selected(reply: Reply, query: Query) -> Sequence[str]:
     for owner, columns in query.select.items():
         if owner not in known:
             raise InvalidQueryError(
-                f"select_columns names the table {owner!r}, which is not asked; asked are {', '.join(known)}",
+                f"select_columns names the table {owner!r}, which is not queried; queried are {', '.join(known)}",
                 service="materialize",
                 url=reply.url,
             )

@@ -409,8 +409,8 @@ def _exact_scale(session: Session, query: Query, owners: dict[str, TableInfo]) -
     """Return the resolution to request, so that the service scales nothing, or by whole numbers only.
 
     The services cut scaled positions toward zero, so no other units than those of the table are ever requested. Only
-    a join of two tables with different units comes in one of them, whatever is asked; in the greatest size that divides
-    both, nothing is cut.
+    a join of two tables with different units comes in one of them, whatever is requested; in the greatest size that
+    divides both, nothing is cut.
     """
     if query.resolution is None and len({table.unit for table in owners.values()}) > 1:
         names = " and ".join(sorted({f"{table.name} {list(table.unit)}" for table in owners.values()}))

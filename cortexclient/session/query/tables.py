@@ -175,7 +175,7 @@ def view_schemas(session: Session, version: int | None = None) -> dict[str, dict
 
 
 def _fetch_view_schemas(session: Session, version: int) -> dict[str, dict[str, str]]:
-    # a datastack without views answers 404 with an empty object
+    # a datastack without views responds with 404 and an empty object
     response = session.http.send(
         "materialize", "GET", f"{_url(session, version)}/views/schemas", accept=(404,)
     )
