@@ -147,7 +147,9 @@ def filters_from_keywords(
             continue
         table, column = _locate(session, info, name)
         try:
-            spatial = name.endswith("_bbox") or _is_box_of_view(session, info, column, value)
+            spatial = name.endswith("_bbox")
+            if info.kind == "view" and not spatial:
+                spatial = _is_box_of_view(session, info, column, value)
             for kind, content in _kinds(name, value, spatial=spatial):
                 _add(filters, kind, table, column, _checked(column, kind, content))
         except ValueError as error:
@@ -182,7 +184,7 @@ def _add(filters: Filters, kind: str, table: str, column: str, value: Any) -> No
 
 
 def _is_box_of_view(session: Session, info: TableInfo, column: str, value: Any) -> bool:
-    if info.kind != "view" or isinstance(value, str | dict) or not hasattr(value, "__len__"):
+    if isinstance(value, str | dict) or not hasattr(value, "__len__"):
         return False
     return len(value) == 2 and view_schemas(session).get(info.name, {}).get(column) == "SpatialPoint"
 

@@ -383,8 +383,9 @@ def _resolve_moment(session: Session, query: Query) -> tuple[int | None, Any, di
             require_live(session, moment.timestamp)
         return frozen, moment.timestamp, {}
     version = moment.version if moment.version is not None else session.version
-    notes = fallback_note(session, moment)
-    return (None, session.version_record(version).timestamp, notes) if notes else (version, None, {})
+    if session.version_fallback and (notes := fallback_note(session, moment)):
+        return None, session.version_record(version).timestamp, notes
+    return version, None, {}
 
 
 def _owners(
