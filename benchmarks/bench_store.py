@@ -127,10 +127,10 @@ PATHS = "paths = {{key: table.paths(key) for key in ('pre_pt_root_id', 'post_pt_
 
 DASK = """
 import dask.dataframe as frames
-from cortexclient.store.tables import HANDLES
+from cortexclient.store.tables import open_with
 keys = ("pre_pt_root_id", "post_pt_root_id")
 def by_store(key):
-    return HANDLES["dask"](table, key, roots[:100])
+    return open_with("dask", table, key, roots[:100])
 def by_filters(key):
     return frames.read_parquet(table.paths(key), filters=[(key, "in", roots[:100].tolist())])
 def count(read):
@@ -290,7 +290,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--folder", type=Path, default=Path("bench_store"))
-    parser.add_argument("--latency", type=float, default=0.05)
+    parser.add_argument("--latency", type=float, default=0.02)
     options = parser.parse_args()
     folder = options.folder.resolve()
     for place, rows in ((folder, options.rows), (folder / "tenth", options.rows // 10)):

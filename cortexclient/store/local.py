@@ -30,7 +30,7 @@ __all__ = ["METADATA", "LocalStore"]
 METADATA = "_metadata.zip"
 _SMALL = 200_000
 _SPARSE = 10_000
-"""Rows of a table for each key that is looked up: one costs a row group of 4,096 rows, so with more, all are read."""
+"""Rows of a table for each key that is looked up: one costs a row group of thousands, so with more, all are read."""
 _COMPARE = {"equal": "eq", "greater": "gt", "less": "lt", "greater_equal": "ge", "less_equal": "le"}
 
 

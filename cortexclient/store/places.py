@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import io
+import mmap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
+import pyarrow as pa
+
 from cortexclient.errors import ExportError
-from cortexclient.session import be_patient_with
+from cortexclient.session import be_patient_with, run_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import BinaryIO
 
-__all__ = ["BucketPlace", "FolderPlace", "Place", "open_place"]
+__all__ = ["CONNECTIONS", "BucketPlace", "FolderPlace", "Place", "open_place"]
 
 _PIECE = 1 << 26
 """Bytes of one request for a large file."""
 _SMALL = 1 << 20
+_GAP, _MOST_JOINED = 1 << 16, 1 << 23
+"""Ranges this close to each other are one request, of so many bytes at most."""
+CONNECTIONS = 16
+"""Requests to one place at a time."""
 
 
 def open_place(path: str) -> Place:
@@ -174,12 +183,37 @@ class _Ranges(io.RawIOBase):
         start, end = self._at, min(self._at + len(buffer), self._size)
         if end <= start:
             return 0
+        buffer[: end - start] = self.fetch(start, end)
+        self._at = end
+        return end - start
+
+    def holding(self, ranges: Iterable[tuple[int, int]]) -> pa.BufferReader:
+        """Fetch ranges (first byte, byte after the last) concurrently; what lies between them may not be read."""
+        content = mmap.mmap(-1, self._size)  # takes no memory for what is not written
+
+        def fetch(start: int, end: int) -> None:
+            content[start:end] = self.fetch(start, end)
+
+        run_all([partial(fetch, *each) for each in _joined(ranges)], workers=CONNECTIONS)
+        return pa.BufferReader(content)
+
+    def fetch(self, start: int, end: int) -> bytes:
+        """Fetch the bytes from `start` to before `end`."""
         content = self._files.get([{"path": self._path, "start": start, "end": end}], raw=True)[0]["content"]
         if content is None or len(content) != end - start:
             raise ExportError(f"{self._path}: not all of bytes {start} to {end} could be read; try again")
-        buffer[: end - start] = content
-        self._at = end
-        return end - start
+        return bytes(content)
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join ranges that lie close together."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if found and start - found[-1][1] <= _GAP and end - found[-1][0] <= _MOST_JOINED:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
 
 
 class _Counted(io.RawIOBase):

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +28,8 @@ import pyarrow.dataset as ds
 from pyarrow import parquet
 
 from cortexclient.errors import CortexError, StoreError
+from cortexclient.session import run_all
+from cortexclient.store.places import CONNECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +46,6 @@ MANIFEST = "_table.json"
 INDEX = "_groups.parquet"
 _MOST_MANIFEST = 50_000_000
 _FILE = re.compile(r"part-\d{5}\.parquet\Z|_groups\.parquet\Z")
-_REQUESTS = 16
 _FOOTERS = 128
 _MOST_RANGES = 64
 
@@ -172,16 +171,11 @@ class StoredTable:
         copy = self.copy(key)
 
         def rows(part: int, groups: list[int]) -> pa.Table:
-            with self._opened(key, copy.parts[part]) as file:
+            with self._opened(key, copy.parts[part], read, groups) as file:
                 return _of_keys(file.read_row_groups(groups, columns=read, use_threads=False), key, wanted)
 
-        found = self.groups_for(key, wanted)
-        workers = min(len(found), (os.cpu_count() or 1) if self.is_local else _REQUESTS)
-        if workers < 2:
-            tables = list(itertools.starmap(rows, found))
-        else:
-            with ThreadPoolExecutor(workers) as pool:
-                tables = list(pool.map(rows, *zip(*found, strict=True)))
+        jobs = [partial(rows, *each) for each in self.groups_for(key, wanted)]
+        tables = run_all(jobs, workers=(os.cpu_count() or 1) if self.is_local else CONNECTIONS)
         return pa.concat_tables(tables or [self.schema(read).empty_table()]).select(names)
 
     def groups_for(self, key: str, wanted: IdArray) -> list[tuple[int, list[int]]]:
@@ -201,20 +195,28 @@ class StoredTable:
         return self._indexes[key]  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
-    def _opened(self, key: str, part: Part) -> Iterator[Any]:
-        """Open a file; whatever is wrong with it, also with what is read inside of the block, is one error."""
+    def _opened(
+        self, key: str, part: Part, columns: Sequence[str] = (), groups: Sequence[int] | None = None
+    ) -> Iterator[parquet.ParquetFile]:
+        """Open a file; whatever is wrong with it, also with what is read inside of the block, is one error.
+
+        Of one elsewhere, those `columns` are fetched, of some row groups or all; without any it may be read at will.
+        """
         path = f"{key}/{part.name}"
-        footer = self._footers.get(path)
         try:
-            source = self._place.random(path, part.size)
+            source: Any = self._place.random(path, part.size)
+            footer = self._footers.get(path)
+            if footer is None and columns:
+                # it describes hundreds of row groups: reading it takes longer than the rows of a neuron
+                footer = parquet.read_metadata(source)
+                if len(self._footers) >= _FOOTERS:
+                    self._footers.pop(next(iter(self._footers)), None)
+                self._footers[path] = footer
+            if columns and hasattr(source, "holding"):
+                source = source.holding(_ranges(footer, columns, groups))
             with parquet.ParquetFile(
                 source, metadata=footer, page_checksum_verification=True, pre_buffer=True
             ) as file:
-                if footer is None:
-                    # it describes hundreds of row groups: reading it takes longer than the rows of a neuron
-                    if len(self._footers) >= _FOOTERS:
-                        self._footers.pop(next(iter(self._footers)), None)
-                    self._footers[path] = file.metadata
                 yield file
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -228,7 +230,7 @@ class StoredTable:
         copy = self.copy()
         names = self.names if columns is None else list(columns)
         for part in copy.parts:
-            with self._opened(copy.key, part) as file:
+            with self._opened(copy.key, part, names) as file:
                 for batch in file.iter_batches(batch_size=1 << 17, columns=names):
                     yield pa.Table.from_batches([batch]).select(names)
 
@@ -251,7 +253,7 @@ class StoredTable:
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """Arrow schema of some columns, as the files have it."""
-        with self._opened(self.copy().key, self.copy().parts[0]) as file:
+        with self._opened(self.copy().key, self.copy().parts[0], self.names, ()) as file:
             found = file.schema_arrow
         return pa.schema([found.field(name) for name in (columns or self.names)])
 
@@ -274,6 +276,20 @@ class StoredTable:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(part.size for copy in self.manifest.copies for part in (*copy.parts, copy.index))
+
+
+def _ranges(
+    footer: parquet.FileMetaData, columns: Sequence[str], groups: Sequence[int] | None
+) -> Iterator[tuple[int, int]]:
+    """Say in which bytes of a file some columns of its row groups lie."""
+    wanted = {*columns}
+    for group in range(footer.num_row_groups) if groups is None else groups:
+        described = footer.row_group(group)
+        for number in range(described.num_columns):
+            column = described.column(number)
+            if not wanted.isdisjoint({column.path_in_schema, column.path_in_schema.partition(".")[0]}):
+                start = column.dictionary_page_offset or column.data_page_offset
+                yield start, start + column.total_compressed_size
 
 
 def _of_keys(table: pa.Table, key: str, wanted: IdArray) -> pa.Table:

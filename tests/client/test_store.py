@@ -388,9 +388,13 @@ def test_other_libraries_look_up_by_key(library: Any, both: tuple[DatasetClient,
 
 
 class _Ranges(SimpleHTTPRequestHandler):
-    """A web server that knows ranges, and records what it sends: name of the file, number of bytes."""
+    """A web server that knows ranges, and records what it sends: name of the file, number of bytes.
+
+    With a barrier, it sends ranges of parts when so many are asked for at a time.
+    """
 
     sent: ClassVar[list[tuple[str, int]]] = []
+    barrier: ClassVar[threading.Barrier | None] = None
 
     def log_message(self, *args: object) -> None:
         pass
@@ -402,6 +406,12 @@ class _Ranges(SimpleHTTPRequestHandler):
             return
         content, asked = path.read_bytes(), self.headers.get("Range", "")
         if asked:
+            if self.barrier is not None and path.name.startswith("part-"):
+                try:
+                    self.barrier.wait(60)
+                except threading.BrokenBarrierError:
+                    self.send_error(400)
+                    return
             start, _, end = asked.removeprefix("bytes=").partition("-")
             content = content[int(start) : int(end) + 1]
         self.send_response(206 if asked else 200)
@@ -463,6 +473,29 @@ def test_a_look_up_elsewhere_takes_a_request_for_each_run_of_row_groups(tmp_path
             assert len(sent) <= len(numbers)
             assert {name for name, _ in sent} == {"part-00000.parquet"}
             assert sum(count for _, count in sent) < size * len(numbers) / 40
+        assert len(look_up(10, 11, 12)) == 1  # neighbours lie together
+
+
+def test_the_ranges_of_one_file_elsewhere_are_requested_concurrently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, roots = np.random.default_rng(0), 864691128455135232 + np.arange(200) * 1000
+    table = pa.table(
+        {"id": np.arange(400_000), "pt_root_id": random.choice(roots, 400_000)}
+        | {f"pt_position_{axis}": random.integers(0, 2**40, 400_000) for axis in "xyz"}
+    )
+    work = Work("d", 1, "cells", "table", table.column_names, ["pt_root_id"], "here")
+    TableWriter(tmp_path, work).write(lambda: iter([table]))
+    with web_of(tmp_path) as address:
+        elsewhere = StoredTable(open_place(address), "cells")
+        elsewhere.schema()  # reads the footer
+        for ids, names in ((roots[::25], table.column_names), (roots[::20], ["id", "pt_position_z"])):
+            wanted = table.filter(pc.field("pt_root_id").isin(ids)).sort_by("id").select(names)
+            # if one range waited for another, nothing would be sent
+            monkeypatch.setattr(_Ranges, "barrier", threading.Barrier(len(ids)))
+            _Ranges.sent.clear()
+            assert elsewhere.find("pt_root_id", ids, names).sort_by("id").equals(wanted)
+            assert [name for name, _ in _Ranges.sent].count("part-00000.parquet") == len(ids)
 
 
 def test_the_command_line(

@@ -47,6 +47,7 @@ def work(source: str = "here", **changes: object) -> Work:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "GROUP_ROWS", 64)
+    monkeypatch.setattr(writer, "FEW_ROWS", 8)
     monkeypatch.setattr(writer, "PART_ROWS", 640)
     monkeypatch.setattr(writer, "_BATCH", 128)
 
@@ -153,7 +154,7 @@ def test_a_kill_costs_one_copy_at_most(tmp_path: Path, step: str) -> None:
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from pathlib import Path
         from test_store_files import TableWriter, rows, work, writer
-        writer.GROUP_ROWS, writer.PART_ROWS, writer._BATCH = 64, 640, 128
+        writer.GROUP_ROWS, writer.FEW_ROWS, writer.PART_ROWS, writer._BATCH = 64, 8, 640, 128
 
         def report(step, count):
             if step == {step!r} and count > 900:
