@@ -41,16 +41,14 @@ def __getattr__(name: str) -> Any:
         raise MissingExtraError.of("the sandbox needs", error.name or "", "sandbox") from error
 
 
-_EXTRA = frozenset(
-    {
-        "starlette",
-        "uvicorn",
-        "httptools",
-        "anyio",
-        "duckdb",
-        "skimage",
-        "DracoPy",
-        "neuroglancer",
-        "matplotlib",
-    }
-)
+_EXTRA = {
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "anyio",
+    "duckdb",
+    "skimage",
+    "DracoPy",
+    "neuroglancer",
+    "matplotlib",
+}

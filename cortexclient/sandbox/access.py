@@ -10,26 +10,20 @@ named after the datastack::
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode
+from typing import Any
+from urllib.parse import quote, unquote
 
-from starlette.routing import Match
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cortexclient.sandbox.routes.pages import redirect_text, send_bytes, unserved
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from starlette.routing import BaseRoute
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.routes.pages import json_response, redirect_text, unserved
+from cortexclient.sandbox.world import World
 
 CREATED = "Thu, 01 Jan 2026 00:00:00 GMT"
 _LEVELS = {"view": 1, "edit": 2, "admin": 3}
@@ -42,8 +36,8 @@ class AuthDataset:
     id: int
     name: str
     datastacks: tuple[str, ...]
-    terms_id: int | None = None
-    terms_name: str | None = None
+    terms_id: int | None
+    terms_name: str | None
 
 
 @dataclass(frozen=True)
@@ -55,10 +49,10 @@ class User:
     email: str
     tokens: tuple[str, ...]
     permissions: dict[str, tuple[str, ...]]
-    admin: bool = False
-    groups: tuple[str, ...] = ("default",)
-    accepted_terms: frozenset[int] = frozenset()
-    created: str = field(default=CREATED)
+    admin: bool
+    groups: tuple[str, ...]
+    accepted_terms: frozenset[int]
+    created: str
 
     def card(self, *, full: bool = True) -> dict[str, Any]:
         """Body of ``user/me``; without `full` only what anyone may know."""
@@ -88,44 +82,19 @@ class Access:
     @cached_property
     def datasets(self) -> list[AuthDataset]:
         """Datasets of the auth service."""
-        rows = self._document.get("datasets")
-        if not rows:
-            name = self._world.names.datastack
-            return [AuthDataset(1, name, (name,))]
+        name = self._world.names.datastack
+        rows = self._document.get("datasets") or [{"id": 1, "name": name, "datastacks": [name]}]
+        terms = [row.get("terms") or {} for row in rows]
         return [
             AuthDataset(
-                int(row["id"]),
-                row["name"],
-                tuple(row["datastacks"]),
-                (row.get("terms") or {}).get("id"),
-                (row.get("terms") or {}).get("name"),
+                int(row["id"]), row["name"], tuple(row["datastacks"]), term.get("id"), term.get("name")
             )
-            for row in rows
+            for row, term in zip(rows, terms, strict=True)
         ]
 
     @property
     def users(self) -> list[User]:
         """Everyone who has a token."""
-        rows = self._document.get("users")
-        if rows:
-            return self._stored_users
-        # nobody with a plain token owns the tables of the data: a private one is written to by its owner alone
-        owners = [str(row["user_id"]) for row in self._world.folder.tables["annotation_tables"] or ()]
-        first = max((int(owner) for owner in owners if owner.isdigit()), default=0) + 1
-        return [
-            User(
-                id=number,
-                name=f"user {number}",
-                email=f"user{number}@example.org",
-                tokens=(token,),
-                permissions={self.datasets[0].name: tuple(rights)},
-                admin="admin" in rights,
-            )
-            for number, (token, rights) in enumerate(self._world.options.tokens.items(), start=first)
-        ]
-
-    @cached_property
-    def _stored_users(self) -> list[User]:
         return [
             User(
                 id=int(row["id"]),
@@ -138,7 +107,24 @@ class Access:
                 accepted_terms=frozenset(row.get("accepted_terms", ())),
                 created=row.get("created", CREATED),
             )
-            for row in self._document["users"]
+            for row in self._document.get("users") or self._plain_users()
+        ]
+
+    def _plain_users(self) -> list[dict[str, Any]]:
+        """One user for each token of the options."""
+        # nobody with a plain token owns the tables of the data: a private one is written to by its owner alone
+        owners = [str(row["user_id"]) for row in self._world.folder.tables["annotation_tables"] or ()]
+        first = max((int(owner) for owner in owners if owner.isdigit()), default=0) + 1
+        return [
+            {
+                "id": number,
+                "name": f"user {number}",
+                "email": f"user{number}@example.org",
+                "tokens": [token],
+                "permissions": {self.datasets[0].name: rights},
+                "admin": "admin" in rights,
+            }
+            for number, (token, rights) in enumerate(self._world.options.tokens.items(), start=first)
         ]
 
     def user(self, token: str | None) -> User | None:
@@ -226,7 +212,6 @@ class Access:
 
 # key of the scope that holds the user; absent where auth is off
 USER = "cortexclient.user"
-HTML = b"text/html; charset=utf-8"
 _COOKIE = "middle_auth_token"
 # a token that may be written into a header
 _PLAIN_TOKEN = re.compile(r"[\w.~+/-]+=*\Z", re.ASCII)
@@ -284,33 +269,18 @@ _UNAUTHORIZED = {
 }
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    status: int
-    body: bytes
-    content_type: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-class _Asked:
-    """The parts of a request that identify its user: path, address, and where a token may stand."""
+class _Asked(Request):
+    """A request, and what identifies its user."""
 
     def __init__(self, scope: Scope) -> None:
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        super().__init__(scope)
         self.path = str(scope["path"])
-        self.method = str(scope["method"])
-        self.query = scope.get("query_string", b"").decode("latin-1")
-        self.host = headers.get("host", "")
-        self.header = headers.get("authorization", "").strip()
-        self.cookie = _cookie(headers.get("cookie", ""))
-        self.in_query = next(iter(parse_qs(self.query).get(_COOKIE, ())), None)
+        self.header = self.headers.get("authorization", "").strip()
+        self.in_query = self.query_params.get(_COOKIE)
         # a browser that a person follows links in sends none of these
-        self.by_program = bool(self.header or headers.get("x-requested-with") or headers.get("origin"))
-
-    def url(self, query: str | None = None) -> str:
-        """Address that was asked, with its own or another query string."""
-        query = self.query if query is None else query
-        return f"http://{self.host}{quote(self.path)}" + (f"?{query}" if query else "")
+        self.by_program = bool(
+            self.header or any(self.headers.get(name) for name in ("x-requested-with", "origin"))
+        )
 
 
 class Authorize:
@@ -323,7 +293,7 @@ class Authorize:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or not self.world.options.auth or self._is_open(scope):
+        if not self.world.options.auth or self._is_open(scope):
             await self.app(scope, receive, send)
             return
         asked = _Asked(scope)
@@ -337,7 +307,7 @@ class Authorize:
             found = refusal
         while (await receive()).get("more_body"):
             pass  # an unread body would be taken for the connection's next request
-        await send_bytes(send, found.status, found.body, found.content_type, *found.headers)
+        await found(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         """Whether no token is needed: paths for everyone, and those that no service knows."""
@@ -349,44 +319,39 @@ class Authorize:
                 return getattr(route, "endpoint", None) is unserved
         return True
 
-    # -- the user ----------------------------------------------------------------------------------------------------
-
-    def _who(self, asked: _Asked) -> User | _Refusal:
+    def _who(self, asked: _Asked) -> User | Response:
         if asked.header and not asked.header.startswith("Bearer "):
             return self._unauthorized(asked, 400, "bad_auth_header")
-        token = asked.header.split(" ")[1] if asked.header else asked.in_query or asked.cookie
+        token = asked.header.split(" ")[1] if asked.header else asked.in_query or asked.cookies.get(_COOKIE)
         if asked.by_program and not token:
             return self._unauthorized(asked, 401, "no_token")
         if not asked.by_program and asked.in_query and _PLAIN_TOKEN.match(asked.in_query):
-            return self._without_token(asked, asked.in_query)
+            # the same address without the token, which the browser gets as a cookie instead; the real one is for https
+            # alone, which a sandbox does not speak
+            cookie = f"{_COOKIE}={asked.in_query}; HttpOnly; SameSite=Lax; Path=/"
+            return _redirect(str(asked.url.remove_query_params([_COOKIE, "token"])), {"set-cookie": cookie})
         user = self.world.access.user(token)
         if user is not None:
             return user
         if not asked.by_program:
-            return _redirect(f"{self.world.base_url}/auth/api/v1/authorize?redirect={quote(asked.url())}")
+            return _redirect(f"{self.world.base_url}/auth/api/v1/authorize?redirect={quote(str(asked.url))}")
         return self._unauthorized(asked, 401, "invalid_token")
 
-    def _without_token(self, asked: _Asked, token: str) -> _Refusal:
-        """Send a browser to the same address without the token, which it gets as a cookie instead."""
-        rest = [(key, value) for key, value in parse_qsl(asked.query) if key not in (_COOKIE, "token")]
-        # the real one is for https alone, which a sandbox does not speak
-        cookie = f"{_COOKIE}={token}; HttpOnly; SameSite=Lax; Path=/"
-        return _redirect(asked.url(urlencode(rest)), (b"set-cookie", cookie.encode()))
-
-    def _unauthorized(self, asked: _Asked, status: int, error: str) -> _Refusal:
+    def _unauthorized(self, asked: _Asked, status: int, error: str) -> Response:
         message, old_message, detail = _UNAUTHORIZED[error]
-        realm = f'Bearer realm="{self.world.base_url}/auth/api/v1/authorize"{detail}'
-        headers = ((b"www-authenticate", realm.encode()),)
+        headers = {"www-authenticate": f'Bearer realm="{self.world.base_url}/auth/api/v1/authorize"{detail}'}
         if asked.path.startswith("/nglstate/"):
             # the state server has an older library, which answers plain text
-            return _Refusal(status, old_message.encode(), HTML, headers)
-        return _refuse(status, {"error": error, "message": message}, headers)
+            return Response(old_message, status, headers, "text/html")
+        return json_response({"error": error, "message": message}, status, headers)
 
-    # -- what they may do --------------------------------------------------------------------------------------------
-
-    def _judge(self, asked: _Asked, user: User) -> _Refusal | None:
+    def _judge(self, asked: _Asked, user: User) -> Response | None:
         if _SUPERADMIN.match(asked.path):
-            return None if user.admin else _Refusal(403, b"Requires superadmin privilege.", HTML)
+            return (
+                None
+                if user.admin
+                else Response("Requires superadmin privilege.", 403, media_type="text/html")
+            )
         for pattern, namespace, says_dataset in _RESOURCES:
             match = pattern.match(asked.path)
             if match is not None:
@@ -397,25 +362,25 @@ class Authorize:
                 return self._may(asked, user, dataset)
         return None
 
-    def _may(self, asked: _Asked, user: User, dataset: AuthDataset) -> _Refusal | None:
+    def _may(self, asked: _Asked, user: User, dataset: AuthDataset) -> Response | None:
         access = self.world.access
         right = _right(asked)
         if not access.may(user, right, dataset):
             lacking = {"required_permission": right, "auth_dataset": dataset.name}
             message = f"Missing permission: {right} for dataset {dataset.name}"
-            return _refuse(403, {"error": "missing_permission", "message": message, "data": lacking})
+            return json_response({"error": "missing_permission", "message": message, "data": lacking}, 403)
         if not access.missing_terms(user, dataset):
             return None
         form = f"{self.world.base_url}/auth/api/v1/tos/{dataset.terms_id}/accept"
         if not asked.by_program:
-            return _redirect(f"{form}?redirect={quote(asked.url())}")
+            return _redirect(f"{form}?redirect={quote(str(asked.url))}")
         data: dict[str, Any] = {
             "tos_id": dataset.terms_id,
             "tos_name": dataset.terms_name,
             "tos_form_url": form,
         }
         message = "Need to accept Terms of Service to access resource."
-        return _refuse(403, {"error": "missing_tos", "message": message, "data": data})
+        return json_response({"error": "missing_tos", "message": message, "data": data}, 403)
 
 
 def _right(asked: _Asked) -> str:
@@ -425,26 +390,14 @@ def _right(asked: _Asked) -> str:
     return next(found, "view")
 
 
-def _unknown(namespace: str, name: str, says_dataset: bool) -> _Refusal:
+def _unknown(namespace: str, name: str, says_dataset: bool) -> Response:
     data: dict[str, Any] = {"resource_namespace": namespace, "table_id": name}
     if says_dataset:
         data["auth_dataset"] = None
-    return _refuse(
-        400, {"error": "invalid_table_id", "message": "Invalid table_id for service", "data": data}
+    return json_response(
+        {"error": "invalid_table_id", "message": "Invalid table_id for service", "data": data}, 400
     )
 
 
-def _refuse(status: int, body: dict[str, Any], headers: tuple[tuple[bytes, bytes], ...] = ()) -> _Refusal:
-    return _Refusal(status, json.dumps(body).encode(), b"application/json", headers)
-
-
-def _redirect(target: str, *headers: tuple[bytes, bytes]) -> _Refusal:
-    return _Refusal(302, redirect_text(target).encode(), HTML, ((b"location", target.encode()), *headers))
-
-
-def _cookie(header: str) -> str | None:
-    try:
-        morsel = SimpleCookie(header).get(_COOKIE)
-    except CookieError:
-        return None
-    return None if morsel is None else morsel.value
+def _redirect(target: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(redirect_text(target), 302, {"location": target, **(headers or {})}, "text/html")

@@ -7,45 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import logging
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, overload
+from functools import partial
+from typing import Any, overload
 
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cortexclient.sandbox.access import Authorize
 from cortexclient.sandbox.faults import FaultPlan, InjectFaults
-from cortexclient.sandbox.routes.pages import json_response, send_bytes
+from cortexclient.sandbox.routes.pages import json_response
+from cortexclient.sandbox.world import Options, World
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from cortexclient.sandbox.world import Options, World
-
-__all__ = [
-    "AllowOrigins",
-    "CatchErrors",
-    "CheckHost",
-    "CollapseSlashes",
-    "Latency",
-    "LogRequests",
-    "RequestLog",
-    "RequestRecord",
-    "build_app",
-]
+__all__ = ["RequestLog", "RequestRecord", "build_app"]
 
 logger = logging.getLogger(__name__)
-_SLASHES = re.compile("/{2,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +62,19 @@ class RequestLog(Sequence[RequestRecord]):
     """
 
     def __init__(self) -> None:
-        self._records: list[RequestRecord] = []
-        self._lock = threading.Lock()
+        self._records: list[RequestRecord] = []  # whose methods need no lock
 
     def append(self, record: RequestRecord) -> None:
         """Add a record."""
-        with self._lock:
-            self._records.append(record)
+        self._records.append(record)
 
     def clear(self) -> None:
         """Remove all records."""
-        with self._lock:
-            self._records.clear()
+        self._records.clear()
 
     def snapshot(self) -> list[RequestRecord]:
         """Copy of the records so far."""
-        with self._lock:
-            return list(self._records)
+        return list(self._records)
 
     def matching(self, prefix: str) -> list[RequestRecord]:
         """Records whose path or route starts with a prefix."""
@@ -120,8 +101,7 @@ class RequestLog(Sequence[RequestRecord]):
     @overload
     def __getitem__(self, index: slice) -> list[RequestRecord]: ...
     def __getitem__(self, index: int | slice) -> RequestRecord | list[RequestRecord]:
-        with self._lock:
-            return self._records[index]
+        return self._records[index]
 
     def __iter__(self) -> Iterator[RequestRecord]:
         return iter(self.snapshot())
@@ -133,132 +113,97 @@ class RequestLog(Sequence[RequestRecord]):
         return f"<RequestLog of {len(self)} requests>"
 
 
-class Layer:
-    """What surrounds the services: it sees every HTTP request, and nothing else."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        await (self._serve if scope["type"] == "http" else self.app)(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
-
-
-class LogRequests(Layer):
+async def log_requests(log: RequestLog, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Log every request before the client can see the end of its response."""
+    started, clock = datetime.now(UTC), time.perf_counter()
+    path = str(scope["path"])
+    status = received = sent = 0
+    written = False
 
-    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
-        super().__init__(app)
-        self.log = log
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, clock = datetime.now(UTC), time.perf_counter()
-        path = str(scope["path"])
-        status = received = sent = 0
-        written = False
-
-        def write() -> None:
-            nonlocal written
-            written = True
-            self.log.append(
-                RequestRecord(
-                    method=scope["method"],
-                    path=path,
-                    query=scope.get("query_string", b"").decode("latin-1"),
-                    route=str(getattr(scope.get("route"), "path", path)),
-                    status=status,
-                    received=received,
-                    sent=sent,
-                    seconds=time.perf_counter() - clock,
-                    time=started,
-                )
+    def write() -> None:
+        nonlocal written
+        written = True
+        log.append(
+            RequestRecord(
+                method=scope["method"],
+                path=path,
+                query=scope.get("query_string", b"").decode("latin-1"),
+                route=str(getattr(scope.get("route"), "path", path)),
+                status=status,
+                received=received,
+                sent=sent,
+                seconds=time.perf_counter() - clock,
+                time=started,
             )
+        )
 
-        async def counting_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            return message
+    async def counting_receive() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        return message
 
-        async def counting_send(message: Message) -> None:
-            nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    write()
-            await send(message)
-
-        try:
-            await self.app(scope, counting_receive, counting_send)
-        finally:
-            if not written:
+    async def counting_send(message: Message) -> None:
+        nonlocal status, sent
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        elif message["type"] == "http.response.body":
+            sent += len(message.get("body", b""))
+            if not message.get("more_body", False):
                 write()
+        await send(message)
+
+    try:
+        await app(scope, counting_receive, counting_send)
+    finally:
+        if not written:
+            write()
 
 
-class CollapseSlashes(Layer):
-    """Take ``//`` in a path for ``/``: Neuroglancer and caveclient send such paths, and must not be redirected."""
+async def check_address(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse requests that name another host: a page whose name was rebound to this machine must not read anything.
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if "//" in scope["path"]:
-            scope["path"] = _SLASHES.sub("/", scope["path"])
-        await self.app(scope, receive, send)
-
-
-class CheckHost(Layer):
-    """Refuse requests that name another host: a page whose name was rebound to this machine must not read anything."""
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        host = dict(scope["headers"]).get(b"host", b"127.0.0.1").decode("latin-1")
-        if not _LOOPBACK.match(host):
-            message = f"this sandbox answers as 127.0.0.1 and localhost only, not as {host}"
-            body = json.dumps({"message": message}).encode()
-            await send_bytes(send, 421, body, b"application/json", (b"connection", b"close"))
-            return
-        await self.app(scope, receive, send)
+    Take ``//`` in a path for ``/``: Neuroglancer and caveclient send such paths, and must not be redirected.
+    """
+    host = dict(scope["headers"]).get(b"host", b"127.0.0.1").decode("latin-1")
+    if not _LOOPBACK.match(host):
+        message = f"this sandbox answers as 127.0.0.1 and localhost only, not as {host}"
+        await json_response({"message": message}, 421, {"connection": "close"})(scope, receive, send)
+        return
+    scope["path"] = _SLASHES.sub("/", scope["path"])
+    await app(scope, receive, send)
 
 
+_SLASHES = re.compile("/{2,}")
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]|([\w-]+\.)*localhost)(:\d+)?\Z", re.ASCII | re.IGNORECASE)
 
 
-class Latency(Layer):
+async def delay(options: Options, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Delay every response, as a distant server does."""
-
-    def __init__(self, app: ASGIApp, options: Options) -> None:
-        super().__init__(app)
-        self.options = options
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.options.latency > 0:
-            await asyncio.sleep(self.options.latency)
-        await self.app(scope, receive, send)
+    if options.latency > 0:
+        await asyncio.sleep(options.latency)
+    await app(scope, receive, send)
 
 
-class AllowOrigins(Layer):
+async def allow_origins(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Allow pages of any origin to read the responses, as the real services do, so that a viewer elsewhere can be used.
 
     Responses that may hold a token are left out: they are for programs and for the sandbox's own pages.
     """
+    if _SECRETS.match(scope["path"]):
+        await app(scope, receive, send)
+        return
+    if scope["method"] == "OPTIONS":
+        await send({"type": "http.response.start", "status": 200, "headers": [*_ORIGINS, *_PREFLIGHT]})
+        await send({"type": "http.response.body", "body": b""})
+        return
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _SECRETS.match(scope["path"]):
-            await self.app(scope, receive, send)
-            return
-        if scope["method"] == "OPTIONS":
-            await send({"type": "http.response.start", "status": 200, "headers": [*_ORIGINS, *_PREFLIGHT]})
-            await send({"type": "http.response.body", "body": b""})
-            return
+    async def open_send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *_ORIGINS]
+        await send(message)
 
-        async def open_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_ORIGINS]
-            await send(message)
-
-        await self.app(scope, receive, open_send)
+    await app(scope, receive, open_send)
 
 
 _SECRETS = re.compile(r"^/(sandbox\.json|credentials/.*|auth/api/v1/user/token)?$")
@@ -273,30 +218,12 @@ _PREFLIGHT = (
 )
 
 
-class CatchErrors(Layer):
-    """Respond to a failure of the sandbox's own code with 500 in CAVE's shape, and log it."""
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def watching_send(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watching_send)
-        except Exception as error:
-            logger.warning("the sandbox failed on %s %s", scope["method"], scope["path"], exc_info=True)
-            if not started:
-                await send_bytes(send, 500, failure(error), b"application/json")
-
-
-def failure(error: Exception) -> bytes:
-    """Body of the response to a request that the sandbox failed on."""
-    # the text of an OSError names a file of this machine
-    text = (error.strerror or "") if isinstance(error, OSError) else str(error)
-    return json.dumps({"code": 500, "message": f"{type(error).__name__}: {text}", "traceback": []}).encode()
+async def log_failures(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Log a failure of the sandbox's own code; it has been answered already."""
+    try:
+        await app(scope, receive, send)
+    except Exception:
+        logger.warning("the sandbox failed on %s %s", scope["method"], scope["path"], exc_info=True)
 
 
 # order matters where a later module has catch-all paths
@@ -318,7 +245,7 @@ SERVICES = (
 
 
 def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
-    """Assemble the application; it can be served by any ASGI server."""
+    """Assemble the application, for HTTP requests only."""
     routes: list[BaseRoute] = []
     for service in SERVICES:
         module = importlib.import_module(f"cortexclient.sandbox.routes.{service}")
@@ -334,16 +261,18 @@ def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
         return json_response({"message": f"the sandbox does not serve {path}"}, status)
 
     async def failed(_: Request, error: Exception) -> Response:
-        return Response(failure(error), 500, media_type="application/json")
+        # the text of an OSError names a file of this machine
+        text = (error.strerror or "") if isinstance(error, OSError) else str(error)
+        body = {"code": 500, "message": f"{type(error).__name__}: {text}", "traceback": []}
+        return json_response(body, 500)
 
     handlers: dict[Any, Any] = {404: not_found, 405: not_found, Exception: failed}
     starlette = Starlette(routes=routes, exception_handlers=handlers)
     starlette.router.redirect_slashes = False  # caveclient takes any redirect for a login page
-    app: ASGIApp = CatchErrors(starlette)
+    app: ASGIApp = partial(log_failures, starlette)
     app = Authorize(app, world, routes)
-    app = Latency(app, world.options)
+    app = partial(delay, world.options, app)
     app = InjectFaults(app, faults, world)
-    app = AllowOrigins(app)
-    app = CollapseSlashes(app)
-    app = CheckHost(app)
-    return LogRequests(app, log)
+    app = partial(allow_origins, app)
+    app = partial(check_address, app)
+    return partial(log_requests, log, app)

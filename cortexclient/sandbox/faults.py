@@ -10,14 +10,11 @@ import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cortexclient.sandbox.misbehave import strike
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 __all__ = ["KINDS", "Fault", "FaultPlan", "InjectFaults"]
 
@@ -177,7 +174,7 @@ class InjectFaults:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        fault = self.plan.take(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        fault = self.plan.take(scope["method"], scope["path"])
         if fault is None:
             await self.app(scope, receive, send)
         elif fault.kind == "poisons-worker":

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cortexclient.sandbox.stores.voxels import VoxelFile
 
 __all__ = ["DataFolder", "DataFolderError", "keep_file", "path_inside"]
@@ -24,7 +26,6 @@ _RECORDED_KEYS = {
     "segmentation_tables": "stored: segmentation_table_metadata",
     "frozen": "row counts recorded at freezing",
     "frozen_metadata": "materialize: metadata of one table by version",
-    "unique_string_values": "unique_string_values",
 }
 
 
@@ -131,6 +132,23 @@ class DataFolder:
             str(key).removeprefix("v"): value for key, value in (tables["frozen"] or {}).items()
         }
         return tables
+
+    def live_rows(self, table: str | None) -> pd.DataFrame | None:
+        """Rows of a table that nobody deleted; None where there is no such table."""
+        import pandas as pd
+
+        path = self.file("tables", f"{table}.live.parquet")
+        if not table or not path.is_file():
+            return None
+        rows = pd.read_parquet(path)
+        return rows[rows["deleted"].isna()]
+
+    def voxel_nm(self, table: str | None) -> tuple[float, float, float]:
+        """Size of a voxel of a table's positions, nm; that of the first table where it has no such one."""
+        rows = [*(self.tables["annotation_tables"] or ())]
+        row = next((each for each in rows if each["table_name"] == table), rows[0])
+        x, y, z = (float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
+        return x, y, z
 
     @cached_property
     def pcg_table(self) -> str:

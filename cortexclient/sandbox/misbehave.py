@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cortexclient.sandbox.routes.pages import send_bytes
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.routes.pages import json_response
+from cortexclient.sandbox.world import World
 
 __all__ = ["TRANSPORT", "strike"]
 
 # key of the scope under which the server leaves the connection (see cortexclient.sandbox.server)
 TRANSPORT = "cortexclient.transport"
-
-_JSON = b"application/json"
-_HTML = b"text/html; charset=utf-8"
-_PAGE = b"<!doctype html>\n<html lang=en>\n<title>%s</title>\n<h1>%s</h1>\n"
 
 
 class _Fault(Protocol):
@@ -43,13 +37,9 @@ async def strike(
     """Respond to one request as a fault says."""
     if fault.kind in _PLAIN or fault.kind in _FROM_REQUEST:
         body = await _read(receive)  # an unread body would be taken for the next request of the connection
-        answer = (
-            _PLAIN[fault.kind](fault, world)
-            if fault.kind in _PLAIN
-            else _FROM_REQUEST[fault.kind](scope, body, world)
-        )
-        status, payload, content_type, *headers = answer
-        await send_bytes(send, status, payload, content_type, *headers)
+        plain = fault.kind in _PLAIN
+        answer = _PLAIN[fault.kind](fault, world) if plain else _FROM_REQUEST[fault.kind](scope, body, world)
+        await answer(scope, receive, send)
     elif fault.kind == "refused":
         await _read(receive)
         world.refuse_connections(fault.seconds)
@@ -59,44 +49,32 @@ async def strike(
         await world.closing_wait(fault.seconds)
         await _abort(scope)
     elif fault.kind == "version-appears":
-        await run_in_threadpool(world.materialize)
+        await run_in_threadpool(world.tables.materialize)
         await app(scope, receive, send)
     else:
         start, body = await _collect(app, scope, receive)
         await _SPOILED[fault.kind](fault, world, scope, start, body, send)
 
 
-# -- responses that do not depend on the request -----------------------------------------------------------------
+def _page(status: int, title: str, headers: dict[str, str] | None = None) -> Response:
+    page = f"<!doctype html>\n<html lang=en>\n<title>{title}</title>\n<h1>{title}</h1>\n"
+    return Response(page, status, headers, "text/html")
 
 
-def _object(status: int, value: Any, *headers: tuple[bytes, bytes]) -> tuple[Any, ...]:
-    return (status, json.dumps(value).encode(), _JSON, *headers)
+def _login(_: _Fault, world: World) -> Response:
+    location = f"{world.base_url}/auth/api/v1/authorize?redirect=elsewhere"
+    return _page(302, "Redirecting...", {"location": location})
 
 
-def _page(status: int, title: bytes) -> tuple[Any, ...]:
-    return (status, _PAGE % (title, title), _HTML)
-
-
-def _login(_: _Fault, world: World) -> tuple[Any, ...]:
-    location = f"{world.base_url}/auth/api/v1/authorize?redirect=elsewhere".encode()
-    return (302, _PAGE % (b"Redirecting...", b"Redirecting..."), _HTML, (b"location", location))
-
-
-def _terms(_: _Fault, world: World) -> tuple[Any, ...]:
+def _terms(_: _Fault, world: World) -> Response:
     # the form lies on this server: caveclient opens the address in a browser
     form = {
         "tos_id": 1,
         "tos_name": "Terms of the sandbox",
         "tos_form_url": f"{world.base_url}/auth/api/v1/tos/1/accept",
     }
-    return _object(
-        403,
-        {
-            "error": "missing_tos",
-            "message": "Need to accept Terms of Service to access resource.",
-            "data": form,
-        },
-    )
+    message = "Need to accept Terms of Service to access resource."
+    return json_response({"error": "missing_tos", "message": message, "data": form}, 403)
 
 
 _PERMISSION = {
@@ -104,68 +82,62 @@ _PERMISSION = {
     "message": "Missing permission: view for dataset sandbox",
     "data": {"required_permission": "view", "auth_dataset": "sandbox"},
 }
-_PLAIN = {
-    "401": lambda _, world: _object(
-        401,
+_PLAIN: dict[str, Callable[[_Fault, World], Response]] = {
+    "401": lambda _, world: json_response(
         {"error": "invalid_token", "message": "Unauthorized - Token is Invalid or Expired"},
-        (b"www-authenticate", f'Bearer realm="{world.base_url}/auth/api/v1/authorize"'.encode()),
+        401,
+        {"www-authenticate": f'Bearer realm="{world.base_url}/auth/api/v1/authorize"'},
     ),
-    "403": lambda *_: _object(403, _PERMISSION),
+    "403": lambda *_: json_response(_PERMISSION, 403),
     "403-terms": _terms,
-    "404": lambda *_: _object(404, {"message": "404 Not Found"}),
+    "404": lambda *_: json_response({"message": "404 Not Found"}, 404),
     "406": lambda *_: _coded("406 Not Acceptable: There are 1 annotations that need supervoxel lookups"),
-    "429": lambda *_: _object(429, {"message": "2 per 1 minute"}),
-    "429-retry-after": lambda fault, _: _object(
-        429, {"message": "2 per 1 minute"}, (b"retry-after", str(round(fault.seconds)).encode())
+    "429": lambda *_: json_response({"message": "2 per 1 minute"}, 429),
+    "429-retry-after": lambda fault, _: json_response(
+        {"message": "2 per 1 minute"}, 429, {"retry-after": str(round(fault.seconds))}
     ),
     "500": lambda *_: _coded("this fault was set up in the sandbox"),
     "aborted-transaction": lambda *_: _coded(
         "(psycopg2.errors.InFailedSqlTransaction) current transaction is aborted, commands ignored until end of "
         "transaction block\n\n[SQL: SELECT 1]\n(Background on this error at: http://sqlalche.me/e/13/2j85)"
     ),
-    "500-string": lambda *_: _object(500, "this fault was set up in the sandbox"),
-    "500-html": lambda *_: _page(500, b"500 Internal Server Error"),
-    "502": lambda *_: _page(502, b"502 Bad Gateway"),
-    "503": lambda *_: _page(503, b"503 Service Temporarily Unavailable"),
-    "504": lambda *_: _page(504, b"504 Gateway Time-out"),
+    "500-string": lambda *_: json_response("this fault was set up in the sandbox", 500),
+    "500-html": lambda *_: _page(500, "500 Internal Server Error"),
+    "502": lambda *_: _page(502, "502 Bad Gateway"),
+    "503": lambda *_: _page(503, "503 Service Temporarily Unavailable"),
+    "504": lambda *_: _page(504, "504 Gateway Time-out"),
     "login-redirect": _login,
 }
 
 
-# -- responses that depend on the request ----------------------------------------------------------------------
+def _coded(message: str) -> Response:
+    return json_response({"code": 500, "message": message, "traceback": []}, 500)
 
 
-def _coded(message: str) -> tuple[Any, ...]:
-    return _object(500, {"code": 500, "message": message, "traceback": []})
-
-
-def _stale_root(scope: Scope, body: bytes, _: World) -> tuple[Any, ...]:
+def _stale_root(scope: Scope, body: bytes, _: World) -> Response:
     numbers = [int(number) for number in re.findall(rb"\d{15,19}", body)]
     if scope["path"].endswith("/is_latest_roots"):
-        return _object(200, {"is_latest": [False] * len(numbers)})
+        return json_response({"is_latest": [False] * len(numbers)})
     return _coded(f"400 Bad Request: Some root_ids passed are not valid at the query timestamp: {numbers}")
 
 
-def _expired(scope: Scope, _: bytes, world: World) -> tuple[Any, ...]:
+def _expired(scope: Scope, _: bytes, world: World) -> Response:
     match = re.search(r"/version/(-?\d+)", scope["path"])
     version = match.group(1) if match else "0"
     return _coded(f"404 Not Found: version {version} not found in {world.names.datastack}")
 
 
-def _no_table(scope: Scope, _: bytes, world: World) -> tuple[Any, ...]:
+def _no_table(scope: Scope, _: bytes, world: World) -> Response:
     match = re.search(r"/version/(-?\d+)/table/([^/]+)", scope["path"])
     version, table = match.groups() if match else ("0", "table")
     if scope["path"].endswith("/metadata"):
-        return _object(404, f"No table of name {table} at materialization version {version}")
+        return json_response(f"No table of name {table} at materialization version {version}", 404)
     return _coded(
         f"404 Not Found: table {table} not found in version {version} of datastack {world.names.datastack}"
     )
 
 
 _FROM_REQUEST = {"stale-root": _stale_root, "expired-version": _expired, "table-missing": _no_table}
-
-
-# -- healthy answers, spoiled on the way -----------------------------------------------------------------------------
 
 
 async def _reset(fault: _Fault, _: World, scope: Scope, start: Message, body: bytes, send: Send) -> None:
@@ -202,9 +174,6 @@ async def _drip(fault: _Fault, world: World, _: Scope, start: Message, body: byt
 _SPOILED = {"reset": _reset, "truncated": _truncated, "content-type": _content_type, "drip": _drip}
 
 
-# -- helpers ---------------------------------------------------------------------------------------------------------
-
-
 async def _read(receive: Receive) -> bytes:
     parts = []
     while True:
@@ -235,10 +204,7 @@ def _with(start: Message, name: bytes, value: bytes) -> list[tuple[bytes, bytes]
 
 async def _abort(scope: Scope) -> None:
     transport = scope.get(TRANSPORT)
-    if (
-        transport is None
-    ):  # another server than ours: it closes the connection of an unfinished answer by itself
-        return
+    assert transport is not None  # it is our server that runs the application
     sock = transport.get_extra_info("socket")
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset

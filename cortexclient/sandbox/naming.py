@@ -8,20 +8,19 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.stores.tables.declared import DeclaredTable, base_of
 from cortexclient.sandbox.world import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cortexclient.sandbox.layout import DataFolder
     from cortexclient.spec import DatasetSpec
     from cortexclient.spec.sections import TableFacts, TableSpec
+
 
 __all__ = ["LABEL_TABLES", "RenamedExports", "names_for", "own_names", "plain_names", "served_names"]
 
@@ -160,9 +159,8 @@ class _Assignment:
 
     def _table(self, role: str, name: str, facts: TableFacts) -> None:
         fields = facts.declared_fields
-        pool = (
-            [name] if name in _SCHEMAS else []
-        )  # a name that the folder itself uses must not mean another table
+        # a name that the folder itself uses must not mean another table
+        pool = [name] if name in _SCHEMAS else []
         pool += _known(role, name, "table")
         if not fields:
             pool += LABEL_TABLES

@@ -6,25 +6,25 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import ArrayLike
 
 from cortexclient.sandbox.app import RequestLog
 from cortexclient.sandbox.faults import Fault, FaultPlan
 from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.naming import RenamedExports, names_for, plain_names
 from cortexclient.sandbox.server import LoopbackServer
+from cortexclient.sandbox.stores.graph import edits
+from cortexclient.sandbox.stores.graph.edits import Edit
+from cortexclient.sandbox.truth import Truth
 from cortexclient.sandbox.world import SANDBOX_TOKEN, Options, World
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
-
-    from numpy.typing import ArrayLike
-
     from cortexclient.client import DatasetClient
-    from cortexclient.sandbox.stores.graph.edits import Edit
-    from cortexclient.sandbox.truth import Truth
     from cortexclient.spec import DatasetSpec
+
 
 __all__ = ["Sandbox", "find_folder", "plain_spec", "resolve_spec"]
 
@@ -183,7 +183,7 @@ class Sandbox:
         world.dataset = None if self.spec is None else self.spec.name
         self._server = LoopbackServer(port)
         world.base_url = self._server.url
-        world.on_refuse(self._server.refuse)
+        world.refuse_connections = self._server.refuse
         try:
             self._server.start(build_app(world, log=self.requests, faults=self._faults))
         except BaseException:
@@ -191,8 +191,6 @@ class Sandbox:
             self._renamed.close()
             raise
         announce(self)
-
-    # -- where it is -------------------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -236,8 +234,6 @@ class Sandbox:
         from cortexclient.sandbox.truth import Truth
 
         return Truth(self.folder)
-
-    # -- what can be done with it ------------------------------------------------------------------------------------
 
     def load(self, name: str | Path | DatasetSpec | None = None, **options: Any) -> DatasetClient:
         """Client of this sandbox.
@@ -312,8 +308,6 @@ class Sandbox:
         """Remove all faults."""
         self._faults.clear()
 
-    # -- history -----------------------------------------------------------------------------------------------------
-
     def merge(self, source: int, sink: int, **options: Any) -> Edit:
         """Merge two objects, as a proofreader would.
 
@@ -337,7 +331,7 @@ class Sandbox:
         EditError
             Both are of one object already.
         """
-        return self.world.graph.merge(source, sink, **options)
+        return edits.merge(self.world.graph, source, sink, **options)
 
     def split(self, sources: ArrayLike, sinks: ArrayLike | None = None, **options: Any) -> Edit:
         """Split an object in two, as a proofreader would.
@@ -358,11 +352,11 @@ class Sandbox:
         EditError
             They are not all of one object, or nothing connects them.
         """
-        return self.world.graph.split(sources, sinks, **options)
+        return edits.split(self.world.graph, sources, sinks, **options)
 
     def undo(self, operation_id: int, **options: Any) -> Edit:
         """Undo an edit, by an edit of its own."""
-        return self.world.graph.undo(operation_id, **options)
+        return edits.undo(self.world.graph, operation_id, **options)
 
     def materialize(self, version: int | None = None) -> int:
         """Freeze the tables as they are now into a new version; returns its number.
@@ -393,8 +387,6 @@ class Sandbox:
         for sibling in self._siblings.values():
             if sibling.folder.path == self.folder.path:
                 sibling.world.tables.repeat_versions(self.world.tables)
-
-    # -- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Stop the server and free the port; no thread is left. Closing twice does nothing."""

@@ -9,10 +9,9 @@ import socket
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 # 64 concurrent clients must not wait for each other's tables
 THREADS = 80
@@ -52,6 +51,7 @@ class LoopbackServer:
         config = uvicorn.Config(
             app,
             log_config=None,
+            interface="asgi3",
             lifespan="off",
             ws="none",
             http=_protocol(),
@@ -98,9 +98,8 @@ class LoopbackServer:
         backlog = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         backlog.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.close()
-        backlog.bind(
-            ("127.0.0.1", self.port)
-        )  # bound but not listening: the system refuses, and no other process gets the port
+        # bound but not listening: the system refuses, and no other process gets the port
+        backlog.bind(("127.0.0.1", self.port))
         for connection in list(self._server.server_state.connections):
             connection.shutdown()
         await asyncio.sleep(seconds)
@@ -158,20 +157,16 @@ def _bound_socket(port: int) -> socket.socket:
 
 def _protocol() -> type[asyncio.Protocol]:
     """HTTP protocol of uvicorn that also leaves the connection in the scope, for the faults that break it."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
     from cortexclient.sandbox.misbehave import TRANSPORT
 
-    base: Any
-    try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as base  # noqa: N813
-    except ImportError:
-        from uvicorn.protocols.http.h11_impl import H11Protocol as base  # noqa: N813
-
-    class SandboxProtocol(base):  # type: ignore[misc]
+    class SandboxProtocol(HttpToolsProtocol):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self.access_log = False  # the sandbox keeps its own log
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             app = self.app
 

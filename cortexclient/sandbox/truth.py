@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cortexclient.sandbox.arrays import Floats, Ints
 from cortexclient.sandbox.layout import DataFolder, DataFolderError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Truth", "TruthUnavailableError"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+__all__ = ["Truth", "TruthUnavailableError"]
 
 
 class TruthUnavailableError(DataFolderError):
@@ -216,7 +215,6 @@ class Truth:
             start += len(part.points)
         return np.concatenate(vertices), np.concatenate(faces), np.concatenate(owners)
 
-    # ------------------------------------------------------------------------------------------------- internal
     @cached_property
     def _mesh_table(self) -> pd.DataFrame:
         import pandas as pd

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cortexclient.sandbox.stores import LoadedOnce
 
 if TYPE_CHECKING:
     from cortexclient.sandbox.access import Access
@@ -116,77 +118,61 @@ class World:
         self.exports_path: str | None = None
         self.dataset: str | None = None  # name of the spec that it is served for, where there is one
         self.closing = threading.Event()
-        self._stores: dict[str, Any] = {} if graph is None else {"graph": graph}
-        self._lock = threading.RLock()
-        self._refuse: Callable[[float], None] = lambda _: None
+        # refuses new connections for some seconds
+        self.refuse_connections: Callable[[float], None] = lambda _: None
+        if graph is not None:
+            self.graph = graph
 
     def now(self) -> datetime:
         """Now, as every route of this sandbox understands it."""
         return datetime.now(UTC)
 
-    def _store(self, name: str, build: Callable[[], Any]) -> Any:
-        # 64 concurrent requests may be the first; the lock keeps them from reading the folder 64 times
-        if name not in self._stores:
-            with self._lock:
-                if name not in self._stores:
-                    self._stores[name] = build()
-        return self._stores[name]
-
-    @property
+    @LoadedOnce
     def graph(self) -> ChunkedGraph:
         """The chunkedgraph, with its history."""
         from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
 
-        graph: ChunkedGraph = self._store("graph", lambda: ChunkedGraph(self.folder))
-        return graph
+        return ChunkedGraph(self.folder)
 
-    @property
+    @LoadedOnce
     def tables(self) -> TableStore:
         """Annotation tables, frozen versions and views."""
         from cortexclient.sandbox.stores.tables.store import TableStore
 
-        store: TableStore = self._store("tables", lambda: TableStore(self))
-        return store
+        return TableStore(self)
 
     def close(self) -> None:
         """Close what has threads of its own; no request may be served afterwards."""
-        tables = self._stores.get("tables")
-        if tables is not None:
-            tables.engine.close()
+        if "tables" in self.__dict__:
+            self.tables.engine.close()
 
-    @property
+    @LoadedOnce
     def l2cache(self) -> L2Cache:
         """Attributes of level-2 ids."""
         from cortexclient.sandbox.stores.l2cache import L2Cache
 
-        cache: L2Cache = self._store("l2cache", lambda: L2Cache(self.folder, self.graph))
-        return cache
+        return L2Cache(self.graph)
 
-    @property
+    @LoadedOnce
     def skeletons(self) -> SkeletonStore:
         """Skeletons, stored and computed."""
         from cortexclient.sandbox.stores.skeletons import SkeletonStore
 
-        store: SkeletonStore = self._store("skeletons", lambda: SkeletonStore(self))
-        return store
+        return SkeletonStore(self)
 
-    @property
+    @LoadedOnce
     def access(self) -> Access:
         """Users, tokens and rights."""
         from cortexclient.sandbox.access import Access
 
-        access: Access = self._store("access", lambda: Access(self))
-        return access
+        return Access(self)
 
-    @property
+    @LoadedOnce
     def viewer(self) -> Viewer:
         """Open pages of Neuroglancer."""
         from cortexclient.sandbox.routes.viewer import Viewer
 
-        viewer: Viewer = self._store("viewer", Viewer)
-        return viewer
-
-    # -- addresses ---------------------------------------------------------------------------------------------------
+        return Viewer()
 
     @property
     def viewer_site(self) -> str:
@@ -208,16 +194,6 @@ class World:
         """Address of the folder of chunks and meshes of the segmentation."""
         return f"{self.base_url}/precomputed/seg"
 
-    # -- the running server ------------------------------------------------------------------------------------------
-
-    def on_refuse(self, refuse: Callable[[float], None]) -> None:
-        """Set how new connections are refused for some seconds."""
-        self._refuse = refuse
-
-    def refuse_connections(self, seconds: float) -> None:
-        """Refuse new connections for some seconds."""
-        self._refuse(seconds)
-
     async def closing_wait(self, seconds: float) -> bool:
         """Wait; come back early, with True, when the server closes."""
         end = time.monotonic() + seconds
@@ -227,8 +203,3 @@ class World:
                 return False
             await asyncio.sleep(min(rest, 0.05))
         return True
-
-    def materialize(self) -> int:
-        """Freeze the tables as they are now into a new version; its number is returned."""
-        version: int = self.tables.materialize()
-        return version

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.stores.graph import edits as graph_edits
 from cortexclient.sandbox.stores.graph import history as graph_history
 from cortexclient.sandbox.stores.graph import space as graph_space
 from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
@@ -57,7 +58,7 @@ def test_unknown_ids(blocks: ChunkedGraph) -> None:
 
 
 def test_a_root_is_latest_from_the_millisecond_after(blocks: ChunkedGraph) -> None:
-    edit = blocks.merge(*blocks.alive()[:2].tolist(), at=datetime(2022, 1, 1, tzinfo=UTC))
+    edit = graph_edits.merge(blocks, *blocks.alive()[:2].tolist(), at=datetime(2022, 1, 1, tzinfo=UTC))
     roots = [*edit.old_roots, *edit.new_roots]
     assert blocks.is_latest(roots, edit.time).tolist() == [True, True, False]
     assert blocks.is_latest(roots, edit.time + timedelta(microseconds=999)).tolist() == [True, True, False]
@@ -87,8 +88,8 @@ def test_supervoxels_at_points_from_either_form_of_the_volume(block_folder: Path
     graph = ChunkedGraph(DataFolder.open(block_folder))
     other = copy_of(block_folder, tmp_path / "chunks", "chunkedgraph/watershed.npz")
     points = np.random.default_rng(1).uniform([-5, -5, -5], [101, 53, 29], size=(300, 3))
-    found = graph.supervoxel_at(points)
-    assert (found == other.supervoxel_at(points)).all()
+    found = graph.volume.supervoxel_at(points)
+    assert (found == other.volume.supervoxel_at(points)).all()
     inside = ((points >= 0) & (points < [96, 48, 24])).all(axis=1)
     assert ((found != 0) == inside).all()
     chunks = graph.layout.chunks(found[inside])
@@ -96,16 +97,16 @@ def test_supervoxels_at_points_from_either_form_of_the_volume(block_folder: Path
     bare = copy_of(block_folder, tmp_path / "bare", "chunkedgraph/watershed.npz")
     shutil.rmtree(tmp_path / "bare" / "precomputed")
     assert not Volume(bare).available
-    assert not bare.supervoxel_at(points).any()
+    assert not bare.volume.supervoxel_at(points).any()
 
 
 def test_a_point_near_an_object_finds_its_supervoxel(blocks: ChunkedGraph) -> None:
-    root = int(blocks.roots(blocks.supervoxel_at([[40, 20, 10]]))[0])
+    root = int(blocks.roots(blocks.volume.supervoxel_at([[40, 20, 10]]))[0])
     made = to_micros(datetime(2020, 1, 1, tzinfo=UTC))
     near = np.array([[40, 26, 10]])  # in the next chunk, 3 voxels away
-    assert blocks.roots(blocks.supervoxel_at(near))[0] != root
+    assert blocks.roots(blocks.volume.supervoxel_at(near))[0] != root
     assert blocks.roots(blocks.volume.nearest_of(root, near, made)).tolist() == [root]
-    far = int(blocks.roots(blocks.supervoxel_at([[40, 44, 22]]))[0])
+    far = int(blocks.roots(blocks.volume.supervoxel_at([[40, 44, 22]]))[0])
     with pytest.raises(LookupError, match="outside of inclusive range"):
         blocks.volume.nearest_of(far, np.array([[40, 11, 3]]), made)
     with pytest.raises(IndexError, match="cannot be outside of inclusive range 0 to 96"):
@@ -130,35 +131,33 @@ def test_folders_without_edges_or_supervoxel_rows_can_be_edited(block_folder: Pa
     assert (graph.state.nodes == whole.state.nodes).all()
     assert (graph.alive() == whole.alive()).all()
     assert (graph.supervoxels(int(graph.alive()[0])) == whole.supervoxels(int(graph.alive()[0]))).all()
-    edit = graph.merge(*graph.alive()[:2].tolist())
+    edit = graph_edits.merge(graph, *graph.alive()[:2].tolist())
     ends = graph.supervoxels(int(edit.new_roots[0]))[[0, -1]]
-    graph.split(*ends.tolist())
+    graph_edits.split(graph, *ends.tolist())
     assert len(set(graph.roots(ends).tolist())) == 2
 
 
 def test_a_cache_misses_what_it_does_not_hold(block_folder: Path, tmp_path: Path) -> None:
-    cache = L2Cache(DataFolder.open(block_folder))
-    graph = ChunkedGraph(cache.folder)
+    graph = ChunkedGraph(DataFolder.open(block_folder))
+    cache = L2Cache(graph)
     l2_id = int(graph.l2_ids(int(graph.alive()[0]))[0])
     assert cache.get([l2_id, l2_id, 7], ["max_dt_nm"]) == {7: {}, l2_id: {"max_dt_nm": 32}}
-    assert cache.known([l2_id, 7]).tolist() == [True, False]
-    copy_of(block_folder, tmp_path / "none", "l2cache.parquet")
-    empty = L2Cache(DataFolder.open(tmp_path / "none"))
+    empty = L2Cache(copy_of(block_folder, tmp_path / "none", "l2cache.parquet"))
     assert empty.get([l2_id]) == {l2_id: {}}
     assert not empty.available
 
 
 def test_new_level_2_ids_get_attributes(block_folder: Path) -> None:
     graph = ChunkedGraph(DataFolder.open(block_folder))
-    cache = L2Cache(graph.folder, graph)
+    cache = L2Cache(graph)
     first, second = (graph.supervoxels(int(root))[0] for root in graph.alive()[:2])
-    (joined,) = graph.merge(int(first), int(second)).new_l2_ids.tolist()
+    (joined,) = graph_edits.merge(graph, int(first), int(second)).new_l2_ids.tolist()
     one, other = (int(graph.state.all_parents_of([end])[0]) for end in (first, second))
     parts = cache.get([one, other])
     whole = cache.get([joined])[joined]
     assert whole["size_nm3"] == parts[one]["size_nm3"] + parts[other]["size_nm3"]
     assert whole["rep_coord_nm"] in (parts[one]["rep_coord_nm"], parts[other]["rep_coord_nm"])
-    pieces = graph.split(int(first), int(second)).new_l2_ids.tolist()
+    pieces = graph_edits.split(graph, int(first), int(second)).new_l2_ids.tolist()
     apart = cache.get(pieces)
     assert sorted(entry["rep_coord_nm"] for entry in apart.values()) == sorted(
         parts[part]["rep_coord_nm"] for part in (one, other)

@@ -115,7 +115,7 @@ def test_edits_by_client_are_seen_everywhere(block_folder: Path) -> None:
         graph, pcg = sandbox.world.graph, client.chunkedgraph
         before = datetime.now(UTC)
         points = np.array([[100, 48, 240], [100, 144, 240]])
-        ends = graph.supervoxel_at(points / [8, 8, 40])
+        ends = graph.volume.supervoxel_at(points / [8, 8, 40])
         old = graph.roots(ends).tolist()
 
         (merged,) = pcg.do_merge(ends, points, resolution=(1, 1, 1))["new_root_ids"]

@@ -77,7 +77,7 @@ def test_gaps_in_row_numbers_show_as_an_extra_column(toy: Sandbox) -> None:
 
 
 def test_new_version_appears_and_old_one_expires(toy: Sandbox, client: CAVEclient) -> None:
-    number = toy.world.materialize()
+    number = toy.world.tables.materialize()
     assert number == 3
     assert sorted(client.materialize.get_versions()) == [1, 2, 3]
     frozen = client.materialize.query_table("synapses_toy", materialization_version=3)

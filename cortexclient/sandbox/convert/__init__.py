@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.layout import DataFolder
 
 __all__ = ["convert_cell"]
 

@@ -6,14 +6,12 @@ by another decoder; folders made here let them be tried on the same surfaces.
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from cortexclient.sandbox.cortex.files import write_json
 from cortexclient.sandbox.layout import DataFolder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _LAYER = 2
 _SHARDING = {
@@ -42,11 +40,11 @@ def shard_meshes(folder: DataFolder, destination: str | Path) -> DataFolder:
     FileExistsError
         The destination exists.
     """
+    import pandas as pd
     from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
-    place = _linked(folder, Path(destination))
-    old, new = _mesh_folder(folder.path), _mesh_folder(place)
-    contents = {name: (old / name).read_bytes() for name in _fragments(old)}
+    copy, old, new = _linked(folder, destination)
+    contents = {path.name: path.read_bytes() for path in sorted(old.glob("*:*"))}
     shards = ShardingSpecification.from_dict(_SHARDING).synthesize_shards(
         {int(name.split(":")[0]): content for name, content in contents.items()}
     )
@@ -61,13 +59,19 @@ def shard_meshes(folder: DataFolder, destination: str | Path) -> DataFolder:
             (shard, at) for shard, whole in shards.items() if (at := whole.find(content)) >= 0
         )
         names[name] = f"~{_LAYER}/{shard}:{start}:{len(content)}"
-    _write_info(new, _mesh_info(old) | {"sharding": {str(_LAYER): _SHARDING}})
-    graph = json.loads((place / "chunkedgraph" / "info.json").read_text(encoding="utf-8"))
+    info = copy.json("precomputed", "seg", new.name, "info")
+    write_json(new / "info", info | {"sharding": {str(_LAYER): _SHARDING}})
+    graph = copy.json("chunkedgraph", "info.json")
     graph["sharded_mesh"] = True
     graph["mesh_metadata"] = {**graph.get("mesh_metadata", {}), "max_meshed_layer": _LAYER}
-    _replace(place / "chunkedgraph" / "info.json", json.dumps(graph))
-    _rename_fragments(place, names)
-    return DataFolder.open(place)
+    table = pd.read_parquet(copy.file("meshes.parquet"))
+    for name in ("chunkedgraph/info.json", "meshes.parquet"):
+        copy.file(name).unlink()  # a link into the folder that was copied
+    write_json(copy.file("chunkedgraph", "info.json"), graph)
+    table.assign(fragment=table["fragment"].replace(names)).to_parquet(
+        copy.file("meshes.parquet"), index=False
+    )
+    return copy
 
 
 def legacy_meshes(folder: DataFolder, destination: str | Path) -> DataFolder:
@@ -78,65 +82,23 @@ def legacy_meshes(folder: DataFolder, destination: str | Path) -> DataFolder:
     import DracoPy
     import numpy as np
 
-    place = _linked(folder, Path(destination))
-    old, new = _mesh_folder(folder.path), _mesh_folder(place)
-    for name in _fragments(old):
-        mesh = DracoPy.decode((old / name).read_bytes())
+    copy, old, new = _linked(folder, destination)
+    for path in old.glob("*:*"):
+        mesh = DracoPy.decode(path.read_bytes())
         points = np.asarray(mesh.points, dtype="<f4").reshape(-1, 3)
         faces = np.asarray(mesh.faces, dtype="<u4").reshape(-1, 3)
-        (new / name).write_bytes(np.uint32(len(points)).tobytes() + points.tobytes() + faces.tobytes())
-    _write_info(new, _mesh_info(old))
-    return DataFolder.open(place)
+        (new / path.name).write_bytes(np.uint32(len(points)).tobytes() + points.tobytes() + faces.tobytes())
+    return copy
 
 
-def _linked(folder: DataFolder, place: Path) -> Path:
-    """A copy of a folder in which all but the meshes and what names them is linked."""
-    place.mkdir(parents=True)
-    meshes = _mesh_folder(folder.path)
-    for path in sorted(folder.path.rglob("*")):
-        target = place / path.relative_to(folder.path)
-        if path == meshes or meshes in path.parents:
-            continue
-        if path.is_dir():
-            target.mkdir()
-        else:
-            target.symlink_to(path.resolve())
-    _mesh_folder(place).mkdir()
-    return place
+def _linked(folder: DataFolder, destination: str | Path) -> tuple[DataFolder, Path, Path]:
+    """A copy of a folder in which all files but the meshes are links, and where the meshes were and shall be."""
+    meshes = Path("precomputed", "seg", str(folder.json("chunkedgraph", "info.json")["mesh"]))
+    source, place = folder.path.resolve(), Path(destination)
 
+    def left_out(parent: str, names: list[str]) -> list[str]:
+        return names if Path(parent) == source / meshes else []
 
-def _mesh_folder(root: Path) -> Path:
-    info = json.loads((root / "chunkedgraph" / "info.json").read_text(encoding="utf-8"))
-    return root / "precomputed" / "seg" / str(info["mesh"])
-
-
-def _fragments(meshes: Path) -> Iterator[str]:
-    return (path.name for path in sorted(meshes.iterdir()) if ":" in path.name)
-
-
-def _mesh_info(meshes: Path) -> dict[str, Any]:
-    info: dict[str, Any] = json.loads((meshes / "info").read_text(encoding="utf-8"))
-    return info
-
-
-def _write_info(meshes: Path, info: dict[str, Any]) -> None:
-    (meshes / "info").write_text(json.dumps(info), encoding="utf-8")
-
-
-def _replace(path: Path, text: str) -> None:
-    path.unlink()  # a link into the folder that was copied
-    path.write_text(text, encoding="utf-8")
-
-
-def _rename_fragments(place: Path, names: dict[str, str]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = place / "meshes.parquet"
-    table = pq.read_table(path)
-    column = [names.get(name, name) for name in table["fragment"].to_pylist()]
-    path.unlink()  # a link into the folder that was copied
-    pq.write_table(
-        table.set_column(table.column_names.index("fragment"), "fragment", pa.array(column, pa.string())),
-        path,
-    )
+    shutil.copytree(source, place, ignore=left_out, copy_function=os.symlink)
+    shutil.copy(source / meshes / "info", place / meshes)
+    return DataFolder.open(place), source / meshes, place / meshes

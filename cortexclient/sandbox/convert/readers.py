@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cortexclient.sandbox.arrays import Ints
+
 SIDES = ("pre", "post")
 AXES = ("x", "y", "z")
 
@@ -28,15 +30,15 @@ class RecordedCell:
     datastack: str
     # index: level-2 ids. Columns of the level-2 cache, vectors spread (``rep_coord_nm_x``, ``pca_0_x``, ...)
     l2: pd.DataFrame
-    l2_edges: NDArray[np.int64]  # (m, 2)
+    l2_edges: Ints  # (m, 2)
     # index: ids. Positions in nm; ``SIDE_pt_supervoxel_id``, ``SIDE_pt_root_id`` (0: not recorded),
     # ``SIDE_pt_l2_id`` (0: not of this cell), ``size``, ``created``
     synapses: pd.DataFrame
     skeleton: dict[str, Any]  # ``flatdict`` of the skeleton service
     vertices: NDArray[np.float32] | None = None  # (n, 3): the mesh, nm
-    faces: NDArray[np.int64] | None = None
+    faces: Ints | None = None
     # (n,): level-2 id of each vertex as some earlier mapper saw it; 0 where it gave none
-    vertex_l2: NDArray[np.int64] | None = None
+    vertex_l2: Ints | None = None
 
 
 def read_cell(source: Path, graph: Path | None = None) -> RecordedCell:

@@ -14,16 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cortexclient.sandbox.arrays import Ids, Ints
 from cortexclient.sandbox.convert.readers import SIDES, RecordedCell
-from cortexclient.sandbox.cortex.files import write_json
+from cortexclient.sandbox.cortex.files import times, write_json
+from cortexclient.sandbox.cortex.graph import Graph, Level, write_nodes
 from cortexclient.sandbox.cortex.table_files import datastack_info, stamp
-from cortexclient.sandbox.layout import DataFolder
-from cortexclient.sandbox.stores.graph.state import IdLayout
+from cortexclient.sandbox.layout import DataFolder, keep_file
+from cortexclient.sandbox.stores.graph.state import LAYER_SHIFT, IdLayout
 from cortexclient.sandbox.stores.tables.model import annotation_row, segmentation_row
 from cortexclient.sandbox.stores.tables.schemas import all_schemas
 from cortexclient.sandbox.stores.tables.versions import version_row
 
-Ids = NDArray[np.int64]
 # a recording has no history: everything was always there, from the time the real graph gives its first state
 BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
 AXES = ("x", "y", "z")
@@ -47,23 +48,20 @@ def write_graph(cell: RecordedCell, folder: Path, info: dict[str, Any]) -> None:
     nodes = np.concatenate([part for part, _ in links])
     above = np.concatenate([part for _, part in links])
     out = folder / "chunkedgraph"
-    out.mkdir(exist_ok=True)
     body = {**info, "data_dir": "{BASE}/precomputed/seg", "sharded_mesh": False, "scales": _raw_scales(info)}
-    (out / "info.json").write_text(json.dumps(body, indent=1), encoding="utf-8")
-    _write_nodes(out, layout, nodes, above)
+    write_json(out / "info.json", body)
+    graph = Graph(layout, links=[(nodes, above, BEGINNING)], l2_edges={cell.root_id: cell.l2_edges})
+    order = np.lexsort((nodes, above))
+    everything = np.unique(np.concatenate([nodes, above]))
+    for layer in range(1, layout.n_layers + 1):
+        ids = everything[layout.layers(everything) == layer]
+        bounds = np.searchsorted(above[order], np.append(ids, np.int64(layer + 1) << LAYER_SHIFT))
+        children = nodes[order][bounds[0] : bounds[-1]]
+        offsets = bounds - bounds[0]
+        graph.levels.append(Level(layer, ids, layout.chunks(ids), offsets, children, BEGINNING))
+    write_nodes(out, graph)
     _write_supervoxels(out, layout, supervoxels, parents)
-    edges = cell.l2_edges
-    columns = {
-        "root_id": np.full(len(edges), cell.root_id, np.int64),
-        "l2_id_1": edges[:, 0],
-        "l2_id_2": edges[:, 1],
-    }
-    pq.write_table(pa.table(columns), out / "l2_edges.parquet")
-    empty = {name: pa.array([], pa.int64()) for name in ("parent_root", "child_root", "operation_id")}
-    pq.write_table(
-        pa.table({**empty, "time": pa.array([], pa.timestamp("us", "UTC"))}), out / "lineage.parquet"
-    )
-    (out / "operations.json").write_text("[]", encoding="utf-8")
+    write_json(out / "operations.json", [])
 
 
 def _raw_scales(info: dict[str, Any]) -> list[dict[str, Any]]:
@@ -88,53 +86,14 @@ def _supervoxels(cell: RecordedCell) -> tuple[Ids, Ids]:
     )
     known = (supervoxels > 0) & (above > 0)
     supervoxels, above = supervoxels[known], above[known]
-    order = np.lexsort(
-        (above, supervoxels)
-    )  # a level-2 id sorts before a root: the cell's own knowledge wins
+    # a level-2 id sorts before a root: the cell's own knowledge wins
+    order = np.lexsort((above, supervoxels))
     supervoxels, above = supervoxels[order], above[order]
-    first = (
-        np.concatenate([[True], supervoxels[1:] != supervoxels[:-1]])
-        if len(supervoxels)
-        else np.empty(0, bool)
-    )
+    first = np.diff(supervoxels, prepend=-1) != 0
     clash = ~first & (above != above[np.maximum.accumulate(np.where(first, np.arange(len(first)), 0))])
     if clash.any() and (above[clash] >> 56 == 2).any():
         raise ValueError(f"supervoxel {supervoxels[clash][0]} of {cell.root_id} has two level-2 ids")
     return supervoxels[first], above[first]
-
-
-def _write_nodes(out: Path, layout: IdLayout, nodes: Ids, above: Ids) -> None:
-    tops = np.setdiff1d(above, nodes)
-    everything = np.concatenate([nodes, tops])
-    everything.sort()
-    layer = everything >> 56
-    chunks, segments = layout.chunks(everything), layout.segments(everything)
-    order = np.lexsort((nodes, above))
-    lows = np.searchsorted(above[order], everything, side="left")
-    highs = np.searchsorted(above[order], everything, side="right")
-    children = [
-        nodes[order][low:high].tolist() for low, high in zip(lows.tolist(), highs.tolist(), strict=True)
-    ]
-    count = len(everything)
-    begun = pa.array([BEGINNING] * count, pa.timestamp("us", "UTC"))
-    columns = {
-        "node_id": everything,
-        "layer": layer.astype(np.int8),
-        **{f"chunk_{axis}": chunks[:, i].astype(np.int32) for i, axis in enumerate(AXES)},
-        "segment_id": segments,
-        "created": begun,
-        "superseded": pa.nulls(count, pa.timestamp("us", "UTC")),
-        "is_root": layer == layout.n_layers,
-        "children": pa.array(children, pa.list_(pa.int64())),
-    }
-    pq.write_table(pa.table(columns), out / "nodes.parquet")
-    links = {
-        "node_id": nodes,
-        "parent_id": above,
-        "valid_from": pa.array([BEGINNING] * len(nodes), pa.timestamp("us", "UTC")),
-        "valid_until": pa.nulls(len(nodes), pa.timestamp("us", "UTC")),
-    }
-    pq.write_table(pa.table(links), out / "parents.parquet")
 
 
 def _write_supervoxels(out: Path, layout: IdLayout, supervoxels: Ids, above: Ids) -> None:
@@ -153,7 +112,7 @@ def _write_supervoxels(out: Path, layout: IdLayout, supervoxels: Ids, above: Ids
         **{f"centroid_{axis}{unit}": pa.nulls(count, pa.float64()) for unit in ("", "_nm") for axis in AXES},
         "voxels": unknown,
         "l2_id": above,
-        "valid_from": pa.array([BEGINNING] * count, pa.timestamp("us", "UTC")),
+        "valid_from": times(BEGINNING, count),
         "valid_until": pa.nulls(count, pa.timestamp("us", "UTC")),
     }
     pq.write_table(pa.table(columns), out / "supervoxels.parquet")
@@ -270,7 +229,6 @@ def _table_metadata(created: str, updated: str, count: int) -> dict[str, Any]:
             segmentation_row(1, TABLE, "synapse", PCG_TABLE, created=created, updated=updated)
         ],
         "frozen": {str(VERSION): {TABLE: count}},
-        "unique_string_values": {TABLE: {}},
     }
 
 
@@ -298,17 +256,11 @@ def _write_l2cache(cell: RecordedCell, folder: Path) -> None:
 
 def _write_skeleton(cell: RecordedCell, folder: Path) -> None:
     body = json.dumps({"flatdict": cell.skeleton}).encode()
-    path = folder / "skeletons" / f"{cell.root_id}.json.gz"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(gzip.compress(body, mtime=0))
+    keep_file(folder / "skeletons" / f"{cell.root_id}.json.gz", gzip.compress(body, mtime=0))
 
 
 def _write_mesh(
-    cell: RecordedCell,
-    vertices: NDArray[np.float32],
-    faces: NDArray[np.int64],
-    folder: Path,
-    info: dict[str, Any],
+    cell: RecordedCell, vertices: NDArray[np.float32], faces: Ints, folder: Path, info: dict[str, Any]
 ) -> None:
     """One draco fragment for the whole cell, in the order of the recording, every float32 kept."""
     import DracoPy

@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from cortexclient.sandbox.arrays import Floats, Ints
 from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE, SOMA, Size
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _STEP_UM = 2.0
 _SHALLOWEST_UM = 5.0

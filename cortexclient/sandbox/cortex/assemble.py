@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from cortexclient.sandbox.arrays import Bools, Floats, Ints
 from cortexclient.sandbox.cortex.files import TIME, Spool, in_two_threads, write_json, write_table
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.graph import MESH_DIR, AppliedEdit, GraphBuilder, write_graph
@@ -22,12 +22,11 @@ from cortexclient.sandbox.cortex.sizes import CHUNK, GENERATOR_VERSION, Size
 from cortexclient.sandbox.cortex.supervoxels import Voxels
 from cortexclient.sandbox.cortex.synapses import Synapses, find_synapses
 from cortexclient.sandbox.cortex.table_files import write_exports, write_info, write_tables
-from cortexclient.sandbox.cortex.tables import NEVER, Nuclei, Rows, all_tables, place_nuclei
+from cortexclient.sandbox.cortex.tables import Nuclei, Rows, all_tables, place_nuclei
 from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.stores.graph.state import NEVER, find, to_micros
 from cortexclient.sandbox.stores.skeletons import write_recipes
 from cortexclient.sandbox.stores.voxels import VoxelFile, fragment_names, write_voxels
-
-Ints = npt.NDArray[np.int64]
 
 
 def write_truth(
@@ -144,9 +143,6 @@ def _write_synapses(
     write_table(place / "synapses.parquet", columns)
 
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-
 # voxels of the segmentation that the image covers
 _IMAGE_EXTENT = {"tiny": (64, 64, 32), "small": (128, 128, 64), "large": (128, 128, 64)}
 
@@ -232,7 +228,7 @@ def _replay(
     active = history.active.copy()
     builder.build(active)
     _, example = np.unique(history.piece, return_index=True)
-    snapshots = [(round(EPOCH.timestamp() * 1e6), builder.root_of[example].copy())]
+    snapshots = [(to_micros(EPOCH), builder.root_of[example].copy())]
     applied: list[AppliedEdit] = []
     roots: dict[int, Ints] = {}
     pending = list(VERSIONS)
@@ -243,7 +239,7 @@ def _replay(
         active[edit.edges] = edit.kind == "merge"
         new = builder.edit(active, old, edit.time, edit.operation)
         applied.append(AppliedEdit(edit, old, new))
-        snapshots.append((round(edit.time.timestamp() * 1e6), builder.root_of[example].copy()))
+        snapshots.append((to_micros(edit.time), builder.root_of[example].copy()))
     for version in pending:
         roots[version.number] = builder.root_of.copy()
     roots[0] = builder.root_of.copy()
@@ -328,8 +324,8 @@ def _write_volume(
     names = np.array(fragment_names(volume.layout, size, meshed), dtype=object)
     node, fragment = [meshed], [names]
     for root, l2_ids in sorted(builder.graph.l2_ids.items()):
-        at = np.searchsorted(meshed, l2_ids)
-        at = at[(at < len(meshed)) & (meshed[np.minimum(at, len(meshed) - 1)] == l2_ids)]
+        at = find(meshed, l2_ids)
+        at = at[at >= 0]
         node.append(np.full(len(at), root, dtype=np.int64))
         fragment.append(names[at])
     write_table(

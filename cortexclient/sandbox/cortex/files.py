@@ -1,9 +1,7 @@
-"""Writing the files of a data folder: Parquet with fixed bytes, JSON, gzip without a time stamp."""
+"""Writing the files of a data folder: Parquet with fixed bytes, and JSON."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -34,14 +32,6 @@ def write_table(path: Path, columns: dict[str, Any]) -> None:
     """Write a Parquet file; numpy arrays keep their dtype, Arrow arrays are taken as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path, compression="zstd")
-
-
-def write_gzip(path: Path, content: bytes, *, level: int = 6) -> None:
-    """Write a gzip file whose bytes depend on nothing but its content."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=level, mtime=0, filename="") as stream:
-        stream.write(content)
-    path.write_bytes(buffer.getvalue())
 
 
 def times(values: list[datetime | None] | datetime, count: int | None = None) -> pa.Array:

@@ -12,9 +12,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from cortexclient.sandbox.arrays import Floats
 
 # nm kept free on the low side of every axis: positions stay positive with room for margins
 _CLEARANCE_NM = 30_000.0

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from cortexclient.sandbox.arrays import Bools, Ints
 from cortexclient.sandbox.cortex.files import TIME, times, write_json, write_table
 from cortexclient.sandbox.cortex.history import History, PlannedEdit
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import CHUNK, DRACO_GRID_NM, SEGMENTATION_NM
 from cortexclient.sandbox.stores.graph.state import IdLayout
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 # segment numbers of roots: spread out, so that ids of different roots differ in more than the last digit
 _ROOT_STRIDE = 37
@@ -236,38 +234,24 @@ class AppliedEdit:
 def graphene_info(segmentation: Segmentation) -> dict[str, Any]:
     """The graphene info of the segmentation."""
     grid, scheme = segmentation.grid, segmentation.scheme
-    return {
-        "app": {"supported_api_versions": [0, 1]},
-        "chunks_start_at_voxel_offset": True,
-        "data_dir": "{BASE}/precomputed/seg",
-        "data_type": "uint64",
-        "graph": {
-            "bounding_box": [int(v) for v in grid.shape],
-            "chunk_size": list(CHUNK),
-            "cv_mip": 0,
-            "n_bits_for_layer_id": 8,
-            "n_layers": scheme.n_layers,
-            "spatial_bit_masks": {
-                str(layer): int(scheme.bits[layer]) for layer in range(1, scheme.n_layers + 1)
-            },
-        },
-        "mesh": MESH_DIR,
-        "mesh_metadata": {"uniform_draco_grid_size": DRACO_GRID_NM, "unsharded_mesh_dir": "dynamic"},
-        "num_channels": 1,
-        "scales": [
-            {
-                "chunk_sizes": [list(CHUNK)],
-                "encoding": "raw",
-                "key": SCALE_KEY,
-                "resolution": list(SEGMENTATION_NM),
-                "size": [int(v) for v in grid.shape],
-                "voxel_offset": [int(v) for v in grid.offset],
-            }
-        ],
-        "sharded_mesh": False,
-        "type": "segmentation",
-        "verify_mesh": False,
+    info: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    shape = [int(v) for v in grid.shape]
+    info["graph"] |= {
+        "bounding_box": shape,
+        "chunk_size": list(CHUNK),
+        "n_layers": scheme.n_layers,
+        "spatial_bit_masks": {str(layer): int(scheme.bits[layer]) for layer in range(1, scheme.n_layers + 1)},
     }
+    info["mesh"] = MESH_DIR
+    info["mesh_metadata"]["uniform_draco_grid_size"] = DRACO_GRID_NM
+    info["scales"][0] |= {
+        "chunk_sizes": [list(CHUNK)],
+        "key": SCALE_KEY,
+        "resolution": list(SEGMENTATION_NM),
+        "size": shape,
+        "voxel_offset": [int(v) for v in grid.offset],
+    }
+    return info
 
 
 def write_graph(
@@ -280,19 +264,16 @@ def write_graph(
     """Write all files of the ``chunkedgraph`` folder."""
     place = folder / "chunkedgraph"
     write_json(place / "info.json", graphene_info(segmentation))
-    _write_nodes(place, builder)
-    _write_parents(place, builder)
+    write_nodes(place, builder.graph)
     _write_supervoxels(place, segmentation, builder)
-    _write_l2_edges(place, builder)
-    _write_lineage(place, builder)
     write_json(place / "operations.json", [_record(segmentation, history, item) for item in applied])
     write_json(place / "users.json", {"0": {"name": "A proofreader", "pi": "Sandbox"}})
     _write_edges(place, segmentation, history)
     _write_cross_edges(place, segmentation, history, builder)
 
 
-def _write_nodes(place: Path, builder: GraphBuilder) -> None:
-    graph = builder.graph
+def write_nodes(place: Path, graph: Graph) -> None:
+    """Write which nodes there ever were, their parents, and the level-2 graphs and lineage of roots."""
     ids = np.concatenate([level.ids for level in graph.levels])
     chunk = np.concatenate([level.chunk for level in graph.levels])
     layer = np.concatenate([np.full(len(level.ids), level.layer, dtype=np.int8) for level in graph.levels])
@@ -315,6 +296,33 @@ def _write_nodes(place: Path, builder: GraphBuilder) -> None:
             "children": lists.take(pa.array(order)),
         },
     )
+    node = np.concatenate([nodes for nodes, _, _ in graph.links])
+    parent = np.concatenate([parents for _, parents, _ in graph.links])
+    start = pa.concat_arrays([times(when, len(nodes)) for nodes, _, when in graph.links])
+    order, until = _intervals(node, start)
+    links = {
+        "node_id": node[order],
+        "parent_id": parent[order],
+        "valid_from": start.take(pa.array(order)),
+        "valid_until": until,
+    }
+    write_table(place / "parents.parquet", links)
+    roots = sorted(graph.l2_edges)
+    pairs = np.concatenate([graph.l2_edges[root] for root in roots])
+    counts = [len(graph.l2_edges[root]) for root in roots]
+    edges = {
+        "root_id": np.repeat(np.array(roots, dtype=np.int64), counts),
+        "l2_id_1": pairs[:, 0],
+        "l2_id_2": pairs[:, 1],
+    }
+    write_table(place / "l2_edges.parquet", edges)
+    lineage = {
+        "parent_root": np.array([old for old, _, _, _ in graph.lineage], dtype=np.int64),
+        "child_root": np.array([new for _, new, _, _ in graph.lineage], dtype=np.int64),
+        "time": times([when for _, _, when, _ in graph.lineage]),
+        "operation_id": np.array([number for _, _, _, number in graph.lineage], dtype=np.int64),
+    }
+    write_table(place / "lineage.parquet", lineage)
 
 
 def _intervals(node: Ints, start: pa.Array) -> tuple[Ints, pa.Array]:
@@ -326,23 +334,6 @@ def _intervals(node: Ints, start: pa.Array) -> tuple[Ints, pa.Array]:
     last[:-1] = node[1:] != node[:-1]
     until = np.concatenate([micros[1:], [0]])
     return order, pa.array(until, mask=last).cast(TIME)
-
-
-def _write_parents(place: Path, builder: GraphBuilder) -> None:
-    links = builder.graph.links
-    node = np.concatenate([nodes for nodes, _, _ in links])
-    parent = np.concatenate([parents for _, parents, _ in links])
-    start = pa.concat_arrays([times(when, len(nodes)) for nodes, _, when in links])
-    order, until = _intervals(node, start)
-    write_table(
-        place / "parents.parquet",
-        {
-            "node_id": node[order],
-            "parent_id": parent[order],
-            "valid_from": start.take(pa.array(order)),
-            "valid_until": until,
-        },
-    )
 
 
 def _write_supervoxels(place: Path, segmentation: Segmentation, builder: GraphBuilder) -> None:
@@ -367,39 +358,12 @@ def _write_supervoxels(place: Path, segmentation: Segmentation, builder: GraphBu
     write_table(place / "supervoxels.parquet", columns)
 
 
-def _write_l2_edges(place: Path, builder: GraphBuilder) -> None:
-    graph = builder.graph.l2_edges
-    roots = sorted(graph)
-    pairs = np.concatenate([graph[root] for root in roots])
-    write_table(
-        place / "l2_edges.parquet",
-        {
-            "root_id": np.repeat(np.array(roots, dtype=np.int64), [len(graph[root]) for root in roots]),
-            "l2_id_1": pairs[:, 0],
-            "l2_id_2": pairs[:, 1],
-        },
-    )
-
-
-def _write_lineage(place: Path, builder: GraphBuilder) -> None:
-    rows = builder.graph.lineage
-    write_table(
-        place / "lineage.parquet",
-        {
-            "parent_root": np.array([row[0] for row in rows], dtype=np.int64),
-            "child_root": np.array([row[1] for row in rows], dtype=np.int64),
-            "time": times([row[2] for row in rows]),
-            "operation_id": np.array([row[3] for row in rows], dtype=np.int64),
-        },
-    )
-
-
 def _text(when: datetime) -> str:
     return when.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "000+00:00")
 
 
 def _record(segmentation: Segmentation, history: History, item: AppliedEdit) -> dict[str, Any]:
-    """One edit as ``operations.json`` stores it, with the service's own record."""
+    """One edit as ``operations.json`` stores it."""
     edit = item.edit
 
     def coordinates(row: int) -> list[list[int]]:
@@ -407,27 +371,7 @@ def _record(segmentation: Segmentation, history: History, item: AppliedEdit) -> 
         return [[int(v) for v in voxel]]
 
     pairs = [[int(a), int(b)] for a, b in segmentation.ids[history.edges[edit.edges]]]
-    source, sink = int(segmentation.ids[edit.source]), int(segmentation.ids[edit.sink])
     merge = edit.kind == "merge"
-    service: dict[str, Any] = {
-        "operation_exception": "",
-        "operation_status": 0,
-        "operation_ts": _text(edit.time),
-        "roots": item.new,
-        "sink_coords": coordinates(edit.sink),
-        "source_coords": coordinates(edit.source),
-        "timestamp": _text(edit.time),
-        "user": "0",
-    }
-    if merge:
-        service["added_edges"] = pairs
-    else:
-        service |= {
-            "bb_offset": [240, 240, 24],
-            "removed_edges": pairs,
-            "sink_ids": [sink],
-            "source_ids": [source],
-        }
     return {
         "operation_id": edit.operation,
         "kind": edit.kind,
@@ -437,14 +381,13 @@ def _record(segmentation: Segmentation, history: History, item: AppliedEdit) -> 
         "user": "0",
         "old_roots": item.old,
         "new_roots": item.new,
-        "source_coords_voxel": service["source_coords"],
-        "sink_coords_voxel": service["sink_coords"],
-        "source_supervoxels": None if merge else [source],
-        "sink_supervoxels": None if merge else [sink],
+        "source_coords_voxel": coordinates(edit.source),
+        "sink_coords_voxel": coordinates(edit.sink),
+        "source_supervoxels": None if merge else [int(segmentation.ids[edit.source])],
+        "sink_supervoxels": None if merge else [int(segmentation.ids[edit.sink])],
         "added_edges": pairs if merge else None,
         "removed_edges": None if merge else pairs,
         "bounding_box_offset_voxel": None if merge else [240, 240, 24],
-        "as_the_service_gives_it": service,
     }
 
 

@@ -12,14 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
+from cortexclient.sandbox.arrays import Bools, Ints
 from cortexclient.sandbox.cortex.anatomy import Cell, random_for
 from cortexclient.sandbox.cortex.sizes import AXON
 from cortexclient.sandbox.cortex.supervoxels import Sections
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
 

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from cortexclient.sandbox.arrays import Ints
 from cortexclient.sandbox.cortex.anatomy import random_for
 from cortexclient.sandbox.cortex.files import write_json
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import SEGMENTATION_NM
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 

@@ -10,14 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cortexclient.sandbox.arrays import Bools, Floats, Ints
 from cortexclient.sandbox.cortex.files import lists, write_table
 from cortexclient.sandbox.cortex.graph import GraphBuilder
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import SEGMENTATION_NM
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 _NM = np.asarray(SEGMENTATION_NM, dtype=np.float64)
 

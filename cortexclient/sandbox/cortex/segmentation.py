@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from cortexclient.sandbox.arrays import Ints
 from cortexclient.sandbox.cortex.anatomy import Cell, grow_axons, grow_dendrites, make_orphans, place_somata
 from cortexclient.sandbox.cortex.files import Spool, in_two_threads
 from cortexclient.sandbox.cortex.frame import Frame
@@ -26,10 +26,7 @@ from cortexclient.sandbox.cortex.supervoxels import (
     owners,
     paint,
 )
-from cortexclient.sandbox.stores.graph.state import IdLayout
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from cortexclient.sandbox.stores.graph.state import IdLayout, find
 
 # chunk rows along the depth that are resolved in one pass: bounds the memory of large volumes
 _SLAB_CHUNKS = 8
@@ -78,9 +75,8 @@ class Segmentation:
         """Row of the supervoxel at each linear index, -1 where nothing is."""
         found = np.full(len(linear), -1, dtype=np.int64)
         for voxels, rows in zip(self.voxels, self.voxel_rows, strict=True):
-            at = np.minimum(np.searchsorted(voxels.linear, linear), len(voxels.linear) - 1)
-            hit = voxels.linear[at] == linear
-            found[hit] = rows[at[hit]]
+            at = find(voxels.linear, linear)
+            found[at >= 0] = rows[at[at >= 0]]
         return found
 
 

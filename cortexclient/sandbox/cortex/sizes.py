@@ -5,21 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = [
-    "AXON",
-    "CHUNK",
-    "DENDRITE",
-    "DRACO_GRID_NM",
-    "GENERATOR_VERSION",
-    "SEGMENTATION_NM",
-    "SIZES",
-    "SOMA",
-    "Size",
-    "SizeName",
-]
-
 # part of the cache key: raise it whenever the same seed would give other files
-GENERATOR_VERSION = 6
+GENERATOR_VERSION = 7
 
 SizeName = Literal["tiny", "small", "large"]
 

@@ -14,12 +14,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
+from cortexclient.sandbox.arrays import Bools, Floats, Ints
 from cortexclient.sandbox.cortex.anatomy import Cell
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.sizes import AXON, CHUNK, SEGMENTATION_NM
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _VOXEL_NM = np.asarray(SEGMENTATION_NM, dtype=np.float64)
 _CHUNK = np.asarray(CHUNK, dtype=np.int64)
@@ -343,11 +341,7 @@ def _components(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:
 
 
 def _edges(
-    pairs: list[tuple[Ints, Ints]],
-    inner: list[npt.NDArray[np.bool_]],
-    supervoxel: Ints,
-    section: Ints,
-    sections: Sections,
+    pairs: list[tuple[Ints, Ints]], inner: list[Bools], supervoxel: Ints, section: Ints, sections: Sections
 ) -> tuple[Ints, Ints, Ints]:
     """Edges between supervoxels, the number of shared faces, and voxels where an axon touches its own dendrite."""
     keys, touches = [], []

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from cortexclient.sandbox.arrays import Bools, Floats, Ints
 from cortexclient.sandbox.cortex.anatomy import random_for
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _FIRST_ID = 20_000_001
 _AUTAPSES_PER_CELL = 2
@@ -88,7 +85,7 @@ def _one_per_block(segmentation: Segmentation, linear: Ints, unit: Ints, spacing
     return order[starts + count // 2], count
 
 
-def _few_autapses(chosen: Ints, area: Ints, unit: Ints, own: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+def _few_autapses(chosen: Ints, area: Ints, unit: Ints, own: Bools) -> tuple[Ints, Ints]:
     """Keep a few of the places at which a cell meets itself, in every third such cell."""
     selfish = own[chosen]
     keep = ~selfish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from datetime import UTC, datetime, timedelta
@@ -16,16 +17,16 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from cortexclient.sandbox.arrays import Bools, Ints
 from cortexclient.sandbox.cortex.anatomy import random_for
-from cortexclient.sandbox.cortex.files import write_gzip, write_json, write_table
+from cortexclient.sandbox.cortex.files import write_json, write_table
 from cortexclient.sandbox.cortex.history import VERSIONS
 from cortexclient.sandbox.cortex.segmentation import Segmentation
-from cortexclient.sandbox.cortex.tables import NEVER, Rows, frozen_columns, live_columns, micros
+from cortexclient.sandbox.cortex.tables import Rows, frozen_columns, live_columns
+from cortexclient.sandbox.stores.graph.state import NEVER, to_micros
 from cortexclient.sandbox.stores.tables.model import annotation_row, segmentation_row
 from cortexclient.sandbox.stores.tables.schemas import all_schemas
 from cortexclient.sandbox.stores.tables.versions import TIME_FORMAT, version_row
-
-Ints = npt.NDArray[np.int64]
 
 _TEXTS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 # name -> description, whether it can be asked live, type of each column
@@ -49,7 +50,6 @@ def view_documents(datastack: str, resolution: tuple[float, float, float]) -> di
         documents[name] = {
             "metadata by version": dict.fromkeys(moments, metadata),
             "schema by version": dict.fromkeys(moments, columns),
-            "stored": [{**metadata, "table_name": name}],
         }
     return documents
 
@@ -80,7 +80,7 @@ def _columns(view: str) -> list[str]:
     return names
 
 
-def _bound(rows: Rows, point: str, ids: Ints, roots: Ints, keep: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+def _bound(rows: Rows, point: str, ids: Ints, roots: Ints, keep: Bools) -> tuple[Ints, Ints]:
     """Supervoxel and root ids of a bound point."""
     row = rows.bound[point].row
     assert row is not None
@@ -89,9 +89,7 @@ def _bound(rows: Rows, point: str, ids: Ints, roots: Ints, keep: npt.NDArray[np.
     return np.where(hit, ids[row], 0), np.where(hit, roots[row], 0)
 
 
-def _xyz(
-    rows: Rows, point: str, keep: npt.NDArray[np.bool_], prefix: str
-) -> dict[str, npt.NDArray[np.int32]]:
+def _xyz(rows: Rows, point: str, keep: Bools, prefix: str) -> dict[str, npt.NDArray[np.int32]]:
     position = rows.position(point)[keep]
     return {f"{prefix}_{axis}": position[:, k] for k, axis in enumerate("xyz")}
 
@@ -221,7 +219,8 @@ def _write(place: Path, stem: str, table: pa.Table) -> None:
     plain = pa.table(columns, names=table.column_names)
     options = pa_csv.WriteOptions(include_header=False, quoting_style="needed")
     pa_csv.write_csv(plain, buffer, options)
-    write_gzip(place / f"{stem}.csv.gz", buffer.getvalue(), level=4)
+    # without a time stamp: equal tables are equal files
+    (place / f"{stem}.csv.gz").write_bytes(gzip.compress(buffer.getvalue(), 4, mtime=0))
 
 
 def _sql(kind: pa.DataType) -> str:
@@ -280,11 +279,7 @@ def write_info(folder: Path, resolution: tuple[float, float, float]) -> None:
 
 
 def write_tables(
-    folder: Path,
-    seed: int,
-    tables: list[Rows],
-    segmentation: Segmentation,
-    roots: dict[int, Ints],
+    folder: Path, seed: int, tables: list[Rows], segmentation: Segmentation, roots: dict[int, Ints]
 ) -> dict[int, dict[str, pd.DataFrame]]:
     """Write tables, views and their metadata; ``roots`` are by version, 0 for now.
 
@@ -295,7 +290,7 @@ def write_tables(
     counts: dict[str, dict[str, int]] = {}
     frames: dict[int, dict[str, pd.DataFrame]] = {}
     for version in VERSIONS:
-        when = micros(version.time)
+        when = to_micros(version.time)
         counts[str(version.number)] = {}
         for number, rows in enumerate(tables):
             random = random_for(seed, 20, version.number, number)
@@ -338,7 +333,7 @@ def _metadata(
     tables: list[Rows], segmentation: Segmentation, counts: dict[str, dict[str, int]]
 ) -> dict[str, Any]:
     updated = stamp(VERSIONS[-1].time - timedelta(seconds=121))
-    annotation, linked, strings = [], [], {}
+    annotation, linked = [], []
     for number, rows in enumerate(tables, start=1):
         first = int(rows.created.min()) - 41_000_777
         written = rows.created.max()
@@ -361,14 +356,4 @@ def _metadata(
             linked.append(
                 segmentation_row(number, rows.name, rows.schema, PCG_TABLE, created=created, updated=updated)
             )
-        strings[rows.name] = {
-            name: sorted(set(values.to_pylist()))
-            for name, values in rows.columns.items()
-            if isinstance(values, pa.Array)
-        }
-    return {
-        "annotation_tables": annotation,
-        "segmentation_tables": linked,
-        "frozen": counts,
-        "unique_string_values": strings,
-    }
+    return {"annotation_tables": annotation, "segmentation_tables": linked, "frozen": counts}

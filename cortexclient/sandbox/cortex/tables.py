@@ -10,22 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cortexclient.sandbox.arrays import Bools, Floats, Ints
 from cortexclient.sandbox.cortex.anatomy import random_for
 from cortexclient.sandbox.cortex.files import TIME
 from cortexclient.sandbox.cortex.history import VERSIONS
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import DENDRITE, SOMA
 from cortexclient.sandbox.cortex.synapses import Synapses
-
-Ints = npt.NDArray[np.int64]
-
-# in microseconds since 1970: a time that stands for "not"
-NEVER = np.iinfo(np.int64).max
-
-
-def micros(when: datetime) -> int:
-    """Microseconds since 1970."""
-    return round(when.timestamp() * 1_000_000)
+from cortexclient.sandbox.stores.graph.state import NEVER, to_micros
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ class Rows:
         if len(self.successor) == 0:
             self.successor = np.zeros(len(self.ids), dtype=np.int64)
 
-    def select(self, keep: npt.NDArray[np.bool_]) -> Rows:
+    def select(self, keep: Bools) -> Rows:
         """Return the same table with some of its rows."""
         take = np.flatnonzero(keep)
         columns: dict[str, PointColumn | npt.NDArray[Any] | pa.Array] = {}
@@ -107,7 +99,7 @@ class Rows:
         assert not isinstance(column, PointColumn | np.ndarray)
         return np.array(column.to_pylist(), dtype=np.object_)
 
-    def there(self, when: int) -> npt.NDArray[np.bool_]:
+    def there(self, when: int) -> Bools:
         """Which rows exist at a time (microseconds)."""
         return (self.created <= when) & (self.deleted > when)
 
@@ -188,8 +180,6 @@ def live_columns(rows: Rows, supervoxels: Ints, roots: Ints, random: np.random.G
     return columns
 
 
-Floats = npt.NDArray[np.float64]
-
 _START = datetime(2025, 1, 2, 9, 0, 0, 120331, tzinfo=UTC)
 _FIRST_NUCLEUS = 300_017
 # nuclei of cells that were never segmented
@@ -267,32 +257,22 @@ def _empty_place(
         distance += 300.0
 
 
-def _voxels(segmentation: Segmentation, nm: Floats) -> npt.NDArray[np.int32]:
-    resolution = np.asarray(segmentation.frame.table_resolution)
-    voxels: npt.NDArray[np.int32] = np.round(nm / resolution).astype(np.int32)
-    return voxels
-
-
 def _point(segmentation: Segmentation, nm: Floats, row: Ints | None = None) -> PointColumn:
-    return PointColumn(_voxels(segmentation, nm), row)
+    return PointColumn(np.round(nm / np.asarray(segmentation.frame.table_resolution)).astype(np.int32), row)
 
 
 def _written(count: int, start: datetime = _START) -> Ints:
     """Times at which rows were written one after another."""
-    return micros(start) + 611 * np.arange(count, dtype=np.int64)
+    return to_micros(start) + 611 * np.arange(count, dtype=np.int64)
 
 
 def all_tables(
-    seed: int,
-    segmentation: Segmentation,
-    nuclei: Nuclei,
-    synapses: Synapses,
-    roots: dict[int, Ints],
+    seed: int, segmentation: Segmentation, nuclei: Nuclei, synapses: Synapses, roots: dict[int, Ints]
 ) -> list[Rows]:
     """Every table of the cortex; ``roots`` are by version, 0 for now."""
     labels = _label_tables(seed, segmentation, nuclei)
     everything = _synapse_rows(seed, segmentation, synapses)
-    found = everything.select(everything.created <= micros(VERSIONS[-1].time))
+    found = everything.select(everything.created <= to_micros(VERSIONS[-1].time))
     return [
         found,
         _nucleus_table(segmentation, nuclei),
@@ -303,7 +283,7 @@ def all_tables(
         _tag_table(seed, segmentation, synapses, found.ids, "synapse_targets", 0.95),
         # the table of synapses is not written to after the newest version, as on the real datasets
         replace(
-            everything.select(everything.created > micros(VERSIONS[-1].time)),
+            everything.select(everything.created > to_micros(VERSIONS[-1].time)),
             name="late_synapses",
             description="Synapses that were found after the newest version was made.",
         ),
@@ -318,13 +298,13 @@ def _synapse_rows(seed: int, segmentation: Segmentation, synapses: Synapses) -> 
     newest = np.arange(count) >= count - max(4, count // 30)
     # rows are numbered in the order in which they were written
     stage = np.where(newest, np.sort(random.integers(1, 4, count)), 0)
-    starts = [0, *(micros(version.time) + 86_400_000_000 for version in VERSIONS)]
+    starts = [0, *(to_micros(version.time) + 86_400_000_000 for version in VERSIONS)]
     for k in (1, 2, 3):
         mine = stage == k
         created[mine] = starts[k] + 611 * np.arange(mine.sum())
     deleted = np.full(count, NEVER)
     gone = np.flatnonzero(stage == 0)[:: max(40, count // 25)]
-    deleted[gone] = micros(datetime(2025, 3, 10, 12, 0, 0, 250_000, tzinfo=UTC))
+    deleted[gone] = to_micros(datetime(2025, 3, 10, 12, 0, 0, 250_000, tzinfo=UTC))
     return Rows(
         name="synapses",
         schema="synapse",
@@ -381,50 +361,36 @@ def _label_tables(seed: int, segmentation: Segmentation, nuclei: Nuclei) -> list
     fine = [cell.cell_type for cell in cells]
     finest = [f"{cell.cell_type}_{'abc'[int(random.integers(3))]}" for cell in cells]
     layer = [next(name for name, below in _LAYER_BOTTOMS_UM if cell.soma_um[1] < below) for cell in cells]
-    targets = nuclei.ids[nuclei.cell >= 0]
     coarse = ["excitatory" if cell.kind == "excitatory" else "inhibitory" for cell in cells]
     matched = [f"unit_{number}" for number in range(1, len(cells) + 1)]
     tuned = [("tuned", "untuned")[int(random.integers(2))] for _ in cells]
+    targets, strays = nuclei.ids[nuclei.cell >= 0], nuclei.ids[nuclei.cell < 0]
     count = len(cells)
-    tables = [
-        _labels(
-            "cell_types", "Cell types by a model of soma and nucleus.", targets, broad, fine, random, skip=2
-        ),
-        _labels(
-            "cell_types_manual", "Cell types given by experts.", targets, broad, fine, random, skip=count // 2
-        ),
-        _labels(
-            "cell_types_fine", "Types by the shape of dendrites.", targets, broad, finest, random, skip=1
-        ),
-        _labels(
-            "cell_types_coarse",
-            "Excitatory or inhibitory.",
-            targets,
-            ["coarse"] * count,
-            coarse,
-            random,
-            skip=1,
-        ),
-        _labels("cortical_layers", "Layer of the soma.", targets, ["layer"] * count, layer, random, skip=0),
-        _labels(
-            "functional_matches",
-            "Recorded units.",
-            targets,
-            ["unit"] * count,
-            matched,
-            random,
-            skip=count // 3,
-        ),
-        _labels(
-            "functional_properties", "Tuning.", targets, ["tuning"] * count, tuned, random, skip=count // 3
-        ),
-    ]
-    strays = nuclei.ids[nuclei.cell < 0]
     neuron = ["neuron"] * count + ["not-neuron"] * len(strays)
-    system = ["is_neuron"] * len(neuron)
+    # name, description, classification system (one for all, or of each row), labels, how many have none
+    tables: list[tuple[str, str, str | list[str], list[str], int]] = [
+        ("cell_types", "Cell types by a model of soma and nucleus.", broad, fine, 2),
+        ("cell_types_manual", "Cell types given by experts.", broad, fine, count // 2),
+        ("cell_types_fine", "Types by the shape of dendrites.", broad, finest, 1),
+        ("cell_types_coarse", "Excitatory or inhibitory.", "coarse", coarse, 1),
+        ("cortical_layers", "Layer of the soma.", "layer", layer, 0),
+        ("functional_matches", "Recorded units.", "unit", matched, count // 3),
+        ("functional_properties", "Tuning.", "tuning", tuned, count // 3),
+        ("neuron_prediction", "Whether a nucleus is a neuron's.", "is_neuron", neuron, 0),
+    ]
     everyone = np.concatenate([targets, strays])
-    description = "Whether a nucleus is a neuron's."
-    return [*tables, _labels("neuron_prediction", description, everyone, system, neuron, random, skip=0)]
+    return [
+        _labels(
+            name,
+            description,
+            everyone[: len(labels)],
+            [system] * len(labels) if isinstance(system, str) else system,
+            labels,
+            random,
+            skip=skip,
+        )
+        for name, description, system, labels, skip in tables
+    ]
 
 
 def _labels(
@@ -444,7 +410,7 @@ def _labels(
     labels = [label[i] for i in order]
     labels[0] = "unsure"
     created = _written(count, datetime(2025, 1, 8, 9, 30, 0, 5, tzinfo=UTC))
-    created[-1] = micros(datetime(2025, 3, 20, 15, 0, 0, 411_000, tzinfo=UTC))
+    created[-1] = to_micros(datetime(2025, 3, 20, 15, 0, 0, 411_000, tzinfo=UTC))
     deleted = np.full(count, NEVER)
     deleted[0] = created[-1]
     ids = np.arange(1, count + 1, dtype=np.int64) * 3 + 1
@@ -511,13 +477,12 @@ def _tag_table(
         "soma",
         np.where(spine & (compartment[known] == DENDRITE), "spine", "shaft"),
     )
-    columns: dict[str, Any] = {"tag": pa.array(tag.tolist(), type=pa.string())}
     rows = Rows(
         name=name,
         schema="reference_tag",
         description="Part of the target on which a synapse sits; not every synapse has one.",
         ids=np.arange(1, len(known) + 1, dtype=np.int64) * 2,
-        columns=columns,
+        columns={"tag": pa.array(tag.tolist(), type=pa.string())},
         created=_written(len(known), datetime(2025, 1, 25, 8, 0, 0, 9, tzinfo=UTC)),
         reference="synapses",
         target=synapses.ids[known],

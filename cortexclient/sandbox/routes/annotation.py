@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from cortexclient.sandbox.routes.materialize.body import (
     BodySchema,
     Check,
-    RefusedError,
+    bad_argument,
     boolean,
     checked_body,
+    flag,
     integer,
     list_of,
     mapping,
@@ -36,18 +38,12 @@ from cortexclient.sandbox.routes.materialize.service import (
 )
 from cortexclient.sandbox.routes.pages import json_response, unserved
 from cortexclient.sandbox.stores.tables.model import QueryError, aborted
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.stores.tables.write import AnnotationWriter
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.stores.tables.write import AnnotationWriter
+from cortexclient.sandbox.world import World
 
 VERSION = "4.35.0"
 _BASE = "/annotation/api/v2/aligned_volume/{volume}/table"
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-_YES, _NO = ("true", "1", "on"), ("false", "0")
 _TABLE_METADATA = BodySchema({"reference_table": text, "track_target_id_updates": boolean})
 _DESCRIBED: dict[str, Check] = {
     "user_id": text,
@@ -143,13 +139,9 @@ def _notice(metadata: dict[str, Any]) -> dict[str, str] | None:
 
 def _tables(call: _AnnotationCall) -> Response:
     call.check_volume()
-    given = call.request.query_params.get("filter_valid", "true").lower()
-    if given not in _YES + _NO:
-        problem = {
-            "filter_valid": f"whether to only return valid items Invalid literal for boolean(): {given}"
-        }
-        raise RefusedError({"errors": problem, "message": "Input payload validation failed"})
-    valid = given in _YES
+    valid = flag(
+        call.request.query_params, "filter_valid", "whether to only return valid items", default=True
+    )
     rows = call.world.tables.annotation_rows
     return json_response([name for name, row in rows.items() if row["valid"] or not valid])
 
@@ -197,8 +189,7 @@ def _rows(call: _AnnotationCall) -> Response:
     try:
         ids = [int(part) for part in given.split(",")]
     except ValueError as error:
-        problem = {"annotation_ids": f"list of annotation ids {error}"}
-        raise RefusedError({"errors": problem, "message": "Input payload validation failed"}) from None
+        raise bad_argument("annotation_ids", f"list of annotation ids {error}") from None
     return json_response(call.writer.rows(call.table, ids), 200, _notice(metadata))
 
 

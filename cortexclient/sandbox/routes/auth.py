@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING
 
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
-from cortexclient.sandbox.access import USER
+from cortexclient.sandbox.access import USER, User
 from cortexclient.sandbox.routes.pages import json_response
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.access import User
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 VERSION = "2.30.3"
 
@@ -70,8 +64,6 @@ class _AuthService:
     def version(self, _: Request) -> Response:
         return _text(f"neuroglance_auth -- version {VERSION}")
 
-    # -- oneself ---------------------------------------------------------------------------------------------------
-
     def cache(self, request: Request) -> Response:
         return json_response(self.access.rights(self._who(request)))
 
@@ -98,8 +90,6 @@ class _AuthService:
                 for number, text in enumerate(user.tokens, start=user.id)
             ]
         )
-
-    # -- others ----------------------------------------------------------------------------------------------------
 
     def _asked(self, request: Request) -> list[User]:
         numbers = {int(text) for text in request.query_params.get("id", "").split(",") if text.isdigit()}
@@ -134,8 +124,6 @@ class _AuthService:
         if found is None:
             return _text("No dataset for given service and table names", 404)
         return json_response(found.name)
-
-    # -- pages -----------------------------------------------------------------------------------------------------
 
     def terms(self, request: Request) -> Response:
         return PlainTextResponse(f"Terms of service {request.path_params['number']} of the sandbox: be kind.")

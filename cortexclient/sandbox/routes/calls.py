@@ -13,25 +13,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from cortexclient.sandbox.access import USER
-from cortexclient.sandbox.routes.pages import redirect_text, unserved, wrong_method_page
+from cortexclient.sandbox.arrays import Ids, Ints
+from cortexclient.sandbox.routes.pages import redirect_text, status_page, unserved
 from cortexclient.sandbox.stores.graph.edits import EditError
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
 from cortexclient.sandbox.stores.graph.state import moment
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from starlette.requests import Request
-
-    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import Ids
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +126,7 @@ class Call:
         assert when is not None
         return when
 
-    def bounds(self) -> NDArray[np.int64] | None:
+    def bounds(self) -> Ints | None:
         """Bounds ``x0-x1_y0-y1_z0-z1`` in voxels, int64 (2, 3), if given."""
         given = self.arg("bounds")
         if given is None:
@@ -198,7 +194,7 @@ def route(world: World, path: str, handler: Handler, methods: tuple[str, ...] = 
     async def endpoint(request: Request) -> Response:
         body = await request.body()
         if request.method not in methods:
-            return wrong_method_page()
+            return status_page(405)
         return await run_in_threadpool(_answer, world, handler, request, body)
 
     return Route(path, endpoint, methods=["GET", "POST", "PUT", "DELETE"])

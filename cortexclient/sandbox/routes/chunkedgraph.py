@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 
+from cortexclient.sandbox.arrays import Ids
 from cortexclient.sandbox.routes.calls import (
     ApiError,
     Call,
+    Handler,
     anything_else,
     binary,
     index_routes,
@@ -28,14 +32,7 @@ from cortexclient.sandbox.routes.chunkedgraph_history import (
 )
 from cortexclient.sandbox.stores.graph import build, history, space
 from cortexclient.sandbox.stores.graph.state import to_micros
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.routes.calls import Handler
-    from cortexclient.sandbox.stores.graph.state import Ids
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 _OLD_TABLE = "/segmentation/1.0/{table}"
 

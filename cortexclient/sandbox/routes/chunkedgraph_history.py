@@ -5,27 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 
+from cortexclient.sandbox.arrays import Ids, Ints
 from cortexclient.sandbox.routes.calls import ApiError, Call, harmless, jsonify, route, text
 from cortexclient.sandbox.stores.graph import edits, history
 from cortexclient.sandbox.stores.graph.edits import Edit
-from cortexclient.sandbox.stores.graph.graph import operation_time
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph, operation_time
 from cortexclient.sandbox.stores.graph.space import Geometry
+from cortexclient.sandbox.world import World
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pandas as pd
-    from numpy.typing import NDArray
-    from starlette.responses import Response
-    from starlette.routing import BaseRoute
 
-    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import Ids
-    from cortexclient.sandbox.world import World
 
 _TABLE = "/segmentation/api/v1/table/{table}"
 
@@ -257,7 +254,7 @@ def node_time(graph: ChunkedGraph, node: int) -> int:
     return int(made.astype(np.int64)[0])
 
 
-def _points(graph: ChunkedGraph, nodes: list[Any]) -> NDArray[np.int64]:
+def _points(graph: ChunkedGraph, nodes: list[Any]) -> Ints:
     """Points of an edit, given in nm after the id, as voxels (n, 3)."""
     resolution = Geometry(graph).resolution
     return np.array([np.array(node[1:]) / resolution for node in nodes], dtype=np.int64).reshape(-1, 3)
@@ -296,7 +293,7 @@ def _merge(call: Call) -> Response:
     return _answer(call, edit)
 
 
-def _sides(call: Call) -> tuple[Ids, Ids, NDArray[np.int64], NDArray[np.int64]]:
+def _sides(call: Call) -> tuple[Ids, Ids, Ints, Ints]:
     graph = call.graph
     marks = call.json()
     nodes = [*marks["sources"], *marks["sinks"]]

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
+from cortexclient.sandbox.arrays import Floats, Ints
 from cortexclient.sandbox.routes.pages import json_response
 from cortexclient.sandbox.routes.viewer import example_roots
-from cortexclient.sandbox.world import SANDBOX_TOKEN
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import SANDBOX_TOKEN, World
 
 # the drawing's own units; finer than a screen shows it
 BOX = 320
 MARGIN = 12
 
 
-def _pieces(world: World, root: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _pieces(world: World, root: int) -> tuple[Floats, Ints]:
     """Points of a root's level-2 ids, nm (n, 3), and pairs of rows of those that touch (m, 2)."""
     ids = np.sort(np.asarray(world.graph.l2_ids(root), np.int64))
     known = {i: row["rep_coord_nm"] for i, row in world.l2cache.get(ids, ["rep_coord_nm"]).items() if row}

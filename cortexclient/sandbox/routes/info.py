@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from starlette.routing import Route
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from cortexclient.sandbox.access import USER
 from cortexclient.sandbox.routes.pages import json_response, message_error, unserved
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 VERSION = "4.3.3"
 _BASE = "/info/api/v2"

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
 
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from cortexclient.sandbox.arrays import Ids
 from cortexclient.sandbox.routes.calls import Call, anything_else, index_routes, jsonify, route, text
 from cortexclient.sandbox.stores.l2cache import ATTRIBUTES
+from cortexclient.sandbox.world import World
 
-if TYPE_CHECKING:
-    from starlette.responses import Response
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.stores.graph.state import Ids
-    from cortexclient.sandbox.world import World
-
-_UINT64 = "added_edges areas children fake_edges former_parents indefinite_lock lock n_layers new_parents operation_id"
-_UINT64 += (
-    " parents redo_operation_id removed_edges roots sink_ids source_ids undo_operation_id compacted_areas"
-)
-_UINT64 += " compacted_split_edges former_ids l2_chunk_lock_scope new_ids split_edges"
-_INT64 = "bb_offset counter sink_coords source_coords"
-_FLOAT32 = "affinities compacted_affinities"
-_TEXT = "operation_exception operation_status operation_ts stale_ts user version"
-_EDGE_LAYERS = 20
+# every column that the service's storage library knows by type, not only those of the cache: it answers them all
+_COLUMNS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def _registered() -> dict[str, str]:
-    """Every column that the service's storage library knows, not only those of the cache: it answers them all."""
-    names = dict.fromkeys(_UINT64.split(), "uint64") | dict.fromkeys(_INT64.split(), "int64")
-    names |= dict.fromkeys(_FLOAT32.split(), "float32") | ATTRIBUTES
-    for layer in range(_EDGE_LAYERS):
-        names |= {f"atomic_cross_edges_{layer}": "uint64", f"cross_edges_{layer}": "uint64"}
-    types = {name: f"<class 'numpy.{dtype}'>" for name, dtype in names.items()}
-    return types | dict.fromkeys(_TEXT.split(), "<class 'str'>")
+    types = {name: kind for kind, names in _COLUMNS.items() for name in names} | ATTRIBUTES
+    return {name: f"<class '{'' if kind == 'str' else 'numpy.'}{kind}'>" for name, kind in types.items()}
 
 
 def routes(world: World) -> list[BaseRoute]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from cortexclient.sandbox.routes.calls import Call, anything_else, binary, index_routes, jsonify, route, text
 from cortexclient.sandbox.routes.chunkedgraph import PCG_VERSION
-
-if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 _PREFIX, _OLD_PREFIX = "/meshing/api/v1", "/meshing/1.0"
 _TRUE = ("True", "true", "1")

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from html import escape
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.requests import Request
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -28,19 +25,20 @@ def message_error(status: int, message: str) -> Response:
 logger = logging.getLogger(__name__)
 _reported: set[str] = set()
 
-_CRASH = (
-    "<!doctype html>\n<html lang=en>\n<title>500 Internal Server Error</title>\n<h1>Internal Server Error</h1>\n<p>The "
-    "server encountered an internal error and was unable to complete your request. Either the server is overloaded or "
-    "there is an error in the application.</p>\n"
-)
-_WRONG_METHOD = (
-    "<!doctype html>\n<html lang=en>\n<title>405 Method Not Allowed</title>\n<h1>Method Not Allowed</h1>\n"
-    "<p>The method is not allowed for the requested URL.</p>\n"
-)
-_NOT_FOUND = (
-    "<!doctype html>\n<html lang=en>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n<p>The requested URL was not "
-    "found on the server. If you entered the URL manually please check your spelling and try again.</p>\n"
-)
+_WORDS = {
+    404: "The requested URL was not found on the server. If you entered the URL manually please check your spelling "
+    "and try again.",
+    405: "The method is not allowed for the requested URL.",
+    500: "The server encountered an internal error and was unable to complete your request. Either the server is "
+    "overloaded or there is an error in the application.",
+}
+
+
+def status_page(status: int) -> Response:
+    """Return the page of a service for a path (404) or method (405) that it does not know, or its own failure (500)."""
+    phrase = HTTPStatus(status).phrase
+    head = f"<!doctype html>\n<html lang=en>\n<title>{status} {phrase}</title>\n<h1>{phrase}</h1>\n"
+    return Response(f"{head}<p>{_WORDS[status]}</p>\n", status, media_type="text/html")
 
 
 def redirect_text(target: str) -> str:
@@ -52,34 +50,10 @@ def redirect_text(target: str) -> str:
     )
 
 
-def not_found_page() -> Response:
-    """Return the response to a path that a service does not know."""
-    return Response(_NOT_FOUND, status_code=404, media_type="text/html")
-
-
-def wrong_method_page() -> Response:
-    """Return the response to a method that a service does not know."""
-    return Response(_WRONG_METHOD, status_code=405, media_type="text/html")
-
-
-def crash_page() -> Response:
-    """Return the response of a service whose own code failed."""
-    return Response(_CRASH, status_code=500, media_type="text/html")
-
-
 async def unserved(request: Request) -> Response:
     """Respond to a path of a service that no route knows; logged once."""
     path = f"{request.method} {request.url.path}"
     if path not in _reported and len(_reported) < 1000:
         _reported.add(path)
         logger.info("the sandbox does not serve %s", path)
-    return not_found_page()
-
-
-async def send_bytes(
-    send: Callable[[Any], Any], status: int, body: bytes, content_type: bytes, *extra: tuple[bytes, bytes]
-) -> None:
-    """Send a complete response."""
-    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *extra]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return status_page(404)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from typing import TYPE_CHECKING
 
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from cortexclient.sandbox.routes.info import did_you_mean
 from cortexclient.sandbox.routes.pages import json_response, message_error, unserved
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 _BASE = "/schema/api/v2"
 _TYPES = (f"{_BASE}/type/<string:annotation_type>", f"{_BASE}/type", f"{_BASE}/types")

@@ -7,17 +7,17 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from cortexclient.sandbox.routes.pages import (
-    crash_page,
     json_response,
     message_error,
-    not_found_page,
+    status_page,
     unserved,
 )
 from cortexclient.sandbox.stores.skeleton_formats import (
@@ -29,12 +29,7 @@ from cortexclient.sandbox.stores.skeleton_formats import (
     precomputed_info,
 )
 from cortexclient.sandbox.stores.skeletons import SkeletonError, SkeletonStore
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +141,7 @@ def _route(world: World, path: str, handler: Callable[[_SkeletonCall], Response]
         body = await request.body()
         version = request.path_params.get("version", "0")
         if not version.removeprefix("-").isdecimal():
-            return not_found_page()
+            return status_page(404)
         if request.method not in (method, "HEAD"):
             return message_error(405, "The method is not allowed for the requested URL.")
         try:
@@ -169,7 +164,7 @@ def _answer(handler: Callable[[_SkeletonCall], Response], request: Request, body
         raise
     except Exception as error:
         logger.debug("%s failed", request.url.path, exc_info=error)
-        return crash_page()
+        return status_page(500)
 
 
 def _check_version(version: Any) -> None:
@@ -202,8 +197,6 @@ class _Skeletons:
     def _is_kept(self, call: _SkeletonCall, root: int) -> bool:
         return call.datastack == self.world.names.datastack and self.store.exists(root)
 
-    # -- the service itself ----------------------------------------------------------------------------------------
-
     def named(self, call: _SkeletonCall) -> Response:
         return json_response({"datastack_name": call.datastack})
 
@@ -224,7 +217,7 @@ class _Skeletons:
         return json_response({"bulk skeletons": text})
 
     def fails(self, _: _SkeletonCall) -> Response:
-        return crash_page()
+        return status_page(500)
 
     def refusal_list(self, _: _SkeletonCall) -> Response:
         if not self.world.options.skeleton_limiter:
@@ -234,12 +227,10 @@ class _Skeletons:
         headers = {"content-disposition": "attachment"}
         return Response(body, media_type="application/octet-stream", headers=headers)
 
-    # -- one skeleton ----------------------------------------------------------------------------------------------
-
     def one(self, call: _SkeletonCall) -> Response:
         form = str(call.path.get("form", "precomputed"))
         if form == "none":  # meant to be made in the background; the service calls itself the wrong way
-            return crash_page()
+            return status_page(500)
         _check_version(call.version)
         try:
             return self._one(call, form)
@@ -266,14 +257,12 @@ class _Skeletons:
         if form not in FORMATS and form not in _UNSENDABLE:
             raise SkeletonError(500, "")  # a bare assertion of the service
         if not self.store.exists(call.root) and self.world.closing.wait(self.world.options.skeleton_delay):
-            return crash_page()
+            return status_page(500)
         flat = self.store.get(call.root)
         if form in _UNSENDABLE:
-            return crash_page()
+            return status_page(500)
         body, media = encode(flat, call.version, form, self.store.swc(call.root))
         return Response(body, media_type=media, headers={"content-disposition": "attachment"})
-
-    # -- what is there ---------------------------------------------------------------------------------------------
 
     def exists(self, call: _SkeletonCall) -> Response:
         if not self.world.options.skeleton_limiter:
@@ -299,8 +288,6 @@ class _Skeletons:
             if str(root).startswith(prefix) and self._stranger(call) is None
         ]
         return json_response({"num_found": len(files), "files": files[:limit] if limit else files})
-
-    # -- many skeletons --------------------------------------------------------------------------------------------
 
     def bulk(self, call: _SkeletonCall) -> Response:
         self._limited()

@@ -7,20 +7,16 @@ import json
 import threading
 import zlib
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from cortexclient.sandbox.access import USER
 from cortexclient.sandbox.routes.calls import anything_else
-from cortexclient.sandbox.routes.pages import crash_page, json_response, wrong_method_page
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.routes.pages import json_response, status_page
+from cortexclient.sandbox.world import World
 
 STATE_VERSION = "0.7.2"
 # states alone are also served where they were before the service had versions
@@ -71,7 +67,7 @@ class _States:
             kind = _kind(request)
             number = self.shelf.put(kind, document, None if given is None else int(given))
         except (KeyError, ValueError):
-            return crash_page()
+            return status_page(500)
         above = request.url.path.rstrip("/").rpartition("/")[0]
         return json_response(f"{self.world.base_url}{above}/{number}")
 
@@ -79,14 +75,14 @@ class _States:
         try:
             document = self.shelf.get(_kind(request), request.path_params["number"])
         except (KeyError, ValueError):
-            return crash_page()
+            return status_page(500)
         if "/raw/" in request.url.path:
             # as sent, and as it is stored: compressed
             return Response(zlib.compress(json.dumps(document).encode()), media_type="text/html")
         return json_response(document)
 
     async def post_only(self, _: Request) -> Response:
-        return wrong_method_page()
+        return status_page(405)
 
     async def index(self, _: Request) -> Response:
         return Response(f"NeuroglancerJsonServer - v{STATE_VERSION}", media_type="text/html")

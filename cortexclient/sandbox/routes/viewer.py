@@ -15,27 +15,20 @@ import threading
 from collections.abc import AsyncIterator
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import pandas as pd
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
-from cortexclient.sandbox.access import USER
+from cortexclient.sandbox.access import USER, User
+from cortexclient.sandbox.arrays import Bools, Floats
 from cortexclient.sandbox.layout import path_inside
 from cortexclient.sandbox.routes.pages import json_response
-from cortexclient.sandbox.world import SANDBOX_TOKEN
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from starlette.requests import Request
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.access import User
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import SANDBOX_TOKEN, World
 
 MAX_SYNAPSES = 2000
 MAX_EXAMPLES = 50
@@ -49,7 +42,7 @@ def example_roots(world: World, count: int = 5) -> list[int]:
     if not world.graph.available:
         return []
     roots = world.graph.alive()
-    rows = _live(world, world.folder.info.get("soma_table"))
+    rows = world.folder.live_rows(world.folder.info.get("soma_table"))
     if rows is not None and "pt_supervoxel_id" in rows:
         supervoxels = rows["pt_supervoxel_id"].fillna(0).to_numpy(np.int64)
         somas = world.graph.roots(supervoxels[supervoxels > 0])
@@ -97,7 +90,7 @@ def neuron_state(world: World, root: int) -> dict[str, Any]:
 
 
 def _annotations(
-    side: str, synapses: list[tuple[str, int, list[float]]], resolution: NDArray[np.float64]
+    side: str, synapses: list[tuple[str, int, list[float]]], resolution: Floats
 ) -> dict[str, Any]:
     dimensions = {axis: [float(size) * 1e-9, "m"] for axis, size in zip("xyz", resolution, strict=True)}
     return {
@@ -114,22 +107,13 @@ def _annotations(
     }
 
 
-def _live(world: World, table: str | None) -> pd.DataFrame | None:
-    path = world.folder.file("tables", f"{table}.live.parquet")
-    if not table or not path.is_file():
-        return None
-    rows = pd.read_parquet(path)
-    return rows[rows["deleted"].isna()]
-
-
-def _synapses(world: World, root: int, resolution: NDArray[np.float64]) -> list[tuple[str, int, list[float]]]:
+def _synapses(world: World, root: int, resolution: Floats) -> list[tuple[str, int, list[float]]]:
     table = world.folder.info.get("synapse_table")
-    rows = _live(world, table)
+    rows = world.folder.live_rows(table)
     if rows is None or "ctr_pt_position_x" not in rows:
         return []
     mine = np.sort(np.asarray(world.graph.supervoxels(root), np.int64))
-    stored = next(row for row in world.folder.tables["annotation_tables"] if row["table_name"] == table)
-    scale = np.array([float(stored[f"voxel_resolution_{axis}"]) for axis in ("x", "y", "z")]) / resolution
+    scale = np.array(world.folder.voxel_nm(table)) / resolution
     found: list[tuple[str, int, list[float]]] = []
     for side in SIDES:
         part = rows[np.isin(rows[f"{side}_pt_supervoxel_id"].fillna(0).to_numpy(np.int64), mine)].head(
@@ -147,7 +131,7 @@ def _voxel(world: World) -> float:
     return float(world.graph.info["scales"][0]["resolution"][0])
 
 
-def _image_box(world: World) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _image_box(world: World) -> tuple[Floats, Floats] | None:
     """Corners of the image volume, nm: it may be much smaller than the segmentation."""
     info = world.folder.json("precomputed", "img", "info")
     if not info:
@@ -158,7 +142,7 @@ def _image_box(world: World) -> tuple[NDArray[np.float64], NDArray[np.float64]] 
     return low * size, (low + np.array(scale["size"], np.float64)) * size
 
 
-def _points(world: World, root: int) -> NDArray[np.float64]:
+def _points(world: World, root: int) -> Floats:
     """Representative points of a root's level-2 ids, nm (n, 3)."""
     attributes = world.l2cache.get(world.graph.l2_ids(root), ["rep_coord_nm"]).values()
     return np.array([row["rep_coord_nm"] for row in attributes if "rep_coord_nm" in row], np.float64).reshape(
@@ -166,7 +150,7 @@ def _points(world: World, root: int) -> NDArray[np.float64]:
     )
 
 
-def _imaged(world: World, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _imaged(world: World, points: Floats) -> Bools:
     """Which points lie well inside the image volume."""
     box = _image_box(world)
     if box is None:
@@ -176,7 +160,7 @@ def _imaged(world: World, points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _frame(
-    world: World, root: int, resolution: NDArray[np.float64], places: list[list[float]]
+    world: World, root: int, resolution: Floats, places: list[list[float]]
 ) -> tuple[list[float], float]:
     """Where to look, and how far the view must reach: a point of the neuron, in the image if possible."""
     points = _points(world, root)

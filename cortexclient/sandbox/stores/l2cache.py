@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
-from cortexclient.sandbox.stores.graph.space import Geometry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from cortexclient.sandbox.layout import DataFolder
-    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import Ids
+from cortexclient.sandbox.arrays import Ids, Ints
+from cortexclient.sandbox.stores import LoadedOnce
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
+from cortexclient.sandbox.stores.graph.state import find
 
 
 def derived(
@@ -51,21 +46,21 @@ def derived(
 
 def _shares(graph: ChunkedGraph, supervoxels: Ids, known: dict[int, dict[str, Any]]) -> dict[int, float]:
     """Pieces that hold the supervoxels, each taken once, and how much of each piece is taken."""
-    pieces = np.array(sorted(known, key=lambda piece: -len(graph.children(piece))), dtype=np.int64)
     left = set(supervoxels.tolist())
+    held = {piece: set(graph.children(piece).tolist()) for piece in known}
+    whole = {piece for piece, own in held.items() if own <= left}
     shares = {}
     # pieces that are wholly taken come first: they say most
-    whole = [piece for piece in pieces.tolist() if left.issuperset(graph.children(piece).tolist())]
-    for piece in [*whole, *(piece for piece in pieces.tolist() if piece not in whole)]:
-        inside = left.intersection(graph.children(piece).tolist())
+    for piece in sorted(held, key=lambda piece: (piece not in whole, -len(held[piece]))):
+        inside = left & held[piece]
         if inside:
-            shares[piece] = len(inside) / len(graph.children(piece))
+            shares[piece] = len(inside) / len(held[piece])
             left -= inside
     return shares
 
 
 def _middle(graph: ChunkedGraph, supervoxels: Ids, entry: dict[str, Any]) -> list[float]:
-    """Centre of the largest of some supervoxels, in nm."""
+    """Centre of the largest of some supervoxels, in nm, where the folder knows it."""
     path = graph.folder.file("chunkedgraph", "supervoxels.parquet")
     if path.is_file():
         columns = ["supervoxel_id", "voxels", "centroid_x_nm", "centroid_y_nm", "centroid_z_nm"]
@@ -73,23 +68,8 @@ def _middle(graph: ChunkedGraph, supervoxels: Ids, entry: dict[str, Any]) -> lis
         if table.num_rows:
             row = int(np.argmax(np.asarray(table["voxels"])))
             return [float(table[name][row].as_py()) for name in columns[2:]]
-    place = _of_voxels(graph, supervoxels)
-    return entry["rep_coord_nm"] if place is None else place
-
-
-def _of_voxels(graph: ChunkedGraph, supervoxels: Ids) -> list[float] | None:
-    """Voxel of some supervoxels that is closest to their middle, in nm."""
-    if not graph.volume.available or not len(supervoxels):
-        return None
-    geometry = Geometry(graph)
-    low = graph.layout.chunks(supervoxels[:1])[0] * geometry.chunk_size + geometry.offset
-    block = graph.volume.cutout(low, low + geometry.chunk_size)
-    places: NDArray[np.int64] = np.argwhere(np.isin(block, supervoxels))
-    if not len(places):
-        return None
-    nearest = places[np.linalg.norm((places - places.mean(axis=0)) * geometry.resolution, axis=1).argmin()]
-    middle: list[float] = ((nearest + low + 0.5) * geometry.resolution).tolist()
-    return middle
+    place: list[float] = entry["rep_coord_nm"]
+    return place
 
 
 # what the service keeps of each level-2 id, and as which type it answers it
@@ -118,36 +98,23 @@ class L2Cache:
     New level-2 ids of an edited graph get attributes from the pieces they are made of.
     """
 
-    def __init__(self, folder: DataFolder, graph: ChunkedGraph | None = None) -> None:
-        self.folder = folder
+    def __init__(self, graph: ChunkedGraph) -> None:
         self.graph = graph
-        self._lock = threading.Lock()
-        self._loaded: tuple[NDArray[np.int64], pa.Table | None] | None = None
 
     @property
     def available(self) -> bool:
         """Whether the folder has a cache."""
-        return self.folder.file("l2cache.parquet").is_file()
+        return self.graph.folder.file("l2cache.parquet").is_file()
 
-    def _table(self) -> tuple[NDArray[np.int64], pa.Table | None]:
-        if self._loaded is None:
-            with self._lock:
-                if self._loaded is None:
-                    self._loaded = self._read()
-        return self._loaded
-
-    def _read(self) -> tuple[NDArray[np.int64], pa.Table | None]:
+    @LoadedOnce
+    def _table(self) -> pa.Table:
+        """Rows of the level-2 ids in the cache, ascending."""
         if not self.available:
-            return np.empty(0, dtype=np.int64), None
-        table = pq.read_table(self.folder.file("l2cache.parquet"))
+            return pa.table({"l2_id": pa.array([], pa.int64())})
+        table = pq.read_table(self.graph.folder.file("l2cache.parquet"))
         if "in_cache" in table.column_names:
             table = table.filter(table["in_cache"])
-        table = table.sort_by("l2_id").combine_chunks()
-        return np.asarray(table["l2_id"], dtype=np.int64), table
-
-    def known(self, l2_ids: ArrayLike) -> NDArray[np.bool_]:
-        """Whether each id is in the cache, bool (n,)."""
-        return np.isin(np.asarray(l2_ids, dtype=np.int64), self._table()[0])
+        return table.sort_by("l2_id").combine_chunks()
 
     def get(self, l2_ids: ArrayLike, attributes: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
         """Attributes of level-2 ids, all of them by default; lengths in nm, ``rep_coord_nm`` is the centre of a voxel.
@@ -156,20 +123,16 @@ class L2Cache:
         """
         ids = np.unique(np.asarray(l2_ids, dtype=np.int64))
         found = self._stored(ids, attributes)
-        if self.graph is not None and self.graph.made_here:
-            for new in self.graph.made_here.intersection(i for i, entry in found.items() if not entry):
-                entry = derived(self.graph, new, lambda pieces: self._stored(pieces, None))
-                found[new] = {name: entry[name] for name in attributes or ATTRIBUTES if name in entry}
+        for new in self.graph.made_here.intersection(i for i, entry in found.items() if not entry):
+            entry = derived(self.graph, new, lambda pieces: self._stored(pieces, None))
+            found[new] = {name: entry[name] for name in attributes or ATTRIBUTES if name in entry}
         return found
 
-    def _stored(self, ids: NDArray[np.int64], attributes: Sequence[str] | None) -> dict[int, dict[str, Any]]:
-        keys, table = self._table()
+    def _stored(self, ids: Ints, attributes: Sequence[str] | None) -> dict[int, dict[str, Any]]:
         found: dict[int, dict[str, Any]] = {int(i): {} for i in ids}
-        if table is None or not len(keys):
-            return found
-        rows = np.minimum(np.searchsorted(keys, ids), len(keys) - 1)
-        hit = keys[rows] == ids
-        part = table.take(pa.array(rows[hit]))
+        rows = find(np.asarray(self._table["l2_id"]), ids)
+        hit = rows >= 0
+        part = self._table.take(pa.array(rows[hit]))
         names = [name for name in attributes or ATTRIBUTES if name in part.column_names]
         columns = [part[name].to_pylist() for name in names]
         for i, values in zip(ids[hit].tolist(), zip(*columns, strict=True), strict=True):

@@ -7,7 +7,8 @@ import warnings
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cortexclient.sandbox.arrays import Floats, Ints
 
 
 class SkeletonTree:
@@ -43,7 +44,7 @@ class SkeletonTree:
             stack.extend(below.get(vertex, ())[::-1])
         return order
 
-    def segments(self) -> NDArray[np.int64]:
+    def segments(self) -> Ints:
         """Number of the unbranched stretch that each vertex belongs to, from the tips inwards."""
         labels = np.full(len(self.vertices), -1, np.int64)
         ends = np.flatnonzero(self.children != 1)
@@ -65,10 +66,10 @@ SOMA, DENDRITE = 1, 3
 def skeletonize(
     *,
     root: int,
-    l2_ids: NDArray[np.int64],
-    points: NDArray[np.float64],
-    volumes: NDArray[np.float64],
-    edges: NDArray[np.int64],
+    l2_ids: Ints,
+    points: Floats,
+    volumes: Floats,
+    edges: Ints,
     soma: list[float] | None,
     datastack: str,
     timestamp: float,
@@ -101,7 +102,7 @@ def skeletonize(
     }
 
 
-def run_pcg_skel(points: NDArray[np.float64], edges: NDArray[np.int64], soma: list[float] | None) -> Any:
+def run_pcg_skel(points: Floats, edges: Ints, soma: list[float] | None) -> Any:
     """Skeleton of a level-2 graph; what lies around its soma collapses into the root."""
     from pcg_skel import pcg_skeleton_direct
 
@@ -118,13 +119,7 @@ def run_pcg_skel(points: NDArray[np.float64], edges: NDArray[np.int64], soma: li
         )
 
 
-def _radius(
-    vertices: NDArray[np.float64],
-    tree: NDArray[np.int64],
-    top: int,
-    mapping: NDArray[np.int64],
-    volumes: NDArray[np.float64],
-) -> NDArray[np.float64]:
+def _radius(vertices: Floats, tree: Ints, top: int, mapping: Ints, volumes: Floats) -> Floats:
     """Radius of each unbranched stretch, nm: that of a cylinder of its volume and length, of a sphere at the root.
 
     This is what ``pcg_skel.features.add_segment_properties`` does, whose ``r_eff`` the service answers.

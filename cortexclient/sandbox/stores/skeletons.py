@@ -8,28 +8,21 @@ import json
 import threading
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cortexclient.sandbox.arrays import Floats, Ints
 from cortexclient.sandbox.cortex.files import write_json, write_table
+from cortexclient.sandbox.cortex.l2attributes import L2Table
 from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE, SOMA
-from cortexclient.sandbox.layout import keep_file
+from cortexclient.sandbox.layout import DataFolder, keep_file
 from cortexclient.sandbox.stores.skeleton_build import run_pcg_skel, skeleton_meta, skeletonize
 from cortexclient.sandbox.stores.skeleton_formats import to_swc
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cortexclient.sandbox.cortex.l2attributes import L2Table
-    from cortexclient.sandbox.layout import DataFolder
-    from cortexclient.sandbox.world import World
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from cortexclient.sandbox.world import World
 
 # when the skeletons claim to have been made: fixed, so that equal seeds give equal files
 _MADE = datetime(2025, 9, 10, 4, 5, 6, 700000, tzinfo=UTC).timestamp()
@@ -213,8 +206,6 @@ class SkeletonStore:
         refused = world.folder.json("skeletons", "refusal_list.json", default=[])
         self.refused: dict[int, None] = dict.fromkeys(int(root) for root in refused)
 
-    # -- what is there -----------------------------------------------------------------------------------------------
-
     def exists(self, root: int) -> bool:
         """Whether a skeleton was made."""
         return root in self._made
@@ -275,8 +266,6 @@ class SkeletonStore:
 
         threading.Thread(target=work, name="cortexclient-sandbox-skeletons", daemon=True).start()
 
-    # -- where it comes from -----------------------------------------------------------------------------------------
-
     def _read(self, root: int) -> dict[str, Any] | None:
         document = self._files.document(root)
         if document is None:
@@ -307,21 +296,14 @@ class SkeletonStore:
 
 def _soma(world: World, root: int) -> list[float] | None:
     """Place of the only soma of a root (nm), by the soma table; None where there is none or more than one."""
-    import pandas as pd
-
     table = world.folder.info.get("soma_table")
-    path = world.folder.file("tables", f"{table}.live.parquet")
-    if not table or not path.is_file():
+    rows = world.folder.live_rows(table)
+    if rows is None:
         return None
-    rows = pd.read_parquet(path)
-    rows = rows[rows["deleted"].isna() & (rows["pt_supervoxel_id"].fillna(0) > 0)]
-    roots = world.graph.roots(rows["pt_supervoxel_id"].to_numpy(np.int64))
-    mine = rows[roots == root]
+    rows = rows[rows["pt_supervoxel_id"].fillna(0) > 0]
+    mine = rows[world.graph.roots(rows["pt_supervoxel_id"].to_numpy(np.int64)) == root]
     if len(mine) != 1:
         return None
-    stored = world.folder.tables["annotation_tables"]
-    sizes = next(row for row in stored if row["table_name"] == table)
-    return [
-        float(mine[f"pt_position_{axis}"].iloc[0]) * float(sizes[f"voxel_resolution_{axis}"])
-        for axis in ("x", "y", "z")
-    ]
+    voxels = mine[[f"pt_position_{axis}" for axis in "xyz"]].to_numpy(np.float64)[0]
+    place: list[float] = (voxels * world.folder.voxel_nm(table)).tolist()
+    return place

@@ -11,30 +11,23 @@ border vertices of neighbours are equal to the bit, and are found on the chunk p
 from __future__ import annotations
 
 import re
-import threading
 import zlib
 from functools import cached_property, lru_cache
 from itertools import product
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from cortexclient.sandbox.arrays import Bools, Floats, Ints
+from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.stores.graph.state import IdLayout
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from cortexclient.sandbox.layout import DataFolder
-
-    Ints = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
-
 VOXELS, JOINED = "voxels.arrow", "joined.parquet"
-_FRAGMENT = re.compile(r"(\d+):0:\d+-\d+_\d+-\d+_\d+-\d+")
+# name of a mesh fragment: whose it is, and the box of its chunk in voxels
+FRAGMENT = re.compile(r"(\d+):\d+:\d+-\d+_\d+-\d+_\d+-\d+")
 _CHUNK = re.compile(r"(\d+)-(\d+)_(\d+)-(\d+)_(\d+)-(\d+)")
 _COMPRESSION = 1
 
@@ -85,10 +78,7 @@ class VoxelFile:
             "seg/" + str(scale["key"]): self._chunk_file,
             "seg/" + str(info["mesh"]): self._fragment_file,
         }
-        self._lock = threading.Lock()
         self._around = lru_cache(maxsize=64)(self._read_around)
-
-    # -- files ---------------------------------------------------------------------------------------------------------
 
     def file(self, name: str) -> tuple[bytes, bool] | None:
         """Make a file of the volume; its name is the path below ``precomputed``, without ``.gz``.
@@ -113,21 +103,18 @@ class VoxelFile:
         return packer.compress(dense.astype("<u8").tobytes(order="F")) + packer.flush(), True
 
     def _fragment_file(self, name: str) -> tuple[bytes, bool] | None:
-        match = _FRAGMENT.fullmatch(name)
+        match = FRAGMENT.fullmatch(name)
         l2_id = int(match[1]) if match is not None else 0
         if l2_id not in self._members or [name] != fragment_names(self.layout, self._size, np.array([l2_id])):
             return None
         made = self.fragment(l2_id)
         return None if made is None else (made, False)
 
-    # -- voxels --------------------------------------------------------------------------------------------------------
-
     @cached_property
     def _table(self) -> tuple[Ints, NDArray[np.int32], Ints, NDArray[np.uint16]]:
         """Supervoxel ids, their cells, and the bounds of each one's places."""
-        with self._lock:
-            source = pa.memory_map(str(self._folder.file("chunkedgraph", VOXELS)))
-            batch = pa.ipc.open_file(source).get_batch(0)
+        source = pa.memory_map(str(self._folder.file("chunkedgraph", VOXELS)))
+        batch = pa.ipc.open_file(source).get_batch(0)
         places = batch.column("places")
         return (
             batch.column("supervoxel_id").to_numpy(),
@@ -175,8 +162,6 @@ class VoxelFile:
             units.append(np.repeat(cells[low:high], count)[here])
         return np.concatenate(locals_), np.concatenate(owners), np.concatenate(units)
 
-    # -- meshes --------------------------------------------------------------------------------------------------------
-
     @cached_property
     def _members(self) -> dict[int, list[int]]:
         """Supervoxels of every level-2 id that the folder knows."""
@@ -204,7 +189,9 @@ class VoxelFile:
         for unit in np.unique(cell[np.isin(owner, members)]):
             of_cell = cell == unit
             mine[of_cell] = self._pick(members, local[of_cell], owner[of_cell])
-        return self._mesh(l2_id, local[mine])
+        chunk = self.layout.chunks(np.array([l2_id]))[0]
+        corner = ((self._offset + chunk * self._size) * self._nm).astype(np.float64)
+        return surface(local[mine], self._size, corner, self._nm.astype(np.float64), self._draco_grid)
 
     def _pick(self, members: Ints, local: Ints, owner: Ints) -> Bools:
         """Voxels of some supervoxels, with those of the next chunks that continue them."""
@@ -222,35 +209,40 @@ class VoxelFile:
         reached = np.setdiff1d(part[own], foreign)
         return own | (~inside & (np.isin(part, reached) | np.isin(owner, list(joined))))
 
-    def _mesh(self, l2_id: int, local: Ints) -> bytes | None:
-        import DracoPy
-        from skimage.measure import marching_cubes
 
-        # one empty layer around the voxels, except where the chunk ends: there the mesh stays open
-        low = np.maximum(local.min(axis=0) - 1, 0)
-        high = np.minimum(local.max(axis=0) + 1, self._size)
-        dense = np.zeros(high - low + 1, dtype=np.float32)
-        dense[tuple((local - low).T)] = 1.0
-        if min(dense.shape) < 2 or dense.min() == 1.0:
-            return None
-        vertices, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]
-            dense, 0.5, gradient_direction="ascent"
-        )
-        chunk = self.layout.chunks(np.array([l2_id]))[0]
-        corner = (self._offset + chunk * self._size) * self._nm
-        grid = self._draco_grid
-        points = np.floor(((vertices.astype(np.float64) + low) * self._nm + corner) / grid + 0.5) * grid
-        bits = int(np.ceil(np.log2((self._size * self._nm).max() / grid + 4)))
-        encoded: bytes = DracoPy.encode(
-            points.astype(np.float32),
-            faces.astype(np.uint32),
-            quantization_bits=bits,
-            quantization_range=float(grid * (2**bits - 1)),
-            quantization_origin=(corner // grid * grid - grid).astype(np.float64),
-            compression_level=_COMPRESSION,
-            create_metadata=True,
-        )
-        return encoded
+def surface(local: Ints, size: Ints, corner: Floats, resolution: Floats, grid: float) -> bytes | None:
+    """Surface of some voxels of a chunk in draco, in nm; None where they have none.
+
+    ``local`` (n, 3) are places in the chunk of ``size`` voxels whose corner lies at ``corner`` (nm), and in the first
+    layers of the next ones. Vertices are rounded to the grid that all fragments share, or neighbours would not meet.
+    """
+    import DracoPy
+    from skimage.measure import marching_cubes
+
+    if not len(local):
+        return None
+    # one empty layer around the voxels, except where the chunk ends: there the mesh stays open
+    low = np.maximum(local.min(axis=0) - 1, 0)
+    high = np.minimum(local.max(axis=0) + 1, size)
+    dense = np.zeros(high - low + 1, dtype=np.float32)
+    dense[tuple((local - low).T)] = 1.0
+    if min(dense.shape) < 2 or dense.min() == 1.0:
+        return None
+    vertices, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]
+        dense, 0.5, gradient_direction="ascent"
+    )
+    points = np.floor(((vertices.astype(np.float64) + low) * resolution + corner) / grid + 0.5) * grid
+    bits = min(30, int(np.ceil(np.log2((size * resolution).max() / grid + 4))))
+    encoded: bytes = DracoPy.encode(
+        points.astype(np.float32),
+        faces.astype(np.uint32),
+        quantization_bits=bits,
+        quantization_range=float(grid * (2**bits - 1)),
+        quantization_origin=np.floor(corner / grid) * grid - grid,
+        compression_level=_COMPRESSION,
+        create_metadata=True,
+    )
+    return encoded
 
 
 def _parts(local: Ints) -> Ints:

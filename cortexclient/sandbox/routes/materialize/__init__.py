@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
-from cortexclient.sandbox.routes.materialize.body import LIVE
+from cortexclient.sandbox.routes.materialize.body import LIVE, TEXTS
 from cortexclient.sandbox.routes.materialize.frozen import (
     join_query,
     require_database,
@@ -21,7 +21,6 @@ from cortexclient.sandbox.routes.materialize.metadata import (
     view_info,
 )
 from cortexclient.sandbox.routes.materialize.service import (
-    OLD_WAY,
     Ask,
     Service,
     check_reader,
@@ -31,11 +30,7 @@ from cortexclient.sandbox.routes.materialize.service import (
 from cortexclient.sandbox.routes.pages import json_response, unserved
 from cortexclient.sandbox.stores.tables.live import live_rows
 from cortexclient.sandbox.stores.tables.model import QueryError, aborted, quoted
-
-if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
-
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 
 def live_query(ask: Ask) -> Response:
@@ -44,7 +39,7 @@ def live_query(ask: Ask) -> Response:
     check_reader(ask.world, ask.request, body["table"])
     found = live_rows(ask.store, body, arguments)
     if not arguments["direct_sql_pandas"]:
-        found.warnings += [OLD_WAY, OLD_WAY]
+        found.warnings += [TEXTS["csv"], TEXTS["csv"]]
     return frame_response(ask.request, found, arguments)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from cortexclient.sandbox.routes.pages import json_response
-
-if TYPE_CHECKING:
-    from starlette.datastructures import QueryParams
 
 
 class RefusedError(Exception):
@@ -237,30 +237,8 @@ def _checked(data: Any, schema: BodySchema) -> dict[str, Any]:
     return found
 
 
-# argument -> (default, help text, which the service puts before every complaint)
-_BOOLEANS = {
-    "return_pyarrow": (
-        True,
-        "whether to return query in pyarrow compatible binary format(faster), false returns json",
-    ),
-    "arrow_format": (False, "whether to convert dataframe to pyarrow ipc batch format"),
-    "split_positions": (False, "whether to return position columnsas seperate x,y,z columns (faster)"),
-    "count": (False, "whether to only return the count of a query"),
-    "allow_missing_lookups": (
-        False,
-        "whether to return annotation results when there are new annotations without lookups",
-    ),
-    "allow_invalid_root_ids": (
-        False,
-        "whether to let a query proceed when passed a set of root ids that are not valid",
-    ),
-    "ipc_compress": (True, "whether to have arrow compress the result"),
-    "direct_sql_pandas": (False, "whether to use direct SQL queries with pandas"),
-}
-_SAMPLE_HELP = (
-    "How many samples to randomly get using tablesample on annotation tables, useful for visualization of large tables "
-    "does not work as a random sample of query"
-)
+# of the service: its warnings, and the default and help of arguments; the help stands before every complaint
+TEXTS: dict[str, Any] = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
 _FLAGS = {"true": True, "1": True, "on": True, "false": False, "0": False, "": False}
 
 
@@ -269,9 +247,10 @@ def query_arguments(query: QueryParams) -> dict[str, Any]:
 
     Raise RefusedError if one has a value that it cannot have.
     """
-    arguments: dict[str, Any] = {}
-    for name, (default, help_text) in _BOOLEANS.items():
-        arguments[name] = flag(query, name, help_text, default=default)
+    arguments: dict[str, Any] = {
+        name: flag(query, name, argument["help"], default=argument["default"])
+        for name, argument in TEXTS["arguments"].items()
+    }
     sample = query.getlist("random_sample")
     arguments["random_sample"] = _sample(sample[0]) if sample else None
     return arguments
@@ -287,20 +266,22 @@ def flag(query: QueryParams, name: str, help_text: str, *, default: bool = False
         return default
     truth = _FLAGS.get(given[0].lower())
     if truth is None:
-        raise _bad_argument(name, f"{help_text} Invalid literal for boolean(): {given[0].lower()}")
+        raise bad_argument(name, f"{help_text} Invalid literal for boolean(): {given[0].lower()}")
     return truth
 
 
 def _sample(given: str) -> int:
+    help_text = TEXTS["random_sample"]
     try:
         sample = int(given)
     except ValueError:
-        raise _bad_argument("random_sample", f"{_SAMPLE_HELP} {given} is not a valid integer") from None
+        raise bad_argument("random_sample", f"{help_text} {given} is not a valid integer") from None
     if sample < 1:
         problem = f"Invalid random_sample: {sample}. random_sample must be a positive integer"
-        raise _bad_argument("random_sample", f"{_SAMPLE_HELP} {problem}")
+        raise bad_argument("random_sample", f"{help_text} {problem}")
     return sample
 
 
-def _bad_argument(name: str, problem: str) -> RefusedError:
+def bad_argument(name: str, problem: str) -> RefusedError:
+    """Return the refusal of an argument of the address."""
     return RefusedError({"errors": {name: problem}, "message": "Input payload validation failed"})

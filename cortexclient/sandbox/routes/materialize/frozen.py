@@ -9,9 +9,8 @@ import pandas as pd
 import pyarrow as pa
 from starlette.responses import Response
 
-from cortexclient.sandbox.routes.materialize.body import COMPLEX, SIMPLE
+from cortexclient.sandbox.routes.materialize.body import COMPLEX, SIMPLE, TEXTS
 from cortexclient.sandbox.routes.materialize.service import (
-    OLD_WAY,
     Ask,
     check_reader,
     frame_response,
@@ -19,21 +18,6 @@ from cortexclient.sandbox.routes.materialize.service import (
 )
 from cortexclient.sandbox.stores.tables.model import Found, QueryError, Source, aborted
 from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, Selection
-
-_SUFFIXES_OLD = (
-    "Suffixes is deprecated for complex queries as it\ncan be ambiguous what you desire,\nplease pass suffix_map as a "
-    "dictionary to explicitly\nset suffixes for individual tables.\nUpgrade caveclient to >=5.0.0 "
-)
-_SELECT_OLD = (
-    "Select_columns is deprecated for join queries,\nplease use select_column_map a dictionary which is more explicit\n"
-    "about what columns to select from what tables.\nThis query result will attempt to select the first column it "
-    "finds\nof this name in any table, but if there are more than one such column\nit will not select both.\n"
-    "Upgrade caveclient to >=5.0.0 ."
-)
-_PANDAS_OLD = (
-    "Using non-pandas query execution is deprecated\nas it can mangle types,\nplease upgrade caveclient to >=8.0.0 to "
-    "use pandas\nfor improved type handling."
-)
 
 
 def table_query(ask: Ask) -> Response:
@@ -173,7 +157,7 @@ def table_rows(ask: Ask, table: str, body: dict[str, Any], arguments: dict[str, 
     frame, names = _run(ask, query, resolution, arguments)
     warnings = [_limited(limit)] if len(frame) == query.limit else []
     warnings += notices(metadata, table)
-    return Found(frame, warnings + ([] if query.typed else [OLD_WAY]), resolution, names)
+    return Found(frame, warnings + ([] if query.typed else [TEXTS["csv"]]), resolution, names)
 
 
 def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Found:
@@ -185,10 +169,10 @@ def joined_rows(ask: Ask, body: dict[str, Any], arguments: dict[str, Any]) -> Fo
     warnings = [text for name in tables for text in notices(ask.store.metadata(name) or {}, name)]
     suffixes = body.get("suffix_map")
     if body.get("suffixes") is not None:
-        warnings.append(_SUFFIXES_OLD)
+        warnings.append(TEXTS["suffixes"])
         suffixes = dict(zip(dict.fromkeys(tables), body["suffixes"], strict=False))
     if not arguments.get("direct_sql_pandas"):
-        warnings.append(_PANDAS_OLD)
+        warnings.append(TEXTS["pandas"])
     query = _selection(ask, lambda name: _frozen(ask, name), body, arguments, suffixes)
     resolution = _resolution(body, _frozen(ask, tables[-1]))
     (left, left_column), (right, right_column) = body["tables"][:2]
@@ -209,7 +193,7 @@ def _select_joined(query: Selection, body: dict[str, Any], tables: list[str]) ->
         for column in body["select_columns"]:
             if not any(_selected(query, table, column) for table in tables):
                 raise aborted(400, f"column {column} not found in any table referenced")
-        return [_SELECT_OLD]
+        return [TEXTS["select_columns"]]
     if body.get("select_column_map"):
         for table, columns in body["select_column_map"].items():
             for column in columns:
@@ -249,7 +233,7 @@ def view_rows(ask: Ask, view: str, body: dict[str, Any], arguments: dict[str, An
     _apply_filters(ask, query, body)
     _select(query, view, body)
     frame, names = _run(ask, query, resolution, arguments)
-    warnings = [] if query.typed else [OLD_WAY]
+    warnings = [] if query.typed else [TEXTS["csv"]]
     if len(frame) == query.limit:
         warnings.append(_limited(limit))
     return Found(frame, warnings + notices(metadata, view), resolution, names)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from cortexclient.sandbox.routes.materialize.body import flag
 from cortexclient.sandbox.routes.materialize.frozen import (
@@ -22,9 +23,6 @@ from cortexclient.sandbox.routes.materialize.service import Ask, Service, gzippe
 from cortexclient.sandbox.routes.pages import json_response
 from cortexclient.sandbox.stores.tables.live import live_rows
 from cortexclient.sandbox.stores.tables.model import StoredColumn, aborted
-
-if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
 
 _V3 = "/materialize/api/v3/datastack/{datastack}"
 _V2 = "/materialize/api/v2/datastack/{datastack}"

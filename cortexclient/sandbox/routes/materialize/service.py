@@ -11,31 +11,29 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pandas as pd
 import pyarrow as pa
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from cortexclient.sandbox.access import USER
 from cortexclient.sandbox.routes.info import knows_datastack, unknown_datastack
 from cortexclient.sandbox.routes.materialize.body import (
+    TEXTS,
     BodySchema,
     RefusedError,
     checked_body,
     query_arguments,
 )
-from cortexclient.sandbox.routes.pages import json_response, not_found_page
+from cortexclient.sandbox.routes.pages import json_response, status_page
 from cortexclient.sandbox.stores.tables.model import Found, QueryError, aborted
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from cortexclient.sandbox.stores.tables.store import TableStore
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.stores.tables.store import TableStore
+from cortexclient.sandbox.world import World
 
 _NO_GROUP = "because you do not share a common group with the creator of this table."
 
@@ -88,19 +86,6 @@ def _share_group(world: World, request: Request, owner: str) -> bool:
     return user is None or (other is not None and bool(set(user.groups) & set(other.groups)))
 
 
-OLD_WAY = (
-    "Query was executed using streaming via CSV, which can mangle types.\n"
-    "Please upgrade to caveclient > 8.0.0 to avoid type mangling.\n"
-    "Because you may have been affected by mangled types, this change is breaking, but it should provide an improved "
-    "experience."
-)
-_OLD_FORMAT = (
-    "Response is in pyarrow IPC format. If you encounter a parsing error, "
-    "please upgrade CAVEClient to >=5.9.0 with: pip install --upgrade caveclient. "
-    "To suppress this warning, pass arrow_format=True in your query parameters."
-)
-
-
 def frame_response(request: Request, found: Found, arguments: dict[str, Any]) -> Response:
     """Answer rows as the service does: warnings, voxel sizes and names of columns are headers."""
     frame, warnings = found.frame, found.warnings
@@ -108,7 +93,7 @@ def frame_response(request: Request, found: Found, arguments: dict[str, Any]) ->
     headers: list[tuple[str, str]] = []
     if arguments["return_pyarrow"]:
         if not arguments["arrow_format"]:
-            warnings = [_OLD_FORMAT]  # the service lets this one replace the others
+            warnings = [TEXTS["format"]]  # the service lets this one replace the others
         body, kind = _arrow(frame, accepted, compress=arguments["ipc_compress"]), "data.arrow"
         headers.append(("cache-control", "no-cache"))
     else:
@@ -232,7 +217,7 @@ class Service:
         async def serve(request: Request) -> Response:
             body = await request.body()
             if not number.fullmatch(request.path_params.get("version", "0")):
-                return not_found_page()
+                return status_page(404)
             return await anyio.to_thread.run_sync(
                 self._serve, request, body, answer, method, checked, limited, limiter=self._at_work
             )

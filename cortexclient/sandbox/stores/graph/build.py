@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
+from cortexclient.sandbox.arrays import Bools, Ids, Ints
 from cortexclient.sandbox.stores.graph.space import leaves
-from cortexclient.sandbox.stores.graph.state import NEVER
+from cortexclient.sandbox.stores.graph.state import NEVER, find, ragged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import GraphState, IdLayout, Ids
+    from cortexclient.sandbox.stores.graph.state import GraphState, IdLayout
 
 # affinity and area of an edge that a person added where the segmentation has none: next to nothing, but not 0
 _TINY = float(np.finfo(np.float32).tiny)
@@ -29,9 +30,9 @@ class Edges:
 
     pairs: Ids  # (n, 2)
     affinities: NDArray[np.float32]  # (n,)
-    areas: NDArray[np.int64] | NDArray[np.float32]  # (n,)
+    areas: Ints | NDArray[np.float32]  # (n,)
 
-    def __getitem__(self, rows: NDArray[np.bool_] | Ids) -> Edges:
+    def __getitem__(self, rows: Bools | Ids) -> Edges:
         return Edges(self.pairs[rows], self.affinities[rows], self.areas[rows])
 
     def __len__(self) -> int:
@@ -50,8 +51,6 @@ class EdgeStore:
 
     def leaving(self, l2_ids: Ids) -> Ids:
         """Edges in use across chunks that start in these level-2 ids, int64 (n, 2)."""
-        from cortexclient.sandbox.stores.graph.state import ragged
-
         low = np.searchsorted(self.cross_l2, l2_ids, side="left")
         high = np.searchsorted(self.cross_l2, l2_ids, side="right")
         return self.cross_pairs[ragged(low.astype(np.int64), (high - low).astype(np.int64))]
@@ -147,9 +146,7 @@ def edge_layers(graph: ChunkedGraph, pairs: Ids) -> Ids:
     return layers
 
 
-def subgraph(
-    graph: ChunkedGraph, node: int, bounds: NDArray[np.int64] | None, *, internal: bool = True
-) -> Edges:
+def subgraph(graph: ChunkedGraph, node: int, bounds: Ints | None, *, internal: bool = True) -> Edges:
     """Edges of the supervoxels of a node within bounds (voxels), in the service's order.
 
     ``internal`` leaves out edges to supervoxels that are not of the node or not within the bounds. Raise IndexError
@@ -161,9 +158,8 @@ def subgraph(
     supervoxels, owner = graph.state.children_of(l2_ids)
     found = graph.edges.around(supervoxels, graph.layout)
     order = np.argsort(supervoxels)
-    rows = np.searchsorted(supervoxels[order], found.pairs)
-    rows[rows == len(order)] = 0
-    known = supervoxels[order][rows] == found.pairs
+    rows = find(supervoxels[order], found.pairs)
+    known = rows >= 0
     parents = np.where(known, l2_ids[owner[order]][rows], 0)
     keep = known.all(axis=1) if internal else known[:, 0]
     within = keep & known[:, 1] & (parents[:, 0] == parents[:, 1])
@@ -324,8 +320,8 @@ def _links(plan: Plan, front: Ids) -> tuple[Ids, Ids, Callable[[Ids], Ids]]:
     supervoxels, holder = supervoxels[order], holder[order]
 
     def held(pairs: Ids) -> Ids:
-        rows = np.minimum(np.searchsorted(supervoxels, pairs), len(supervoxels) - 1)
-        return np.where(supervoxels[rows] == pairs, holder[rows], 0)
+        rows = find(supervoxels, pairs)
+        return np.where(rows >= 0, holder[rows], 0)
 
     ends = held(pairs)
     pairs = pairs[(ends[:, 0] != ends[:, 1]) & (ends != 0).all(axis=1)]
@@ -405,13 +401,12 @@ def _root_graphs(plan: Plan) -> dict[int, Ids]:
     moved = np.concatenate([ids for ids, _ in new])
     target = np.concatenate([np.full(len(ids), node, dtype=np.int64) for ids, node in new])
     order = np.argsort(moved)
-    rows = np.minimum(np.searchsorted(moved[order], pairs.reshape(-1)), len(moved) - 1)
-    hit = moved[order][rows] == pairs.reshape(-1)
-    l2_pairs = np.where(hit, target[order][rows], parents).reshape(-1, 2)
+    rows = find(moved[order], pairs.reshape(-1))
+    l2_pairs = np.where(rows >= 0, target[order][rows], parents).reshape(-1, 2)
     l2_pairs = np.unique(np.sort(l2_pairs, axis=1), axis=0)
     by_l2 = np.argsort(l2_ids)
-    rows = np.minimum(np.searchsorted(l2_ids[by_l2], l2_pairs), len(l2_ids) - 1)
-    known = (l2_ids[by_l2][rows] == l2_pairs).all(axis=1) & (l2_pairs[:, 0] != l2_pairs[:, 1])
+    rows = find(l2_ids[by_l2], l2_pairs)
+    known = (rows >= 0).all(axis=1) & (l2_pairs[:, 0] != l2_pairs[:, 1])
     l2_pairs, owner = l2_pairs[known], roots[by_l2][rows[known, 0]]
     return {int(root): l2_pairs[owner == root] for root in plan.new_roots}
 
@@ -449,23 +444,16 @@ def _with_graphs(state: GraphState, graphs: dict[int, Ids]) -> tuple[Ids, Ids, I
     )
 
 
-def labels(pairs: Ids, nodes: Ids) -> Ids:
-    """Return the number of the connected component of each node (nodes sorted, unique), int64 (n,)."""
+def components(pairs: Ids, nodes: Ids) -> list[Ids]:
+    """Nodes of each connected component, sorted."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    if not len(nodes):
-        return np.empty(0, dtype=np.int64)
-    ends = np.searchsorted(nodes, pairs)
-    matrix = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(nodes), len(nodes)))
-    return np.asarray(connected_components(matrix, directed=False)[1], dtype=np.int64)
-
-
-def components(pairs: Ids, nodes: Ids) -> list[Ids]:
-    """Nodes of each connected component, sorted."""
     nodes = np.unique(nodes)
-    number = labels(pairs, nodes)
-    order = np.argsort(number, kind="stable")
     if not len(nodes):
         return []
+    ends = np.searchsorted(nodes, pairs)
+    matrix = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(nodes), len(nodes)))
+    number = connected_components(matrix, directed=False)[1]
+    order = np.argsort(number, kind="stable")
     return np.split(nodes[order], np.flatnonzero(np.diff(number[order])) + 1)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from cortexclient.sandbox.stores.graph.build import (
-    Edges,
-    Plan,
-    components,
-    edge_layers,
-    rebuild,
-    subgraph,
-)
+from cortexclient.sandbox.arrays import Bools, Ids, Ints
+from cortexclient.sandbox.stores.graph.build import Edges, Plan, components, edge_layers, rebuild, subgraph
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph, operation_time
 from cortexclient.sandbox.stores.graph.space import Geometry, both_ends, leaves
 from cortexclient.sandbox.stores.graph.state import moment, to_micros
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import Ids
 
 # capacities are 32-bit integers; an affinity of 1 becomes this
 _UNIT = 10_000
@@ -129,9 +118,7 @@ def split(
         return _apply(graph, entry, np.array([root]), removed, join=False, user=user, at=at)
 
 
-def split_preview(
-    graph: ChunkedGraph, sources: Ids, sinks: Ids, points_vx: NDArray[np.int64]
-) -> tuple[list[Ids], bool]:
+def split_preview(graph: ChunkedGraph, sources: Ids, sinks: Ids, points_vx: Ints) -> tuple[list[Ids], bool]:
     """Show what a split would separate nearby: components (sources first, then sinks), and if it is illegal."""
     root = _one_root(graph, np.concatenate([sources, sinks]))
     edges = _active_edges(graph, root, _bounds(points_vx))
@@ -232,7 +219,7 @@ def _apply(
 
 
 def _time(graph: ChunkedGraph, at: datetime | None) -> int:
-    last = max((to_micros(datetime.fromisoformat(str(one["time"]))) for one in graph.operations), default=0)
+    last = max((to_micros(operation_time(one)) for one in graph.operations), default=0)
     micros = to_micros(at or datetime.now(UTC)) // _MILLISECOND * _MILLISECOND
     if micros > last:
         return micros
@@ -265,13 +252,13 @@ def _supervoxel_pair(graph: ChunkedGraph, source: int, sink: int) -> Ids:
     return np.array([sides[0][best], sides[1][int(row[best])]], dtype=np.int64)
 
 
-def _centres(graph: ChunkedGraph, supervoxels: Ids) -> NDArray[np.int64]:
+def _centres(graph: ChunkedGraph, supervoxels: Ids) -> Ints:
     """Rough places of supervoxels: the centres of their chunks, in voxels."""
     geometry = Geometry(graph)
     return (geometry.chunk_centres(graph.layout.chunks(supervoxels)) / geometry.resolution).astype(np.int64)
 
 
-def _bounds(points: NDArray[np.int64]) -> NDArray[np.int64]:
+def _bounds(points: Ints) -> Ints:
     return np.stack([points.min(axis=0) - _REACH, points.max(axis=0) + _REACH])
 
 
@@ -304,7 +291,7 @@ def _loose_ends(pairs: Ids, supervoxels: Ids, owner: Ids) -> Ids:
     return np.stack([supervoxels[first][:-1][same], supervoxels[first][1:][same]], axis=1)
 
 
-def _active_edges(graph: ChunkedGraph, root: int, bounds: NDArray[np.int64] | None) -> Edges:
+def _active_edges(graph: ChunkedGraph, root: int, bounds: Ints | None) -> Edges:
     """Edges in use of an object, within bounds or everywhere; each once."""
     l2_ids = leaves(graph, root, 2, bounds)
     if not len(l2_ids):
@@ -332,7 +319,7 @@ def _affinities(known: Edges, pairs: Ids) -> NDArray[np.float32]:
     return np.asarray(values[rows], dtype=np.float32)
 
 
-def _among(pairs: Ids, others: Ids) -> NDArray[np.bool_]:
+def _among(pairs: Ids, others: Ids) -> Bools:
     """Whether each edge is among others, whichever way round."""
     if not len(pairs) or not len(others):
         return np.zeros(len(pairs), dtype=bool)
@@ -342,7 +329,7 @@ def _among(pairs: Ids, others: Ids) -> NDArray[np.bool_]:
     return np.isin(inverse[len(others) :], inverse[: len(others)])
 
 
-def _unused_between(graph: ChunkedGraph, ends: Ids, points: NDArray[np.int64]) -> Ids:
+def _unused_between(graph: ChunkedGraph, ends: Ids, points: Ints) -> Ids:
     """Edges of the segmentation between two objects near some points, int64 (n, 2)."""
     bounds = _bounds(points)
     roots = graph.roots(ends).tolist()

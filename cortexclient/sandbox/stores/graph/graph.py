@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cortexclient.sandbox.arrays import Bools, Ids, Ints
+from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.stores import LoadedOnce
 from cortexclient.sandbox.stores.graph.build import EdgeStore, read_edges
-from cortexclient.sandbox.stores.graph.space import Volume
+from cortexclient.sandbox.stores.graph.space import Volume, inside
 from cortexclient.sandbox.stores.graph.state import (
     NEVER,
     GraphState,
     IdLayout,
-    Ids,
+    aware,
     moment,
     read_state,
     to_micros,
 )
 from cortexclient.sandbox.stores.meshes import MeshIndex
 
-if TYPE_CHECKING:
-    from cortexclient.sandbox.layout import DataFolder
-    from cortexclient.sandbox.stores.graph.edits import Edit
-
 Times = NDArray[np.datetime64]
 # the real store keeps milliseconds, so that is what it compares
 _MILLISECOND = 1000
-# from so many ids on, looking up all parents in one call is quicker than each
-_MANY = 200_000
 
 
 class ChunkedGraph:
@@ -45,12 +42,7 @@ class ChunkedGraph:
         self.folder = folder
         self.lock = threading.RLock()
         self.generation = 0
-        self._state: GraphState | None = None
         self.made_here: set[int] = set()
-        self._operations: list[dict[str, Any]] | None = None
-        self._edges: EdgeStore | None = None
-
-    # --- what is there
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -73,33 +65,21 @@ class ChunkedGraph:
         """Layer of the roots."""
         return self.layout.n_layers
 
-    @property
+    @LoadedOnce
     def state(self) -> GraphState:
         """The arrays at the current generation."""
-        if self._state is None:
-            with self.lock:
-                if self._state is None:
-                    self._state = read_state(self.folder.file("chunkedgraph"))
-        return self._state
+        return read_state(self.folder.file("chunkedgraph"))
 
-    @property
+    @LoadedOnce
     def operations(self) -> list[dict[str, Any]]:
         """Edits, oldest first, as ``operations.json`` stores them."""
-        if self._operations is None:
-            with self.lock:
-                if self._operations is None:
-                    self._operations = self.folder.json("chunkedgraph", "operations.json", default=[])
-        assert self._operations is not None
-        return self._operations
+        entries: list[dict[str, Any]] = self.folder.json("chunkedgraph", "operations.json", default=[])
+        return entries
 
-    @property
+    @LoadedOnce
     def edges(self) -> EdgeStore:
         """Edges between supervoxels."""
-        if self._edges is None:
-            with self.lock:
-                if self._edges is None:
-                    self._edges = read_edges(self)
-        return self._edges
+        return read_edges(self)
 
     @cached_property
     def volume(self) -> Volume:
@@ -111,41 +91,17 @@ class ChunkedGraph:
         """Mesh fragments of nodes."""
         return MeshIndex(self)
 
-    def supervoxel_at(self, points_vx: ArrayLike) -> Ids:
-        """Supervoxel at each point given in voxels of the segmentation, int64 (n,); 0 where there is none."""
-        return self.volume.supervoxel_at(points_vx)
-
     def replace(
         self, state: GraphState, edges: EdgeStore, operation: dict[str, Any], new_l2_ids: Ids
     ) -> None:
         """Take over an edited state (the caller holds `lock`)."""
         self.made_here |= set(new_l2_ids.tolist())
-        self._operations = [*self.operations, operation]
-        self._edges = edges
-        self._state = state
+        self.operations = [*self.operations, operation]
+        self.edges = edges
+        self.state = state
         self.generation += 1
 
-    def merge(self, source: int, sink: int, **options: Any) -> Edit:
-        """Join two objects: see :func:`cortexclient.sandbox.stores.graph.edits.merge`."""
-        from cortexclient.sandbox.stores.graph.edits import merge
-
-        return merge(self, source, sink, **options)
-
-    def split(self, sources: ArrayLike, sinks: ArrayLike | None = None, **options: Any) -> Edit:
-        """Cut an object in two: see :func:`cortexclient.sandbox.stores.graph.edits.split`."""
-        from cortexclient.sandbox.stores.graph.edits import split
-
-        return split(self, sources, sinks, **options)
-
-    def undo(self, operation_id: int, **options: Any) -> Edit:
-        """Take an edit back: see :func:`cortexclient.sandbox.stores.graph.edits.undo`."""
-        from cortexclient.sandbox.stores.graph.edits import undo
-
-        return undo(self, operation_id, **options)
-
-    # --- membership
-
-    def exists(self, ids: ArrayLike) -> NDArray[np.bool_]:
+    def exists(self, ids: ArrayLike) -> Bools:
         """Whether each id was ever a node of the graph, bool (n,)."""
         return self.state.find(ids) >= 0
 
@@ -167,8 +123,6 @@ class ChunkedGraph:
 
         Raise KeyError for an id without a parent among others that have one, where `complete`.
         """
-        if len(ids) > _MANY and not complete:
-            return self._climb_many(ids, at, top)
         state, layers = self.state, self.layout.layers
         nodes, inverse = np.unique(ids, return_inverse=True)
         below = (layers(nodes) < top) & (nodes != 0)
@@ -184,42 +138,30 @@ class ChunkedGraph:
             below = (layers(nodes) < top) & below
         return nodes[inverse.reshape(-1)]
 
-    def _climb_many(self, ids: Ids, at: int, top: int) -> Ids:
-        """Do the same with a table of all parents, which is worth making for many ids."""
-        state = self.state
-        parent_rows, layers = state.parent_rows(at), self.layout.layers(state.nodes)
-        rows = state.find(ids)
-        found = ids.copy()
-        below = (self.layout.layers(ids) < top) & (ids != 0)
-        for _ in range(top + 1):
-            open_rows = rows[below]
-            above = np.where(open_rows >= 0, parent_rows[open_rows], -1)
-            if not (above >= 0).any():
-                break
-            rows[below] = above
-            found[below] = np.where(above >= 0, state.nodes[above], 0)
-            below[below] = (above < 0) | (layers[above] < top)
-        return found
-
     def children(self, node: int) -> Ids:
         """Children of one node, int64; they never change. Empty for supervoxels and unknown nodes."""
         return self.state.children_of(np.array([node], dtype=np.int64))[0]
 
-    def descendants(self, nodes: ArrayLike, layer: int) -> tuple[Ids, Ids]:
-        """Descendants at one layer of several nodes, and the position in ``nodes`` that each one descends from."""
-        state = self.state
+    def descendants(self, nodes: ArrayLike, layer: int, near: Ints | None = None) -> tuple[Ids, Ids]:
+        """Descendants at one layer of several nodes, and the position in ``nodes`` that each one descends from.
+
+        ``near`` (2, 3) are bounds in chunks of layer 2: a node outside of them is left out with all that is below it,
+        except for the given ones and what lies below one level-2 id.
+        """
+        state, layers = self.state, self.layout.layers
         front = np.asarray(nodes, dtype=np.int64)
         owner = np.arange(len(front), dtype=np.int64)
-        found, owners = [], []
+        found, owners = [front[:0]], [owner[:0]]
         while len(front):
-            here = self.layout.layers(front) == layer
+            here, higher = layers(front) == layer, layers(front) > layer
             found.append(front[here])
             owners.append(owner[here])
-            higher = self.layout.layers(front) > layer
-            front, position = state.children_of(front[higher])
-            owner = owner[higher][position]
-        if not found:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+            parents, owner = front[higher], owner[higher]
+            front, position = state.children_of(parents)
+            owner = owner[position]
+            if near is not None:
+                keep = (layers(parents)[position] == 2) | inside(self.layout, front, near)
+                front, owner = front[keep], owner[keep]
         return np.concatenate(found), np.concatenate(owners)
 
     def l2_ids(self, root: int) -> Ids:
@@ -233,8 +175,6 @@ class ChunkedGraph:
     def supervoxels(self, node: int) -> Ids:
         """Supervoxels of a node, int64."""
         return self.descendants([node], 1)[0]
-
-    # --- time
 
     def created(self, ids: ArrayLike) -> Times:
         """When each node was made, datetime64[us] UTC; NaT for unknown ids."""
@@ -250,7 +190,7 @@ class ChunkedGraph:
         times[(rows < 0) | (times == NEVER)] = np.iinfo(np.int64).min
         return times.view("datetime64[us]")
 
-    def is_latest(self, root_ids: ArrayLike, at: datetime | None = None) -> NDArray[np.bool_]:
+    def is_latest(self, root_ids: ArrayLike, at: datetime | None = None) -> Bools:
         """Whether each root is part of the graph at a time, bool (n,); False for unknown ids.
 
         As in the real service the comparison is made in whole milliseconds and a root is not yet there in
@@ -263,7 +203,7 @@ class ChunkedGraph:
         made = state.created[rows] < when
         # only roots are ever marked as superseded, so any other node counts as latest (supervoxels have no mark at all)
         gone = (state.superseded[rows] < when) & (layers == self.n_layers)
-        latest: NDArray[np.bool_] = (rows >= 0) & (layers > 1) & made & ~gone
+        latest: Bools = (rows >= 0) & (layers > 1) & made & ~gone
         return latest
 
     def alive(self, at: datetime | None = None) -> Ids:
@@ -278,13 +218,6 @@ class ChunkedGraph:
         ids: Ids = state.nodes[top]
         return ids
 
-    def past_roots(self, root_ids: ArrayLike, at: datetime) -> Ids:
-        """Roots at a time that any of these roots grew out of, int64, sorted."""
-        supervoxels, _ = self.descendants(np.asarray(root_ids, dtype=np.int64), 1)
-        roots = np.unique(self.roots(supervoxels, at))
-        known: Ids = roots[roots != 0]
-        return known
-
     def oldest(self) -> datetime | None:
         """500 ms before the first edit, as the service answers; None before any edit."""
         if not self.operations:
@@ -295,5 +228,4 @@ class ChunkedGraph:
 
 def operation_time(operation: dict[str, Any], key: str = "time") -> datetime:
     """Time of an edit, aware UTC."""
-    at = datetime.fromisoformat(str(operation[key]))
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return aware(str(operation[key]))

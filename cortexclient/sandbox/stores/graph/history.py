@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cortexclient.sandbox.stores.graph.graph import operation_time
-from cortexclient.sandbox.stores.graph.state import NEVER, Ids, moment, to_micros
+from cortexclient.sandbox.arrays import Ids
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph, operation_time
+from cortexclient.sandbox.stores.graph.state import NEVER, moment, to_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
-
     import pandas as pd
 
-    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import Ids
 
 _MILLISECOND = 1000
 
@@ -198,12 +196,6 @@ class Lineage:
     former: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     later: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def link(self, source: int, target: int) -> None:
-        """Add an edge once."""
-        if target not in self.later[source]:
-            self.later[source].append(target)
-            self.former[target].append(source)
-
     def _reach(self, start: int, steps: dict[int, list[int]]) -> list[int]:
         seen: dict[int, None] = {}
         stack = [start]
@@ -259,6 +251,11 @@ class EditLog:
         number = self.made.get(root)
         return [] if number is None else [int(old) for old in self.entries[number]["old_roots"]]
 
+    def later(self, root: int) -> list[int]:
+        """Roots that the edit which ended a root has made."""
+        number = self.ended.get(root)
+        return [] if number is None else [int(new) for new in self.entries[number]["new_roots"]]
+
 
 def timestamps(graph: ChunkedGraph, ids: Ids) -> list[float]:
     """When nodes were made, in seconds since 1970.
@@ -313,8 +310,10 @@ def lineage(
     behind = ahead = list(dict.fromkeys(int(root) for root in roots))
     while behind or ahead:
         created = dict(zip(behind + ahead, _created(graph, behind + ahead), strict=False))
-        behind = _step_back(log, result, behind, created, first)
-        ahead = _step_ahead(log, result, ahead, created, last)
+        older = {root: log.former(root) if created[root] >= first else [] for root in behind}
+        behind = _step(log, result, older, created, result.former, result.later)
+        newer = {root: log.later(root) if created[root] <= last else [] for root in ahead}
+        ahead = _step(log, result, newer, created, result.later, result.former)
     return result
 
 
@@ -327,40 +326,25 @@ def _created(graph: ChunkedGraph, ids: list[int]) -> list[int]:
     return [int(micros) for micros in state.created[rows]]
 
 
-def _note(log: EditLog, result: Lineage, root: int, micros: int) -> None:
-    node: dict[str, Any] = {"timestamp": micros / 1e6}
-    if root in log.ended:
-        node["operation_id"] = log.ended[root]
-    result.nodes[root] = node
-
-
-def _step_back(
-    log: EditLog, result: Lineage, roots: list[int], created: dict[int, int], first: int
+def _step(
+    log: EditLog,
+    result: Lineage,
+    found: dict[int, list[int]],
+    created: dict[int, int],
+    onwards: dict[int, list[int]],
+    backwards: dict[int, list[int]],
 ) -> list[int]:
+    """Note roots with the ones `found` beyond each; return those that are new."""
     following: list[int] = []
-    for root in roots:
-        _note(log, result, root, created[root])
-        former = log.former(root)
-        if created[root] < first or not former:
-            continue
-        following += [old for old in former if old not in result.nodes]
-        for old in former:
-            result.link(old, root)
-    return list(dict.fromkeys(following))
-
-
-def _step_ahead(
-    log: EditLog, result: Lineage, roots: list[int], created: dict[int, int], last: int
-) -> list[int]:
-    following: list[int] = []
-    for root in roots:
-        _note(log, result, root, created[root])
-        if created[root] > last or root not in log.ended:
-            continue
-        new_roots = [int(new) for new in log.entries[log.ended[root]]["new_roots"]]
-        following += [new for new in new_roots if new not in result.nodes]
-        for new in new_roots:
-            result.link(root, new)
+    for root, others in found.items():
+        result.nodes[root] = {"timestamp": created[root] / 1e6}
+        if root in log.ended:
+            result.nodes[root]["operation_id"] = log.ended[root]
+        following += [other for other in others if other not in result.nodes]
+        for other in others:
+            if other not in onwards[root]:
+                onwards[root].append(other)
+                backwards[other].append(root)
     return list(dict.fromkeys(following))
 
 

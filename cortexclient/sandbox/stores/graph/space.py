@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.sandbox.arrays import Bools, Floats, Ids, Ints
+from cortexclient.sandbox.stores import LoadedOnce
 from cortexclient.sandbox.stores.graph.state import NEVER, moment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import Ids
+    from cortexclient.sandbox.stores.graph.state import IdLayout
 
 
 class Geometry:
@@ -31,59 +32,39 @@ class Geometry:
         self.size = np.array(scale["size"], dtype=np.int64)
         self.chunk_size = np.array(graph.info["graph"]["chunk_size"], dtype=np.int64)
 
-    def chunk_bounds(self, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    def chunk_bounds(self, bounds: Ints) -> Ints:
         """Bounds in voxels, (2, 3), as bounds in whole chunks around them."""
         chunks = (np.asarray(bounds, dtype=np.float64) - self.offset) / self.chunk_size
         return np.stack([np.floor(chunks[0]), np.ceil(chunks[1])]).astype(np.int64)
 
-    def chunk_centres(self, chunks: NDArray[np.int64]) -> NDArray[np.float64]:
+    def chunk_centres(self, chunks: Ints) -> Floats:
         """Centres of chunks in nm, (n, 3)."""
-        centres: NDArray[np.float64] = ((chunks + 0.5) * self.chunk_size + self.offset) * self.resolution
+        centres: Floats = ((chunks + 0.5) * self.chunk_size + self.offset) * self.resolution
         return centres
 
 
-def _inside(graph: ChunkedGraph, ids: Ids, chunks: NDArray[np.int64]) -> NDArray[np.bool_]:
+def inside(layout: IdLayout, ids: Ids, chunks: Ints) -> Bools:
     """Whether the chunks of nodes (at their own layers) meet bounds given in chunks of layer 2."""
-    if not len(ids):
-        return np.zeros(0, dtype=bool)
-    scale = 2.0 ** np.maximum(graph.layout.layers(ids) - 2, 0)[:, None]
+    scale = 2.0 ** np.maximum(layout.layers(ids) - 2, 0)[:, None]
     low, high = chunks[0] / scale, chunks[1] / scale
-    own = graph.layout.chunks(ids)
-    within: NDArray[np.bool_] = ((own < high) & (own + 1 > low)).all(axis=1)
+    own = layout.chunks(ids)
+    within: Bools = ((own < high) & (own + 1 > low)).all(axis=1)
     return within
 
 
-def nodes_within(graph: ChunkedGraph, nodes: Ids, layer: int, bounds: NDArray[np.int64] | None) -> list[Ids]:
+def nodes_within(graph: ChunkedGraph, nodes: Ids, layer: int, bounds: Ints | None) -> list[Ids]:
     """Descendants of each node at one layer, in bounds given in voxels.
 
     Bounds are coarse: whole chunks count. What lies below one level-2 node is never cut, nor is the node asked itself.
     """
     front = np.asarray(nodes, dtype=np.int64)
-    if bounds is None:
-        ids, owner = graph.descendants(front, layer)
-    else:
-        ids, owner = _descend(graph, front, layer, Geometry(graph).chunk_bounds(bounds))
+    near = None if bounds is None else Geometry(graph).chunk_bounds(bounds)
+    ids, owner = graph.descendants(front, layer, near)
     order = np.argsort(owner, kind="stable")
     return np.split(ids[order], np.searchsorted(owner[order], np.arange(1, len(front)))) if len(front) else []
 
 
-def _descend(graph: ChunkedGraph, front: Ids, layer: int, chunks: NDArray[np.int64]) -> tuple[Ids, Ids]:
-    state, layers = graph.state, graph.layout.layers
-    owner = np.arange(len(front), dtype=np.int64)
-    found, owners = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    while len(front):
-        here = layers(front) == layer
-        found.append(front[here])
-        owners.append(owner[here])
-        parents = front[layers(front) > layer]
-        owner = owner[layers(front) > layer]
-        front, position = state.children_of(parents)
-        keep = (layers(parents)[position] == 2) | _inside(graph, front, chunks)
-        front, owner = front[keep], owner[position][keep]
-    return np.concatenate(found), np.concatenate(owners)
-
-
-def leaves(graph: ChunkedGraph, node: int, stop_layer: int, bounds: NDArray[np.int64] | None) -> Ids:
+def leaves(graph: ChunkedGraph, node: int, stop_layer: int, bounds: Ints | None) -> Ids:
     """Descendants of one node at a layer, within bounds (voxels)."""
     one = np.array([node], dtype=np.int64)
     if stop_layer > 1:
@@ -91,7 +72,7 @@ def leaves(graph: ChunkedGraph, node: int, stop_layer: int, bounds: NDArray[np.i
     return graph.state.children_of(nodes_within(graph, one, 2, bounds)[0])[0]
 
 
-def l2_graph(graph: ChunkedGraph, node: int, bounds: NDArray[np.int64] | None = None) -> Ids:
+def l2_graph(graph: ChunkedGraph, node: int, bounds: Ints | None = None) -> Ids:
     """Level-2 graph of any node, int64 (n, 2), within bounds (voxels)."""
     root = node
     if graph.layout.layers(node) < graph.n_layers:
@@ -243,8 +224,6 @@ class Volume:
     def __init__(self, graph: ChunkedGraph) -> None:
         self.graph = graph
         self.geometry = Geometry(graph)
-        self._lock = threading.Lock()
-        self._whole: NDArray[np.int64] | None = None
         self._chunk = lru_cache(maxsize=256)(self._read_chunk)
 
     @property
@@ -259,7 +238,7 @@ class Volume:
     def _scale_folder(self) -> Path:
         return self.graph.folder.file("precomputed", "seg", str(self.graph.info["scales"][0]["key"]))
 
-    def cutout(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
+    def cutout(self, low: Ints, high: Ints) -> Ints:
         """Supervoxel ids of a box in voxels, int64 (x, y, z); 0 outside of the volume and where nothing is stored."""
         box = np.zeros(high - low, dtype=np.int64)
         start = np.maximum(low, self.geometry.offset)
@@ -267,7 +246,7 @@ class Volume:
         if (start >= stop).any():
             return box
         if self._npz().is_file():
-            part = self._load()[tuple(map(slice, start - self.geometry.offset, stop - self.geometry.offset))]
+            part = self._whole[tuple(map(slice, start - self.geometry.offset, stop - self.geometry.offset))]
             box[tuple(map(slice, start - low, start - low + part.shape))] = part
             return box
         size = np.array(self.graph.info["scales"][0]["chunk_sizes"][0], dtype=np.int64)
@@ -276,15 +255,7 @@ class Volume:
             self._paste(box, low, start, stop, first + index, size)
         return box
 
-    def _paste(
-        self,
-        box: NDArray[np.int64],
-        low: NDArray[np.int64],
-        start: NDArray[np.int64],
-        stop: NDArray[np.int64],
-        chunk: NDArray[np.int64],
-        size: NDArray[np.int64],
-    ) -> None:
+    def _paste(self, box: Ints, low: Ints, start: Ints, stop: Ints, chunk: Ints, size: Ints) -> None:
         begin = chunk * size + self.geometry.offset
         end = np.minimum(begin + size, self.geometry.offset + self.geometry.size)
         block = self._chunk(tuple(begin.tolist()), tuple(end.tolist()))
@@ -295,14 +266,12 @@ class Volume:
             tuple(map(slice, inner - begin, outer - begin))
         ]
 
-    def _load(self) -> NDArray[np.int64]:
-        if self._whole is None:
-            with self._lock, np.load(self._npz()) as archive:
-                self._whole = archive["watershed"].astype(np.int64)
-        assert self._whole is not None
-        return self._whole
+    @LoadedOnce
+    def _whole(self) -> Ids:
+        with np.load(self._npz()) as archive:
+            return np.asarray(archive["watershed"], dtype=np.int64)
 
-    def _read_chunk(self, begin: tuple[int, ...], end: tuple[int, ...]) -> NDArray[np.int64] | None:
+    def _read_chunk(self, begin: tuple[int, ...], end: tuple[int, ...]) -> Ints | None:
         voxels = self.graph.folder.voxels
         if voxels is not None:
             low, high = np.array(begin, dtype=np.int64), np.array(end, dtype=np.int64)
@@ -339,7 +308,7 @@ class Volume:
             found[rows] = block[tuple((points[rows] - begin).T)]
         return found
 
-    def nearest_of(self, node: int, points_vx: NDArray[np.int64], at: int) -> Ids:
+    def nearest_of(self, node: int, points_vx: Ints, at: int) -> Ids:
         """Supervoxels of a node that lie closest to points (voxels), as the service finds them for an edit.
 
         They belong to the node at a time (microseconds); a supervoxel is its own answer. Raise IndexError where the
@@ -351,7 +320,7 @@ class Volume:
             return np.full(len(points_vx), node, dtype=np.int64)
         return np.array([self._nearest(node, layer, point, at) for point in points_vx], dtype=np.int64)
 
-    def _nearest(self, node: int, layer: int, point: NDArray[np.int64], at: int) -> int:
+    def _nearest(self, node: int, layer: int, point: Ints, at: int) -> int:
         resolution = self.geometry.resolution
         for steps in _SEARCH_STEPS:
             reach = steps * resolution.mean()
@@ -370,7 +339,7 @@ class Volume:
                 return int(block[tuple(place[best])])
         raise LookupError(f"Could not determine supervoxel ID for coordinates {point} - Lookup stage.")
 
-    def _check(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
+    def _check(self, low: Ints, high: Ints) -> None:
         first, last = self.geometry.offset, self.geometry.offset + self.geometry.size
         for axis in range(3):
             for value in (low[axis], high[axis]):

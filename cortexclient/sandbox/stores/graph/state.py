@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from cortexclient.sandbox.arrays import Ids
 
 _LEAF_BITS = 10
 LAYER_SHIFT = 56  # ids are 64 bits and the layer takes the top 8
-
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class IdLayout:
     """How the ids of one graph are put together."""
 
     n_layers: int  # layer of the roots
-    bits: NDArray[np.int64]  # (n_layers + 1,): bits of one chunk coordinate at each layer; entry 0 is unused
+    bits: Ids  # (n_layers + 1,): bits of one chunk coordinate at each layer; entry 0 is unused
 
     @classmethod
     def for_chunks(cls, chunks: Ids) -> IdLayout:
@@ -92,15 +89,18 @@ class IdLayout:
 
 NEVER = np.iinfo(np.int64).max  # a time that has not come: the row is still valid
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# enough for the versions that tables are asked at
-_KEPT_TIMES = 4
 _NONE: Ids = np.empty(0, dtype=np.int64)
+
+
+def aware(at: datetime | str) -> datetime:
+    """Time with its zone; one that names none is UTC."""
+    at = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def to_micros(at: datetime) -> int:
     """Microseconds since 1970; a naive time is UTC."""
-    aware = at if at.tzinfo else at.replace(tzinfo=UTC)
-    gap = aware - _EPOCH
+    gap = aware(at) - _EPOCH
     return (gap.days * 86_400 + gap.seconds) * 1_000_000 + gap.microseconds
 
 
@@ -140,7 +140,7 @@ class GraphState:
 
     def find(self, ids: ArrayLike) -> Ids:
         """Row of each id in `nodes`, -1 where there is none."""
-        return _find(self.nodes, np.asarray(ids, dtype=np.int64))
+        return find(self.nodes, np.asarray(ids, dtype=np.int64))
 
     def children_of(self, ids: ArrayLike) -> tuple[Ids, Ids]:
         """Children of all ids in order, and for each child the position of its parent in `ids`."""
@@ -170,30 +170,6 @@ class GraphState:
         parents[found] = self.link_parent[row[found]]
         return parents
 
-    @cached_property
-    def edit_times(self) -> Ids:
-        """All times at which any node got a parent, int64 microseconds, sorted."""
-        return np.unique(self.link_from)
-
-    @cached_property
-    def _parent_rows(self) -> dict[int, Ids]:
-        return {}
-
-    def parent_rows(self, at: int = NEVER) -> Ids:
-        """Row of the parent of every node at a time, int64 (nodes,), -1 where there is none; kept for a few times."""
-        edits = int(np.searchsorted(self.edit_times, at, side="right"))
-        kept = self._parent_rows.get(edits)
-        if kept is None:
-            valid = self.link_from <= at
-            node, parent = self.link_node[valid], self.link_parent[valid]
-            last = np.flatnonzero(np.diff(node, append=-1))
-            kept = np.full(len(self.nodes), -1, dtype=np.int64)
-            kept[np.searchsorted(self.nodes, node[last])] = np.searchsorted(self.nodes, parent[last])
-            if len(self._parent_rows) >= _KEPT_TIMES:
-                self._parent_rows.clear()
-            self._parent_rows[edits] = kept
-        return kept
-
     def all_parents_of(self, ids: ArrayLike) -> Ids:
         """Every parent that any of the ids ever had, int64, sorted."""
         ids = np.asarray(ids, dtype=np.int64)
@@ -203,16 +179,17 @@ class GraphState:
 
     def edges_of(self, root: int) -> Ids:
         """Level-2 graph of a root as stored, int64 (n, 2); empty for a root without one."""
-        row = int(_find(self.edge_root, np.array([root], dtype=np.int64))[0])
+        row = int(find(self.edge_root, np.array([root], dtype=np.int64))[0])
         if row < 0:
             return np.empty((0, 2), dtype=np.int64)
         start = int(self.edge_start[row])
         return self.edges[start : start + int(self.edge_count[row])]
 
 
-def _find(sorted_ids: Ids, ids: Ids) -> Ids:
+def find(sorted_ids: Ids, ids: Ids) -> Ids:
+    """Row of each id among sorted ones, -1 where there is none."""
     if len(sorted_ids) == 0:
-        return np.full(len(ids), -1, dtype=np.int64)
+        return np.full(ids.shape, -1, dtype=np.int64)
     rows = np.searchsorted(sorted_ids, ids)
     rows[rows == len(sorted_ids)] = 0
     return np.where(sorted_ids[rows] == ids, rows, -1)
@@ -275,7 +252,7 @@ def _read_links(folder: Path) -> tuple[Ids, Ids, Ids]:
     if path.is_file():
         table = pq.read_table(path, columns=["supervoxel_id", "l2_id", "valid_from"])
         ids = _ids(table, "supervoxel_id")
-        new = _find(links[0], ids) < 0
+        new = find(links[0], ids) < 0
         if new.any():
             more = (ids[new], _ids(table, "l2_id")[new], _times(table, "valid_from", missing=0)[new])
             links = _sorted(*(np.concatenate(pair) for pair in zip(links, more, strict=True)))
@@ -319,27 +296,16 @@ def _with_supervoxels(state: GraphState) -> GraphState:
     parents, kids = state.link_parent[linked], state.link_node[linked]
     by_parent = np.argsort(parents, kind="stable")
     keys, starts, counts = _groups(parents[by_parent])
-    rows = _find(nodes, keys)
+    rows = find(nodes, keys)
     childless = (rows >= 0) & (count[rows] == 0)
     start[rows[childless]] = starts[childless] + len(children)
     count[rows[childless]] = counts[childless]
-    return GraphState(
+    return replace(
+        state,
         nodes=nodes,
         created=np.concatenate([state.created, since])[order],
         superseded=np.concatenate([state.superseded, np.full(len(ids), NEVER)])[order],
         child_start=start,
         child_count=count,
         children=np.concatenate([children, kids[by_parent]]),
-        **{
-            name: getattr(state, name)
-            for name in (
-                "link_node",
-                "link_parent",
-                "link_from",
-                "edge_root",
-                "edge_start",
-                "edge_count",
-                "edges",
-            )
-        },
     )

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cortexclient.sandbox.arrays import Floats, Ints
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from cortexclient.spec.table_schemas import TableField
 
-    Ints = NDArray[np.int64]
-    Floats = NDArray[np.float64]
 
 _AXES = ("x", "y", "z")
 _SUFFIXES = ("_x", "_y", "_z")

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cortexclient.sandbox.stores.tables.model import quoted
+from cortexclient.sandbox.stores.tables.model import quoted, with_column
 
 
 class Engine:
@@ -108,12 +108,12 @@ def _ready(rows: pa.Table) -> pa.Table:
         order = rows["storage_order"]
         if len(order) > 1 and not pc.all(pc.less_equal(order[:-1], order[1:])).as_py():
             rows = rows.take(pc.sort_indices(order))
-    for index, item in enumerate(rows.schema):
+    for item in rows.schema:
+        values = rows[item.name]
         if pa.types.is_timestamp(item.type) and item.type.tz is not None:
             # the database of the service keeps UTC without saying so
-            rows = rows.set_column(
-                index, item.name, rows[item.name].cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))
-            )
+            utc = values.cast(pa.timestamp("us", "UTC"))
+            rows = with_column(rows, item.name, utc.cast(pa.timestamp("us")))
         elif pa.types.is_large_string(item.type) or pa.types.is_dictionary(item.type):
-            rows = rows.set_column(index, item.name, rows[item.name].cast(pa.string()))
+            rows = with_column(rows, item.name, values.cast(pa.string()))
     return rows

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from cortexclient.sandbox.stores.tables.model import Found, QueryError, aborted
+from cortexclient.sandbox.arrays import Ids
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
+from cortexclient.sandbox.stores.graph.state import aware
+from cortexclient.sandbox.stores.tables.model import Found, QueryError, Source, aborted
 from cortexclient.sandbox.stores.tables.query import BODY_FILTERS, EXCLUSION, Selection
+from cortexclient.sandbox.stores.tables.store import TableStore
 from cortexclient.sandbox.stores.tables.versions import naive
 
-if TYPE_CHECKING:
-    from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.tables.model import Source
-    from cortexclient.sandbox.stores.tables.store import TableStore
-
-Ids = NDArray[np.int64]
 Filters = dict[str, dict[str, dict[str, Any]]]
 # filters that are taken back; places, patterns and exclusions are left as they are
 _REMAPPED = (
@@ -34,12 +31,7 @@ _REMAPPED = (
 
 
 def filters_at_version(
-    body: Mapping[str, Any],
-    graph: ChunkedGraph,
-    *,
-    asked: datetime,
-    version: datetime,
-    allow_invalid: bool,
+    body: Mapping[str, Any], graph: ChunkedGraph, *, asked: datetime, version: datetime, allow_invalid: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """Body of a live query with its root filters as they have to be at a version.
 
@@ -217,7 +209,7 @@ def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]
     query = _Query(store, body, typed=bool(arguments.get("direct_sql_pandas")))
     frozen = query.frozen(at_version, version)
     written = _Part(None, {}, [])
-    modified = _moment(metadata["last_modified"])
+    modified = aware(metadata["last_modified"])
     if modified > at or modified > asked:
         written = query.written(body, at, allow_missing=bool(arguments.get("allow_missing_lookups")))
         if frozen.frame is None:
@@ -228,14 +220,9 @@ def live_rows(store: TableStore, body: dict[str, Any], arguments: dict[str, Any]
     return Found(frame, warnings + frozen.warnings + written.warnings, body["desired_resolution"], names)
 
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _nearest(store: TableStore, asked: datetime) -> tuple[int, datetime] | None:
     """The latest valid version up to a time, or the first one after it."""
-    versions = sorted((_moment(row["time_stamp"]), int(row["version"])) for row in store.versions())
+    versions = sorted((aware(row["time_stamp"]), int(row["version"])) for row in store.versions())
     before = [entry for entry in versions if entry[0] <= asked]
     if before:
         return before[-1][1], before[-1][0]

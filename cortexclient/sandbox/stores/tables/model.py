@@ -13,6 +13,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     import pandas as pd
 
+
 # what the database says -> class of its error, and SQLAlchemy's page about it
 _CLASSES = (
     ("invalid input syntax", ("InvalidTextRepresentation", "9h9h")),
@@ -102,6 +103,11 @@ class Source:
 def quoted(name: str) -> str:
     """Name of a table or column, safe inside SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def with_column(rows: pa.Table, name: str, values: Any) -> pa.Table:
+    """Return rows with other values in one of their columns."""
+    return rows.set_column(rows.column_names.index(name), name, values)
 
 
 def source_columns(schema: pa.Schema) -> dict[str, StoredColumn]:

@@ -297,8 +297,6 @@ class Selection:
         self._late: QueryError | None = None
         self._database_refuses: tuple[str, str] | None = None
 
-    # --- putting it together
-
     def source(self, table: str) -> Source:
         """A table of the query; one that only a filter names is added to it, unjoined."""
         if table not in self._sources:
@@ -364,8 +362,6 @@ class Selection:
     def select_all(self, table: str, skip: Iterable[str] = ()) -> None:
         """Ask for every column of a table."""
         self.selected[table] = [name for name in self.source(table).columns if name not in skip]
-
-    # --- running it
 
     def count(self) -> pd.DataFrame:
         """Number of rows, as a frame of one row."""
@@ -508,9 +504,8 @@ def _scaled(field: str, scale: Decimal | None, *, exact: bool) -> str:
     if Decimal(float(scale)) == scale:
         product = f"{field} * CAST('{float(scale)!r}' AS DOUBLE)"  # nothing is lost in binary
     else:
-        places = min(
-            max(-int(scale.as_tuple().exponent), 0), 22
-        )  # all that the number has: a voxel more or less
+        # all that the number has: a voxel more or less
+        places = min(max(-int(scale.as_tuple().exponent), 0), 22)
         product = f"CAST({field} AS DECIMAL(12, 0)) * CAST({scale:f} AS DECIMAL(26, {places}))"
     if exact:
         return f"CAST({product} AS DOUBLE)"

@@ -6,7 +6,7 @@ import copy
 import threading
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -23,9 +23,7 @@ from cortexclient.sandbox.stores.tables.model import (
 )
 from cortexclient.sandbox.stores.tables.versions import freeze, looked_up_again, repeat_versions, version_row
 from cortexclient.sandbox.stores.tables.write import AnnotationWriter
-
-if TYPE_CHECKING:
-    from cortexclient.sandbox.world import World
+from cortexclient.sandbox.world import World
 
 Row = dict[str, Any]
 _FROZEN_DROPS = ("created", "deleted", "superceded_id")
@@ -115,7 +113,7 @@ class TableStore:
                 text = f"Rows of {self.world.names.public(shape.base)} with the columns of {shape.schema}."
                 row = {**stored[shape.base], "id": number, "table_name": shape.name, "description": text}
             self._own[shape.name] = shape.base
-            unit = shape.unit or self._base_unit(shape)
+            unit = shape.unit or self.world.folder.voxel_nm(shape.base)
             resolution = {f"voxel_resolution_{axis}": size for axis, size in zip("xyz", unit, strict=True)}
             row |= {"schema_type": shape.schema, **resolution}
             if shape.fields is not None or shape.reference is not None:
@@ -131,13 +129,6 @@ class TableStore:
             else:
                 self.segmentation_rows.pop(shape.name, None)
 
-    def _base_unit(self, shape: DeclaredTable) -> tuple[float, float, float]:
-        """Size of a voxel in the folder's own tables, nm."""
-        rows = [*(self.world.folder.tables.get("annotation_tables") or [])]
-        row = next((each for each in rows if each["table_name"] == shape.base), rows[0])
-        x, y, z = (float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
-        return x, y, z
-
     def _count_of(self, shape: DeclaredTable, version: int) -> int:
         own = self.world.names.own_version(version)
         path = self.world.folder.file("tables", f"{shape.base}.v{own}.parquet")
@@ -151,8 +142,6 @@ class TableStore:
     def look_up(self, table: str, at: datetime | None = None) -> int:
         """Find supervoxels and roots of rows that await them; see :meth:`AnnotationWriter.look_up`."""
         return self.writer.look_up(table, at)
-
-    # --- versions
 
     def versions(self, *, expired: bool = False) -> list[Row]:
         """Rows of the materialized versions, oldest first; expired ones only on request."""
@@ -232,8 +221,6 @@ class TableStore:
         """Rows of a table as counted when it was frozen; None if it is not in the version."""
         return self._counts.get(version, {}).get(table)
 
-    # --- metadata
-
     def metadata(self, table: str) -> Row | None:
         """Annotation and segmentation metadata joined, where the latter wins; None for unknown tables."""
         row = self.annotation_rows.get(table)
@@ -276,8 +263,6 @@ class TableStore:
         document = self.world.folder.json("tables", "schemas.json", default={})
         names = document.get("all names") or document.get("names of all schemas") or []
         return list(dict.fromkeys([*names, *self.schemas]))
-
-    # --- what can be queried
 
     def resolution(self, table: str) -> tuple[float, float, float]:
         """Voxel size of a table's positions, nm."""
@@ -329,9 +314,11 @@ class TableStore:
         shape = self._shapes.get(name)
         own = self._own.get(name, name) if shape is None else shape.base
         rows = pq.read_table(self.world.folder.file("tables", f"{own}.{moment}.parquet"))
-        return rows if shape is None else shaped_rows(shape, rows, self._base_unit(shape), live=live)
-
-    # --- views
+        return (
+            rows
+            if shape is None
+            else shaped_rows(shape, rows, self.world.folder.voxel_nm(shape.base), live=live)
+        )
 
     @cached_property
     def _view_documents(self) -> dict[str, Row]:
@@ -342,7 +329,9 @@ class TableStore:
         for shape in self._shapes.values():
             if shape.schema is None:
                 number = len(found) + 1
-                found[shape.name] = view_document(shape, number, document, self._base_unit(shape))
+                found[shape.name] = view_document(
+                    shape, number, document, self.world.folder.voxel_nm(shape.base)
+                )
         return found
 
     def views(self, version: int) -> dict[str, Row]:
@@ -403,8 +392,6 @@ class TableStore:
         # a table's roots are those of its last update, a view's those of now
         stale = self._edited or (view in self._shapes and self._shapes[view].base not in self._view_documents)
         return looked_up_again(rows, self.world.graph, None) if stale else rows
-
-    # --- for tests, examples and other services
 
     def frame(self, table: str, version: int | None = None) -> pd.DataFrame:
         """Rows of a table as stored: frozen in a version, or every row ever written."""

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cortexclient.sandbox.stores.tables.model import flat_columns
+from cortexclient.sandbox.arrays import Ids
+from cortexclient.sandbox.stores.graph.state import aware
+from cortexclient.sandbox.stores.tables.model import flat_columns, with_column
 
 if TYPE_CHECKING:
     from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
-    from cortexclient.sandbox.stores.graph.state import Ids
     from cortexclient.sandbox.stores.tables.store import TableStore
 
 # what the client parses: six digits of a second and no zone
@@ -23,7 +24,7 @@ _LIFETIME = timedelta(days=7)
 
 def naive(moment: datetime) -> datetime:
     """UTC without a zone, as the database keeps times."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).replace(tzinfo=None)
+    return aware(moment).astimezone(UTC).replace(tzinfo=None)
 
 
 def version_row(
@@ -58,12 +59,10 @@ def freeze(store: TableStore, table: str, moment: datetime) -> tuple[pa.Table, i
     standing = pc.fill_null(pc.greater(rows["deleted"], at), True)
     if store.annotation_rows[table].get("reference_table"):
         # a reference table keeps its replaced rows: only the flag tells them apart
-        rows = rows.set_column(rows.column_names.index("valid"), "valid", pc.and_(standing, True))
+        rows = with_column(rows, "valid", standing)
     else:
         rows = rows.filter(standing)
-        rows = rows.set_column(
-            rows.column_names.index("valid"), "valid", pa.array(np.ones(len(rows), dtype=bool))
-        )
+        rows = with_column(rows, "valid", pa.repeat(True, len(rows)))
     if "has_segmentation_row" in rows.column_names:
         rows = rows.filter(pc.fill_null(rows["has_segmentation_row"], False))
         rows = looked_up_again(rows, store.world.graph, moment, view=False)
@@ -84,7 +83,7 @@ def looked_up_again(
     """
     if not graph.available:
         return rows
-    for index, name in enumerate(rows.column_names):
+    for name in rows.column_names:
         if not name.endswith("root_id"):
             continue
         beside = name.removesuffix("root_id") + "supervoxel_id"
@@ -96,7 +95,7 @@ def looked_up_again(
         unique, inverse = np.unique(values, return_inverse=True)
         roots = graph.roots(unique, moment) if known else _heirs(graph, unique, moment)
         nulls = pc.is_null(column).to_numpy()
-        rows = rows.set_column(index, name, pa.array(roots[inverse], pa.int64(), mask=nulls))
+        rows = with_column(rows, name, pa.array(roots[inverse], pa.int64(), mask=nulls))
     return rows
 
 
@@ -124,7 +123,6 @@ def repeat_versions(source: TableStore, target: TableStore) -> None:
         twin = next((known for known in target.versions(expired=True) if known["time_stamp"] == moment), None)
         if twin is None:
             number = row["version"] if same_numbers else None
-            at = datetime.strptime(moment, TIME_FORMAT).replace(tzinfo=UTC)
-            twin = target.version(target.materialize(number, at))
+            twin = target.version(target.materialize(number, aware(moment)))
         if twin is not None and twin["valid"] and not row["valid"]:
             target.expire(twin["version"])

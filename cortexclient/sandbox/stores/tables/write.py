@@ -16,6 +16,7 @@ from cortexclient.sandbox.stores.tables.model import (
     annotation_row,
     quoted,
     segmentation_row,
+    with_column,
 )
 from cortexclient.sandbox.stores.tables.versions import TIME_FORMAT, naive
 
@@ -191,8 +192,6 @@ class AnnotationWriter:
         self._next: dict[str, int] = {}
         self._broken: str | None = None
 
-    # --- tables
-
     def create(self, table: str, schema_type: str, metadata: Mapping[str, Any], user: str) -> str:
         """Make an empty table.
 
@@ -244,8 +243,7 @@ class AnnotationWriter:
         """Columns of a new table: those of a table of the same type, where there is one."""
         for name, row in self.store.annotation_rows.items():
             if row["schema_type"] == schema_type:
-                schema: pa.Schema = self.store.live_rows(name).schema
-                return schema
+                return self._stored_schema(name)
         return live_schema(kinds)
 
     def update_metadata(self, table: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,8 +277,6 @@ class AnnotationWriter:
         if row is None:
             raise QueryError("'NoneType' object is not subscriptable")
         return row
-
-    # --- rows
 
     def insert(self, table: str, annotations: Sequence[Mapping[str, Any]], user: str = "0") -> list[int]:
         """Add rows written by a user; their ids are returned in order."""
@@ -412,7 +408,7 @@ class AnnotationWriter:
                 "(psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint "
                 f'"{table}_pkey"\nDETAIL:  Key (id)=({key}) already exists.\n'
             )
-        schema = self.store.live_rows(table).schema if not rows else self._stored_schema(table)
+        schema = self._stored_schema(table)
         now = naive(self.store.world.now())
         full = [
             {
@@ -432,9 +428,8 @@ class AnnotationWriter:
         return ids
 
     def _stored_schema(self, table: str) -> pa.Schema:
-        schema: pa.Schema = self.store.engine.read(
-            f"SELECT * FROM {self.store.live(table).relation} LIMIT 0"
-        ).schema
+        relation = self.store.live(table).relation
+        schema: pa.Schema = self.store.engine.read(f"SELECT * FROM {relation} LIMIT 0").schema
         return schema
 
     def _strike(self, table: str, ids: Sequence[int], superseded_by: int | None = None) -> None:
@@ -445,10 +440,7 @@ class AnnotationWriter:
         if superseded_by is not None:
             changes["superceded_id"] = pa.scalar(superseded_by, pa.int64())
         for name, value in changes.items():
-            index = rows.column_names.index(name)
-            rows = rows.set_column(
-                index, name, pa.repeat(value, len(rows)).cast(rows.schema.field(index).type)
-            )
+            rows = with_column(rows, name, pa.repeat(value, len(rows)).cast(rows[name].type))
         self._rewrite(table, rows)
 
     def _rewrite(self, table: str, rows: pa.Table) -> None:
@@ -463,8 +455,6 @@ class AnnotationWriter:
     def _touch(self, table: str) -> None:
         now = naive(self.store.world.now()).strftime(TIME_FORMAT)
         self.store.annotation_rows[table] = {**self._row(table), "last_modified": now}
-
-    # --- lookup
 
     def look_up(self, table: str, at: datetime | None = None) -> int:
         """Find the supervoxels, and the roots at a time (by default now), of all rows that await them.
@@ -495,13 +485,8 @@ class AnnotationWriter:
                     supervoxels = graph.volume.supervoxel_at(voxels * scale)
                     roots = graph.roots(supervoxels, moment)
                     for suffix, values in (("supervoxel_id", supervoxels), ("root_id", roots)):
-                        index = rows.column_names.index(f"{point}_{suffix}")
-                        rows = rows.set_column(index, f"{point}_{suffix}", pa.array(values, pa.int64()))
-                index = rows.column_names.index("has_segmentation_row")
-                rows = rows.set_column(
-                    index, "has_segmentation_row", pa.array(np.ones(len(rows), dtype=bool))
-                )
-                self._rewrite(table, rows)
+                        rows = with_column(rows, f"{point}_{suffix}", pa.array(values, pa.int64()))
+                self._rewrite(table, with_column(rows, "has_segmentation_row", pa.repeat(True, len(rows))))
             self._note_lookup(table, moment)
             return len(rows)
 
