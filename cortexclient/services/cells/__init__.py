@@ -14,7 +14,7 @@ from cortexclient.errors import AmbiguousCellError, NotConfiguredError
 from cortexclient.ids import as_ids
 from cortexclient.services import BaseService
 from cortexclient.services.cells.lookup import from_cells, from_roots
-from cortexclient.session import fallback_note, provenance_of
+from cortexclient.session import Moment, fallback_note, provenance_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,9 +100,8 @@ class CellsService(BaseService):
         True
         """
         self._require()
-        version, timestamp = self._moment_of(client, version, timestamp)
-        ids = as_ids(root_ids, "root_ids")
-        matches = from_roots(self._session, ids, version=version, timestamp=timestamp, progress=progress)
+        moment = self._moment_of(client, version, timestamp)
+        matches = from_roots(self._session, as_ids(root_ids, "root_ids"), moment, progress=progress)
         _report(matches, strict=strict, status=status)
         frame = self._frame(
             matches, "root_id", "cell_id", filter_empty=filter_empty, status=status, strict=strict
@@ -182,14 +181,13 @@ class CellsService(BaseService):
                 f"version={version} and materialization_version={materialization_version} conflict"
             )
         version = materialization_version if version is None else version
-        if client is not None and not live:
-            version, timestamp = self._moment_of(client, version, timestamp)
         if live:
             if version is not None:
-                raise ValueError("live=True asks at a time; leave out version=, or pass live=False")
-            timestamp = timestamp or self._session.timestamp or datetime.now(UTC)
-        ids = as_ids(cell_ids, "cell_ids")
-        matches = from_cells(self._session, ids, version=version, timestamp=timestamp, progress=progress)
+                raise ValueError("live=True is for a time; leave out version=, or pass live=False")
+            moment = Moment.of(timestamp=timestamp or self._session.timestamp or datetime.now(UTC))
+        else:
+            moment = self._moment_of(client, version, timestamp)
+        matches = from_cells(self._session, as_ids(cell_ids, "cell_ids"), moment, progress=progress)
         return self._frame(
             matches,
             "cell_id",
@@ -230,28 +228,24 @@ class CellsService(BaseService):
         frame.attrs.update(provenance_of(session, moment) | fallback_note(session, moment))
         return frame[frame[found] != -1] if filter_empty else frame
 
-    def _moment_of(
-        self, client: Any, version: int | None, timestamp: Timestamp | None
-    ) -> tuple[int | None, Timestamp | None]:
-        """Take the moment of another client of the datastack, unless one is given."""
+    def _moment_of(self, client: Any, version: int | None, timestamp: Timestamp | None) -> Moment:
+        """Return the moment that is given, else that of another client of the datastack; floating without both."""
+        given = Moment.of(version, timestamp)
         if client is None:
-            return version, timestamp
+            return given
         if not (hasattr(client, "datastack_name") and hasattr(client, "server_address")):
             raise TypeError(f"client must be a CAVEclient or DatasetClient, not {client!r}")
-        theirs, ours = (
-            (client.datastack_name, client.server_address.rstrip("/")),
-            (self._session.datastack, self._session.server_address.rstrip("/")),
-        )
+        theirs = client.datastack_name, client.server_address.rstrip("/")
+        ours = self._session.datastack, self._session.server_address.rstrip("/")
         if theirs != ours:
             raise ValueError(
                 f"client= is for datastack {theirs[0]!r} at {theirs[1]}, not {ours[0]!r} at {ours[1]}; leave it out"
             )
-        if version is not None or timestamp is not None:
-            return version, timestamp
+        if not given.floating:
+            return given
         moment = getattr(getattr(client, "session", None), "moment", client)
-        if moment.version is not None:
-            return int(moment.version), None
-        return None, moment.timestamp
+        # a CAVEclient at a version has the version's timestamp, too
+        return Moment.of(moment.version, moment.timestamp if moment.version is None else None)
 
     def _require(self) -> None:
         cells = self._session.spec.cell_ids

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from cortexclient.errors import ServiceError
     from cortexclient.session import Session
-    from cortexclient.types import IdArray, Timestamp
+    from cortexclient.types import IdArray
 
 __all__ = ["Matches", "from_cells", "from_roots", "intervals_to_points", "versions_for"]
 
@@ -139,17 +139,14 @@ def _root_column(source: CellSource, frame: pd.DataFrame) -> str:
 # -- cells -> roots ------------------------------------------------------------------------------------------
 
 
-def from_cells(
-    session: Session, cells: IdArray, *, version: Any, timestamp: Timestamp | None, progress: bool
-) -> Matches:
-    """Look up the roots of cells at a moment."""
+def from_cells(session: Session, cells: IdArray, moment: Moment, *, progress: bool) -> Matches:
+    """Look up the roots of cells at a moment; at that of the session if it floats."""
     require_versions(session.spec, "cells")
     matches = Matches(cells)
     distinct = np.unique(cells[cells > 0])
     if not len(distinct):
         return matches
-    given = Moment.of(version, timestamp)
-    moment = matches.moment = session.moment if given.floating else given
+    moment = matches.moment = session.moment if moment.floating else moment
     exact = None if moment.timestamp is None else session.frozen_version(moment.timestamp)
     at = moment.timestamp if exact is None else None
     if moment.version is not None and session.version_fallback:
@@ -176,13 +173,10 @@ def from_cells(
 # -- roots -> cells ------------------------------------------------------------------------------------------
 
 
-def from_roots(
-    session: Session, roots: IdArray, *, version: Any, timestamp: Timestamp | None, progress: bool
-) -> Matches:
-    """Look up the cells of roots of any age."""
+def from_roots(session: Session, roots: IdArray, given: Moment, *, progress: bool) -> Matches:
+    """Look up the cells of roots of any age: at a given moment, or, if it floats, each when it was valid."""
     require_versions(session.spec, "cells")
     distinct = np.unique(roots[roots > 0])
-    given = Moment.of(version, timestamp)
     matches = Matches(roots, unknown=roots <= 0)
     if not len(distinct):
         return matches
