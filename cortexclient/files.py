@@ -23,22 +23,11 @@ __all__ = ["replacing", "write_bytes", "write_text"]
 def replacing(path: PathLike, *, private: bool = False) -> Iterator[Path]:
     """Yield the path of a part file to write; when the block ends without an error, it takes the place of ``path``.
 
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        File that the user asked for. A link is followed; a device or pipe (``/dev/stdout``) is written directly.
-    private : bool
-        Whether the file is readable by the user alone. Else it keeps the mode of the file that it replaces.
+    The part file has a new name in the same folder, with the same endings, so that writers that look at them do the
+    same. A link is followed; a device or pipe (``/dev/stdout``) is written directly. A ``private`` file is readable by
+    the user alone; another keeps the mode of the file that it replaces.
 
-    Yields
-    ------
-    pathlib.Path
-        A new name in the same folder, with the same endings, so that writers that look at them do the same.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written. A file that was there before is unchanged, and no part file is left.
+    Raise `OutputError` if the file cannot be written: one that was there before is unchanged, and no part file is left.
     """
     if "\0" in os.fspath(path):
         raise OutputError(f"cannot write {str(path)!r}: a file name holds no NUL character")

@@ -13,26 +13,13 @@ __all__ = ["as_id", "as_ids", "in_batches", "is_one"]
 
 
 def as_ids(values: Ids, name: str = "ids") -> IdArray:
-    """Return ids as a flat int64 array, in their order, duplicates kept.
+    """Return ids as a flat int64 array, shape (n,), in their order, duplicates kept.
 
-    Parameters
-    ----------
-    values : int, str of digits, or a sequence, array, Series or Index of them
-        The ids. Unsigned and nullable integers are accepted; missing values (None, NA, masked) are not.
-    name : str
-        Name of the argument, for the message.
+    They are one id (n is 1), or a sequence, array, Series or Index of them: whole numbers, unsigned and nullable ones
+    too, or texts of digits. ``name`` is that of the argument, for the message.
 
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n,), int64; n is 1 for a single id.
-
-    Raises
-    ------
-    TypeError
-        If a value is not a whole number, above all if it is a float: a float holds 53 bits, an id needs 63.
-    ValueError
-        If a value is missing, or does not fit an int64.
+    Raise `TypeError` if a value is not a whole number, above all if it is a float (a float holds 53 bits, an id needs
+    63), and `ValueError` if one is missing (None, NA, masked) or does not fit an int64.
 
     Examples
     --------
@@ -45,23 +32,28 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
         raise TypeError(f"{name} is a table; pass its column of ids, such as table['pt_root_id']")
     if is_one(values):
         return np.array([as_id(values, name)], dtype=np.int64)
-    held: Any = values
-    if hasattr(held, "to_pylist"):  # Arrow's
-        held = held.to_pylist()
-    elif not hasattr(held, "__len__"):
-        held = list(held)
-    elif isinstance(held, np.ma.MaskedArray):
-        if np.ma.is_masked(held):
+    return _as_array(values, name)
+
+
+def _as_array(values: Any, name: str) -> IdArray:
+    import numpy as np
+
+    if hasattr(values, "to_pylist"):  # Arrow's
+        values = values.to_pylist()
+    elif not hasattr(values, "__len__"):
+        values = list(values)
+    elif isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
             raise ValueError(f"{name} holds masked values; drop them first (for example with .compressed())")
-        held = held.data
-    kind = getattr(getattr(held, "dtype", None), "kind", "O")
+        values = values.data
+    kind = getattr(getattr(values, "dtype", None), "kind", "O")
     if kind in "iu":
-        return _as_int64(held, name)
-    if isinstance(held, np.ndarray):
-        held = held.ravel()
-    if kind == "f" and len(held):
-        raise TypeError(_float_message(name, next(iter(held))))
-    return np.fromiter((as_id(value, name) for value in held), dtype=np.int64)
+        return _as_int64(values, name)
+    if isinstance(values, np.ndarray):
+        values = values.ravel()
+    if kind == "f" and len(values):
+        raise TypeError(_float_message(name, next(iter(values))))
+    return np.fromiter((as_id(value, name) for value in values), dtype=np.int64)
 
 
 def _as_int64(values: Any, name: str) -> IdArray:
@@ -87,15 +79,7 @@ def is_one(values: Any) -> bool:
 
 
 def as_id(value: Any, name: str = "id") -> int:
-    """Return one id as a plain int.
-
-    Raises
-    ------
-    TypeError
-        If it is not a whole number.
-    ValueError
-        If it does not fit an int64.
-    """
+    """Return one id as a plain int; raise `TypeError` for no whole number, `ValueError` for one beyond int64."""
     if hasattr(value, "as_py"):
         value = value.as_py()
     if type(value) is int:  # nearly always, and there may be millions
