@@ -14,6 +14,8 @@ from cortexclient.cli.shapes import Transform
 from cortexclient.types import TransformName
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cortexclient.bulk import Bulk, BulkResult
 
     Job: TypeAlias = Bulk
@@ -120,24 +122,24 @@ def _ids_in(file: Path) -> list[int]:
         return ids_from(words)
     import pandas as pd
 
-    frame = (
-        pd.read_parquet(file)
-        if file.suffix.lower() == ".parquet"
-        else pd.read_csv(file, dtype=dict.fromkeys(_COLUMNS, "Int64"))
-    )
-    column = next((name for name in _COLUMNS if name in frame), None)
-    if column is None:
-        raise typer.BadParameter(f"{file} has no column {' or '.join(_COLUMNS)}")
-    return [int(root) for root in frame[column].dropna() if root > 0]
+    if file.suffix.lower() == ".parquet":
+        return _roots_in(pd.read_parquet(file), _COLUMNS, str(file))
+    return _roots_in(pd.read_csv(file, dtype=dict.fromkeys(_COLUMNS, "Int64")), _COLUMNS, str(file))
 
 
 def _ids_of(client: Client, table: str) -> list[int]:
     """Return the neurons of a table; its rows without a segment are no neurons."""
     role = client.spec.tables.get(table)
     frame = client.query(table if role is None else role.name)
-    column = next((name for name in reversed(_COLUMNS) if name in frame), None)
+    return _roots_in(frame, _COLUMNS[::-1], f"table {table}")
+
+
+def _roots_in(frame: pd.DataFrame, columns: tuple[str, ...], where: str) -> list[int]:
+    column = next((name for name in columns if name in frame), None)
     if column is None:
-        raise typer.BadParameter(f"table {table} has no column {' or '.join(_COLUMNS)}: give --roots")
+        raise typer.BadParameter(
+            f"{where} has no column {' or '.join(columns)}: give --roots FILE with root ids"
+        )
     return [int(root) for root in frame[column].dropna() if root > 0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -61,45 +60,6 @@ def mcp(
 ) -> None:
     """Serve datasets to an assistant, read-only, over stdin and stdout: tables, cells, synapses, skeletons, links."""
     build_server(dataset).run("stdio")
-
-
-class _Clients:
-    """The clients that the tools use, most recently used last; only of datasets that may be offered."""
-
-    def __init__(self, allowed: list[str] | None) -> None:
-        self._allowed = allowed
-        self._clients: OrderedDict[tuple[str, int | None], DatasetClient] = OrderedDict()
-
-    def names(self) -> list[str]:
-        from cortexclient import list_datasets
-
-        return self._allowed if self._allowed is not None else list_datasets()
-
-    def open(self, dataset: str, version: int | None = None) -> DatasetClient:
-        import cortexclient
-
-        if dataset not in self.names():
-            # an assistant must not open files that the user did not offer
-            raise ValueError(f"{dataset!r} is not offered here; there are {', '.join(self.names())}")
-        key = (dataset, version)
-        if key not in self._clients:
-            self._clients[key] = cortexclient.load(dataset, version=version)
-            if len(self._clients) > _CLIENTS:
-                self._clients.popitem(last=False)
-        self._clients.move_to_end(key)
-        return self._clients[key]
-
-    def list_datasets(self) -> Response:
-        """List the datasets: name, title and how access is given."""
-        import cortexclient
-
-        found = []
-        for name in self.names():
-            spec = cortexclient.get_spec(name)
-            access = spec.access.level if spec.access is not None else None
-            where = {"datastack_name": spec.datastack, "server_address": spec.server_address}
-            found.append({"name": name, "title": spec.title, "access": access, **where})
-        return {"datasets": found}
 
 
 def describe_dataset(client: Client) -> Response:
@@ -199,6 +159,19 @@ def neuroglancer_link(client: Client, root_ids: list[str]) -> Response:
     return {"url": client.neuroglancer_url(root_ids=_ids(root_ids)), **_provenance_of(client)}
 
 
+_TOOLS: tuple[Callable[..., Response], ...] = (
+    describe_table,
+    query_table,
+    cells_to_roots,
+    roots_to_cells,
+    synapses,
+    partners,
+    skeleton_summary,
+    neuroglancer_link,
+)
+"""Requests about a dataset at a version."""
+
+
 def build_server(datasets: list[str] | None = None) -> Any:
     """Make the MCP server (``mcp.server.mcpserver.MCPServer``).
 
@@ -219,6 +192,26 @@ def build_server(datasets: list[str] | None = None) -> Any:
 
     import cortexclient
 
+    def offered() -> list[str]:
+        return datasets if datasets is not None else cortexclient.list_datasets()
+
+    @functools.lru_cache(maxsize=_CLIENTS)
+    def client_of(dataset: str, version: int | None = None) -> DatasetClient:
+        if dataset not in offered():
+            # an assistant must not open files that the user did not offer
+            raise ValueError(f"{dataset!r} is not offered here; there are {', '.join(offered())}")
+        return cortexclient.load(dataset, version=version)
+
+    def list_datasets() -> Response:
+        """List the datasets: name, title and how access is given."""
+        found = []
+        for name in offered():
+            spec = cortexclient.get_spec(name)
+            access = spec.access.level if spec.access is not None else None
+            where = {"datastack_name": spec.datastack, "server_address": spec.server_address}
+            found.append({"name": name, "title": spec.title, "access": access, **where})
+        return {"datasets": found}
+
     server = MCPServer(
         "cortexclient", instructions=_INSTRUCTIONS, version=cortexclient.__version__, log_level="ERROR"
     )
@@ -226,32 +219,23 @@ def build_server(datasets: list[str] | None = None) -> Any:
         read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
     )
 
-    def offer(tool: Callable[..., Response]) -> None:
-        @functools.wraps(tool)
-        def respond(**arguments: Any) -> Response:
-            try:
-                return tool(**arguments)
-            except (CortexError, ValueError, TypeError, LookupError) as error:
-                return {"error": f"{type(error).__name__}: {error}"}
-
-        server.tool(annotations=hints)(respond)
-
-    clients = _Clients(datasets)
-    offer(clients.list_datasets)
-    offer(made_from(clients.open, describe_dataset, takes={"dataset": str}, options={}))
-    for function in (
-        describe_table,
-        query_table,
-        cells_to_roots,
-        roots_to_cells,
-        synapses,
-        partners,
-        skeleton_summary,
-        neuroglancer_link,
-    ):
-        version = {"version": (int | None, None)}
-        offer(made_from(clients.open, function, takes={"dataset": str}, options=version))
+    of_version = {"version": (int | None, None)}
+    tools = [list_datasets, made_from(client_of, describe_dataset, takes={"dataset": str}, options={})]
+    tools += [made_from(client_of, tool, takes={"dataset": str}, options=of_version) for tool in _TOOLS]
+    for tool in tools:
+        server.tool(annotations=hints)(_with_errors(tool))
     return server
+
+
+def _with_errors(tool: Callable[..., Response]) -> Callable[..., Response]:
+    @functools.wraps(tool)
+    def respond(**arguments: Any) -> Response:
+        try:
+            return tool(**arguments)
+        except (CortexError, ValueError, TypeError, LookupError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+    return respond
 
 
 def _handle(client: DatasetClient, table: str) -> Any:

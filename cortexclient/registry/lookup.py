@@ -57,21 +57,8 @@ class SpecFolder:
 
     def names(self) -> list[str]:
         """Names of the datasets in this folder, from the file names alone."""
-        try:
-            with os.scandir(self.folder) as entries:
-                stems = [
-                    entry.name[:-5] for entry in entries if entry.name.endswith(".yaml") and _is_file(entry)
-                ]
-        except OSError:
-            return []
-        return sorted(stem for stem in stems if NAME.fullmatch(stem))
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads back to itself must not hide its neighbours
-        return False
+        files = [path for path in self.folder.glob("*.yaml") if NAME.fullmatch(path.stem)]
+        return sorted(path.stem for path in files if path.is_file())
 
 
 @cache
@@ -253,10 +240,10 @@ def _aliases_in(path: Path, among: str = "") -> list[str]:
     return [alias for alias in listed if isinstance(alias, str)] if isinstance(listed, list) else []
 
 
-def names_in(layer_files: list[Path]) -> dict[str, Path]:
+def names_in(files: list[Path]) -> dict[str, Path]:
     """Return the names and aliases of files, the names first."""
-    names = {path.stem: path for path in layer_files}
-    for path in layer_files:
+    names = {path.stem: path for path in files}
+    for path in files:
         for alias in _aliases_in(path):
             names.setdefault(alias, path)
     return names
@@ -268,13 +255,11 @@ def nothing_found(name: str) -> str:
 
     folders = layers()
     known = sorted({*registered(), *(each for layer in folders for each in layer.names())})
-    aliases = {
+    aliases = [
         alias for each in registered().values() if each.spec is not None for alias in each.spec.aliases
-    }
-    aliases |= {
-        alias for layer in folders for each in layer.names() for alias in _aliases_in(layer.file(each))
-    }
-    hint = did_you_mean(name, [*known, *sorted(aliases)], "")
+    ]
+    written = names_in([layer.file(each) for layer in folders for each in layer.names()])
+    hint = did_you_mean(name, [*known, *aliases, *written], "")
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
     lines = [
         f"there is no dataset {name[:80]!r}" + (f"; {hint}" if hint else "."),

@@ -256,11 +256,11 @@ class VersionSpec(Section):
 
 def versions_in_order(versions: tuple[VersionSpec, ...]) -> tuple[VersionSpec, ...]:
     """Refuse a version that is listed twice, and one that is older than a lower-numbered one."""
-    numbers = [item.version for item in versions]
+    first = {item.version: index for index, item in reversed([*enumerate(versions)])}
     findings = [
-        Finding((index, "version"), "CX303", f"version {number} is listed twice", "keep one of them")
-        for index, number in enumerate(numbers)
-        if number in numbers[:index]
+        Finding((index, "version"), "CX303", f"version {item.version} is listed twice", "keep one of them")
+        for index, item in enumerate(versions)
+        if first[item.version] != index
     ]
     dated = sorted((item.version, item.timestamp, i) for i, item in enumerate(versions) if item.timestamp)
     findings += [
@@ -278,6 +278,16 @@ def versions_in_order(versions: tuple[VersionSpec, ...]) -> tuple[VersionSpec, .
     return versions
 
 
+Layout = Annotated[
+    str,
+    Written(
+        r".*\{version\}.*\{table\}.*",
+        "a layout",
+        "name {version} and, behind it, {table}, as in v{version}/{table}",
+    ),
+]
+
+
 class ExportsSpec(Section):
     """Where static dumps of the tables lie; independent of the datastack's name."""
 
@@ -286,17 +296,7 @@ class ExportsSpec(Section):
     format: Literal["csv-gz", "parquet", "delta"] | None = None
     """csv-gz (gzipped CSV without a header row beside a ``_header.csv``), parquet (a file or folder per table) or delta
     (Delta Lake tables as CAVE's exporter writes them). Left out: whatever lies there."""
-    layout: (
-        Annotated[
-            str,
-            Written(
-                r".*\{version\}.*\{table\}.*",
-                "a layout",
-                "name {version} and, behind it, {table}, as in v{version}/{table}",
-            ),
-        ]
-        | None
-    ) = None
+    layout: Layout | None = None
     """Where a table lies below the path, for example ``{datastack}/v{version}/{table}/{copy}``, of which ``{version}``
     and ``{table}`` are needed. Left out: as CAVE's exporters write them."""
     mirrors: tuple[CloudPath, ...] = ()
