@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,14 +19,11 @@ from cortexclient.files import write_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cortexclient.registry import DatasetInfo
-    from cortexclient.registry.assembly import Assembly
     from cortexclient.spec import DatasetSpec, TableSpec
 
 __all__ = ["dataset_page", "register_commands"]
 
 _ACCESS = {"public": "[green]public[/]", "login": "[cyan]login[/]", "group": "[yellow]group[/]"}
-_FIRST = ("name", "title", "description", "aliases")
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -52,7 +50,7 @@ def list_command(as_json: AsJson = False) -> None:
 
     infos = list_datasets(details=True)
     if as_json:
-        say(json.dumps([_plain(info) for info in infos], indent=2))
+        say(json.dumps([asdict(info) for info in infos], indent=2, default=str))
         return
     from rich.markup import escape
 
@@ -77,12 +75,6 @@ def _warn_of_packs() -> None:
 
     for sentence in broken_packs():
         error_console().print(f"[yellow]warning:[/] {escape(sentence)}")
-
-
-def _plain(info: DatasetInfo) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(info), "path": str(info.path) if info.path else None}
 
 
 def show(
@@ -110,37 +102,27 @@ def show(
     out.print(
         f"[dim]{spec.origin or 'made in this session'}   fingerprint {spec.fingerprint}[/]", soft_wrap=True
     )
-    assembly = _assembly(spec.origin) if resolved else None
     out.print()
-    if assembly is None:
-        _print_tree(spec.as_dict())
+    if resolved and spec.origin is not None:
+        _print_resolved(Path(spec.origin))
     else:
-        _print_resolved(assembly)
+        _print_tree(spec.as_dict())
 
 
-def _assembly(origin: str | None) -> Assembly | None:
-    from cortexclient.registry.assembly import assemble
-
-    return assemble(Path(origin)) if origin is not None else None
-
-
-def _print_resolved(assembly: Assembly) -> None:
+def _print_resolved(file: Path) -> None:
     from rich.markup import escape
 
-    from cortexclient.spec.nodes import MappingNode, ScalarNode, SequenceNode, walk
+    from cortexclient.registry.assembly import assemble
+    from cortexclient.spec.nodes import ScalarNode, to_plain, walk
     from cortexclient.spec.problems import dotted
 
-    if assembly.root is None:
-        return
+    root = assemble(file).root
     rows = []
-    for path, mark, node in walk(assembly.root):
-        if isinstance(node, MappingNode) and node.entries:
-            continue
-        if isinstance(node, SequenceNode) and node.items:
-            continue
-        value = node.text if isinstance(node, ScalarNode) else "empty"
-        place = f"{_nearby(mark.file)}:{mark.line}"
-        rows.append((escape(dotted(path)), escape(" ".join(value.split())), f"[dim]{escape(place)}[/]"))
+    for path, mark, node in walk(root) if root is not None else ():
+        if isinstance(node, ScalarNode) or not to_plain(node):
+            value = " ".join(node.text.split()) if isinstance(node, ScalarNode) else "empty"
+            place = f"{_nearby(mark.file)}:{mark.line}"
+            rows.append((escape(dotted(path)), escape(value), f"[dim]{escape(place)}[/]"))
     print_table(("value of", "is", "written in"), rows)
 
 
@@ -154,19 +136,15 @@ def _nearby(file: str) -> str:
 
 
 def _print_tree(values: dict[str, Any]) -> None:
-    """Print a spec as YAML: what it is first, where the facts are from last; into a pipe without a line cut."""
+    """Print a spec as YAML; into a pipe without a line cut."""
     from rich.syntax import Syntax
 
-    names = dict.fromkeys([*(name for name in _FIRST if name in values), *values])
-    ordered = {name: values[name] for name in names if name != "sources"}
-    if "sources" in values:
-        ordered["sources"] = values["sources"]
     if not sys.stdout.isatty():
-        say(as_yaml(ordered, 100))
+        say(as_yaml(values, 100))
         return
     out = console()
     # PyYAML breaks a line after the word that exceeds the width, so the width given is less than there is
-    text = as_yaml(ordered, max(20, out.width - 20))
+    text = as_yaml(values, max(20, out.width - 20))
     out.print(Syntax(text, "yaml", theme=_colours(), background_color="default", word_wrap=True))
 
 
@@ -218,11 +196,7 @@ def cite(
     if not bibtex:
         say(spec.cite())
         return
-    if spec.citation is None or spec.citation.bibtex is None:
-        from cortexclient.errors import NotConfiguredError
-
-        raise NotConfiguredError(f"the spec of {spec.name} has no BibTeX entry; add `citation.bibtex` to it")
-    say(spec.citation.bibtex.strip())
+    say(spec.require("citation.bibtex", feature="--bibtex").strip())
 
 
 # -- files -----------------------------------------------------------------------------------------------------
@@ -233,7 +207,7 @@ def validate(
         list[Path] | None,
         typer.Argument(help="YAML files or folders; left out: all places that are searched."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     explain: Annotated[str | None, typer.Option("--explain", help="Explain a code such as CX201.")] = None,
 ) -> None:
