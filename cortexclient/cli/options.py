@@ -250,15 +250,10 @@ def open_client(
     """Load a dataset with the options of the command line."""
     import cortexclient
 
-    if (name := dataset.partition("@")[0]).isidentifier():
-        spec_of(name)
-    load = functools.partial(
-        cortexclient.load, dataset, version=version, timestamp=timestamp, server_address=server, **options
+    token = token or environment_token(server or spec_of(dataset).server_address)
+    return cortexclient.load(
+        dataset, version=version, timestamp=timestamp, server_address=server, auth_token=token, **options
     )
-    client = load(auth_token=token)
-    if token is None and (found := environment_token(server or client.spec.server_address)):
-        return load(auth_token=found)
-    return client
 
 
 def environment_token(address: str) -> str | None:

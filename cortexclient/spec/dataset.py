@@ -248,15 +248,13 @@ class DatasetSpec(Section):
         NotConfiguredError
             If the spec has no such value.
         """
-        value: Any = self
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
-            if value is None or value == ():
-                where = f" (it was read from {self.origin})" if self.origin else ""
-                raise NotConfiguredError(
-                    f"{feature or 'this'} needs `{path}`, which the spec of {self.name} does not have; "
-                    f"add `{path}` to its YAML file{where}, or load an own copy that has it"
-                )
+        value = _value_at(self, path)
+        if value is None or value == ():
+            where = f" (it was read from {self.origin})" if self.origin else ""
+            raise NotConfiguredError(
+                f"{feature or 'this'} needs `{path}`, which the spec of {self.name} does not have; "
+                f"add `{path}` to its YAML file{where}, or load an own copy that has it"
+            )
         return value
 
     def denies(self, capability: str) -> bool:
@@ -470,7 +468,7 @@ def _fits_together(spec: DatasetSpec) -> Iterator[Finding]:
         yield Finding(place, "CX311", "a dataset cannot replace itself", "name its successor")
     yield from _contradictions(spec)
     for path in spec.sources:
-        if not _exists(spec, path):
+        if _value_at(spec, path) is None:
             advice = "name a value of this file by its dotted path"
             yield Finding(("sources", path), "CX309", f"there is no value at {path[:80]!r}", advice)
 
@@ -494,7 +492,8 @@ def _contradictions(spec: DatasetSpec) -> Iterator[Finding]:
             yield Finding(("capabilities", capability), "CX312", what, advice)
 
 
-def _exists(value: Any, path: str) -> bool:
+def _value_at(value: Any, path: str) -> Any:
+    """Return the value at a dotted path; None where there is none."""
     for part in parts_of(path):
         if isinstance(value, Mapping):
             value = value.get(part)
@@ -504,6 +503,4 @@ def _exists(value: Any, path: str) -> bool:
             fields = getattr(type(value), "model_fields", {})
             name = next((name for name, field in fields.items() if part == (field.alias or name)), None)
             value = getattr(value, name) if name is not None else None
-        if value is None:
-            return False
-    return True
+    return value
