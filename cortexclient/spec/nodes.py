@@ -185,13 +185,13 @@ def overlay(below: MappingNode, above: MappingNode) -> MappingNode:
     kept = {
         path: entry
         for path, entry in sources.node.entries.items()
-        if path in stated or (_is_there(merged, path) and not _is_replaced(above, path))
+        if path in stated or _is_same(_node_at(below, path), _node_at(merged, path))
     }
     kept_node = MappingNode(kept, sources.node.mark)
     return MappingNode({**merged.entries, "sources": MapEntry(sources.key_mark, kept_node)}, merged.mark)
 
 
-def _is_there(node: Node, path: str) -> bool:
+def _node_at(node: Node, path: str) -> Node | None:
     for part in parts_of(path):
         if isinstance(node, MappingNode) and part in node.entries:
             node = node.entries[part].node
@@ -199,19 +199,15 @@ def _is_there(node: Node, path: str) -> bool:
             node = node.items[int(part)]
         else:
             # a short form (`transform: minnie65`) may well hold it
-            return isinstance(node, ScalarNode) and node.value is not None
-    return not (isinstance(node, ScalarNode) and node.value is None)
+            return node if isinstance(node, ScalarNode) else None
+    return node
 
 
-def _is_replaced(node: Node, path: str) -> bool:
-    """Whether a layer replaces the value at a path, or a list or value around it; adding to a map replaces nothing."""
-    for part in parts_of(path):
-        if not isinstance(node, MappingNode):
-            return True
-        if part not in node.entries:
-            return False
-        node = node.entries[part].node
-    return not isinstance(node, MappingNode)
+def _is_same(before: Node | None, now: Node | None) -> bool:
+    """Whether a value is still the one that it was: nodes are shared, and adding to a map replaces nothing."""
+    if isinstance(before, MappingNode):
+        return isinstance(now, MappingNode)
+    return now is before and before is not None and getattr(now, "value", "") is not None
 
 
 def inherit(parent: MappingNode, child: MappingNode) -> MappingNode:
