@@ -74,6 +74,7 @@ def hook(event, arguments):
     elif event == "open" and not str(arguments[0]).endswith((".py", ".pyc")):
         opened.append(str(arguments[0]))
 before = state()
+sys.dont_write_bytecode = True
 sys.addaudithook(hook)
 import cortexclient
 found = {"same": before == state(), "opened": opened[:]}

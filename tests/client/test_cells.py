@@ -298,6 +298,7 @@ def test_nothing_and_nonsense(toy):
     assert frame["cell_id"].tolist() == [-1] * 4
     assert frame["status"].tolist()[0] == "unknown root"
     assert service.root_id_to_cell_id([5], filter_empty=True).empty
+    assert service.cell_id_to_root_id([5, 999], filter_empty=True).index.tolist() == [5]
     with pytest.raises(TypeError, match="float"):
         service.root_id_to_cell_id([8.6e17])
 

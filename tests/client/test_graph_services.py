@@ -252,6 +252,7 @@ def test_an_expired_version_is_answered_at_its_time_on_request(tmp_path, toy_fol
         ("/leaves$", {"leaf_ids": [2**63]}, "ids"),
         ("/leaves$", {"leaf_ids": [-1]}, "ids"),
         ("/leaves$", {"leaf_ids": [True]}, "ids"),
+        ("/leaves$", {"leaf_ids": [float("inf"), 5]}, "ids"),
         ("/leaves$", {"leaf_ids": "12"}, "ids"),
         ("/leaves$", {"leaf_ids": [[1], [2, 3]]}, "ids"),
         ("/leaves$", {"leaves": []}, "ids"),
@@ -266,6 +267,14 @@ def test_an_expired_version_is_answered_at_its_time_on_request(tmp_path, toy_fol
         ("/root_timestamps$", {"timestamp": 5}, "times"),
         ("/root_timestamps$", {"timestamp": [None]}, "times"),
         ("/root_timestamps$", {"timestamp": ["1.5"]}, "times"),
+        ("/root_timestamps$", {"timestamp": [float("inf")]}, "times"),
+        ("/is_latest_roots$", {"is_latest": 5}, "latest"),
+        ("/is_latest_roots$", {"is_latest": [5]}, "latest"),
+        ("/is_latest_roots$", {"is_latest": []}, "latest"),
+        ("/is_latest_roots$", [], "latest"),
+        ("/roots_binary$", b"12345678" * 2, "roots"),
+        ("/roots_binary$", b"1234567", "roots"),
+        ("/roots_binary$", b"\xff" * 8, "roots"),
     ],
 )
 def test_responses_of_another_shape_are_errors_with_an_address(tiny, relay, tmp_path, route, body, call):
@@ -276,11 +285,14 @@ def test_responses_of_another_shape_are_errors_with_an_address(tiny, relay, tmp_
         "data": lambda: client.get_l2data([144257850313539585]),
         "graph": lambda: client.get_skeleton(root, restore_graph=True, synapses=False).mesh.link_edges,
         "times": lambda: client.latest_valid_timestamp([root]),
+        "latest": lambda: client.is_latest_roots([root]),
+        "roots": lambda: client.get_roots([72766366989418499]),
     }[call]
-    relay.fail(route, lambda _: (200, json.dumps(body).encode()))
+    relay.fail(route, lambda _: (200, body if isinstance(body, bytes) else json.dumps(body).encode()))
     with pytest.raises(errors.ProtocolError) as caught:
         ask()
     assert relay.url in str(caught.value.url)
+    assert caught.value.status == 200
     relay.faults = []
     assert len(ask()) > 0  # nothing of it was remembered or cached
 

@@ -114,28 +114,6 @@ def test_c5j_roots_are_asked_once(tiny, client, neurons):
     assert frame["id"].is_unique
 
 
-def test_c3c_leaving_out_what_is_not_found(client, table):
-    nuclei = table("nucleus_detection")
-    roots = [99, *nuclei["pt_root_id"][nuclei["pt_root_id"] > 0].tolist()[:3]]
-    frame = client.root_id_to_cell_id(roots, filter_empty=True)
-    assert 99 not in frame.index
-    assert (frame["cell_id"] > 0).all()
-    assert client.cell_id_to_root_id([99], filter_empty=True).empty
-
-
-def test_c3g_ambiguous_is_told_from_missing(client, table):
-    columns = ["id", "pt_root_id"]
-    alternative = table("nucleus_alternative_points").drop(columns="id").rename(columns={"target_id": "id"})
-    rows = pd.concat([table("nucleus_detection")[columns], alternative[columns]])
-    rows = rows[rows["pt_root_id"] > 0].drop_duplicates()
-    cells = rows.groupby("pt_root_id")["id"].agg(lambda ids: sorted(set(ids)))
-    frame = client.root_id_to_cell_id([*cells.index.tolist(), 99], status=True)
-    for root, expected in cells.items():
-        assert frame.loc[root, "candidates"] == expected
-        assert frame.loc[root, "status"] == ("found" if len(expected) == 1 else "ambiguous")
-    assert frame.loc[99, "status"] == "unknown root"
-
-
 def test_c7_no_loggers_or_warnings_of_others_are_touched(client, neurons):
     level, filters = logging.getLogger("urllib3").level, list(warnings.filters)
     synapses(client, neurons)

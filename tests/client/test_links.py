@@ -301,11 +301,14 @@ def test_viewer_can_be_added_to_and_another_site_chosen(
     assert all(record.status == 200 for record in sandbox.requests)
 
 
-def test_clipboard_that_is_missing_says_so(
+def test_the_clipboard_has_the_link_and_a_missing_one_is_named(
     sandbox_client: DatasetClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pyperclip
 
+    copied: list[str] = []
+    monkeypatch.setattr(pyperclip, "copy", copied.append)
+    assert [sandbox_client.neuroglancer_url(clipboard=True)] == copied
     monkeypatch.setattr(pyperclip, "copy", pyperclip.init_no_clipboard()[0])
     with pytest.raises(CortexError, match="no clipboard"):
         sandbox_client.neuroglancer_url(clipboard=True)

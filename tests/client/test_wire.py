@@ -176,32 +176,6 @@ def test_certificates_that_are_not_there(relay, client, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-ODD_NUMBERS = {
-    "/root_timestamps$": [b'{"timestamp": [1e999]}'],
-    "/is_latest_roots$": [b'{"is_latest": 5}', b'{"is_latest": [5]}', b"[]", b'{"is_latest": []}'],
-    "/leaves$": [b'{"leaf_ids": [1e400, 5]}'],
-    "/roots_binary$": [b"12345678" * 2, b"1234567", b"\xff" * 8],
-}
-"""What is wrong in the responses of the chunkedgraph about one root."""
-
-
-@pytest.mark.parametrize(
-    ("route", "body"), [(route, body) for route, some in ODD_NUMBERS.items() for body in some]
-)
-def test_numbers_of_the_graph_are_checked(relay, client, route, body):
-    ask = {
-        "/root_timestamps$": lambda: client.latest_valid_timestamp([864691135000000000]),
-        "/is_latest_roots$": lambda: client.is_latest_roots([864691135000000000]),
-        "/leaves$": lambda: client.get_l2_ids(864691135000000000),
-        "/roots_binary$": lambda: client.get_roots([72766366989418499]),
-    }[route]
-    relay.fail(route, status(200, body))
-    with pytest.raises(errors.ProtocolError) as caught:
-        ask()
-    assert caught.value.url.startswith(relay.url)
-    assert caught.value.status == 200
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

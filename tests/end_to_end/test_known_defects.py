@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cortexclient import DatasetClient, label_vertices
+from cortexclient import label_vertices
 from cortexclient.sandbox import Sandbox
 
 
@@ -41,17 +41,6 @@ def test_streams_and_logging_stay_whole_when_threads_work_at_once(tiny: Sandbox,
     assert seen == [before[:2]] * 4
     assert (sys.stdout, sys.stderr, logging.getLogger().level, list(logging.getLogger().handlers)) == before
     assert not sys.stdout.closed
-
-
-def test_showing_a_client_again_asks_nothing(tiny: Sandbox) -> None:
-    client = tiny.load()
-    before = len(tiny.requests)
-    repr(client)
-    assert len(tiny.requests) == before
-    first = client._repr_html_()
-    before = len(tiny.requests)
-    assert client._repr_html_() == first
-    assert len(tiny.requests) == before
 
 
 def test_only_exports_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,12 +107,3 @@ def test_meshes_leave_the_users_volume_alone(tiny: Sandbox, roots: list[int]) ->
     before = volume.image.lru.size, volume.progress
     client.mesh.compute_vertex_to_l2_mapping(roots[0], cloudvolume_fallback=True)
     assert (volume.image.lru.size, volume.progress) == before
-
-
-def test_a_root_id_is_the_first_argument_everywhere(tiny: Sandbox, roots: list[int]) -> None:
-    client: DatasetClient = tiny.load()
-    assert len(client.get_l2_ids(roots[0])) > 0
-    assert client.mesh.get_mesh(roots[0]).segid == roots[0]
-    assert len(client.mesh.compute_vertex_to_l2_mapping(roots[0])) > 0
-    with pytest.raises(ValueError, match="one root id"):
-        client.mesh.get_mesh(roots)  # type: ignore[arg-type]

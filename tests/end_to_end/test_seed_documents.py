@@ -21,7 +21,6 @@ from cortexclient import (
     DatasetClient,
     MeshClient,
     TableExportClient,
-    VertexAssigner,
 )
 from cortexclient.sandbox import Sandbox
 from cortexclient.testing import clear_client_caches
@@ -164,11 +163,6 @@ def cells(sandbox: Sandbox) -> pd.DataFrame:
     return found.assign(root_id=roots).iloc[order].reset_index(drop=True)
 
 
-@pytest.fixture(scope="module")
-def root(cells: pd.DataFrame) -> int:
-    return int(cells["root_id"].iloc[0])
-
-
 def test_who_and_where(client: Any, sandbox: Sandbox) -> None:
     from caveclient.frameworkclient import CAVEclientFull
 
@@ -178,118 +172,9 @@ def test_who_and_where(client: Any, sandbox: Sandbox) -> None:
     assert client.space is client.dataset_transform
     assert isinstance(client.mesh, MeshClient)
     assert isinstance(client.exports, TableExportClient)
-
-
-def test_moments(client: Any) -> None:
-    newest, older = sorted(client.cave.materialize.get_versions())[::-1][:2]
-    assert client.version == newest
-    client.version = older
-    assert client.cave.materialize.version == older
-    assert (
-        client.version_timestamp()
-        == client.version_timestamp(older)
-        < client.version_timestamp(version=newest)
-    )
-    client.fix_mat_timestamp(newest)
-    assert client.cave.timestamp == client.version_timestamp(newest)
-    client.unfix_mat_timestamp()
-    assert client.timestamp is None
-    client.fix_mat_timestamp()
-    assert client.timestamp == client.version_timestamp(newest)
+    assert sandbox.url in client.image_source()
+    assert sandbox.url in client.segmentation_source()
     assert abs(client.now() - datetime.now(UTC)) < timedelta(seconds=5)
-
-
-def test_skeleton_in_every_way(client: Any, root: int) -> None:
-    plain = client.get_skeleton(root_id=root, synapses=False, skeleton_version=4)
-    assert len(plain.skeleton.vertices) > 10
-    assert "pre_syn" not in plain.anno.table_names
-    full = client.get_skeleton(
-        root,
-        synapses=True,
-        restore_graph=True,
-        restore_properties=True,
-        synapse_reference_tables={"pre_syn": "synapse_target_structure"}
-        if "synapse_target_structure" in set(client.tables)
-        else None,
-        transform="streamline",
-    )
-    assert len(full.anno.pre_syn) > 0
-    assert len(full.mesh.graph_edges) > 0
-
-
-def test_synapses_with_every_argument(client: Any, root: int, sandbox: Sandbox) -> None:
-    frame = client.query_synapses(
-        [root],
-        pre=True,
-        post=True,
-        reference_tables=None,
-        synapse_table=client.spec.synapse_table,
-        omit_self_synapse=True,
-        resolution=[4, 4, 40],
-        split_positions=False,
-        live=False,
-        timestamp=None,
-        suffixes=None,
-        batch_size=1,
-        ref_batch_size=10,
-        progress=False,
-    )
-    nm = client.query_synapses(root, pre=True, post=True, progress=False)
-    assert frame["id"].is_unique
-    assert sorted(frame["id"]) == sorted(nm["id"])
-    voxels = np.stack(frame.set_index("id").loc[nm["id"], "ctr_pt_position"].to_list())
-    np.testing.assert_allclose(
-        voxels * (4, 4, 40), nm[[f"ctr_pt_position_{axis}" for axis in "xyz"]].to_numpy(), atol=1e-6
-    )
-    when = client.now()
-    live = client.query_synapses(
-        root, pre=True, live=True, timestamp=when, omit_self_synapse=False, progress=False
-    )
-    assert sorted(live["id"]) == sorted(sandbox.truth.synapses_of(root, "pre", when))
-
-
-def test_links(client: Any, root: int, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyperclip
-
-    copied: list[str] = []
-    monkeypatch.setattr(pyperclip, "copy", copied.append)
-    url = client.neuroglancer_url(root_ids=[root])
-    assert str(root) in url
-    assert client.neuroglancer_url(target_url="https://viewer.example.org").startswith(
-        "https://viewer.example.org"
-    )
-    short = client.neuroglancer_url(shorten=True, root_ids=[root])
-    assert len(short) < len(url)
-    client.neuroglancer_url(clipboard=True, root_ids=[root])
-    assert copied == [url]
-    assert sandbox.url in client._repr_html_()
-
-
-def test_meshes_and_their_level_2_ids(client: Any, root: int) -> None:
-    mesh = client.mesh.get_mesh(root)
-    assert mesh.vertices.shape[1] == 3
-    assert set(client.mesh.get_meshes([root], progress=False)) == {root}
-    ids = client.get_l2_ids(root)
-    points = client.get_l2data(ids, ["rep_coord_nm"])[[f"rep_coord_nm_{axis}" for axis in "xyz"]].to_numpy()
-    labels, assigner = client.mesh.compute_vertex_to_l2_mapping(
-        root,
-        vertices=mesh.vertices,
-        faces=mesh.faces,
-        lvl2_ids=np.asarray(ids),
-        lvl2_pts=points,
-        max_distance=500,
-        ratio_better=0.5,
-        hop_limit=None,
-        cloudvolume_fallback=False,
-        n_jobs=1,
-        return_assigner=True,
-        mesh_kwargs=None,
-    )
-    assert isinstance(assigner, VertexAssigner)
-    assert assigner.vertices.shape == mesh.vertices.shape
-    assert len(assigner.faces) == len(mesh.faces)
-    assert (assigner.mesh_label == labels).all()
-    assert (client.mesh.mesh_l2_mappings[root] == labels).all()
 
 
 def test_the_examples_in_their_own_words(client: Any, cells: pd.DataFrame) -> None:
@@ -319,20 +204,3 @@ def test_the_examples_in_their_own_words(client: Any, cells: pd.DataFrame) -> No
     assert "proofreading_status_and_strategy" in repr(
         client.tables
     ) or "proofreading_status_and_strategy" in dir(client.tables)
-
-
-# -- what the latest release of the peer added -----------------------------------------------------------------------
-
-
-def test_the_datastack_of_the_peer(client: Any, sandbox: Sandbox, root: int) -> None:
-    assert client.most_recent_materialization_version() == client.version
-    assert client.get_datastack_info()["synapse_table"] == client.spec.synapse_table
-    assert sandbox.url in client.image_source()
-    assert sandbox.url in client.segmentation_source()
-    assert len(client.viewer_resolution()) == 3
-    assert client.image_cloudvolume().shape[3] == 1
-    assert "graph" in client.segmentation_cloudvolume().info
-    state = {"layers": [], "navigation": {"zoom": 3}}
-    number = client.upload_state_json(state)
-    assert client.get_state_json(number) == state
-    assert client.skeletons_exist(root_ids=[root]) == {root: True}
