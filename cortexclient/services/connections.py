@@ -263,9 +263,7 @@ class ConnectionsService(BaseService):
         frame["rank"] = (frame.groupby(["root_id", "side"]).cumcount() + 1).astype(np.int64)
         frame["side"] = frame["side"].astype("string")
         distinct = frame["partner_root_id"].unique()
-        frame["cell_id"] = (
-            self._cells(distinct, moment).reindex(frame["partner_root_id"]).to_numpy(dtype=np.int64)
-        )
+        frame["cell_id"] = frame["partner_root_id"].map(self._cells(distinct, moment)).astype(np.int64)
         known, several = self._types(types, distinct, moment)
         frame["type"] = frame["partner_root_id"].map(known).astype("string")
         columns = ["root_id", "side", "rank", "partner_root_id", "n_syn", "sum_size", "cell_id", "type"]

@@ -52,7 +52,6 @@ __all__ = [
     "fetch_lineages",
     "no_root",
     "nothing_live",
-    "reachable",
 ]
 
 

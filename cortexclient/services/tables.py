@@ -181,7 +181,9 @@ class TableQuery:
             return_as=return_as,
         )
         if get_counts:
-            return _count_frame(count_rows(self._session, query), query)
+            import pandas as pd
+
+            return present_frame(pd.DataFrame({"count": [count_rows(self._session, query)]}), query)
         frame = run_query(self._session, query)
         if not metadata and return_as == "pandas":
             frame.attrs.clear()
@@ -240,12 +242,6 @@ _LIVE_OPTIONS = (
     "random_sample",
 )
 """The options of caveclient's `live_query`, in its order."""
-
-
-def _count_frame(number: int, query: Query) -> Any:
-    import pandas as pd
-
-    return present_frame(pd.DataFrame({"count": [number]}), query)
 
 
 def _without_filters(
