@@ -212,7 +212,7 @@ def columns_of(session: Session, info: TableInfo) -> dict[str, str]:
     """Return the columns of one table or view by which rows can be filtered: name -> kind (``point`` for positions)."""
     if info.kind == "view":
         columns = view_schemas(session, info.version).get(info.name, {})
-        return {name: "point" if kind == "SpatialPoint" else kind for name, kind in columns.items()}
+        return {name: "point" if kind in _POINTS else kind for name, kind in columns.items()}
     found = {"id": "integer"}
     if info.reference_table:
         found["target_id"] = "integer"
@@ -233,22 +233,16 @@ def columns_of(session: Session, info: TableInfo) -> dict[str, str]:
 def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
     """Return the kind of each column of a result, points split; empty where the services do not say."""
     try:
-        if info.kind == "view":
-            columns = view_schemas(session, info.version).get(info.name, {})
-        else:
-            columns = schema_columns(session, info.schema) if info.schema else {}
-            if info.reference_table:
-                columns = {
-                    **column_kinds(session, find_table(session, info.reference_table, kind="table")),
-                    **columns,
-                }
+        columns = columns_of(session, info)
+        if info.reference_table:
+            base = find_table(session, info.reference_table, kind="table")
+            columns = columns_of(session, base) | columns
     except ServiceError:
         return {}
     kinds: dict[str, str] = {}
     for name, kind in columns.items():
-        if kind in _POINTS:
-            point = name if info.kind == "view" else f"{name}_position"
-            kinds |= {f"{point}_{axis}": "integer" for axis in "xyz"}
+        if kind == "point":
+            kinds |= {f"{name}_{axis}": "integer" for axis in "xyz"}
         kinds[name] = kind if kind in {"integer", "float", "number", "boolean"} else "string"
     return kinds
 
