@@ -34,7 +34,6 @@ from cortexclient.session.workers import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
 
     from cortexclient.session.query.query import Follow, Query
     from cortexclient.session.session import Session
@@ -99,11 +98,7 @@ class _Piece:
 
 
 def fetch_all(
-    session: Session,
-    queries: Sequence[Query],
-    *,
-    following: Sequence[Follow] = (),
-    description: str = "",
+    session: Session, queries: Sequence[Query], *, following: Sequence[Follow] = (), description: str = ""
 ) -> list[Reply]:
     """Run planned queries, and those that follow from their rows, until every result is complete.
 
@@ -123,18 +118,14 @@ def fetch_all(
         for part in _slices(query, min(_LIST_SIZE, query.batch or _LIST_SIZE))
     ]
     every = [*queries, *(follow.query for follow in following)]
-    wants_bar = any(query.progress for query in every)
-    with _bar(len(first), description, queries) if wants_bar else nullcontext() as bar:
+    description = description or ", ".join(dict.fromkeys(query.name for query in queries))
+    show = any(query.progress for query in every)
+    with progress_bar(len(first), description, show=True) if show else nullcontext() as bar:
         fetch = _Fetch(session, every, bar)
         fetch.run(first)
         if following:
             fetch.follow(following, after=len(queries))
     return [fetch.result(number, query) for number, query in enumerate(every)]
-
-
-def _bar(pieces: int, description: str, queries: Sequence[Query]) -> AbstractContextManager[ProgressBar]:
-    names = ", ".join(dict.fromkeys(query.name for query in queries))
-    return progress_bar(pieces, description or names, show=True)
 
 
 def _slices(query: Query, size: int) -> list[Query]:
@@ -270,7 +261,7 @@ class _Fetch:
         self._row_limit = max(self._row_limit, *(reply.row_limit or 0 for _, reply in truncated))
         prepared = [(*_prepared(piece, reply), reply) for piece, reply in truncated]
         counters = [count for _, counts, _ in prepared for count in counts]
-        totals = iter(self._session.map(lambda query: _estimate(self._session, query), counters))
+        totals = iter(self._session.map(lambda query: request_count(self._session, query.nearly()), counters))
         pieces: list[_Piece] = []
         for piece, counts, reply in prepared:
             found = [next(totals) for _ in counts]
@@ -331,12 +322,6 @@ def _is_complete(piece: _Piece, reply: Reply) -> bool:
     # a live response is filtered once more after it was truncated, and so may hold less than its limit
     most = query.most
     return most is not None and (reply.row_limit or 0) >= most and (not query.live or rows >= most)
-
-
-def _estimate(session: Session, query: Query) -> int | None:
-    """Count the rows of a query, or of one that has about as many."""
-    counter = query if query.countable else query.nearly()
-    return None if counter is None else request_count(session, counter)
 
 
 def _prepared(piece: _Piece, reply: Reply) -> tuple[_Piece, list[Query]]:

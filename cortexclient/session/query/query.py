@@ -136,13 +136,21 @@ class Query:
     @property
     def key_name(self) -> str:
         """Name that the id of the table itself has in the result."""
-        return f"id{self.suffixes.get(self.name, '')}" if self.base is not None else "id"
+        return f"id{self.suffixes.get(self.name, '')}"
 
-    def nearly(self) -> Query | None:
-        """Return a query that can be counted, and has about as many rows; None where there is none."""
+    @property
+    def keys(self) -> list[str]:
+        """Names of the ids that every row of a table has: its own, and that of the table that it is joined with."""
+        if self.kind != "table":
+            return []
+        return [self.key_name] + ([f"id{self.suffixes.get(self.base.name, '')}"] if self.base else [])
+
+    def nearly(self) -> Query:
+        """Return a query that can be counted and has as many rows, or about as many; itself where there is none."""
         columns = (name for tables in self.filters.values() for found in tables.values() for name in found)
-        if self.live and (self.near is None or any(name.endswith("root_id") for name in columns)):
-            return None
+        estimable = self.near is not None and not any(name.endswith("root_id") for name in columns)
+        if self.countable or (self.live and not estimable):
+            return self
         filters = {
             kind: {self.name: tables[self.name]}
             for kind, tables in self.filters.items()
@@ -150,7 +158,7 @@ class Query:
         }
         version = self.near if self.live else self.version
         return dataclasses.replace(
-            self, base=None, filters=filters, version=version, timestamp=None, most=None
+            self, base=None, suffixes={}, filters=filters, version=version, timestamp=None, most=None
         )
 
     def where(self, kind: str, table: str, column: str, value: Any) -> Query:

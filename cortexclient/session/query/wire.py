@@ -84,9 +84,8 @@ def request_rows(session: Session, query: Query) -> Reply:
     """Request the rows of a planned query once; raise `ProtocolError` if the response cannot be read."""
     response = _post(session, query)
     table = _read(response)
-    _check_rows(query, table, response)
-    if query.kind == "table":
-        _check_types(query, table, response)
+    if wrong := _wrong_rows(query, table) or (_wrong_types(table) if query.kind == "table" else ""):
+        raise _unreadable(response, f"sent rows of {query.name!r} {wrong}")
     return Reply(table, _row_limit(response), _resolution(response), url=url_of(session, query))
 
 
@@ -187,46 +186,41 @@ def _read(response: Response) -> Any:
         raise _unreadable(response, f"sent a response that cannot be read ({str(error)[:150]})") from None
 
 
-def _check_rows(query: Query, table: Any, response: Response) -> None:
-    """Raise `ProtocolError` if a response lacks columns that it must have, or has rows that were not requested."""
+def _wrong_rows(query: Query, table: Any) -> str:
+    """Say which column a response lacks that it must have, or which rows were not requested; empty if all is well."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    keys, filtered, columns = set(), {}, set(query.columns or ())
-    if query.kind == "table":
-        keys = {query.key_name}
-        if query.base is not None:
-            keys.add(f"id{query.suffixes.get(query.base.name, '')}")
+    lists: dict[str, Any] = {}
     if query.base is None and query.columns is None and not query.allow_invalid_root_ids:
         lists = query.filters.get("in", {}).get(query.name, {})
-        filtered = {name: values for name, values in lists.items() if is_id_column(name)}
+    filtered = {name: values for name, values in lists.items() if is_id_column(name)}
     names = {*table.column_names, *triples(table.column_names)}
-    missing = sorted({*query.needs, *filtered, *keys, *columns} - names)
+    missing = sorted({*query.needs, *query.keys, *(query.columns or ()), *filtered} - names)
     if missing or not names:
-        what = f"column {missing[0]!r}" if missing else "columns"
-        raise _unreadable(response, f"sent rows of {query.name!r} without {what}")
-    for name in sorted(keys):
+        return f"without column {missing[0]!r}" if missing else "without columns"
+    for name in query.keys:
         if table.column(name).null_count:
-            raise _unreadable(response, f"sent rows of {query.name!r} whose {name!r} is missing")
+            return f"whose {name!r} is missing"
     for name, values in filtered.items():
         column = table.column(name)
         if pa.types.is_integer(column.type) and pc.any(pc.invert(pc.is_in(column, pa.array(values)))).as_py():
-            what = f"rows of {query.name!r} with values of {name!r} that were not asked for"
-            raise _unreadable(response, f"sent {what}")
+            return f"with values of {name!r} that were not asked for"
+    return ""
 
 
-def _check_types(query: Query, table: Any, response: Response) -> None:
-    """Raise `ProtocolError` for what no table has: lists, a ``valid`` that is no truth value, a part of a position."""
+def _wrong_types(table: Any) -> str:
+    """Say what no table has: a list, a ``valid`` that is no truth value, a part of a position; empty if all is well."""
     import pyarrow as pa
 
     points = triples(table.column_names)
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         if _POSITION.search(name) and name[:-2] not in points:
-            what = f"with {name!r} alone, an axis of a position"
-            raise _unreadable(response, f"sent rows of {query.name!r} {what}")
+            return f"with {name!r} alone, an axis of a position"
         odd = name in {"valid", "valid_ref"} and not (pa.types.is_boolean(kind) or pa.types.is_null(kind))
         if odd or pa.types.is_list(kind):
-            raise _unreadable(response, f"sent rows of {query.name!r} whose {name!r} holds {kind}")
+            return f"whose {name!r} holds {kind}"
+    return ""
 
 
 def _row_limit(response: Response) -> int | None:
