@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -151,16 +152,12 @@ def is_latest(session: Session, ids: IdArray, *, at: datetime | None = None) -> 
     return _distinct(session, ids, fetch, np.bool_(False))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Lifetimes:
-    """From when until when roots were valid, in microseconds since 1970; both -1 for an id that is no root.
+    """From when until when roots were valid, in microseconds since 1970; both -1 for an id that is no root."""
 
-    ``created`` is when each root came into being, ``last`` the last time it was valid (of a current one, the time of
-    the request).
-    """
-
-    def __init__(self, created: NDArray[np.int64], last: NDArray[np.int64]) -> None:
-        self.created = created
-        self.last = last
+    created: NDArray[np.int64]  # when each root came into being
+    last: NDArray[np.int64]  # the last time it was valid; of a current one, the time of the request
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -194,7 +191,7 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
         if not fixed:
             jobs.append(partial(fetch, ended, part, latest=True))
     session.info()  # every job needs it
-    session.map(lambda job: job(), jobs)
+    session.run_all(jobs)
     if fixed:
         moment = session.timestamp or now
         # the graph fails for a time before a root was made
@@ -208,7 +205,7 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
             partial(fetch, ended, part, latest=True)
             for part in in_batches(np.flatnonzero((created >= 0) & ~before), TIMES_BATCH)
         ]
-        session.map(lambda job: job(), later)
+        session.run_all(later)
     # the graph keeps milliseconds: one less than the end is the last time that certainly counts as before it. A root
     # that lived for less than that was valid at the moment it was made
     last = np.where(ended >= until - 1, until, np.maximum(ended - 1000, created))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import gc
+import operator
 import queue
 import socket
 import threading
@@ -354,11 +355,7 @@ def run(
 
 def run_all(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any]:
     """Do different jobs concurrently, which may use `run` themselves, in one pool; see there."""
-    return run(_call, jobs, workers=workers)
-
-
-def _call(job: Callable[[], Result]) -> Result:
-    return job()
+    return run(operator.call, jobs, workers=workers)
 
 
 def _serial(function: Callable[[Item], Result], work: list[Item], bar: Any) -> list[Result]:
@@ -383,7 +380,7 @@ class Prefetch(Generic[Result]):
     def __init__(self, job: Callable[[], Result], *, workers: int) -> None:
         above = _current.get()
         self._nested = above is not None
-        self._call = _Run(_call, [job], _Pool(workers) if above is None else above.pool)
+        self._call = _Run(operator.call, [job], _Pool(workers) if above is None else above.pool)
 
     def start(self) -> None:
         """Begin the job."""
