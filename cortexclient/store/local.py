@@ -29,6 +29,7 @@ __all__ = ["METADATA", "LocalStore"]
 
 METADATA = "_metadata.zip"
 _SMALL = 200_000
+_LONG = 1000
 _SPARSE = 10_000
 """Rows of a table for each key that is looked up: one costs a row group of thousands, so with more, all are read."""
 _COMPARE = {"equal": "eq", "greater": "gt", "less": "lt", "greater_equal": "ge", "less_equal": "le"}
@@ -181,23 +182,28 @@ def _select(
     _require_columns(table, filters, name)
     known = set(table.names)
     wanted = table.names if columns is None else _spread([c for c in columns if {c, f"{c}_x"} & known], known)
-    if among is not None and (among[0] in table.keys or len(among[1]) < table.manifest.rows // _SPARSE):
-        filters.append(("in", *among))  # else the join selects them
+    if among is not None:
+        filters.append(("in", *among))
     filtered = _spread([column for _, column, _ in filters], known)
     needed = list(dict.fromkeys([*wanted, *filtered]))
     lists = [entry for entry in filters if entry[0] in {"in", "equal"} and entry[1] in table.keys]
     best = min(lists, key=lambda entry: len(_as_list(entry[2])), default=None)
-    rest = [entry for entry in filters if entry is not best]
-    condition = _condition(table, needed, rest)
+    long = next((entry for entry in filters if best is None and _is_long(entry, table)), None)
+    condition = _condition(
+        table, needed, [entry for entry in filters if entry is not best and entry is not long]
+    )
     try:
         if best is not None:
             found = table.find(best[1], _ids(best, table), needed)
+        elif long is not None:
+            kind_of = table.schema([long[1]]).field(0).type
+            return table.filtered(condition, wanted, needed, (long[1], _values(long[2], kind_of)))
         elif condition is None or (keys := _keys_of(table, condition, filtered)) is None:
             return table.filtered(condition, wanted, needed)
         else:
             found = table.find(table.keys[0], keys, needed)
         return (found if condition is None else found.filter(condition)).select(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise _misfit(table, str(error)) from error
 
 
@@ -209,6 +215,11 @@ def _keys_of(table: StoredTable, condition: pc.Expression, filtered: Sequence[st
     found = table.filtered(condition, [key], list(dict.fromkeys([key, *filtered]))).column(key)
     keys = pc.unique(found)
     return None if found.null_count or len(keys) > table.manifest.rows // _SPARSE else keys.to_numpy()
+
+
+def _is_long(entry: tuple[str, str, Any], table: StoredTable) -> bool:
+    """Whether a filter is a list so long that to look its rows up by their keys would read the whole table."""
+    return entry[0] == "in" and len(_as_list(entry[2])) > max(_LONG, table.manifest.rows // _SPARSE)
 
 
 def _is_keyed(table: StoredTable, query: Query, name: str) -> bool:
@@ -275,14 +286,18 @@ def _parts(table: StoredTable, schema: pa.Schema, kind: str, column: str, value:
         if kind == "regex":
             return [pc.match_substring_regex(field, value)]
         if kind == "in":
-            values = pa.array(_as_list(value))
-            return [field.isin(values if values.type == kind_of else values.cast(kind_of))]
+            return [field.isin(_values(value, kind_of))]
         plain = pa.scalar(value)
         if pa.types.is_string(plain.type) != pa.types.is_string(kind_of):
             raise _misfit(table, f"{column} holds {kind_of}, so it cannot be compared with {value!r}")
         return [getattr(operator, _COMPARE[kind])(field, value)]
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, KeyError) as error:
         raise _misfit(table, f"{column} holds {kind_of}: {error}") from error
+
+
+def _values(value: Any, kind_of: pa.DataType) -> pa.Array:
+    values = pa.array(value if isinstance(value, np.ndarray) else _as_list(value))
+    return values if values.type == kind_of else values.cast(kind_of)
 
 
 def _misfit(table: StoredTable, reason: str) -> InvalidQueryError:

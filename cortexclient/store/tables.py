@@ -16,16 +16,16 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import parquet
+from pydantic import Field, TypeAdapter
 
 from cortexclient.errors import CortexError, StoreError
 from cortexclient.session import run_all
@@ -45,16 +45,19 @@ FORMAT = 1
 MANIFEST = "_table.json"
 INDEX = "_groups.parquet"
 _MOST_MANIFEST = 50_000_000
-_FILE = re.compile(r"part-\d{5}\.parquet\Z|_groups\.parquet\Z")
 _FOOTERS = 128
 _MOST_RANGES = 64
+_SCANNED = 4
+"""Files of a scan at a time: with 15 columns each takes up to 200 MB."""
 
 
 @dataclass(frozen=True)
 class Part:
     """One file of a copy."""
 
-    name: str
+    name: Annotated[
+        str, Field(pattern=r"^(part-\d{5}|_groups)\.parquet$")
+    ]  # others could lead out of the folder
     rows: int
     size: int
     sha256: str
@@ -65,13 +68,8 @@ class Copy:
     """All rows in the order of a key."""
 
     key: str
-    parts: tuple[Part, ...]
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)]
     index: Part
-
-    @classmethod
-    def of(cls, body: Any) -> Copy:
-        """Read one from JSON."""
-        return cls(body["key"], tuple(Part(**part) for part in body["parts"]), Part(**body["index"]))
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class TableManifest:
     kind: str
     rows: int
     columns: tuple[tuple[str, str], ...]
-    copies: tuple[Copy, ...]
+    copies: Annotated[tuple[Copy, ...], Field(min_length=1)]
     source: str
     made: str
     format: int = field(default=FORMAT)
@@ -102,16 +100,12 @@ class TableManifest:
                 raise StoreError(
                     f"{where} was written by another version of cortexclient; pull the table again"
                 )
-            copies = tuple(Copy.of(copy) for copy in body["copies"])
-            columns = tuple((str(name), str(kind)) for name, kind in body["columns"])
-            names = {part.name for copy in copies for part in (*copy.parts, copy.index)}
-            known = {name for name, _ in columns}
-            sound = copies and all(copy.parts and copy.key in known for copy in copies)
-            if not sound or not all(map(_FILE.match, names)):
-                raise ValueError("files of other names")  # they could lead out of the folder
-            return cls(**{**body, "copies": copies, "columns": columns})
+            found = TypeAdapter(cls).validate_python(body)
+            if not {copy.key for copy in found.copies} <= {name for name, _ in found.columns}:
+                raise ValueError("copies of other columns")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{where} is damaged ({type(error).__name__}); pull the table again") from error
+        return found
 
 
 class StoredTable:
@@ -225,31 +219,27 @@ class StoredTable:
                 "tables, then pull it again"
             ) from error
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Read all rows, in the order of the first copy."""
-        copy = self.copy()
-        names = self.names if columns is None else list(columns)
-        for part in copy.parts:
-            with self._opened(copy.key, part, names) as file:
-                for batch in file.iter_batches(batch_size=1 << 17, columns=names):
-                    yield pa.Table.from_batches([batch]).select(names)
-
     def filtered(
-        self, condition: pc.Expression | None, columns: Sequence[str], needed: Sequence[str]
+        self,
+        condition: pc.Expression | None,
+        columns: Sequence[str],
+        needed: Sequence[str],
+        among: tuple[str, pa.Array] | None = None,
     ) -> pa.Table:
         """Return the rows that a condition lets through; ``needed`` are the columns that it is about, and ``columns``.
 
-        Files of this machine are read concurrently, without the row groups whose statistics exclude them.
+        Of them those whose column holds one of the values ``among``, which may be many. A few files are read at a time.
         """
-        if self.is_local:
-            checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-            form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
-            # what is wrong, a file or the condition, shows below, where they are looked at one by one
-            with contextlib.suppress(pa.ArrowInvalid, OSError):
-                found = ds.dataset(self.paths(), schema=self.schema(), format=form)
-                return found.to_table(columns=list(columns), filter=condition)
-        parts = (part if condition is None else part.filter(condition) for part in self.batches(needed))
-        return pa.concat_tables([self.schema(needed).empty_table(), *parts]).select(list(columns))
+        copy = self.copy()
+
+        def rows(part: Part) -> pa.Table:
+            with self._opened(copy.key, part, needed) as file:
+                found = file.read(columns=list(needed))
+            if among is not None:
+                found = found.filter(pc.is_in(found.column(among[0]), value_set=among[1]))
+            return (found if condition is None else found.filter(condition)).select(list(columns))
+
+        return pa.concat_tables(run_all([partial(rows, part) for part in copy.parts], workers=_SCANNED))
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """Arrow schema of some columns, as the files have it."""

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
+from pydantic import TypeAdapter
 
 from cortexclient.errors import CortexError, ExportError, MissingExtraError, StoreError
 from cortexclient.files import write_text
@@ -141,7 +142,7 @@ class TableWriter:
         place = self.folder / key
         done = self._done(place / _COPY)
         if done is not None and done.get("checksum") == checksum:
-            return Copy.of(done["copy"])
+            return TypeAdapter(Copy).validate_python(done["copy"])
         aside = self.folder / f".{key}.part"
         for old in (aside, place):
             shutil.rmtree(old, ignore_errors=True)

@@ -167,6 +167,23 @@ def test_large_tables_are_read_by_the_keys_of_the_rows_that_fit(
     assert "pre_pt_root_id" in reads
 
 
+@pytest.mark.parametrize("name", ["synapses by id", "references to synapses", "by id", "an empty list"])
+def test_rows_of_a_long_list_are_found_in_all_files(
+    name: str, both: tuple[DatasetClient, DatasetClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists: list[str] = []
+    original = StoredTable.filtered
+    monkeypatch.setattr(local, "_LONG", 0)
+    monkeypatch.setattr(
+        StoredTable, "filtered", lambda *a: lists.extend(a[4][:1] if len(a) > 4 else []) or original(*a)
+    )
+    online, stored = both
+    pd.testing.assert_frame_equal(QUERIES[name](stored), QUERIES[name](online), check_exact=True)
+    assert lists == (["id"] if "synapses" in name else [])  # the other is found by its key
+    with pytest.raises(InvalidQueryError, match="does not fit"):
+        stored.query("nucleus_detection", filter_in_dict={"volume": ["large"]})
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -323,7 +340,7 @@ def test_a_large_table_comes_from_the_server_in_ranges(
     assert len([record for record in toy_server.requests[before:] if record.path.endswith("/query")]) > 5
     table = LocalStore(tmp_path, "toy").table(2, "synapses_toy")
     assert table is not None
-    ids = np.concatenate([part.column("id").to_numpy() for part in table.batches()])
+    ids = table.filtered(None, ["id"], ["id"]).column("id").to_numpy()
     assert len(ids) == len(np.unique(ids)) == 303
 
 
