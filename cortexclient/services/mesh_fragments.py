@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.services.vertex_labels.chunks import ChunkGrid
@@ -44,14 +45,8 @@ def fetch_fragments(
     """Fetch all fragments of a root or another node, concurrently, in the order of their names.
 
     ``bounds``, shape (2, 3), are corners of a box in voxels of the chunkedgraph near which fragments are wanted;
-    ``allow_missing`` leaves out fragments that the manifest names but the bucket does not have.
-
-    Raises
-    ------
-    MissingDataError
-        If the node has no mesh, or a fragment is missing.
-    ServiceError
-        If a service fails.
+    ``allow_missing`` leaves out fragments that the manifest names but the bucket does not have. Raises
+    `MissingDataError` if the node has no mesh, or a fragment is missing.
     """
     names, url = _manifest(session, node_id, bounds)
     if not names:
@@ -224,12 +219,8 @@ def join_fragments(
 
     A copy is merged only with copies of *other* fragments: where a fragment has two vertices at one place, its surface
     touches itself there, and which of them continues on the other side is not known. ``info`` is the graphene info,
-    ``mesh_mip`` the mip of the meshes (None finds out); ``merge=False`` leaves all copies.
-
-    Returns
-    -------
-    vertices : ndarray of float32, shape (N, 3)
-    faces : ndarray of uint32, shape (M, 3)
+    ``mesh_mip`` the mip of the meshes (None finds out); ``merge=False`` leaves all copies. Returns vertices, shape
+    (N, 3), and faces, shape (M, 3).
     """
     vertices = np.concatenate([fragment.vertices for fragment in fragments])
     counts = np.array([len(fragment.vertices) for fragment in fragments])
@@ -262,17 +253,12 @@ def _on_faces(grid: ChunkGrid, vertices: NDArray[np.float32], faces: NDArray[np.
 
 
 def _first_copies(points: NDArray[np.float32], owner: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return for each point the first one at its place, if all points there are of different fragments; else itself."""
-    order = np.lexsort((owner, points[:, 2], points[:, 1], points[:, 0]))
-    placed, owners = points[order], owner[order]
-    begins = np.ones(len(order), dtype=bool)
-    begins[1:] = (placed[1:] != placed[:-1]).any(axis=1)
-    group = np.cumsum(begins) - 1
-    twice = np.zeros(len(order), dtype=bool)
-    twice[1:] = ~begins[1:] & (owners[1:] == owners[:-1])
-    ambiguous = np.zeros(int(begins.sum()), dtype=bool)
-    ambiguous[group[twice]] = True
-    target = np.arange(len(points))
-    # the one of the first fragment in the list stands for all
-    target[order] = np.where(ambiguous[group], order, order[np.flatnonzero(begins)[group]])
-    return target
+    """Return for each point the first one at its place, if all points there are of different fragments; else itself.
+
+    Owners are in ascending order, so it is that of the first fragment in the list.
+    """
+    place = pd.DataFrame(points).groupby([0, 1, 2], sort=False).ngroup().to_numpy()
+    twice = pd.DataFrame({"place": place, "owner": owner}).duplicated()
+    ambiguous = np.bincount(place, weights=twice) > 0
+    first = np.unique(place, return_index=True)[1]
+    return np.where(ambiguous[place], np.arange(len(points)), first[place])

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
-
-    Three: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-    Ends: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 __all__ = [
     "BLOCK",
@@ -29,6 +27,7 @@ __all__ = [
     "blocks",
     "blocks_of_groups",
     "connected",
+    "first_of_each",
     "guests_last",
     "in_order",
     "ragged",
@@ -39,8 +38,6 @@ __all__ = [
 _FLOAT_SLACK_NM = 0.12
 # how many triangles are looked at to find the mip whose offset the mesher used
 _SAMPLE = 60_000
-# a table from chunk position to chunk is made when it has at most this many cells
-_MAX_TABLE = 1 << 24
 _MAX_INT32 = 1 << 31
 
 
@@ -54,27 +51,29 @@ class Located:
     planes: NDArray[np.uint8]
     """Shape (N,). Bit 0, 1, 2: the vertex lies on the lower plane of its cell in x, y, z, so the mesh of the cell below
     may have it too. Bit 3, 4, 5: and rounding brings vertices into that plane from below."""
-    extent: tuple[int, int, int]
-    """Cells along each axis; ``cell`` counts z first, then y, then x."""
+    extent: NDArray[np.int64]
+    """Shape (3,). Cells along each axis; ``cell`` counts z first, then y, then x."""
     middle: NDArray[np.float64]
     """Shape (3,). Middle of the wanted chunks, rounded to nm."""
-    row: Callable[[NDArray[Any]], NDArray[np.int32]]
-    """Returns the row in the wanted chunks of each of an array of cells, -1 for none."""
+    wanted: pd.Index[int]
+    """Shape (C,). The cells that are the wanted chunks, in their order."""
 
-    def below(self, corners: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
-        """Return the cell whose mesh a triangle belongs to: on each axis the lowest one of the cells of its corners.
+    def row(self, cell: NDArray[Any]) -> NDArray[np.int32]:
+        """Return the row in the wanted chunks of each of an array of cells, -1 for none."""
+        return self.wanted.get_indexer(pd.Index(cell)).astype(np.int32)
+
+    def below(self, corners: NDArray[Any]) -> NDArray[Any]:
+        """Return the cell whose mesh a triangle belongs to: on each axis the lowest one of its corners' cells, (3, T).
 
         A corner on a plane is in the cell above it, also where the triangle hangs below.
         """
         low = corners[0].copy()
         apart = np.flatnonzero((corners[0] != corners[1]) | (corners[1] != corners[2]))
-        rest = [cell.take(apart) for cell in corners]
-        lowest = np.zeros_like(rest[0])
+        rest = corners.take(apart, axis=1)
+        low[apart] = 0
         for stride in _strides(self.extent).tolist():
-            axis = [cell // stride for cell in rest]
-            lowest += np.minimum(np.minimum(axis[0], axis[1]), axis[2]) * stride
-            rest = [cell - along * stride for cell, along in zip(rest, axis, strict=True)]
-        low[apart] = lowest
+            along, rest = np.divmod(rest, stride)
+            low[apart] += along.min(axis=0) * stride
         return np.asarray(low)
 
     def sink(self, cell: NDArray[Any], shared: NDArray[np.uint8]) -> None:
@@ -111,12 +110,8 @@ class ChunkGrid:
 
         ``mesh_mip`` is the mip at which the meshes were made, where it is known (from the info of the mesh folder). The
         voxel offsets of coarser mips are rounded down, so chunk faces in the mesh can lie a few nm beside those of the
-        segmentation: 8 nm in minnie65. None tries every scale of the info on the vertices.
-
-        Raises
-        ------
-        ValueError
-            If a key that is needed is missing or has another shape.
+        segmentation: 8 nm in minnie65. None tries every scale of the info on the vertices. Raises `ValueError` if a key
+        that is needed is missing or has another shape.
         """
         try:
             graph = info["graph"]
@@ -163,11 +158,11 @@ class ChunkGrid:
 
     def faces(self, axis: int, count: int, offset: float, *, first: int = 0) -> NDArray[np.float64]:
         """Return the coordinates in nm of the lower faces of chunks along an axis, as they appear in a mesh."""
-        planes = offset + np.arange(first, first + count) * self.size[axis]
-        if self.draco:
-            # draco rounds to the nearest cell, halves upward, so the face itself moves to the nearest cell
-            planes = np.floor(planes / self.draco + 0.5) * self.draco
-        return np.asarray(planes)
+        return self._rounded(offset + np.arange(first, first + count) * self.size[axis])
+
+    def _rounded(self, planes: NDArray[np.float64]) -> NDArray[np.float64]:
+        # draco rounds to the nearest cell, halves upward, so the face itself moves to the nearest cell
+        return np.floor(planes / self.draco + 0.5) * self.draco if self.draco else planes
 
     def best_offset(self, vertices: NDArray[Any], faces: NDArray[Any]) -> NDArray[np.float64]:
         """Choose the corner among the possible ones under which the fewest triangles cross a chunk face.
@@ -182,8 +177,7 @@ class ChunkGrid:
             values = list(dict.fromkeys(self.offsets[:, axis]))
             if len(values) == 1:
                 continue
-            a, b, c = np.ascontiguousarray(corners[:, :, axis].T)
-            low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+            low, high = corners[:, :, axis].min(axis=1), corners[:, :, axis].max(axis=1)
             crossing = [self._crossing(low, high, axis, value) for value in values]
             # the segmentation's own offset stays unless another is clearly better
             if 2 * min(crossing) + 2 < crossing[0]:
@@ -192,21 +186,14 @@ class ChunkGrid:
 
     def _crossing(self, low: NDArray[np.float64], high: NDArray[np.float64], axis: int, offset: float) -> int:
         index = np.round(((low + high) / 2 - offset) / self.size[axis])
-        plane = offset + index * self.size[axis]
-        if self.draco:
-            plane = np.floor(plane / self.draco + 0.5) * self.draco
+        plane = self._rounded(offset + index * self.size[axis])
         return int(((low < plane - self.slack) & (high > plane + self.slack)).sum())
 
     def locate(self, vertices: NDArray[Any], faces: NDArray[Any], positions: NDArray[np.int64]) -> Located:
         """Find the cell of every vertex on a grid that holds the chunks at the given positions.
 
         ``vertices`` are in nm, shape (N, 3); ``faces``, shape (M, 3), are rows of them; ``positions`` of chunks, int64
-        of shape (C, 3), do not repeat.
-
-        Raises
-        ------
-        ValueError
-            If a coordinate is not a number.
+        of shape (C, 3), do not repeat. Raises `ValueError` if a coordinate is not a number.
         """
         # one more cell on each side, for what lies outside and for what hangs below a plane
         low = positions.min(axis=0) - 1 if len(positions) else np.zeros(3, dtype=np.int64)
@@ -233,9 +220,8 @@ class ChunkGrid:
                 on = np.flatnonzero(np.abs(values, out=values) <= self.slack)
                 planes[block][on] |= marks.take(at.take(on))
 
-        extents = (int(extent[0]), int(extent[1]), int(extent[2]))
         middle = np.asarray(np.round(offset + (low + extent / 2) * self.size), dtype=np.float64)
-        return Located(cell, planes, extents, middle, _rows(((positions - low) @ _strides(extent)), total))
+        return Located(cell, planes, extent, middle, pd.Index((positions - low) @ _strides(extent)))
 
     def _cells(
         self, values: NDArray[np.float64], lower: NDArray[np.float64], size: float
@@ -268,24 +254,8 @@ def _draco_cell(metadata: Mapping[str, Any]) -> float:
     return float(sizes.get("2", sizes.get(2, 0)) or 0)
 
 
-def _strides(extent: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.array([int(extent[1]) * int(extent[2]), int(extent[2]), 1], dtype=np.int64)
-
-
-def _rows(wanted: NDArray[np.int64], total: int) -> Callable[[NDArray[Any]], NDArray[np.int32]]:
-    """Return a function from cells to rows of the wanted cells."""
-    if total <= _MAX_TABLE:
-        table = np.full(total, -1, dtype=np.int32)
-        table[wanted] = np.arange(len(wanted), dtype=np.int32)
-        return lambda cell: np.asarray(table.take(cell))
-    order = np.argsort(wanted).astype(np.int32)
-    ascending = wanted[order]
-
-    def search(cell: NDArray[Any]) -> NDArray[np.int32]:
-        place = np.searchsorted(ascending, cell).clip(max=len(ascending) - 1)
-        return np.where(ascending[place] == cell, order[place], np.int32(-1))
-
-    return search
+def _strides(extent: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.array([extent[1] * extent[2], extent[2], 1])
 
 
 # -- triangles and vertices by chunk -----------------------------------------------------------------------------------
@@ -305,17 +275,8 @@ class ChunkParts:
     of triangles that lie on the upper plane of the triangle's chunk."""
     count: int
     """Number of nodes that are no guests, Q."""
-    corners: Three
-    """Shape (T,). Nodes of the triangles in wanted chunks; the first is never a guest."""
-    inner: int
-    """How many of the triangles, counted from the first, have no guest."""
-
-    def edges(self) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-        """Return the edges that join the nodes of each triangle, but for guests, in parts."""
-        a, b, c = (corner[: self.inner] for corner in self.corners)
-        a_, b_, c_ = (corner[self.inner :] for corner in self.corners)
-        second, third = b_ < self.count, c_ < self.count
-        return [(a, b), (b, c), (a_[second], b_[second]), (a_[third], c_[third])]
+    corners: NDArray[np.int32]
+    """Shape (3, T). Nodes of the triangles in wanted chunks; the first is never a guest."""
 
 
 def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.bool_]) -> ChunkParts:
@@ -325,46 +286,22 @@ def sort_into_chunks(faces: NDArray[Any], where: Located, wanted: NDArray[np.boo
     """
     chunk = where.row(where.cell)
     wanted = np.append(wanted, False)  # the last entry is for chunk -1
-    parts, edge = _triangles(faces, where, chunk, wanted)
+    inner, edge = _triangles(faces, where, chunk, wanted)
     home, rim = _homes(where, chunk, edge)
     vertex = np.flatnonzero(wanted.take(home) & ~rim).astype(np.int32)
     node = np.full(len(home), -1, dtype=np.int32)
     node[vertex] = np.arange(len(vertex), dtype=np.int32)
-    corners, guest = _with_guests(edge, np.flatnonzero(wanted.take(edge.chunk)), home, rim, node, len(vertex))
-    inner = sum(part.shape[1] for part in parts)
-    nodes = np.empty((3, inner + corners.shape[1]), dtype=np.int32)
-    nodes[:, inner:] = corners
-    end = 0
-    for part in parts:
-        start, end = end, end + part.shape[1]
-        nodes[:, start:end] = node.take(part)
-    a, b, c = nodes
-    return ChunkParts(home, rim, np.concatenate([vertex, guest]), len(vertex), (a, b, c), inner)
-
-
-def _with_guests(
-    edge: _Edge,
-    keep: NDArray[np.int64],
-    home: NDArray[np.int32],
-    rim: NDArray[np.bool_],
-    node: NDArray[np.int32],
-    count: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the nodes of some of the triangles at planes, shape (3, T), and the vertices that are guests there."""
-    corners, chunk = edge.corners.take(keep, axis=1), edge.chunk.take(keep)
-    away = np.empty(corners.shape, dtype=bool)
-    for block in blocks(len(keep)):
-        part = corners[:, block]
-        away[:, block] = (home.take(part) != chunk[block]) | rim.take(part)
+    # corners that do not live in the chunk of their triangle are guests in it
+    keep = np.flatnonzero(wanted.take(edge.chunk))
+    at_plane = edge.corners.take(keep, axis=1)
+    away = (home.take(at_plane) != edge.chunk.take(keep)) | rim.take(at_plane)
     guest_node = np.full(len(home), -1, dtype=np.int32)
-    guest_node[corners.ravel().take(np.flatnonzero(away))] = 0
+    guest_node[at_plane[away]] = 0
     guest = np.flatnonzero(guest_node >= 0).astype(np.int32)
-    guest_node[guest] = np.arange(count, count + len(guest), dtype=np.int32)
-    found = [np.empty((3, 0), dtype=np.int32)]
-    for block in blocks(len(keep)):
-        part = corners[:, block]
-        found.append(guests_last(np.where(away[:, block], guest_node.take(part), node.take(part)), count))
-    return np.concatenate(found, axis=1), guest
+    guest_node[guest] = np.arange(len(vertex), len(vertex) + len(guest), dtype=np.int32)
+    outer = guests_last(np.where(away, guest_node.take(at_plane), node.take(at_plane)), len(vertex))
+    corners = np.concatenate([*(node.take(part) for part in inner), outer], axis=1)
+    return ChunkParts(home, rim, np.concatenate([vertex, guest]), len(vertex), corners)
 
 
 def guests_last(corners: NDArray[np.int32], count: int) -> NDArray[np.int32]:
@@ -405,8 +342,8 @@ def _triangles(
         inside = np.flatnonzero(~at_plane & ((first & 2) != 0))
         inner.append(corner.take(inside, axis=1).astype(np.int32))
         corner = corner.take(np.flatnonzero(at_plane), axis=1)
-        a, b, c = cells = where.cell.take(corner)
-        cell = where.below((a, b, c))
+        cells = where.cell.take(corner)
+        cell = where.below(cells)
         where.sink(cell, np.bitwise_and.reduce(where.planes.take(corner), axis=0))
         found.append((corner.astype(np.int32), cells == cell, where.row(cell)))
     corners, own, of = zip(*found, strict=True)
@@ -472,60 +409,24 @@ def ragged(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
     return np.asarray(np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths))
 
 
-# -- connected components ----------------------------------------------------------------------------------------------
+def first_of_each(group: NDArray[Any], keys: tuple[NDArray[Any], ...]) -> NDArray[np.int64]:
+    """Return the row of the first member of each group, by keys of which the last counts most."""
+    order = np.lexsort((*keys, group))
+    return np.asarray(order[np.flatnonzero(np.diff(group[order], prepend=-1))])
 
 
-def connected(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
+def connected(count: int, corners: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the number of the component of each of ``count`` nodes; components are numbered by their smallest nodes.
 
-    Every node hooks onto a smaller neighbour, what hangs together shrinks to one node, and again, until no edge is
-    left. Each round leaves a small part of the nodes; scipy's connected_components takes longer to build its matrix.
-    ``edges`` come in any number of parts, each the int32 nodes at both ends.
+    ``corners``, shape (3, T), are triangles that join nodes; the first of each is below ``count``, and others that are
+    not join nothing.
     """
-    rounds = []
-    while any(len(tails) for tails, _ in edges):
-        parent = _hooked(count, edges)
-        number = np.cumsum(parent == np.arange(count, dtype=np.int32), dtype=np.int32)
-        number -= 1
-        parent = number.take(parent)
-        rounds.append(parent)
-        count = int(number[-1]) + 1
-        edges = [_still_open(edges, parent)]
-    found = np.arange(count, dtype=np.int32)
-    for parent in reversed(rounds):
-        found = found.take(parent)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    tails, heads = np.tile(corners[0], 2), corners[1:].ravel()
+    own = heads < count
+    tails, heads = tails[own], heads[own]
+    graph = coo_array((np.ones(len(tails)), (tails, heads)), shape=(count, count))
+    found: NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return found
-
-
-def _hooked(count: int, edges: Sequence[Ends]) -> NDArray[np.int32]:
-    """Return the smallest node of the tree that each node is in when every node hooks onto a smaller neighbour."""
-    parent = np.arange(count, dtype=np.int32)
-    for tails, heads in _in_blocks(edges):
-        # of several hooks of one node any may win: the others stay in the list for the next round
-        parent[np.maximum(tails, heads)] = np.minimum(tails, heads)
-    for block in blocks(count):
-        # parents are smaller, so those in the blocks before are the ends of their trees already
-        part = parent[block]
-        while True:
-            shorter = parent.take(part)
-            if np.array_equal(shorter, part):
-                break
-            part[:] = shorter
-    return parent
-
-
-def _still_open(edges: Sequence[Ends], parent: NDArray[np.int32]) -> Ends:
-    """Return the edges between trees, by the numbers of the trees."""
-    left = []
-    for tails, heads in _in_blocks(edges):
-        one, other = parent.take(tails), parent.take(heads)
-        keep = np.flatnonzero(one != other)
-        left.append((one.take(keep), other.take(keep)))
-    tails, heads = (np.concatenate(ends) for ends in zip(*left, strict=True))
-    return tails, heads
-
-
-def _in_blocks(edges: Sequence[Ends]) -> Iterator[Ends]:
-    for tails, heads in edges:
-        for block in blocks(len(tails)):
-            yield tails[block], heads[block]

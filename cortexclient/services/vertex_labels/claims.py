@@ -1,7 +1,7 @@
 """Which level-2 id owns each piece of a chunk that holds several.
 
 Points claim the pieces that they lie in, by distances and winding numbers; other pieces are claimed by
-elimination, enclosure, proximity or, where the segmentation may be asked, by what lies just inside them.
+elimination, enclosure, proximity or, where the segmentation may be queried, by what lies just inside them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.chunks import blocks_of_groups, ragged
+from cortexclient.services.vertex_labels.chunks import blocks_of_groups, first_of_each, ragged
 from cortexclient.services.vertex_labels.pieces import Pieces, gaps
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Lookup: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.int64]]
-    Vectors: TypeAlias = list[NDArray[Any]]
-    """x, y and z of many vectors."""
 
 __all__ = [
     "Claimants",
@@ -88,12 +86,8 @@ def claim_by_point(pieces: Pieces, claimants: Claimants) -> tuple[NDArray[np.int
     that goes away empty takes a piece that nobody has: one that winds around it, else one about as near. Two points
     inside one piece mean that their objects touch: each vertex goes to the nearer point.
 
-    Returns
-    -------
-    labels : ndarray of int32, shape (V,)
-        Label of each row of ``pieces.vertex``, -1 for none.
-    shared : ndarray of int64
-        The pieces that several points lie in, ascending.
+    Returns the label of each row of ``pieces.vertex``, shape (V,), -1 for none; and the pieces that several points lie
+    in, ascending.
     """
     table = _distances(pieces, claimants)
     owner = np.full(len(pieces), -1, dtype=np.int64)
@@ -106,9 +100,9 @@ def claim_by_point(pieces: Pieces, claimants: Claimants) -> tuple[NDArray[np.int
     )
     # winding numbers below the limit mean little, so there the distance decides; ties go to the smaller id
     rank = np.where(inside > _INSIDE, -inside, 0.0)
-    pick = _first_of_each(table.claimant, (table.piece, table.nm, rank))
+    pick = first_of_each(table.claimant, (table.piece, table.nm, rank))
     claimant, piece, nm = table.claimant[pick], table.piece[pick], table.nm[pick]
-    first = _first_of_each(piece, (claimant, nm, rank[pick]))
+    first = first_of_each(piece, (claimant, nm, rank[pick]))
     owner[piece[first]] = claimant[first]
     lost = np.ones(len(pick), dtype=bool)
     lost[first] = False
@@ -130,7 +124,7 @@ def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) ->
     doubtful = np.zeros(len(table.nm), dtype=bool)
     doubtful[candidate] = (np.bincount(claimant)[claimant] > 1) | (np.bincount(piece)[piece] > 1)
     # a point outside the box of its nearest piece is not inside that piece: look at all of its chunk
-    first = _first_of_each(table.claimant, (table.piece, table.nm))
+    first = first_of_each(table.claimant, (table.piece, table.nm))
     point = (points[table.claimant[first]] - pieces.origin).astype(np.float32)
     low, high = pieces.low[table.piece[first]], pieces.high[table.piece[first]]
     outside = ((point < low - _BOX_SLACK_NM) | (point > high + _BOX_SLACK_NM)).any(axis=1)
@@ -139,16 +133,9 @@ def _doubtful(pieces: Pieces, points: NDArray[np.float64], table: _Distances) ->
     return np.flatnonzero(doubtful | astray[table.claimant])
 
 
-def _first_of_each(group: NDArray[np.int64], keys: tuple[NDArray[Any], ...]) -> NDArray[np.int64]:
-    """Return the row of the first member of each group, by keys of which the last counts most."""
-    order = np.lexsort((*keys, group))
-    return np.asarray(order[np.flatnonzero(np.diff(group[order], prepend=-1))])
-
-
 def _distances(pieces: Pieces, claimants: Claimants) -> _Distances:
     rows = np.flatnonzero(claimants.has_point)
-    first = np.searchsorted(pieces.chunk, claimants.chunk[rows], "left")
-    count = np.searchsorted(pieces.chunk, claimants.chunk[rows], "right") - first
+    first, count = pieces.of_chunks(claimants.chunk[rows])
     rows, first, count = rows[count > 0], first[count > 0], count[count > 0]
     points = (claimants.point[rows] - pieces.origin).astype(np.float32)
     begin, end = pieces.start[first], pieces.start[first + count]
@@ -221,20 +208,17 @@ def claim_by_enclosure(pieces: Pieces, labels: NDArray[np.int32]) -> NDArray[np.
     Such pieces are the walls of holes: their object is all around them, and may be far from every other surface.
     """
     free = np.flatnonzero((labels[pieces.start[:-1]] < 0) & (pieces.size >= _SMALLEST_HOLE))
-    first = np.searchsorted(pieces.chunk, pieces.chunk[free], "left")
-    count = np.searchsorted(pieces.chunk, pieces.chunk[free], "right") - first
-    one, other = np.repeat(free, count), ragged(first, count)
+    one, other = pieces.beside(free)
     within = (pieces.low[one] >= pieces.low[other]) & (pieces.high[one] <= pieces.high[other])
-    keep = within.all(axis=1) & (one != other) & (labels[pieces.start[other]] >= 0)
+    keep = within.all(axis=1) & (labels[pieces.start[other]] >= 0)
     one, other = one[keep], other[keep]
     if not len(one):
         return np.asarray(one)
     middle = np.stack([_middle_vertex(pieces, int(piece)) for piece in one]) + pieces.origin
     winds = winding_numbers(pieces, other, middle)
     one, other, winds = one[winds > _ENCLOSED], other[winds > _ENCLOSED], winds[winds > _ENCLOSED]
-    pick = _first_of_each(one, (labels[pieces.start[other]], -winds))
-    lengths = pieces.size[one[pick]]
-    labels[ragged(pieces.start[one[pick]], lengths)] = np.repeat(labels[pieces.start[other[pick]]], lengths)
+    pick = first_of_each(one, (labels[pieces.start[other]], -winds))
+    pieces.fill(labels, one[pick], labels[pieces.start[other[pick]]])
     return np.asarray(one[pick])
 
 
@@ -261,8 +245,7 @@ def claim_by_elimination(
     offered = pieces.chunk[free].astype(np.int64) << 32 | place
     _, to, given = np.intersect1d(wanted, offered, assume_unique=True, return_indices=True)
     taken = free[given]
-    lengths = pieces.size[taken]
-    labels[ragged(pieces.start[taken], lengths)] = np.repeat(claimants.label[rows[to]], lengths)
+    pieces.fill(labels, taken, claimants.label[rows[to]])
     return np.asarray(taken, dtype=np.int64)
 
 
@@ -283,10 +266,7 @@ def claim_by_proximity(
     returns the pieces that found an owner.
     """
     free = np.flatnonzero(labels[pieces.start[:-1]] < 0)
-    first = np.searchsorted(pieces.chunk, pieces.chunk[free], "left")
-    count = np.searchsorted(pieces.chunk, pieces.chunk[free], "right") - first
-    one, other = np.repeat(free, count), ragged(first, count)
-    one, other = one[one != other], other[one != other]
+    one, other = pieces.beside(free)
     # a second owner beyond this distance cannot fail the test of a first one within max_distance
     limit = max_distance / ratio_better
     nm, at = gaps(pieces, one, other, limit)
@@ -303,8 +283,7 @@ def claim_by_proximity(
         if not len(winners):
             grown[:] = True
             continue
-        lengths = pieces.size[winners]
-        labels[ragged(pieces.start[winners], lengths)] = np.repeat(label, lengths)
+        pieces.fill(labels, winners, label)
         found.append(winners)
         still = ~np.isin(one, winners)
         one, nm, at, grown = one[still], nm[still], at[still], grown[still]
@@ -319,11 +298,8 @@ def _clear_winners(
     ratio_better: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     # the nearest piece of each owner, then the two nearest owners of each free piece
-    order = np.lexsort((nm, label, piece))
-    piece, label, nm = piece[order], label[order], nm[order]
-    one_each = np.ones(len(piece), dtype=bool)
-    one_each[1:] = (piece[1:] != piece[:-1]) | (label[1:] != label[:-1])
-    piece, label, nm = piece[one_each], label[one_each], nm[one_each]
+    nearest = first_of_each(piece << 32 | label, (nm,))
+    piece, label, nm = piece[nearest], label[nearest], nm[nearest]
     order = np.lexsort((label, nm, piece))
     piece, label, nm = piece[order], label[order], nm[order]
     best = np.flatnonzero(np.diff(piece, prepend=-1))
@@ -377,11 +353,8 @@ def claim_by_lookup(
     chunk_of[claimants.label] = claimants.chunk
     good = (ids[index] == found) & (chunk_of[index] == pieces.chunk[owner])
     pairs, votes = np.unique(np.stack([owner[good], index[good]]), axis=1, return_counts=True)
-    order = np.lexsort((pairs[1], -votes, pairs[0]))
-    first = order[np.flatnonzero(np.diff(pairs[0][order], prepend=-1))]
-    decided, label = pairs[0][first], pairs[1][first]
-    lengths = pieces.size[decided]
-    labels[ragged(pieces.start[decided], lengths)] = np.repeat(label.astype(np.int32), lengths)
+    decided, label = pairs[:, first_of_each(pairs[0], (pairs[1], -votes))]
+    pieces.fill(labels, decided, label)
     return np.asarray(decided, dtype=np.int64)
 
 
@@ -428,19 +401,16 @@ def winding_numbers(
     for pairs in blocks_of_groups(count, _TRIANGLES):
         each = count[pairs]
         rows = order.take(ragged(begin[piece[pairs]], each))
-        a, b, c = (
-            [along - np.repeat(seen_from[pairs, axis], each) for axis, along in enumerate(corner)]
-            for corner in _corners(pieces, rows)
-        )
+        a, b, c = _corners(pieces, rows) - np.repeat(seen_from[pairs], each, axis=0).T
         pair = np.repeat(np.arange(len(each)), each)
         total[pairs] = np.bincount(pair, weights=_solid_angles(a, b, c), minlength=len(each))
     return total * (_turn(pieces) / (4 * np.pi))
 
 
-def _corners(pieces: Pieces, triangles: NDArray[np.int64]) -> list[Vectors]:
-    """Return the positions of the corners of triangles: for each corner x, y and z."""
-    rows = [pieces.row.take(corner.take(triangles)) for corner in pieces.corners]
-    return [[pieces.points[:, axis].take(row) for axis in range(3)] for row in rows]
+def _corners(pieces: Pieces, triangles: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the positions of the corners of triangles, shape (3, 3, T): for each corner x, y and z."""
+    rows = pieces.row.take(pieces.corners.take(triangles, axis=1))
+    return np.stack([pieces.points[:, axis].take(rows) for axis in range(3)], axis=1)
 
 
 def _turn(pieces: Pieces) -> float:
@@ -449,41 +419,21 @@ def _turn(pieces: Pieces) -> float:
     begin = begin[: int(np.searchsorted(begin, _ENOUGH)) + 1]
     if begin[-1] == 0:
         return 1.0
-    a, b, c = ([x.astype(np.float64) for x in corner] for corner in _corners(pieces, order[: begin[-1]]))
+    a, b, c = _corners(pieces, order[: begin[-1]]).astype(np.float64)
     count = np.diff(begin)
     there = count > 0
-    away, ab, ac = [], [], []
-    for x, y, z in zip(a, b, c, strict=True):
-        middle = (x + y + z) / 3
-        own = np.add.reduceat(middle, begin[:-1][there]) / count[there]
-        away.append(middle - np.repeat(own, count[there]))
-        ab.append(y - x)
-        ac.append(z - x)
-    return -1.0 if float(_triple(away, ab, ac).sum()) < 0 else 1.0
+    middle = (a + b + c) / 3
+    own = np.add.reduceat(middle, begin[:-1][there], axis=1) / count[there]
+    away = middle - np.repeat(own, count[there], axis=1)
+    return -1.0 if float(_dot(away, np.cross(b - a, c - a, axis=0)).sum()) < 0 else 1.0
 
 
-def _triple(a: Vectors, b: Vectors, c: Vectors) -> NDArray[Any]:
-    """Return the volume of the boxes that three vectors span."""
-    result = a[0] * (b[1] * c[2] - b[2] * c[1])
-    result += a[1] * (b[2] * c[0] - b[0] * c[2])
-    result += a[2] * (b[0] * c[1] - b[1] * c[0])
-    return np.asarray(result)
+def _dot(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray((a * b).sum(axis=0))
 
 
-def _dot(a: Vectors, b: Vectors) -> NDArray[Any]:
-    result = a[0] * b[0]
-    result += a[1] * b[1]
-    result += a[2] * b[2]
-    return np.asarray(result)
-
-
-def _solid_angles(a: Vectors, b: Vectors, c: Vectors) -> NDArray[Any]:
-    la, lb, lc = (np.sqrt(_dot(x, x)) for x in (a, b, c))
-    below = la * lb
-    below += _dot(a, b)
-    below *= lc
-    below += _dot(b, c) * la
-    below += _dot(c, a) * lb
-    angle = np.arctan2(_triple(a, b, c), below)
-    angle *= 2
-    return np.asarray(angle)
+def _solid_angles(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
+    """Return the solid angles of triangles seen from the origin, from the vectors to their corners, (3, T) each."""
+    la, lb, lc = (np.sqrt(_dot(corner, corner)) for corner in (a, b, c))
+    below = (la * lb + _dot(a, b)) * lc + _dot(b, c) * la + _dot(c, a) * lb
+    return np.asarray(2 * np.arctan2(_dot(a, np.cross(b, c, axis=0)), below))

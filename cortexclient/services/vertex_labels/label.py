@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from cortexclient.services.vertex_labels.chunks import ChunkGrid, blocks, in_order, ragged, sort_into_chunks
+from cortexclient.services.vertex_labels.chunks import (
+    ChunkGrid,
+    blocks,
+    first_of_each,
+    in_order,
+    ragged,
+    sort_into_chunks,
+)
 from cortexclient.services.vertex_labels.claims import (
     Claimants,
     claim_by_elimination,
@@ -192,72 +199,46 @@ def label_mesh(
         )
     if hop_limit is not None and hop_limit < 0:
         raise ValueError("hop_limit must not be negative; 0 leaves the last step out, None sets no limit")
-    points = _check_points(vertices)
-    triangles = _check_faces(faces, len(points))
-    ids, representatives = _check_ids(l2_ids, l2_points)
+    points = _checked(vertices, "vertices", "(N, 3)", "fiu")
+    triangles = _checked(faces, "faces", "(M, 3)", "iu")
+    if triangles.size and (int(triangles.min()) < 0 or int(triangles.max()) >= len(points)):
+        raise ValueError(
+            f"faces point to vertices {triangles.min()}..{triangles.max()}, but there are {len(points)}"
+        )
+    if triangles.dtype == np.uint64:  # NumPy before 2.1 takes no unsigned numbers of 64 bits as places
+        triangles = triangles.astype(np.int64)
+    ids = _checked(l2_ids, "l2_ids", "(K,)", "iu").astype(np.int64)
+    known = np.full((len(ids), 3), np.nan) if l2_points is None else np.asarray(l2_points, dtype=np.float64)
+    if known.shape != (len(ids), 3) and (known.size or len(ids)):
+        raise ValueError(
+            f"l2_points must have a row of three for each of {len(ids)} ids, not shape {known.shape}"
+        )
+    order = np.argsort(ids, kind="stable")
+    ids, known = ids[order], known.reshape(-1, 3)[order]
+    if (ids[1:] == ids[:-1]).any():
+        raise ValueError(f"level-2 id {ids[1:][ids[1:] == ids[:-1]][0]} is given more than once")
     grid = ChunkGrid.from_info(info, mesh_mip=mesh_mip)
-    steps = Steps(points, triangles, ids, representatives, grid)
+    steps = Steps(points, triangles, ids, known, grid, max_distance, ratio_better, lookup)
     steps.own_chunks()
-    steps.several(max_distance, ratio_better, lookup)
-    steps.propagate(hop_limit, max_distance)
-    steps.assign_empty_ids(max_distance)
+    steps.several()
+    steps.propagate(hop_limit)
+    steps.assign_empty_ids()
     found = np.append(ids, 0).take(steps.labels)  # label -1 reads the appended 0
     return Labels(found, steps.decisions, steps.piece)
 
 
-def _check_points(vertices: ArrayLike) -> NDArray[Any]:
-    points = np.asarray(vertices)
-    if points.size == 0:
-        return np.empty((0, 3), dtype=np.float32)
-    if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
+def _checked(values: ArrayLike, name: str, shape: str, kinds: str) -> NDArray[Any]:
+    """Return an argument as an array; raise `ValueError` if its shape or its kind of numbers is another."""
+    found = np.asarray(values)
+    columns = (3,) if shape.endswith("3)") else ()
+    if found.size == 0:
+        return np.empty((0, *columns), dtype=np.float32 if "f" in kinds else np.int64)
+    if found.ndim != 1 + len(columns) or found.shape[1:] != columns or found.dtype.kind not in kinds:
+        numbers = "numbers" if "f" in kinds else "whole numbers"
         raise ValueError(
-            f"vertices must be numbers of shape (N, 3), not {points.dtype} of shape {points.shape}"
+            f"{name} must be {numbers} of shape {shape}, not {found.dtype} of shape {found.shape}"
         )
-    return points
-
-
-def _check_faces(faces: ArrayLike, count: int) -> NDArray[Any]:
-    triangles = np.asarray(faces)
-    if triangles.size == 0:
-        return np.empty((0, 3), dtype=np.int64)
-    if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype.kind not in "iu":
-        raise ValueError(
-            f"faces must be whole numbers of shape (M, 3), not {triangles.dtype} of shape {triangles.shape}"
-        )
-    signed = triangles.dtype.kind == "i"
-    if (signed and int(triangles.min()) < 0) or int(triangles.max()) >= count:
-        raise ValueError(
-            f"faces point to vertices {triangles.min()}..{triangles.max()}, but there are {count}"
-        )
-    # NumPy before 2.1 takes no unsigned numbers of 64 bits as places
-    return triangles.astype(np.int64) if triangles.dtype == np.uint64 else triangles
-
-
-def _check_ids(
-    l2_ids: ArrayLike, l2_points: ArrayLike | None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    given = np.asarray(l2_ids)
-    if given.size == 0:
-        given = np.empty(0, dtype=np.int64)
-    if given.ndim != 1 or given.dtype.kind not in "iu":
-        raise ValueError(
-            f"l2_ids must be whole numbers of shape (K,), not {given.dtype} of shape {given.shape}"
-        )
-    ids = given.astype(np.int64)
-    if l2_points is None:
-        points = np.full((len(ids), 3), np.nan)
-    else:
-        points = np.asarray(l2_points, dtype=np.float64)
-        points = points.reshape(0, 3) if points.size == 0 else points
-    if points.shape != (len(ids), 3):
-        raise ValueError(
-            f"l2_points must have a row of three for each of {len(ids)} ids, not shape {points.shape}"
-        )
-    order = np.argsort(ids, kind="stable")
-    ids = ids[order]
-    if (ids[1:] == ids[:-1]).any():
-        raise ValueError(f"level-2 id {ids[1:][ids[1:] == ids[:-1]][0]} is given more than once")
-    return ids, points[order]
+    return found
 
 
 # how far, in times the distance of its nearest vertex, an object without a vertex gathers the vertices around it
@@ -298,8 +279,12 @@ class Steps:
         ids: NDArray[np.int64],
         points: NDArray[np.float64],
         grid: ChunkGrid,
+        max_distance: float,
+        ratio_better: float,
+        lookup: Lookup | None,
     ) -> None:
         self.vertices, self.faces, self.ids, self.points = vertices, faces, ids, points
+        self.max_distance, self.ratio_better, self.lookup = max_distance, ratio_better, lookup
         self.labels: NDArray[np.int32]
         self.decisions = np.zeros(len(vertices), dtype=np.uint8)
         self.piece = np.full(len(vertices), -1, dtype=np.int32)
@@ -319,13 +304,10 @@ class Steps:
         self.labels = only.take(self.parts.home)
         np.multiply(self.labels >= 0, np.uint8(Decision.OWN_CHUNK), out=self.decisions)
 
-    def several(self, max_distance: float, ratio_better: float, lookup: Lookup | None) -> None:
+    def several(self) -> None:
         """Label the pieces of chunks with several ids."""
         if not len(self.parts.vertex):
             return
-        settle = partial(
-            self._label_unclaimed, max_distance=max_distance, ratio_better=ratio_better, lookup=lookup
-        )
         pieces = cut_into_pieces(self.vertices, self.parts, self.where.middle)
         order = np.argsort(self.chunk_of_id, kind="stable").astype(np.int32)
         order = order[(self.ids_in_chunk > 1)[self.chunk_of_id[order]]]
@@ -333,7 +315,7 @@ class Steps:
         labels, shared = claim_by_point(pieces, claimants)
         again = np.zeros(len(self.ids_in_chunk), dtype=bool)
         again[pieces.chunk[shared]] = True
-        settle(pieces, claimants.select(~again[claimants.chunk]), labels, done=again)
+        self._label_unclaimed(pieces, claimants.select(~again[claimants.chunk]), labels, again)
         if not len(shared):
             return
         # objects that touch are often joined only by vertices on a plane: cut there, and claim again
@@ -346,34 +328,33 @@ class Steps:
         pieces = cut_again(pieces, again, seam)
         claimants = claimants.select(again[claimants.chunk])
         labels, _ = claim_by_point(pieces, claimants)
-        settle(pieces, claimants, labels)
+        self._label_unclaimed(pieces, claimants, labels, np.zeros_like(again))
 
     def _label_unclaimed(
         self,
         pieces: Pieces,
         claimants: Claimants,
         labels: NDArray[np.int32],
-        *,
-        max_distance: float,
-        ratio_better: float,
-        lookup: Lookup | None,
-        done: NDArray[np.bool_] | None = None,
+        later: NDArray[np.bool_],
     ) -> None:
-        """Label the pieces that no point claimed, and store all labels; chunks that are ``done`` are left alone."""
-        rows: slice | NDArray[np.int64] = slice(None)
-        if done is not None and done.any():
-            # pieces with a label are neither free nor in anyone's way outside of their chunk
-            left = pieces.spread(done[pieces.chunk])
-            labels[left] = 0
-            rows = np.flatnonzero(~left)
+        """Label the pieces that no point claimed, and store all labels; chunks that come ``later`` are left alone."""
+        # pieces with a label are neither free nor in anyone's way outside of their chunk
+        left = pieces.spread(later[pieces.chunk])
+        labels[left] = 0
+        rows = np.flatnonzero(~left)
         decisions = np.where(labels >= 0, Decision.COMPONENT, Decision.NONE).astype(np.uint8)
-        _mark(pieces, decisions, claim_by_elimination(pieces, claimants, labels), Decision.ELIMINATION)
-        _mark(pieces, decisions, claim_by_enclosure(pieces, labels), Decision.COMPONENT)
-        near = claim_by_proximity(pieces, labels, max_distance=max_distance, ratio_better=ratio_better)
-        _mark(pieces, decisions, near, Decision.PROXIMITY)
-        if lookup is not None:
-            asked = claim_by_lookup(self.vertices, self.faces, pieces, claimants, self.ids, labels, lookup)
-            _mark(pieces, decisions, asked, Decision.LOOKUP)
+        claimed = claim_by_elimination(pieces, claimants, labels)
+        pieces.fill(decisions, claimed, Decision.ELIMINATION)
+        pieces.fill(decisions, claim_by_enclosure(pieces, labels), Decision.COMPONENT)
+        claimed = claim_by_proximity(
+            pieces, labels, max_distance=self.max_distance, ratio_better=self.ratio_better
+        )
+        pieces.fill(decisions, claimed, Decision.PROXIMITY)
+        if self.lookup is not None:
+            claimed = claim_by_lookup(
+                self.vertices, self.faces, pieces, claimants, self.ids, labels, self.lookup
+            )
+            pieces.fill(decisions, claimed, Decision.LOOKUP)
         vertex = pieces.vertex[rows]
         first = sum(len(each) for each, _ in self.cut)
         number = np.arange(first, first + len(pieces), dtype=np.int32)
@@ -382,7 +363,7 @@ class Steps:
         self.piece[vertex] = pieces.spread(number)[rows]
         self.cut.append((pieces, labels[pieces.start[:-1]] >= 0))
 
-    def propagate(self, hop_limit: int | None, max_distance: float) -> None:
+    def propagate(self, hop_limit: int | None) -> None:
         """Label what is left along the mesh.
 
         First what lies on upper planes, by the pieces whose triangles end there. A label that spreads from another
@@ -400,17 +381,17 @@ class Steps:
         first = 0
         for pieces, owned in self.cut:
             if hop_limit is None:
-                self._join_nearest(pieces, owned, max_distance)
+                self._join_nearest(pieces, owned)
             number = self.piece[reached] - first
             self._stay_in_chunk(pieces, owned, reached[(number >= 0) & (number < len(pieces))], first)
             first += len(pieces)
 
-    def _join_nearest(self, pieces: Pieces, owned: NDArray[np.bool_], max_distance: float) -> None:
+    def _join_nearest(self, pieces: Pieces, owned: NDArray[np.bool_]) -> None:
         """Label pieces that no label reached as the nearest piece with an owner."""
         free = np.flatnonzero(~owned & (self.labels[pieces.vertex[pieces.start[:-1]]] < 0))
-        at = nearest_owner(pieces, free, owned, max_distance)
+        at = nearest_owner(pieces, free, owned, self.max_distance)
         free, at = free[at >= 0], at[at >= 0]
-        vertex = pieces.vertex[ragged(pieces.start[free], pieces.size[free])]
+        vertex = pieces.vertex[pieces.rows(free)]
         self.labels[vertex] = np.repeat(self.labels[pieces.vertex[at]], pieces.size[free])
         self.decisions[vertex] = Decision.PROPAGATION
 
@@ -424,7 +405,7 @@ class Steps:
         known = label[which] >= 0
         self.labels[vertex[known]] = label[which[known]]
 
-    def assign_empty_ids(self, max_distance: float) -> None:
+    def assign_empty_ids(self) -> None:
         """Assign vertices next to their points to ids that have no vertex yet, where no other id's claim is surer.
 
         An object that just reaches over a chunk face has nothing but vertices on that face, which may lie in the piece
@@ -452,10 +433,9 @@ class Steps:
         decided = self.decisions[vertex[rows]]
         unsure = (decided == Decision.PROPAGATION) | (decided == Decision.NONE)
         own = self._distance(vertex[rows], self.labels[vertex[rows]])
-        near = (unsure & (nm <= max_distance)) | (~unsure & (nm < own) & (reach[ids] <= CRUMB_NM))
+        near = (unsure & (nm <= self.max_distance)) | (~unsure & (nm < own) & (reach[ids] <= CRUMB_NM))
         rows, ids, nm = rows[near], ids[near], nm[near]
-        order = np.lexsort((ids, nm, rows))
-        nearest = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
+        nearest = first_of_each(rows, (ids, nm))
         self.labels[vertex[rows[nearest]]] = ids[nearest]
         self.decisions[vertex[rows[nearest]]] = Decision.PROXIMITY
 
@@ -464,10 +444,6 @@ class Steps:
         offset = self.vertices.take(vertex, axis=0) - self.points.take(label, axis=0)
         nm = np.sqrt(np.einsum("ij,ij->i", offset, offset))
         return np.where((label < 0) | np.isnan(nm), np.inf, nm)
-
-
-def _mark(pieces: Pieces, decisions: NDArray[np.uint8], which: NDArray[np.int64], as_: Decision) -> None:
-    decisions[ragged(pieces.start[which], pieces.size[which])] = as_
 
 
 # -- along the mesh ----------------------------------------------------------------------------------------------------
@@ -479,7 +455,7 @@ def touching(faces: NDArray[Any], marked: NDArray[np.bool_]) -> NDArray[Any]:
     for block in blocks(len(faces)):
         triangles = faces[block]
         hit = marked.take(triangles)
-        found.append(triangles[hit[:, 0] | hit[:, 1] | hit[:, 2]])
+        found.append(triangles[hit.any(axis=1)])
     return np.concatenate(found) if found else faces
 
 
@@ -522,8 +498,7 @@ def spread_labels(
         ready = np.flatnonzero(labels[far] >= 0)
         if not len(ready):
             break
-        order = ready[np.lexsort((labels[far[ready]], length[ready], on_face[far[ready]], near[ready]))]
-        first = order[np.flatnonzero(np.diff(near[order], prepend=-1))]
+        first = ready[first_of_each(near[ready], (labels[far[ready]], length[ready], on_face[far[ready]]))]
         labels[near[first]] = labels[far[first]]
         reached.append(near[first])
         still = labels[near] < 0

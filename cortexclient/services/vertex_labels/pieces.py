@@ -20,7 +20,7 @@ from cortexclient.services.vertex_labels.chunks import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cortexclient.services.vertex_labels.chunks import ChunkParts, Three
+    from cortexclient.services.vertex_labels.chunks import ChunkParts
 
 __all__ = ["Pieces", "cut_again", "cut_into_pieces", "gaps", "nearest_owner"]
 
@@ -50,8 +50,8 @@ class Pieces:
     """Shape (P, 3). Bounding box of each piece, from ``origin``."""
     row: NDArray[np.int32]
     """Shape (V + G,). Row of ``points`` of each node."""
-    corners: Three
-    """Shape (T,). Nodes at the corners of each triangle; the first is never a guest."""
+    corners: NDArray[np.int32]
+    """Shape (3, T). Nodes at the corners of each triangle; the first is never a guest."""
 
     def __len__(self) -> int:
         return len(self.chunk)
@@ -78,10 +78,29 @@ class Pieces:
         """Repeat one value for each piece over the rows of ``vertex``."""
         return np.repeat(values, self.size)
 
+    def rows(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of ``vertex`` of some pieces, one after the other."""
+        return ragged(self.start[which], self.size[which])
+
+    def fill(self, array: NDArray[Any], which: NDArray[np.int64], values: Any) -> None:
+        """Write a value for each of some pieces into their rows of ``array``, shape (V,)."""
+        array[self.rows(which)] = np.repeat(np.broadcast_to(values, len(which)), self.size[which])
+
+    def of_chunks(self, chunk: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first piece of each of some chunks, and how many it has."""
+        first = np.searchsorted(self.chunk, chunk, "left")
+        return first, np.searchsorted(self.chunk, chunk, "right") - first
+
+    def beside(self, which: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return pairs of some pieces and each other piece of their chunks."""
+        first, count = self.of_chunks(self.chunk[which])
+        one, other = np.repeat(which, count), ragged(first, count)
+        return one[one != other], other[one != other]
+
 
 def cut_into_pieces(vertices: NDArray[Any], parts: ChunkParts, origin: NDArray[np.float64]) -> Pieces:
     """Find the connected components of the parts of a mesh in chunks; ``origin`` is a place in nm near the chunks."""
-    part = connected(parts.count, parts.edges())
+    part = connected(parts.count, parts.corners)
     plan = _arranged(part, parts.home[parts.vertex[: parts.count]], len(parts.vertex))
     vertex = parts.vertex[plan.order]
     points = np.empty((3, len(vertex)), dtype=np.float32).T
@@ -98,24 +117,22 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     guests = np.zeros(len(pieces.points) - len(pieces.vertex), dtype=bool)
     inside = np.append(pieces.spread(chunks[pieces.chunk]), guests)
     rows = np.flatnonzero(inside[pieces.row][pieces.corners[0]])
-    corners = [pieces.row[corner[rows]] for corner in pieces.corners]
+    corners = pieces.row[pieces.corners[:, rows]]
     free = inside
     free[: len(seam)] &= ~seam
     used = np.zeros_like(free)
-    for corner in corners:
-        used[corner] = True
+    used[corners] = True
     order = np.concatenate([np.flatnonzero(free), np.flatnonzero(used & ~free)])
     count = int(free.sum())
     node = np.empty(len(free), dtype=np.int32)
     node[order] = np.arange(len(order), dtype=np.int32)
-    a, b, c = guests_last(node[np.stack(corners)], count)
-    joined = [(one, two, (one < count) & (two < count)) for one, two in ((a, b), (b, c), (c, a))]
-    part = connected(count, [(one[both], two[both]) for one, two, both in joined])
+    corners = guests_last(node[corners], count)
+    part = connected(count, corners)
     chunk = np.append(pieces.spread(pieces.chunk), np.full(len(guests), -1, dtype=np.int32))[order]
     vertex = np.append(pieces.vertex, np.full(len(guests), -1, dtype=np.int32))[order]
     plan = _arranged(part, chunk[:count], len(order))
     points = np.take(pieces.points.T, order[plan.order], axis=1).T
-    return plan.pieces(vertex[plan.order], points, pieces.origin, (a, b, c))
+    return plan.pieces(vertex[plan.order], points, pieces.origin, corners)
 
 
 @dataclass(frozen=True)
@@ -132,7 +149,7 @@ class _Plan:
         vertex: NDArray[np.int32],
         points: NDArray[np.float32],
         origin: NDArray[np.float64],
-        corners: Three,
+        corners: NDArray[np.int32],
     ) -> Pieces:
         """Make the pieces of rows that are in order already, guests included."""
         count = int(self.start[-1])
@@ -164,13 +181,8 @@ def gaps(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the smallest distance in nm between the vertices of two pieces, for many pairs of pieces.
 
-    ``one`` and ``other``, int64 of shape (Q,), are the pairs. Distances above ``limit`` come back as infinity.
-
-    Returns
-    -------
-    distance : ndarray of float64, shape (Q,)
-    nearest : ndarray of int64, shape (Q,)
-        Row of ``pieces.vertex`` where the other piece is nearest; its first row where the distance is infinite.
+    ``one`` and ``other``, int64 of shape (Q,), are the pairs. Distances above ``limit`` are returned as infinity; with
+    each comes the row of ``pieces.vertex`` where the other piece is nearest, its first row for infinity.
     """
     distance = np.full(len(one), np.inf)
     nearest = pieces.start[other].copy()
