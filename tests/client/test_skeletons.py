@@ -235,8 +235,8 @@ def test_a_piece_of_a_neuron_is_no_root(tiny: Sandbox, roots: list[int], options
         ({"transform": "rigd"}, "rigd"),
         ({"synapse_reference_tables": {"per": "tags"}}, "'pre' and 'post'"),
         ({"synapse_reference_tables": "tags"}, "'pre' and 'post'"),
-        ({"synapse_reference_tables": {"pre": "tags"}, "synapses": False}, "none are asked for"),
-        ({"synapse_reference_tables": {"pre": "tags"}, "output": "swc"}, "none are asked for"),
+        ({"synapse_reference_tables": {"pre": "tags"}, "synapses": False}, "none are returned"),
+        ({"synapse_reference_tables": {"pre": "tags"}, "output": "swc"}, "none are returned"),
         ({"skeleton_version": 77}, "77 does not exist"),
     ],
 )

@@ -27,6 +27,7 @@ from cortexclient.services.skeletons.source import (
     fetch_stored,
     generate_skeletons,
     level2_graph,
+    result_or_error,
 )
 from cortexclient.services.skeletons.synapses import RootMoment, moments_of, synapses_of
 from cortexclient.session import Prefetch, is_below_roots, within_worker
@@ -87,7 +88,7 @@ class SkeletonLoader:
     def _load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
         if self._options.output in {"dict", "swc"}:
             skeletons = self._skeletons(roots)
-            return {root: partial(self._build_or_error, self._plain, skeletons[root]) for root in roots}
+            return {root: partial(self._built, self._plain, skeletons[root]) for root in roots}
         session = self._session
         session.info()  # once, because every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
@@ -96,8 +97,10 @@ class SkeletonLoader:
         build = builders.get(self._options.output, self._meshwork)
         return {
             root: partial(
-                self._build_or_error,
-                partial(build, root, moments[root]),
+                self._built,
+                build,
+                root,
+                moments[root],
                 skeletons[root],
                 attributes,
                 graphs.get(root),
@@ -106,25 +109,17 @@ class SkeletonLoader:
             for root in roots
         }
 
-    def _build_or_error(self, build: Callable[..., Any], data: Any, *parts: Any) -> Any:
+    def _built(self, build: Callable[..., Any], *parts: Any) -> Any:
         """Build one neuron, or return the error of what it needs, or its own."""
-        failure = next(
-            (part for part in (*getattr(build, "args", ()), data, *parts) if isinstance(part, CortexError)),
-            None,
-        )
-        if failure is not None:
-            return failure
-        try:
-            return build(data, *parts)
-        except CortexError as error:
-            return error
+        failure = next((part for part in parts if isinstance(part, CortexError)), None)
+        return result_or_error(build, *parts) if failure is None else failure
 
     # -- fetching ------------------------------------------------------------------------------------------------
 
     def _skeletons(self, roots: list[int]) -> dict[int, dict[str, Any] | CortexError]:
         session, options = self._session, self._options
         if session.spec.denies("skeletons"):
-            return dict(zip(roots, session.map(self._computed, roots), strict=True))
+            return self._of_each(self._computed, roots)
         found = fetch_stored(session, roots, options.version)
         missing = [root for root in roots if root not in found]
         cache = session.connection.cache
@@ -147,32 +142,27 @@ class SkeletonLoader:
             found |= {root: _absent(session, root) for root in missing}
         if options.compute:
             lacking = [root for root in roots if _may_be_computed(found[root])]
-            found |= dict(zip(lacking, session.map(self._computed, lacking), strict=True))
+            found |= self._of_each(self._computed, lacking)
         return found
 
-    def _computed(self, root: int) -> dict[str, Any] | CortexError:
+    def _of_each(self, function: Callable[[int], Any], roots: list[int]) -> dict[int, Any]:
+        """Call a function for each root concurrently: root -> what it returns, or the error that it raises."""
+        return dict(zip(roots, self._session.map(partial(result_or_error, function), roots), strict=True))
+
+    def _computed(self, root: int) -> dict[str, Any]:
         if is_below_roots(self._session, root):
-            return no_root(self._session, root)
-        try:
-            return compute_skeleton(self._session, root)
-        except CortexError as error:
-            return error
+            raise no_root(self._session, root)
+        return compute_skeleton(self._session, root)
 
     def _shapes(self, roots: list[int]) -> tuple[Any, Any, Any]:
-        session = self._session
-        jobs: list[Callable[[], Any]] = [partial(self._skeletons, roots)]
         graph = self._options.restore_graph and self._options.output != "navis"
-        if graph:
-            jobs.append(lambda: dict(zip(roots, session.map(self._graph, roots), strict=True)))
-        found = session.run_all(jobs)
-        graphs = found[1] if graph else {}
-        return found[0], self._attributes(found[0]), graphs
-
-    def _graph(self, root: int) -> Any:
-        try:
-            return level2_graph(self._session, root)
-        except CortexError as error:
-            return error
+        skeletons, graphs = self._session.run_all(
+            [
+                partial(self._skeletons, roots),
+                partial(self._of_each, partial(level2_graph, self._session), roots if graph else []),
+            ]
+        )
+        return skeletons, self._attributes(skeletons), graphs
 
     def _attributes(self, skeletons: Mapping[int, Any]) -> Any:
         """Fetch attributes of all level-2 ids: a frame for cells, else the cache's own dict."""
@@ -276,7 +266,7 @@ def _absent(session: Session, root: int) -> CortexError:
     if is_below_roots(session, root):
         return no_root(session, root)
     return MissingDataError(
-        f"the skeleton service of {session.label} has no skeleton of {root} yet; generate=True asks it to make one",
+        f"the skeleton service of {session.label} has no skeleton of {root} yet; generate=True requests one",
         service="skeleton",
         url=f"{session.local_server}/skeletoncache",
     )

@@ -47,14 +47,7 @@ class Neuron(Meshwork):  # type: ignore[misc]  # MeshParty has no types
     def moved(self, move: Callable[[Any], NDArray[np.float64]], unit: Unit, space: str) -> Neuron:
         """Return this neuron in another space: skeleton, mesh and every position of every annotation moved alike.
 
-        Parameters
-        ----------
-        move : callable
-            Moves positions of shape (N, 3).
-        unit : {"nm", "um"}
-            Unit afterwards.
-        space : str
-            Space afterwards.
+        ``move`` takes and returns positions of shape (N, 3).
         """
         # made anew, because annotations are anchored to a search tree of the mesh's first vertices
         parts = self._parts()

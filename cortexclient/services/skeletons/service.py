@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
-from cortexclient.errors import CortexError
 from cortexclient.files import write_text
 from cortexclient.ids import as_id, as_ids, is_one
 from cortexclient.services import BaseService
@@ -133,22 +131,22 @@ class SkeletonsService(BaseService):
         >>> neuron.anno.pre_syn.df["pre_pt_root_id"].unique().tolist() == [root_id]
         True
         """
-        root = as_id(root_id, "root_id")
-        options = self._options(
+        [(_, neuron)] = self.get_skeletons(
+            [as_id(root_id, "root_id")],
             synapses=synapses,
             restore_graph=restore_graph,
             restore_properties=restore_properties,
-            synapse_reference_tables=_one_of(synapse_reference_tables, reference_tables),
+            synapse_reference_tables=synapse_reference_tables,
+            reference_tables=reference_tables,
             skeleton_version=skeleton_version,
             transform=transform,
             output=output,
+            deadline=deadline,
             fallback=fallback,
-            deadline=_seconds(deadline),
+            errors="raise",
+            progress=False,
         )
-        found = self._loader(options).load([root])[root]()
-        if isinstance(found, CortexError):
-            raise found
-        return found
+        return neuron
 
     def get_skeletons(
         self,
@@ -217,26 +215,51 @@ class SkeletonsService(BaseService):
         True
         """
         as_choice(errors, "errors", ("raise", "collect"))
+        as_choice(transform, "transform", ("rigid", "streamline", None))
+        as_choice(output, "output", ("meshwork", "cell", "navis", "dict", "swc"))
+        as_choice(fallback, "fallback", ("compute", None))
         size = as_id(batch_size, "batch_size")
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, not {size}")
-        options = self._options(
+        plain = output in {"dict", "swc"}  # which carry neither synapses nor properties
+        references = _references(synapse_reference_tables, reference_tables)
+        if references and (plain or not synapses):
+            raise ValueError(
+                "synapse_reference_tables add columns to synapses, and none are returned: pass synapses=True and "
+                "output='meshwork', 'cell' or 'navis'"
+            )
+        # what is missing raises before any request is sent: a capability, an extra, the transform
+        require = self._session.spec.require_capability
+        if fallback is None:
+            require("skeletons", feature="skeletons", instead=_COMPUTE)
+        if synapses and not plain:
+            require("versions", feature="the synapses of a skeleton", instead="pass synapses=False")
+        if restore_properties and not plain and output != "navis":
+            instead = "pass restore_properties=False"
+            require("l2cache", feature="the properties of a skeleton", instead=instead)
+        if output == "cell":
+            from cortexclient.services.skeletons.build import require_ossify
+
+            require_ossify()
+        if output == "navis":
+            require_navis()
+        options = SkeletonOptions(
+            version=self._version(skeleton_version),
             synapses=synapses,
             restore_graph=restore_graph,
             restore_properties=restore_properties,
-            synapse_reference_tables=_one_of(synapse_reference_tables, reference_tables),
-            skeleton_version=skeleton_version,
+            references=references,
             transform=transform,
             output=output,
-            fallback=fallback,
             generate=generate,
             deadline=_seconds(deadline),
+            compute=fallback is not None,
             progress=progress,
         )
-        ids = list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist()))
+        loader = SkeletonLoader(self._session, options, None if transform is None else self._in_space())
         return SkeletonBatches(
-            ids,
-            self._loader(options).load,
+            list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist())),
+            loader.load,
             min(size, 500),
             collect=errors == "collect",
             progress=progress,
@@ -331,7 +354,7 @@ class SkeletonsService(BaseService):
             given, roots = roots, given
         if roots is None:
             raise ValueError("root_ids is missing; give the roots to look up")
-        version = as_id(given, "skeleton_version") if given is not None else self._default_version()
+        version = self._version(given)
         one = is_one(roots)
         ids = list(dict.fromkeys(as_ids(roots, "root_ids").tolist()))
         found = stored_skeletons(
@@ -339,67 +362,8 @@ class SkeletonsService(BaseService):
         )
         return found[ids[0]] if one else found
 
-    # -- options ---------------------------------------------------------------------------------------------
-
-    def _options(
-        self,
-        *,
-        synapse_reference_tables: Mapping[str, str | Sequence[str]] | None,
-        skeleton_version: int | None,
-        transform: TransformName | None,
-        output: Output,
-        fallback: str | None,
-        **options: Any,
-    ) -> SkeletonOptions:
-        as_choice(transform, "transform", ("rigid", "streamline", None))
-        as_choice(output, "output", ("meshwork", "cell", "navis", "dict", "swc"))
-        as_choice(fallback, "fallback", ("compute", None))
-        self._require_services(fallback=fallback, output=output, **options)
-        if output == "cell":
-            from cortexclient.services.skeletons.build import require_ossify
-
-            require_ossify()  # raises before any request is sent
-        if output == "navis":
-            require_navis()
-        references = _references(synapse_reference_tables)
-        if references and (output in {"dict", "swc"} or not options.get("synapses", True)):
-            raise ValueError(
-                "synapse_reference_tables add columns to synapses, and none are asked for: pass synapses=True and "
-                "output='meshwork', 'cell' or 'navis'"
-            )
-        version = skeleton_version if skeleton_version is not None else self._default_version()
-        if transform is not None:
-            self._in_space()  # raises before any request is sent, where the dataset has no transform
-        made = SkeletonOptions(
-            version=as_id(version, "skeleton_version"),
-            references=references,
-            transform=transform,
-            output=output,
-            compute=fallback is not None,
-        )
-        return dataclasses.replace(made, **options)
-
-    def _require_services(
-        self, *, fallback: str | None, output: Output, synapses: bool, restore_properties: bool, **_: Any
-    ) -> None:
-        """Raise NotConfiguredError for a service that is needed and that the spec denies."""
-        spec = self._session.spec
-        if fallback is None:
-            spec.require_capability("skeletons", feature="skeletons", instead=_COMPUTE)
-        if output in {"dict", "swc"}:  # which carry neither synapses nor properties
-            return
-        if synapses:
-            feature = "the synapses of a skeleton"
-            spec.require_capability("versions", feature=feature, instead="pass synapses=False")
-        if restore_properties and output != "navis":
-            feature = "the properties of a skeleton"
-            spec.require_capability("l2cache", feature=feature, instead="pass restore_properties=False")
-
-    def _default_version(self) -> int:
-        return self._session.spec.skeleton_version or 4
-
-    def _loader(self, options: SkeletonOptions) -> SkeletonLoader:
-        return SkeletonLoader(self._session, options, None if options.transform is None else self._in_space())
+    def _version(self, given: Any) -> int:
+        return as_id(self._session.spec.skeleton_version or 4 if given is None else given, "skeleton_version")
 
     def _in_space(self) -> Space:
         from cortexclient.services.space import Space
@@ -407,19 +371,6 @@ class SkeletonsService(BaseService):
         if self._space is None:
             self._space = Space(self._session)
         return self._space
-
-
-def _one_of(sides: Any, reference_tables: Any) -> Any:
-    """Return the reference tables under either of their names; tables that are not given by side are for both."""
-    if reference_tables is None:
-        return sides
-    if sides is not None:
-        raise ValueError(
-            "synapse_reference_tables and reference_tables are one argument; leave out one of them"
-        )
-    if hasattr(reference_tables, "items"):
-        return reference_tables
-    return {"pre": reference_tables, "post": reference_tables}
 
 
 def _seconds(deadline: Any) -> float:
@@ -433,18 +384,24 @@ def _are_roots(given: Any) -> bool:
     return given is not None and (not is_one(given) or as_id(given, "root_ids") > _LARGEST_VERSION)
 
 
-def _references(given: Any) -> dict[str, list[str]]:
-    """Return the reference tables of each side as lists."""
-    if given is None:
+def _references(by_side: Any, tables: Any) -> dict[str, list[str]]:
+    """Return the reference tables of each side, given under either of their names; without sides they are for both."""
+    if tables is not None and by_side is not None:
+        raise ValueError(
+            "synapse_reference_tables and reference_tables are one argument; leave out one of them"
+        )
+    if tables is not None:
+        by_side = tables if hasattr(tables, "items") else {"pre": tables, "post": tables}
+    if by_side is None:
         return {}
-    if not hasattr(given, "items") or set(given) - {"pre", "post"}:
-        found = sorted(map(str, given)) if hasattr(given, "items") else repr(given)
+    if not hasattr(by_side, "items") or set(by_side) - {"pre", "post"}:
+        found = sorted(map(str, by_side)) if hasattr(by_side, "items") else repr(by_side)
         raise ValueError(
             f"synapse_reference_tables is a dict with the keys 'pre' and 'post' and names of tables, not {found}"
         )
     return {
         side: [names] if isinstance(names, str) else list(names)
-        for side, names in given.items()
+        for side, names in by_side.items()
         if names is not None
     }
 

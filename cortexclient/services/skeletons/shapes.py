@@ -33,9 +33,9 @@ VOLUME = "volume"
 _UNIT, _SPACE = "position_unit", "position_space"
 
 
-@dataclass(frozen=True)
+@dataclass
 class NeuronShape:
-    """A skeleton as arrays."""
+    """A skeleton as arrays, made of anything that can become these."""
 
     vertices: NDArray[np.float64]
     """Shape (N, 3)."""
@@ -53,6 +53,18 @@ class NeuronShape:
     """Row of the root; None where there is none, or it is masked out."""
     root_id: int | None = None
     """The neuron, where the form states it."""
+
+    def __post_init__(self) -> None:
+        self.vertices = np.asarray(self.vertices, dtype=np.float64).reshape(-1, 3)
+        self.edges = np.asarray(self.edges, dtype=np.int64).reshape(-1, 2)
+        if self.compartments is not None:
+            self.compartments = np.asarray(self.compartments, dtype=np.int64)
+        if self.radius_nm is not None:
+            self.radius_nm = np.asarray(self.radius_nm, dtype=np.float64)
+        if self.root is not None:  # -1 stands for a root that is masked out
+            self.root = int(self.root) if 0 <= self.root < len(self.vertices) else None
+        if self.root_id is not None:
+            self.root_id = int(self.root_id)
 
     @property
     def soma(self) -> NDArray[np.float64] | None:
@@ -87,20 +99,10 @@ def stated_unit(skeleton: Any) -> tuple[str | None, str | None]:
 
 
 def shape_of(neuron: Any) -> NeuronShape:
-    """Read the shape of a neuron.
+    """Read the shape of a neuron; raise `TypeError` for anything else, `ValueError` for a text that is not SWC.
 
-    Parameters
-    ----------
-    neuron : Meshwork, Skeleton, ossify Cell, navis TreeNeuron, mapping, str or tuple
-        Any output of ``get_skeleton``, masked or not; a MeshParty skeleton; SWC text; a tuple of vertices (N, 3) and
-        edges (M, 2); or any object with ``vertices`` and ``edges``.
-
-    Raises
-    ------
-    TypeError
-        If it is none of these.
-    ValueError
-        If a text is not SWC.
+    The forms are any output of ``get_skeleton``, masked or not, a MeshParty skeleton, SWC text, a tuple of vertices
+    (N, 3) and edges (M, 2), and any object with ``vertices`` and ``edges``.
     """
     if hasattr(neuron, "skeleton") and hasattr(neuron, "anno"):
         return _of_meshwork(neuron)
@@ -113,45 +115,18 @@ def shape_of(neuron: Any) -> NeuronShape:
     if isinstance(neuron, str) and "\n" in neuron:
         return _of_text(neuron)
     if hasattr(neuron, "vertices") and hasattr(neuron, "edges"):
-        unit, space = stated_unit(neuron)
-        return _shape(
+        return NeuronShape(
             neuron.vertices,
             neuron.edges,
-            unit,
-            space,
-            radius=getattr(neuron, "radius", None),
+            *stated_unit(neuron),
+            radius_nm=getattr(neuron, "radius", None),
             root=getattr(neuron, "root", None),
         )
     if isinstance(neuron, tuple) and len(neuron) == 2:
-        return _shape(neuron[0], neuron[1], None, None)
+        return NeuronShape(*neuron)
     raise TypeError(
         f"cannot read a neuron from {type(neuron).__name__}; give what get_skeleton returns, a skeleton with vertices "
         "and edges, SWC text, or a tuple (vertices, edges)"
-    )
-
-
-def _shape(
-    vertices: Any,
-    edges: Any,
-    unit: str | None,
-    space: str | None,
-    *,
-    compartments: Any = None,
-    radius: Any = None,
-    root: Any = None,
-    root_id: Any = None,
-) -> NeuronShape:
-    points = np.asarray(vertices, dtype=np.float64).reshape(-1, 3)
-    row = -1 if root is None else int(root)
-    return NeuronShape(
-        points,
-        np.asarray(edges, dtype=np.int64).reshape(-1, 2),
-        unit,
-        space,
-        None if compartments is None else np.asarray(compartments, dtype=np.int64),
-        None if radius is None else np.asarray(radius, dtype=np.float64),
-        row if 0 <= row < len(points) else None,  # -1 stands for a root that is masked out
-        None if root_id is None else int(root_id),
     )
 
 
@@ -165,14 +140,12 @@ def _of_meshwork(neuron: Any) -> NeuronShape:
         on = np.asarray(skeleton.mesh_to_skel_map)[table["mesh_ind"].to_numpy(dtype=np.int64)]
         known = on >= 0
         labels[on[known]] = table["compartment"].to_numpy(dtype=np.int64)[known]
-    unit, space = stated_unit(skeleton)
-    return _shape(
+    return NeuronShape(
         skeleton.vertices,
         skeleton.edges,
-        unit,
-        space,
+        *stated_unit(skeleton),
         compartments=labels,
-        radius=skeleton.radius,
+        radius_nm=skeleton.radius,
         root=skeleton.root,
         root_id=getattr(neuron, "seg_id", None),
     )
@@ -182,13 +155,13 @@ def _of_cell(cell: Any) -> NeuronShape:
     skeleton = cell.skeleton
     nodes = skeleton.nodes
     place = np.flatnonzero(nodes.index.to_numpy() == skeleton.root)
-    return _shape(
+    return NeuronShape(
         skeleton.vertices,
         skeleton.edges_positional,
         cell.meta.get("unit"),
         cell.meta.get("space"),
         compartments=nodes["compartment"] if "compartment" in nodes.columns else None,
-        radius=nodes["radius"] if "radius" in nodes.columns else None,
+        radius_nm=nodes["radius"] if "radius" in nodes.columns else None,
         root=place[0] if len(place) else None,
         root_id=cell.meta.get("root_id"),
     )
@@ -198,7 +171,7 @@ def _of_tree(neuron: Any) -> NeuronShape:
     nodes = neuron.nodes
     row_of = {number: row for row, number in enumerate(nodes["node_id"].tolist())}
     parents = [row_of.get(number, -1) for number in nodes["parent_id"].tolist()]
-    edges = [(row, parent) for row, parent in enumerate(parents) if parent >= 0]
+    edges = np.array([(row, parent) for row, parent in enumerate(parents) if parent >= 0])
     # positions may be in any unit, such as "8 nanometer"; one without a unit does not state it
     units = neuron.units
     in_nm = None if units.dimensionless else units.to("nm").magnitude
@@ -206,13 +179,13 @@ def _of_tree(neuron: Any) -> NeuronShape:
     radius = (
         nodes["radius"].to_numpy(dtype=np.float64) * (in_nm or 1.0) if "radius" in nodes.columns else None
     )
-    return _shape(
+    return NeuronShape(
         nodes[["x", "y", "z"]].to_numpy(dtype=np.float64) * scale,
         edges,
         unit,
         getattr(neuron, "space", None),
         compartments=nodes["label"] if "label" in nodes.columns else None,
-        radius=radius,
+        radius_nm=radius,
         root=parents.index(-1) if -1 in parents else None,
         root_id=neuron.id if isinstance(neuron.id, int) else None,
     )
@@ -220,13 +193,13 @@ def _of_tree(neuron: Any) -> NeuronShape:
 
 def _of_mapping(data: Mapping[str, Any]) -> NeuronShape:
     meta = data.get("meta")
-    return _shape(
+    return NeuronShape(
         data["vertices"],
         data["edges"],
         data.get("unit"),
         data.get("space"),
         compartments=data.get("compartment"),
-        radius=data.get("radius"),
+        radius_nm=data.get("radius"),
         root=data.get("root"),
         root_id=meta.get("root_id") if isinstance(meta, Mapping) else None,
     )
@@ -234,13 +207,13 @@ def _of_mapping(data: Mapping[str, Any]) -> NeuronShape:
 
 def _of_text(text: str) -> NeuronShape:
     found = read_swc(text)
-    return _shape(
+    return NeuronShape(
         found["vertices"],
         found["edges"],
         "um",
         getattr(text, "space", None),
         compartments=found["compartment"] if found["compartment"].any() else None,
-        radius=found["radius"] * 1000,
+        radius_nm=found["radius"] * 1000,
         root=0,
     )
 
@@ -302,14 +275,8 @@ def tree_of(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Direct the edges of a skeleton, shape (M, 2), away from its root.
 
-    Pieces that are not connected to ``root`` begin with their first vertex.
-
-    Returns
-    -------
-    order : ndarray of int64, shape (N,)
-        The vertices, parents before children; the piece of the root first.
-    parents : ndarray of int64, shape (N,)
-        Parent of each vertex, -1 where a piece begins.
+    Pieces that are not connected to ``root`` begin with their first vertex. Returns the vertices, shape (N,), parents
+    before children and the piece of the root first; and the parent of each vertex, shape (N,), -1 where a piece begins.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, connected_components
@@ -337,18 +304,10 @@ def tree_of(
 
 
 def read_swc(text: str) -> dict[str, NDArray[Any]]:
-    """Read SWC text.
+    """Read SWC text; raise `ValueError` if a line has not seven numbers, an id is used twice, or a parent is missing.
 
-    Returns
-    -------
-    dict
-        ``vertices`` (um) float64 (N, 3), ``edges`` int64 (M, 2) as (child, parent), ``radius`` (um) float64 (N,),
-        ``compartment`` int64 (N,).
-
-    Raises
-    ------
-    ValueError
-        If a line does not have seven numbers, an id is used twice, or a parent does not exist.
+    Returns ``vertices`` (um) float64 (N, 3), ``edges`` int64 (M, 2) as (child, parent), ``radius`` (um) float64 (N,)
+    and ``compartment`` int64 (N,).
     """
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     try:

@@ -12,6 +12,7 @@ import json
 import logging
 import time
 import zlib
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ from cortexclient.session import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cortexclient.session import Session
     from cortexclient.types import IdArray
@@ -54,6 +55,7 @@ __all__ = [
     "generate_skeletons",
     "level2_graph",
     "parse_skeleton",
+    "result_or_error",
     "stored_skeletons",
 ]
 
@@ -67,6 +69,9 @@ MOST_LOOKED_UP = 1000
 
 MOST_QUEUED = 10_000
 """Most skeletons that the service queues in one request."""
+
+# what unzipping, parsing and reading a damaged skeleton raise
+_DAMAGED = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error, RecursionError)
 
 _INTEGERS = ("edges", "mesh_to_skel_map", "lvl2_ids", "compartment")
 _FLOATS = ("vertices", "radius")
@@ -82,6 +87,14 @@ _PATIENCE = 1.0
 """Seconds without anything new after which it is found out whether the level-2 cache lets them be generated at all."""
 
 _HERE = "fallback='compute' makes one from the level-2 graph"
+
+
+def result_or_error(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns, or the `CortexError` that it raises: one neuron that fails is not all of them."""
+    try:
+        return function(*arguments)
+    except CortexError as error:
+        return error
 
 
 def _base(session: Session) -> str:
@@ -137,17 +150,14 @@ def _fetch_one_by_one(session: Session, roots: Sequence[int], version: int, time
     """Return the stored skeletons of a service without the bulk route; nothing is generated for it."""
     known = stored_skeletons(session, roots, version)
 
-    def one(root: int) -> Any:
+    def one(root: int) -> dict[str, Any]:
         url = f"{_base(session)}/precomputed/skeleton/{version}/{root}/flatdict"
-        try:
-            return parse_skeleton(
-                session.http.send("skeleton", "GET", url, timeout=timeout).content, root, url=url
-            )
-        except CortexError as error:
-            return error
+        return parse_skeleton(
+            session.http.send("skeleton", "GET", url, timeout=timeout).content, root, url=url
+        )
 
     there = [root for root in roots if known[root]]
-    return dict(zip(there, session.map(one, there), strict=True))
+    return dict(zip(there, session.map(partial(result_or_error, one), there), strict=True))
 
 
 def _check_version(session: Session, version: int) -> None:
@@ -168,16 +178,9 @@ def _check_version(session: Session, version: int) -> None:
 def parse_skeleton(content: bytes, root: int, *, url: str = "") -> dict[str, Any]:
     """Parse the service's ``flatdict``: gzipped JSON, sometimes gzipped twice.
 
-    Returns
-    -------
-    dict
-        ``vertices`` float64 (N, 3) nm, ``edges`` int64 (N-1, 2), ``root``, ``mesh_to_skel_map`` and ``lvl2_ids``
-        int64 (K,), ``radius`` float64 (N,), ``compartment`` int64 (N,), ``meta``; the last five may be absent.
-
-    Raises
-    ------
-    ProtocolError
-        If it cannot be parsed, or its arrays do not fit each other.
+    Returns ``vertices`` float64 (N, 3) nm, ``edges`` int64 (N-1, 2), ``root``, ``mesh_to_skel_map`` and ``lvl2_ids``
+    int64 (K,), ``radius`` float64 (N,), ``compartment`` int64 (N,), ``meta``; the last five may be absent. Raises
+    `ProtocolError` if it cannot be parsed, or its arrays do not fit each other.
     """
     try:
         while content[:2] == b"\x1f\x8b":
@@ -193,16 +196,7 @@ def parse_skeleton(content: bytes, root: int, *, url: str = "") -> dict[str, Any
         data["edges"] = data["edges"].reshape(-1, 2)
         data["root"] = int(data["root"])
         _check_shapes(data)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zlib.error,
-        RecursionError,
-    ) as error:
+    except _DAMAGED as error:
         raise _unreadable(root, f"{type(error).__name__}: {error}", url) from error
     return data
 
@@ -327,15 +321,21 @@ def _queue(session: Session, roots: Sequence[int], version: int, timeout: float)
             _check_version(session, version)
             if error.status not in _NO_BULK:
                 return error
-            return MissingDataError(
-                f"the skeleton service of {session.label} has no skeleton of {batch[0]}, and does not take "
-                f"requests to generate skeletons in bulk ({error}); {_HERE}",
-                service="skeleton",
-                status=error.status,
-                url=error.url,
-            )
+            why = f"it does not take requests to generate skeletons in bulk ({error}); {_HERE}"
+            return _missing(session, "does not have", batch[0], why, error.url, error.status)
         log.info("%d skeletons are queued; the service expects %s s", len(batch), response.text[:40])
     return None
+
+
+def _missing(
+    session: Session, does: str, root: int, why: str, url: str | None, status: int | None = None
+) -> MissingDataError:
+    return MissingDataError(
+        f"the skeleton service of {session.label} {does} a skeleton of {root}: {why}",
+        service="skeleton",
+        status=status,
+        url=url,
+    )
 
 
 def _impossible(session: Session, roots: Sequence[int]) -> Found:
@@ -345,11 +345,8 @@ def _impossible(session: Session, roots: Sequence[int]) -> Found:
     url = f"{_base(session)}/precomputed/skeleton/get_refusal_list"
     for root in roots:
         if root in refused:
-            found[root] = MissingDataError(
-                f"the skeleton service of {session.label} refuses to make a skeleton of {root} (it is on its "
-                f"refusal list); {_HERE}",
-                service="skeleton",
-                url=url,
+            found[root] = _missing(
+                session, "refuses to make", root, f"it is on its refusal list; {_HERE}", url
             )
     rest = [root for root in roots if root not in found]
     try:
@@ -397,13 +394,12 @@ def _without_level2(session: Session, roots: Sequence[int]) -> Found:
             number for number in some.tolist() if not (known.get(str(number)) or {}).get("rep_coord_nm")
         ]
         if lacking:
-            found[root] = MissingDataError(
-                f"the skeleton service of {session.label} cannot make a skeleton of {root} yet: {len(lacking)} of "
-                f"its {len(some)} level-2 ids have no attributes in the level-2 cache (the first is {lacking[0]}), "
-                f"which computes them on request; try again later, or {_HERE}",
-                service="skeleton",
-                url=f"{_base(session)}/bulk/gen_skeletons",
+            why = (
+                f"{len(lacking)} of its {len(some)} level-2 ids have no attributes in the level-2 cache (the first is "
+                f"{lacking[0]}), which computes them on request; try again later, or {_HERE}"
             )
+            url = f"{_base(session)}/bulk/gen_skeletons"
+            found[root] = _missing(session, "cannot yet make", root, why, url)
     return found
 
 
@@ -455,17 +451,9 @@ def compute_skeleton(session: Session, root: int) -> dict[str, Any]:
     """Skeletonize a neuron by ``pcg_skel`` on its level-2 graph.
 
     Its root is the thickest place. Where that is a cell body, everything within 7.5 um that belongs to it becomes one
-    vertex, as in the service's skeletons. There are neither radii nor compartments.
-
-    Returns
-    -------
-    dict
-        As :func:`parse_skeleton` returns it; ``meta["skeleton_type"]`` says that it was computed.
-
-    Raises
-    ------
-    MissingDataError
-        If the neuron has a single level-2 id, or no representative points are known.
+    vertex, as in the service's skeletons. There are neither radii nor compartments. Returns what `parse_skeleton` does,
+    with a ``meta["skeleton_type"]`` that says that it was computed. Raises `MissingDataError` if the neuron has a
+    single level-2 id, or no representative points are known.
     """
     edges = level2_graph(session, root)
     ids = np.unique(edges)

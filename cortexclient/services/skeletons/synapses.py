@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from cortexclient.services.synapses import Reference
     from cortexclient.session import Reply, Session
 
 __all__ = ["SIDES", "RootMoment", "moments_of", "synapses_of"]
@@ -118,7 +117,7 @@ def _newest_with(
         return None
     return StaleRootError(
         f"no version of {session.label} has root {root}, and its tables can be read at versions only "
-        "(`capabilities.live: false` in its spec); ask with synapses=False, or for the root that latest_roots() gives"
+        "(`capabilities.live: false` in its spec); pass synapses=False, or the root that latest_roots() gives"
     )
 
 
@@ -127,7 +126,6 @@ def synapses_of(
     moments: Mapping[int, RootMoment],
     *,
     references: Mapping[str, Sequence[str]],
-    synapse_table: str | None = None,
 ) -> dict[int, dict[str, pd.DataFrame]]:
     """Fetch the synapses of many neurons, both sides concurrently and many roots in each request.
 
@@ -135,17 +133,17 @@ def synapses_of(
     columns are added. Returns root -> side -> rows, in ascending order of ids, positions in nm as arrays of three, with
     the level-2 id of the side's point; synapses of a neuron with itself are left out.
     """
-    table = session.require_synapse_table(synapse_table)
+    table = session.require_synapse_table(None)
     groups: dict[RootMoment, list[int]] = defaultdict(list)
     for root, when in moments.items():
         groups[when].append(root)
-    asked = [
+    batches = [
         (side, when, batch)
         for when, roots in groups.items()
         for batch in in_batches(roots, _ROOTS_IN_ONE)
         for side in SIDES
     ]
-    requests = [
+    queries = [
         Query(
             table,
             kind="table",
@@ -160,25 +158,24 @@ def synapses_of(
             split_positions=True,
             moment=when.moment,
         )
-        for side, when, batch in asked
+        for side, when, batch in batches
     ]
-    replies = fetch_replies(session, requests, description="synapses")
-    found: dict[int, dict[str, pd.DataFrame]] = {root: {} for root in moments}
-    parts: dict[tuple[str, RootMoment], list[Any]] = defaultdict(list)
-    for (side, when, _), reply in zip(asked, replies, strict=True):
+    parts: dict[tuple[str, RootMoment], list[Reply]] = defaultdict(list)
+    for (side, when, _), reply in zip(
+        batches, fetch_replies(session, queries, description="synapses"), strict=True
+    ):
         parts[side, when].append(reply)
     jobs = [
-        partial(
-            _one_side, session, table, side, when, groups[when], found_parts, list(references.get(side, ()))
-        )
-        for (side, when), found_parts in parts.items()
+        partial(_one_side, session, table, side, when, groups[when], replies, references.get(side, ()))
+        for (side, when), replies in parts.items()
     ]
     try:
         sides = session.run_all(jobs)
     except ProtocolError:
-        forget_queries(session, requests)
+        forget_queries(session, queries)
         raise
-    for side, by_root in sides:
+    found: dict[int, dict[str, pd.DataFrame]] = {root: {} for root in moments}
+    for (side, _), by_root in zip(parts, sides, strict=True):
         for root, rows in by_root.items():
             found[root][side] = rows
     return found
@@ -190,9 +187,9 @@ def _one_side(
     side: str,
     when: RootMoment,
     roots: list[int],
-    replies: list[Any],
-    tables: list[str],
-) -> tuple[str, dict[int, pd.DataFrame]]:
+    replies: list[Reply],
+    tables: Sequence[str],
+) -> dict[int, pd.DataFrame]:
     frame = concat_replies(replies).frame()
     _require_columns(session, table, frame, side)
     frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
@@ -200,44 +197,29 @@ def _one_side(
     frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
     if tables:
         references = find_references(session, table, tables, None)
-        about = _query_references(
-            session,
-            frame["id"].tolist(),
-            references,
-            moment=when.moment,
-            resolution=NM,
-            batch_size=_REFERENCE_BATCH,
-        )
+        ids = frame["id"].tolist()
+        queries = [  # about synapses that are known already
+            replace(
+                follow.query,
+                filters={"in": {follow.query.name: {follow.column: ids}}},
+                batch=follow.size,
+            )
+            for follow in reference_queries(
+                references,
+                moment=when.moment,
+                resolution=NM,
+                batch_size=_REFERENCE_BATCH,
+                progress=False,
+            )
+        ]
+        about = fetch_replies(session, queries, description="reference tables")
         frame, _ = attach(frame, references, about, duplicates="first")
         frame = frame.drop(columns=[name for name in frame.columns if name in _reference_crud(tables)])
     supervoxels = frame[f"{side}_pt_supervoxel_id"].to_numpy(dtype="int64")
     own = frame[f"{side}_pt_root_id"]
     rows = join_positions(frame)
     rows[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
-    return side, {root: rows[own == root].reset_index(drop=True) for root in roots}
-
-
-def _query_references(
-    session: Session,
-    synapse_ids: list[int],
-    references: Sequence[Reference],
-    *,
-    moment: Moment,
-    resolution: Sequence[float] | None,
-    batch_size: int,
-) -> list[Reply]:
-    """Query reference tables about synapses that are known already; one reply for each table."""
-    queries = [
-        replace(
-            follow.query,
-            filters={"in": {follow.query.name: {follow.column: synapse_ids}}},
-            batch=follow.size,
-        )
-        for follow in reference_queries(
-            references, moment=moment, resolution=resolution, batch_size=batch_size, progress=False
-        )
-    ]
-    return fetch_replies(session, queries, description="reference tables")
+    return {root: rows[own == root].reset_index(drop=True) for root in roots}
 
 
 def _require_columns(session: Session, table: str, frame: pd.DataFrame, side: str) -> None:
