@@ -368,6 +368,45 @@ def test_every_output_is_drawn_in_depth_or_refused(client: Any, root: int, outpu
                 plot_synapse_depths(neuron)
 
 
+@pytest.mark.parametrize("output", ["meshwork", "cell", "dict", "swc", "skeleton"])
+def test_every_output_is_drawn_in_the_volume(client: Any, root: int, output: str) -> None:
+    if output == "cell":
+        pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
+    kind = "meshwork" if output == "skeleton" else output
+    neuron = client.get_skeleton(root, output=kind)
+    neuron = neuron.skeleton if output == "skeleton" else neuron
+    axes = plot_neuron(neuron, space="volume")
+    drawn(axes)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x (µm)", "y (µm)")
+    lines = [c for c in axes.collections if hasattr(c, "get_segments")]
+    found = np.concatenate([np.concatenate(c.get_segments()) for c in lines])
+    expected = client.get_skeleton(root, output="dict")["vertices"] / 1000
+    assert {tuple(p) for p in found.round(3)} == {tuple(p) for p in expected[:, :2].round(3)}
+    with pytest.raises(ValueError, match="axes of the imagery, and this neuron is in the space 'rigid'"):
+        plot_neuron(client.get_skeleton(root, output=kind, transform="rigid"), space="volume")
+
+
+def test_synapses_lie_on_the_neuron_in_the_volume(client: Any, root: int) -> None:
+    neuron = client.get_skeleton(root)
+    sites = []
+    for resolution in ((1, 1, 1), (4, 4, 40), (1000, 1000, 1000)):
+        frame = client.query_synapses(root, pre=True, progress=False, resolution=resolution)
+        axes = plot_neuron(neuron, pre=frame, space="volume")
+        sites.append(next(c for c in axes.collections if c.get_label().startswith("pre")).get_offsets())
+        np.testing.assert_allclose(sites[-1], sites[0])
+    own = next(
+        c
+        for c in plot_neuron(neuron, space="volume").collections
+        if c.get_label() and c.get_label().startswith("pre")
+    )
+    at = np.stack(neuron.anno.pre_syn.df["ctr_pt_position"])[:, :2] / 1000
+    np.testing.assert_allclose(np.sort(own.get_offsets(), axis=0), np.sort(at, axis=0))
+    low, high = axes.get_ylim()
+    assert low > high
+    with pytest.raises(ValueError, match="leave layers= out"):
+        plot_neuron(neuron, space="volume", layers=LAYERS)
+
+
 def test_synapses_of_a_query_are_no_depths(client: Any, root: int) -> None:
     for resolution in ((1, 1, 1), (4, 4, 40), (1000, 1000, 1000)):
         frame = client.query_synapses(root, pre=True, progress=False, resolution=resolution)

@@ -127,11 +127,12 @@ def plot_connectivity(
     size = (min(12.0, 3.2 + 0.14 * cols), min(12.0, 2.6 + 0.14 * rows))
     ax = new_axes(ax, size)
     values = np.ma.masked_equal(matrix.to_numpy(), 0)
-    from matplotlib.ticker import (
-        MaxNLocator,  # after new_axes, whose error is clearer where matplotlib is missing
-    )
+    import matplotlib as mpl
+    from matplotlib.ticker import MaxNLocator  # after new_axes, whose error is clearer where it is missing
 
-    image = ax.imshow(values, cmap=_colors(), aspect="auto", interpolation="nearest", vmin=0)
+    # dark means many, and 1 still differs from white
+    colors = mpl.colormaps["viridis_r"].with_extremes(bad="white")
+    image = ax.imshow(values, cmap=colors, aspect="auto", interpolation="nearest", vmin=0)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8)
     bar.locator = MaxNLocator(integer=matrix.to_numpy().dtype.kind in "iu")
     bar.update_ticks()
@@ -143,13 +144,6 @@ def plot_connectivity(
     if title:
         ax.set_title(title, pad=6 + room)  # the names of the groups stand between the matrix and the title
     return ax
-
-
-def _colors() -> Any:
-    import matplotlib as mpl
-
-    # dark means many, and 1 still differs from white
-    return mpl.colormaps["viridis_r"].with_extremes(bad="white")
 
 
 def _by_group(ids: pd.Index, groups: Mapping[int, str]) -> list[Any]:
@@ -181,16 +175,11 @@ def _divide(ax: Any, matrix: pd.DataFrame, groups: Mapping[int, str]) -> float:
             if start:
                 line(start - 0.5, color=PALETTE["black"], linewidth=0.8)
             middle = (start + end - 1) / 2
-            place = {"xy": (1.01, middle), "xycoords": ax.get_yaxis_transform(), "va": "center"}
-            if not horizontal:
-                place = {
-                    "xy": (middle, 1.01),
-                    "xycoords": ax.get_xaxis_transform(),
-                    "rotation": 90 if upright else 0,
-                    "ha": "center",
-                    "va": "bottom",
-                }
-            ax.annotate(name, annotation_clip=False, fontsize="small", **place)
+            if horizontal:
+                ax.text(1.01, middle, name, transform=ax.get_yaxis_transform(), va="center", fontsize="small")
+            else:
+                place = {"ha": "center", "va": "bottom", "rotation": 90 if upright else 0}
+                ax.text(middle, 1.01, name, transform=ax.get_xaxis_transform(), fontsize="small", **place)
     longest = max((len(name) for name, *_ in _runs(matrix.columns, groups)), default=0)
     return _LETTER * longest if upright else 2 * _LETTER
 

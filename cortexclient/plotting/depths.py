@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cortexclient.plotting.style import POSTSYNAPTIC, PRESYNAPTIC, depth_axis, draw_layers, new_axes
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
-from cortexclient.services.space import positions
+from cortexclient.services.space import positions, stated_resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from cortexclient.services.skeletons.shapes import NeuronShape
 
-__all__ = ["depths", "in_depth", "plot_synapse_depths", "shape_in_depth", "site_positions"]
+__all__ = [
+    "depths",
+    "in_depth",
+    "in_volume",
+    "plot_synapse_depths",
+    "shape_in_depth",
+    "shape_in_volume",
+    "site_positions",
+]
 
 DEEPEST_UM = 10_000.0
 """No cortex is 10 mm deep, and a volume in nm or voxels is hardly ever so small."""
@@ -33,21 +42,21 @@ def shape_in_depth(neuron: Any) -> NeuronShape:
     if shape.unit == "nm" or shape.space == VOLUME:
         raise ValueError(
             f"this figure shows cortical depth in um, and the neuron is in {shape.unit or 'an unknown unit'} of the "
-            f"volume: fetch it with {_MOVED}"
+            f"volume: fetch it with {_MOVED}, or draw it as it is with plot_neuron(neuron, space='volume')"
         )
     _require_depths(shape.vertices[:, 1], "the neuron")
     return shape
 
 
-def site_positions(neuron: Any, table: str) -> NDArray[np.float64] | None:
-    """Return the positions of ``pre_syn`` or ``post_syn`` of a neuron, float64 (N, 3); None where it has none."""
-    anno = getattr(neuron, "anno", None)
-    if anno is not None and table in anno.table_names:
-        return in_depth(anno[table].df, column=anno[table].point_column)
-    layers = getattr(neuron, "annotations", None)
-    if layers is not None and table in layers.names:
-        return in_depth(layers[table].vertices)
-    return None
+def shape_in_volume(neuron: Any) -> NeuronShape:
+    """Read a neuron in the axes of the imagery, its vertices in um; raise `ValueError` for a transformed one."""
+    shape = shape_of(neuron)
+    if shape.space not in {VOLUME, None}:
+        raise ValueError(
+            f"space='volume' draws the axes of the imagery, and this neuron is in the space {shape.space!r}: fetch it "
+            "without transform=, or draw it with space='depth'"
+        )
+    return replace(shape, vertices=shape.vertices * (1.0 if shape.unit == "um" else 1e-3), unit="um")
 
 
 def in_depth(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
@@ -64,6 +73,30 @@ def in_depth(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
     found = found[np.isfinite(found).all(axis=1)]
     _require_depths(found[:, 1], "a position")
     return found
+
+
+def in_volume(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
+    """Read positions in nm, or the voxels that a frame states, as um; missing ones are left out."""
+    resolution = stated_resolution(points)
+    found = positions(points, column).reshape(-1, 3)
+    found = found * (1e-3 if isinstance(resolution, str) else resolution / 1000)
+    return found[np.isfinite(found).all(axis=1)]
+
+
+def site_positions(
+    neuron: Any, table: str, read: Callable[..., NDArray[np.float64]] = in_depth
+) -> NDArray[np.float64] | None:
+    """Return the positions of ``pre_syn`` or ``post_syn`` of a neuron, float64 (N, 3); None where it has none.
+
+    ``read`` is `in_depth` or `in_volume`.
+    """
+    anno = getattr(neuron, "anno", None)
+    if anno is not None and table in anno.table_names:
+        return read(anno[table].df, column=anno[table].point_column)
+    layers = getattr(neuron, "annotations", None)
+    if layers is not None and table in layers.names:
+        return read(layers[table].vertices)
+    return None
 
 
 def depths(data: Any, table: str) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cortexclient.plotting.style import PALETTE, new_axes
+from cortexclient.plotting.style import PALETTE, depth_axis, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,15 +94,17 @@ def plot_mesh(
     colors, scale_of = _colors(faces, labels, values, color, cmap, log=log)
     shade = _shade(corners, (across, down, towards))
     colors[:, :3] *= shade[:, None]
-    _fill(ax, corners[:, :, [across, down]], colors)
+    from matplotlib.collections import PolyCollection
+
+    # edges in the faces' own colours close the hairlines that antialiasing leaves between neighbours
+    outlines = list(corners[:, :, [across, down]])
+    ax.add_collection(
+        PolyCollection(outlines, facecolors=colors, edgecolors=colors, linewidths=0.15, rasterized=True)
+    )
     ax.set_aspect("equal", adjustable="datalim")
     ax.autoscale_view()
-    if not ax.yaxis_inverted():
-        ax.invert_yaxis()
+    depth_axis(ax, label=f"{view[1]} ({unit})")
     ax.set_xlabel(f"{view[0]} ({unit})")
-    ax.set_ylabel(f"{view[1]} ({unit})")
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
     if scale_of is not None:
         bar = ax.figure.colorbar(scale_of, ax=ax, shrink=0.7)
         if value_label:
@@ -135,16 +137,6 @@ def coarser(vertices: NDArray[np.float64], faces: NDArray[np.int64], most: int) 
             return chosen
         # the number of faces goes with the area of a surface in units of the grid
         cells *= min(0.9, (most / len(once)) ** 0.5)
-
-
-def _fill(ax: Any, polygons: NDArray[np.float64], colors: NDArray[np.float64]) -> None:
-    from matplotlib.collections import PolyCollection
-
-    # edges in the faces' own colours close the hairlines that antialiasing leaves between neighbours
-    collection = PolyCollection(
-        list(polygons), facecolors=colors, edgecolors=colors, linewidths=0.15, rasterized=True
-    )
-    ax.add_collection(collection)
 
 
 def _shade(corners: NDArray[np.float64], axes: tuple[int, int, int]) -> NDArray[np.float64]:

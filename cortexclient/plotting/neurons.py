@@ -1,4 +1,4 @@
-"""A neuron in cortical depth."""
+"""A neuron in cortical depth, or in the axes of the imagery."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cortexclient.plotting.depths import in_depth, shape_in_depth, site_positions
+from cortexclient.plotting.depths import (
+    in_depth,
+    in_volume,
+    shape_in_depth,
+    shape_in_volume,
+    site_positions,
+)
 from cortexclient.plotting.style import (
     COMPARTMENTS,
     PALETTE,
@@ -16,6 +22,7 @@ from cortexclient.plotting.style import (
     draw_layers,
     new_axes,
 )
+from cortexclient.session import as_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,8 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_neuron"]
 
-# which of the body's axes these are depends on the dataset; that they run along the pia does not
-AXES = {"x": (0, "x, along the pia (µm)"), "z": (2, "z, along the pia (µm)")}
+COLUMNS = {"x": 0, "z": 2}
+# how the neuron and its sites are read, and what stands on the axes: which of the body's axes x and z are depends on
+# the dataset, that they run along the pia does not
+SPACES = {
+    "depth": (shape_in_depth, in_depth, "Cortical depth (µm)", ", along the pia"),
+    "volume": (shape_in_volume, in_volume, "y (µm)", ""),
+}
 
 
 def plot_neuron(
@@ -40,12 +52,13 @@ def plot_neuron(
     compartments: NDArray[Any] | None = None,
     layers: Iterable[Any] | None = None,
     across: Literal["x", "z"] = "x",
+    space: Literal["depth", "volume"] = "depth",
     site_size: float | None = None,
     legend: bool = True,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a neuron seen from the side, with the pia on top.
+    """Draw a neuron seen from the side, with the pia on top, or without a transform in the axes of the imagery.
 
     Parameters
     ----------
@@ -63,6 +76,10 @@ def plot_neuron(
         Cortical layers (``name``, ``top_um``, ``bottom_um``), such as ``client.spec.layers``.
     across : "x" or "z"
         Which coordinate runs across the page.
+    space : "depth" or "volume"
+        What the axes are. ``"volume"`` draws a neuron that was fetched without a transform, in um along the axes of
+        the imagery, y downwards: for datasets without a cortical space. Lengths are in nm then, of a frame of sites in
+        the voxels that it states, of SWC text in um; there are no layers.
     site_size : float
         Area of a synapse's marker in points squared. Default: smaller the more there are.
     legend : bool
@@ -84,7 +101,8 @@ def plot_neuron(
     TypeError
         If ``neuron`` is no neuron.
     ValueError
-        If the neuron or the synapses are not in cortical depth (um), as without a transform.
+        If the neuron or the synapses are not in cortical depth (um), as without a transform; for ``"volume"`` if they
+        were transformed, or layers are given.
 
     Examples
     --------
@@ -96,34 +114,37 @@ def plot_neuron(
     >>> neuron = client.get_skeleton(root_id, transform="rigid")
     >>> axes = plot_neuron(neuron, layers=client.spec.layers)
     """
-    shape = shape_in_depth(neuron)
-    labels = shape.compartments if compartments is None else np.asarray(compartments, dtype=np.int64)
-    if labels is not None and len(labels) != len(shape.vertices):
-        raise ValueError(f"{len(labels)} compartment labels for {len(shape.vertices)} skeleton vertices")
-    column, label = AXES[across]
+    as_choice(space, "space", ("depth", "volume"))
+    if layers is not None and space == "volume":
+        raise ValueError(
+            "layers are depths below the pia, which space='volume' does not show; leave layers= out"
+        )
+    read_shape, read, down, along = SPACES[space]
+    shape = read_shape(neuron)
+    labels = _labels(shape, compartments)
+    column = COLUMNS[across]
     ax = new_axes(ax, (5.2, 6.4))
     _draw_skeleton(ax, shape, labels, column)
     if synapses:
-        before = site_positions(neuron, "pre_syn") if pre is None else in_depth(pre)
-        after = site_positions(neuron, "post_syn") if post is None else in_depth(post)
-        _draw_sites(ax, before, column, site_size, color=PRESYNAPTIC, marker="^", name="presynaptic sites")
-        _draw_sites(ax, after, column, site_size, color=POSTSYNAPTIC, marker="o", name="postsynaptic sites")
+        for given, table, color, marker in (
+            (pre, "pre_syn", PRESYNAPTIC, "^"),
+            (post, "post_syn", POSTSYNAPTIC, "o"),
+        ):
+            sites = site_positions(neuron, table, read) if given is None else read(given)
+            if sites is not None and len(sites):
+                _draw_sites(
+                    ax, sites, column, site_size, color, marker, table.replace("_syn", "synaptic sites")
+                )
     if shape.soma is not None:
         across_um, depth_um = shape.soma[[column, 1]]
+        black = PALETTE["black"]
         ax.scatter(
-            across_um,
-            depth_um,
-            s=90,
-            c=PALETTE["black"],
-            edgecolors="white",
-            linewidths=0.8,
-            zorder=5,
-            label="soma",
+            across_um, depth_um, s=90, c=black, edgecolors="white", linewidths=0.8, zorder=5, label="soma"
         )
     ax.set_aspect("equal", adjustable="datalim")
     ax.autoscale_view()
-    depth_axis(ax)
-    ax.set_xlabel(label)
+    depth_axis(ax, label=down)
+    ax.set_xlabel(f"{across}{along} (µm)")
     if layers is not None:
         draw_layers(ax, layers)
     if title is None and shape.root_id is not None:
@@ -133,6 +154,13 @@ def plot_neuron(
     if legend and ax.get_legend_handles_labels()[0]:
         _legend(ax)
     return ax
+
+
+def _labels(shape: NeuronShape, given: NDArray[Any] | None) -> NDArray[np.int64] | None:
+    labels = shape.compartments if given is None else np.asarray(given, dtype=np.int64)
+    if labels is not None and len(labels) != len(shape.vertices):
+        raise ValueError(f"{len(labels)} compartment labels for {len(shape.vertices)} skeleton vertices")
+    return labels
 
 
 def _draw_skeleton(ax: Any, shape: NeuronShape, labels: NDArray[np.int64] | None, column: int) -> None:
@@ -166,16 +194,13 @@ def _draw_skeleton(ax: Any, shape: NeuronShape, labels: NDArray[np.int64] | None
 
 def _draw_sites(
     ax: Any,
-    points: NDArray[np.float64] | None,
+    points: NDArray[np.float64],
     column: int,
     size: float | None,
-    *,
     color: str,
     marker: str,
     name: str,
 ) -> None:
-    if points is None or not len(points):
-        return
     size = float(np.clip(9_000 / len(points), 5, 12)) if size is None else size
     ax.scatter(
         points[:, column],

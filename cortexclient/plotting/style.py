@@ -68,12 +68,11 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Any:
     return made
 
 
-def depth_axis(ax: Any, *, label: bool = True) -> None:
-    """Let depth grow downwards, with the pia on top, and hide the frame's upper and right line."""
+def depth_axis(ax: Any, *, label: str = "Cortical depth (µm)") -> None:
+    """Let depth, or y of the volume, grow downwards, and hide the frame's upper and right line."""
     if not ax.yaxis_inverted():
         ax.invert_yaxis()
-    if label:
-        ax.set_ylabel("Cortical depth (µm)")
+    ax.set_ylabel(label)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
 
