@@ -62,27 +62,10 @@ def annotation_layers(
     prefer: str | None = None,
     colors: Colors | None = None,
 ) -> list[PointLayer]:
-    """Sort tables of points into layers.
+    """Sort tables of points into layers; the arguments are those of `LinksService.neuroglancer_viewer`.
 
-    Parameters
-    ----------
-    annotations, root_ids, resolution, colors
-        As for `LinksService.neuroglancer_viewer`; without root ids a table of synapses stays one layer.
-    prefer : str, optional
-        Column of positions to show if a table has it. The table's ``attrs["position_column"]``, which queries write,
-        goes first; the usual names go last.
-
-    Returns
-    -------
-    list of PointLayer
-
-    Raises
-    ------
-    ValueError
-        If a table has no column of positions, positions are not three numbers each, the resolution is not, or colours
-        name a layer that does not exist.
-    TypeError
-        If a table has root ids as floats.
+    Without ``root_ids`` a table of synapses stays one layer. ``prefer`` is the column of positions to show if a table
+    has it: the table's ``attrs["position_column"]``, which queries write, goes first, the usual names go last.
     """
     if isinstance(annotations, Mapping):
         layers = [
@@ -211,9 +194,7 @@ def _colored(layers: list[PointLayer], colors: Colors | None) -> list[PointLayer
 def frame_resolution(table: pd.DataFrame) -> tuple[float, float, float]:
     """Return the size in nm of one unit of a table's positions, which queries write into ``attrs``; else 1 nm."""
     known = table.attrs.get("dataframe_resolution")
-    if known is None or isinstance(known, str):
-        return (1.0, 1.0, 1.0)
-    return voxel_size(known)
+    return voxel_size((1, 1, 1) if known is None or isinstance(known, str) else known)
 
 
 def voxel_size(values: Sequence[float]) -> tuple[float, float, float]:

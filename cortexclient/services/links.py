@@ -232,7 +232,7 @@ class LinksService(BaseService):
     def _viewer_site(self) -> str | None:
         """Return the viewer's site: the launched server's, else the spec's, the info service's, its dialect's own.
 
-        A server that stands in for the spec's own (the sandbox, a test deployment) is asked before the spec, so that
+        A server that stands in for the spec's own (the sandbox, a test deployment) goes before the spec, so that
         no link leads from it to the internet.
         """
         session = self._session
@@ -378,7 +378,7 @@ def _copy(url: str) -> None:
     except pyperclip.PyperclipException as error:
         raise CortexError(
             "this machine has no clipboard that Python can reach (on Linux, install xclip, xsel or wl-clipboard); "
-            "ask without clipboard=True and copy the link that is returned"
+            "leave out clipboard=True and copy the link that is returned"
         ) from error
 
 

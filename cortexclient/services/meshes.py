@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from cortexclient.services.vertex_labels.label import Decision, Labels, label_me
 from cortexclient.session import as_choice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -52,7 +53,7 @@ class MeshClient(BaseService):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._mappings: OrderedDict[int, IdArray] = OrderedDict()
+        self._mappings: dict[int, IdArray] = {}
         self._lock = ForkSafeLock()
 
     def __repr__(self) -> str:
@@ -311,11 +312,12 @@ class MeshClient(BaseService):
             raise ValueError("lvl2_pts need the lvl2_ids that they belong to")
         if vertices is not None and mesh_kwargs:
             raise ValueError("mesh_kwargs are for downloading the mesh; this one is given")
-        jobs: list[Callable[[], tuple[Any, Any]]] = [
-            lambda: self._mesh_arrays(root, vertices, faces, mesh_kwargs or {}),
-            lambda: self._level2(root, lvl2_ids, lvl2_pts),
-        ]
-        mesh, level2 = self._session.run_all(jobs)
+        mesh, level2 = self._session.run_all(
+            [
+                partial(self._mesh_arrays, root, vertices, faces, mesh_kwargs or {}),
+                partial(self._level2, root, lvl2_ids, lvl2_pts),
+            ]
+        )
         assigner = VertexAssigner(
             root,
             *mesh,
@@ -327,17 +329,12 @@ class MeshClient(BaseService):
             max_distance=max_distance,
             ratio_better=ratio_better,
             hop_limit=hop_limit,
-            lookup=self._lookup(root) if cloudvolume_fallback else None,
+            lookup=partial(self._level2_at, root) if cloudvolume_fallback else None,
         )
-        self._remember(root, labels)
-        return (labels, assigner) if return_assigner else labels
-
-    def _remember(self, root: int, labels: IdArray) -> None:
         with self._lock:
-            self._mappings[root] = labels
-            self._mappings.move_to_end(root)
-            while len(self._mappings) > _MOST_MAPPINGS:
-                self._mappings.popitem(last=False)
+            earlier = [each for each in self._mappings if each != root][1 - _MOST_MAPPINGS :]
+            self._mappings = {each: self._mappings[each] for each in earlier} | {root: labels}
+        return (labels, assigner) if return_assigner else labels
 
     @property
     def mesh_l2_mappings(self) -> dict[int, IdArray]:
@@ -348,10 +345,10 @@ class MeshClient(BaseService):
     def _mesh_arrays(
         self, root: int, vertices: Any, faces: Any, options: Mapping[str, Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        if vertices is not None:
-            return np.asarray(vertices), np.asarray(faces)
-        mesh = self.get_mesh(root, **options)
-        return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+        if vertices is None:
+            mesh = self.get_mesh(root, **options)
+            vertices, faces = mesh.vertices, mesh.faces
+        return np.asarray(vertices), np.asarray(faces)
 
     def _level2(self, root: int, ids: Any, points: Any) -> tuple[IdArray, FloatArray]:
         level2 = Level2Service(self._session)
@@ -361,14 +358,10 @@ class MeshClient(BaseService):
         found: Any = level2.get_l2data(known, ["rep_coord_nm"])
         return known, found.to_numpy(dtype=np.float64)
 
-    def _lookup(self, root: int) -> Any:
-        """Return a function that looks up the level-2 id at each of many points when the neuron was last valid."""
-
-        def look_up(points: FloatArray) -> IdArray:
-            at = RootsService(self._session).latest_valid_timestamp([root])[0]
-            return PlacesService(self._session).root_at(points, timestamp=at, stop_layer=2)
-
-        return look_up
+    def _level2_at(self, root: int, points: FloatArray) -> IdArray:
+        """Look up the level-2 id at each of many points when the neuron was last valid."""
+        at = RootsService(self._session).latest_valid_timestamp([root])[0]
+        return PlacesService(self._session).root_at(points, timestamp=at, stop_layer=2)
 
     # -- carrying values over ----------------------------------------------------------------------------------
 
@@ -430,6 +423,7 @@ def _bounds(box: Any) -> Any:
 # -- how each vertex got its level-2 id ------------------------------------------------------------------------
 
 
+@dataclass(repr=False, eq=False)
 class VertexAssigner:
     """A neuron's mesh, its level-2 ids, and how each vertex got one of them.
 
@@ -448,25 +442,15 @@ class VertexAssigner:
         Mip at which the mesh was made; None finds out.
     """
 
-    def __init__(
-        self,
-        root_id: int,
-        vertices: NDArray[Any],
-        faces: NDArray[Any],
-        lvl2_ids: IdArray,
-        lvl2_pts: FloatArray,
-        *,
-        info: Mapping[str, Any],
-        mesh_mip: int | None = None,
-    ) -> None:
-        self.root_id = root_id
-        self.vertices = vertices
-        self.faces = faces
-        self.lvl2_ids = lvl2_ids
-        self.lvl2_pts = lvl2_pts
-        self._info = info
-        self._mesh_mip = mesh_mip
-        self._labels: Labels | None = None
+    root_id: int
+    vertices: NDArray[Any]
+    faces: NDArray[Any]
+    lvl2_ids: IdArray
+    lvl2_pts: FloatArray
+    _: KW_ONLY
+    info: Mapping[str, Any]
+    mesh_mip: int | None = None
+    _labels: Labels | None = field(default=None, init=False)
 
     def __repr__(self) -> str:
         state = self.counts() if self._labels is not None else "not computed"
@@ -489,11 +473,11 @@ class VertexAssigner:
             self.faces,
             self.lvl2_ids,
             self.lvl2_pts,
-            info=self._info,
+            info=self.info,
             max_distance=max_distance,
             ratio_better=ratio_better,
             hop_limit=hop_limit,
-            mesh_mip=self._mesh_mip,
+            mesh_mip=self.mesh_mip,
             lookup=lookup,
         )
         return self._labels.l2_ids

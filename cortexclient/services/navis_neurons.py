@@ -70,12 +70,9 @@ def make_tree_neuron(
             **{axis: places[:, number] for number, axis in enumerate("xyz")},
             "radius": in_nm if move is None else in_nm / 1000,
             "parent_id": parents,
-            "compartment": pd.Categorical(
-                [
-                    _COMPARTMENTS[kind] if 0 <= kind < len(_COMPARTMENTS) else _COMPARTMENTS[0]
-                    for kind in kinds
-                ],
-                categories=_COMPARTMENTS,
+            "compartment": pd.Categorical.from_codes(
+                np.where((kinds >= 0) & (kinds < len(_COMPARTMENTS)), kinds, 0),
+                categories=pd.Index(_COMPARTMENTS),
             ),
         }
     )
@@ -121,15 +118,13 @@ def _connectors(
 
 def _nodes(data: Mapping[str, Any], pieces: IdArray, points: FloatArray) -> IdArray:
     """Return the node of each synapse: that of its level-2 id, else the nearest one."""
+    import pandas as pd
     from scipy.spatial import cKDTree
 
     nodes = np.full(len(pieces), -1, dtype=np.int64)
-    known = data.get("lvl2_ids")
-    if known is not None and data.get("mesh_to_skel_map") is not None and len(known):
-        order = np.argsort(known)
-        at = order[np.searchsorted(known, pieces, sorter=order).clip(max=len(known) - 1)]
-        there = np.asarray(known)[at] == pieces
-        nodes[there] = np.asarray(data["mesh_to_skel_map"])[at[there]]
+    if data.get("lvl2_ids") is not None and data.get("mesh_to_skel_map") is not None:
+        at = pd.Index(data["lvl2_ids"]).get_indexer(pd.Index(pieces))
+        nodes[at >= 0] = np.asarray(data["mesh_to_skel_map"])[at[at >= 0]]
     lost = nodes < 0
     if lost.any():
         # a synapse without a position is put on a node, too, because navis knows no other connectors

@@ -123,31 +123,23 @@ class PlacesService(BaseService):
         """
         import pandas as pd
 
-        asked = as_ids(root_ids, "root_ids")
-        roots = np.unique(asked[asked > 0])
-        points = {root: np.full(3, np.nan) for root in [*roots.tolist(), *asked.tolist()]}
+        ids = as_ids(root_ids, "root_ids").tolist()
+        roots = np.unique([root for root in ids if root > 0]).astype(np.int64)
+        points = {root: np.full(3, np.nan) for root in ids}
         cells, pieces = self._nuclei(roots, points), {}
         for root, (piece, point) in self._thickest(
             [root for root in roots.tolist() if root not in cells]
         ).items():
             pieces[root], points[root] = piece, point
-        column = pd.Series([None] * len(asked), dtype=object)
-        column[:] = [points[root] for root in asked.tolist()]
+        sources = dict.fromkeys(pieces, "level2") | dict.fromkeys(cells, "nucleus")
         frame = pd.DataFrame(
             {
-                "pt_position": column.to_numpy(),
-                "cell_id": np.array([cells.get(root, -1) for root in asked.tolist()], dtype=np.int64),
-                "l2_id": np.array([pieces.get(root, 0) for root in asked.tolist()], dtype=np.int64),
-                "source": pd.array(
-                    [
-                        "nucleus" if root in cells else "level2" if root in pieces else None
-                        for root in asked.tolist()
-                    ],
-                    dtype="string",
-                ),
-            },
-            index=pd.Index(asked, name="root_id"),
-        )
+                "pt_position": pd.Series([points[root] for root in ids], dtype=object),
+                "cell_id": np.array([cells.get(root, -1) for root in ids], dtype=np.int64),
+                "l2_id": np.array([pieces.get(root, 0) for root in ids], dtype=np.int64),
+                "source": pd.array([sources.get(root) for root in ids], dtype="string"),
+            }
+        ).set_index(pd.Index(ids, name="root_id", dtype=np.int64))
         frame.attrs.update(provenance_of(self._session, self._session.moment))
         frame.attrs["dataframe_resolution"] = [1.0, 1.0, 1.0]
         return frame

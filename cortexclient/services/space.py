@@ -137,10 +137,7 @@ class Space:
         >>> client.space.transform("nm").apply([[700_000, 500_000, 900_000]]).shape
         (1, 3)
         """
-        version = version or self.version
-        return self._once(
-            "transform", resolution, version, lambda: self._build_transform(resolution, version)
-        )
+        return self._once(self._build_transform, resolution, version or self.version)
 
     def streamline(self, resolution: str | ArrayLike = "nm", version: str | None = None) -> Any:
         """Return the streamlines for positions at a resolution; parameters as for `transform`.
@@ -162,10 +159,7 @@ class Space:
         >>> client.space.streamline("nm").radial_points(soma, points).shape
         (1, 3)
         """
-        version = version or self.streamline_version
-        return self._once(
-            "streamline", resolution, version, lambda: self._build_streamline(resolution, version)
-        )
+        return self._once(self._build_streamline, resolution, version or self.streamline_version)
 
     def available_versions(self) -> dict[str, Any]:
         """Return the versions of transform and streamlines that standard_transform has for this dataset.
@@ -176,10 +170,7 @@ class Space:
         '1.4'
         """
         if self._transform_spec.dataset is None:
-            return {
-                "transform": {"latest": None, "versions": {}},
-                "streamline": {"latest": None, "versions": {}},
-            }
+            return {what: {"latest": None, "versions": {}} for what in ("transform", "streamline")}
         from standard_transform.datasets import available_versions
 
         return dict(available_versions(self.name))
@@ -275,14 +266,14 @@ class Space:
 
     # -- building ----------------------------------------------------------------------------------------------
 
-    def _once(self, what: str, resolution: Any, version: str | None, build: Callable[[], Any]) -> Any:
+    def _once(self, build: Callable[..., Any], resolution: Any, version: str | None) -> Any:
         size = (
             resolution if isinstance(resolution, str) else tuple(np.asarray(resolution, dtype=float).tolist())
         )
         with self._lock:
-            key = (what, size, version)
+            key = (build.__name__, size, version)
             if key not in self._made:
-                self._made[key] = build()
+                self._made[key] = build(resolution, version)
             return self._made[key]
 
     def _build_transform(self, resolution: str | ArrayLike, version: str | None) -> Any:
@@ -418,16 +409,8 @@ def positions(points: Any, column: str | None, *, prefer: str | None = None) -> 
     """Read positions from an array, a Series or a frame; NaN where a coordinate is missing.
 
     ``column`` of a frame; None for the one that the frame states (``attrs["position_column"]``), else ``prefer``, else
-    one of the usual names.
-
-    Returns
-    -------
-    ndarray of float64, shape (N, 3), or (3,) for a single point
-
-    Raises
-    ------
-    ValueError
-        If there is no such column, several could be meant, or the points do not have three coordinates.
+    one of the usual names. Returns the shape (N, 3), or (3,) for a single point; raises `ValueError` if there is no
+    such column, several could be meant, or the points do not have three coordinates.
     """
     if hasattr(points, "columns"):
         return _frame_positions(points, column, prefer)
@@ -475,12 +458,7 @@ def _position_columns(names: list[str]) -> list[str]:
 
 
 def stack_points(rows: Iterable[Any]) -> NDArray[np.float64]:
-    """Stack points of three numbers each; NaN in every axis where a point is missing, and in an axis that is missing.
-
-    Returns
-    -------
-    ndarray of float64, shape (N, 3)
-    """
+    """Stack points of three numbers each, (N, 3); NaN where a point is missing, and in an axis that is missing."""
     found = [row if np.ndim(row) == 1 and len(row) == 3 else (np.nan, np.nan, np.nan) for row in rows]
     return _as_floats(found).reshape(-1, 3)
 
