@@ -4,6 +4,7 @@ import json
 import pickle
 import struct
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -358,7 +359,7 @@ def test_half_given_arrays_are_refused(
 
 
 def test_lookup_in_the_segmentation(tiny: Sandbox, session: Session, roots: list[int]) -> None:
-    level2_at = MeshClient(session)._lookup(roots[0])
+    level2_at = partial(MeshClient(session)._level2_at, roots[0])
     cache = pd.read_parquet(tiny.folder.path / "l2cache.parquet")
     ids = np.array(tiny.load().get_l2_ids(roots[0]))
     rows = cache[cache["l2_id"].isin(ids) & cache["in_cache"]].iloc[:20]

@@ -421,12 +421,11 @@ def connected(count: int, corners: NDArray[np.int32]) -> NDArray[np.int32]:
     ``corners``, shape (3, T), are triangles that join nodes; the first of each is below ``count``, and others that are
     not join nothing.
     """
-    from scipy.sparse import coo_array
+    from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
     tails, heads = np.tile(corners[0], 2), corners[1:].ravel()
     own = heads < count
-    tails, heads = tails[own], heads[own]
-    graph = coo_array((np.ones(len(tails)), (tails, heads)), shape=(count, count))
+    graph = csr_array((np.ones(own.sum()), (tails[own], heads[own])), shape=(count, count))
     found: NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return found
