@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
@@ -24,46 +25,24 @@ class Renewable(Protocol):
         """Replace locks and sockets; called in the child, where one thread runs."""
 
 
-class _Known:
-    """Weak references to all that is to be renewed.
-
-    No `weakref.WeakSet`: its callbacks are Python code that runs wherever an owner dies, and Python ignores a Ctrl-C
-    that comes in a callback, so that the call which it should have interrupted would go on.
-    """
-
-    def __init__(self) -> None:
-        self._owners: list[ref[Renewable]] = []
-        self._prune_at = 256
-        self._pruning = threading.Lock()
-
-    def add(self, owner: Renewable) -> None:
-        self._owners.append(ref(owner))
-        if len(self._owners) >= self._prune_at and self._pruning.acquire(blocking=False):
-            try:
-                # other threads may append meanwhile, behind what is looked at
-                known = len(self._owners)
-                self._owners[:known] = [each for each in self._owners[:known] if each() is not None]
-                self._prune_at = max(256, 2 * len(self._owners))
-            finally:
-                self._pruning.release()
-
-    def renew(self) -> None:
-        self._pruning = threading.Lock()
-        for each in list(self._owners):
-            if (owner := each()) is not None:
-                owner.renew()
-
-
-_known = _Known()
+_owners: dict[int, ref[Renewable]] = {}
 
 
 def renew_in_child(owner: Renewable) -> None:
     """Call ``owner.renew()`` in every child process that is forked while the owner exists."""
-    _known.add(owner)
+    # The callback is C code. Those of a `weakref.WeakSet` are Python code that runs wherever an owner dies, and Python
+    # ignores a Ctrl-C that comes in a callback, so that the call which it should have interrupted would go on.
+    _owners[id(owner)] = ref(owner, partial(_owners.pop, id(owner)))
+
+
+def _renew() -> None:
+    for each in list(_owners.values()):
+        if (owner := each()) is not None:
+            owner.renew()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_known.renew)
+    os.register_at_fork(after_in_child=_renew)
 
 
 class ForkSafeLock:

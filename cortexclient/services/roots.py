@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from cortexclient.errors import UnknownVersionError
     from cortexclient.session import Session, VersionRecord
     from cortexclient.types import IdArray, Ids, Timestamp
 
@@ -51,7 +50,7 @@ __all__ = [
     "fetch_lineage",
     "fetch_lineages",
     "no_root",
-    "nothing_live",
+    "version_to_read",
 ]
 
 
@@ -470,15 +469,9 @@ class LineageLookup:
     def version(self) -> VersionRecord:
         """The version in which the cells of roots are read that were valid at none.
 
-        The newest one knows the most cells; a pinned session reads the one nearest to its moment. Raises
-        `UnknownVersionError` if no version is live.
+        The newest one knows the most cells; a pinned session reads the one nearest to its moment.
         """
-        at = self._session.timestamp
-        versions = self._session.versions()
-        record = newest(versions.values()) if at is None else nearest(versions, at)
-        if record is None:
-            raise nothing_live(self._session)
-        return record
+        return version_to_read(self._session, self._session.timestamp)
 
     def prefetch(self) -> None:
         """Begin to fetch, if the roots are few."""
@@ -528,6 +521,10 @@ def _descent(roots: IdArray, links: list[tuple[int, int]]) -> IdArray:
     return np.array(sorted(found), dtype=np.int64)
 
 
-def nothing_live(session: Session) -> UnknownVersionError:
-    """Make the error for a datastack without a version to read cells from."""
-    return session.no_version(f"{session.label} has no live version to read its cells from")
+def version_to_read(session: Session, at: datetime | None) -> VersionRecord:
+    """Return the live version nearest to a time, the newest for None; raise `UnknownVersionError` if none is live."""
+    versions = session.versions()
+    record = newest(versions.values()) if at is None else nearest(versions, at)
+    if record is None:
+        raise session.no_version(f"{session.label} has no live version to read its cells from")
+    return record

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cortexclient.errors import NotConfiguredError, UnknownTableError
-from cortexclient.services.roots import LineageLookup, nothing_live
+from cortexclient.services.roots import LineageLookup, version_to_read
 from cortexclient.session import (
     Moment,
     Query,
@@ -22,7 +22,6 @@ from cortexclient.session import (
     from_microseconds,
     lifetimes,
     microseconds,
-    nearest,
     require_versions,
     roots_of,
     run_queries,
@@ -79,19 +78,22 @@ def _target(session: Session, name: str, version: int) -> str:
 
 def _rows(
     session: Session,
-    wanted: list[tuple[CellSource, int, str, IdArray]],
+    ids: dict[int, IdArray],
     *,
+    for_cells: bool,
     progress: bool,
-    description: str,
     feature: str | None = None,
 ) -> pd.DataFrame:
-    """Query each source at a version for the rows in which a column has some ids, all concurrently.
+    """Query the rows of cells (or of roots) at versions, all tables and versions concurrently.
 
     Return the ``cell`` and the ``root`` of each row (int64, 0 for no segment), the ``table``, its ``rank`` and the
     ``version``; and the ``supervoxel``, if a feature (a name for the error) needs it.
     """
     import pandas as pd
 
+    wanted = [
+        (source, version) for version in ids for source in _sources(session, version, for_cells=for_cells)
+    ]
     if not wanted:
         return pd.DataFrame(
             columns=["cell", "root", "supervoxel", "table", "rank", "version"], dtype=np.int64
@@ -100,7 +102,9 @@ def _rows(
         Query(
             source.name,
             kind=source.kind,
-            filters={"in": {source.name: {column: ids.tolist()}}},
+            filters={
+                "in": {source.name: {source.cell if for_cells else "pt_root_id": ids[version].tolist()}}
+            },
             needs=("id",),
             merge_reference=False,
             resolution=None,
@@ -108,11 +112,11 @@ def _rows(
             moment=Moment(version=version),
             progress=progress,
         )
-        for source, version, column, ids in wanted
+        for source, version in wanted
     ]
     parts = []
-    frames = run_queries(session, queries, description=description)
-    for (source, version, *_), frame in zip(wanted, frames, strict=True):
+    frames = run_queries(session, queries, description="cells" if for_cells else "roots")
+    for (source, version), frame in zip(wanted, frames, strict=True):
         columns = {"cell": source.cell if source.cell in frame else "id", "root": _root_column(source, frame)}
         if feature is not None:
             columns["supervoxel"] = columns["root"].replace("root_id", "supervoxel_id")
@@ -156,12 +160,8 @@ def from_cells(session: Session, cells: IdArray, moment: Moment, *, progress: bo
         number, feature = exact or moment.version or session.version, None
         matches.moment = Moment(version=number)
     else:
-        near = nearest(session.versions(), at)
-        if near is None:
-            raise nothing_live(session)
-        number, feature = near.version, "looking up cells at any time"
-    wanted = [(source, number, source.cell, distinct) for source in _sources(session, number, for_cells=True)]
-    rows = _rows(session, wanted, progress=progress, description="cells", feature=feature)
+        number, feature = version_to_read(session, at).version, "looking up cells at any time"
+    rows = _rows(session, {number: distinct}, for_cells=True, progress=progress, feature=feature)
     if at is not None:
         # supervoxels never change, and the chunkedgraph gives their roots at any time
         rows["root"] = roots_of(session, rows["supervoxel"].to_numpy(), at=at)
@@ -183,7 +183,9 @@ def from_roots(session: Session, roots: IdArray, given: Moment, *, progress: boo
     exact = given.version if given.timestamp is None else session.frozen_version(given.timestamp)
     if exact is not None and session.version_record(exact).valid:
         matches.moment = Moment(version=exact)
-        _add(matches, _rows_of_roots(session, {exact: distinct}, progress=progress), {exact: distinct})
+        _add(
+            matches, _rows(session, {exact: distinct}, for_cells=False, progress=progress), {exact: distinct}
+        )
         return matches
     lineage = LineageLookup(session, distinct)
     try:
@@ -228,7 +230,7 @@ def _mixed_ages(
     rest = np.setdiff1d(np.arange(len(roots)), [index for mine in chosen.values() for index in mine])
     at_versions = {version: roots[mine] for version, mine in chosen.items()}
     if not len(rest):
-        _add(matches, _rows_of_roots(session, at_versions, progress=progress), at_versions)
+        _add(matches, _rows(session, at_versions, for_cells=False, progress=progress), at_versions)
         return
     near, failed = lineage.of(roots[rest], first=first[rest], last=last[rest])
     matches.failed, matches.failure = np.isin(matches.ids, failed), lineage.failure
@@ -237,23 +239,11 @@ def _mixed_ages(
     if len(rest):
         feature = "looking up roots that lived between versions"
         wanted[read] = np.union1d(near, at_versions.get(read, near[:0]))
-    rows = _rows_of_roots(session, wanted, progress=progress, feature=feature)
+    rows = _rows(session, wanted, for_cells=False, progress=progress, feature=feature)
     _add(matches, rows, at_versions)
     if len(rest):
         rows = rows[(rows["version"] == read) & rows["root"].isin(near)]
         _by_owner(session, matches, rows, roots[rest], first[rest], last[rest])
-
-
-def _rows_of_roots(
-    session: Session, roots: dict[int, IdArray], *, progress: bool, feature: str | None = None
-) -> pd.DataFrame:
-    """Query the rows of roots at versions, all tables and versions concurrently."""
-    wanted = [
-        (source, version, "pt_root_id", ids)
-        for version, ids in roots.items()
-        for source in _sources(session, version, for_cells=False)
-    ]
-    return _rows(session, wanted, progress=progress, description="roots", feature=feature)
 
 
 def _add(matches: Matches, rows: pd.DataFrame, roots: dict[int, IdArray]) -> None:
