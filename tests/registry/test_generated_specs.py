@@ -173,6 +173,7 @@ def laughs(levels: int = 9, width: int = 9) -> str:
 
 ATTACKS = {
     "a billion laughs": laughs(),
+    "as many laughs in fewer aliases": laughs(width=5),
     "aliases without end": "x-a: &a b\nx-c: [" + ", ".join(["*a"] * 10_000) + "]\n",
     "a deep list": "x-a: " + "[" * 100_000,
     "a deep map": "x-a: " + "{a: " * 100_000,
