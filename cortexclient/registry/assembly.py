@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cortexclient.registry.lookup import NAME, SpecFolder, candidates, layers, registered
 
@@ -170,53 +170,41 @@ def _complete(result: Assembly) -> Assembly:
     return result
 
 
-class _Level(NamedTuple):
-    """A file of the chain of parents; None where the parent was registered without one."""
-
-    root: MappingNode
-    path: Path | None
-
-
 def _inherit(root: MappingNode, result: Assembly) -> MappingNode:
-    """Merge a file onto the dataset that it extends, that one onto its own parent, and so on."""
+    """Merge a file onto the dataset that it extends, which is merged onto its own parent first."""
     from cortexclient.spec.nodes import MappingNode, inherit
 
-    chain = [_Level(root, result.files[0] if result.files else None)]
-    while (parent := _parent(chain, result)) is not None:
-        chain.append(parent)
-    found = len(chain) > 1
-    merged = chain.pop().root
-    while chain:
-        merged = inherit(merged, chain.pop().root)
+    parent = _parent(root, result)
+    if parent is None:
+        return root
+    merged = inherit(_inherit(parent, result), root)
     # the parent's values are merged in, so the result no longer needs it
-    kept = {key: entry for key, entry in merged.entries.items() if not (found and key == "extends")}
+    kept = {key: entry for key, entry in merged.entries.items() if key != "extends"}
     return MappingNode(kept, merged.mark)
 
 
-def _parent(chain: list[_Level], result: Assembly) -> _Level | None:
+def _parent(child: MappingNode, result: Assembly) -> MappingNode | None:
     from cortexclient.spec.reading import nodes_of_mapping
 
-    child, here = chain[-1]
     name = child.value("extends")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return None  # what is no name is the model's to complain about, and leads to no file
-    if len(chain) > MAX_PARENTS:
-        result.complain(
-            child, "extends", "CX306", f"there are more than {MAX_PARENTS} parents", "extend fewer"
-        )
+    if len(result.files) > MAX_PARENTS:
+        message = f"there are more than {MAX_PARENTS} parents"
+        result.complain(child, "extends", "CX306", message, "extend fewer")
         return None
+    here = result.files[-1] if result.files else None
     files = _files_of(name, here, result)
-    visited = {level.path.resolve() for level in chain if level.path is not None}
+    visited = {path.resolve() for path in result.files}
     # a file may extend the one of its own name that it hides; under any other name, meeting a file again is a circle
     own = name == child.value("name")
     fresh = next((path for path in files if path.resolve() not in visited), None)
     circle = bool(files) and files[0].resolve() in visited and not own
     if fresh is not None and not circle:
-        root = result.load(fresh)
-        return None if root is None else _Level(root, fresh)
+        return result.load(fresh)
     spec = registered()[name].spec if name in registered() and not own and not files else None
     if spec is not None:
-        return _Level(nodes_of_mapping(spec.as_dict(), f"<registered {name}>")[0], None)
+        return nodes_of_mapping(spec.as_dict(), f"<registered {name}>")[0]
     result.complain(child, "extends", "CX306", *_why_no_parent(name, here, circle or bool(files) or own))
     return None
 
