@@ -67,12 +67,11 @@ def show_frame(
 
     A terminal gets at most ``rows`` rows (None: all), and a pipe all of it as CSV.
     """
+    frame = frame.reset_index(drop=not index)
     if out is not None:
-        write_frame(frame, out, index=index)
+        write_frame(frame, out)
         note(f"{len(frame):,} rows -> {out}")
         return
-    if index:
-        frame = frame.reset_index()
     if not sys.stdout.isatty():
         frame.to_csv(_PrintableStream(), index=False)  # type: ignore[call-overload]  # which asks for more than pandas
         return
@@ -94,23 +93,22 @@ class _PrintableStream:
         return sys.stdout.write(printable(text))
 
 
-def write_frame(frame: pd.DataFrame, out: Path, *, index: bool = False) -> None:
+def write_frame(frame: pd.DataFrame, out: Path) -> None:
     """Write a table in the format that the file's ending names; after a failure an old file is unchanged."""
     name = out.name.lower()
     if not name.endswith(ENDINGS):
         raise typer.BadParameter(
             f"do not know how to write {out.name}; end it in one of {', '.join(ENDINGS)}"
         )
-    complete = frame.reset_index() if index else frame.reset_index(drop=True)
     with replacing(out) as part:
         if name.endswith((".csv", ".csv.gz")):
-            complete.to_csv(part, index=False, compression="gzip" if name.endswith(".gz") else None)
+            frame.to_csv(part, index=False, compression="gzip" if name.endswith(".gz") else None)
         elif name.endswith(".parquet"):
-            complete.to_parquet(part, index=False)
+            frame.to_parquet(part, index=False)
         elif name.endswith(".feather"):
-            complete.to_feather(part)
+            frame.reset_index(drop=True).to_feather(part)
         else:
-            _exact(complete).to_json(part, orient="records", date_format="iso", lines=False)
+            _exact(frame).to_json(part, orient="records", date_format="iso", lines=False)
 
 
 _EXACT_IN_JSON = 2**53

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn, TypeVar
@@ -364,24 +365,15 @@ CloudPath = Annotated[
 # ----------------------------------------------------------------------------------------------------------------- ids
 def _id(value: object) -> int:
     if isinstance(value, float):
-        refuse(
-            "CX205",
-            f"the id {short(value)} is a floating-point number, which cannot hold 18 digits",
-            'write all digits, best in quotes: "864691135336055529"',
-        )
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        refuse(
-            "CX205",
-            f"{short(value)} is not an id",
-            'write all its digits, best in quotes: "864691135336055529"',
-        )
-    if isinstance(value, str):
-        if not re.fullmatch(r"[0-9]{1,20}", value):
-            refuse("CX205", f"{short(value)} is not an id", "an id is a row of digits and nothing else")
-        value = int(value)
-    if not 0 <= value <= MAX_INT64:
+        what = f"the id {short(value)} is a floating-point number, which cannot hold 18 digits"
+        refuse("CX205", what, 'write all digits, best in quotes: "864691135336055529"')
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"-?[0-9]{1,30}", text):
+        what = f"{short(value)} is not an id"
+        refuse("CX205", what, 'write all its digits and nothing else, best in quotes: "864691135336055529"')
+    if not 0 <= int(text) <= MAX_INT64:
         refuse("CX205", f"the id {short(value)} is outside 0 to 2^63-1", "check the digits")
-    return value
+    return int(text)
 
 
 Id = Annotated[
@@ -396,11 +388,8 @@ Id = Annotated[
 # ----------------------------------------------------------------------------------------------------- times and dates
 def _timestamp(value: object) -> datetime:
     advice = 'write UTC in ISO form, in quotes: "2025-01-13T10:10:01.286229Z"'
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            refuse("CX209", f"{short(value)} is not a time", advice)
+    with suppress(ValueError):
+        value = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
     if not isinstance(value, datetime):
         refuse("CX209", f"{short(value)} is not a time", advice)
     # the house rule: a time without a zone is UTC
@@ -418,14 +407,10 @@ TimeStamp = Annotated[
 
 
 def _day(value: object) -> date:
-    advice = 'write a day as "2026-11-20"'
-    if isinstance(value, str):
-        try:
-            return date.fromisoformat(value.strip())
-        except ValueError:
-            refuse("CX209", f"{short(value)} is not a date", advice)
+    with suppress(ValueError):
+        value = date.fromisoformat(value.strip()) if isinstance(value, str) else value
     if isinstance(value, datetime) or not isinstance(value, date):
-        refuse("CX209", f"{short(value)} is not a date", advice)
+        refuse("CX209", f"{short(value)} is not a date", 'write a day as "2026-11-20"')
     return value
 
 
