@@ -17,7 +17,8 @@ from cortexclient.spec import DatasetSpec
 
 MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
 
-# (code, dotted path, lines with § before the place); the smallest valid spec is put in front of lines without `name:`
+# (code, dotted path, lines with § before the place); what they lack of the smallest valid spec is put in front of
+# lines without `name:`
 CASES = [
     # --- yaml itself
     ("CX103", None, "description: §[a, b\n"),
@@ -84,7 +85,7 @@ CASES = [
     ("CX204", "description", "description: §012\n"),
     ("CX204", "description", "description: §12:30:45\n"),
     ("CX204", "aliases[1]", "aliases: [a, §no]\n"),
-    ("CX204", "datastack", "name: my_brain\ntitle: a\nserver_address: https://a.b\ndatastack: §off\n"),
+    ("CX204", "datastack", "datastack: §off\n"),
     ("CX204", "transform.version", "transform: {dataset: minnie65, version: §1.4}\n"),
     ("CX204", "capabilities.live", "capabilities: {live: §yes}\n"),
     ("CX204", "versions[0].version", "versions: [{version: §1_300}]\n"),
@@ -117,33 +118,25 @@ CASES = [
     ("CX207", "aliases[0]", "aliases: [§My Brain]\n"),
     ("CX207", "extends", "extends: §'../../etc/passwd'\n"),
     ("CX207", "class_name", "class_name: §__import__('os')\n"),
-    ("CX207", "datastack", "name: my_brain\ntitle: a\nserver_address: https://a.b\ndatastack: §a/b\n"),
+    ("CX207", "datastack", "datastack: §a/b\n"),
     ("CX207", "synapse_table", "synapse_table: §synapses; drop table\n"),
     ("CX207", "tables.a.name", "tables: {a: {name: §a b}}\n"),
-    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §cave.my.lab\ndatastack: c\n"),
-    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §'https://'\ndatastack: c\n"),
-    (
-        "CX207",
-        "server_address",
-        "name: my_brain\ntitle: a\nserver_address: §https://a.b/?x=1\ndatastack: c\n",
-    ),
-    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §'https://[::1'\ndatastack: c\n"),
-    ("CX207", "server_address", "name: my_brain\ntitle: a\nserver_address: §sandbox://../x\ndatastack: c\n"),
+    ("CX207", "server_address", "server_address: §cave.my.lab\n"),
+    ("CX207", "server_address", "server_address: §'https://'\n"),
+    ("CX207", "server_address", "server_address: §https://a.b/?x=1\n"),
+    ("CX207", "server_address", "server_address: §'https://[::1'\n"),
+    ("CX207", "server_address", "server_address: §sandbox://../x\n"),
     ("CX207", "viewer_site", "viewer_site: §spelunker\n"),
     ("CX207", "documentation", "documentation: §file:///etc/passwd\n"),
     ("CX207", "exports.path", "exports: {path: §'gs://'}\n"),
     ("CX207", "exports.mirrors[1]", "exports: {path: gs://a/b, mirrors: [s3://c/d, §ftp://e/f]}\n"),
     ("CX207", "citation.doi", "citation: {doi: §https://doi.org/10.1038/x}\n"),
     ("CX207", "transform.dataset", "transform: {dataset: §'os.path'}\n"),
-    (
-        "CX402",
-        "server_address",
-        "name: my_brain\ntitle: a\nserver_address: §http://cave.my.lab\ndatastack: c\n",
-    ),
+    ("CX402", "server_address", "server_address: §http://cave.my.lab\n"),
     ("CX402", "documentation", "documentation: §http://cave.my.lab\n"),
-    ("CX405", "server_address", "name: my_brain\ntitle: a\nserver_address: §https://me@a.b\ndatastack: c\n"),
+    ("CX405", "server_address", "server_address: §https://me@a.b\n"),
     ("CX405", "exports.path", "exports: {path: §gs://me@bucket/a}\n"),
-    ("CX406", "server_address", "name: my_brain\ntitle: a\nserver_address: §ftp://a.b\ndatastack: c\n"),
+    ("CX406", "server_address", "server_address: §ftp://a.b\n"),
     # --- numbers, dates, lengths
     ("CX208", "voxel_resolution", "§voxel_resolution: [4, 0, 40]\n"),
     ("CX208", "versions[0].version", "versions: [{version: §0}]\n"),
@@ -221,8 +214,12 @@ CASES = [
 
 
 def _file(tmp_path: Path, lines: str) -> tuple[Path, int, int]:
-    whole = "server_address:" in lines or lines.startswith(("§name:", "---", "§- "))
-    marked = lines if whole else MINIMAL + lines
+    if re.search(r"^§?name:", lines, re.MULTILINE) or lines.startswith("§- "):
+        marked = lines
+    else:
+        given = set(re.findall(r"^(\w+):", lines, re.MULTILINE))
+        kept = [line for line in MINIMAL.splitlines(keepends=True) if line.partition(":")[0] not in given]
+        marked = "".join(kept) + lines
     before = marked.partition("§")[0]
     path = tmp_path / "my_brain.yaml"
     path.write_text(marked.replace("§", ""), encoding="utf-8")
