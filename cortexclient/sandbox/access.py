@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -276,11 +276,16 @@ class _Asked(Request):
         super().__init__(scope)
         self.path = str(scope["path"])
         self.header = self.headers.get("authorization", "").strip()
-        self.in_query = self.query_params.get(_COOKIE)
+        self.query = scope.get("query_string", b"").decode("latin-1")
+        self.in_query = next(filter(None, self.query_params.getlist(_COOKIE)), None)
         # a browser that a person follows links in sends none of these
         self.by_program = bool(
             self.header or any(self.headers.get(name) for name in ("x-requested-with", "origin"))
         )
+
+    def address(self, query: str) -> str:
+        """Address that was asked, with a query string; safe inside a header."""
+        return f"http://{self.headers.get('host', '')}{quote(self.path)}" + (f"?{query}" if query else "")
 
 
 class Authorize:
@@ -328,13 +333,16 @@ class Authorize:
         if not asked.by_program and asked.in_query and _PLAIN_TOKEN.match(asked.in_query):
             # the same address without the token, which the browser gets as a cookie instead; the real one is for https
             # alone, which a sandbox does not speak
+            rest = [(key, value) for key, value in parse_qsl(asked.query) if key not in (_COOKIE, "token")]
             cookie = f"{_COOKIE}={asked.in_query}; HttpOnly; SameSite=Lax; Path=/"
-            return _redirect(str(asked.url.remove_query_params([_COOKIE, "token"])), {"set-cookie": cookie})
+            return _redirect(asked.address(urlencode(rest)), {"set-cookie": cookie})
         user = self.world.access.user(token)
         if user is not None:
             return user
         if not asked.by_program:
-            return _redirect(f"{self.world.base_url}/auth/api/v1/authorize?redirect={quote(str(asked.url))}")
+            return _redirect(
+                f"{self.world.base_url}/auth/api/v1/authorize?redirect={quote(asked.address(asked.query))}"
+            )
         return self._unauthorized(asked, 401, "invalid_token")
 
     def _unauthorized(self, asked: _Asked, status: int, error: str) -> Response:
@@ -347,11 +355,8 @@ class Authorize:
 
     def _judge(self, asked: _Asked, user: User) -> Response | None:
         if _SUPERADMIN.match(asked.path):
-            return (
-                None
-                if user.admin
-                else Response("Requires superadmin privilege.", 403, media_type="text/html")
-            )
+            refusal = Response("Requires superadmin privilege.", 403, media_type="text/html")
+            return None if user.admin else refusal
         for pattern, namespace, says_dataset in _RESOURCES:
             match = pattern.match(asked.path)
             if match is not None:
@@ -373,12 +378,8 @@ class Authorize:
             return None
         form = f"{self.world.base_url}/auth/api/v1/tos/{dataset.terms_id}/accept"
         if not asked.by_program:
-            return _redirect(f"{form}?redirect={quote(str(asked.url))}")
-        data: dict[str, Any] = {
-            "tos_id": dataset.terms_id,
-            "tos_name": dataset.terms_name,
-            "tos_form_url": form,
-        }
+            return _redirect(f"{form}?redirect={quote(asked.address(asked.query))}")
+        data = {"tos_id": dataset.terms_id, "tos_name": dataset.terms_name, "tos_form_url": form}
         message = "Need to accept Terms of Service to access resource."
         return json_response({"error": "missing_tos", "message": message, "data": data}, 403)
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cortexclient.sandbox.access import Authorize
 from cortexclient.sandbox.faults import FaultPlan, InjectFaults
-from cortexclient.sandbox.routes.pages import json_response
+from cortexclient.sandbox.routes.pages import json_response, note_unserved
 from cortexclient.sandbox.world import Options, World
 
 __all__ = ["RequestLog", "RequestRecord", "build_app"]
@@ -250,15 +250,10 @@ def build_app(world: World, *, log: RequestLog, faults: FaultPlan) -> ASGIApp:
     for service in SERVICES:
         module = importlib.import_module(f"cortexclient.sandbox.routes.{service}")
         routes += module.routes(world)
-    reported: set[str] = set()
 
     async def not_found(request: Request, error: Exception) -> Response:
-        path = f"{request.method} {request.url.path}"
-        if path not in reported and len(reported) < 1000:
-            reported.add(path)
-            logger.info("the sandbox does not serve %s", path)
         status = getattr(error, "status_code", 404)
-        return json_response({"message": f"the sandbox does not serve {path}"}, status)
+        return json_response({"message": f"the sandbox does not serve {note_unserved(request)}"}, status)
 
     async def failed(_: Request, error: Exception) -> Response:
         # the text of an OSError names a file of this machine

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from cortexclient import settings
 from cortexclient.sandbox.cortex.frame import Frame, frame_of
-from cortexclient.sandbox.cortex.sizes import GENERATOR_VERSION, SIZES, SizeName
+from cortexclient.sandbox.cortex.sizes import GENERATOR_VERSION, SIZES
 from cortexclient.sandbox.layout import DataFolder, DataFolderError, keep_file
 
 __all__ = ["BUILD_SECONDS", "DEFAULT_SEED", "SIZES", "build_cortex", "cortex_key"]
@@ -32,7 +32,7 @@ DEFAULT_SEED = 20250101
 BUILD_SECONDS: dict[str, int] = {"tiny": 2, "small": 6, "large": 120}
 
 
-def cortex_key(frame: Frame, *, size: SizeName = "small", seed: int = DEFAULT_SEED) -> str:
+def cortex_key(frame: Frame, *, size: str = "small", seed: int = DEFAULT_SEED) -> str:
     """Name of the cache folder of a cortex; equal names mean equal files.
 
     Parameters
@@ -49,7 +49,7 @@ def cortex_key(frame: Frame, *, size: SizeName = "small", seed: int = DEFAULT_SE
 def build_cortex(
     spec_or_frame: Any = None,
     *,
-    size: SizeName = "small",
+    size: str = "small",
     seed: int = DEFAULT_SEED,
     cache: Path | None = None,
 ) -> DataFolder:
@@ -87,7 +87,7 @@ def build_cortex(
     'synapses'
     """
     if size not in SIZES:
-        raise ValueError(f"unknown size {size!r}; choose one of {', '.join(get_args(SizeName))}")
+        raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
     root = cache or settings.cache_dir() / "sandbox"
     frame = _frame(spec_or_frame, SIZES[size].half_width_um, root / "frames.json")
     place = root / cortex_key(frame, size=size, seed=seed)
@@ -124,7 +124,7 @@ def _frame(spec_or_frame: Any, half_width_um: float, known: Path) -> Frame:
     return frame
 
 
-def _build(place: Path, frame: Frame, size: SizeName, seed: int) -> None:
+def _build(place: Path, frame: Frame, size: str, seed: int) -> None:
     """Build beside the final place and move the finished folder there at the end."""
     from cortexclient.sandbox.cortex.assemble import write_cortex
 
@@ -160,19 +160,10 @@ def _sweep(place: Path) -> None:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; the system releases it when the process ends, however it ends."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        _acquire(handle)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _report("waiting for another process that builds the same synthetic cortex")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
-
-
-def _acquire(handle: int) -> None:
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _report("waiting for another process that builds the same synthetic cortex")
-        fcntl.flock(handle, fcntl.LOCK_EX)

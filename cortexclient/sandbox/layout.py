@@ -47,6 +47,12 @@ def keep_file(path: Path, content: bytes) -> None:
     Path(part.name).replace(path)
 
 
+def voxel_nm(row: dict[str, Any]) -> tuple[float, float, float]:
+    """Size of a voxel, nm, by the metadata of a table or view."""
+    x, y, z = (float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
+    return x, y, z
+
+
 class DataFolderError(ValueError):
     """A folder that the sandbox cannot serve."""
 
@@ -147,8 +153,7 @@ class DataFolder:
         """Size of a voxel of a table's positions, nm; that of the first table where it has no such one."""
         rows = [*(self.tables["annotation_tables"] or ())]
         row = next((each for each in rows if each["table_name"] == table), rows[0])
-        x, y, z = (float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
-        return x, y, z
+        return voxel_nm(row)
 
     @cached_property
     def pcg_table(self) -> str:

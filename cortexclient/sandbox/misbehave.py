@@ -7,7 +7,7 @@ import re
 import socket
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -16,23 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cortexclient.sandbox.routes.pages import json_response
 from cortexclient.sandbox.world import World
 
+if TYPE_CHECKING:
+    from cortexclient.sandbox.faults import Fault
+
 __all__ = ["TRANSPORT", "strike"]
 
 # key of the scope under which the server leaves the connection (see cortexclient.sandbox.server)
 TRANSPORT = "cortexclient.transport"
 
 
-class _Fault(Protocol):
-    @property
-    def kind(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def fraction(self) -> float: ...
-
-
 async def strike(
-    fault: _Fault, app: ASGIApp, world: World, scope: Scope, receive: Receive, send: Send
+    fault: Fault, app: ASGIApp, world: World, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Respond to one request as a fault says."""
     if fault.kind in _PLAIN or fault.kind in _FROM_REQUEST:
@@ -61,12 +55,12 @@ def _page(status: int, title: str, headers: dict[str, str] | None = None) -> Res
     return Response(page, status, headers, "text/html")
 
 
-def _login(_: _Fault, world: World) -> Response:
+def _login(_: Fault, world: World) -> Response:
     location = f"{world.base_url}/auth/api/v1/authorize?redirect=elsewhere"
     return _page(302, "Redirecting...", {"location": location})
 
 
-def _terms(_: _Fault, world: World) -> Response:
+def _terms(_: Fault, world: World) -> Response:
     # the form lies on this server: caveclient opens the address in a browser
     form = {
         "tos_id": 1,
@@ -82,7 +76,7 @@ _PERMISSION = {
     "message": "Missing permission: view for dataset sandbox",
     "data": {"required_permission": "view", "auth_dataset": "sandbox"},
 }
-_PLAIN: dict[str, Callable[[_Fault, World], Response]] = {
+_PLAIN: dict[str, Callable[[Fault, World], Response]] = {
     "401": lambda _, world: json_response(
         {"error": "invalid_token", "message": "Unauthorized - Token is Invalid or Expired"},
         401,
@@ -140,7 +134,7 @@ def _no_table(scope: Scope, _: bytes, world: World) -> Response:
 _FROM_REQUEST = {"stale-root": _stale_root, "expired-version": _expired, "table-missing": _no_table}
 
 
-async def _reset(fault: _Fault, _: World, scope: Scope, start: Message, body: bytes, send: Send) -> None:
+async def _reset(fault: Fault, _: World, scope: Scope, start: Message, body: bytes, send: Send) -> None:
     await send(start)
     await send(
         {"type": "http.response.body", "body": body[: int(len(body) * fault.fraction)], "more_body": True}
@@ -149,18 +143,18 @@ async def _reset(fault: _Fault, _: World, scope: Scope, start: Message, body: by
     await _abort(scope)
 
 
-async def _truncated(fault: _Fault, _: World, __: Scope, start: Message, body: bytes, send: Send) -> None:
+async def _truncated(fault: Fault, _: World, __: Scope, start: Message, body: bytes, send: Send) -> None:
     cut = body[: int(len(body) * fault.fraction)]
     await send({**start, "headers": _with(start, b"content-length", str(len(cut)).encode())})
     await send({"type": "http.response.body", "body": cut})
 
 
-async def _content_type(_: _Fault, __: World, ___: Scope, start: Message, body: bytes, send: Send) -> None:
+async def _content_type(_: Fault, __: World, ___: Scope, start: Message, body: bytes, send: Send) -> None:
     await send({**start, "headers": _with(start, b"content-type", b"text/plain; charset=utf-8")})
     await send({"type": "http.response.body", "body": body})
 
 
-async def _drip(fault: _Fault, world: World, _: Scope, start: Message, body: bytes, send: Send) -> None:
+async def _drip(fault: Fault, world: World, _: Scope, start: Message, body: bytes, send: Send) -> None:
     pieces = 20
     size = max(1, -(-len(body) // pieces))
     await send(start)

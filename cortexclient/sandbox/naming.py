@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,25 +42,13 @@ def names_for(folder: DataFolder, spec: DatasetSpec | None) -> Names:
     own = own_names(folder)
     if spec is None:
         return own
-    tables: Mapping[str, str] = own.tables
-    versions: Mapping[int, int] = own.versions
-    shapes: Mapping[str, DeclaredTable] = own.shapes
-    lifetimes: Mapping[str, Sequence[TableSpec]] = own.lifetimes
-    if is_cortex(folder):
-        tables, shapes = served_names(spec)
-        versions = _version_numbers(folder, spec)
-        lifetimes = _lifetimes(
-            spec, [versions.get(row["version"], row["version"]) for row in folder.versions]
-        )
-    return Names(
-        datastack=spec.datastack,
-        aligned_volume=own.aligned_volume,
-        pcg_table=own.pcg_table,
-        tables=tables,
-        versions=versions,
-        shapes=shapes,
-        lifetimes=lifetimes,
-    )
+    named = replace(own, datastack=spec.datastack)
+    if not is_cortex(folder):
+        return named
+    tables, shapes = served_names(spec)
+    versions = _version_numbers(folder, spec)
+    lifetimes = _lifetimes(spec, [versions.get(row["version"], row["version"]) for row in folder.versions])
+    return replace(named, tables=tables, versions=versions, shapes=shapes, lifetimes=lifetimes)
 
 
 def plain_names(folder: DataFolder, given: Mapping[str, Any]) -> Names:

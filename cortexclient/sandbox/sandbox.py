@@ -18,6 +18,7 @@ from cortexclient.sandbox.naming import RenamedExports, names_for, plain_names
 from cortexclient.sandbox.server import LoopbackServer
 from cortexclient.sandbox.stores.graph import edits
 from cortexclient.sandbox.stores.graph.edits import Edit
+from cortexclient.sandbox.stores.tables.versions import repeat_versions
 from cortexclient.sandbox.truth import Truth
 from cortexclient.sandbox.world import SANDBOX_TOKEN, Options, World
 
@@ -49,12 +50,10 @@ def find_folder(
         return data
     if data is not None:
         return DataFolder.open(data)
-    from cortexclient.sandbox.build import DEFAULT_SEED, SIZES, build_cortex
+    from cortexclient.sandbox.build import DEFAULT_SEED, build_cortex
 
-    for known in SIZES:
-        if known == size:
-            return build_cortex(spec, size=known, seed=DEFAULT_SEED if seed is None else seed)
-    raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
+    # which refuses sizes that there are not
+    return build_cortex(spec, size=size, seed=DEFAULT_SEED if seed is None else seed)
 
 
 def plain_spec(sandbox: Sandbox) -> DatasetSpec:
@@ -162,6 +161,9 @@ class Sandbox:
         graph: Any = None,
         plain: Mapping[str, Any] | None = None,
     ) -> None:
+        from cortexclient.sandbox.app import build_app
+        from cortexclient.sandbox.shared import announce
+
         self.spec = spec
         self.folder = find_folder(spec, *self._made_of)
         self.requests = log
@@ -172,15 +174,9 @@ class Sandbox:
         self._closed = False
         names = names_for(self.folder, spec) if plain is None else plain_names(self.folder, plain)
         self._renamed = RenamedExports(self.folder, names)
-        self._open(World(self.folder, names, options, graph=graph), port)
-
-    def _open(self, world: World, port: int) -> None:
-        from cortexclient.sandbox.app import build_app
-        from cortexclient.sandbox.shared import announce
-
-        self.world = world
+        self.world = world = World(self.folder, names, options, graph=graph)
         world.exports_path = self._renamed.path
-        world.dataset = None if self.spec is None else self.spec.name
+        world.dataset = None if spec is None else spec.name
         self._server = LoopbackServer(port)
         world.base_url = self._server.url
         world.refuse_connections = self._server.refuse
@@ -386,7 +382,7 @@ class Sandbox:
     def _update_siblings(self) -> None:
         for sibling in self._siblings.values():
             if sibling.folder.path == self.folder.path:
-                sibling.world.tables.repeat_versions(self.world.tables)
+                repeat_versions(self.world.tables, sibling.world.tables)
 
     def close(self) -> None:
         """Stop the server and free the port; no thread is left. Closing twice does nothing."""

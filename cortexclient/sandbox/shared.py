@@ -11,12 +11,12 @@ import urllib.request
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from cortexclient.sandbox.cortex.sizes import SIZES
+
 if TYPE_CHECKING:
     from cortexclient.sandbox.sandbox import Sandbox
 
 __all__ = ["SandboxAddress", "announce", "close_shared", "forget", "shared_endpoint", "shared_sandbox"]
-
-SIZES = ("tiny", "small", "large")
 
 
 class SandboxAddress(NamedTuple):

@@ -65,11 +65,7 @@ class Truth:
     @cached_property
     def about(self) -> dict[str, Any]:
         """Size, seed, and the map from cortical um to dataset nm."""
-        import json
-
-        document: dict[str, Any] = json.loads(
-            (self.path / "truth" / "about.json").read_text(encoding="utf-8")
-        )
+        document: dict[str, Any] = self._folder.json("truth", "about.json")
         return document
 
     @cached_property

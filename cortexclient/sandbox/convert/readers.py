@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cortexclient.sandbox.arrays import Ints
+from cortexclient.sandbox.stores.skeleton_build import skeleton_meta
 
 SIDES = ("pre", "post")
 AXES = ("x", "y", "z")
@@ -117,20 +118,8 @@ def _skeleton(
     top = int(archive.json("layers/skeleton/meta.json")["root"])
     links = archive.frame("linkage/graph/skeleton/linkage.feather").set_index("graph")["skeleton"]
     vertices = nodes[list(AXES)].to_numpy(np.float64)
-    soma = vertices[top].tolist()
     return {
-        "meta": {
-            "root_id": root,
-            **{f"soma_pt_{axis}": value for axis, value in zip(AXES, soma, strict=True)},
-            "soma_radius": 7500,
-            "collapse_soma": True,
-            "collapse_function": "sphere",
-            "invalidation_d": 7500,
-            "timestamp": timestamp.timestamp(),
-            "skeleton_type": "pcg_skel",
-            "meta": {"datastack": datastack, "space": "l2cache"},
-            "skeleton_version": 4,
-        },
+        "meta": skeleton_meta(root, vertices[top].tolist(), datastack, timestamp.timestamp()),
         "edges": archive.array("layers/skeleton/edges.npz").astype(np.int64).tolist(),
         "mesh_to_skel_map": links.loc[l2.index].astype(np.int64).tolist(),
         "root": top,

@@ -212,24 +212,19 @@ def _write_tables(cell: RecordedCell, folder: Path) -> None:
     }
     pq.write_table(pa.table(live), tables / f"{TABLE}.live.parquet")
     first = created.min().to_pydatetime() - timedelta(days=1)
-    write_json(tables / "tables.json", _table_metadata(stamp(first), stamp(cell.timestamp), count))
-    write_json(
-        tables / "schemas.json", {"used": {"synapse": all_schemas()["synapse"]}, "all names": ["synapse"]}
-    )
-
-
-def _table_metadata(created: str, updated: str, count: int) -> dict[str, Any]:
+    start, end = stamp(first), stamp(cell.timestamp)
     text = "Synapses of the recorded cell."
-    row = annotation_row(
-        1, TABLE, "synapse", VOXEL_NM, created=created, last_modified=created, description=text
+    annotation = annotation_row(
+        1, TABLE, "synapse", VOXEL_NM, created=start, last_modified=start, description=text
     )
-    return {
-        "annotation_tables": [row],
-        "segmentation_tables": [
-            segmentation_row(1, TABLE, "synapse", PCG_TABLE, created=created, updated=updated)
-        ],
+    metadata = {
+        "annotation_tables": [annotation],
+        "segmentation_tables": [segmentation_row(1, TABLE, "synapse", PCG_TABLE, created=start, updated=end)],
         "frozen": {str(VERSION): {TABLE: count}},
     }
+    write_json(tables / "tables.json", metadata)
+    schemas = {"used": {"synapse": all_schemas()["synapse"]}, "all names": ["synapse"]}
+    write_json(tables / "schemas.json", schemas)
 
 
 def _write_l2cache(cell: RecordedCell, folder: Path) -> None:
@@ -287,10 +282,8 @@ def _write_mesh(
     meshes = folder / "precomputed" / "seg" / str(info["mesh"])
     meshes.mkdir(parents=True, exist_ok=True)
     (meshes / name).write_bytes(body)
-    write_json(
-        meshes / "info",
-        {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": info["graph"]["chunk_size"]},
-    )
+    mesh_info = {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": info["graph"]["chunk_size"]}
+    write_json(meshes / "info", mesh_info)
     pd.DataFrame({"node_id": np.array([cell.root_id], np.int64), "fragment": [name]}).to_parquet(
         folder / "meshes.parquet", index=False
     )

@@ -211,19 +211,13 @@ def _apical(random: np.random.Generator, cell: Cell, extent: float) -> None:
     for arm in range(int(random.integers(2, 4))):
         angle = 2.1 * arm + random.uniform(0, 1.0)
         out = np.array([np.cos(angle), -0.8, np.sin(angle)])
-        branch = _walk(
-            random,
-            cell.tree.points[trunk[-1]],
-            out,
-            extent * random.uniform(30.0, 50.0),
-            pull=np.array([0, -0.03, 0]),
-        )
+        reach = extent * random.uniform(30.0, 50.0)
+        branch = _walk(random, cell.tree.points[trunk[-1]], out, reach, pull=np.array([0, -0.03, 0]))
         tips = cell.tree.add_path(branch, 0.36, trunk[-1], DENDRITE)
         side = np.array([-np.sin(angle), -0.2, np.cos(angle)])
-        twig = _walk(
-            random, cell.tree.points[tips[len(tips) // 2]], side, extent * random.uniform(20.0, 35.0)
-        )
-        cell.tree.add_path(twig, 0.33, tips[len(tips) // 2], DENDRITE)
+        fork = tips[len(tips) // 2]
+        twig = _walk(random, cell.tree.points[fork], side, extent * random.uniform(20.0, 35.0))
+        cell.tree.add_path(twig, 0.33, fork, DENDRITE)
 
 
 def _stems(
@@ -249,12 +243,8 @@ def _stems(
         for fork in range(forks + 1):
             grown = []
             for node, heading, radius in ends:
-                path = _walk(
-                    random,
-                    cell.tree.points[node],
-                    heading,
-                    random.uniform(*segment_um) * (0.6 if fork == 0 else 1.0),
-                )
+                reach = random.uniform(*segment_um) * (0.6 if fork == 0 else 1.0)
+                path = _walk(random, cell.tree.points[node], heading, reach)
                 last = cell.tree.add_path(path, radius, node, DENDRITE)[-1]
                 tangent = _unit(path[-1] - path[-2])
                 aside = _unit(np.cross(tangent, random.normal(size=3)))
@@ -268,10 +258,8 @@ def _stems(
 def axon_start(random: np.random.Generator, cell: Cell) -> list[int]:
     """Grow the unbranched beginning of an axon and return the indices of its points."""
     if cell.kind == "excitatory":
-        out, length = (
-            np.array([random.normal(0, 0.2), 1.0, random.normal(0, 0.2)]),
-            random.uniform(26.0, 44.0),
-        )
+        out = np.array([random.normal(0, 0.2), 1.0, random.normal(0, 0.2)])
+        length = random.uniform(26.0, 44.0)
     else:
         out, length = random.normal(size=3), random.uniform(14.0, 22.0)
     start = _leave_soma(cell, out, 0.45, AXON)

@@ -11,7 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from cortexclient.sandbox.arrays import Bools, Floats, Ints
-from cortexclient.sandbox.cortex.files import TIME, Spool, in_two_threads, write_json, write_table
+from cortexclient.sandbox.cortex.files import (
+    TIME,
+    Spool,
+    in_two_threads,
+    write_json,
+    write_provenance,
+    write_table,
+)
 from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.graph import MESH_DIR, AppliedEdit, GraphBuilder, write_graph
 from cortexclient.sandbox.cortex.history import EPOCH, VERSIONS, History, Supply, plan_history
@@ -29,47 +36,6 @@ from cortexclient.sandbox.stores.skeletons import write_recipes
 from cortexclient.sandbox.stores.voxels import VoxelFile, fragment_names, write_voxels
 
 
-def write_truth(
-    folder: Path,
-    *,
-    size: Size,
-    seed: int,
-    segmentation: Segmentation,
-    history: History,
-    piece_roots: list[tuple[int, Ints]],
-    nuclei: Nuclei,
-    synapses: Synapses,
-    synapse_rows: Rows,
-) -> None:
-    """Write the ``truth`` folder."""
-    place = folder / "truth"
-    frame = segmentation.frame
-    write_json(
-        place / "about.json",
-        {
-            "generator_version": GENERATOR_VERSION,
-            "size": size.name,
-            "seed": seed,
-            "um_to_nm_matrix": list(frame.matrix),
-            "um_to_nm_offset": list(frame.offset),
-            "table_resolution_nm": list(frame.table_resolution),
-        },
-    )
-    cell_ids = _cell_ids(segmentation, nuclei)
-    _write_cells(place, segmentation, nuclei, cell_ids)
-    _write_pieces(place, history, piece_roots, cell_ids)
-    write_table(
-        place / "supervoxels.parquet",
-        {
-            "supervoxel_id": segmentation.ids,
-            "piece": history.piece,
-            "cell_id": cell_ids[segmentation.unit],
-            "compartment": segmentation.compartment.astype(np.int8),
-        },
-    )
-    _write_synapses(place, segmentation, history, synapses, synapse_rows, cell_ids)
-
-
 def _cell_ids(segmentation: Segmentation, nuclei: Nuclei) -> Ints:
     """Nucleus id of each cell, 0 for an orphan."""
     ids = np.zeros(len(segmentation.cells), dtype=np.int64)
@@ -78,25 +44,45 @@ def _cell_ids(segmentation: Segmentation, nuclei: Nuclei) -> Ints:
     return ids
 
 
+def _write_about(place: Path, size: Size, seed: int, frame: Frame) -> None:
+    about = {
+        "generator_version": GENERATOR_VERSION,
+        "size": size.name,
+        "seed": seed,
+        "um_to_nm_matrix": list(frame.matrix),
+        "um_to_nm_offset": list(frame.offset),
+        "table_resolution_nm": list(frame.table_resolution),
+    }
+    write_json(place / "about.json", about)
+
+
+def _write_supervoxels(place: Path, segmentation: Segmentation, history: History, cell_ids: Ints) -> None:
+    columns = {
+        "supervoxel_id": segmentation.ids,
+        "piece": history.piece,
+        "cell_id": cell_ids[segmentation.unit],
+        "compartment": segmentation.compartment.astype(np.int8),
+    }
+    write_table(place / "supervoxels.parquet", columns)
+
+
 def _write_cells(place: Path, segmentation: Segmentation, nuclei: Nuclei, cell_ids: Ints) -> None:
     neurons = [cell for cell in segmentation.cells if cell.is_neuron]
     at = np.array([int(np.flatnonzero(nuclei.cell == cell.index)[0]) for cell in neurons])
     soma_um = np.array([cell.soma_um for cell in neurons])
     soma_nm = nuclei.soma_nm[at]
-    write_table(
-        place / "cells.parquet",
-        {
-            "cell_id": cell_ids[: len(neurons)],
-            "piece": np.arange(len(neurons)),
-            "kind": pa.array([cell.kind for cell in neurons], type=pa.string()),
-            "cell_type": pa.array([cell.cell_type for cell in neurons], type=pa.string()),
-            **{f"soma_{axis}_nm": soma_nm[:, k] for k, axis in enumerate("xyz")},
-            **{f"soma_{axis}_um": soma_um[:, k] for k, axis in enumerate("xyz")},
-            "soma_radius_um": np.array([cell.soma_radius_um for cell in neurons]),
-            "soma_supervoxel_id": segmentation.ids[nuclei.soma_row[at]],
-            "point_on_segmentation": nuclei.row[at] >= 0,
-        },
-    )
+    columns = {
+        "cell_id": cell_ids[: len(neurons)],
+        "piece": np.arange(len(neurons)),
+        "kind": pa.array([cell.kind for cell in neurons], type=pa.string()),
+        "cell_type": pa.array([cell.cell_type for cell in neurons], type=pa.string()),
+        **{f"soma_{axis}_nm": soma_nm[:, k] for k, axis in enumerate("xyz")},
+        **{f"soma_{axis}_um": soma_um[:, k] for k, axis in enumerate("xyz")},
+        "soma_radius_um": np.array([cell.soma_radius_um for cell in neurons]),
+        "soma_supervoxel_id": segmentation.ids[nuclei.soma_row[at]],
+        "point_on_segmentation": nuclei.row[at] >= 0,
+    }
+    write_table(place / "cells.parquet", columns)
 
 
 def _write_pieces(place: Path, history: History, piece_roots: list[tuple[int, Ints]], cell_ids: Ints) -> None:
@@ -110,16 +96,14 @@ def _write_pieces(place: Path, history: History, piece_roots: list[tuple[int, In
                 start, root = when, int(roots[piece])
         rows.append((piece, root, start, NEVER))
     table: Any = np.array(rows, dtype=np.int64)
-    write_table(
-        place / "pieces.parquet",
-        {
-            "piece": table[:, 0],
-            "cell_id": cell_ids[history.piece_cell[table[:, 0]]],
-            "root_id": table[:, 1],
-            "valid_from": pa.array(table[:, 2]).cast(TIME),
-            "valid_until": pa.array(table[:, 3], mask=table[:, 3] == NEVER).cast(TIME),
-        },
-    )
+    columns = {
+        "piece": table[:, 0],
+        "cell_id": cell_ids[history.piece_cell[table[:, 0]]],
+        "root_id": table[:, 1],
+        "valid_from": pa.array(table[:, 2]).cast(TIME),
+        "valid_until": pa.array(table[:, 3], mask=table[:, 3] == NEVER).cast(TIME),
+    }
+    write_table(place / "pieces.parquet", columns)
 
 
 def _write_synapses(
@@ -177,23 +161,14 @@ def _write_graph_and_tables(folder: Path, size: Size, seed: int, segmentation: S
     cached = _cached(builder, level2, nuclei, roots)
     write_l2cache(folder, level2, cached)
     write_exports(folder, write_tables(folder, seed, tables, segmentation, roots))
-    write_truth(
-        folder,
-        size=size,
-        seed=seed,
-        segmentation=segmentation,
-        history=history,
-        piece_roots=piece_roots,
-        nuclei=nuclei,
-        synapses=synapses,
-        synapse_rows=tables[0],
-    )
-    write_recipes(
-        folder / "skeletons",
-        level2,
-        builder.graph.l2_edges,
-        _to_skeletonize(builder, level2, cached, nuclei, roots),
-    )
+    somata = _to_skeletonize(builder, level2, cached, nuclei, roots)
+    write_recipes(folder / "skeletons", level2, builder.graph.l2_edges, somata)
+    truth, cell_ids = folder / "truth", _cell_ids(segmentation, nuclei)
+    _write_about(truth, size, seed, segmentation.frame)
+    _write_cells(truth, segmentation, nuclei, cell_ids)
+    _write_pieces(truth, history, piece_roots, cell_ids)
+    _write_supervoxels(truth, segmentation, history, cell_ids)
+    _write_synapses(truth, segmentation, history, synapses, tables[0], cell_ids)
     _write_volume(folder, segmentation, builder, level2, history)
 
 
@@ -307,13 +282,7 @@ def _write_volume(
         ids[history.edges[~seen]],
     )
     seg = folder / "precomputed" / "seg"
-    words = {
-        "sources": [],
-        "owners": [],
-        "processing": [],
-        "description": "A synthetic cortex, made from a seed.",
-    }
-    write_json(seg / "provenance", words)
+    write_provenance(seg, "A synthetic cortex, made from a seed.")
     mesh_info = {"@type": "neuroglancer_legacy_mesh", "mip": 0, "chunk_size": list(CHUNK)}
     write_json(seg / MESH_DIR / "info", mesh_info)
     volume = VoxelFile(DataFolder(folder))
@@ -328,7 +297,5 @@ def _write_volume(
         at = at[at >= 0]
         node.append(np.full(len(at), root, dtype=np.int64))
         fragment.append(names[at])
-    write_table(
-        folder / "meshes.parquet",
-        {"node_id": np.concatenate(node), "fragment": np.concatenate(fragment).astype(str).tolist()},
-    )
+    columns = {"node_id": np.concatenate(node), "fragment": np.concatenate(fragment).astype(str).tolist()}
+    write_table(folder / "meshes.parquet", columns)

@@ -28,6 +28,12 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+def write_provenance(volume: Path, description: str) -> None:
+    """Write where a volume is from."""
+    words = {"sources": [], "owners": [], "processing": [], "description": description}
+    write_json(volume / "provenance", words)
+
+
 def write_table(path: Path, columns: dict[str, Any]) -> None:
     """Write a Parquet file; numpy arrays keep their dtype, Arrow arrays are taken as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)

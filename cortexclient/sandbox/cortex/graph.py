@@ -103,7 +103,6 @@ class GraphBuilder:
         return new
 
     def _alive_under(self, rows: Ints) -> set[int]:
-        """All nodes above some supervoxels."""
         alive: set[int] = set()
         for node in {int(n) for n in self.l2_of[rows]}:
             current = node
@@ -183,7 +182,6 @@ class GraphBuilder:
         return ids
 
     def _relink(self, nodes: Ints, parents: Ints, when: datetime) -> None:
-        """Note the parents that changed."""
         old = np.array([self._parent_of.get(n, 0) for n in nodes.tolist()], dtype=np.int64)
         changed = old != parents
         gone = changed & (old != 0)
@@ -283,19 +281,17 @@ def write_nodes(place: Path, graph: Graph) -> None:
     created = pa.concat_arrays([times(level.created, len(level.ids)) for level in graph.levels])
     order = np.argsort(ids)
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(children))
-    write_table(
-        place / "nodes.parquet",
-        {
-            "node_id": ids[order],
-            "layer": layer[order],
-            **{f"chunk_{axis}": chunk[order, k].astype(np.int32) for k, axis in enumerate("xyz")},
-            "segment_id": graph.scheme.segments(ids)[order],
-            "created": created.take(pa.array(order)),
-            "superseded": times([graph.superseded.get(node) for node in ids[order].tolist()]),
-            "is_root": layer[order] == graph.scheme.n_layers,
-            "children": lists.take(pa.array(order)),
-        },
-    )
+    columns = {
+        "node_id": ids[order],
+        "layer": layer[order],
+        **{f"chunk_{axis}": chunk[order, k].astype(np.int32) for k, axis in enumerate("xyz")},
+        "segment_id": graph.scheme.segments(ids)[order],
+        "created": created.take(pa.array(order)),
+        "superseded": times([graph.superseded.get(node) for node in ids[order].tolist()]),
+        "is_root": layer[order] == graph.scheme.n_layers,
+        "children": lists.take(pa.array(order)),
+    }
+    write_table(place / "nodes.parquet", columns)
     node = np.concatenate([nodes for nodes, _, _ in graph.links])
     parent = np.concatenate([parents for _, parents, _ in graph.links])
     start = pa.concat_arrays([times(when, len(nodes)) for nodes, _, when in graph.links])
@@ -408,17 +404,15 @@ def _write_edges(place: Path, segmentation: Segmentation, history: History) -> N
     affinity[within:] = 0.3
     affinity[~history.active] = 0.05
     rows = np.flatnonzero(seen)
-    write_table(
-        place / "edges.parquet",
-        {
-            **{f"chunk_{axis}": segmentation.chunk[ends[rows, 0], k] for k, axis in enumerate("xyz")},
-            "kind": pa.array(kind[rows].tolist(), type=pa.string()),
-            "supervoxel_1": segmentation.ids[ends[rows, 0]],
-            "supervoxel_2": segmentation.ids[ends[rows, 1]],
-            "affinity": affinity[rows],
-            "area": area[rows],
-        },
-    )
+    columns = {
+        **{f"chunk_{axis}": segmentation.chunk[ends[rows, 0], k] for k, axis in enumerate("xyz")},
+        "kind": pa.array(kind[rows].tolist(), type=pa.string()),
+        "supervoxel_1": segmentation.ids[ends[rows, 0]],
+        "supervoxel_2": segmentation.ids[ends[rows, 1]],
+        "affinity": affinity[rows],
+        "area": area[rows],
+    }
+    write_table(place / "edges.parquet", columns)
 
 
 def _write_cross_edges(
@@ -442,13 +436,11 @@ def _write_cross_edges(
     l2 = np.concatenate([part[0] for part in parts])
     pairs = np.concatenate([part[2] for part in parts])
     order = np.lexsort((pairs[:, 1], pairs[:, 0], l2))
-    write_table(
-        place / "l2_cross_edges.parquet",
-        {
-            "l2_id": l2[order],
-            "layer": np.concatenate([part[1] for part in parts])[order].astype(np.int8),
-            "supervoxel_1": pairs[order, 0],
-            "supervoxel_2": pairs[order, 1],
-            "valid_from": pa.concat_arrays([part[3] for part in parts]).take(pa.array(order)),
-        },
-    )
+    columns = {
+        "l2_id": l2[order],
+        "layer": np.concatenate([part[1] for part in parts])[order].astype(np.int8),
+        "supervoxel_1": pairs[order, 0],
+        "supervoxel_2": pairs[order, 1],
+        "valid_from": pa.concat_arrays([part[3] for part in parts]).take(pa.array(order)),
+    }
+    write_table(place / "l2_cross_edges.parquet", columns)

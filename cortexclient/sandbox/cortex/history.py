@@ -32,13 +32,9 @@ class VersionPlan:
 
 
 _FAR = datetime(2121, 11, 10, 7, 10, 0, 123456, tzinfo=UTC)
+_PAST = datetime(2025, 3, 3, 8, 10, 1, 286229, tzinfo=UTC)
 VERSIONS = (
-    VersionPlan(
-        1,
-        datetime(2025, 2, 1, 8, 10, 1, 286229, tzinfo=UTC),
-        datetime(2025, 3, 3, 8, 10, 1, 286229, tzinfo=UTC),
-        False,
-    ),
+    VersionPlan(1, datetime(2025, 2, 1, 8, 10, 1, 286229, tzinfo=UTC), _PAST, False),
     VersionPlan(2, datetime(2025, 4, 1, 8, 10, 0, 497934, tzinfo=UTC), _FAR, True),
     VersionPlan(3, datetime(2025, 7, 1, 10, 10, 1, 203215, tzinfo=UTC), _FAR, True),
 )

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from cortexclient.sandbox.arrays import Ints
 from cortexclient.sandbox.cortex.anatomy import random_for
-from cortexclient.sandbox.cortex.files import write_json
+from cortexclient.sandbox.cortex.files import write_json, write_provenance
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import SEGMENTATION_NM
 
@@ -50,19 +50,15 @@ def write_image(
         _write_scale(place / key, image, begin)
         image = _halve(image)
         begin = begin // 2
-    write_json(
-        place / "info",
-        {
-            "@type": "neuroglancer_multiscale_volume",
-            "data_type": "uint8",
-            "num_channels": 1,
-            "scales": scales,
-            "type": "image",
-        },
-    )
-    write_json(
-        place / "provenance", {"sources": [], "owners": [], "processing": [], "description": "Invented."}
-    )
+    info = {
+        "@type": "neuroglancer_multiscale_volume",
+        "data_type": "uint8",
+        "num_channels": 1,
+        "scales": scales,
+        "type": "image",
+    }
+    write_json(place / "info", info)
+    write_provenance(place, "Invented.")
 
 
 def _labels(segmentation: Segmentation, low: Ints, extent: tuple[int, int, int]) -> npt.NDArray[np.int32]:

@@ -116,18 +116,16 @@ def write_l2cache(folder: Path, table: L2Table, cached: Bools) -> None:
         return pc.if_else(pa.array(cached), array, pa.scalar(None, type=array.type))
 
     nm3 = int(np.prod(SEGMENTATION_NM))
-    write_table(
-        folder / "l2cache.parquet",
-        {
-            "l2_id": table.ids,
-            "in_cache": cached,
-            "rep_coord_nm": nested(table.representative_nm),
-            "size_nm3": number(table.voxels * nm3),
-            "area_nm2": number(np.round(table.area_nm2).astype(np.int64)),
-            "max_dt_nm": number(np.round(table.thickest_nm).astype(np.int64)),
-            "mean_dt_nm": number(table.mean_thickness_nm.astype(np.float16).astype(np.float64)),
-            "pca": nested(table.axes.astype(np.float16).astype(np.float64)),
-            "pca_val": nested(table.spread.astype(np.float32).astype(np.float64)),
-            "chunk_intersect_count": nested(table.faces),
-        },
-    )
+    columns = {
+        "l2_id": table.ids,
+        "in_cache": cached,
+        "rep_coord_nm": nested(table.representative_nm),
+        "size_nm3": number(table.voxels * nm3),
+        "area_nm2": number(np.round(table.area_nm2).astype(np.int64)),
+        "max_dt_nm": number(np.round(table.thickest_nm).astype(np.int64)),
+        "mean_dt_nm": number(table.mean_thickness_nm.astype(np.float16).astype(np.float64)),
+        "pca": nested(table.axes.astype(np.float16).astype(np.float64)),
+        "pca_val": nested(table.spread.astype(np.float32).astype(np.float64)),
+        "chunk_intersect_count": nested(table.faces),
+    }
+    write_table(folder / "l2cache.parquet", columns)

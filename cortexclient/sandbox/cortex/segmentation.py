@@ -163,9 +163,7 @@ def _join(
     row_of = np.empty(len(order), dtype=np.int64)
     row_of[order] = np.arange(len(order))
     chunk = chunk[order]
-    begins = np.ones(len(chunk), dtype=bool)
-    begins[1:] = (chunk[1:] != chunk[:-1]).any(axis=1)
-    first = np.flatnonzero(begins)
+    first = np.flatnonzero(np.diff(chunk, axis=0, prepend=-1).any(axis=1))
     segment_number = np.arange(len(chunk)) - np.repeat(first, np.diff([*first, len(chunk)])) + 1
     measures = merge_measures([part.measures for part in cut])
     voxel_rows = [spool.keep(row_of[starts[i] + part.of_voxel]) for i, part in enumerate(cut)]

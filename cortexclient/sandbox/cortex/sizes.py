@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 # part of the cache key: raise it whenever the same seed would give other files
 GENERATOR_VERSION = 7
 
-SizeName = Literal["tiny", "small", "large"]
 
 # nm; coarse enough that a whole column fits into a few million voxels, fine enough that an axon is three voxels wide
 SEGMENTATION_NM = (192, 192, 240)
@@ -25,7 +23,7 @@ SOMA, AXON, DENDRITE = 1, 2, 3
 class Size:
     """What is built."""
 
-    name: SizeName
+    name: str
     excitatory: int  # number of neurons of each class
     inhibitory: int
     orphans: int  # pieces of axon that belong to no cell body
@@ -43,7 +41,7 @@ class Size:
         return self.excitatory + self.inhibitory
 
 
-SIZES: dict[SizeName, Size] = {
+SIZES: dict[str, Size] = {
     "tiny": Size("tiny", 7, 3, 6, 40.0, 0.45, 8, off_segmentation=2),
     "small": Size("small", 26, 8, 10, 75.0, 0.65, 11),
     "large": Size("large", 250, 60, 40, 170.0, 0.7, 45, 2, 9, giant_contacts=1100, off_segmentation=8),

@@ -144,8 +144,7 @@ def paint(cell: Cell, sections: Sections, grid: Grid, frame: Frame) -> Voxels:
     packed = np.concatenate(keys)
     packed.sort()
     linear = packed >> (_SHARE_BITS + _SECTION_BITS)
-    first = np.ones(len(linear), dtype=bool)
-    first[1:] = linear[1:] != linear[:-1]
+    first = np.diff(linear, prepend=-1) != 0
     packed, linear = packed[first], linear[first]
     return Voxels(
         linear,
@@ -215,8 +214,7 @@ def owners(painted: list[Voxels], low: int, high: int) -> tuple[Ints, Ints]:
     packed = np.concatenate(keys) if keys else np.empty(0, dtype=np.int64)
     packed.sort()
     linear = packed >> (_SHARE_BITS + _UNIT_BITS)
-    first = np.ones(len(linear), dtype=bool)
-    first[1:] = linear[1:] != linear[:-1]
+    first = np.diff(linear, prepend=-1) != 0
     return linear[first], packed[first] & ((1 << _UNIT_BITS) - 1)
 
 
@@ -417,8 +415,7 @@ def _add_shortest(
     # the shortest pair of every two parts, then a spanning tree of the parts
     order = np.lexsort((pairs[:, 1], pairs[:, 0], length, ends[:, 1], ends[:, 0]))
     ends, length, pairs = ends[order], length[order], pairs[order]
-    first = np.ones(len(ends), dtype=bool)
-    first[1:] = (ends[1:] != ends[:-1]).any(axis=1)
+    first = np.diff(ends, axis=0, prepend=-1).any(axis=1)
     ends, length, pairs = ends[first], length[first], pairs[first]
     count = int(label.max()) + 1
     tree = minimum_spanning_tree(

@@ -78,9 +78,7 @@ def _one_per_block(segmentation: Segmentation, linear: Ints, unit: Ints, spacing
         (linear[:, 1], linear[:, 0], block[:, 2], block[:, 1], block[:, 0], unit[:, 1], unit[:, 0])
     )
     key = np.column_stack([unit, block])[order]
-    begins = np.ones(len(key), dtype=bool)
-    begins[1:] = (key[1:] != key[:-1]).any(axis=1)
-    starts = np.flatnonzero(begins)
+    starts = np.flatnonzero(np.diff(key, axis=0, prepend=-1).any(axis=1))
     count = np.diff([*starts, len(key)])
     return order[starts + count // 2], count
 
@@ -100,15 +98,11 @@ def _lose_partners(random: np.random.Generator, segmentation: Segmentation, syna
     """Move one side of a few synapses to where nothing is segmented."""
     count = max(2, round(_UNSEGMENTED_SHARE * len(synapses.size)))
     picked = random.choice(len(synapses.size), size=count, replace=False)
-    for side in (0, 1):
+    pre, post = (synapses.pre_nm, synapses.pre_row), (synapses.post_nm, synapses.post_row)
+    for side, ((point, row), (other, _)) in enumerate(((pre, post), (post, pre))):
         mine = picked[side::2]
-        point, row = (
-            (synapses.pre_nm, synapses.pre_row) if side == 0 else (synapses.post_nm, synapses.post_row)
-        )
-        other = synapses.post_nm if side == 0 else synapses.pre_nm
-        away = np.sign(point[mine] - other[mine]) * 1400.0 + random.choice(
-            [-900.0, 900.0], size=(len(mine), 3)
-        )
+        aside = random.choice([-900.0, 900.0], size=(len(mine), 3))
+        away = np.sign(point[mine] - other[mine]) * 1400.0 + aside
         moved = other[mine] + away
         linear = segmentation.grid.linear(segmentation.grid.of_nm(moved))
         free = segmentation.rows_at(linear) < 0

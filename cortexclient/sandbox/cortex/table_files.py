@@ -81,7 +81,6 @@ def _columns(view: str) -> list[str]:
 
 
 def _bound(rows: Rows, point: str, ids: Ints, roots: Ints, keep: Bools) -> tuple[Ints, Ints]:
-    """Supervoxel and root ids of a bound point."""
     row = rows.bound[point].row
     assert row is not None
     row = row[keep]
@@ -260,22 +259,11 @@ def write_info(folder: Path, resolution: tuple[float, float, float]) -> None:
     """Write the bodies of the info service and the list of versions."""
     write_json(folder / "datastack_info.json", datastack_info(resolution))
     write_json(folder / "image_sources.json", [])
-    write_json(
-        folder / "versions.json",
-        {
-            "versions": [
-                version_row(
-                    version.number,
-                    DATASTACK,
-                    version.number,
-                    version.time,
-                    expires=version.expires,
-                    valid=version.valid,
-                )
-                for version in VERSIONS
-            ]
-        },
-    )
+    rows = [
+        version_row(each.number, DATASTACK, each.number, each.time, expires=each.expires, valid=each.valid)
+        for each in VERSIONS
+    ]
+    write_json(folder / "versions.json", {"versions": rows})
 
 
 def write_tables(
@@ -308,13 +296,11 @@ def write_tables(
     for name, frame in frames[0].items():
         _write_frame(place / f"{name}.live.parquet", frame)
     write_json(place / "tables.json", _metadata(tables, segmentation, counts))
-    write_json(
-        place / "schemas.json",
-        {
-            "used": {rows.schema: all_schemas()[rows.schema] for rows in tables},
-            "all names": list(all_schemas()),
-        },
-    )
+    schemas = {
+        "used": {rows.schema: all_schemas()[rows.schema] for rows in tables},
+        "all names": list(all_schemas()),
+    }
+    write_json(place / "schemas.json", schemas)
     write_json(place / "views.json", view_documents(DATASTACK, segmentation.frame.table_resolution))
     return frames
 

@@ -84,11 +84,9 @@ class _AnnotationCall:
         self.user = user_id(request)
 
     def body(self, schema: BodySchema) -> dict[str, Any]:
-        """The checked body."""
         return checked_body(parsed_body(self._body), schema)
 
     def check_volume(self) -> None:
-        """Refuse volumes that the sandbox does not have."""
         volume = self.request.path_params["volume"]
         if volume != self.world.names.aligned_volume:
             raise aborted(400, f"aligned volume: {volume} not valid")

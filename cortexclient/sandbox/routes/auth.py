@@ -43,8 +43,6 @@ def _text(body: str, status: int = 200) -> Response:
 
 
 class _AuthService:
-    """Handlers; each answers one route."""
-
     def __init__(self, world: World) -> None:
         self.world = world
         self.access = world.access
@@ -76,20 +74,19 @@ class _AuthService:
     def token(self, request: Request) -> Response:
         user = self._who(request)
         used = formatdate(usegmt=True)
-        return json_response(
-            [
-                {
-                    "id": number,
-                    "user_id": user.id,
-                    "token": text,
-                    "description": text,
-                    "created": user.created,
-                    "updated": used,
-                    "last_used": used,
-                }
-                for number, text in enumerate(user.tokens, start=user.id)
-            ]
-        )
+        rows = [
+            {
+                "id": number,
+                "user_id": user.id,
+                "token": text,
+                "description": text,
+                "created": user.created,
+                "updated": used,
+                "last_used": used,
+            }
+            for number, text in enumerate(user.tokens, start=user.id)
+        ]
+        return json_response(rows)
 
     def _asked(self, request: Request) -> list[User]:
         numbers = {int(text) for text in request.query_params.get("id", "").split(",") if text.isdigit()}

@@ -200,7 +200,7 @@ def route(world: World, path: str, handler: Handler, methods: tuple[str, ...] = 
     return Route(path, endpoint, methods=["GET", "POST", "PUT", "DELETE"])
 
 
-def index_routes(world: World, prefix: str, handler: Handler) -> list[Route]:
+def index_routes(world: World, prefix: str, index: str) -> list[Route]:
     """Routes of a service's page that names it; without the slash at its end one is sent there."""
 
     async def with_slash(request: Request) -> Response:
@@ -209,8 +209,8 @@ def index_routes(world: World, prefix: str, handler: Handler) -> list[Route]:
         return Response(page, status_code=308, headers={"location": target}, media_type="text/html")
 
     return [
-        route(world, f"{prefix}/", handler),
-        route(world, f"{prefix}/index", handler),
+        route(world, f"{prefix}/", lambda _: text(index)),
+        route(world, f"{prefix}/index", lambda _: text(index)),
         Route(prefix, with_slash),
     ]
 

@@ -40,9 +40,9 @@ _OLD_TABLE = "/segmentation/1.0/{table}"
 def legacy_routes(world: World) -> list[BaseRoute]:
     """Routes of version 0."""
     paths: list[tuple[str, Handler]] = [
-        ("graph/root", _old_root_of_body),
-        ("graph/{node}/root", _old_root),
-        ("segment/{node}/children", _old_children),
+        ("graph/root", lambda call: binary(_root_of(call, int(call.json()[0])))),
+        ("graph/{node}/root", lambda call: binary(_root_of(call, call.node()))),
+        ("segment/{node}/children", lambda call: binary(call.graph.children(call.node()))),
         ("segment/{node}/leaves", _old_leaves),
         ("segment/{node}/leaves_from_leave", _old_leaves_from_leaf),
         ("segment/{node}/contact_sites", _contact_sites),
@@ -52,18 +52,6 @@ def legacy_routes(world: World) -> list[BaseRoute]:
     ]
     either = [route(world, f"{_OLD_TABLE}/{path}", handler, ("GET", "POST")) for path, handler in paths]
     return [route(world, f"{_OLD_TABLE}/info", _info), *either]
-
-
-def _old_root(call: Call) -> Response:
-    return binary(_root_of(call, call.node()))
-
-
-def _old_root_of_body(call: Call) -> Response:
-    return binary(_root_of(call, int(call.json()[0])))
-
-
-def _old_children(call: Call) -> Response:
-    return binary(call.graph.children(call.node()))
 
 
 def _old_leaves(call: Call) -> Response:
@@ -90,8 +78,8 @@ _TABLE = "/segmentation/api/v1/table/{table}"
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the chunkedgraph service."""
     paths: list[tuple[str, Any, tuple[str, ...]]] = [
-        ("/segmentation/api/versions", _api_versions, ("GET",)),
-        ("/segmentation/api/version", _version, ("GET",)),
+        ("/segmentation/api/versions", lambda _: jsonify(_API_VERSIONS), ("GET",)),
+        ("/segmentation/api/version", lambda _: jsonify(PCG_VERSION), ("GET",)),
         ("/segmentation/table/{table}/info", _info, ("GET",)),
         (f"{_TABLE}/roots_binary", _roots_binary, ("POST",)),
         (f"{_TABLE}/roots", _roots, ("POST",)),
@@ -113,22 +101,11 @@ def routes(world: World) -> list[BaseRoute]:
     ]
     own = [route(world, path, handler, methods) for path, handler, methods in paths]
     prefixes = ("/segmentation", "/segmentation/api/v1", "/segmentation/1.0")
-    pages = [page for prefix in prefixes for page in index_routes(world, prefix, _index)]
+    index = f"PyChunkedGraph Segmentation v{PCG_VERSION}"
+    pages = [page for prefix in prefixes for page in index_routes(world, prefix, index)]
     more = [*history_routes(world), *edit_routes(world)]
     legacy = legacy_routes(world)
     return [*own, *pages, *more, *legacy, anything_else("segmentation")]
-
-
-def _index(_: Call) -> Response:
-    return text(f"PyChunkedGraph Segmentation v{PCG_VERSION}")
-
-
-def _api_versions(_: Call) -> Response:
-    return jsonify(_API_VERSIONS)
-
-
-def _version(_: Call) -> Response:
-    return jsonify(PCG_VERSION)
 
 
 def _info(call: Call) -> Response:

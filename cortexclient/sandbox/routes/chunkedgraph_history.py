@@ -6,9 +6,10 @@ import csv
 import io
 import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
@@ -19,10 +20,6 @@ from cortexclient.sandbox.stores.graph.edits import Edit
 from cortexclient.sandbox.stores.graph.graph import ChunkedGraph, operation_time
 from cortexclient.sandbox.stores.graph.space import Geometry
 from cortexclient.sandbox.world import World
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 _TABLE = "/segmentation/api/v1/table/{table}"
 
@@ -151,7 +148,7 @@ def _name_users(call: Call, frames: dict[int, pd.DataFrame]) -> None:
 def _tabular_one(call: Call) -> Response:
     root = call.node("root")
     frame = _tabular(call, [root], filtered=call.flag("filtered", default=True))[root]
-    return text(frame.to_html() if call.flag("disp") else harmless(frame.to_json()))
+    return _shown(call, frame)
 
 
 def _tabular_many(call: Call) -> Response:
@@ -160,20 +157,23 @@ def _tabular_many(call: Call) -> Response:
     return jsonify({str(root): frame for root, frame in frames.items()})
 
 
-def _tabular_recent(call: Call) -> Response:
-    import pandas as pd
+def _operations(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    columns = {
+        "operation_id": [int(entry["operation_id"]) for entry in entries],
+        "timestamp": [operation_time(entry) for entry in entries],
+        "user_id": [str(entry["user"]) for entry in entries],
+        "is_merge": [entry.get("added_edges") is not None for entry in entries],
+    }
+    return pd.DataFrame(columns)
 
-    end = None if call.arg("timestamp_end") is None else call.at("timestamp_end")
-    entries = history.operations_between(call.graph, call.at("timestamp", 0), end)
-    frame = pd.DataFrame(
-        {
-            "operation_id": [int(entry["operation_id"]) for entry in entries],
-            "timestamp": [operation_time(entry) for entry in entries],
-            "user_id": [str(entry["user"]) for entry in entries],
-            "is_merge": [entry.get("added_edges") is not None for entry in entries],
-        }
-    )
+
+def _shown(call: Call, frame: pd.DataFrame) -> Response:
     return text(frame.to_html() if call.flag("disp") else harmless(frame.to_json()))
+
+
+def _tabular_recent(call: Call) -> Response:
+    end = None if call.arg("timestamp_end") is None else call.at("timestamp_end")
+    return _shown(call, _operations(history.operations_between(call.graph, call.at("timestamp", 0), end)))
 
 
 def _change_log_all(call: Call) -> Response:
@@ -198,20 +198,13 @@ def _operation_details(call: Call) -> Response:
 
 
 def _user_operations(call: Call) -> Response:
-    import pandas as pd
-
     start = call.at("start_time", 0)
     if call.arg("end_time") is None:
         # the service's own default does not pass its check
         raise ApiError(400, "Timestamp parameter end_time is not a valid unix timestamp")
     undone = call.flag("include_undone")
     own = history.operations_of(call.graph, call.arg("user_id"), start, call.at("end_time"), undone=undone)
-    columns = {
-        "operation_id": [int(entry["operation_id"]) for entry in own],
-        "timestamp": [operation_time(entry) for entry in own],
-    }
-    frame = pd.DataFrame(columns)
-    return text(frame.to_html() if call.flag("disp") else harmless(frame.to_json()))
+    return _shown(call, _operations(own)[["operation_id", "timestamp"]])
 
 
 def oldest_time(call: Call) -> Response:
@@ -223,7 +216,6 @@ def oldest_time(call: Call) -> Response:
 
 
 def _numpy_text(roots: list[int]) -> str:
-    """Ids as numpy prints an array."""
     return "[" + " ".join(str(root) for root in roots) + "]"
 
 

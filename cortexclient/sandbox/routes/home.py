@@ -69,15 +69,14 @@ def routes(world: World) -> list[BaseRoute]:
         return HTMLResponse(_page(world))
 
     def about(_: Request) -> Response:
-        return json_response(
-            {
-                "url": world.base_url,
-                "datastack": world.names.datastack,
-                "token": None if world.options.auth else SANDBOX_TOKEN,
-                "exports_path": world.exports_path,
-                "viewer_site": world.viewer_site,
-            }
-        )
+        body = {
+            "url": world.base_url,
+            "datastack": world.names.datastack,
+            "token": None if world.options.auth else SANDBOX_TOKEN,
+            "exports_path": world.exports_path,
+            "viewer_site": world.viewer_site,
+        }
+        return json_response(body)
 
     def favicon(_: Request) -> Response:
         return Response(status_code=204)
@@ -105,7 +104,6 @@ def _page(world: World) -> str:
 
 
 def _facts(world: World) -> str:
-    """What there is, in numbers."""
     facts = {
         "tables": len(world.tables.annotation_rows),
         "versions": len(world.tables.versions(expired=True)),

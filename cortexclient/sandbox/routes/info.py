@@ -63,13 +63,11 @@ class _Info:
         self.world = world
 
     def volume(self) -> dict[str, Any]:
-        """The aligned volume."""
         stored = self.world.folder.info["aligned_volume"]
         served = {"name": self.world.names.aligned_volume, "image_source": self.world.image_source}
         return {"display_name": None, **stored, **served}
 
     def datastacks(self) -> dict[str, dict[str, Any]]:
-        """Bodies by datastack."""
         bodies = {self.world.names.datastack: self.world.folder.info, **_others(self.world)}
         return {name: self.full(body) for name, body in bodies.items()}
 
@@ -78,7 +76,6 @@ class _Info:
         return self.world.access.visible(request.scope.get(USER), self.datastacks())
 
     def full(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Body of a datastack."""
         world = self.world
         body = {key: value for key, value in stored.items() if key != "datastack"}
         for key, value in list(body.items()):
@@ -110,7 +107,6 @@ class _Info:
         }
 
     def image_sources(self) -> list[dict[str, Any]]:
-        """Image mirrors."""
         rows: list[dict[str, Any]] = self.world.folder.json("image_sources.json", default=[])
         return [{**row, "image_source": self.world.image_source} for row in rows]
 

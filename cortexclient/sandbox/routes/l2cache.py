@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from cortexclient.sandbox.arrays import Ids
-from cortexclient.sandbox.routes.calls import Call, anything_else, index_routes, jsonify, route, text
+from cortexclient.sandbox.routes.calls import Call, anything_else, index_routes, jsonify, route
 from cortexclient.sandbox.stores.l2cache import ATTRIBUTES
 from cortexclient.sandbox.world import World
 
@@ -51,12 +51,9 @@ def routes(world: World) -> list[BaseRoute]:
         found = world.l2cache.get(l2_ids, wanted)
         return jsonify({str(i): values for i, values in found.items()}, call, media_type="text/html")
 
-    def index(_: Call) -> Response:
-        return text("PCGL2Cache v1.3.1")
-
     return [
-        *index_routes(world, "/l2cache", index),
-        *index_routes(world, prefix, index),
+        *index_routes(world, "/l2cache", "PCGL2Cache v1.3.1"),
+        *index_routes(world, prefix, "PCGL2Cache v1.3.1"),
         route(world, f"{prefix}/table_mapping", table_mapping),
         route(world, f"{prefix}/attribute_metadata", attribute_metadata),
         route(world, f"{prefix}/table/{{name}}/attributes", attributes, ("POST",)),

@@ -8,19 +8,17 @@ import numpy as np
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from cortexclient.sandbox.routes.calls import Call, anything_else, binary, index_routes, jsonify, route, text
+from cortexclient.sandbox.routes.calls import Call, anything_else, binary, index_routes, jsonify, route
 from cortexclient.sandbox.routes.chunkedgraph import PCG_VERSION
 from cortexclient.sandbox.world import World
 
 _PREFIX, _OLD_PREFIX = "/meshing/api/v1", "/meshing/1.0"
+_INDEX = f"PyChunkedGraph Meshing v{PCG_VERSION}"
 _TRUE = ("True", "true", "1")
 
 
 def routes(world: World) -> list[BaseRoute]:
     """Routes of the meshing service."""
-
-    def index(_: Call) -> Response:
-        return text(f"PyChunkedGraph Meshing v{PCG_VERSION}")
 
     def manifest(call: Call) -> Response:
         return _manifest(world, call)
@@ -36,11 +34,11 @@ def routes(world: World) -> list[BaseRoute]:
         return Response(status_code=202, media_type="text/html")
 
     return [
-        *index_routes(world, _PREFIX, index),
+        *index_routes(world, _PREFIX, _INDEX),
         route(world, f"{_PREFIX}/table/{{table}}/manifest/{{node}}:0", manifest),
         route(world, f"{_PREFIX}/table/{{table}}/node/{{node}}/validfragments", valid_fragments),
         route(world, f"{_PREFIX}/table/{{table}}/remeshing", remesh, ("POST",)),
-        *index_routes(world, _OLD_PREFIX, index),
+        *index_routes(world, _OLD_PREFIX, _INDEX),
         route(world, f"{_OLD_PREFIX}/{{table}}/manifest/{{node}}:0", manifest),
         route(world, f"{_OLD_PREFIX}/{{table}}/{{node}}/validfragments", valid_fragments, ("GET", "POST")),
         anything_else("meshing"),

@@ -50,10 +50,16 @@ def redirect_text(target: str) -> str:
     )
 
 
-async def unserved(request: Request) -> Response:
-    """Respond to a path of a service that no route knows; logged once."""
+def note_unserved(request: Request) -> str:
+    """Log once that a path is not served; return its name."""
     path = f"{request.method} {request.url.path}"
     if path not in _reported and len(_reported) < 1000:
         _reported.add(path)
         logger.info("the sandbox does not serve %s", path)
+    return path
+
+
+async def unserved(request: Request) -> Response:
+    """Respond to a path of a service that no route knows."""
+    note_unserved(request)
     return status_page(404)

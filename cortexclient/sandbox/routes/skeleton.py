@@ -173,8 +173,6 @@ def _check_version(version: Any) -> None:
 
 
 class _Skeletons:
-    """Handlers; each answers one or more routes."""
-
     def __init__(self, world: World) -> None:
         self.world = world
 
@@ -182,12 +180,15 @@ class _Skeletons:
     def store(self) -> SkeletonStore:
         return self.world.skeletons
 
-    def _stranger(self, call: _SkeletonCall) -> str | None:
-        """What the info service responds to the skeleton service about a datastack that is not served."""
-        if call.datastack == self.world.names.datastack:
-            return None
-        url = f"{self.world.base_url}/info/api/v2/datastack/full/{call.datastack}"
-        return f"404 Client Error: NOT FOUND for url: {url} content: b'{{}}'"
+    def _is_strange(self, call: _SkeletonCall) -> bool:
+        """Whether a datastack is not the one that is served."""
+        return call.datastack != self.world.names.datastack
+
+    def _refuse_strangers(self, call: _SkeletonCall) -> None:
+        """Fail with what the info service responds to the skeleton service."""
+        if self._is_strange(call):
+            url = f"{self.world.base_url}/info/api/v2/datastack/full/{call.datastack}"
+            raise SkeletonError(500, f"404 Client Error: NOT FOUND for url: {url} content: b'{{}}'")
 
     def _limited(self) -> None:
         """Do what a service without a rate limiter does: its stand-in takes no argument but the datastack."""
@@ -195,22 +196,19 @@ class _Skeletons:
             raise TypeError("<lambda>() got an unexpected keyword argument")
 
     def _is_kept(self, call: _SkeletonCall, root: int) -> bool:
-        return call.datastack == self.world.names.datastack and self.store.exists(root)
+        return not self._is_strange(call) and self.store.exists(root)
 
     def named(self, call: _SkeletonCall) -> Response:
         return json_response({"datastack_name": call.datastack})
 
     def info(self, call: _SkeletonCall) -> Response:
-        # the aliases -1 and 0 are not known here
-        if call.version not in range(1, LATEST + 1):
-            raise ValueError(f"Invalid skeleton version: v{call.version}. Valid versions: {list(VERSIONS)}")
+        assert call.version in range(1, LATEST + 1)  # the aliases -1 and 0 are not known here
         return json_response(precomputed_info(call.version))
 
     def volume_info(self, _: _SkeletonCall) -> Response:
         """Describe the segmentation and the place of its skeletons; the real service describes minnie65 to everyone."""
-        return json_response(
-            {**self.world.graph.info, "skeletons": "skeleton", "data_dir": self.world.data_dir}
-        )
+        own = {"skeletons": "skeleton", "data_dir": self.world.data_dir}
+        return json_response({**self.world.graph.info, **own})
 
     def bulk_info(self, _: _SkeletonCall) -> Response:
         text = "Use the bulk skeletons endpoint to get skeletons for multiple root ids at once."
@@ -242,15 +240,13 @@ class _Skeletons:
         if not self.world.options.skeleton_queue:
             return self.one(call)
         form = str(call.path.get("form", "precomputed"))
-        known = self._stranger(call) is None and self.store.problem(call.root) is None
+        known = not self._is_strange(call) and self.store.problem(call.root) is None
         if known and form in FORMATS and not self.store.can_make(call.root):
             raise _NeverReadyError
         return self.one(call)
 
     def _one(self, call: _SkeletonCall, form: str) -> Response:
-        stranger = self._stranger(call)
-        if stranger is not None:
-            raise SkeletonError(500, stranger)
+        self._refuse_strangers(call)
         problem = self.store.problem(call.root)
         if problem is not None:
             raise problem
@@ -285,7 +281,7 @@ class _Skeletons:
             f"skeleton__v{LATEST}__rid-{root}__ds-{call.datastack}__res-1x1x1__cs-True__cr-7500.h5.gz"
             for prefix in prefixes
             for root in kept
-            if str(root).startswith(prefix) and self._stranger(call) is None
+            if str(root).startswith(prefix) and not self._is_strange(call)
         ]
         return json_response({"num_found": len(files), "files": files[:limit] if limit else files})
 
@@ -294,9 +290,7 @@ class _Skeletons:
         form, version = self._bulk_form(call), int(call.path.get("version", 0))
         _check_version(version)
         roots = [int(text) for text in call.path["roots"].split(",")][:MAX_BULK]
-        stranger = self._stranger(call)
-        if stranger is not None:
-            raise LookupError(stranger)
+        self._refuse_strangers(call)
         answer: dict[str, str] = {}
         waiting = []
         for root in roots:
@@ -332,7 +326,7 @@ class _Skeletons:
         found = [root for root in roots if root not in self.store.refused and self._is_kept(call, root)]
         answer = {str(root): self._hex(root, call.version, form) for root in found}
         missing = [root for root in roots if root not in found and self.store.problem(root) is None]
-        if body.get("generate_missing") and self._stranger(call) is None:
+        if body.get("generate_missing") and not self._is_strange(call):
             self.store.queue(missing)
         return json_response(answer)
 
@@ -345,9 +339,7 @@ class _Skeletons:
         body = call.json()
         roots, version = list(dict.fromkeys(int(root) for root in body["root_ids"])), body["skeleton_version"]
         _check_version(version)
-        stranger = self._stranger(call)
-        if stranger is not None:
-            raise LookupError(stranger)
+        self._refuse_strangers(call)
         top = self.world.graph.n_layers
         fresh = [
             root

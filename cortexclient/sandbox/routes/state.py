@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import zlib
 from html import escape
 from typing import Any
@@ -23,40 +22,14 @@ STATE_VERSION = "0.7.2"
 _PREFIX, _OLD_PREFIX = "/nglstate/api/v1", "/nglstate"
 
 
-class _Shelf:
-    """Documents under running numbers; states and properties share the numbers."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-        self._documents: dict[tuple[str, int], Any] = {}
-        self._used: set[int] = set()
-        self._lock = threading.Lock()
-
-    def put(self, kind: str, document: Any, number: int | None = None) -> int:
-        """Keep a document under a number of its own, or under a given one that is free.
-
-        Raise KeyError for a number that is taken.
-        """
-        with self._lock:
-            if number is None:
-                number = next(free for free in self._numbers if free not in self._used)
-            if (kind, number) in self._documents:
-                raise KeyError(number)
-            self._used.add(number)
-            self._documents[kind, number] = document
-        return number
-
-    def get(self, kind: str, number: str) -> Any:
-        """Document under a number; a KeyError or ValueError where there is none."""
-        return self._documents[kind, int(number)]
-
-
 class _States:
-    """Handlers; each answers one or more routes."""
+    """Handlers; each answers one or more routes. States and properties share their running numbers."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.shelf = _Shelf()
+        self._numbers = itertools.count(1)
+        self._used: set[int] = set()
+        self._documents: dict[tuple[str, int], Any] = {}
 
     async def post(self, request: Request) -> Response:
         form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
@@ -64,16 +37,20 @@ class _States:
         try:
             # the real service's framework eats a form-encoded body before the service sees it
             document = json.loads(b"" if form else await request.body())
-            kind = _kind(request)
-            number = self.shelf.put(kind, document, None if given is None else int(given))
-        except (KeyError, ValueError):
+            free = (number for number in self._numbers if number not in self._used)
+            number = next(free) if given is None else int(given)
+        except ValueError:
             return status_page(500)
+        if (_kind(request), number) in self._documents:
+            return status_page(500)
+        self._used.add(number)
+        self._documents[_kind(request), number] = document
         above = request.url.path.rstrip("/").rpartition("/")[0]
         return json_response(f"{self.world.base_url}{above}/{number}")
 
     async def get(self, request: Request) -> Response:
         try:
-            document = self.shelf.get(_kind(request), request.path_params["number"])
+            document = self._documents[_kind(request), int(request.path_params["number"])]
         except (KeyError, ValueError):
             return status_page(500)
         if "/raw/" in request.url.path:

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import mimetypes
 import re
-import threading
 from collections.abc import AsyncIterator
 from html import escape
 from pathlib import Path
@@ -207,35 +206,24 @@ class Viewer:
     """Commands for open pages, and what they send back."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._orders: list[str] = []
-        self.actions: list[dict[str, Any]] = []
+        self.actions: list[dict[str, Any]] = []  # what pages have sent
 
     def order(self, config: dict[str, Any]) -> None:
         """Send every open page a command, such as ``{"screenshot": "an id"}``."""
-        with self._lock:
-            number = len(self._orders) + 1
-            message = json.dumps({"k": "c", "s": config, "g": str(number)})
-            self._orders.append(f"data: {message}\n\n")
+        message = json.dumps({"k": "c", "s": config, "g": str(len(self._orders) + 1)})
+        self._orders.append(f"data: {message}\n\n")
 
     def orders_after(self, seen: int) -> list[str]:
         """Commands that a page has not received yet."""
-        with self._lock:
-            return self._orders[seen:]
-
-    def receive(self, action: dict[str, Any]) -> None:
-        """Store what a page has sent."""
-        with self._lock:
-            self.actions.append(action)
+        return self._orders[seen:]
 
     def screenshot(self, name: str) -> dict[str, Any] | None:
         """Picture that a page has sent for an order of that id."""
-        with self._lock:
-            for action in self.actions:
-                picture = action.get("state", {}).get("screenshot")
-                if action.get("action") == "screenshot" and picture and picture.get("id") == name:
-                    found: dict[str, Any] = picture
-                    return found
+        for action in self.actions:
+            picture: dict[str, Any] | None = action.get("state", {}).get("screenshot")
+            if action.get("action") == "screenshot" and picture and picture.get("id") == name:
+                return picture
         return None
 
 
@@ -274,8 +262,6 @@ def routes(world: World) -> list[BaseRoute]:
 
 
 class _Pages:
-    """Handlers; each answers one route."""
-
     def __init__(self, world: World) -> None:
         self.world = world
         self.folder = client_folder()
@@ -303,7 +289,7 @@ class _Pages:
     async def action(self, request: Request) -> Response:
         body = await request.body()
         try:
-            self.world.viewer.receive(json.loads(body))
+            self.world.viewer.actions.append(json.loads(body))
         except ValueError:
             return Response("Bad Request", 400, media_type="text/plain")
         return json_response({})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,9 +60,9 @@ class SkeletonTree:
 
 
 _WARNING_FILTERS = threading.Lock()
-INVALIDATION_NM = 7500
-SOMA_RADIUS_NM = 7500
 SOMA, DENDRITE = 1, 3
+# how the service makes skeletons, as their metadata say
+_HOW: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def skeletonize(
@@ -112,10 +114,10 @@ def run_pcg_skel(points: Floats, edges: Ints, soma: list[float] | None) -> Any:
         return pcg_skeleton_direct(
             points,
             edges,
-            invalidation_d=INVALIDATION_NM,
+            invalidation_d=_HOW["invalidation_d"],
             root_point=soma,
             collapse_soma=soma is not None,
-            collapse_radius=SOMA_RADIUS_NM,
+            collapse_radius=_HOW["soma_radius"],
         )
 
 
@@ -138,28 +140,7 @@ def _radius(vertices: Floats, tree: Ints, top: int, mapping: Ints, volumes: Floa
 
 
 def skeleton_meta(root: int, soma: list[float] | None, datastack: str, timestamp: float) -> dict[str, Any]:
-    """Metadata of a ``flatdict``: how the service makes skeletons."""
-    x, y, z = soma if soma is not None else (None, None, None)
-    return {
-        "root_id": root,
-        "soma_pt_x": x,
-        "soma_pt_y": y,
-        "soma_pt_z": z,
-        "soma_radius": SOMA_RADIUS_NM,
-        "collapse_soma": True,
-        "collapse_function": "sphere",
-        "invalidation_d": INVALIDATION_NM,
-        "smooth_vertices": False,
-        "compute_radius": False,
-        "shape_function": "single",
-        "smooth_iterations": 12,
-        "smooth_neighborhood": 2,
-        "smooth_r": 0.1,
-        "cc_vertex_thresh": 0,
-        "remove_zero_length_edges": True,
-        "collapse_params": {},
-        "timestamp": timestamp,
-        "skeleton_type": "pcg_skel",
-        "meta": {"datastack": datastack, "space": "l2cache"},
-        "skeleton_version": 4,
-    }
+    """Metadata of a ``flatdict``."""
+    place = dict(zip(("soma_pt_x", "soma_pt_y", "soma_pt_z"), soma or (None,) * 3, strict=True))
+    about = {"datastack": datastack, "space": "l2cache"}
+    return {"root_id": root, **place, **_HOW, "timestamp": timestamp, "meta": about}

@@ -92,6 +92,7 @@ class SkeletonFiles:
         return document
 
     def _made(self, root: int) -> dict[str, Any]:
+        """Make a skeleton; the soma becomes its root vertex, and what is near collapses into it."""
         path = self._folder.file("chunkedgraph", "l2_edges.parquet")
         edges = pq.read_table(path, filters=[("root_id", "=", root)])
         graph = np.column_stack([np.asarray(edges["l2_id_1"]), np.asarray(edges["l2_id_2"])])
@@ -99,48 +100,23 @@ class SkeletonFiles:
         rows = pa.array(np.searchsorted(np.asarray(self._level2["l2_id"]), ids))
         parts = self._level2.take(rows)
         soma = self._recipes[root]
-        return flatdict(
-            root,
-            None if soma is None else np.array(soma),
-            np.searchsorted(ids, graph),
-            ids=ids,
-            vertices=np.column_stack([np.asarray(parts[f"{axis}_nm"]) for axis in "xyz"]),
-            compartment=np.asarray(parts["compartment"], dtype=np.int64),
-            thickness=np.asarray(parts["thickest_nm"]),
-            datastack=str(self._folder.versions[0]["datastack"]),
-        )
-
-
-def flatdict(
-    root: int,
-    soma: Floats | None,
-    graph: Ints,
-    *,
-    ids: Ints,
-    vertices: Floats,
-    compartment: Ints,
-    thickness: Floats,
-    datastack: str,
-) -> dict[str, Any]:
-    """Skeleton of one root as the service's ``flatdict``.
-
-    The soma (nm) becomes the root vertex, and what is near collapses into it. ``graph`` (m, 2) has rows of level-2 ids
-    that touch, ``vertices`` (n, 3) their representative points (nm).
-    """
-    skeleton = run_pcg_skel(vertices, graph, None if soma is None else soma.tolist())
-    points = np.asarray(skeleton.vertices, dtype=np.float64)
-    to_skeleton = np.asarray(skeleton.mesh_to_skel_map, dtype=np.int64)
-    meta = skeleton_meta(root, None if soma is None else soma.tolist(), datastack, _MADE)
-    return {
-        "meta": {**meta, "collapse_soma": soma is not None, "sk_dict_structure_version": 4},
-        "edges": np.asarray(skeleton.edges, dtype=np.int64).tolist(),
-        "mesh_to_skel_map": to_skeleton.tolist(),
-        "root": int(skeleton.root),
-        "vertices": points.tolist(),
-        "compartment": _compartments(skeleton, to_skeleton, compartment, has_soma=soma is not None).tolist(),
-        "radius": _radii(skeleton, to_skeleton, thickness).tolist(),
-        "lvl2_ids": ids.tolist(),
-    }
+        vertices = np.column_stack([np.asarray(parts[f"{axis}_nm"]) for axis in "xyz"])
+        skeleton = run_pcg_skel(vertices, np.searchsorted(ids, graph), soma)
+        to_skeleton = np.asarray(skeleton.mesh_to_skel_map, dtype=np.int64)
+        compartment = np.asarray(parts["compartment"], dtype=np.int64)
+        meta = skeleton_meta(root, soma, str(self._folder.versions[0]["datastack"]), _MADE)
+        return {
+            "meta": {**meta, "collapse_soma": soma is not None, "sk_dict_structure_version": 4},
+            "edges": np.asarray(skeleton.edges, dtype=np.int64).tolist(),
+            "mesh_to_skel_map": to_skeleton.tolist(),
+            "root": int(skeleton.root),
+            "vertices": np.asarray(skeleton.vertices, dtype=np.float64).tolist(),
+            "compartment": _compartments(
+                skeleton, to_skeleton, compartment, has_soma=soma is not None
+            ).tolist(),
+            "radius": _radii(skeleton, to_skeleton, np.asarray(parts["thickest_nm"])).tolist(),
+            "lvl2_ids": ids.tolist(),
+        }
 
 
 def _compartments(skeleton: Any, to_skeleton: Ints, kinds: Ints, *, has_soma: bool) -> Ints:

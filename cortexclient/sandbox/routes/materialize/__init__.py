@@ -105,12 +105,11 @@ def _annotations_info(ask: Ask) -> Response:
 
 def _views(ask: Ask) -> Response:
     require_database(ask)
-    return json_response(
-        {
-            name: {key: value for key, value in row.items() if key != "table_name"}
-            for name, row in ask.store.views(ask.version).items()
-        }
-    )
+    rows = {
+        name: {key: value for key, value in row.items() if key != "table_name"}
+        for name, row in ask.store.views(ask.version).items()
+    }
+    return json_response(rows)
 
 
 def _view_schemas(ask: Ask) -> Response:
@@ -148,5 +147,5 @@ def _look_up(ask: Ask) -> Response:
     """Supervoxels for rows that await them; the real service queues this, a sandbox does it immediately."""
     table = ask.request.path_params.get("table")
     for name in ask.store.names() if table is None else [table]:
-        ask.store.look_up(name)
+        ask.store.writer.look_up(name)
     return json_response(200)

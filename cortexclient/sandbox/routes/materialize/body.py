@@ -72,29 +72,25 @@ def text(value: Any) -> str:
     return value
 
 
-def integer(value: Any) -> int:
-    """A field that is a whole number."""
+def _numeric(kind: Callable[[Any], Any], word: str, value: Any) -> Any:
     if isinstance(value, bool):
-        raise _InvalidError(["Not a valid integer."])
-    # 2.5 means 2 and "4" means 4
+        raise _InvalidError([f"Not a valid {word}."])
     try:
-        return int(value)
+        return kind(value)
     except OverflowError:
         raise _InvalidError(["Number too large."]) from None
     except (TypeError, ValueError):
-        raise _InvalidError(["Not a valid integer."]) from None
+        raise _InvalidError([f"Not a valid {word}."]) from None
+
+
+def integer(value: Any) -> int:
+    """A field that is a whole number: 2.5 means 2 and "4" means 4."""
+    return int(_numeric(int, "integer", value))
 
 
 def number(value: Any) -> float:
     """A field that is a number."""
-    if isinstance(value, bool):
-        raise _InvalidError(["Not a valid number."])
-    try:
-        found = float(value)
-    except OverflowError:
-        raise _InvalidError(["Number too large."]) from None
-    except (TypeError, ValueError):
-        raise _InvalidError(["Not a valid number."]) from None
+    found = float(_numeric(float, "number", value))
     if not math.isfinite(found):
         raise _InvalidError(["Special numeric values (nan or infinity) are not permitted."])
     return found

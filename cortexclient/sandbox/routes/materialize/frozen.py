@@ -70,13 +70,9 @@ def _limited(limit: int | None) -> str:
 
 def _frozen(ask: Ask, table: str) -> Source:
     """Model of a frozen table for any name in a filter, which may be of no table at all."""
-    if ask.store.metadata(table) is None:
-        raise QueryError("'NoneType' object is not subscriptable")
-    require_database(ask)
-    try:
-        return ask.store.frozen(table, ask.version)
-    except KeyError:
-        raise QueryError(f'Execution failed on sql: relation "{table}" does not exist') from None
+    if ask.store.metadata(table) is not None:
+        require_database(ask)
+    return ask.store.queried(table, ask.version)
 
 
 def require_database(ask: Ask) -> None:

@@ -210,7 +210,7 @@ def _of_table(
     frame = frame[frame[root] != 0]
     kinds = _Kinds()
     for name in [table, *([reference] if reference else [])]:
-        kinds.sort_in(frame, ask.store.columns(name), names.get(name, {}))
+        kinds.sort_in(frame, ask.store.live(name).columns, names.get(name, {}))
     return _properties(ask, _distinct(frame, kinds.tags), root, kinds, "id")
 
 

@@ -214,34 +214,29 @@ class Service:
         """
         number = _NUMBER if signed else _WHOLE
 
+        def respond(request: Request, body: bytes) -> Response:
+            strict = self.world.options.strict
+            if (request.method if request.method != "HEAD" else "GET") != method:
+                return failure(NOT_ALLOWED, strict=strict)
+            parts = request.path_params
+            version = int(parts.get("version", "0"))
+            ask = Ask(request, body, self.world, self.world.tables, parts["datastack"], version)
+
+            def checked_answer() -> Response:
+                if limited:
+                    self._count(request)
+                self._check(ask, checked)
+                return answer(ask)
+
+            return answered(checked_answer, request, strict=strict)
+
         async def serve(request: Request) -> Response:
             body = await request.body()
             if not number.fullmatch(request.path_params.get("version", "0")):
                 return status_page(404)
-            return await anyio.to_thread.run_sync(
-                self._serve, request, body, answer, method, checked, limited, limiter=self._at_work
-            )
+            return await anyio.to_thread.run_sync(respond, request, body, limiter=self._at_work)
 
         return Route(path, serve, methods=_METHODS)
-
-    def _serve(
-        self, request: Request, body: bytes, answer: Answer, method: str, checked: bool, limited: bool
-    ) -> Response:
-        strict = self.world.options.strict
-        if (request.method if request.method != "HEAD" else "GET") != method:
-            return failure(NOT_ALLOWED, strict=strict)
-        version = request.path_params.get("version", "0")
-        ask = Ask(
-            request, body, self.world, self.world.tables, request.path_params["datastack"], int(version)
-        )
-
-        def respond() -> Response:
-            if limited:
-                self._count(request)
-            self._check(ask, checked)
-            return answer(ask)
-
-        return answered(respond, request, strict=strict)
 
     def _count(self, request: Request) -> None:
         rate = self.world.options.query_rate

@@ -203,12 +203,9 @@ class Plan:
         self.children[node] = children
         return node
 
-    def _l2_of(self, supervoxels: Ids) -> Ids:
-        return self.graph.state.parents_of(supervoxels)
-
     def join(self, edges: Ids) -> None:
         """Put edges to use: level-2 ids of one chunk become one, those of different chunks get the edge."""
-        l2_pairs = self._l2_of(edges.reshape(-1)).reshape(-1, 2)
+        l2_pairs = self.graph.state.parents_of(edges.reshape(-1)).reshape(-1, 2)
         within = edge_layers(self.graph, edges) == 1
         touched = np.unique(l2_pairs)
         both = np.concatenate([edges[~within], edges[~within][:, ::-1]])
@@ -221,7 +218,7 @@ class Plan:
 
     def separate(self, edges: Ids, inner: Callable[[Sequence[int]], Edges]) -> None:
         """Stop using edges: level-2 ids that hold them fall into what is still connected."""
-        touched = np.unique(self._l2_of(edges.reshape(-1)))
+        touched = np.unique(self.graph.state.parents_of(edges.reshape(-1)))
         banned = set(map(tuple, np.sort(edges, axis=1).tolist()))
         held = inner(touched.tolist()).pairs
         held = held[[pair not in banned for pair in map(tuple, np.sort(held, axis=1).tolist())]]
@@ -235,10 +232,6 @@ class Plan:
     def _replace_l2(self, supervoxels: Ids, pairs: Ids) -> None:
         node = self.new_node(2, self.graph.layout.chunks(supervoxels[:1])[0], supervoxels)
         self.cross[node] = pairs.reshape(-1, 2)
-
-    def state(self) -> GraphState:
-        """Arrays after the edit."""
-        return _next_state(self)
 
     def edges(self, made_up: Ids) -> EdgeStore:
         """Edges after the edit."""
@@ -353,7 +346,8 @@ def _lift(plan: Plan, front: Ids, nodes: Ids, layer: int) -> Ids:
     return front
 
 
-def _next_state(plan: Plan) -> GraphState:
+def next_state(plan: Plan) -> GraphState:
+    """Arrays after an edit."""
     state = plan.graph.state
     added = np.array(sorted(plan.children), dtype=np.int64)
     kids = [plan.children[node] for node in added.tolist()]
@@ -370,7 +364,11 @@ def _next_state(plan: Plan) -> GraphState:
     order = np.lexsort((link_node, after))
     after, link_node, link_parent = after[order], link_node[order], link_parent[order]
     graphs = _root_graphs(plan)
-    edge_root, edge_start, edge_count, edges = _with_graphs(state, graphs)
+    roots = np.array(sorted(graphs), dtype=np.int64)
+    edges = [graphs[root] for root in roots.tolist()]
+    edge_counts = np.array([len(pairs) for pairs in edges], dtype=np.int64)
+    edge_starts = len(state.edges) + np.cumsum(edge_counts) - edge_counts
+    row = np.searchsorted(state.edge_root, roots)
     return replace(
         state,
         nodes=np.insert(state.nodes, place, added),
@@ -382,10 +380,10 @@ def _next_state(plan: Plan) -> GraphState:
         link_node=np.insert(state.link_node, after, link_node),
         link_parent=np.insert(state.link_parent, after, link_parent),
         link_from=np.insert(state.link_from, after, plan.micros),
-        edge_root=edge_root,
-        edge_start=edge_start,
-        edge_count=edge_count,
-        edges=edges,
+        edge_root=np.insert(state.edge_root, row, roots),
+        edge_start=np.insert(state.edge_start, row, edge_starts),
+        edge_count=np.insert(state.edge_count, row, edge_counts),
+        edges=np.concatenate([state.edges, *edges]),
     )
 
 
@@ -429,19 +427,6 @@ def _l2_under(plan: Plan) -> tuple[Ids, Ids]:
         found.append((np.concatenate([old, np.array(new, dtype=np.int64)]), root))
     ids = np.concatenate([part for part, _ in found])
     return ids, np.concatenate([np.full(len(part), root, dtype=np.int64) for part, root in found])
-
-
-def _with_graphs(state: GraphState, graphs: dict[int, Ids]) -> tuple[Ids, Ids, Ids, Ids]:
-    roots = np.array(sorted(graphs), dtype=np.int64)
-    counts = np.array([len(graphs[root]) for root in roots.tolist()], dtype=np.int64)
-    starts = len(state.edges) + np.cumsum(counts) - counts
-    place = np.searchsorted(state.edge_root, roots)
-    return (
-        np.insert(state.edge_root, place, roots),
-        np.insert(state.edge_start, place, starts),
-        np.insert(state.edge_count, place, counts),
-        np.concatenate([state.edges, *(graphs[root] for root in roots.tolist())]),
-    )
 
 
 def components(pairs: Ids, nodes: Ids) -> list[Ids]:

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cortexclient.sandbox.arrays import Bools, Ids, Ints
-from cortexclient.sandbox.stores.graph.build import Edges, Plan, components, edge_layers, rebuild, subgraph
+from cortexclient.sandbox.stores.graph.build import (
+    Edges,
+    Plan,
+    components,
+    edge_layers,
+    next_state,
+    rebuild,
+    subgraph,
+)
 from cortexclient.sandbox.stores.graph.graph import ChunkedGraph, operation_time
 from cortexclient.sandbox.stores.graph.space import Geometry, both_ends, leaves
 from cortexclient.sandbox.stores.graph.state import moment, to_micros
@@ -214,7 +222,7 @@ def _apply(
         "old_roots": old_roots.tolist(),
         "new_roots": plan.new_roots.tolist(),
     }
-    graph.replace(plan.state(), plan.edges(edges if made_up else edges[:0]), record, plan.new_l2_ids)
+    graph.replace(next_state(plan), plan.edges(edges if made_up else edges[:0]), record, plan.new_l2_ids)
     return Edit(number, entry["kind"], time, old_roots, plan.new_roots, plan.new_l2_ids)
 
 
@@ -263,7 +271,6 @@ def _bounds(points: Ints) -> Ints:
 
 
 def _inner_edges(graph: ChunkedGraph, l2_ids: Sequence[int]) -> Edges:
-    """Edges within level-2 ids."""
     state = graph.state
     supervoxels, owner = state.children_of(np.array(l2_ids, dtype=np.int64))
     near = graph.edges.around(supervoxels, graph.layout)

@@ -218,6 +218,10 @@ def json_path(graph: ChunkedGraph, path: Ids) -> list[Any]:
 _SEARCH_STEPS = (4, 8, 14, 28)
 
 
+def _slices(low: Ints, high: Ints) -> tuple[slice, ...]:
+    return tuple(map(slice, low, high))
+
+
 class Volume:
     """The supervoxel volume of a graph."""
 
@@ -245,26 +249,20 @@ class Volume:
         stop = np.minimum(high, self.geometry.offset + self.geometry.size)
         if (start >= stop).any():
             return box
+        offset = self.geometry.offset
         if self._npz().is_file():
-            part = self._whole[tuple(map(slice, start - self.geometry.offset, stop - self.geometry.offset))]
-            box[tuple(map(slice, start - low, start - low + part.shape))] = part
+            box[_slices(start - low, stop - low)] = self._whole[_slices(start - offset, stop - offset)]
             return box
         size = np.array(self.graph.info["scales"][0]["chunk_sizes"][0], dtype=np.int64)
-        first, last = (start - self.geometry.offset) // size, (stop - 1 - self.geometry.offset) // size
+        first, last = (start - offset) // size, (stop - 1 - offset) // size
         for index in np.ndindex(*(last - first + 1)):
-            self._paste(box, low, start, stop, first + index, size)
+            begin = (first + index) * size + offset
+            end = np.minimum(begin + size, offset + self.geometry.size)
+            block = self._chunk(tuple(begin.tolist()), tuple(end.tolist()))
+            if block is not None:
+                inner, outer = np.maximum(begin, start), np.minimum(end, stop)
+                box[_slices(inner - low, outer - low)] = block[_slices(inner - begin, outer - begin)]
         return box
-
-    def _paste(self, box: Ints, low: Ints, start: Ints, stop: Ints, chunk: Ints, size: Ints) -> None:
-        begin = chunk * size + self.geometry.offset
-        end = np.minimum(begin + size, self.geometry.offset + self.geometry.size)
-        block = self._chunk(tuple(begin.tolist()), tuple(end.tolist()))
-        if block is None:
-            return
-        inner, outer = np.maximum(begin, start), np.minimum(end, stop)
-        box[tuple(map(slice, inner - low, outer - low))] = block[
-            tuple(map(slice, inner - begin, outer - begin))
-        ]
 
     @LoadedOnce
     def _whole(self) -> Ids:
@@ -278,14 +276,10 @@ class Volume:
             chunk = (low - self.geometry.offset) // (high - low)
             return voxels.chunk(chunk)
         name = "_".join(f"{first}-{last}" for first, last in zip(begin, end, strict=True))
-        path = self._scale_folder() / name
-        packed = path.with_name(name + ".gz")
-        if path.is_file():
-            data = path.read_bytes()
-        elif packed.is_file():
-            data = gzip.decompress(packed.read_bytes())
-        else:
+        found = self.graph.folder.content(f"seg/{self._scale_folder().name}/{name}")
+        if found is None:
             return None
+        data = gzip.decompress(found[0]) if found[1] else found[0]
         shape = [last - first for first, last in zip(begin, end, strict=True)]
         return np.frombuffer(data, dtype="<u8").astype(np.int64).reshape(shape, order="F")
 

@@ -52,12 +52,6 @@ class Engine:
             for name in names:
                 cursor.unregister(name)
 
-    def scalar(self, sql: str) -> int:
-        """Answer of a query for one number."""
-        # an answer that is not read to its end would block the cursor
-        rows = self._cursor().execute(sql).fetchall()
-        return int(rows[0][0]) if rows and rows[0][0] is not None else 0
-
     def write(self, sql: str, **frames: pa.Table) -> None:
         """Change a table; `frames` can be named in the statement."""
         with self._lock:
@@ -85,12 +79,6 @@ class Engine:
         self.write(f"CREATE OR REPLACE TABLE {quoted(name)} AS SELECT * FROM incoming", incoming=rows)
         self._schemas[name] = rows.schema
         return rows.schema
-
-    def drop(self, name: str) -> None:
-        """Forget a table."""
-        with self._lock:
-            self._schemas.pop(name, None)
-            self.write(f"DROP TABLE IF EXISTS {quoted(name)}")
 
     def close(self) -> None:
         """Free the database and end its threads, which may not outlive the interpreter that their tables belong to."""

@@ -20,14 +20,7 @@ from cortexclient.sandbox.stores.tables.versions import naive
 
 Filters = dict[str, dict[str, dict[str, Any]]]
 # filters that are taken back; places, patterns and exclusions are left as they are
-_REMAPPED = (
-    "filter_in_dict",
-    "filter_equal_dict",
-    "filter_greater_dict",
-    "filter_less_dict",
-    "filter_greater_equal_dict",
-    "filter_less_equal_dict",
-)
+_REMAPPED = [key for key in BODY_FILTERS if key not in ("filter_spatial_dict", "filter_regex_dict")]
 
 
 def filters_at_version(
@@ -174,8 +167,6 @@ _HIDDEN = ("valid", "superceded_id")
 
 @dataclass
 class _Part:
-    """Rows from one of the two databases."""
-
     frame: pd.DataFrame | None
     names: Names
     warnings: list[str]
@@ -273,15 +264,7 @@ class _Query:
         if not self.store.row_count(self.table, version):
             return _Part(None, {}, [])
 
-        def find(name: str) -> Source:
-            if self.store.metadata(name) is None:
-                raise QueryError("'NoneType' object is not subscriptable")
-            try:
-                return self.store.frozen(name, version)
-            except KeyError:
-                raise QueryError(f'Execution failed on sql: relation "{name}" does not exist') from None
-
-        query = self._configured(body, find, ())
+        query = self._configured(body, lambda name: self.store.queried(name, version), ())
         query.filter({self.table: {"valid": True}}, "=")
         frame, names = query.run(self.resolution)
         frame, warnings = with_roots_at(frame, self.store.world.graph, self.asked)
@@ -296,7 +279,7 @@ class _Query:
                 table: {column: value for column, value in columns.items() if not column.endswith("_root_id")}
                 for table, columns in filters.items()
             }
-            if key in BODY_FILTERS and key not in ("filter_spatial_dict", "filter_regex_dict")
+            if key in _REMAPPED
             else filters
             for key, filters in body.items()
         }

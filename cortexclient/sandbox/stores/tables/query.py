@@ -52,20 +52,8 @@ _SQL_NAMES = {
     "string": "character varying",
     "datetime": "timestamp without time zone",
 }
-_TRUTHS = {
-    "t": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "y": True,
-    "f": False,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-    "n": False,
-}
+_TRUTHS = dict.fromkeys(("t", "true", "yes", "on", "1", "y"), True)
+_TRUTHS |= dict.fromkeys(("f", "false", "no", "off", "0", "n"), False)
 
 
 def find_column(source: Source, name: str) -> StoredColumn:

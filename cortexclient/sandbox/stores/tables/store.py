@@ -12,16 +12,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cortexclient.sandbox.layout import voxel_nm
 from cortexclient.sandbox.stores.tables.declared import DeclaredTable, shaped_rows, view_document
 from cortexclient.sandbox.stores.tables.engine import Engine
 from cortexclient.sandbox.stores.tables.model import (
+    QueryError,
     Source,
-    StoredColumn,
     is_looked_up,
     quoted,
     source_columns,
 )
-from cortexclient.sandbox.stores.tables.versions import freeze, looked_up_again, repeat_versions, version_row
+from cortexclient.sandbox.stores.tables.versions import freeze, looked_up_again, version_row
 from cortexclient.sandbox.stores.tables.write import AnnotationWriter
 from cortexclient.sandbox.world import World
 
@@ -139,10 +140,6 @@ class TableStore:
         """Changes to the live tables."""
         return AnnotationWriter(self)
 
-    def look_up(self, table: str, at: datetime | None = None) -> int:
-        """Find supervoxels and roots of rows that await them; see :meth:`AnnotationWriter.look_up`."""
-        return self.writer.look_up(table, at)
-
     def versions(self, *, expired: bool = False) -> list[Row]:
         """Rows of the materialized versions, oldest first; expired ones only on request."""
         return [row for row in self._versions if expired or row["valid"]]
@@ -200,10 +197,6 @@ class TableStore:
         other = copy.copy(self)
         other._versions, other._counts, other._analysis = [], {}, {}
         return other
-
-    def repeat_versions(self, source: TableStore) -> None:
-        """Make and expire the versions that another store over the same folder made and expired."""
-        repeat_versions(source, self)
 
     def forget(self, table: str, version: int) -> None:
         """Take a table out of one version, as when its freezing had failed."""
@@ -266,9 +259,7 @@ class TableStore:
 
     def resolution(self, table: str) -> tuple[float, float, float]:
         """Voxel size of a table's positions, nm."""
-        row = self.annotation_rows[table]
-        x, y, z = (float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
-        return x, y, z
+        return voxel_nm(self.annotation_rows[table])
 
     def frozen(self, table: str, version: int) -> Source:
         """A table as frozen in a version.
@@ -281,6 +272,15 @@ class TableStore:
         schema = self.engine.ensure(name, lambda: self._frozen_file(table, version))
         columns = {key: column for key, column in source_columns(schema).items() if key not in _FROZEN_DROPS}
         return Source(table, quoted(name), columns, self.resolution(table))
+
+    def queried(self, table: str, version: int) -> Source:
+        """A frozen table that a query names; raise QueryError as the service fails on one that it does not have."""
+        if self.metadata(table) is None:
+            raise QueryError("'NoneType' object is not subscriptable")
+        try:
+            return self.frozen(table, version)
+        except KeyError:
+            raise QueryError(f'Execution failed on sql: relation "{table}" does not exist') from None
 
     def live(self, table: str) -> Source:
         """Every row ever written to a table, joined to its segmentation rows.
@@ -380,8 +380,7 @@ class TableStore:
         else:
             name = _frozen_name(view, version)
             schema = self.engine.ensure(name, lambda: self._frozen_file(view, version))
-        resolution = tuple(float(row[f"voxel_resolution_{axis}"]) for axis in "xyz")
-        return Source(view, quoted(name), source_columns(schema), resolution, reflected=True)  # type: ignore[arg-type]
+        return Source(view, quoted(name), source_columns(schema), voxel_nm(row), reflected=True)
 
     @property
     def _edited(self) -> bool:
@@ -399,10 +398,6 @@ class TableStore:
         names = ", ".join(quoted(name) for column in source.columns.values() for name in column.stored)
         frame: pd.DataFrame = self.engine.read(f"SELECT {names} FROM {source.relation}").to_pandas()
         return frame
-
-    def columns(self, table: str) -> dict[str, StoredColumn]:
-        """Columns of a live table."""
-        return dict(self.live(table).columns)
 
     def live_rows(self, table: str) -> pa.Table:
         """Stored rows of a live table, bookkeeping columns included."""

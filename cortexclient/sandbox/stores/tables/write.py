@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from cortexclient.sandbox.layout import voxel_nm
 from cortexclient.sandbox.stores.tables.model import (
     QueryError,
     aborted,
@@ -33,7 +34,6 @@ class InvalidAnnotationError(QueryError):
 
     def __init__(self, problems: dict[str, Any]) -> None:
         super().__init__(str(problems))
-        self.problems = problems
 
 
 def schema_fields(schema: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -221,12 +221,11 @@ class AnnotationWriter:
                 raise aborted(400, f"No table named '{reference}' exists.")
             now = naive(store.world.now()).strftime(TIME_FORMAT)
             store.engine.replace(f"live.{table}", self._columns(schema_type, kinds).empty_table())
-            x, y, z = (float(metadata[f"voxel_resolution_{axis}"]) for axis in "xyz")
             store.annotation_rows[table] = annotation_row(
                 max((int(row["id"]) for row in store.annotation_rows.values()), default=0) + 1,
                 table,
                 schema_type,
-                (x, y, z),
+                voxel_nm(dict(metadata)),
                 created=now,
                 user_id=str(metadata.get("user_id") or user),
                 description=metadata["description"],
@@ -360,7 +359,11 @@ class AnnotationWriter:
     def count(self, table: str) -> int:
         """Rows ever written to a table."""
         self._row(table)
-        return self.store.engine.scalar(f"SELECT count(*) FROM {self.store.live(table).relation}")
+        return self._number("count(*)", table)
+
+    def _number(self, what: str, table: str) -> int:
+        rows = self.store.engine.read(f"SELECT {what} FROM {self.store.live(table).relation}")
+        return int(rows.column(0)[0].as_py() or 0)
 
     def _flat(self, row: Mapping[str, Any], annotation: Mapping[str, Any], user: str) -> dict[str, Any]:
         schema = self.store.schema(str(row["schema_type"]))
@@ -393,9 +396,7 @@ class AnnotationWriter:
 
     def _next_id(self, table: str) -> int:
         if table not in self._next:
-            self._next[table] = (
-                self.store.engine.scalar(f"SELECT max(id) FROM {self.store.live(table).relation}") + 1
-            )
+            self._next[table] = self._number("max(id)", table) + 1
         return self._next[table]
 
     def _append(self, table: str, rows: list[dict[str, Any]], wanted: list[Any]) -> list[int]:
