@@ -61,9 +61,7 @@ def _of(
 
 
 def _restore(cls_spec: DatasetSpec, session: Session, exports_path: str | None) -> DatasetClient:
-    client = client_class(cls_spec)._on(session)
-    client._exports_path = exports_path
-    return client
+    return client_class(cls_spec)._on(session, exports_path)
 
 
 class _Suggestions:
@@ -152,15 +150,15 @@ class DatasetClient:
         self._start(Session(chosen, version=version, timestamp=timestamp, tables=tables, **options))
 
     @classmethod
-    def _on(cls, session: Session) -> DatasetClient:
+    def _on(cls, session: Session, exports_path: str | None = None) -> DatasetClient:
         """Make a client on an existing session."""
         client = object.__new__(cls)
-        client._start(session)
+        client._start(session, exports_path)
         return client
 
-    def _start(self, session: Session) -> None:
+    def _start(self, session: Session, exports_path: str | None = None) -> None:
         self._session = session
-        self._exports_path: str | None = None
+        self._exports_path = exports_path
         self._services: dict[Any, Any] = {}
 
     def _service(self, kind: Callable[[Session], Service]) -> Service:
@@ -247,9 +245,7 @@ class DatasetClient:
         >>> client.version - earlier.version
         1
         """
-        client = type(self)._on(self._session.at(version=version, timestamp=timestamp))
-        client._exports_path = self._exports_path
-        return client
+        return type(self)._on(self._session.at(version=version, timestamp=timestamp), self._exports_path)
 
     def fix_mat_timestamp(self, version: int | None = None) -> None:
         """Pin every service to a materialization version.
