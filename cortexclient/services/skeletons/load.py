@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cortexclient.session import Session
     from cortexclient.types import TransformName
 
-__all__ = ["Output", "SkeletonBatches", "SkeletonLoader", "SkeletonOptions"]
+__all__ = ["Output", "SkeletonBatches", "SkeletonLoader"]
 
 _OF_SOME = (
     IncompleteResultError,
@@ -53,10 +53,11 @@ _OF_SOME = (
 Output: TypeAlias = Literal["meshwork", "cell", "navis", "dict", "swc"]
 
 
-@dataclass(frozen=True)
-class SkeletonOptions:
-    """The options of `get_skeleton` and `get_skeletons`, checked."""
+@dataclass
+class SkeletonLoader:
+    """Loads neurons, with the options of `get_skeletons`, checked; ``space`` is needed for a transform."""
 
+    session: Session
     version: int
     synapses: bool = True
     restore_graph: bool = False
@@ -68,33 +69,26 @@ class SkeletonOptions:
     deadline: float = 600.0
     compute: bool = False
     progress: bool = False
-
-
-class SkeletonLoader:
-    """Loads neurons; ``space`` is needed for a transform."""
-
-    def __init__(self, session: Session, options: SkeletonOptions, space: Space | None = None) -> None:
-        self._session = session
-        self._options = options
-        self._space = space
-        self._queued: set[int] = set()  # a batch that fails is read in parts, and nothing is queued twice
+    space: Space | None = None
+    queued: set[int] = field(default_factory=set)
+    """Roots that were queued: a batch that fails is read in parts, and nothing is queued twice."""
 
     def load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
         """Fetch skeletons and synapses concurrently; return functions that build neurons or errors."""
         # 0 and -1, which cell_id_to_root_id returns for cells without a root, make the services fail for all roots
         found = self._load([root for root in roots if root > 0]) if max(roots) > 0 else {}
-        return {root: found[root] if root > 0 else partial(no_root, self._session, root) for root in roots}
+        return {root: found[root] if root > 0 else partial(no_root, self.session, root) for root in roots}
 
     def _load(self, roots: list[int]) -> dict[int, Callable[[], Any]]:
-        if self._options.output in {"dict", "swc"}:
+        if self.output in {"dict", "swc"}:
             skeletons = self._skeletons(roots)
             return {root: partial(self._built, self._plain, skeletons[root]) for root in roots}
-        session = self._session
+        session = self.session
         session.info()  # once, because every job needs it
         jobs: list[Callable[[], Any]] = [partial(self._shapes, roots), partial(self._synapses, roots)]
         (skeletons, attributes, graphs), (moments, synapses) = session.run_all(jobs)
         builders: dict[str, Callable[..., Any]] = {"cell": self._cell, "navis": self._navis}
-        build = builders.get(self._options.output, self._meshwork)
+        build = builders.get(self.output, self._meshwork)
         return {
             root: partial(
                 self._built,
@@ -117,10 +111,10 @@ class SkeletonLoader:
     # -- fetching ------------------------------------------------------------------------------------------------
 
     def _skeletons(self, roots: list[int]) -> dict[int, dict[str, Any] | CortexError]:
-        session, options = self._session, self._options
+        session = self.session
         if session.spec.denies("skeletons"):
             return self._of_each(self._computed, roots)
-        found = fetch_stored(session, roots, options.version)
+        found = fetch_stored(session, roots, self.version)
         missing = [root for root in roots if root not in found]
         cache = session.connection.cache
         if missing and cache is not None and cache.offline:
@@ -129,37 +123,37 @@ class SkeletonLoader:
                 root: cache.offline_error(f"the skeleton of {root}", service="skeleton", url=url)
                 for root in missing
             }
-        elif missing and options.generate:
+        elif missing and self.generate:
             found |= generate_skeletons(
                 session,
                 missing,
-                options.version,
-                deadline=options.deadline,
-                queued=self._queued,
-                progress=options.progress,
+                self.version,
+                deadline=self.deadline,
+                queued=self.queued,
+                progress=self.progress,
             )
         else:
             found |= {root: _absent(session, root) for root in missing}
-        if options.compute:
+        if self.compute:
             lacking = [root for root in roots if _may_be_computed(found[root])]
             found |= self._of_each(self._computed, lacking)
         return found
 
     def _of_each(self, function: Callable[[int], Any], roots: list[int]) -> dict[int, Any]:
         """Call a function for each root concurrently: root -> what it returns, or the error that it raises."""
-        return dict(zip(roots, self._session.map(partial(result_or_error, function), roots), strict=True))
+        return dict(zip(roots, self.session.map(partial(result_or_error, function), roots), strict=True))
 
     def _computed(self, root: int) -> dict[str, Any]:
-        if is_below_roots(self._session, root):
-            raise no_root(self._session, root)
-        return compute_skeleton(self._session, root)
+        if is_below_roots(self.session, root):
+            raise no_root(self.session, root)
+        return compute_skeleton(self.session, root)
 
     def _shapes(self, roots: list[int]) -> tuple[Any, Any, Any]:
-        graph = self._options.restore_graph and self._options.output != "navis"
-        skeletons, graphs = self._session.run_all(
+        graph = self.restore_graph and self.output != "navis"
+        skeletons, graphs = self.session.run_all(
             [
                 partial(self._skeletons, roots),
-                partial(self._of_each, partial(level2_graph, self._session), roots if graph else []),
+                partial(self._of_each, partial(level2_graph, self.session), roots if graph else []),
             ]
         )
         return skeletons, self._attributes(skeletons), graphs
@@ -169,12 +163,11 @@ class SkeletonLoader:
         from cortexclient.services.level2 import Level2Service
         from cortexclient.services.skeletons.build import PROPERTIES
 
-        options = self._options
-        if options.output == "navis":
+        if self.output == "navis":
             return {}
-        cells = options.output == "cell"
-        names = [*(PROPERTIES if options.restore_properties else ())]
-        names += ["rep_coord_nm"] if options.restore_graph or cells else []
+        cells = self.output == "cell"
+        names = [*(PROPERTIES if self.restore_properties else ())]
+        names += ["rep_coord_nm"] if self.restore_graph or cells else []
         lists = [
             data["lvl2_ids"]
             for data in skeletons.values()
@@ -183,39 +176,38 @@ class SkeletonLoader:
         if not names or not lists:
             return {}
         ids = np.unique(np.concatenate(lists))
-        everything = cells and options.restore_properties
-        return Level2Service(self._session).get_l2data(ids, None if everything else names, as_dataframe=cells)
+        everything = cells and self.restore_properties
+        return Level2Service(self.session).get_l2data(ids, None if everything else names, as_dataframe=cells)
 
     def _synapses(self, roots: list[int]) -> tuple[Any, Any]:
-        options = self._options
-        moments = moments_of(self._session, roots, tables=options.synapses)
-        if not options.synapses:
+        moments = moments_of(self.session, roots, tables=self.synapses)
+        if not self.synapses:
             return moments, {}
         valid = {root: when for root, when in moments.items() if isinstance(when, RootMoment)}
-        return moments, synapses_of(self._session, valid, references=options.references) if valid else {}
+        return moments, synapses_of(self.session, valid, references=self.references) if valid else {}
 
     # -- building --------------------------------------------------------------------------------------
 
     @property
     def _target(self) -> str:
         """Space of the neurons."""
-        return self._options.transform or VOLUME
+        return self.transform or VOLUME
 
     def _mover(self, data: Mapping[str, Any]) -> Any:
-        if self._options.transform is None or self._space is None:
+        if self.transform is None or self.space is None:
             return None
-        return self._space.mover(self._options.transform, anchor=data["vertices"][data["root"]])
+        return self.space.mover(self.transform, anchor=data["vertices"][data["root"]])
 
     def _meshwork(
         self, root: int, _: RootMoment, data: Mapping[str, Any], attributes: Any, graph: Any, synapses: Any
     ) -> Any:
         from cortexclient.services.skeletons import build
 
-        address = self._session.connection.url_of
+        address = self.session.connection.url_of
         neuron = build.make_meshwork(root, data, edges=graph, points=attributes, url=address("skeleton"))
-        position = self._session.spec.synapse_position_column or "ctr_pt_position"
+        position = self.session.spec.synapse_position_column or "ctr_pt_position"
         build.add_synapses(neuron, data["lvl2_ids"], synapses, position=position)
-        if self._options.restore_properties:
+        if self.restore_properties:
             build.add_properties(neuron, data["lvl2_ids"], attributes, url=address("l2cache"))
         move = self._mover(data)
         return neuron if move is None else neuron.moved(move, "um", self._target)
@@ -226,7 +218,7 @@ class SkeletonLoader:
         from cortexclient.services.skeletons.build import make_cell
 
         return make_cell(
-            self._session,
+            self.session,
             root,
             data,
             at=when.at,
@@ -245,7 +237,7 @@ class SkeletonLoader:
             data,
             parents=tree_of(len(data["vertices"]), data["edges"], int(data["root"]))[1],
             synapses=parts[-1],
-            position=self._session.spec.synapse_position_column or "ctr_pt_position",
+            position=self.session.spec.synapse_position_column or "ctr_pt_position",
             move=self._mover(data),
             space=self._target,
         )
@@ -255,7 +247,7 @@ class SkeletonLoader:
         if move is not None:
             data["vertices"] = move(data["vertices"])
         data |= {"unit": "nm" if move is None else "um", "space": self._target}
-        return data if self._options.output == "dict" else shape_of(data).to_swc()
+        return data if self.output == "dict" else shape_of(data).to_swc()
 
 
 def _may_be_computed(found: Any) -> bool:

@@ -10,7 +10,7 @@ from cortexclient.ids import as_id, as_ids, is_one
 from cortexclient.services import BaseService
 from cortexclient.services.datastack import require_own
 from cortexclient.services.navis_neurons import require_navis
-from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader, SkeletonOptions
+from cortexclient.services.skeletons.load import SkeletonBatches, SkeletonLoader
 from cortexclient.services.skeletons.shapes import shape_of
 from cortexclient.services.skeletons.source import stored_skeletons
 from cortexclient.session import as_choice
@@ -243,7 +243,8 @@ class SkeletonsService(BaseService):
             require_ossify()
         if output == "navis":
             require_navis()
-        options = SkeletonOptions(
+        loader = SkeletonLoader(
+            self._session,
             version=self._version(skeleton_version),
             synapses=synapses,
             restore_graph=restore_graph,
@@ -255,8 +256,8 @@ class SkeletonsService(BaseService):
             deadline=_seconds(deadline),
             compute=fallback is not None,
             progress=progress,
+            space=None if transform is None else self._in_space(),
         )
-        loader = SkeletonLoader(self._session, options, None if transform is None else self._in_space())
         return SkeletonBatches(
             list(dict.fromkeys(as_ids(root_ids, "root_ids").tolist())),
             loader.load,

@@ -45,9 +45,6 @@ class Pieces:
     triangles that lie on the upper plane of their chunk and count for the next. Each axis is contiguous."""
     origin: NDArray[np.float64]
     """Shape (3,). Subtracted before rounding to float32, which keeps distances exact to 0.1 nm anywhere in a volume."""
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    """Shape (P, 3). Bounding box of each piece, from ``origin``."""
     row: NDArray[np.int32]
     """Shape (V + G,). Row of ``points`` of each node."""
     corners: NDArray[np.int32]
@@ -60,6 +57,22 @@ class Pieces:
     def size(self) -> NDArray[np.int64]:
         """Vertices in each piece."""
         return np.diff(self.start)
+
+    @cached_property
+    def low(self) -> NDArray[np.float32]:
+        """Lower corner of the bounding box of each piece, from ``origin``, shape (P, 3)."""
+        return self._extremes(np.minimum)
+
+    @cached_property
+    def high(self) -> NDArray[np.float32]:
+        """Upper corner of the bounding box of each piece, from ``origin``, shape (P, 3)."""
+        return self._extremes(np.maximum)
+
+    def _extremes(self, function: np.ufunc) -> NDArray[np.float32]:
+        found = np.empty((len(self), 3), dtype=np.float32)
+        for axis in range(3 if len(self) else 0):
+            function.reduceat(self.points[: len(self.vertex), axis], self.start[:-1], out=found[:, axis])
+        return found
 
     @cached_property
     def triangles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -101,12 +114,12 @@ class Pieces:
 def cut_into_pieces(vertices: NDArray[Any], parts: ChunkParts, origin: NDArray[np.float64]) -> Pieces:
     """Find the connected components of the parts of a mesh in chunks; ``origin`` is a place in nm near the chunks."""
     part = connected(parts.count, parts.corners)
-    plan = _arranged(part, parts.home[parts.vertex[: parts.count]], len(parts.vertex))
-    vertex = parts.vertex[plan.order]
+    order, row, start, chunk = _arranged(part, parts.home[parts.vertex[: parts.count]], len(parts.vertex))
+    vertex = parts.vertex[order]
     points = np.empty((3, len(vertex)), dtype=np.float32).T
     for block in blocks(len(vertex)):
         points[block] = vertices.take(vertex[block], axis=0) - origin
-    return plan.pieces(vertex, points, origin, parts.corners)
+    return Pieces(vertex[: parts.count], start, chunk, points, origin, row, parts.corners)
 
 
 def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]) -> Pieces:
@@ -130,38 +143,18 @@ def cut_again(pieces: Pieces, chunks: NDArray[np.bool_], seam: NDArray[np.bool_]
     part = connected(count, corners)
     chunk = np.append(pieces.spread(pieces.chunk), np.full(len(guests), -1, dtype=np.int32))[order]
     vertex = np.append(pieces.vertex, np.full(len(guests), -1, dtype=np.int32))[order]
-    plan = _arranged(part, chunk[:count], len(order))
-    points = np.take(pieces.points.T, order[plan.order], axis=1).T
-    return plan.pieces(vertex[plan.order], points, pieces.origin, corners)
+    into, row, start, chunk = _arranged(part, chunk[:count], len(order))
+    points = np.take(pieces.points.T, order[into], axis=1).T
+    return Pieces(vertex[into][:count], start, chunk, points, pieces.origin, row, corners)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """In which order nodes become the rows of pieces."""
+def _arranged(
+    part: NDArray[np.int32], chunk: NDArray[np.int32], total: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+    """Sort nodes by their parts, and parts by their chunks; the other nodes, guests, come last.
 
-    order: NDArray[np.int64]
-    row: NDArray[np.int32]
-    start: NDArray[np.int64]
-    chunk: NDArray[np.int32]
-
-    def pieces(
-        self,
-        vertex: NDArray[np.int32],
-        points: NDArray[np.float32],
-        origin: NDArray[np.float64],
-        corners: NDArray[np.int32],
-    ) -> Pieces:
-        """Make the pieces of rows that are in order already, guests included."""
-        count = int(self.start[-1])
-        low, high = (np.empty((len(self.chunk), 3), dtype=np.float32) for _ in range(2))
-        for axis in range(3 if count else 0):
-            np.minimum.reduceat(points[:count, axis], self.start[:-1], out=low[:, axis])
-            np.maximum.reduceat(points[:count, axis], self.start[:-1], out=high[:, axis])
-        return Pieces(vertex[:count], self.start, self.chunk, points, origin, low, high, self.row, corners)
-
-
-def _arranged(part: NDArray[np.int32], chunk: NDArray[np.int32], total: int) -> _Plan:
-    """Sort nodes by their parts, and parts by their chunks; the other nodes, guests, come last."""
+    Returns the nodes in this order, the row of each, where each part begins, and the chunk of each.
+    """
     count = len(part)
     of = np.empty(int(part.max(initial=-1)) + 1, dtype=np.int32)
     of[part] = chunk
@@ -173,7 +166,7 @@ def _arranged(part: NDArray[np.int32], chunk: NDArray[np.int32], total: int) -> 
     row = np.empty(total, dtype=np.int32)
     row[order] = np.arange(total, dtype=np.int32)
     start = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=len(of)))])
-    return _Plan(order, row, start, of[by_chunk])
+    return order, row, start, of[by_chunk]
 
 
 def gaps(
