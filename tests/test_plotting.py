@@ -31,7 +31,7 @@ LAYERS = [("L1", 0, 100), ("L2/3", 100, 270), ("L4", 270, 400)]
 VERTICES = np.array([[0, 200, 0], [10, 250, 5], [20, 300, 5], [0, 150, 0], [5, 100, -5]], dtype=float)
 EDGES = np.array([[1, 0], [2, 1], [3, 0], [4, 3]])
 LABELS = np.array([1, 2, 2, 3, 3])
-ANSWER = {
+NEURON = {
     "vertices": VERTICES,
     "edges": EDGES,
     "compartment": LABELS,
@@ -52,7 +52,7 @@ def drawn(axes: Any) -> None:
 
 
 def test_neuron_lies_where_its_vertices_are_with_the_pia_on_top() -> None:
-    axes = plot_neuron(ANSWER, layers=LAYERS)
+    axes = plot_neuron(NEURON, layers=LAYERS)
     drawn(axes)
     lines = {
         tuple(c.get_color()[0]): c.get_segments() for c in axes.collections if hasattr(c, "get_segments")
@@ -72,7 +72,7 @@ def test_neuron_lies_where_its_vertices_are_with_the_pia_on_top() -> None:
 
 
 def test_neuron_across_z() -> None:
-    axes = plot_neuron(ANSWER, across="z")
+    axes = plot_neuron(NEURON, across="z")
     found = np.concatenate(
         [np.concatenate(c.get_segments()) for c in axes.collections if hasattr(c, "get_segments")]
     )
@@ -82,7 +82,7 @@ def test_neuron_across_z() -> None:
 def test_neuron_shows_its_sites_and_counts_them() -> None:
     pre = pd.DataFrame({"ctr_pt_position": [[20.0, 300.0, 5.0], [15.0, 280.0, 5.0]]})
     post = pd.DataFrame({f"ctr_pt_position_{axis}": [5.0] for axis in "xyz"})
-    axes = plot_neuron(ANSWER, pre=pre, post=post)
+    axes = plot_neuron(NEURON, pre=pre, post=post)
     drawn(axes)
     offsets = {
         c.get_label(): c.get_offsets().tolist() for c in axes.collections if c.get_label().endswith(")")
@@ -92,7 +92,7 @@ def test_neuron_shows_its_sites_and_counts_them() -> None:
         "postsynaptic sites (1)": [[5.0, 5.0]],
     }
     assert not [
-        c for c in plot_neuron(ANSWER, pre=pre, synapses=False).collections if c.get_label().endswith(")")
+        c for c in plot_neuron(NEURON, pre=pre, synapses=False).collections if c.get_label().endswith(")")
     ]
 
 
@@ -137,7 +137,7 @@ def test_what_is_no_neuron_is_refused(neuron: Any) -> None:
 
 def test_labels_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="2 compartment labels for 5"):
-        plot_neuron(ANSWER, compartments=np.array([1, 2]))
+        plot_neuron(NEURON, compartments=np.array([1, 2]))
 
 
 def test_empty_neuron_draws_empty_axes() -> None:
@@ -309,7 +309,7 @@ def test_missing_positions_are_left_out() -> None:
     frame = pd.DataFrame({"ctr_pt_position": [[5.0, 30.0, 1.0], nowhere, None, [np.nan] * 3]})
     axes = plot_synapse_depths(frame, [10.0, np.nan])
     assert axes.get_legend_handles_labels()[1] == ["presynaptic (1)", "postsynaptic (1)"]
-    sites = [c for c in plot_neuron(ANSWER, pre=frame).collections if c.get_label().endswith("(1)")]
+    sites = [c for c in plot_neuron(NEURON, pre=frame).collections if c.get_label().endswith("(1)")]
     assert sites[0].get_offsets().tolist() == [[5.0, 30.0]]
 
 
@@ -440,7 +440,7 @@ except MissingExtraError as error:
 
 @pytest.mark.parametrize("ending", ["pdf", "svg"])
 def test_figures_are_saved_for_print(tmp_path: Path, ending: str) -> None:
-    axes = plot_neuron(ANSWER, layers=LAYERS)
+    axes = plot_neuron(NEURON, layers=LAYERS)
     path = tmp_path / f"neuron.{ending}"
     axes.figure.savefig(path)
     start = path.read_bytes()[:200]

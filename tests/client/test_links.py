@@ -1,4 +1,4 @@
-"""Neuroglancer links: what is in the state, at which moment, and what is asked for it."""
+"""Neuroglancer links: what is in the state, at which moment, and what is requested for it."""
 
 from __future__ import annotations
 

@@ -147,8 +147,8 @@ def test_options_reach_their_goal(meshes: MeshClient, roots: list[int], capsys: 
 
 @pytest.mark.slow
 def test_several_meshes(meshes: MeshClient, roots: list[int]) -> None:
-    asked = [roots[1], roots[0], roots[1]]
-    found = meshes.get_meshes(asked, progress=False)
+    requested = [roots[1], roots[0], roots[1]]
+    found = meshes.get_meshes(requested, progress=False)
     assert list(found) == [roots[1], roots[0]]
     np.testing.assert_array_equal(found[roots[0]].vertices, meshes.get_mesh(roots[0]).vertices)
     assert meshes.get_meshes([], progress=False) == {}
@@ -324,7 +324,7 @@ def test_mapping_downloads_what_it_is_not_given(tiny: Sandbox, meshes: MeshClien
         n_jobs=1,
     )
     np.testing.assert_array_equal(given, labels)
-    assert len(tiny.requests) == before  # all was given, so nothing is asked
+    assert len(tiny.requests) == before  # all was given, so nothing is requested
 
 
 def test_ids_without_points_are_used(meshes: MeshClient, roots: list[int]) -> None:
@@ -373,17 +373,17 @@ def test_fallback_decides_undecided_pieces(meshes: MeshClient, roots: list[int])
     plain, one = meshes.compute_vertex_to_l2_mapping(
         roots[0], max_distance=0, hop_limit=0, return_assigner=True
     )
-    asked, two = meshes.compute_vertex_to_l2_mapping(
+    looked_up, two = meshes.compute_vertex_to_l2_mapping(
         roots[0], max_distance=0, hop_limit=0, cloudvolume_fallback=True, return_assigner=True
     )
-    assert (asked > 0).sum() >= (plain > 0).sum()
-    np.testing.assert_array_equal(asked[plain > 0], plain[plain > 0])
-    assert two.counts()["lookup"] == (asked > 0).sum() - (plain > 0).sum()
+    assert (looked_up > 0).sum() >= (plain > 0).sum()
+    np.testing.assert_array_equal(looked_up[plain > 0], plain[plain > 0])
+    assert two.counts()["lookup"] == (looked_up > 0).sum() - (plain > 0).sum()
     assert one.counts()["lookup"] == 0
     again = meshes.compute_vertex_to_l2_mapping(
         roots[0], max_distance=0, hop_limit=0, cloudvolume_fallback=True
     )
-    np.testing.assert_array_equal(again, asked)
+    np.testing.assert_array_equal(again, looked_up)
 
 
 @pytest.mark.slow

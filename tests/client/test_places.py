@@ -41,15 +41,15 @@ def test_anchor_points_lie_in_their_roots_before_and_after_edits(tiny):
     orphans = [
         root for root in valid[valid["cell_id"] == 0]["root_id"].unique()[:4].tolist() if root not in cells
     ]
-    asked = [*cells, *orphans, cells[0], 0]
-    frame = client.anchor_points(asked)
-    assert frame.index.tolist() == asked
+    given = [*cells, *orphans, cells[0], 0]
+    frame = client.anchor_points(given)
+    assert frame.index.tolist() == given
     assert set(frame["source"][: len(cells)]) <= {"nucleus", "level2"}
     assert "nucleus" in set(frame["source"])
     assert (frame.loc[orphans, "source"] == "level2").all()
     assert (frame.loc[orphans, "l2_id"] > 0).all()
     points = np.stack(frame["pt_position"])
-    assert client.root_at(points)[:-1].tolist() == asked[:-1]
+    assert client.root_at(points)[:-1].tolist() == given[:-1]
     assert np.isnan(points[-1]).all()
     assert frame["source"].iloc[-1] is pd.NA
     # what an edit made of a cell still has the point of its nucleus

@@ -153,7 +153,7 @@ def test_a_floating_client_has_the_synapses_of_query_synapses(tiny: Sandbox, roo
     assert late  # the version lacks synapses that were added since
 
 
-def test_complete_although_the_server_cuts_answers(tiny: Sandbox) -> None:
+def test_complete_although_the_server_truncates(tiny: Sandbox) -> None:
     session = tiny.load().session.at(version=3)
     valid = tiny.truth.roots_at(session.timestamp)["root_id"]
     root = max(
@@ -174,10 +174,10 @@ def test_few_requests(tiny: Sandbox, roots: list[int]) -> None:
     service.get_skeleton(roots[0])
     before = len(tiny.requests)
     service.get_skeleton(roots[1])
-    asked = [request.path for request in tiny.requests[before:]]
-    assert len(asked) <= 9
-    assert not any(path.startswith("/precomputed") for path in asked)
-    assert sum("skeletoncache" in path for path in asked) == 1
+    requested = [request.path for request in tiny.requests[before:]]
+    assert len(requested) <= 9
+    assert not any(path.startswith("/precomputed") for path in requested)
+    assert sum("skeletoncache" in path for path in requested) == 1
 
 
 @pytest.mark.slow
@@ -301,16 +301,16 @@ def test_reference_tables(tiny: Sandbox, service: SkeletonsService, roots: list[
 def test_many_are_read_in_batches(tiny: Sandbox, roots: list[int]) -> None:
     service = SkeletonsService(tiny.load().session)
     wrong = roots[0] + (1 << 20)
-    asked = [roots[2], wrong, roots[0], roots[2], roots[1]]
+    requested = [roots[2], wrong, roots[0], roots[2], roots[1]]
     before = len(tiny.requests)
-    batches = service.get_skeletons(asked, batch_size=2, progress=False)
-    assert len(tiny.requests) == before  # nothing is asked before the first step
+    batches = service.get_skeletons(requested, batch_size=2, progress=False)
+    assert len(tiny.requests) == before  # nothing is requested before the first step
     steps = iter(batches)
     first, neuron = next(steps)
     assert first == roots[2]
     after_one = len(tiny.requests)
     rest = dict(steps)
-    assert len(tiny.requests) > after_one  # the second batch was not asked for with the first
+    assert len(tiny.requests) > after_one  # the second batch was not requested with the first
     assert list(rest) == [roots[0], roots[1]]
     assert set(batches.failures) == {wrong}
     assert isinstance(batches.failures[wrong], StaleRootError)
@@ -354,10 +354,10 @@ def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int
     from cortexclient.errors import UnknownTableError
     from cortexclient.services.skeletons import SkeletonBatches
 
-    asked: list[list[int]] = []
+    requested: list[list[int]] = []
 
     def load(batch: list[int]) -> dict[int, Callable[[], Any]]:
-        asked.append(batch)
+        requested.append(batch)
         if 7 in batch:
             raise ServiceUnavailableError("it broke", service="l2cache")
         if 50 in batch:
@@ -368,30 +368,30 @@ def test_one_that_breaks_a_service_does_not_take_its_batch_along(roots: list[int
     assert [root for root, _ in batches] == [number for number in range(1, 33) if number != 7]
     assert list(batches.failures) == [7]
     assert isinstance(batches.failures[7], ServiceUnavailableError)
-    assert len(asked) <= 2 + 2 * 4
+    assert len(requested) <= 2 + 2 * 4
     with pytest.raises(ServiceUnavailableError):
         SkeletonBatches(list(range(1, 33)), load, 16, collect=False, progress=False).to_dict()
     with pytest.raises(UnknownTableError):  # no neuron is to blame for that
         SkeletonBatches([50], load, 16, collect=True, progress=False).to_dict()
 
     def down(batch: list[int]) -> dict[int, Callable[[], Any]]:
-        asked.append(batch)
+        requested.append(batch)
         raise ServiceUnavailableError("down", service="l2cache")
 
-    asked.clear()
+    requested.clear()
     with pytest.raises(ServiceUnavailableError, match="down"):  # not a try of each of a hundred batches
         SkeletonBatches(list(range(1, 1601)), down, 16, collect=True, progress=False).to_dict()
-    assert len(asked) <= 6
+    assert len(requested) <= 6
 
 
-def test_the_next_batch_is_asked_for_while_this_one_is_used() -> None:
+def test_the_next_batch_is_prefetched_while_this_one_is_used() -> None:
     from cortexclient.services.skeletons import SkeletonBatches
 
-    asked: list[list[int]] = []
+    requested: list[list[int]] = []
     second = threading.Event()
 
     def load(batch: list[int]) -> dict[int, Callable[[], Any]]:
-        asked.append(batch)
+        requested.append(batch)
         if 4 in batch:
             second.set()
         if 7 in batch:
@@ -400,13 +400,13 @@ def test_the_next_batch_is_asked_for_while_this_one_is_used() -> None:
 
     steps = iter(SkeletonBatches(list(range(1, 10)), load, 3, collect=True, progress=False, workers=4))
     assert next(steps) == (1, "Neuron 1")
-    assert asked == [[1, 2, 3]]  # whoever looks at the first one only asks for nothing more
+    assert requested == [[1, 2, 3]]  # whoever looks at the first one only requests nothing more
     assert next(steps) == (2, "Neuron 2")
     assert second.wait(timeout=30)  # without a step beyond the second one
     assert [root for root, _ in (next(steps) for _ in range(4))] == [3, 4, 5, 6]
     with pytest.raises(NotConfiguredError, match="later"):
         next(steps)
-    assert asked == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert requested == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 @pytest.mark.slow
@@ -668,7 +668,7 @@ def test_without_ossify_the_error_names_the_command(
 # -- skeletons that the service does not have --------------------------------------------------------------------------
 
 
-def test_refused_roots_are_computed_when_asked(tiny: Sandbox, roots: list[int]) -> None:
+def test_refused_roots_are_computed_with_fallback(tiny: Sandbox, roots: list[int]) -> None:
     refused = tiny.world.skeletons.refused
     client = tiny.load()
     whole = client.get_skeleton(roots[0])
@@ -744,7 +744,7 @@ def test_missing_skeletons_are_made_or_reported() -> None:
         assert "refus" in str(late.failures[refused])
         made = client.get_skeletons(roots, deadline=60, **options)
         assert set(made.to_dict()) | set(made.failures) == set(roots)
-        # what cannot be made says so at once, instead of at the deadline
+        # what cannot be made fails immediately, instead of at the deadline
         assert refused in made.failures
         assert not any(isinstance(error, ServiceTimeoutError) for error in made.failures.values())
         assert len(list(made)) >= 6
@@ -753,7 +753,7 @@ def test_missing_skeletons_are_made_or_reported() -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_made_is_told_before_the_deadline(tiny: Sandbox) -> None:
+def test_what_cannot_be_made_is_reported_before_the_deadline(tiny: Sandbox) -> None:
     client = tiny.load()
     older = sorted(set(tiny.truth.history["root_id"].tolist()))
     absent = [root for root, there in client.skeletons_exist(root_ids=older).items() if not there]
@@ -770,7 +770,7 @@ def test_what_cannot_be_made_is_told_before_the_deadline(tiny: Sandbox) -> None:
     shown = list(warnings.filters)
     computed = client.get_skeletons(hopeless, **options).to_dict()
     assert list(computed) == hopeless
-    # many are computed at once, and what is shown of warnings belongs to the whole process
+    # many are computed concurrently, and what is shown of warnings belongs to the whole process
     assert warnings.filters == shown
     for root in hopeless:
         ids = computed[root].anno.lvl2_ids.df["lvl2_id"].tolist()
@@ -788,7 +788,7 @@ HOPELESS, FINE = 360287970189639687, 360287970189639948  # level-2 ids of the fi
 GENERATE = "/bulk/gen_skeletons"
 
 
-def asked_of_skeletons(sandbox: Sandbox, since: int) -> list[str]:
+def skeleton_requests(sandbox: Sandbox, since: int) -> list[str]:
     paths = [request.path for request in sandbox.requests[since:]]
     return [path.split("/toy/")[-1].split("/sandbox/")[-1] for path in paths if "skeletoncache" in path]
 
@@ -813,10 +813,10 @@ def test_what_cannot_be_made_is_reported_in_time(queue: Sandbox, output: Any, ma
     assert time.monotonic() - began < 15
     assert "level-2 ids have no attributes" in str(error)
     assert (error.service, error.url.endswith("gen_skeletons")) == ("skeleton", True)
-    asked = asked_of_skeletons(queue, before)
-    assert not any("async" in path for path in asked)
-    assert sum(path.endswith("gen_skeletons") for path in asked) == 1
-    # given up for what it lacks, but computable here
+    requested = skeleton_requests(queue, before)
+    assert not any("async" in path for path in requested)
+    assert sum(path.endswith("gen_skeletons") for path in requested) == 1
+    # refused for what it lacks, but it can be computed here
     neuron = client.get_skeleton(HOPELESS, output=output, fallback="compute", deadline=0)
     meta = neuron["meta"]["skeleton_type"] if output == "dict" else neuron.skeleton.meta.skeleton_type
     assert "computed" in meta
@@ -855,7 +855,7 @@ def test_what_is_not_made_in_time_says_what_was_waited_for(roots: list[int]) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", [r"/bulk/gen_skeletons", r"/bulk/get_cached_skeletons/"])
 @pytest.mark.parametrize("fault", ["hang", "503"])
-def test_a_failing_service_is_asked_to_generate_once(roots: list[int], route: str, fault: str) -> None:
+def test_a_failing_service_gets_one_request_to_generate(roots: list[int], route: str, fault: str) -> None:
     with Sandbox(size="tiny", cold_skeletons=True, skeleton_queue=True) as sandbox:
         client = sandbox.load(timeout=20, retries=1)
         client.get_skeleton(roots[1], output="dict")  # what is known of the dataset
@@ -866,14 +866,14 @@ def test_a_failing_service_is_asked_to_generate_once(roots: list[int], route: st
             client.get_skeleton(roots[0], output="dict", deadline=2)
         assert time.monotonic() - began < 9
         assert caught.value.url is not None
-        asked = asked_of_skeletons(sandbox, before)
-        assert sum(path.endswith("gen_skeletons") for path in asked) <= 1  # one that hangs is not noted
+        requested = skeleton_requests(sandbox, before)
+        assert sum(path.endswith("gen_skeletons") for path in requested) <= 1  # one that hangs is not noted
         sandbox.clear_faults()
         batches = client.get_skeletons(roots[:3], output="dict", progress=False, deadline=60)
         assert len(batches.to_dict()) == 3
 
 
-def test_a_service_without_bulk_routes_is_asked_one_by_one(roots: list[int]) -> None:
+def test_a_service_without_bulk_routes_gets_single_requests(roots: list[int]) -> None:
     with Sandbox(size="tiny", cold_skeletons=True, skeleton_limiter=True) as sandbox:
         client = sandbox.load()
         expected = client.get_skeletons(roots[:2], output="dict", progress=False).to_dict()
