@@ -1,6 +1,6 @@
 """What an installation without extras must show: everything else works, and what is missing names its pip command.
 
-tox runs ``python -I check_extras.py`` where none of the extras is installed.
+tox runs ``python -I check_extras.py`` before it installs any of the extras.
 """
 
 from __future__ import annotations
