@@ -30,17 +30,6 @@ SEARCH = REPOSITORY / "docs" / "_static" / "search.js"
 LINK = re.compile(r"\[[^\]]+\]\((?!https?://|#|mailto:)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 
 
-@pytest.fixture
-def generator() -> ModuleType:
-    """docs/generate.py."""
-    location = importlib.util.spec_from_file_location("docs_generate", REPOSITORY / "docs" / "generate.py")
-    assert location is not None
-    module = importlib.util.module_from_spec(location)
-    assert location.loader is not None
-    location.loader.exec_module(module)
-    return module
-
-
 def pages() -> list[Path]:
     found = sorted((REPOSITORY / "docs").glob("**/*.md"))
     return [

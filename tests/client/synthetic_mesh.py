@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytest
+from scipy import ndimage
+from skimage import measure
 
 
 @dataclass
@@ -90,7 +91,6 @@ def make_truth(
     volume: np.ndarray | None = None,
     **changes: Any,
 ) -> Truth:
-    ndimage = pytest.importorskip("scipy.ndimage")
     rng = np.random.default_rng(seed)
     shape = tuple(n * chunk for n in chunks)
     if volume is None:
@@ -107,16 +107,16 @@ def make_truth(
         if not count:
             continue
         crop = volume[tuple(slice(a, a + chunk + 1) for a in low)]
-        owner = _with_overlap(ndimage, crop, objects)
+        owner = _with_overlap(crop, objects)
         for number in range(1, count + 1):
             name = l2_id(tuple(np.array(first) + position), number * 7 + int(rng.integers(5)))
             ids.append(name)
-            points.append(_deepest(ndimage, objects == number) * scale + base + low * scale)
+            points.append(_deepest(objects == number) * scale + base + low * scale)
             fragments.append((name, *_mesh(owner == number, low, shape, scale, base, draco)))
     return _join(fragments, np.array(ids), np.array(points), base, scale * chunk, draco, info)
 
 
-def _with_overlap(ndimage: Any, crop: np.ndarray, objects: np.ndarray) -> np.ndarray:
+def _with_overlap(crop: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """Give the voxels of the overlap to the object that they touch."""
     owner = np.zeros(crop.shape, dtype=int)
     owner[tuple(slice(0, n) for n in objects.shape)] = objects
@@ -127,7 +127,7 @@ def _with_overlap(ndimage: Any, crop: np.ndarray, objects: np.ndarray) -> np.nda
     return np.where(crop & np.isin(joined, present), nearest, 0)
 
 
-def _deepest(ndimage: Any, mask: np.ndarray) -> np.ndarray:
+def _deepest(mask: np.ndarray) -> np.ndarray:
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
     return np.array(np.unravel_index(depth.argmax(), mask.shape), dtype=float)
 
@@ -140,7 +140,6 @@ def _mesh(
     base: np.ndarray,
     draco: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    measure = pytest.importorskip("skimage.measure")
     # triangles look outward, as those of real meshes; closed only where the volume ends: at chunk faces a
     # fragment stays open
     pad = [(int(a == 0), int(a + n >= end)) for a, n, end in zip(low, mask.shape, shape, strict=True)]

@@ -46,8 +46,6 @@ def assert_alike(frames: list[Any], kind: str) -> None:
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tables_and_views(client, kind, split):
-    if kind == "polars":
-        pytest.importorskip("polars")
     options = {"return_as": kind, "split_positions": split}
     seen = 0
     for names in (client.tables, client.views):
@@ -65,8 +63,6 @@ def test_tables_and_views(client, kind, split):
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_synapses(client, neurons, kind, split):
-    if kind == "polars":
-        pytest.importorskip("polars")
     options = {"pre": True, "post": True, "progress": False, "return_as": kind, "split_positions": split}
     options["reference_tables"] = ["synapse_tags", "synapse_targets"]
     frames = [client.query_synapses(some, **options) for some in ([], neurons[:1], neurons)]
@@ -78,8 +74,6 @@ def test_synapses(client, neurons, kind, split):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("source", ["edges", "synapses"])
 def test_connections(client, neurons, kind, source):
-    if kind == "polars":
-        pytest.importorskip("polars")
     table = client.spec.synapse_table if source == "synapses" else None
     frames = [
         client.connectivity(some, synapse_table=table, return_as=kind) for some in ([], neurons[:1], neurons)

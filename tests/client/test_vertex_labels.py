@@ -1,34 +1,18 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from skimage import measure
 
 from cortexclient.services.vertex_labels import Decision, label_vertices
 from cortexclient.services.vertex_labels.chunks import ChunkGrid
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-
-def _generator() -> ModuleType:
-    path = Path(__file__).with_name("synthetic_mesh.py")
-    spec = importlib.util.spec_from_file_location("synthetic_mesh", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["synthetic_mesh"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-synthetic = _generator()
+from tests.client import synthetic_mesh as synthetic
 
 
 def label(truth: Any, **options: Any) -> Any:
@@ -204,7 +188,6 @@ def test_arguments_are_left_alone() -> None:
 
 def box(low: tuple[float, ...], high: tuple[float, ...], step: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
     """A closed box with a vertex every few nm."""
-    measure = pytest.importorskip("skimage.measure")
     size = np.array(high, dtype=float) - low
     counts = np.maximum(np.round(size / step).astype(int), 2)
     filled = np.pad(np.ones(counts, dtype=np.float32), 1)
@@ -444,13 +427,12 @@ def test_repeated_ids_are_refused() -> None:
 
 @pytest.mark.slow
 def test_real_cell(shared_data: Path, tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
     with tarfile.open(shared_data / "minnie65_cell" / "test_cell_with_mesh.osy") as archive:
         archive.extractall(tmp_path, filter="data")
-    vertices = pandas.read_feather(tmp_path / "layers/mesh/nodes.feather").to_numpy()
+    vertices = pd.read_feather(tmp_path / "layers/mesh/nodes.feather").to_numpy()
     faces = np.load(tmp_path / "layers/mesh/faces.npz")["data"]
-    graph = pandas.read_feather(tmp_path / "layers/graph/nodes.feather")
-    linkage = pandas.read_feather(tmp_path / "linkage/graph/mesh/linkage.feather").sort_values("mesh")
+    graph = pd.read_feather(tmp_path / "layers/graph/nodes.feather")
+    linkage = pd.read_feather(tmp_path / "linkage/graph/mesh/linkage.feather").sort_values("mesh")
     recorded = linkage["graph"].to_numpy()
     info = json.loads((shared_data / "minnie65_pcg" / "info.json").read_text())
     points = graph[[f"rep_coord_nm_{axis}" for axis in "xyz"]].to_numpy()

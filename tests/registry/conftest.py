@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -27,15 +25,6 @@ def private_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assembly.forget()
     yield
     assembly.forget()
-
-
-@pytest.fixture(scope="session")
-def generator(repository: Path) -> ModuleType:
-    """The script that writes the pages of documentation that follow from the code."""
-    location = importlib.util.spec_from_file_location("docs_generate", repository / "docs" / "generate.py")
-    module = importlib.util.module_from_spec(location)
-    location.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -61,40 +61,6 @@ def test_merge_and_undo(edited: Sandbox, cave: Any) -> None:
     assert not parts[0] & parts[1]
 
 
-def test_split(edited: Sandbox, cave: Any) -> None:
-    root = example_roots(edited.world, 1)[0]
-    before = {side: synapses(cave, side, root) for side in ("pre", "post")}
-    edit = edited.split(root)
-    new = edit.new_roots.tolist()
-    assert len(new) == 2
-    for side, ids in before.items():
-        parts = [synapses(cave, side, part) for part in new]
-        assert parts[0] | parts[1] == ids
-        assert not parts[0] & parts[1]
-    for part in new:
-        skeleton = cave.skeleton.get_skeleton(part, output_format="dict")
-        assert set(skeleton["lvl2_ids"].tolist()) == set(
-            cave.chunkedgraph.get_leaves(part, stop_layer=2).tolist()
-        )
-
-
-def test_versions_come_and_go(edited: Sandbox, cave: Any) -> None:
-    table = cave.materialize.synapse_table
-    one, two = example_roots(edited.world, 2)
-    (new,) = edited.merge(one, two).new_roots.tolist()
-    old = max(cave.materialize.get_versions())
-    version = edited.materialize()
-    assert version == old + 1
-    assert version in cave.materialize.get_versions()
-    pre = {"filter_equal_dict": {"pre_pt_root_id": new}}
-    assert not len(cave.materialize.query_table(table, materialization_version=old, **pre))
-    rows = cave.materialize.query_table(table, materialization_version=version, **pre)
-    assert set(rows["id"].tolist()) == synapses(cave, "pre", new)
-    edited.expire(version)
-    assert version not in cave.materialize.get_versions()
-    assert version in cave.materialize.get_versions(expired=True)
-
-
 def test_another_dataset_of_the_same_sandbox(edited: Sandbox) -> None:
     own, other = edited.load(), edited.load("v1dd")
     assert other.datastack_name == "v1dd"

@@ -31,17 +31,6 @@ def live(client: CAVEclient, table: str, at: datetime, **options: object):
     return client.materialize.live_live_query(table, timestamp=at, metadata=False, **options)
 
 
-@pytest.mark.parametrize("seconds", [-22, -21, -12, -1, 0])
-def test_live_roots_are_those_of_the_supervoxels(toy: Sandbox, client: CAVEclient, seconds: int) -> None:
-    at = AFTER_EVERYTHING + timedelta(seconds=seconds)
-    found = live(client, "synapses_toy", at)
-    assert len(found) > 0
-    for side in ("pre", "post"):
-        supervoxels = found[f"{side}_pt_supervoxel_id"].to_numpy(dtype=np.int64)
-        roots = found[f"{side}_pt_root_id"].to_numpy(dtype=np.int64)
-        assert (roots == toy.world.graph.roots(supervoxels, at)).all()
-
-
 def test_a_row_newer_than_the_version_is_there_and_one_awaiting_lookup_is_refused(
     toy: Sandbox, client: CAVEclient
 ) -> None:
