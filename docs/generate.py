@@ -7,6 +7,8 @@ a dataset touches its YAML file and nothing else.
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,27 +24,6 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).resolve().parent
 TOC = "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
-SECTIONS = (
-    *(
-        "CellIdsSpec",
-        "SynapsesSpec",
-        "TransformSpec",
-        "TransformStep",
-        "RotationSpec",
-        "TableSpec",
-        "VersionSpec",
-    ),
-    *(
-        "ExportsSpec",
-        "CapabilitiesSpec",
-        "AccessSpec",
-        "CitationSpec",
-        "LicenseSpec",
-        "ExampleIdsSpec",
-        "LayerSpec",
-    ),
-    *("DeprecationSpec", "SourceSpec"),
-)
 
 
 # --------------------------------------------------------------------------------------------------------------- codes
@@ -60,12 +41,21 @@ def fields_page() -> str:
     """Write the table of all fields of a spec."""
     schema = dataset_schema()
     lines = ["## A dataset", "", *_table(schema, required=["name", *schema["then"]["required"]])]
-    for name in SECTIONS:
+    for name in _sections(schema, schema):
         section = schema["definitions"][name]
         used = ", ".join(f"`{key}`" for key in _users(schema, name))
         lines += ["", f"## {used}", "", str(section["description"]).split("\n")[0], ""]
         lines += _table(section, required=section.get("required", []))
     return "\n".join(lines) + "\n"
+
+
+def _sections(schema: dict[str, Any], section: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of the sections below one, in the order of its fields."""
+    for name in dict.fromkeys(re.findall(r"#/definitions/(\w+)", json.dumps(section["properties"]))):
+        below = schema["definitions"][name]
+        if below is not section:  # earlier tables of a table
+            yield name
+            yield from _sections(schema, below)
 
 
 def _users(schema: dict[str, Any], name: str) -> Iterator[str]:

@@ -280,13 +280,12 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if pd.isna(value):
         return None
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return str(int(value)) if abs(int(value)) >= _EXACT else int(value)
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value if isinstance(value, str) else str(value)
+    value = value.item() if isinstance(value, np.number | np.bool_) else value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _EXACT:
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _provenance(frame: pd.DataFrame) -> Response:

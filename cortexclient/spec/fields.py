@@ -113,12 +113,6 @@ class FrozenDict(dict[K, V]):
         # the default would rebuild it item by item, which is refused
         return (type(self), (dict(self),))
 
-    def __copy__(self) -> FrozenDict[K, V]:
-        return self
-
-    def __deepcopy__(self, _memo: object) -> FrozenDict[K, V]:
-        return self
-
 
 def _without_nulls(value: object) -> object:
     """Leave out entries that a null cleared."""
