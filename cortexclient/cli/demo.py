@@ -125,19 +125,12 @@ class Demo:
 
     def __init__(self, client: DatasetClient, root_id: int | None, out: Path) -> None:
         self.client = client
-        self.root_id = root_id
+        self.root = root_id or 0  # not chosen yet
         self.out = out
         self.neuron: Any = None
         self.shape: Any = None
         self.labels: Any = None
         self.sites: Any = None
-
-    @property
-    def root(self) -> int:
-        """Return the neuron, once it is chosen."""
-        if self.root_id is None:
-            raise NotConfiguredError("no neuron is chosen; name one with --root-id")
-        return self.root_id
 
     def connect(self) -> Iterator[str]:
         """Ask the server for its version, and pin the client to it."""
@@ -160,32 +153,31 @@ class Demo:
         client = self.client
         ids = client.spec.cell_ids
         if ids is None or ids.main_table is None:
-            self.root_id = self.root_id or self._example()
-            if self.root_id is None:
+            self.root = self.root or self._example()
+            if not self.root:
                 raise NotConfiguredError(
                     f"the spec of {client.spec.name} has neither example nor nucleus table; choose a neuron: --root-id"
                 )
-            yield f"no cell ids in this dataset; neuron {self.root_id}"
+            yield f"no cell ids in this dataset; neuron {self.root}"
             return
         nuclei = getattr(client.tables, ids.main_table)().query(limit=SHOWN_CELLS)
         roots = client.cell_id_to_root_id(nuclei["id"].to_numpy())
         found = roots[roots["root_id"] > 0]
         cells = client.root_id_to_cell_id(found["root_id"].to_numpy())
         back = int((cells["cell_id"].to_numpy() == found.index.to_numpy()).sum())
-        if self.root_id is None:
-            self.root_id = self._example() or int(found["root_id"].iloc[0])
-        own = int(client.root_id_to_cell_id([self.root_id])["cell_id"].iloc[0])
+        self.root = self.root or self._example() or int(found["root_id"].iloc[0])
+        own = int(client.root_id_to_cell_id([self.root])["cell_id"].iloc[0])
         yield f"{len(found)} of {len(roots)} cell ids have a root id; {back} of those root ids lead back to their cell"
-        yield f"neuron {self.root_id} is " + (f"cell {own}" if own > 0 else "no cell with a nucleus")
+        yield f"neuron {self.root} is " + (f"cell {own}" if own > 0 else "no cell with a nucleus")
 
-    def _example(self) -> int | None:
-        """Return the spec's example neuron at the client's moment."""
+    def _example(self) -> int:
+        """Return the spec's example neuron at the client's moment; 0 where it has none."""
         example = self.client.spec.example_ids
         if example is not None and example.cell_id is not None:
-            root = int(self.client.cell_id_to_root_id([int(example.cell_id)])["root_id"].iloc[0])
+            root = int(self.client.cell_id_to_root_id([example.cell_id])["root_id"].iloc[0])
             if root > 0:
                 return root
-        return int(example.root_id) if example is not None and example.root_id is not None else None
+        return 0 if example is None else example.root_id or 0
 
     def synapses(self) -> Iterator[str]:
         """Fetch the neuron's synapses on both sides."""

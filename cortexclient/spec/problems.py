@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from cortexclient.errors import SpecError
 from cortexclient.spec.nodes import MappingNode, ScalarNode, find, walk
@@ -249,13 +249,10 @@ def _unknown_transform(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem
 
 def implausible(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem]:
     """Yield warnings about lengths that are probably in another unit than that of their key."""
-    sizes: dict[Place, tuple[float, float, float] | None] = {("voxel_resolution",): spec.voxel_resolution}
-    if spec.synapses is not None:
-        sizes["synapses", "voxel_resolution"] = spec.synapses.voxel_resolution
-    sizes |= {
-        ("tables", role, "voxel_resolution"): table.voxel_resolution for role, table in spec.tables.items()
-    }
-    for path, size in sizes.items():
+    owners: dict[Place, Any] = {(): spec, ("synapses",): spec.synapses}
+    owners |= {("tables", role): table for role, table in spec.tables.items()}
+    for place, owner in owners.items():
+        size = owner.voxel_resolution if owner is not None else None
         if size is None or (min(size) >= SMALLEST_VOXEL_NM and max(size) <= LARGEST_VOXEL_NM):
             continue
         shown = ", ".join(f"{length:g}" for length in size)
@@ -264,7 +261,8 @@ def implausible(spec: DatasetSpec, root: MappingNode) -> Iterator[Problem]:
             advice = f"lengths are in nm: if these are um, write [{scaled}]"
         else:
             advice = "lengths are in nm; compare with the metadata of the table"
-        yield _at(root, path, "CX505", f"[{shown}] is hardly the size of a voxel in nm", advice)
+        message = f"[{shown}] is hardly the size of a voxel in nm"
+        yield _at(root, (*place, "voxel_resolution"), "CX505", message, advice)
     depths: dict[Place, float | None] = {("depth_range_um",): spec.depth_range_um and spec.depth_range_um[1]}
     depths |= {("layers", number): layer.bottom_um for number, layer in enumerate(spec.layers)}
     for path, depth in depths.items():
