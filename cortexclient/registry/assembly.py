@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,35 +62,27 @@ class Assembly:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-_lock = threading.Lock()
-_remembered: dict[tuple[Path, str | None], Assembly] = {}
+_remembered: dict[tuple[Path, str | None], tuple[DatasetSpec, dict[Path, Stamp]]] = {}
 
 
 def read(path: Path, *, layer: str | None = None) -> DatasetSpec:
     """Read a dataset's file with all that it extends, or return the same spec again while no file has changed."""
-    path = path.absolute()
-    with _lock:
-        known = _remembered.get((path, layer))
-    if (
-        known is not None
-        and known.spec is not None
-        and all(_stamp(file) == then for file, then in known.stamps.items())
-    ):
-        return known.spec
-    result = assemble(path, layer=layer)
+    key = (path.absolute(), layer)
+    spec, stamps = _remembered.get(key, (None, {}))
+    if spec is not None and all(_stamp(file) == then for file, then in stamps.items()):
+        return spec
+    result = assemble(key[0], layer=layer)
     spec = _usable(result)
     if result.lasting:
-        with _lock:
-            _remembered[path, layer] = result
-            while len(_remembered) > MAX_REMEMBERED:
-                _remembered.pop(next(iter(_remembered)))
+        if len(_remembered) >= MAX_REMEMBERED:
+            forget()
+        _remembered[key] = spec, result.stamps
     return spec
 
 
 def forget() -> None:
     """Forget what was read, so that every file is read again."""
-    with _lock:
-        _remembered.clear()
+    _remembered.clear()
 
 
 def finished(what: Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
