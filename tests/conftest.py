@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -59,11 +59,14 @@ def tiny() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session")
 def python() -> Callable[..., str]:
-    """Run code in an interpreter of its own, which must not fail; returns what it prints."""
+    """Run code in an interpreter of its own, which must not fail; returns what it prints.
 
-    def run(code: str, *arguments: object) -> str:
+    Further options, such as a folder, variables of the environment and what it reads, are those of `subprocess.run`.
+    """
+
+    def run(code: str, *arguments: object, **options: Any) -> str:
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

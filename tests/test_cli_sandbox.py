@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -234,25 +232,11 @@ def test_link_and_plot(tmp_path: Path, root: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_as_a_program_with_pipes(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import sys; from cortexclient.cli import main; sys.exit(main())"]
-    query = subprocess.run(
-        [*command, "query", "sandbox", "nucleus_detection", "--limit", "3", *TINY],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=tmp_path,
-    )
-    ids = [line.split(",")[0] for line in query.stdout.splitlines()[1:]]
-    roots = subprocess.run(
-        [*command, "cell-id-to-root-id", "sandbox", "-", *TINY],
-        input="\n".join(ids),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=tmp_path,
-    )
-    assert [line.split(",")[0] for line in roots.stdout.splitlines()[1:]] == ids
+def test_as_a_program_with_pipes(python: Any, tmp_path: Path) -> None:
+    code = "import sys; from cortexclient.cli import main; sys.exit(main())"
+    words = ("query", "sandbox", "nucleus_detection", "--limit", "3", *TINY)
+    ids = [line.split(",")[0] for line in python(code, *words, cwd=tmp_path).splitlines()[1:]]
+    words = ("cell-id-to-root-id", "sandbox", "-", *TINY)
+    roots = python(code, *words, cwd=tmp_path, input="\n".join(ids))
+    assert [line.split(",")[0] for line in roots.splitlines()[1:]] == ids
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 import termios
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -201,17 +201,10 @@ def test_a_terminal_without_the_letter_gets_another_instead_of_a_crash(tmp_path:
     assert "200 ?m" in on_a_terminal(FITTING, 80, tmp_path, PYTHONIOENCODING="ascii")
 
 
-def test_a_pipe_gets_utf8_whatever_the_locale(tmp_path: Path) -> None:
+def test_a_pipe_gets_utf8_whatever_the_locale(python: Any, tmp_path: Path) -> None:
     code = (
         "import pandas as pd\nfrom cortexclient.cli.output import show_frame, speak_utf8\nspeak_utf8()\n"
         "show_frame(pd.DataFrame({'note': ['200 \\u00b5m']}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        timeout=60,
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )
-    assert done.stdout.decode("utf-8").splitlines() == ["note", "200 µm"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    assert python(code, cwd=tmp_path, env=environment, encoding="utf-8").splitlines() == ["note", "200 µm"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,7 +148,7 @@ def test_threads_share_one_client() -> None:
     assert len(set(found)) == 1
 
 
-def test_somebody_elses_datasets_package_is_left_alone(tmp_path: Path) -> None:
+def test_somebody_elses_datasets_package_is_left_alone(python: Any, tmp_path: Path) -> None:
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "__init__.py").write_text("raise RuntimeError('imported')\n")
     (tmp_path / "datasets" / "minnie_public.yaml").write_text("broken: [\n")
@@ -156,15 +156,8 @@ def test_somebody_elses_datasets_package_is_left_alone(tmp_path: Path) -> None:
         "import cortexclient, sys\n"
         "print(cortexclient.get_spec('minnie_public').datastack, 'datasets' in sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)},
-    )
-    assert done.stdout.split() == ["minnie65_public", "False"]
+    printed = python(code, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)})
+    assert printed.split() == ["minnie65_public", "False"]
 
 
 def test_values_given_to_load_win_and_are_checked(write) -> None:
