@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import pickle
@@ -53,11 +54,11 @@ class Threads(Executor):
     """Threads whose requests end when they are shut down, unlike those of a ThreadPoolExecutor."""
 
     def __init__(self) -> None:
-        self._jobs: list[tuple[Future[Any], Prefetch[None]]] = []
+        self._jobs: dict[Future[Any], Prefetch[None]] = {}
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run a function in a thread of its own."""
-        self._reap(everything=False)
+        self._end([future for future in self._jobs if future.done()])
         future: Future[Any] = Future()
 
         def work() -> None:
@@ -67,20 +68,17 @@ class Threads(Executor):
                 future.set_exception(error)
 
         future.set_running_or_notify_cancel()
-        job = Prefetch(work, workers=1)
-        self._jobs.append((future, job))
-        job.start()
+        self._jobs[future] = Prefetch(work, workers=1)
+        self._jobs[future].start()
         return future
 
-    def _reap(self, *, everything: bool) -> None:
-        ended = [pair for pair in self._jobs if everything or pair[0].done()]
-        self._jobs = [pair for pair in self._jobs if pair not in ended]
-        for _, job in ended:
-            job.cancel()
+    def _end(self, futures: list[Future[Any]]) -> None:
+        for future in futures:
+            self._jobs.pop(future).cancel()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - both are meant
         """End all threads; requests that are under way are cancelled."""
-        self._reap(everything=True)
+        self._end(list(self._jobs))
 
 
 @contextlib.contextmanager
@@ -127,9 +125,20 @@ def do_batch(packed: Any, kind: Kind, folder: Folder, number: int, roots: list[i
     if known := read_records(folder, [number]):
         return known[number]
     record = Record(number, [], {})
-    rows = _Rows()
+    tables: list[Any] = []
+    schema = None
     for root, found in _fetch(_client_of(packed), kind, roots):
-        content: Any = rows.add(found) if kind.ending is None and not isinstance(found, Exception) else found
+        content: Any = found
+        if kind.ending is None and isinstance(found, pa.Table):
+            try:
+                # each column has one type
+                schema = pa.unify_schemas(
+                    [schema or found.schema, found.schema], promote_options="permissive"
+                )
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                content = ValueError(f"its rows do not fit those of the other neurons: {error}")
+            else:
+                tables.append(found)
         if isinstance(content, FATAL):
             raise content
         if isinstance(content, Exception):
@@ -141,15 +150,23 @@ def do_batch(packed: Any, kind: Kind, folder: Folder, number: int, roots: list[i
     if kind.ending is not None:
         folder.delete([f"{root}{kind.ending}" for root in record.failures])
     else:
-        part = f"part-{number:05d}.parquet"
-        record.rows = sum(table.num_rows for table in rows.tables)
-        if rows.tables:
-            record.part = part
-            folder.write(part, rows.parquet())
-        else:
-            folder.delete([part])
+        _write_part(folder, record, tables, schema)
     record.write(folder)
     return record
+
+
+def _write_part(folder: Folder, record: Record, tables: list[Any], schema: Any) -> None:
+    """Write the rows of a batch; without any, remove what an earlier try may have left."""
+    part = f"part-{record.batch:05d}.parquet"
+    record.rows = sum(table.num_rows for table in tables)
+    if schema is None:
+        folder.delete([part])
+        return
+    record.part = part
+    table = pa.concat_tables(tables, promote_options="permissive")
+    content = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(schema.metadata), content, compression="zstd")
+    folder.write(part, content.getvalue())
 
 
 def _fetch(client: DatasetClient, kind: Kind, roots: list[int]) -> Iterator[tuple[int, Any]]:
@@ -174,30 +191,3 @@ def _fetch(client: DatasetClient, kind: Kind, roots: list[int]) -> Iterator[tupl
             else:
                 down.clear()
             yield root, found
-
-
-class _Rows:
-    """The rows of a batch, as one table whose columns have one type each."""
-
-    def __init__(self) -> None:
-        self.tables: list[Any] = []
-        self._schema: Any = None
-
-    def add(self, table: Any) -> Exception | None:
-        """Add the rows of a neuron; return why they cannot be added to those of the others."""
-        if table is None:
-            return None
-        schemas = [table.schema] if self._schema is None else [self._schema, table.schema]
-        try:
-            self._schema = pa.unify_schemas(schemas, promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            return ValueError(f"its rows do not fit those of the other neurons: {error}")
-        self.tables.append(table)
-        return None
-
-    def parquet(self) -> bytes:
-        """Return the file."""
-        sink = pa.BufferOutputStream()
-        table = pa.concat_tables(self.tables, promote_options="permissive")
-        pq.write_table(table.replace_schema_metadata(self._schema.metadata), sink, compression="zstd")
-        return bytes(sink.getvalue())

@@ -204,7 +204,7 @@ class StoredTable:
                 # it describes hundreds of row groups: reading it takes longer than the rows of a neuron
                 footer = parquet.read_metadata(source)
                 if len(self._footers) >= _FOOTERS:
-                    self._footers.pop(next(iter(self._footers)), None)
+                    self._footers.clear()  # in one step, since other threads add theirs
                 self._footers[path] = footer
             if columns and hasattr(source, "holding"):
                 source = source.holding(_ranges(footer, columns, groups))

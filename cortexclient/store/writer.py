@@ -7,6 +7,7 @@ when it is complete, so that a kill costs one copy at most.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -97,23 +98,20 @@ class TableWriter:
         done = self._done(self.folder / _SPOOL_DONE)
         if done is not None:
             return int(done["rows"]), str(done["checksum"])
-        rows, writer = 0, None
+        rows = 0
         path = self.folder / _SPOOL  # complete only if the note beside it says so
         try:
-            for table in batches():
-                chosen = _rows_of_a_query(table, self.work)
-                if writer is None:
-                    writer = parquet.ParquetWriter(path, chosen.schema, **_options(chosen.schema, level=1))
-                writer.write_table(chosen)
-                rows += len(chosen)
-                self.report("read", rows)
+            chosen = (_rows_of_a_query(table, self.work) for table in batches())
+            first = next(chosen)
+            with parquet.ParquetWriter(path, first.schema, **_options(first.schema, level=1)) as file:
+                for table in itertools.chain([first], chosen):
+                    file.write_table(table)
+                    rows += len(table)
+                    self.report("read", rows)
         except OSError as error:
             if isinstance(error, CortexError):
                 raise
             raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-        finally:
-            if writer is not None:
-                writer.close()
         if self.work.expected is not None and rows != self.work.expected:
             path.unlink()
             raise ExportError(
@@ -165,20 +163,21 @@ class TableWriter:
     def _parts(self, batches: Iterator[pa.Table], folder: Path, key: str) -> tuple[list[Part], Part]:
         parts: list[Part] = []
         groups: list[tuple[int, int, int, int]] = []
-        written, writer = 0, None
-        for group in _groups(batches, key):
-            if writer is None:
-                path = folder / f"part-{len(parts):05d}.parquet"
-                writer, in_part = parquet.ParquetWriter(path, group.schema, **_options(group.schema, key)), 0
-            writer.write_table(group, row_group_size=GROUP_ROWS)
-            in_part += len(group)
-            written += len(group)
-            self.report(f"sorted by {key}", written)
-            if in_part >= PART_ROWS:
-                parts.append(_finished(writer, path, in_part, len(parts), key, groups))
-                writer = None
-        if writer is not None:
-            parts.append(_finished(writer, path, in_part, len(parts), key, groups))
+        found, written = _groups(batches, key), 0
+        for first in found:
+            path, in_part = folder / f"part-{len(parts):05d}.parquet", 0
+            with parquet.ParquetWriter(path, first.schema, **_options(first.schema, key)) as file:
+                for number, group in enumerate(itertools.chain([first], found)):
+                    file.write_table(group, row_group_size=GROUP_ROWS)
+                    keys = group.column(key).drop_null()
+                    if len(keys) and pa.types.is_integer(keys.type):
+                        groups.append((len(parts), number, keys[0].as_py(), keys[-1].as_py()))
+                    in_part += len(group)
+                    self.report(f"sorted by {key}", written + in_part)
+                    if in_part >= PART_ROWS:
+                        break
+            written += in_part
+            parts.append(_part(path, in_part))
         names = ("part", "group", "low", "high")
         columns = {name: pa.array([group[n] for group in groups], pa.int64()) for n, name in enumerate(names)}
         index = folder / INDEX
@@ -206,18 +205,6 @@ def _groups(batches: Iterator[pa.Table], key: str) -> Iterator[pa.Table]:
         held = table[at:]
     if held is not None:
         yield held
-
-
-def _finished(writer: Any, path: Path, rows: int, number: int, key: str, groups: list[Any]) -> Part:
-    writer.close()
-    found = parquet.read_metadata(path)
-    column = found.schema.names.index(key)
-    for group in range(found.num_row_groups):
-        statistics = found.row_group(group).column(column).statistics
-        # not where every key is null, or the key is a text
-        if statistics is not None and statistics.has_min_max and isinstance(statistics.min, int):
-            groups.append((number, group, statistics.min, statistics.max))
-    return _part(path, rows)
 
 
 def _part(path: Path, rows: int) -> Part:

@@ -438,9 +438,13 @@ class _Ranges(SimpleHTTPRequestHandler):
         self.wfile.write(content)
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+
 @contextlib.contextmanager
 def web_of(folder: Path) -> Iterator[str]:
-    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Ranges, directory=str(folder)))
+    web = _Server(("127.0.0.1", 0), partial(_Ranges, directory=str(folder)))
     thread = threading.Thread(target=web.serve_forever, daemon=True)
     thread.start()
     _Ranges.sent.clear()
