@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -157,14 +156,12 @@ class Candidate:
     spec: DatasetSpec | None = None
 
 
-_lock = threading.RLock()
 _registered: dict[str, Candidate] = {}
 
 
 def add(spec: DatasetSpec, path: Path | None) -> None:
     """Register a spec in this session, in place of one of the same name."""
-    with _lock:
-        _registered[spec.name] = Candidate(spec.name, REGISTERED, path, spec)
+    _registered[spec.name] = Candidate(spec.name, REGISTERED, path, spec)
 
 
 def unregister(name: str) -> None:
@@ -175,22 +172,21 @@ def unregister(name: str) -> None:
     UnknownDatasetError
         If it was not.
     """
-    with _lock:
-        if _registered.pop(name, None) is None:
-            raise UnknownDatasetError(
-                f"{name!r} was not registered in this session, so it cannot be unregistered"
-            )
+    if _registered.pop(name, None) is None:
+        raise UnknownDatasetError(
+            f"{name!r} was not registered in this session, so it cannot be unregistered"
+        )
 
 
 def registered() -> dict[str, Candidate]:
     """Return what was registered in this session, by name."""
-    with _lock:
-        return dict(_registered)
+    return dict(_registered)
 
 
 def candidates(name: str) -> list[Candidate]:
     """Return every place that has a dataset of exactly this name, the one that wins first."""
-    found = [_registered[name]] if name in registered() else []
+    own = _registered.get(name)
+    found = [own] if own is not None else []
     for layer in reversed(layers()) if NAME.fullmatch(name) else ():
         path = layer.file(name)
         if path.is_file():

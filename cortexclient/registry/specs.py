@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ __all__ = [
     "resolve",
 ]
 
-_lock = threading.Lock()
 _shadows_reported: set[tuple[str, str]] = set()
 
 
@@ -161,10 +159,9 @@ def _warn_of_shadows(found: list[Candidate]) -> None:
     if winner.layer == BUILT_IN or not any(candidate.layer == BUILT_IN for candidate in hidden):
         return
     where = str(winner.path or "a spec registered in this session")
-    with _lock:
-        if (winner.name, where) in _shadows_reported:
-            return
-        _shadows_reported.add((winner.name, where))
+    if (winner.name, where) in _shadows_reported:
+        return
+    _shadows_reported.add((winner.name, where))
     warnings.warn(
         f"{winner.name} comes from {where} ({winner.layer}), which hides the built-in dataset of that name",
         SpecWarning,
