@@ -75,6 +75,13 @@ def test_masked_ids_are_missing(toy, ids):
         TablesService(toy).synapses_toy(id=ids).query()
 
 
+@pytest.mark.parametrize("way", [pd.Series, pd.Index, pd.array])
+def test_a_column_with_a_missing_id_says_so(way):
+    with pytest.raises(ValueError, match=r"ids holds missing values.*dropna"):
+        as_ids(way([3, None], dtype="Int64"))
+    assert as_ids(way([3, 2**60 + 1], dtype="Int64")).tolist() == [3, 2**60 + 1]
+
+
 def test_a_table_is_no_column_of_ids():
     with pytest.raises(TypeError, match="pass its column"):
         as_ids(pd.DataFrame({"pt_root_id": [1, 2]}))

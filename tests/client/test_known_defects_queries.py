@@ -88,6 +88,13 @@ def test_c5h_several_reference_rows_do_not_multiply_synapses(client, neurons, ta
     assert every["id"].tolist() == [1] * 6 + [2]
     with pytest.raises(ValueError, match=r"several rows for 1 synapses \(the first is 1\)"):
         attached("raise")
+    # a synapse may be without a row: points in own voxels are floats then, and ids are not
+    axes = {f"pt_position_{axis}": [4, 5, 6] for axis in "xyz"}
+    placed = pa.table({"id": [2**60 + 1, 2**60 + 2, 2**60 + 3], "target_id": [1, 5, 6], **axes})
+    frame, _ = attach(pd.DataFrame({"id": [1, 2]}), references[:1], [Reply(placed)], duplicates="first")
+    assert (frame[list(axes)].dtypes == "float64").all()
+    assert frame["pt_position_x"].isna().tolist() == [False, True]
+    assert frame["id_one"].tolist() == [2**60 + 1, pd.NA]
     frame = synapses(client, neurons, reference_tables=["synapse_tags", "synapse_targets"])
     assert frame["id"].is_unique
 
