@@ -103,7 +103,7 @@ def roots_of(
             "POST",
             graph_url(session, "roots_binary"),
             params=params,
-            data=batch.astype("<u8").tobytes(),
+            body=batch.astype("<u8").tobytes(),
         )
         if len(response.content) != 8 * len(batch):
             raise unreadable(

@@ -54,25 +54,23 @@ class Http:
         *,
         params: Mapping[str, Any] | None = None,
         body: Any = None,
-        data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         accept: tuple[int, ...] = (),
         timeout: float | None = None,
     ) -> Response:
         """Send one request; return its response, a success or one of the statuses in ``accept`` with a body of CAVE's.
 
-        With ``timeout`` (seconds) no longer than that is waited for the response, where the policy waits longer. Every
-        failure is raised as a `ServiceError`.
+        A body is sent as JSON, bytes as they are. With ``timeout`` (seconds) no longer than that is waited for the
+        response, where the policy waits longer. Every failure is raised as a `ServiceError`.
         """
         head = dict(headers or {})
-        content: bytes | str | None = data
-        if body is not None:
-            content = json.dumps(body, default=_plain)
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body, default=_plain)
             head.setdefault("Content-Type", "application/json")
         limits = None if timeout is None else self._limits(timeout)
         try:
             response = self._connection.http_session.request(
-                method, url, params=params, data=content, headers=head, timeout=limits
+                method, url, params=params, data=body, headers=head, timeout=limits
             )
         except Exception as error:
             if (made := as_ours(error, self._connection, service)) is None:

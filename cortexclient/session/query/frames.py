@@ -255,11 +255,11 @@ def join_positions(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     rest = frame.drop(columns=[column for columns in points.values() for column in columns])
     for name, columns in points.items():
-        whole = all(str(kind).startswith("int") for kind in frame[columns].dtypes)
+        parts = [frame[column] for column in columns]
+        whole = all(str(part.dtype).startswith("int") for part in parts)
+        options: dict[str, Any] = {} if whole else {"dtype": np.float64, "na_value": np.nan}
         # row by row in memory, as each row becomes an array of its own (orjson, say, takes no other)
-        values = np.ascontiguousarray(
-            frame[columns].to_numpy() if whole else frame[columns].to_numpy(np.float64, na_value=np.nan)
-        )
+        values = np.stack([part.to_numpy(**options) for part in parts], axis=1)
         rest[name] = pd.Series(list(values), index=frame.index, dtype=object)
     return rest
 
