@@ -375,7 +375,7 @@ class Connection:
 
     def _unknown_datastack(self, error: ServiceError) -> ServiceError:
         """Name the datastacks that the server has, if it has none of this name."""
-        from cortexclient.spec.problems import close_names
+        from cortexclient.spec.problems import did_you_mean
 
         try:
             known = self.http.get_json("info", f"{self.address}/info/api/v2/datastacks")
@@ -384,8 +384,7 @@ class Connection:
         if not isinstance(known, list) or self.spec.datastack in known:
             return error
         names = sorted(map(str, known))
-        close = close_names(self.spec.datastack, names)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(names[:30]) or 'none'}"
+        hint = did_you_mean(self.spec.datastack, names, f"it has {', '.join(names[:30]) or 'none'}")
         return MissingDataError(
             f"{self.address} has no datastack {self.spec.datastack!r}; {hint}",
             service="info",

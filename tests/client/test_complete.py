@@ -447,6 +447,14 @@ def test_rows_that_do_not_belong_to_the_query_are_refused(changed, message):
     assert caught.value.url
 
 
+@pytest.mark.parametrize("missing", ["id", "id_ref"])
+def test_rows_of_a_join_have_the_ids_of_both_tables(missing):
+    columns = {name: [1, 2] for name in ("id", "id_ref", "group") if name != missing}
+    wanted = query(base=table("b"), suffixes={"t": "_ref", "b": ""})
+    with pytest.raises(errors.ProtocolError, match=f"without column '{missing}'"):
+        fetch_all(session(Server(columns, 50)), [wanted])
+
+
 def test_no_rows_are_followed_by_one_request_for_the_columns():
     server = Notes({"id": range(10), "group": [0] * 10}, 50)
     main, more = fetch_all(session(server), [query([7, 8])], following=[notes(5)])

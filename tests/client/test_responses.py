@@ -157,6 +157,17 @@ def lists_as(value):
     return lambda _: json.dumps(value).encode()
 
 
+def test_numbers_that_are_all_missing_have_their_type_although_they_come_as_text(tiny, monkeypatch):
+    def change(body):
+        table = read(body)
+        place = table.column_names.index("volume")
+        return written(table.set_column(place, "volume", pa.nulls(len(table), pa.string())))
+
+    frame = client_through(tiny, monkeypatch, change).tables.nucleus_detection().query()
+    assert frame["volume"].isna().all()
+    assert frame["volume"].dtype == np.float64
+
+
 @pytest.mark.parametrize("path", ["/tables/metadata", "/views"])
 @pytest.mark.parametrize(
     "value",
