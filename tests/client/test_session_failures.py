@@ -122,8 +122,7 @@ EXPECTED = [
 @pytest.mark.parametrize(("text", "kind", "status"), EXPECTED, ids=[entry[0] for entry in EXPECTED])
 def test_which_refusal_becomes_which_error(refusals, text, kind, status):
     matching = [exchange for exchange in refusals if re.search(text, json.dumps(exchange["body"]))]
-    if not matching:
-        pytest.skip("not among the recordings kept here")
+    assert matching
     for exchange in matching:
         error = error_of(exchange)
         assert isinstance(error, kind), (exchange["body"], error)
