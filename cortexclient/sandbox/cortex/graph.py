@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -232,24 +231,38 @@ class AppliedEdit:
 def graphene_info(segmentation: Segmentation) -> dict[str, Any]:
     """The graphene info of the segmentation."""
     grid, scheme = segmentation.grid, segmentation.scheme
-    info: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     shape = [int(v) for v in grid.shape]
-    info["graph"] |= {
-        "bounding_box": shape,
-        "chunk_size": list(CHUNK),
-        "n_layers": scheme.n_layers,
-        "spatial_bit_masks": {str(layer): int(scheme.bits[layer]) for layer in range(1, scheme.n_layers + 1)},
+    bits = {str(layer): int(scheme.bits[layer]) for layer in range(1, scheme.n_layers + 1)}
+    return {
+        "app": {"supported_api_versions": [0, 1]},
+        "chunks_start_at_voxel_offset": True,
+        "data_dir": "{BASE}/precomputed/seg",
+        "data_type": "uint64",
+        "graph": {
+            "bounding_box": shape,
+            "chunk_size": list(CHUNK),
+            "cv_mip": 0,
+            "n_bits_for_layer_id": 8,
+            "n_layers": scheme.n_layers,
+            "spatial_bit_masks": bits,
+        },
+        "mesh": MESH_DIR,
+        "mesh_metadata": {"uniform_draco_grid_size": DRACO_GRID_NM, "unsharded_mesh_dir": "dynamic"},
+        "num_channels": 1,
+        "scales": [
+            {
+                "chunk_sizes": [list(CHUNK)],
+                "encoding": "raw",
+                "key": SCALE_KEY,
+                "resolution": list(SEGMENTATION_NM),
+                "size": shape,
+                "voxel_offset": [int(v) for v in grid.offset],
+            }
+        ],
+        "sharded_mesh": False,
+        "type": "segmentation",
+        "verify_mesh": False,
     }
-    info["mesh"] = MESH_DIR
-    info["mesh_metadata"]["uniform_draco_grid_size"] = DRACO_GRID_NM
-    info["scales"][0] |= {
-        "chunk_sizes": [list(CHUNK)],
-        "key": SCALE_KEY,
-        "resolution": list(SEGMENTATION_NM),
-        "size": shape,
-        "voxel_offset": [int(v) for v in grid.offset],
-    }
-    return info
 
 
 def write_graph(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +60,23 @@ class SkeletonTree:
 _WARNING_FILTERS = threading.Lock()
 SOMA, DENDRITE = 1, 3
 # how the service makes skeletons, as their metadata say
-_HOW: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+_HOW: dict[str, Any] = {
+    "soma_radius": 7500,
+    "collapse_soma": True,
+    "collapse_function": "sphere",
+    "invalidation_d": 7500,
+    "smooth_vertices": False,
+    "compute_radius": False,
+    "shape_function": "single",
+    "smooth_iterations": 12,
+    "smooth_neighborhood": 2,
+    "smooth_r": 0.1,
+    "cc_vertex_thresh": 0,
+    "remove_zero_length_edges": True,
+    "collapse_params": {},
+    "skeleton_type": "pcg_skel",
+    "skeleton_version": 4,
+}
 
 
 def skeletonize(
