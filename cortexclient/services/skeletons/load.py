@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -27,6 +27,7 @@ from cortexclient.services.skeletons.source import (
     fetch_stored,
     generate_skeletons,
     level2_graph,
+    of_each,
     result_or_error,
 )
 from cortexclient.services.skeletons.synapses import RootMoment, moments_of, synapses_of
@@ -113,7 +114,7 @@ class SkeletonLoader:
     def _skeletons(self, roots: list[int]) -> dict[int, dict[str, Any] | CortexError]:
         session = self.session
         if session.spec.denies("skeletons"):
-            return self._of_each(self._computed, roots)
+            return of_each(session, self._computed, roots)
         found = fetch_stored(session, roots, self.version)
         missing = [root for root in roots if root not in found]
         cache = session.connection.cache
@@ -136,12 +137,8 @@ class SkeletonLoader:
             found |= {root: _absent(session, root) for root in missing}
         if self.compute:
             lacking = [root for root in roots if _may_be_computed(found[root])]
-            found |= self._of_each(self._computed, lacking)
+            found |= of_each(session, self._computed, lacking)
         return found
-
-    def _of_each(self, function: Callable[[int], Any], roots: list[int]) -> dict[int, Any]:
-        """Call a function for each root concurrently: root -> what it returns, or the error that it raises."""
-        return dict(zip(roots, self.session.map(partial(result_or_error, function), roots), strict=True))
 
     def _computed(self, root: int) -> dict[str, Any]:
         if is_below_roots(self.session, root):
@@ -153,7 +150,7 @@ class SkeletonLoader:
         skeletons, graphs = self.session.run_all(
             [
                 partial(self._skeletons, roots),
-                partial(self._of_each, partial(level2_graph, self.session), roots if graph else []),
+                partial(of_each, self.session, partial(level2_graph, self.session), roots if graph else []),
             ]
         )
         return skeletons, self._attributes(skeletons), graphs
@@ -267,6 +264,7 @@ def _absent(session: Session, root: int) -> CortexError:
 # -- batches of many ---------------------------------------------------------------------------------------------------
 
 
+@dataclass(repr=False, eq=False)
 class SkeletonBatches:
     """Iterates over ``(root_id, neuron)``, and prefetches a batch of neurons while the one before it is used.
 
@@ -290,24 +288,15 @@ class SkeletonBatches:
         Root id -> error, of the neurons that were reached and failed.
     """
 
-    def __init__(
-        self,
-        root_ids: list[int],
-        load: Callable[[list[int]], dict[int, Callable[[], Any]]],
-        batch_size: int,
-        *,
-        collect: bool,
-        progress: bool,
-        workers: int = 1,
-    ) -> None:
-        self.root_ids = root_ids
-        self.failures: dict[int, CortexError] = {}
-        self._load = load
-        self._batch_size = batch_size
-        self._collect = collect
-        self._progress = progress
-        self._workers = workers
-        self._lost = False
+    root_ids: list[int]
+    load: Callable[[list[int]], dict[int, Callable[[], Any]]]
+    batch_size: int
+    _: KW_ONLY
+    collect: bool
+    progress: bool
+    workers: int = 1
+    failures: dict[int, CortexError] = field(default_factory=dict, init=False)
+    _lost: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
         return len(self.root_ids)
@@ -319,11 +308,11 @@ class SkeletonBatches:
         from tqdm import tqdm
 
         self._lost = False
-        size = self._batch_size
+        size = self.batch_size
         batches = in_batches(self.root_ids, size)
         following: Prefetch[dict[int, Callable[[], Any]]] | None = None
         try:
-            with tqdm(total=len(self), desc="skeletons", disable=not self._progress) as bar:
+            with tqdm(total=len(self), desc="skeletons", disable=not self.progress) as bar:
                 for number, batch in enumerate(batches):
                     found = self._read(batch) if following is None else following.result()
                     following = None
@@ -331,19 +320,19 @@ class SkeletonBatches:
                         if (
                             place == 1
                             and number + 1 < len(batches)
-                            and self._workers > 1
+                            and self.workers > 1
                             and not within_worker()
                         ):
                             # not with the first one: a caller that stops there needs no further batch
                             following = Prefetch(
-                                partial(self._read, batches[number + 1]), workers=self._workers
+                                partial(self._read, batches[number + 1]), workers=self.workers
                             )
                             following.start()
                         neuron = found.pop(root)()  # frees what a returned neuron needed
                         bar.update()
                         if not isinstance(neuron, CortexError):
                             yield root, neuron
-                        elif self._collect:
+                        elif self.collect:
                             self.failures[root] = neuron
                         else:
                             raise neuron
@@ -353,9 +342,9 @@ class SkeletonBatches:
 
     def _read(self, batch: list[int]) -> dict[int, Callable[[], Any]]:
         try:
-            found = self._load(batch)
+            found = self.load(batch)
         except CortexError as error:
-            if not self._collect or not _may_be_of_some(error):
+            if not self.collect or not _may_be_of_some(error):
                 raise
             found, failed, failure = self._read_parts(batch, error)
             lost = len(failed) == len(batch)
@@ -378,7 +367,7 @@ class SkeletonBatches:
             size = -(-len(batch) // pieces)
             for part in in_batches(batch, size):
                 try:
-                    found |= self._load(part)
+                    found |= self.load(part)
                 except CortexError as error:
                     if not _may_be_of_some(error):
                         raise

@@ -54,6 +54,7 @@ __all__ = [
     "fetch_stored",
     "generate_skeletons",
     "level2_graph",
+    "of_each",
     "parse_skeleton",
     "result_or_error",
     "stored_skeletons",
@@ -95,6 +96,11 @@ def result_or_error(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except CortexError as error:
         return error
+
+
+def of_each(session: Session, function: Callable[[int], Any], roots: Sequence[int]) -> dict[int, Any]:
+    """Call a function for each root concurrently: root -> what it returns, or the error that it raises."""
+    return dict(zip(roots, session.map(partial(result_or_error, function), roots), strict=True))
 
 
 def _base(session: Session) -> str:
@@ -156,8 +162,7 @@ def _fetch_one_by_one(session: Session, roots: Sequence[int], version: int, time
             session.http.send("skeleton", "GET", url, timeout=timeout).content, root, url=url
         )
 
-    there = [root for root in roots if known[root]]
-    return dict(zip(there, session.map(partial(result_or_error, one), there), strict=True))
+    return of_each(session, one, [root for root in roots if known[root]])
 
 
 def _check_version(session: Session, version: int) -> None:
@@ -215,14 +220,9 @@ def _check_shapes(data: dict[str, Any]) -> None:
     for name in ("radius", "compartment"):
         if data.get(name) is not None and data[name].shape != (count,):
             raise ValueError(f"{name} has the shape {data[name].shape}, and there are {count} vertices")
-    rows = {"edges": data["edges"], "root": data["root"], "mesh_to_skel_map": data.get("mesh_to_skel_map")}
-    for name, values in rows.items():
-        if values is None:
-            continue
-        lowest, highest = (
-            (values, values) if name == "root" else (values.min(initial=0), values.max(initial=0))
-        )
-        if lowest < 0 or highest >= count:
+    for name in ("edges", "root", "mesh_to_skel_map"):
+        rows = np.asarray(data[name] if data.get(name) is not None else 0)
+        if (rows < 0).any() or (rows >= count).any():
             raise ValueError(f"{name} names vertices that do not exist")
     ids, on = data.get("lvl2_ids"), data.get("mesh_to_skel_map")
     if ids is not None and on is not None and ids.shape != on.shape:
@@ -380,9 +380,8 @@ def _without_level2(session: Session, roots: Sequence[int]) -> Found:
     if session.spec.denies("l2cache"):
         return {}
     try:
-        ids = dict(
-            zip(roots, session.map(lambda root: leaves(session, root, stop_layer=2), roots), strict=True)
-        )
+        found_ids = session.map(lambda root: leaves(session, root, stop_layer=2), roots)
+        ids = dict(zip(roots, found_ids, strict=True))
         every = [number for some in ids.values() for number in some.tolist()]
         known: Any = Level2Service(session).get_l2data(every, ["rep_coord_nm"], as_dataframe=False)
     except CortexError as error:
