@@ -190,11 +190,15 @@ def _one_side(
     replies: list[Reply],
     tables: Sequence[str],
 ) -> dict[int, pd.DataFrame]:
-    frame = concat_replies(replies).frame()
-    _require_columns(session, table, frame, side)
-    frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
-    frame = frame.drop(columns=[name for name in _CRUD if name in frame.columns])
-    frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
+    from cortexclient.services.skeletons.build import without_warnings
+
+    # pandas changes the warning filters of the process while it compares or adds columns, others do so concurrently
+    with without_warnings():
+        frame = concat_replies(replies).frame()
+        _require_columns(session, table, frame, side)
+        frame = frame[frame["pre_pt_root_id"] != frame["post_pt_root_id"]]
+        frame = frame.drop(columns=[name for name in _CRUD if name in frame.columns])
+        frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
     if tables:
         references = find_references(session, table, tables, None)
         ids = frame["id"].tolist()
@@ -213,13 +217,16 @@ def _one_side(
             )
         ]
         about = fetch_replies(session, queries, description="reference tables")
-        frame, _ = attach(frame, references, about, duplicates="first")
+        with without_warnings():
+            frame, _ = attach(frame, references, about, duplicates="first")
         frame = frame.drop(columns=[name for name in frame.columns if name in _reference_crud(tables)])
     supervoxels = frame[f"{side}_pt_supervoxel_id"].to_numpy(dtype="int64")
     own = frame[f"{side}_pt_root_id"]
-    rows = join_positions(frame)
-    rows[f"{side}_pt_level2_id"] = roots_of(session, supervoxels, at=when.at, stop_layer=2)
-    return {root: rows[own == root].reset_index(drop=True) for root in roots}
+    level2 = roots_of(session, supervoxels, at=when.at, stop_layer=2)
+    with without_warnings():
+        rows = join_positions(frame)
+        rows[f"{side}_pt_level2_id"] = level2
+        return {root: rows[own == root].reset_index(drop=True) for root in roots}
 
 
 def _require_columns(session: Session, table: str, frame: pd.DataFrame, side: str) -> None:
