@@ -260,15 +260,17 @@ class Weather:
             self.right[name] = plain(call(self.load(None), self.scene))
             self.replies[name] = {reply.request.route: reply for reply in self.proxy.replies}
 
-    def routes(self, fault: str, call: str) -> list[str]:
-        """Return the routes of a call whose replies a fault changes."""
+    def routes(self, fault: str, call: str) -> Iterator[str]:
+        """Yield the routes of a call whose replies a fault changes."""
         others = list(self.replies[call].values())
-        return [
-            route
-            for route, reply in self.replies[call].items()
-            if KINDS[fault](random.Random(0), replace(reply, headers=list(reply.headers), earlier=others))
-            is not False
-        ]
+        for route, reply in self.replies[call].items():
+            copy = replace(reply, headers=list(reply.headers), earlier=others)
+            if KINDS[fault](random.Random(0), copy) is not False:
+                yield route
+
+    def possible(self, fault: str) -> list[str]:
+        """Return the calls that a fault can strike."""
+        return [call for call in CALLS if any(self.routes(fault, call))]
 
     def load(self, cache: Path | None) -> Any:
         hurried: dict[str, Any] = {} if cache is None else {"cache": str(cache), "timeout": 1.0, "retries": 1}
@@ -304,7 +306,7 @@ def storm(weather: Weather, seed: str, fault: str, call: str, folder: Path) -> O
     rng = random.Random(f"{seed} {fault} {call}")
     lie = fault in LIES
     after, count = rng.choice([(0, 1), (0, 1), (0, 1), (0, 2), (1, 1), (0, 10**6)])
-    route = rng.choice(weather.routes(fault, call))
+    route = rng.choice(list(weather.routes(fault, call)))
     plan = Plan(KINDS[fault], rng, route, after, count, rng.choice([1.0, 1.0, 0.4]) if count > 1 else 1.0)
     threads = set(threading.enumerate())
     client = weather.load(folder)
@@ -397,7 +399,7 @@ def _left_behind(threads: set[threading.Thread], folder: Path) -> Iterator[str]:
 def storms(weather: Weather, seed: int, number: int) -> Iterator[tuple[str, str, str]]:
     """Seed, fault and call of each storm: every fault in turn, the calls as they fall."""
     rng = random.Random(seed)
-    possible = {fault: [call for call in CALLS if weather.routes(fault, call)] for fault in KINDS}
+    possible = {fault: weather.possible(fault) for fault in KINDS}
     for start in range(0, number, len(KINDS)):
         for place, fault in enumerate(rng.sample(list(KINDS), len(KINDS))[: number - start]):
             yield f"{seed}.{start + place}", fault, rng.choice(possible[fault])
