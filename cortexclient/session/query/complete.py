@@ -162,8 +162,7 @@ class _Fetch:
             pieces = [piece for piece in pieces if id(piece) not in chosen] + self._round(now)
         else:
             raise IncompleteResultError(_cannot(pieces[0].query))
-        if self._expected:
-            self._compare_counts()
+        self._compare_counts()
 
     def _round(self, pieces: list[_Piece]) -> list[_Piece]:
         """Request pieces; return those to request next."""
@@ -349,16 +348,13 @@ def _key_of(piece: _Piece, reply: Reply) -> tuple[str, str] | None:
     table = reply.table
     if piece.key is not None or piece.query.key_name in table.column_names:
         return piece.key
-    whole = [
-        name
-        for name, kind in zip(table.column_names, table.schema.types, strict=True)
-        if pa.types.is_integer(kind)
-        and not table.column(name).null_count
-        and not name.endswith(("_x", "_y", "_z"))
-    ]
-    several = [name for name in whole if len(table.column(name).unique()) > 1]
-    best = max(several, key=lambda name: len(table.column(name).unique()), default=None)
-    return None if best is None else (piece.query.name, best)
+    whole = {
+        name: len(column.unique())
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if pa.types.is_integer(column.type) and not column.null_count and name[-2:] not in {"_x", "_y", "_z"}
+    }
+    best = max(whole, key=lambda name: whole[name], default=None)
+    return None if best is None or whole[best] < 2 else (piece.query.name, best)
 
 
 def _seen(piece: _Piece, reply: Reply) -> list[int]:
@@ -400,12 +396,10 @@ def _split_range(piece: _Piece, reply: Reply, found: list[int | None]) -> list[_
     cuts = near if piece.guessed else _cuts(seen, reply.row_limit or 1, total, above, most)
     pieces = piece.ranges(cuts, guessed=not piece.guessed and total is not None)
     if len(pieces) == 1:
-        if piece.low is not None and piece.high is not None:
-            middle = (piece.low + piece.high) // 2
-        else:
-            middle = seen[len(seen) // 2]
+        open_end = piece.low is None or piece.high is None
+        middle = seen[len(seen) // 2] if open_end else ((piece.low or 0) + (piece.high or 0)) // 2
         # a key at the lower bound is no cut, the value after it is
-        pieces = piece.ranges([middle if middle != piece.low else middle + 1], guessed=False)
+        pieces = piece.ranges([middle + (middle == piece.low)], guessed=False)
     if len(pieces) == 1:
         raise IncompleteResultError(_cannot(query))
     return pieces
