@@ -97,6 +97,7 @@ QUERIES: dict[str, Callable[[DatasetClient], Any]] = {
     "a view by root": lambda c: c.views.connections_with_nuclei(pre_pt_root_id=roots_of(c)).query(),
     "a count": lambda c: pd.DataFrame({"n": [c.tables.synapses_sandbox(pre_pt_root_id=roots_of(c)).count()]}),
     "synapses": lambda c: c.query_synapses(roots_of(c), pre=True, post=True, progress=False),
+    "synapses in voxels": lambda c: c.query_synapses(roots_of(c), post=True, resolution=None, progress=False),
     "synapses and what is said of them": lambda c: c.query_synapses(
         roots_of(c), pre=True, reference_tables=["synapse_targets", "synapse_tags"], progress=False
     ),

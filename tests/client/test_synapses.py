@@ -46,6 +46,16 @@ def test_synapses_of_neurons(request, files, server, version, pre, post, omit):
     assert frame["ctr_pt_position_z"].tolist() == (expected["ctr_pt_position_z"] * 40).tolist()
 
 
+def test_synapses_in_voxels_say_so(toy_session, files):
+    roots = files.current_roots(files.versions[2])[:4]
+    expected = expected_synapses(files.frozen("synapses_toy", 2), roots, post=False)
+    for spec, unit in (({}, [4, 4, 40]), ({"synapses": {"voxel_resolution": [8, 8, 50]}}, [8, 8, 50])):
+        service = SynapsesService(toy_session(spec=spec, version=2))
+        frame = service.query_synapses(roots, pre=True, resolution=None, progress=False)
+        assert frame["ctr_pt_position_z"].tolist() == expected["ctr_pt_position_z"].tolist()
+        assert frame.attrs["dataframe_resolution"] == frame.attrs["table_voxel_resolution"] == unit
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["toy", "capped"])
 def test_at_any_time(request, files, server):

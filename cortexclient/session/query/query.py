@@ -366,10 +366,11 @@ def _require_table(session: Session, info: TableInfo, timestamp: Any, version: i
 
 
 def _metadata_of(session: Session, query: Query, version: int | None, at: int) -> TableInfo:
-    """Describe the table or view of a query; without a request where nothing of it matters."""
+    """Describe the table or view of a query; without a request where its rows say what matters of it: their unit."""
     plain = not query.merge_reference and query.resolution is None and not query.filters.get("spatial")
-    if plain and query.kind is not None and version is not None:
-        return TableInfo(query.name, query.kind, "", NM, None, None, {}, version=version)
+    if plain and query.kind is not None and version is not None and session.tables is None:
+        units = session.spec.table_unit(query.name)
+        return TableInfo(query.name, query.kind, "", NM, None, None, {}, units=units, version=version)
     return find_table(session, query.name, kind=query.kind, version=at)
 
 
@@ -491,6 +492,8 @@ def _attrs(session: Session, query: Query, reply: Reply) -> dict[str, Any]:
     info = query.described
     prefix = session.spec.position_prefix_of(info.name, synapse_table=session.synapse_table)
     own = next(iter({table.unit for table in query.owners.values()}), info.unit)
+    if not info.metadata:
+        own = info.units or reply.resolution or own
     return {
         **provenance_of(session, Moment(version=query.version, timestamp=query.timestamp)),
         "table_name": info.name,
