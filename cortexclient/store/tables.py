@@ -285,7 +285,8 @@ def _ranges(
 def _of_keys(table: pa.Table, key: str, wanted: IdArray) -> pa.Table:
     """Select the rows of some keys from rows that are sorted by it, nulls last: ranges, of which nothing is copied."""
     last = np.iinfo(np.int64).max
-    values = table.column(key).fill_null(last).to_numpy()
+    column = table.column(key)
+    values = (column.fill_null(last) if column.null_count else column).to_numpy()
     ids = wanted[wanted < last]
     starts, ends = np.searchsorted(values, ids, side="left"), np.searchsorted(values, ids, side="right")
     ranges = [(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True) if end > start]
