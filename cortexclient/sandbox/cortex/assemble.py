@@ -23,7 +23,7 @@ from cortexclient.sandbox.cortex.frame import Frame
 from cortexclient.sandbox.cortex.graph import MESH_DIR, AppliedEdit, GraphBuilder, write_graph
 from cortexclient.sandbox.cortex.history import EPOCH, VERSIONS, History, Supply, plan_history
 from cortexclient.sandbox.cortex.images import write_image
-from cortexclient.sandbox.cortex.l2attributes import L2Table, l2_table, write_l2cache
+from cortexclient.sandbox.cortex.l2attributes import L2Table, l2_table, write_l2cache, write_recipes
 from cortexclient.sandbox.cortex.segmentation import Segmentation, grow_cells, segment
 from cortexclient.sandbox.cortex.sizes import CHUNK, GENERATOR_VERSION, Size
 from cortexclient.sandbox.cortex.supervoxels import Voxels
@@ -32,7 +32,6 @@ from cortexclient.sandbox.cortex.table_files import write_exports, write_info, w
 from cortexclient.sandbox.cortex.tables import Nuclei, Rows, all_tables, place_nuclei
 from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.stores.graph.state import NEVER, find, to_micros
-from cortexclient.sandbox.stores.skeletons import write_recipes
 from cortexclient.sandbox.stores.voxels import VoxelFile, fragment_names, write_voxels
 
 

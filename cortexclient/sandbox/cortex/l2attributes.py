@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cortexclient.sandbox.arrays import Bools, Floats, Ints
-from cortexclient.sandbox.cortex.files import lists, write_table
+from cortexclient.sandbox.cortex.files import lists, write_json, write_table
 from cortexclient.sandbox.cortex.graph import GraphBuilder
 from cortexclient.sandbox.cortex.segmentation import Segmentation
 from cortexclient.sandbox.cortex.sizes import SEGMENTATION_NM
@@ -129,3 +129,25 @@ def write_l2cache(folder: Path, table: L2Table, cached: Bools) -> None:
         "chunk_intersect_count": nested(table.faces),
     }
     write_table(folder / "l2cache.parquet", columns)
+
+
+def write_recipes(
+    place: Path, level2: L2Table, graphs: dict[int, Ints], somata: dict[int, Floats | None]
+) -> None:
+    """Write what the skeletons of a cortex are made of, and for which roots there are any.
+
+    ``graphs`` are the level-2 graphs (n, 2) by root, ``somata`` the centres (nm) of somata by root, or None.
+    """
+    columns = {
+        "l2_id": level2.ids,
+        "compartment": level2.compartment.astype(np.int8),
+        "thickest_nm": level2.thickest_nm,
+        **{f"{axis}_nm": level2.representative_nm[:, k] for k, axis in enumerate("xyz")},
+    }
+    write_table(place / "level2.parquet", columns)
+    roots = {
+        str(root): None if soma is None else soma.tolist()
+        for root, soma in sorted(somata.items())
+        if len(graphs[root])
+    }
+    write_json(place / "roots.json", roots)

@@ -81,7 +81,7 @@ def routes(world: World) -> list[BaseRoute]:
         ("/segmentation/api/versions", lambda _: jsonify(_API_VERSIONS), ("GET",)),
         ("/segmentation/api/version", lambda _: jsonify(PCG_VERSION), ("GET",)),
         ("/segmentation/table/{table}/info", _info, ("GET",)),
-        (f"{_TABLE}/roots_binary", _roots_binary, ("POST",)),
+        (f"{_TABLE}/roots_binary", lambda call: binary(_climb(call, call.ids(raw=True))), ("POST",)),
         (f"{_TABLE}/roots", _roots, ("POST",)),
         (f"{_TABLE}/roots_from_coords", _roots_from_coords, ("POST",)),
         (f"{_TABLE}/node/leaves_many", _leaves_many, ("POST",)),
@@ -130,10 +130,6 @@ def _climb(call: Call, ids: Ids) -> Ids:
     if call.arg("assert_roots") and roots_meant:
         assert not (graph.layout.layers(found) < graph.n_layers).any(), "roots not found for some IDs"
     return found
-
-
-def _roots_binary(call: Call) -> Response:
-    return binary(_climb(call, call.ids(raw=True)))
 
 
 def _roots(call: Call) -> Response:
@@ -265,8 +261,7 @@ def _precise(call: Call, path: Ids) -> tuple[list[Any], list[Any]]:
 
 
 def _supervoxel_lookup(call: Call) -> Response:
-    found = lookup_supervoxels(call.graph, call.json())
-    return jsonify(found, call)
+    return jsonify(lookup_supervoxels(call.graph, call.json()), call)
 
 
 def _pairs(found: dict[int, Ids]) -> Ids:

@@ -228,8 +228,8 @@ def edit_routes(world: World) -> list[BaseRoute]:
     paths: list[tuple[str, Any]] = [
         ("merge", _merge),
         ("split", _split),
-        ("undo", _undo),
-        ("redo", _redo),
+        ("undo", lambda call: _answer(call, edits.undo(call.graph, _operation(call), user=call.user))),
+        ("redo", lambda call: _answer(call, edits.redo(call.graph, _operation(call), user=call.user))),
         ("graph/split_preview", _preview),
     ]
     return [route(world, f"{_TABLE}/{path}", handler, ("POST",)) for path, handler in paths]
@@ -306,14 +306,6 @@ def _preview(call: Call) -> Response:
     points = np.concatenate([near, far])
     parts, illegal = edits.split_preview(call.graph, sources, sinks, points)
     return jsonify({"supervoxel_connected_components": parts, "illegal_split": illegal}, call)
-
-
-def _undo(call: Call) -> Response:
-    return _answer(call, edits.undo(call.graph, _operation(call), user=call.user))
-
-
-def _redo(call: Call) -> Response:
-    return _answer(call, edits.redo(call.graph, _operation(call), user=call.user))
 
 
 def _operation(call: Call) -> int:

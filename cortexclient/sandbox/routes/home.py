@@ -78,10 +78,8 @@ def routes(world: World) -> list[BaseRoute]:
         }
         return json_response(body)
 
-    def favicon(_: Request) -> Response:
-        return Response(status_code=204)
-
-    return [Route("/", home), Route("/sandbox.json", about), Route("/favicon.ico", favicon)]
+    favicon = Route("/favicon.ico", lambda _: Response(status_code=204))
+    return [Route("/", home), Route("/sandbox.json", about), favicon]
 
 
 def _page(world: World) -> str:

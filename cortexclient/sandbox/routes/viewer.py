@@ -60,6 +60,7 @@ def neuron_state(world: World, root: int) -> dict[str, Any]:
     resolution = np.array([float(info[f"viewer_resolution_{axis}"]) for axis in ("x", "y", "z")])
     synapses = _synapses(world, root, resolution)
     position, extent = _frame(world, root, resolution, [place for _, _, place in synapses])
+    voxel = float(world.graph.info["scales"][0]["resolution"][0])
     layers: list[dict[str, Any]] = []
     if world.folder.file("precomputed", "img", "info").is_file():
         layers.append({"type": "image", "name": "image", "source": world.image_source})
@@ -78,7 +79,7 @@ def neuron_state(world: World, root: int) -> dict[str, Any]:
     return {
         "dimensions": {axis: [float(size) * 1e-9, "m"] for axis, size in zip("xyz", resolution, strict=True)},
         "position": position,
-        "crossSectionScale": _voxel(world) / PIXELS_PER_VOXEL / float(resolution[0]),
+        "crossSectionScale": voxel / PIXELS_PER_VOXEL / float(resolution[0]),
         "projectionScale": extent,
         "layout": "xy-3d",
         "showSlices": False,
@@ -123,11 +124,6 @@ def _synapses(world: World, root: int, resolution: Floats) -> list[tuple[str, in
             (side, int(number), place.tolist()) for number, place in zip(part["id"], places, strict=True)
         ]
     return found
-
-
-def _voxel(world: World) -> float:
-    """Width of a voxel of the segmentation, nm."""
-    return float(world.graph.info["scales"][0]["resolution"][0])
 
 
 def _image_box(world: World) -> tuple[Floats, Floats] | None:

@@ -8,7 +8,6 @@ import json
 import threading
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cortexclient.sandbox.arrays import Floats, Ints
-from cortexclient.sandbox.cortex.files import write_json, write_table
-from cortexclient.sandbox.cortex.l2attributes import L2Table
 from cortexclient.sandbox.cortex.sizes import AXON, DENDRITE, SOMA
 from cortexclient.sandbox.layout import DataFolder, keep_file
 from cortexclient.sandbox.stores.skeleton_build import run_pcg_skel, skeleton_meta, skeletonize
@@ -26,28 +23,6 @@ from cortexclient.sandbox.world import World
 
 # when the skeletons claim to have been made: fixed, so that equal seeds give equal files
 _MADE = datetime(2025, 9, 10, 4, 5, 6, 700000, tzinfo=UTC).timestamp()
-
-
-def write_recipes(
-    place: Path, level2: L2Table, graphs: dict[int, Ints], somata: dict[int, Floats | None]
-) -> None:
-    """Write what the skeletons of a cortex are made of, and for which roots there are any.
-
-    ``graphs`` are the level-2 graphs (n, 2) by root, ``somata`` the centres (nm) of somata by root, or None.
-    """
-    columns = {
-        "l2_id": level2.ids,
-        "compartment": level2.compartment.astype(np.int8),
-        "thickest_nm": level2.thickest_nm,
-        **{f"{axis}_nm": level2.representative_nm[:, k] for k, axis in enumerate("xyz")},
-    }
-    write_table(place / "level2.parquet", columns)
-    roots = {
-        str(root): None if soma is None else soma.tolist()
-        for root, soma in sorted(somata.items())
-        if len(graphs[root])
-    }
-    write_json(place / "roots.json", roots)
 
 
 class SkeletonFiles:
