@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import operator
 import re
@@ -78,11 +77,19 @@ class LocalStore:
         return [table for name in names if (table := self.table(version, name)) is not None]
 
     def table(self, version: int, name: str) -> StoredTable | None:
-        """Return a table; None where it is not here. Raises `StoreError` if it is here and damaged."""
+        """Return a table; None where it is not here. Raises `StoreError` if it is here and damaged.
+
+        Where it cannot be known, the same is raised if nothing else may answer, and it is tried again the next time.
+        """
         if (version, name) not in self._tables:
             where = f"{self.path}/{self.datastack}/v{version}/{name}"
             place = open_place(where)
-            there = _content(place, MANIFEST) is not None
+            try:
+                there = _content(place, MANIFEST) is not None
+            except StoreError:
+                if self.only:
+                    raise
+                return None
             self._tables[version, name] = StoredTable(place, where) if there else None
         return self._tables[version, name]
 
@@ -92,9 +99,17 @@ class LocalStore:
             version = max(self.versions(), default=-1)
         if version not in self._metadata:
             folder = f"{self.path}/{self.datastack}/v{version}"
-            where, content = f"{folder}/{METADATA}", _content(open_place(folder), METADATA)
-            found = None if content is None else SnapshotStore(where, partial(io.BytesIO, content))
-            self._metadata[version] = found
+            try:
+                content = _content(open_place(folder), METADATA)
+            except StoreError:
+                if self.only:
+                    raise
+                return None
+            self._metadata[version] = (
+                None
+                if content is None
+                else SnapshotStore(f"{folder}/{METADATA}", partial(io.BytesIO, content))
+            )
         return self._metadata[version]
 
     def holds(self, query: Query) -> bool:
@@ -134,9 +149,14 @@ class LocalStore:
 
 
 def _content(place: Place, name: str) -> bytes | None:
-    with contextlib.suppress(Exception):  # whatever a backend raises where there is no such file
+    """Return the content of a file; None where there is none."""
+    try:
         return place.read(name)
-    return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # whatever a bucket raises
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(f"{place.uri}/{name} cannot be read ({reason}); try again") from error
 
 
 def _joined(own: StoredTable, base: StoredTable, query: Query, base_name: str) -> pa.Table:

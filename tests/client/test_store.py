@@ -380,6 +380,25 @@ def test_other_libraries_read_the_same_files(both: tuple[DatasetClient, DatasetC
         store.scan("synapses_sandbox", version=1)
 
 
+def test_a_table_that_cannot_be_read_now_is_not_taken_for_a_missing_one(
+    server: Sandbox, place: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(place, tmp_path / "store"))
+    [manifest] = copied.glob("*/v3/nucleus_detection/_table.json")
+    content = manifest.read_bytes()
+    manifest.unlink()
+    manifest.mkdir()
+    stored = server.load(version=3, source="store", store=copied)
+    either = server.load(version=3, source="auto", store=copied)
+    with pytest.raises(StoreError, match="cannot be read"):
+        stored.query("nucleus_detection")
+    assert either.query("nucleus_detection").attrs["source"] == "server"
+    manifest.rmdir()
+    manifest.write_bytes(content)
+    for client in (stored, either):
+        assert client.query("nucleus_detection").attrs["source"] == str(copied)
+
+
 @pytest.mark.parametrize("library", ["dataset", "duckdb", "polars", "dask"])
 def test_other_libraries_look_up_by_key(library: Any, both: tuple[DatasetClient, DatasetClient]) -> None:
     if library == "dask":
