@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_they_are_the_tables_own_voxels_times_its_unit(gaps, monkeypatch, kind, 
 @pytest.mark.parametrize("resolution", [[1, 1, 1], None])
 def test_every_road_has_the_same_types(gaps, way, resolution):
     client = gaps.load(version=3)
-    at = client.session.timestamp + pd.Timedelta(seconds=5)
+    at = client.session.timestamp + timedelta(seconds=5)
     root = int(client.tables.nucleus_detection().query()["pt_root_id"].max())
     options = {"desired_resolution": resolution}
     ask = {
@@ -164,7 +165,7 @@ def test_caveclients_own_words(gaps):
         nuclei().query(["id", "volume"], 1, 3),
         nuclei().query(select_columns=["id", "volume"], offset=1, limit=3),
     )
-    at = client.session.timestamp + pd.Timedelta(seconds=5)
+    at = client.session.timestamp + timedelta(seconds=5)
     live = nuclei().query(timestamp=at, limit=4)
     pd.testing.assert_frame_equal(nuclei.get_all_live(at, None, 4, log_warning=False), live)
     pd.testing.assert_frame_equal(nuclei().live_query(at, limit=4), live)

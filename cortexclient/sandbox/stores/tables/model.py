@@ -61,7 +61,9 @@ def counted_failure(sql: str, problem: str) -> str:
 
 def aborted(status: int, text: str) -> QueryError:
     """Return the error of a handler that stops with a status, which the service turns into text."""
-    return QueryError(f"{status} {HTTPStatus(status).phrase}: {text}")
+    # werkzeug keeps the name that Python had for it before 3.13
+    phrase = "Unprocessable Entity" if status == 422 else HTTPStatus(status).phrase
+    return QueryError(f"{status} {phrase}: {text}")
 
 
 # columns of the parquet files that no query can name
