@@ -129,7 +129,7 @@ def test_a_queue_never_answers_what_it_cannot_make(recordings: Path) -> None:
             started = time.monotonic()
             answer = requests.get(f"{one}/{hopeless}/flatdict", timeout=30)
             assert answer.status_code == status
-            assert (time.monotonic() - started >= 0.5) == (status == 504)
+            assert status == 500 or time.monotonic() - started >= 0.5
             # what can be made is, and what is no root is refused before it gets into the queue
             assert requests.get(f"{one}/{fine}/flatdict", timeout=30).status_code == 200
             refused = requests.get(f"{one}/5/flatdict", timeout=30)
