@@ -228,10 +228,8 @@ def bucket(impatient, relay, monkeypatch):
 def test_the_list_of_a_public_bucket_obeys_retries(bucket, relay, fault):
     relay.fail("/storage/v1/b/bucket/o", fault)
     relay.seen.clear()
-    start = time.monotonic()
     with pytest.raises((requests.RequestException, ValueError)):
         list(bucket.list())
-    assert time.monotonic() - start < 3
     assert 1 <= len(relay.seen) <= 2
 
 
