@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+    from requests import Response
 
     from cortexclient.session import Session
 
@@ -48,7 +49,7 @@ def fetch_fragments(
     ``allow_missing`` leaves out fragments that the manifest names but the bucket does not have. Raises
     `MissingDataError` if the node has no mesh, or a fragment is missing.
     """
-    names, url = _manifest(session, node_id, bounds)
+    names, url, manifest = _manifest(session, node_id, bounds)
     if not names:
         raise MissingDataError(
             f"{node_id} has no mesh in {session.label}: is it a root id, and has it been meshed yet?",
@@ -57,6 +58,8 @@ def fetch_fragments(
         )
     found = _fragments(session, names)
     missing = [name for name in names if name not in found]
+    if missing:
+        forget(manifest)  # a name may be damaged, or the bucket not be complete yet
     if missing and not allow_missing:
         raise MissingDataError(
             f"{len(missing)} of {len(names)} mesh fragments of {node_id} are not in the bucket, the first is "
@@ -71,8 +74,8 @@ def fetch_fragments(
     return list(found.values())
 
 
-def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> tuple[list[str], str]:
-    """Return the names of a node's fragments, sorted, each once, and the URL of the response."""
+def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> tuple[list[str], str, Response]:
+    """Return the names of a node's fragments, sorted, each once, and the address and response that they are from."""
     info = session.segmentation_info()
     layer = node_id >> (64 - int(info["graph"].get("n_bits_for_layer_id", 8)))
     highest = (info.get("mesh_metadata") or {}).get("max_meshed_layer")
@@ -97,7 +100,7 @@ def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> tuple
             status=response.status_code,
             url=url,
         )
-    return sorted(set(filter(None, names))), url
+    return sorted(set(filter(None, names))), url, response
 
 
 def _is_name(name: Any) -> bool:

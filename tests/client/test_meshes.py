@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 
 from cortexclient.errors import MissingDataError, ProtocolError
 from cortexclient.sandbox import Sandbox
@@ -265,6 +266,25 @@ def test_names_that_are_none_are_refused(tiny: Sandbox, relay_of: Any, roots: li
         client.mesh.get_mesh(roots[0])
     assert "/manifest/" in str(caught.value.url)
     assert not any("meshes/" in path and "info" not in path for _, path, _ in relay.seen)
+
+
+def test_a_manifest_that_names_a_missing_fragment_is_not_kept(
+    tiny: Sandbox, relay_of: Any, roots: list[int], tmp_path: Any
+) -> None:
+    relay = relay_of(tiny)
+
+    def damaged(_: Any) -> tuple[int, bytes]:
+        found = requests.get(f"{tiny.url}{relay.seen[-1][1]}", json={"start_layer": 6}, timeout=30).json()
+        return 200, json.dumps(
+            {"fragments": [found["fragments"][0][:-1] + "%", *found["fragments"][1:]]}
+        ).encode()
+
+    relay.fail("/manifest/", damaged)
+    with pytest.raises(MissingDataError, match="are not in the bucket"):
+        tiny.load(server_address=relay.url, cache=tmp_path).mesh.get_mesh(roots[0])
+    relay.faults = []
+    mesh = tiny.load(server_address=relay.url, cache=tmp_path).mesh.get_mesh(roots[0])
+    assert len(mesh.vertices) == len(tiny.load().mesh.get_mesh(roots[0]).vertices)
 
 
 def test_a_range_of_another_length_is_damaged(

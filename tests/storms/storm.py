@@ -402,7 +402,9 @@ def storms(weather: Weather, seed: int, number: int) -> Iterator[tuple[str, str,
     possible = {fault: weather.possible(fault) for fault in KINDS}
     for start in range(0, number, len(KINDS)):
         for place, fault in enumerate(rng.sample(list(KINDS), len(KINDS))[: number - start]):
-            yield f"{seed}.{start + place}", fault, rng.choice(possible[fault])
+            # each storm draws its own call, so that one which has other calls to choose from changes no other
+            name = f"{seed}.{start + place}"
+            yield name, fault, random.Random(name).choice(possible[fault])
 
 
 def main() -> int:
