@@ -91,7 +91,11 @@ def as_id(value: Any, name: str = "id") -> int:
         if not text.removeprefix("-").isdecimal():
             raise TypeError(f"{name} holds {value!r}, which is not an id; an id is a whole number")
         number = int(text)
-    elif isinstance(value, bool) or not hasattr(value, "__index__"):
+    elif (
+        isinstance(value, bool)
+        or str(getattr(value, "dtype", "")) == "bool"
+        or not hasattr(value, "__index__")
+    ):
         raise TypeError(_float_message(name, value))
     elif getattr(value, "mask", False) is not False and bool(value.mask):
         raise ValueError(f"{name} holds masked values; drop them first (for example with .compressed())")
