@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import operator
 import re
+import reprlib
 from functools import cached_property, partial, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cortexclient.errors import InvalidQueryError, StoreError
-from cortexclient.session import SnapshotStore
+from cortexclient.session import SnapshotStore, triples
 from cortexclient.store.places import FolderPlace, open_place
 from cortexclient.store.tables import MANIFEST, StoredTable
 
@@ -216,8 +217,8 @@ def _select(
         if best is not None:
             found = table.find(best[1], _ids(best, table), needed)
         elif long is not None:
-            kind_of = table.schema([long[1]]).field(0).type
-            return table.filtered(condition, wanted, needed, (long[1], _values(long[2], kind_of)))
+            values = _values(table, *long[1:], table.schema([long[1]]).field(0).type)
+            return table.filtered(condition, wanted, needed, (long[1], values))
         elif condition is None or (keys := _keys_of(table, condition, filtered)) is None:
             return table.filtered(condition, wanted, needed)
         else:
@@ -258,10 +259,16 @@ def _filters_of(query: Query, name: str) -> list[tuple[str, str, Any]]:
 
 
 def _require_columns(table: StoredTable, filters: Sequence[tuple[str, str, Any]], name: str) -> None:
-    known = set(table.names)
+    points = triples(table.names)
+    # one axis of a point is no column of the server's, and would be in voxels
+    axes = {axis for point in points if point.endswith("position") for axis in points[point]}
+    known = {*table.names} - axes
     for kind, column, _ in filters:
-        if column not in known and not (kind == "spatial" and f"{column}_x" in known):
-            reason = f"{name!r} has no column {column!r} to filter by; it has {', '.join(table.names)}"
+        if column not in (points if kind == "spatial" else known):
+            names = ", ".join(
+                [*points] if kind == "spatial" else [name for name in table.names if name in known]
+            )
+            reason = f"{name!r} has no column {column!r} to filter by; it has {names}"
             raise InvalidQueryError(reason, service="store", url=table.where)
 
 
@@ -302,22 +309,44 @@ def _parts(table: StoredTable, schema: pa.Schema, kind: str, column: str, value:
             test for place, a, b in zip(places, low, high, strict=True) for test in (place >= a, place <= b)
         ]
     field, kind_of = pc.field(column), schema.field(column).type
+    if kind == "in":
+        return [field.isin(_values(table, column, value, kind_of))]
+    if kind == "regex":
+        return [pc.match_substring_regex(field, value)]
+    plain = _values(table, column, [value], kind_of, cast=False)[0]
+    return [getattr(operator, _COMPARE[kind])(field, plain)]
+
+
+def _values(
+    table: StoredTable, column: str, value: Any, kind_of: pa.DataType, *, cast: bool = True
+) -> pa.Array:
+    """Return values as the type of a column; without `cast`, numbers as they are.
+
+    As a database does, read text as that type, times without a zone as UTC, and refuse values of another sort.
+    """
+    import pandas as pd
+
     try:
-        if kind == "regex":
-            return [pc.match_substring_regex(field, value)]
-        if kind == "in":
-            return [field.isin(_values(value, kind_of))]
-        plain = pa.scalar(value)
-        if pa.types.is_string(plain.type) != pa.types.is_string(kind_of):
-            raise _misfit(table, f"{column} holds {kind_of}, so it cannot be compared with {value!r}")
-        return [getattr(operator, _COMPARE[kind])(field, value)]
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, KeyError) as error:
-        raise _misfit(table, f"{column} holds {kind_of}: {error}") from error
+        values = pa.array(value if isinstance(value, np.ndarray) else _as_list(value))
+        given, wanted = _sort_of(values.type), _sort_of(kind_of)
+        if len(values) and given not in {wanted, "text"}:
+            raise TypeError(f"no {wanted} can be compared with a {given}")
+        if wanted == "number" == given and not cast:
+            return values
+        if pa.types.is_timestamp(kind_of):
+            values = pa.array(pd.to_datetime(values.to_pandas(), utc=True))
+        return values.cast(kind_of, safe=not pa.types.is_floating(kind_of))
+    except (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError) as error:
+        raise _misfit(table, f"{column} holds {kind_of}, not {reprlib.repr(value)}: {error}") from error
 
 
-def _values(value: Any, kind_of: pa.DataType) -> pa.Array:
-    values = pa.array(value if isinstance(value, np.ndarray) else _as_list(value))
-    return values if values.type == kind_of else values.cast(kind_of)
+def _sort_of(kind: pa.DataType) -> str:
+    """Return which values a type can be compared with."""
+    if pa.types.is_string(kind):
+        return "text"
+    if pa.types.is_boolean(kind):
+        return "truth value"
+    return "time" if pa.types.is_temporal(kind) else "number"
 
 
 def _misfit(table: StoredTable, reason: str) -> InvalidQueryError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
 import shutil
 import threading
@@ -16,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from pyarrow import parquet
 
 import cortexclient
 from cortexclient.cli import main
@@ -82,6 +84,9 @@ QUERIES: dict[str, Callable[[DatasetClient], Any]] = {
     "a box": lambda c: c.query("nucleus_detection", filter_spatial_dict={"pt_position": BOX}),
     "a box of synapses": lambda c: c.query("synapses_sandbox", filter_spatial_dict={"ctr_pt_position": BOX}),
     "a regular expression": lambda c: c.query("cell_types", filter_regex_dict={"cell_type": "^L"}),
+    "whole numbers for a fraction": lambda c: c.query(
+        "nucleus_detection", filter_in_dict={"volume": [2**62, 3]}
+    ),
     "an equal text": lambda c: c.tables.cell_types(cell_type="BC").query(),
     "a reference table": lambda c: c.tables.cell_types().query(),
     "a reference table alone": lambda c: c.query("cell_types", merge_reference=False),
@@ -94,6 +99,7 @@ QUERIES: dict[str, Callable[[DatasetClient], Any]] = {
     ),
     "a view": lambda c: c.views.connections_with_nuclei().query(),
     "a view without ids": lambda c: c.views.synapse_degrees().query(),
+    "one column of a view": lambda c: c.query("synapse_degrees", select_columns=["n_input"]),
     "a view by root": lambda c: c.views.connections_with_nuclei(pre_pt_root_id=roots_of(c)).query(),
     "a count": lambda c: pd.DataFrame({"n": [c.tables.synapses_sandbox(pre_pt_root_id=roots_of(c)).count()]}),
     "synapses": lambda c: c.query_synapses(roots_of(c), pre=True, post=True, progress=False),
@@ -191,6 +197,9 @@ def test_rows_of_a_long_list_are_found_in_all_files(
         lambda c: c.query("nucleus_detection", filter_equal_dict={"volume": "large"}),
         lambda c: c.query("nucleus_detection", filter_in_dict={"nope": [1]}),
         lambda c: c.query("cell_types", filter_greater_dict={"cell_type": 3}),
+        lambda c: c.query("cell_types", filter_in_dict={"cell_type": [3]}),
+        lambda c: c.query("nucleus_detection", filter_in_dict={"valid": [2]}),
+        lambda c: c.query("nucleus_detection", filter_less_dict={"pt_position_x": 200_000}),
     ],
 )
 def test_filters_that_fit_no_column_are_refused(
@@ -199,6 +208,29 @@ def test_filters_that_fit_no_column_are_refused(
     for client in both:
         with pytest.raises(InvalidQueryError):
             query(client)
+
+
+def test_times_of_a_view_are_utc_by_every_road(server: Sandbox, tmp_path: Path) -> None:
+    folder = shutil.copytree(server.folder.path, tmp_path / "data", ignore=shutil.ignore_patterns("seg"))
+    cells = folder / "tables" / "cell_info.v3.parquet"
+    rows = parquet.read_table(cells)
+    times = pd.to_datetime(range(len(rows)), unit="D", origin="2025-01-01")
+    parquet.write_table(rows.append_column("changed", pa.array(times).cast("timestamp[us]")), cells)
+    views = folder / "tables" / "views.json"
+    body = json.loads(views.read_text())
+    body["cell_info"]["schema by version"]["3"]["changed"] = {"type": "datetime"}
+    views.write_text(json.dumps(body))
+    with Sandbox(data=folder) as changed:
+        online = changed.load(version=3)
+        online.store.pull("cell_info", source="server", path=tmp_path / "store", progress=False)
+        stored = changed.load(version=3, source="store", store=tmp_path / "store")
+        for client in (online, stored):
+            assert client.query("cell_info")["changed"].tolist() == list(times.tz_localize("UTC"))
+            assert str(client.query("cell_info", filter_equal_dict={"id": 1})["changed"].dtype) == (
+                "datetime64[ns, UTC]"
+            )
+        for since in (times[-2].tz_localize("UTC"), times[-2].isoformat()):
+            assert len(stored.query("cell_info", filter_greater_equal_dict={"changed": since})) == 2
 
 
 def test_what_is_not_there(server: Sandbox, place: Path) -> None:

@@ -68,8 +68,8 @@ def combine(
 ) -> Any:
     """Concatenate the parts of one result (`pyarrow.Table`); every column keeps its type where a part has no rows.
 
-    ``kinds`` returns column -> ``"integer" | "float" | "number" | "boolean" | "string"`` from the schema, and is called
-    only if a column does not show its type. Parts whose types exclude each other raise `ProtocolError` about ``url``.
+    ``kinds`` returns column -> kind from the schema (`column_kinds`), and is called only if a column does not show its
+    type. Parts whose types exclude each other raise `ProtocolError` about ``url``.
     """
     import pyarrow as pa
 
@@ -155,6 +155,7 @@ def _type_of_nulls(name: str, known: list[Any], kinds: Callable[[], Mapping[str,
 
     said = (kinds().get(name) if kinds is not None else None) or "string"
     types = {"integer": pa.int64(), "float": pa.float64(), "number": pa.float64(), "boolean": pa.bool_()}
+    types |= dict.fromkeys(("datetime", "date-time"), pa.timestamp("ns", tz="UTC"))
     return types.get(said, known[0] if known else pa.string())
 
 

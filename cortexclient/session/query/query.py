@@ -344,7 +344,7 @@ def plan(session: Session, query: Query) -> Query:
     if info.kind == "table" and query.merge_reference and info.reference_table:
         found |= _joined(session, query, info, at)
     elif query.select is not None:
-        found["columns"] = _columns_needed(query, info, query.select, thin, live=version is None)
+        found["columns"] = _columns_needed(session, query, info, query.select, thin, live=version is None)
     if filters.get("in"):
         filters = _with_lists(session, info, filters)
     # rows after an offset are only defined in the order of ids, which no service keeps; exclusions, samples and boxes
@@ -468,7 +468,13 @@ def _no_rows(session: Session, info: TableInfo, table: str, column: str) -> Filt
 
 
 def _columns_needed(
-    query: Query, info: TableInfo, select: Any, thin: Mapping[tuple[str, str], Any], *, live: bool
+    session: Session,
+    query: Query,
+    info: TableInfo,
+    select: Any,
+    thin: Mapping[tuple[str, str], Any],
+    *,
+    live: bool,
 ) -> tuple[str, ...]:
     """Return the columns to request: those selected, and those that are looked at here."""
     names = select.values() if isinstance(select, dict) else [select]
@@ -479,8 +485,9 @@ def _columns_needed(
             needed.extend(column for columns in tables.values() for column in columns)
     if info.kind == "table":
         needed = ["id", *needed]  # rows are distinguished and ordered by it
-        if set(needed) == {"id"}:
-            needed.append("valid")  # the service cannot select one column alone
+    if len(set(needed)) == 1:  # the service cannot select one column alone
+        others = ["valid"] if info.kind == "table" else columns_of(session, info)
+        needed += [name for name in others if name not in needed][:1]
     return tuple(dict.fromkeys(needed))
 
 

@@ -243,7 +243,9 @@ def column_kinds(session: Session, info: TableInfo) -> dict[str, str]:
     for name, kind in columns.items():
         if kind == "point":
             kinds |= {f"{name}_{axis}": "integer" for axis in "xyz"}
-        kinds[name] = kind if kind in {"integer", "float", "number", "boolean"} else "string"
+        kinds[name] = (
+            kind if kind in {"integer", "float", "number", "boolean", "datetime", "date-time"} else "string"
+        )
     return kinds
 
 

@@ -246,7 +246,8 @@ def _resolution(response: Response) -> tuple[float, ...] | None:
 def _typed(table: Any) -> Any:
     """Convert every column of a validated response to its lasting type, exactly; leave out the index of a frame.
 
-    The types are int64, float64, bool, string, timestamp[ns], dates, lists of these, or null where nothing is known.
+    The types are int64, float64, bool, string, timestamp[ns, UTC], dates, lists of these, or null where nothing
+    is known.
     Raise `ValueError` if a column comes twice, has another type, holds ids as floats, or numbers that do not fit.
     """
     import pyarrow as pa
@@ -276,7 +277,7 @@ def _typed_column(name: str, column: Any) -> Any:
     if _CERTAIN_ID.search(name) or _POSITION.search(name) or other_id:
         return _whole_numbers(name, column)
     if is_type.is_timestamp(kind):
-        return column.cast(pa.timestamp("ns", tz=kind.tz))
+        return column.cast(pa.timestamp("ns", tz="UTC"))  # what a view sends has no zone, and is UTC
     if is_type.is_integer(kind):
         return column.cast(pa.int64())
     if is_type.is_floating(kind) or is_type.is_decimal(kind):
