@@ -157,5 +157,8 @@ def test_edits_by_client_are_seen_everywhere(block_folder: Path) -> None:
             timeout=10,
         ).json()
         assert (graph.roots(ends) == again["new_root_ids"]).all()
+        (merged,) = again["new_root_ids"]
+        table = pcg.get_tabular_change_log(merged, filtered=False)[merged]
+        assert table["is_merge"].tolist() == [True, False, True]
         with pytest.raises(requests.HTTPError, match="different objects"):
             pcg.do_merge(ends, points, resolution=(1, 1, 1))

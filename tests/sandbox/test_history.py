@@ -61,6 +61,17 @@ def test_merge_and_undo(edited: Sandbox, cave: Any) -> None:
     assert not parts[0] & parts[1]
 
 
+def test_the_point_of_a_new_level_2_id_lies_in_it(edited: Sandbox, cave: Any) -> None:
+    graph = edited.world.graph
+    for supervoxel in edited.truth.cells["soma_supervoxel_id"].tolist():
+        pieces = edited.split(int(graph.roots([supervoxel])[0])).new_l2_ids
+        found = cave.l2cache.get_l2data(pieces.tolist(), attributes=["rep_coord_nm"])
+        points = {int(piece): row["rep_coord_nm"] for piece, row in found.items() if row}
+        at = np.array([*points.values()]) / graph.volume.geometry.resolution
+        there = cave.chunkedgraph.get_roots(graph.volume.supervoxel_at(at), stop_layer=2)
+        assert there.tolist() == [*points]
+
+
 def test_another_dataset_of_the_same_sandbox(edited: Sandbox) -> None:
     own, other = edited.load(), edited.load("v1dd")
     assert other.datastack_name == "v1dd"

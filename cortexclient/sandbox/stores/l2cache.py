@@ -60,14 +60,13 @@ def _shares(graph: ChunkedGraph, supervoxels: Ids, known: dict[int, dict[str, An
 
 
 def _middle(graph: ChunkedGraph, supervoxels: Ids, entry: dict[str, Any]) -> list[float]:
-    """Centre of the largest of some supervoxels, in nm, where the folder knows it."""
-    path = graph.folder.file("chunkedgraph", "supervoxels.parquet")
-    if path.is_file():
-        columns = ["supervoxel_id", "voxels", "centroid_x_nm", "centroid_y_nm", "centroid_z_nm"]
-        table = pq.read_table(path, columns=columns, filters=[("supervoxel_id", "in", supervoxels.tolist())])
-        if table.num_rows:
-            row = int(np.argmax(np.asarray(table["voxels"])))
-            return [float(table[name][row].as_py()) for name in columns[2:]]
+    """Voxel of some supervoxels that is closest to their middle, in nm, where the folder has the volume."""
+    geometry = graph.volume.geometry
+    low = graph.layout.chunks(supervoxels[:1])[0] * geometry.chunk_size + geometry.offset
+    places = np.argwhere(np.isin(graph.volume.cutout(low, low + geometry.chunk_size), supervoxels))
+    if len(places):
+        far = np.linalg.norm((places - places.mean(axis=0)) * geometry.resolution, axis=1)
+        entry = {"rep_coord_nm": ((places[far.argmin()] + low + 0.5) * geometry.resolution).tolist()}
     place: list[float] = entry["rep_coord_nm"]
     return place
 

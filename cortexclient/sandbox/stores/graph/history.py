@@ -132,10 +132,10 @@ def _change(
     graph: ChunkedGraph, tree: Lineage, entry: dict[str, Any], root: int, made: datetime
 ) -> list[Any]:
     merge = entry.get("added_edges") is not None
-    if entry.get("sink_supervoxels") and entry.get("source_supervoxels"):
-        touched = np.array([*entry["sink_supervoxels"], *entry["source_supervoxels"]], dtype=np.int64)
-    else:
-        touched = np.array(entry["added_edges"] or entry["removed_edges"], dtype=np.int64).reshape(-1)
+    marks = [*(entry.get("sink_supervoxels") or ()), *(entry.get("source_supervoxels") or ())]
+    # an edit that undoes or repeats another names nothing but its edges
+    edges = entry["added_edges" if merge else "removed_edges"]
+    touched = np.array(marks or edges, dtype=np.int64).reshape(-1)
     now = graph.roots(touched, made)
     before = sorted(old for old in tree.nodes if tree.operation(old) == int(entry["operation_id"]))
     after = list(tree.later.get(before[0], ()))
