@@ -133,6 +133,7 @@ def test_compression_follows_the_request(
         ("version/2/table/tags_toy/query", {"filter_equal_dict": {"tags_toy": {"id": "abc"}}}, "invalid input syntax"),
         ("version/2/table/tags_toy/query", {"filter_greater_dict": {"tags_toy": {"valid": True}}}, "Only '='"),
         ("version/2/table/tags_toy/query", {"filter_regex_dict": {"tags_toy": {"id": "1"}}}, "Regex filter"),
+        ("version/2/table/tags_toy/query", {"filter_regex_dict": {"tags_toy": {"tag": "("}}}, "invalid regular exp"),
         ("version/2/table/tags_toy/query", {"limit": -1}, "LIMIT must not be negative"),
         ("version/2/views/nope/query", {}, "No row was found for one()"),
     ],

@@ -398,7 +398,9 @@ class Selection:
                 raise DatabaseError("OFFSET must not be negative\n")
             return self.engine.read(sql, self._lists)
         except (duckdb.Error, DatabaseError) as error:
-            raise QueryError(failure(sql, str(error))) from error
+            # the engine says so of a pattern only: values are checked before
+            problem = str(error).replace("Invalid Input Error", "invalid regular expression")
+            raise QueryError(failure(sql, problem)) from error
 
     def outputs(
         self, resolution: list[float] | None

@@ -151,7 +151,8 @@ class TableStore:
     def materialize(self, version: int | None = None, at: datetime | None = None) -> int:
         """Freeze the tables as they are at a moment, by default now, into a new version.
 
-        Return its number, by default one above the highest. Raise ValueError if there is such a version already.
+        As in the service's complete run, rows that await their supervoxels are looked up first. Return its number, by
+        default one above the highest. Raise ValueError if there is such a version already.
         """
         with self.lock:
             number = version or max((row["version"] for row in self._versions), default=0) + 1
@@ -160,6 +161,7 @@ class TableStore:
             moment = at or self.world.now()
             counts: dict[str, int] = {}
             for table, annotated in self.annotation_rows.items():
+                self.writer.look_up(table, moment)
                 if self.segmentation_rows.get(table) is None and not annotated["reference_table"]:
                     continue  # nobody has looked up its supervoxels yet, so there is nothing to freeze
                 if not self.world.names.is_in(number, table):
@@ -314,11 +316,9 @@ class TableStore:
         shape = self._shapes.get(name)
         own = self._own.get(name, name) if shape is None else shape.base
         rows = pq.read_table(self.world.folder.file("tables", f"{own}.{moment}.parquet"))
-        return (
-            rows
-            if shape is None
-            else shaped_rows(shape, rows, self.world.folder.voxel_nm(shape.base), live=live)
-        )
+        if shape is None:
+            return rows
+        return shaped_rows(shape, rows, self.world.folder.voxel_nm(shape.base), live=live)
 
     @cached_property
     def _view_documents(self) -> dict[str, Row]:
@@ -329,9 +329,8 @@ class TableStore:
         for shape in self._shapes.values():
             if shape.schema is None:
                 number = len(found) + 1
-                found[shape.name] = view_document(
-                    shape, number, document, self.world.folder.voxel_nm(shape.base)
-                )
+                unit = self.world.folder.voxel_nm(shape.base)
+                found[shape.name] = view_document(shape, number, document, unit)
         return found
 
     def views(self, version: int) -> dict[str, Row]:
