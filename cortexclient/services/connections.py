@@ -122,7 +122,8 @@ class ConnectionsService(BaseService):
         Raises
         ------
         ValueError
-            If neither ``pre`` nor ``post`` is wanted, or neurons are given in both ways.
+            If neither ``pre`` nor ``post`` is wanted, or neurons are given in both ways, or ``pre_ids`` or ``post_ids``
+            with an option about ``root_ids``.
         NotConfiguredError
             If the dataset has neither a synapse table nor a table of edges, or none of a role that is needed.
 
@@ -138,7 +139,12 @@ class ConnectionsService(BaseService):
         least = as_number(min_synapses, "min_synapses", least=1) or 1
         if proofread is not None:
             as_choice(proofread, "proofread", ("pre", "post", "both"))
-        if pre_ids is None and post_ids is None and root_ids is not None and within:
+        if pre_ids is not None or post_ids is not None:
+            if within or not (pre and post):
+                raise ValueError(
+                    "within=, pre= and post= are about root_ids; leave them out with pre_ids= and post_ids="
+                )
+        elif within and root_ids is not None:
             # from the neurons to the neurons
             root_ids, pre_ids, post_ids = None, root_ids, root_ids
         given = root_ids is not None
@@ -313,9 +319,13 @@ class ConnectionsService(BaseService):
         self, by: str | Mapping[int, Any], roots: IdArray, moment: Moment
     ) -> tuple[dict[int, str], list[int]]:
         """Return root -> group, and the roots that have several; neither root 0 nor -1 has one."""
+        import pandas as pd
+
         if isinstance(by, Mapping):
-            known = dict(zip(as_ids(list(by), "by").tolist(), by.values(), strict=True))
-            return {root: str(group) for root, group in known.items() if root > 0 and group is not None}, []
+            known = pd.Series(list(by.values()), index=as_ids(list(by), "by").tolist(), dtype=object).dropna()
+            return {
+                root: str(group) for root, group in zip(known.index.tolist(), known, strict=True) if root > 0
+            }, []
         rows, table = self._rows_of(by, roots, moment)
         column = next((name for name in ("cell_type", "tag", "type") if name in rows), None)
         if column is None:

@@ -209,6 +209,10 @@ class TableQuery:
             raise TypeError(
                 f"live_query takes a time and at most {', '.join(_LIVE_OPTIONS)}; give options by name"
             )
+        if timestamp is None:
+            raise TypeError(
+                "live_query needs a time, such as client.now(); query() returns the rows of the client's own moment"
+            )
         given = dict(zip(_LIVE_OPTIONS, args, strict=False))
         if twice := sorted(set(given) & set(options)):
             raise TypeError(f"live_query got {twice[0]} twice, by position and by name")

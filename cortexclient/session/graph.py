@@ -386,8 +386,9 @@ def successors_of(
     """Return the roots that are valid at a time and hold pieces of older ones, most pieces first, and their shares.
 
     An edit replaces the pieces that it touches, and the graph gives for a piece that is gone the last root it had: the
-    old root itself, often. Such pieces count for none, and if no other is left, smaller ones are looked at. Pieces are
-    those of ``stop_layer``, by default four layers below the top. For what is no root, ids and shares are empty.
+    old root itself, often, and none for a time before the piece was made. Such pieces count for none, and if no other
+    is left, smaller ones are looked at. Pieces are those of ``stop_layer``, by default four layers below the top. For
+    what is no root, ids and shares are empty.
     """
     found: list[tuple[IdArray, NDArray[np.float64]]] = [(_none(), _none().astype(float)) for _ in roots]
     left = list(range(len(roots)))
@@ -408,7 +409,8 @@ def _overlaps(
 ) -> list[tuple[IdArray, NDArray[np.float64]]]:
     """Return what became of roots: the roots that hold their pieces at a time, most pieces first, and their shares.
 
-    The pieces are nodes four layers below the top, as caveclient takes them: they change rarely and are few.
+    Pieces that were not made yet are held by 0. The pieces are nodes four layers below the top, as caveclient takes
+    them: they change rarely and are few.
     """
     import numpy as np
 
@@ -421,7 +423,7 @@ def _overlaps(
     held = np.split(roots_of(session, joined, at=at), ends) if len(roots) else []
     results = []
     for part in held:
-        found, counts = np.unique(part[part != 0], return_counts=True)
+        found, counts = np.unique(part, return_counts=True)
         # equal shares: the smaller id first, so that the result is always the same
         order = np.lexsort((found, -counts))
         results.append((found[order], counts[order] / max(1, len(part))))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from datetime import timedelta
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import requests
 from hypothesis import given
@@ -42,6 +45,24 @@ def test_every_root_that_ever_was(request, files, server):
         assert frame.loc[root, "status"] == {0: "not found", 1: "found"}.get(len(expected), "ambiguous")
         assert frame.loc[root, "cell_id"] == (expected[0] if len(expected) == 1 else -1)
     assert frame["cell_id"].dtype == np.int64
+
+
+def test_a_lookup_view_may_lack_supervoxels_at_versions_that_need_none(
+    toy_folder, toy_session, files, session_at, tmp_path
+):
+    folder = tmp_path / "toy"
+    shutil.copytree(toy_folder, folder)
+    rows = folder / "tables" / "nucleus_celltype_view.v1.parquet"
+    pq.write_table(pq.read_table(rows).drop_columns("pt_supervoxel_id"), rows)
+    views = json.loads((folder / "tables" / "views.json").read_text())
+    del views["nucleus_celltype_view"]["schema by version"]["1"]["pt_supervoxel_id"]
+    (folder / "tables" / "views.json").write_text(json.dumps(views))
+    spec = {"cell_ids": {"lookup_view": "nucleus_celltype_view"}}
+    roots = files.roots["node_id"].tolist()
+    expected = CellsService(toy_session(spec=spec)).root_id_to_cell_id(roots, status=True)
+    with Sandbox(data=folder) as sandbox:
+        found = CellsService(session_at(sandbox, spec=spec)).root_id_to_cell_id(roots, status=True)
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_cells_at_a_time_whose_version_has_expired(sandbox_factory):
@@ -84,8 +105,10 @@ def test_roots_of_cells_at_any_time(toy, files, when):
     assert CellsService(toy).cell_id_to_root_id(asked, timestamp=when)["root_id"].tolist() == expected
 
 
-def test_roots_at_a_named_moment(toy, files):
-    service = CellsService(toy)
+@pytest.mark.parametrize("cached", [False, True])
+def test_roots_at_a_named_moment(toy, toy_session, files, tmp_path, cached):
+    # the moment is another than the client's, which ends the lifetimes that a cache may hold
+    service = CellsService(toy_session(cache=tmp_path, version=1) if cached else toy)
     v1 = files.versions[1]
     roots = files.roots["node_id"].tolist()
     frame = service.root_id_to_cell_id(roots, version=1, status=True)
@@ -254,6 +277,8 @@ def test_a_floating_client_reads_the_newest_version_unless_it_is_asked_live(toy_
         assert service.cell_id_to_root_id(cell, live=True)["root_id"].tolist() == [current]
         pinned = CellsService(service._session.at(version=2))
         assert pinned.cell_id_to_root_id(cell, live=True)["root_id"].tolist() == [old]
+        theirs = pinned._session.cave
+        assert service.cell_id_to_root_id(cell, theirs, live=True)["root_id"].tolist() == [old]
         with pytest.raises(ValueError, match="leave out version="):
             service.cell_id_to_root_id(cell, version=2, live=True)
 

@@ -62,6 +62,9 @@ def test_synapses_from_these_to_those(client, table, neurons):
     for wrong in ({"root_ids": these, "pre_ids": those}, {}, {"pre_ids": these, "post": True}):
         with pytest.raises(ValueError, match="pre_ids"):
             client.query_synapses(**wrong)
+    for wrong in ({"within": True}, {"post": False}):
+        with pytest.raises(ValueError, match="about root_ids"):
+            client.connectivity(pre_ids=these, **wrong)
 
 
 def test_thresholds(client, table, neurons):
@@ -105,7 +108,7 @@ def test_counts_between_types(client, table, neurons):
     found = client.connectivity(neurons, within=True, by="cell_types")
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     assert found["n_syn"].sum() == mine["n_syn"].sum()
-    same = client.connectivity(neurons, within=True, by=types)
+    same = client.connectivity(neurons, within=True, by=dict.fromkeys(neurons, np.nan) | types)
     pd.testing.assert_frame_equal(found, same)
     with pytest.raises(errors.NotConfiguredError, match="no table for the role"):
         client.connectivity(neurons, by="cell_typs")

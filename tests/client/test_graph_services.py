@@ -104,6 +104,9 @@ def test_what_became_of_every_root(toy, files):
     for layer in (3, 4, 5):
         found = service.latest_roots(roots, stop_layer=layer)
         assert set(found["latest_root_id"]) <= set(files.current_roots(now))
+        # before a root was made, its larger pieces were not there either
+        found = service.latest_roots(roots, timestamp=files.versions[1], stop_layer=layer)
+        assert set(found["latest_root_id"]) <= set(files.current_roots(files.versions[1]))
     every, shares = service.suggest_latest_roots(roots[0], return_all=True, return_fraction_overlap=True)
     assert len(every) == len(shares)
     assert service.latest_roots([]).dtypes.to_dict() == frame.dtypes.to_dict()
@@ -115,6 +118,8 @@ def test_a_stale_root_in_a_live_query_names_its_successors(toy, files):
         errors.StaleRootError, match=str(successors(files, gone, pd.Timestamp.now(tz="UTC"))[0])
     ):
         TablesService(toy).nucleus_toy(pt_root_id=[gone]).query(timestamp="2026-11-21T02:00:00")
+    with pytest.raises(errors.StaleRootError, match="5 -> nothing"):  # the id of a cell, say
+        TablesService(toy).nucleus_toy(pt_root_id=[5]).query(timestamp="2026-11-21T02:00:00")
 
 
 def test_level_2_ids(toy, files):

@@ -171,6 +171,8 @@ def test_caveclients_own_words(gaps):
     pd.testing.assert_frame_equal(nuclei().live_query(at, limit=4), live)
     with pytest.raises(TypeError, match="limit twice"):
         nuclei().live_query(at, None, 4, limit=4)
+    with pytest.raises(TypeError, match="needs a time"):
+        nuclei().live_query(None)
     want = {"nucleus_detection": ["pt_position", "pt_root_id"], "cell_types": ["id", "cell_type"]}
     found = client.tables.cell_types().query(want, log_warning=False)
     assert list(found.columns) == ["pt_supervoxel_id", "pt_root_id", "id_ref", "cell_type", "pt_position"]

@@ -181,12 +181,14 @@ class CellsService(BaseService):
                 f"version={version} and materialization_version={materialization_version} conflict"
             )
         version = materialization_version if version is None else version
+        moment = self._moment_of(client, version, timestamp)
         if live:
             if version is not None:
                 raise ValueError("live=True is for a time; leave out version=, or pass live=False")
-            moment = Moment.of(timestamp=timestamp or self._session.timestamp or datetime.now(UTC))
-        else:
-            moment = self._moment_of(client, version, timestamp)
+            at = moment.timestamp or self._session.timestamp
+            if moment.version is not None:
+                at = self._session.version_record(moment.version).timestamp
+            moment = Moment(timestamp=at or datetime.now(UTC))
         matches = from_cells(self._session, as_ids(cell_ids, "cell_ids"), moment, progress=progress)
         return self._frame(
             matches,

@@ -82,22 +82,19 @@ def _rows(
     *,
     for_cells: bool,
     progress: bool,
-    feature: str | None = None,
-) -> pd.DataFrame:
+    supervoxels_for: tuple[int, str] | None = None,
+) -> dict[int, pd.DataFrame]:
     """Query the rows of cells (or of roots) at versions, all tables and versions concurrently.
 
-    Return the ``cell`` and the ``root`` of each row (int64, 0 for no segment), the ``table``, its ``rank`` and the
-    ``version``; and the ``supervoxel``, if a feature (a name for the error) needs it.
+    Return for each version the ``cell`` and the ``root`` of each row (int64, 0 for no segment), the ``table`` and its
+    ``rank``; and the ``supervoxel`` at the one version at which a feature (a name for the error) needs it: views have
+    other columns at other versions.
     """
     import pandas as pd
 
     wanted = [
         (source, version) for version in ids for source in _sources(session, version, for_cells=for_cells)
     ]
-    if not wanted:
-        return pd.DataFrame(
-            columns=["cell", "root", "supervoxel", "table", "rank", "version"], dtype=np.int64
-        )
     queries = [
         Query(
             source.name,
@@ -114,21 +111,20 @@ def _rows(
         )
         for source, version in wanted
     ]
-    parts = []
+    parts: dict[int, list[pd.DataFrame]] = {version: [] for version in ids}
     frames = run_queries(session, queries, description="cells" if for_cells else "roots")
     for (source, version), frame in zip(wanted, frames, strict=True):
         columns = {"cell": source.cell if source.cell in frame else "id", "root": _root_column(source, frame)}
-        if feature is not None:
+        if supervoxels_for is not None and version == supervoxels_for[0]:
             columns["supervoxel"] = columns["root"].replace("root_id", "supervoxel_id")
             if columns["supervoxel"] not in frame:
                 raise NotConfiguredError(
-                    f"{feature} needs supervoxels, which the lookup view of this dataset does not give; ask at a "
-                    "version, or add `cell_ids.main_table` to its YAML file"
+                    f"{supervoxels_for[1]} needs supervoxels, which the lookup view of this dataset does not give; ask "
+                    "at a version, or add `cell_ids.main_table` to its YAML file"
                 )
         part = frame[list(columns.values())].set_axis(list(columns), axis=1).fillna(0).astype(np.int64)
-        parts.append(part.assign(table=source.name, rank=source.rank, version=version))
-    rows: pd.DataFrame = pd.concat(parts, ignore_index=True)
-    return rows
+        parts[version].append(part.assign(table=source.name, rank=source.rank))
+    return {version: pd.concat(found, ignore_index=True) for version, found in parts.items()}
 
 
 def _root_column(source: CellSource, frame: pd.DataFrame) -> str:
@@ -156,12 +152,15 @@ def from_cells(session: Session, cells: IdArray, moment: Moment, *, progress: bo
     if moment.version is not None and session.version_fallback:
         record = session.version_record(moment.version)
         at = at if record.valid else record.timestamp
+    needed: tuple[int, str] | None = None
     if at is None:
-        number, feature = exact or moment.version or session.version, None
+        number = exact or moment.version or session.version
         matches.moment = Moment(version=number)
     else:
-        number, feature = version_to_read(session, at).version, "looking up cells at any time"
-    rows = _rows(session, {number: distinct}, for_cells=True, progress=progress, feature=feature)
+        number = version_to_read(session, at).version
+        needed = number, "looking up cells at any time"
+    found = _rows(session, {number: distinct}, for_cells=True, progress=progress, supervoxels_for=needed)
+    rows = found[number]
     if at is not None:
         # supervoxels never change, and the chunkedgraph gives their roots at any time
         rows["root"] = roots_of(session, rows["supervoxel"].to_numpy(), at=at)
@@ -183,14 +182,15 @@ def from_roots(session: Session, roots: IdArray, given: Moment, *, progress: boo
     exact = given.version if given.timestamp is None else session.frozen_version(given.timestamp)
     if exact is not None and session.version_record(exact).valid:
         matches.moment = Moment(version=exact)
-        _add(
-            matches, _rows(session, {exact: distinct}, for_cells=False, progress=progress), {exact: distinct}
-        )
+        found = _rows(session, {exact: distinct}, for_cells=False, progress=progress)
+        _add(matches, found, {exact: distinct})
         return matches
     lineage = LineageLookup(session, distinct)
     try:
         lineage.prefetch()
-        life = lifetimes(session, distinct, also=[session.versions])
+        # with a cache, those of a pinned session end at its own moment
+        then = session if given.floating else session.at(version=given.version, timestamp=given.timestamp)
+        life = lifetimes(then, distinct, also=[session.versions])
         known = life.known
         matches.unknown = ~np.isin(roots, distinct[known])
         first, last = life.created, life.last
@@ -203,8 +203,8 @@ def from_roots(session: Session, roots: IdArray, given: Moment, *, progress: boo
         elif session.timestamp is not None:
             # roots that were valid at the client's moment are looked up then
             moment = microseconds(session.timestamp)
-            then = (first <= moment) & (moment <= last)
-            first, last = np.where(then, moment, first), np.where(then, moment, last)
+            valid = (first <= moment) & (moment <= last)
+            first, last = np.where(valid, moment, first), np.where(valid, moment, last)
         _mixed_ages(session, matches, lineage, distinct[known], first[known], last[known], progress=progress)
     finally:
         lineage.cancel()
@@ -235,22 +235,23 @@ def _mixed_ages(
     near, failed = lineage.of(roots[rest], first=first[rest], last=last[rest])
     matches.failed, matches.failure = np.isin(matches.ids, failed), lineage.failure
     rest = rest[~np.isin(roots[rest], failed)]
-    read, feature, wanted = lineage.version.version, None, dict(at_versions)
+    read, wanted = lineage.version.version, dict(at_versions)
+    needed: tuple[int, str] | None = None
     if len(rest):
-        feature = "looking up roots that lived between versions"
+        needed = read, "looking up roots that lived between versions"
         wanted[read] = np.union1d(near, at_versions.get(read, near[:0]))
-    rows = _rows(session, wanted, for_cells=False, progress=progress, feature=feature)
-    _add(matches, rows, at_versions)
+    found = _rows(session, wanted, for_cells=False, progress=progress, supervoxels_for=needed)
+    _add(matches, found, at_versions)
     if len(rest):
-        rows = rows[(rows["version"] == read) & rows["root"].isin(near)]
-        _by_owner(session, matches, rows, roots[rest], first[rest], last[rest])
+        rows = found[read]
+        _by_owner(session, matches, rows[rows["root"].isin(near)], roots[rest], first[rest], last[rest])
 
 
-def _add(matches: Matches, rows: pd.DataFrame, roots: dict[int, IdArray]) -> None:
+def _add(matches: Matches, rows: dict[int, pd.DataFrame], roots: dict[int, IdArray]) -> None:
     """Add the cells of the given roots at each version; the rows may belong to other roots, too."""
     for version, ids in roots.items():
-        here = (rows["version"] == version) & rows["root"].isin(ids)
-        matches.add(rows[here], given="root", found="cell")
+        here = rows[version]
+        matches.add(here[here["root"].isin(ids)], given="root", found="cell")
 
 
 def _by_owner(

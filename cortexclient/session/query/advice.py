@@ -54,9 +54,11 @@ def stale(session: Session, error: ServiceError, queries: Sequence[Query]) -> St
     text = str(error).partition("did not exist at the time")[2]
     named = [int(number) for number in re.findall(r"\b\d{12,19}\b", text)]
     at = next((query.timestamp for query in queries if query.timestamp is not None), None)
-    if not named or at is None:
+    if not text or at is None:
         return None
     ids = _stale_of(session, queries, at) or named
+    if not ids:
+        return None
     fates = []
     try:
         for root, (found, share) in zip(
