@@ -10,7 +10,7 @@ import numpy as np
 
 from cortexclient.plotting.style import POSTSYNAPTIC, PRESYNAPTIC, depth_axis, draw_layers, new_axes
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
-from cortexclient.services.space import positions, stated_resolution
+from cortexclient.services.space import positions, positions_nm, stated_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -65,10 +65,10 @@ def in_depth(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
     ``points`` have the shape (N, 3), or are a frame, of which ``column`` is the position column (default: as for
     ``client.depth``). Raises `ValueError` for anything but cortical depths in um.
     """
-    attrs = getattr(points, "attrs", {})
+    space = getattr(points, "attrs", {}).get("space")
     found = positions(points, column).reshape(-1, 3)
     # a frame of a query in um of the volume would look like depths
-    if attrs.get("space") == VOLUME or np.max(attrs.get("dataframe_resolution") or 0) >= 100:
+    if space == VOLUME or (space is None and max(stated_resolution(points)) >= 100):
         raise _not_depths("the frame's positions are those of the volume")
     found = found[np.isfinite(found).all(axis=1)]
     _require_depths(found[:, 1], "a position")
@@ -77,9 +77,7 @@ def in_depth(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
 
 def in_volume(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
     """Read positions in nm, or the voxels that a frame states, as um; missing ones are left out."""
-    resolution = stated_resolution(points)
-    found = positions(points, column).reshape(-1, 3)
-    found = found * (1e-3 if isinstance(resolution, str) else resolution / 1000)
+    found = positions_nm(points, column).reshape(-1, 3) / 1000
     return found[np.isfinite(found).all(axis=1)]
 
 

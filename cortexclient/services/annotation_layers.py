@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cortexclient.ids import as_ids
-from cortexclient.services.space import positions
+from cortexclient.services.space import positions, stated_resolution, voxel_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Color: TypeAlias = str | Sequence[float]
     Colors: TypeAlias = Color | Sequence[Color] | Mapping[str, Color]
 
-__all__ = ["COLOR_CYCLE", "PointLayer", "annotation_layers", "frame_resolution", "voxel_size"]
+__all__ = ["COLOR_CYCLE", "PointLayer", "annotation_layers"]
 
 log = logging.getLogger(__name__)
 
@@ -96,23 +96,15 @@ def _sides(
 
 
 def _layer(data: Any, name: str, resolution: Sequence[float] | None, prefer: str | None) -> PointLayer:
+    size = stated_resolution(data) if resolution is None else voxel_size(resolution)
     if not hasattr(data, "columns"):
-        size = voxel_size(resolution if resolution is not None else (1, 1, 1))
         return _without_missing(PointLayer(name, _points(data), size))
     columns = [column for column in SEGMENT_COLUMNS if column in data.columns]
     # column by column: one array of the entire frame would turn ids into floats if any column were one
     ids = [as_ids(data[column].where(data[column].notna(), 0), column).tolist() for column in columns]
     segments = [[root for root in row if root > 0] for row in zip(*ids, strict=True)]
     descriptions = [f"id {value}" for value in data["id"].array] if "id" in data.columns else []
-    return _without_missing(
-        PointLayer(
-            name,
-            _positions(data, prefer),
-            voxel_size(resolution) if resolution is not None else frame_resolution(data),
-            segments,
-            [*descriptions],
-        )
-    )
+    return _without_missing(PointLayer(name, _positions(data, prefer), size, segments, [*descriptions]))
 
 
 def _without_missing(layer: PointLayer) -> PointLayer:
@@ -186,21 +178,3 @@ def _colored(layers: list[PointLayer], colors: Colors | None) -> list[PointLayer
     if not palette:
         raise ValueError("colors is empty; leave it out for the usual colours")
     return [replace(layer, color=palette[number % len(palette)]) for number, layer in enumerate(layers)]
-
-
-# -- units
-
-
-def frame_resolution(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the size in nm of one unit of a table's positions, which queries write into ``attrs``; else 1 nm."""
-    known = table.attrs.get("dataframe_resolution")
-    return voxel_size((1, 1, 1) if known is None or isinstance(known, str) else known)
-
-
-def voxel_size(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return a resolution as three numbers; raise `ValueError` for anything but three positive ones."""
-    size = np.asarray(values, dtype=np.float64)
-    if size.shape != (3,) or not (np.isfinite(size) & (size > 0)).all():
-        raise ValueError(f"resolution must be three sizes in nm, such as (4, 4, 40), not {values!r}")
-    x, y, z = size.tolist()
-    return (x, y, z)

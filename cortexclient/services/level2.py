@@ -42,6 +42,7 @@ ATTRIBUTES = {
 _BATCH = 10_000
 _NUMBERS = {int, float, type(None)}
 _SMALL_NM = 10_000
+_TOO_LARGE = 1 << 53  # for a coordinate
 _LAYER_SHIFT = 56  # the layer of a node is in the first 8 bits of its id
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Level2Service(BaseService):
         Raises
         ------
         ValueError
-            If the bounds have another shape, end before they begin, or look like voxels.
+            If the bounds have another shape, are not finite, end before they begin, or look like voxels.
         MissingDataError
             If the id has no level-2 ids, because it is no root.
 
@@ -266,8 +267,10 @@ def _bounds_text(bounds: Any, voxel_nm: Sequence[float]) -> str:
     box = np.asarray(bounds, dtype=np.float64)
     if box.shape != (3, 2):
         raise ValueError(f"bounds must have the shape (3, 2): (x, y, z) by (from, to), not {box.shape}")
-    if not (box[:, 0] <= box[:, 1]).all():
-        raise ValueError(f"bounds must begin before they end on every axis: {box.tolist()}")
+    if not ((np.abs(box) < _TOO_LARGE).all() and (box[:, 0] <= box[:, 1]).all()):
+        raise ValueError(
+            f"bounds must be finite numbers, and begin before they end on every axis: {box.tolist()}"
+        )
     low = np.maximum(np.floor(box[:, 0] / voxel_nm), 0).astype(np.int64)
     high = np.maximum(np.ceil(box[:, 1] / voxel_nm), 0).astype(np.int64)
     return "_".join(f"{start}-{stop}" for start, stop in zip(low.tolist(), high.tolist(), strict=True))

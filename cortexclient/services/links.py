@@ -12,7 +12,8 @@ import numpy as np
 from cortexclient.errors import CortexError, ProtocolError
 from cortexclient.ids import as_ids
 from cortexclient.services import BaseService
-from cortexclient.services.annotation_layers import annotation_layers, voxel_size
+from cortexclient.services.annotation_layers import annotation_layers
+from cortexclient.services.space import voxel_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -490,7 +491,13 @@ def _property(given: pd.Series, name: str) -> pd.Series:
                 "them (fillna) or drop those rows"
             )
         if given.dtype.kind == "f":
-            return given.astype(np.float32)
+            with np.errstate(over="ignore"):
+                numbers = given.astype(np.float32)
+            if not np.isfinite(numbers).all():
+                raise ValueError(
+                    f"column {name!r} holds numbers too large for float32: {given[~np.isfinite(numbers)].iloc[0]}"
+                )
+            return numbers
         small = np.iinfo(np.int32)
         if given.between(small.min, small.max).all():
             return given.astype(np.int32)

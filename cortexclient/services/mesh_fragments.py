@@ -17,10 +17,11 @@ from cortexclient.session import forget
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
     from requests import Response
 
     from cortexclient.session import Session
+    from cortexclient.types import IdArray
 
 __all__ = ["Fragment", "fetch_fragments", "join_fragments"]
 
@@ -41,7 +42,7 @@ class Fragment:
 
 
 def fetch_fragments(
-    session: Session, node_id: int, *, bounds: ArrayLike | None = None, allow_missing: bool = False
+    session: Session, node_id: int, *, bounds: IdArray | None = None, allow_missing: bool = False
 ) -> list[Fragment]:
     """Fetch all fragments of a root or another node, concurrently, in the order of their names.
 
@@ -74,7 +75,7 @@ def fetch_fragments(
     return list(found.values())
 
 
-def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> tuple[list[str], str, Response]:
+def _manifest(session: Session, node_id: int, bounds: IdArray | None) -> tuple[list[str], str, Response]:
     """Return the names of a node's fragments, sorted, each once, and the address and response that they are from."""
     info = session.segmentation_info()
     layer = node_id >> (64 - int(info["graph"].get("n_bits_for_layer_id", 8)))
@@ -85,8 +86,7 @@ def _manifest(session: Session, node_id: int, bounds: ArrayLike | None) -> tuple
         layer = min(layer, int(highest))
     params = {"verify": "True", "return_seg_ids": "1"}
     if bounds is not None:
-        box = np.asarray(bounds, dtype=np.int64)
-        params["bounds"] = "_".join(f"{low}-{high}" for low, high in zip(box[0], box[1], strict=True))
+        params["bounds"] = "_".join(f"{low}-{high}" for low, high in bounds.T)
     table = session.connection.segmentation_table
     url = f"{session.local_server}/meshing/api/v1/table/{table}/manifest/{node_id}:0"
     response = session.http.send("meshing", "GET", url, params=params, body={"start_layer": layer})

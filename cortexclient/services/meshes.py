@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 # options that are implemented here; with any other, the call goes to cloud-volume
 _OWN_OPTIONS = {"bounding_box", "allow_missing", "deduplicate_chunk_boundaries", "remove_duplicate_vertices"}
 _MOST_MAPPINGS = 64
+_TOO_LARGE = 1 << 53  # for a coordinate
 
 
 class Meshes(dict[int, Any]):
@@ -390,7 +391,7 @@ class MeshClient(BaseService):
         Raises
         ------
         ValueError
-            If the neuron has no such column.
+            If the neuron has no such column, or a level-2 id several values.
 
         Examples
         --------
@@ -405,19 +406,21 @@ class MeshClient(BaseService):
         return values_on_vertices(as_ids(l2_mapping, "l2_mapping"), values, missing)
 
 
-def _bounds(box: Any) -> Any:
+def _bounds(box: Any) -> IdArray | None:
+    """Return the corners of a box in whole voxels, rounded outward."""
     if box is None:
         return None
-    if hasattr(box, "minpt"):
-        return np.array([box.minpt, box.maxpt])
-    corners = np.asarray(box)
+    corners = np.asarray([box.minpt, box.maxpt] if hasattr(box, "minpt") else box, dtype=np.float64)
     if corners.shape != (2, 3):
         raise ValueError(
             f"bounding_box must be two corners of three voxel coordinates, not shape {corners.shape}"
         )
-    if not (corners[0] < corners[1]).all():
-        raise ValueError(f"bounding_box must begin before it ends on every axis: {corners.tolist()}")
-    return np.maximum(corners, 0)  # the service reads a minus as the end of a range
+    if not ((np.abs(corners) < _TOO_LARGE).all() and (corners[0] < corners[1]).all()):
+        raise ValueError(
+            f"bounding_box must be finite numbers, and begin before it ends on every axis: {corners.tolist()}"
+        )
+    whole = np.array([np.floor(corners[0]), np.ceil(corners[1])], dtype=np.int64)
+    return np.maximum(whole, 0)  # the service reads a minus as the end of a range
 
 
 # -- how each vertex got its level-2 id ------------------------------------------------------------------------
@@ -543,7 +546,8 @@ class VertexAssigner:
 def values_of_level2(source: Any, column: str | None) -> pd.Series:
     """Return values by level-2 id, from a Meshwork, a Series or a mapping."""
     if not hasattr(source, "anno"):
-        return source if isinstance(source, pd.Series) else pd.Series(dict(source))
+        given = source if isinstance(source, pd.Series) else pd.Series(dict(source))
+        return given.set_axis(as_ids(given.index, "the level-2 ids of the values"))
     rows = source.anno.lvl2_ids.df
     ids, index = rows["lvl2_id"].to_numpy(), rows["mesh_ind"].to_numpy()
     if column is None:
@@ -571,7 +575,13 @@ def _synapse_counts(source: Any, table: str, index: NDArray[Any]) -> NDArray[np.
 
 def values_on_vertices(l2_mapping: IdArray, values: pd.Series, missing: Any) -> NDArray[Any]:
     """Return the value of each vertex's level-2 id."""
+    if not values.index.is_unique:
+        raise ValueError(
+            "a level-2 id has several values; give one for each, as with values.groupby(level=0).sum()"
+        )
     found = values.to_numpy()
+    if found.dtype == np.uint64:  # beside a signed number it would become a float
+        found = as_ids(found, "values")
     if missing is None and found.dtype.kind in "iu":
         missing = -1
     elif missing is None and found.dtype.kind == "f":

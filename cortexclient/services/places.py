@@ -12,7 +12,7 @@ from cortexclient.services import BaseService
 from cortexclient.services.cells import CellsService
 from cortexclient.services.level2 import Level2Service
 from cortexclient.services.roots import RootsService
-from cortexclient.services.space import positions
+from cortexclient.services.space import positions, positions_nm
 from cortexclient.session import provenance_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class PlacesService(BaseService):
         Parameters
         ----------
         points : array-like, pandas.Series or pandas.DataFrame
-            Shape (n, 3) in nm, one point of shape (3,), a column of points, or a frame with one.
+            Shape (n, 3) in nm, one point of shape (3,), a column of points, or a frame with one: in nm, or the unit
+            that a queried table states.
         column : str, optional
             Column of a frame that holds the points, such as ``"pt_position"``.
         timestamp : datetime.datetime or str, optional
@@ -67,7 +68,7 @@ class PlacesService(BaseService):
         >>> bool((client.root_at(cells, column="pt_position") == cells["pt_root_id"]).all())
         True
         """
-        places = np.atleast_2d(positions(points, column))
+        places = np.atleast_2d(positions_nm(points, column))
         volume = self._session.segmentation_cloudvolume()
         low, high = (np.asarray(corner) for corner in (volume.bounds.minpt, volume.bounds.maxpt))
         voxels = np.floor(places / np.asarray(volume.resolution))

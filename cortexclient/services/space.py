@@ -11,7 +11,7 @@ from cortexclient.errors import NotConfiguredError, SpecError
 from cortexclient.forking import ForkSafeLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import FloatArray, TransformName
 
-__all__ = ["Space", "positions", "stack_points", "stated_resolution"]
+__all__ = ["Space", "positions", "positions_nm", "stack_points", "stated_resolution", "voxel_size"]
 
 
 class Space:
@@ -220,9 +220,9 @@ class Space:
         >>> client.space.depth([[700_000, 500_000, 900_000]]).shape
         (1,)
         """
-        if resolution is None:
-            resolution = stated_resolution(points)
-        found = positions(points, column, prefer=self._spec.synapse_position_column)
+        read = positions_nm if resolution is None else positions
+        found = read(points, column, prefer=self._spec.synapse_position_column)
+        resolution = "nm" if resolution is None else resolution
         flat = found.reshape(-1, 3)
         known = np.isfinite(flat).all(axis=1)
         depths = np.full(len(flat), np.nan)
@@ -396,13 +396,41 @@ def _moving(function: Callable[[Any], Any]) -> Callable[[Any], FloatArray]:
 _USUAL_COLUMNS = ("pt_position", "ctr_pt_position")
 
 
-def stated_resolution(points: Any) -> Any:
-    """Return the voxel size that a frame states in ``attrs["dataframe_resolution"]``; ``"nm"`` where it states none."""
-    stated = getattr(points, "attrs", {}).get("dataframe_resolution")
-    if stated is None or isinstance(stated, str):
-        return "nm"
-    size = np.asarray(stated, dtype=float)
-    return "nm" if size.shape != (3,) or (size == 1).all() else size
+def voxel_size(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return a resolution as three numbers; raise `ValueError` for anything but three positive ones."""
+    try:
+        size = np.asarray(values, dtype=np.float64)
+    except ValueError:
+        size = np.empty(0)
+    if size.shape != (3,) or not (np.isfinite(size) & (size > 0)).all():
+        raise ValueError(f"resolution must be three sizes in nm, such as (4, 4, 40), not {values!r}")
+    x, y, z = size.tolist()
+    return (x, y, z)
+
+
+def stated_resolution(points: Any) -> tuple[float, float, float]:
+    """Return the size in nm of one unit of a frame's positions, which queries write into ``attrs``; else 1 nm.
+
+    Raises `ValueError` if the frame states none or several, or that its positions were moved into cortical space.
+    """
+    attrs = getattr(points, "attrs", {})
+    if attrs.get("space", "volume") != "volume":
+        raise ValueError(
+            f"these positions are in the space {attrs['space']!r}, and not in the volume: take those of a neuron that "
+            "was fetched without transform="
+        )
+    stated = attrs.get("dataframe_resolution")
+    if isinstance(stated, str):
+        raise ValueError(
+            f"the unit of these positions is not known (dataframe_resolution is {stated!r}): query them with "
+            "desired_resolution=[1, 1, 1]"
+        )
+    return (1.0, 1.0, 1.0) if stated is None else voxel_size(stated)
+
+
+def positions_nm(points: Any, column: str | None, *, prefer: str | None = None) -> NDArray[np.float64]:
+    """Read positions as :func:`positions` does, in nm, out of the unit that a frame states; arrays are in nm."""
+    return positions(points, column, prefer=prefer) * stated_resolution(points)
 
 
 def positions(points: Any, column: str | None, *, prefer: str | None = None) -> NDArray[np.float64]:

@@ -46,6 +46,8 @@ def test_units_come_from_the_query_unless_they_are_given() -> None:
     assert annotation_layers(frame)[0].resolution == (4, 4, 40)
     assert annotation_layers(frame, resolution=(8, 8, 40))[0].resolution == (8, 8, 40)
     assert annotation_layers([[1, 2, 3]], resolution=(4, 4, 40))[0].resolution == (4, 4, 40)
+    frame["pt_position"] = [[1, 2, 3]] * 3
+    assert annotation_layers(frame["pt_position"])[0].resolution == (4, 4, 40)
 
 
 @pytest.mark.parametrize(

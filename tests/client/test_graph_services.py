@@ -135,8 +135,9 @@ def test_level_2_ids(toy, files):
         service.get_l2_ids(5)
     with pytest.raises(ValueError, match="shape"):
         service.get_l2_ids(root, bounds=[[0, 1]])
-    with pytest.raises(ValueError, match="begin before"):
-        service.get_l2_ids(root, bounds=[[1, 0], [0, 1], [0, 1]])
+    for low, high in ((1, 0), (0, np.inf), (0, 1e30)):
+        with pytest.raises(ValueError, match="begin before"):
+            service.get_l2_ids(root, bounds=[[low, high], [0, 1], [0, 1]])
     # chunks are 64 x 64 x 32 voxels of 8 x 8 x 40 nm; the box lies in the first two along x
     nodes = pd.read_parquet(files.folder / "chunkedgraph" / "nodes.parquet").set_index("node_id")
     for root in files.current_roots():

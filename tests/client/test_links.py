@@ -261,6 +261,12 @@ def test_truth_values_categories_and_texts_become_tags(sandbox_client: DatasetCl
         ({"root_id": [7, 7], "a": ["x", "y"]}, ValueError, "7 twice"),
         ({"root_id": [7, 0], "a": ["x", "y"]}, ValueError, "0 which is none"),
         ({"root_id": [7, 8], "a": [1.5, np.nan]}, ValueError, "'a' lacks 1 numbers"),
+        (
+            {"root_id": [7, 8], "a": [1.5, -np.inf]},
+            ValueError,
+            "'a' holds numbers too large for float32: -inf",
+        ),
+        ({"root_id": [7, 8], "a": [1.5, 1e300]}, ValueError, "'a' holds numbers too large for float32"),
         ({"root_id": pd.array([7, None], dtype="Int64"), "a": [1, 2]}, ValueError, "missing"),
     ],
 )

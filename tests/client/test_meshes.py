@@ -129,8 +129,12 @@ def test_options_reach_their_goal(meshes: MeshClient, roots: list[int], capsys: 
     assert 0 < len(part.vertices) < len(whole.vertices)
     beyond = meshes.get_mesh(roots[0], bounding_box=[[-9, -9, -9], [10**6] * 3])
     assert len(beyond.vertices) == len(whole.vertices)
-    with pytest.raises(ValueError, match="begin before it ends"):
-        meshes.get_mesh(roots[0], bounding_box=[middle, middle])
+    np.testing.assert_array_equal(  # corners within voxels: the box is not made smaller
+        meshes.get_mesh(roots[0], bounding_box=[middle - 39.5, middle + 39.5]).vertices, part.vertices
+    )
+    for far in (middle, [np.inf] * 3):
+        with pytest.raises(ValueError, match="begin before it ends"):
+            meshes.get_mesh(roots[0], bounding_box=[middle, far])
     fewer = meshes.get_mesh(roots[0], remove_duplicate_vertices=True)
     assert len(np.unique(fewer.vertices, axis=0)) == len(fewer.vertices)
     other = meshes.get_mesh(roots[0], use_byte_offsets=False, deduplicate_chunk_boundaries=False)
@@ -425,6 +429,12 @@ def test_values_are_carried_to_vertices(tiny: Sandbox, meshes: MeshClient, roots
     np.testing.assert_array_equal(synapses[known], counts.reindex(index, fill_value=0))
     size = meshes.mesh_label_to_skeleton(labels, {int(i): 0.5 for i in rows.index[:3]})
     assert np.isnan(size).sum() == (~np.isin(labels, rows.index[:3])).sum()
+    # ids in any form, and ids as values, which are never floats
+    large = np.array([2**60 + 1, 2**60 + 3], dtype=np.uint64)
+    by_text = meshes.mesh_label_to_skeleton([2**60 + 3, 5], {str(number): number for number in large})
+    assert (by_text.tolist(), by_text.dtype) == ([2**60 + 3, -1], np.int64)
+    with pytest.raises(ValueError, match="several values"):
+        meshes.mesh_label_to_skeleton([5], pd.Series([1, 2], index=[5, 5]))
     with pytest.raises(ValueError, match="no annotation 'colour'"):
         meshes.mesh_label_to_skeleton(labels, neuron, "colour")
     bare = tiny.load().get_skeleton(roots[0], synapses=False, restore_properties=False)

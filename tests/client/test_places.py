@@ -26,6 +26,12 @@ def test_the_root_at_a_point_is_that_of_the_clients_moment(tiny):
     assert earliest.root_at(points[0]).tolist() == then[:1].tolist()
     frame = pd.DataFrame({"pt_position": list(points)})
     assert earliest.root_at(frame, column="pt_position").tolist() == then.tolist()
+    latest = tiny.load(version=3)
+    for unit in ([4, 4, 40], [8, 8, 40], [1, 1, 1]):
+        nuclei = latest.tables.nucleus_detection().query(desired_resolution=unit)
+        assert (nuclei["pt_root_id"] > 0).any()
+        for given in (nuclei, nuclei["pt_position"]):
+            assert latest.root_at(given).tolist() == nuclei["pt_root_id"].tolist()
     assert tiny.load().root_at(points, timestamp=earliest.version_timestamp()).tolist() == then.tolist()
     cells = tiny.truth.cells
     assert earliest.root_at(points, stop_layer=1).tolist() == cells["soma_supervoxel_id"].tolist()

@@ -491,6 +491,9 @@ def test_swc_has_every_piece_of_a_skeleton_that_falls_apart(
     service.save_swc((np.empty((0, 3)), []), tmp_path / "none.swc")
     assert (tmp_path / "none.swc").read_text() == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["none.swc", "pieces.swc", "um.swc"]
+    # other programs write children first: the root is the line without a parent
+    service.save_swc("3 0 7 0 0 1 2\n2 0 8 0 0 1 1\n1 0 9 0 0 5 -1\n", tmp_path / "turned.swc")
+    assert swc_rows(tmp_path / "turned.swc")[:, [2, 5, 6]].tolist() == [[9, 5, -1], [8, 1, 1], [7, 1, 2]]
 
 
 OUTPUTS = ["meshwork", "cell", "navis", "dict", "swc"]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from cortexclient.errors import NotConfiguredError, SpecError
+from cortexclient.services.annotation_layers import annotation_layers
 from cortexclient.services.space import Space
 from cortexclient.session import Session
 from cortexclient.spec import spec_from_mapping
@@ -117,6 +118,17 @@ def test_resolution_of_the_frame_is_heeded() -> None:
     df = pd.DataFrame({"pt_position": [[175_000, 125_000, 22_500]]})
     df.attrs["dataframe_resolution"] = [4.0, 4.0, 40.0]
     assert space.depth(df)[0] == pytest.approx(float(space.depth([700_000, 500_000, 900_000])))
+    assert space.depth(df["pt_position"])[0] == space.depth(df)[0]
+    # as caveclient says of tables that are joined, and as the synapses of a transformed neuron say of themselves
+    for attrs, message in (
+        ({"dataframe_resolution": "mixed_resolutions"}, "mixed_resolutions"),
+        ({"dataframe_resolution": [4, 4]}, "three sizes"),
+        ({"unit": "um", "space": "rigid"}, "in the space 'rigid'"),
+    ):
+        df.attrs = attrs
+        for read in (space.depth, annotation_layers):
+            with pytest.raises(ValueError, match=message):
+                read(df)
 
 
 def test_two_positions_must_be_told_apart() -> None:

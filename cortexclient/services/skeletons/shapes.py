@@ -175,7 +175,7 @@ def _of_tree(neuron: Any) -> NeuronShape:
     # positions may be in any unit, such as "8 nanometer"; one without a unit does not state it
     units = neuron.units
     in_nm = None if units.dimensionless else units.to("nm").magnitude
-    scale, unit = (1.0, None) if in_nm is None else (1.0, "um") if in_nm == 1000 else (in_nm, "nm")
+    scale, unit = (1.0, None) if in_nm is None else (1.0, "um") if np.isclose(in_nm, 1000) else (in_nm, "nm")
     radius = (
         nodes["radius"].to_numpy(dtype=np.float64) * (in_nm or 1.0) if "radius" in nodes.columns else None
     )
@@ -214,7 +214,7 @@ def _of_text(text: str) -> NeuronShape:
         getattr(text, "space", None),
         compartments=found["compartment"] if found["compartment"].any() else None,
         radius_nm=found["radius"] * 1000,
-        root=0,
+        root=next(iter(np.setdiff1d(np.arange(len(found["vertices"])), found["edges"][:, 0])), None),
     )
 
 
