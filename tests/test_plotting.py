@@ -196,6 +196,11 @@ def test_matrix_counts_exactly_and_keeps_ids() -> None:
     empty = connectivity_matrix(synapses.iloc[:0], [big])
     assert empty.shape == (1, 1)
     assert empty.to_numpy().dtype == np.int64
+    drawn(plot_connectivity(connectivity_matrix(synapses.iloc[:0]), groups={}))
+    small = synapses.assign(size=np.array([100, 100, 1, 1], dtype=np.int8))
+    assert connectivity_matrix(small, [big, big + 1], weight="size").to_numpy().tolist() == [[0, 200], [1, 0]]
+    with pytest.raises(TypeError, match="float"):  # which would be another neuron
+        connectivity_matrix(synapses, [float(big)])
 
 
 def test_connectivity_sorts_by_group_and_leaves_pairs_without_synapses_white() -> None:
@@ -265,7 +270,13 @@ def test_values_may_be_missing_and_on_a_logarithmic_scale() -> None:
     assert bar.get_ylim() == pytest.approx((1, 100))
     colors = axes.collections[0].get_facecolors()
     assert len(np.unique(colors, axis=0)) > 2
-    plot_mesh((vertices, faces), values=np.full(9, np.nan))
+    for log in (True, False):
+        drawn(plot_mesh((vertices, faces), values=np.full(9, np.nan), log=log))
+    with pytest.raises(ValueError, match="needs positive values; the smallest is 0"):
+        plot_mesh((vertices, faces), values=np.arange(9.0), log=True)
+    for refused in (lambda: plot_mesh((vertices, faces), view="yz"), lambda: plot_neuron(NEURON, across="y")):
+        with pytest.raises(ValueError, match="must be"):
+            refused()
 
 
 def test_names_of_groups_do_not_cover_each_other() -> None:
@@ -326,11 +337,16 @@ def root(client: Any) -> int:
     return int(client.tables.nucleus_detection().query().pt_root_id.max())
 
 
+def require_extra(output: str) -> None:
+    if output in {"cell", "navis"}:
+        package = {"cell": "ossify"}.get(output, output)
+        pytest.importorskip(package, reason=f"the extra `{package}` is not installed")
+
+
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("output", ["meshwork", "cell", "dict", "swc", "skeleton"])
+@pytest.mark.parametrize("output", ["meshwork", "cell", "navis", "dict", "swc", "skeleton"])
 def test_every_output_is_drawn_in_depth_or_refused(client: Any, root: int, output: str, masked: bool) -> None:
-    if output == "cell":
-        pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
+    require_extra(output)
     kind = "meshwork" if output == "skeleton" else output
     for transform in ("rigid", None):
         neuron = client.get_skeleton(root, output=kind, transform=transform)
@@ -358,20 +374,20 @@ def test_every_output_is_drawn_in_depth_or_refused(client: Any, root: int, outpu
         assert {tuple(p) for p in found.round(3)} <= {tuple(p) for p in expected[:, :2].round(3)}
         labels = [c.get_label() for c in axes.collections]
         assert ("soma" in labels) is not masked
-        if output in {"meshwork", "cell"}:
+        if output in {"meshwork", "cell", "navis"}:
             both = plot_synapse_depths(neuron, neuron)
             shown = [label.split("(")[1] for label in both.get_legend_handles_labels()[1]]
             sites = [label.split("(")[1] for label in labels if "sites" in label]
-            assert shown[: len(sites)] == sites or masked
+            assert [text for text in shown if text != "0)"] == sites
+            assert sites
         elif output == "dict":
             with pytest.raises(ValueError, match="has no pre_syn"):
                 plot_synapse_depths(neuron)
 
 
-@pytest.mark.parametrize("output", ["meshwork", "cell", "dict", "swc", "skeleton"])
+@pytest.mark.parametrize("output", ["meshwork", "cell", "navis", "dict", "swc", "skeleton"])
 def test_every_output_is_drawn_in_the_volume(client: Any, root: int, output: str) -> None:
-    if output == "cell":
-        pytest.importorskip("ossify", reason="the extra `ossify` is not installed")
+    require_extra(output)
     kind = "meshwork" if output == "skeleton" else output
     neuron = client.get_skeleton(root, output=kind)
     neuron = neuron.skeleton if output == "skeleton" else neuron
@@ -394,17 +410,21 @@ def test_synapses_lie_on_the_neuron_in_the_volume(client: Any, root: int) -> Non
         axes = plot_neuron(neuron, pre=frame, space="volume")
         sites.append(next(c for c in axes.collections if c.get_label().startswith("pre")).get_offsets())
         np.testing.assert_allclose(sites[-1], sites[0])
-    own = next(
-        c
-        for c in plot_neuron(neuron, space="volume").collections
-        if c.get_label() and c.get_label().startswith("pre")
-    )
-    at = np.stack(neuron.anno.pre_syn.df["ctr_pt_position"])[:, :2] / 1000
-    np.testing.assert_allclose(np.sort(own.get_offsets(), axis=0), np.sort(at, axis=0))
     low, high = axes.get_ylim()
     assert low > high
     with pytest.raises(ValueError, match="leave layers= out"):
         plot_neuron(neuron, space="volume", layers=LAYERS)
+
+
+@pytest.mark.parametrize("output", ["meshwork", "cell", "navis"])
+def test_a_neurons_own_synapses_are_drawn_in_the_volume(client: Any, root: int, output: str) -> None:
+    require_extra(output)
+    at = np.stack(client.get_skeleton(root).anno.pre_syn.df["ctr_pt_position"])[:, :2] / 1000
+    neuron = client.get_skeleton(root, output=output)
+    for given in (neuron, neuron.convert_units("um", inplace=False)) if output == "navis" else (neuron,):
+        drawings = plot_neuron(given, space="volume").collections
+        own = next(c for c in drawings if c.get_label() and c.get_label().startswith("pre"))
+        np.testing.assert_allclose(np.sort(own.get_offsets(), axis=0), np.sort(at, axis=0), rtol=1e-6)
 
 
 def test_synapses_of_a_query_are_no_depths(client: Any, root: int) -> None:

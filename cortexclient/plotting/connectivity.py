@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cortexclient.ids import as_ids
 from cortexclient.plotting.style import PALETTE, new_axes
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ def connectivity_matrix(
     Returns
     -------
     pandas.DataFrame
-        Presynaptic neurons as rows, postsynaptic ones as columns, int64 counts (or the weight's own type); 0 where
-        there is no synapse. Synapses of other neurons are left out.
+        Presynaptic neurons as rows, postsynaptic ones as columns, int64 counts and sums (of a weight with fractions its
+        own type); 0 where there is no synapse. Synapses of other neurons are left out.
 
     Raises
     ------
     KeyError
         If a column is missing.
+    TypeError
+        If ids are floats.
     """
     import pandas as pd
 
@@ -62,6 +65,8 @@ def connectivity_matrix(
     j = cols.get_indexer(pd.Index(synapses["post_pt_root_id"]))
     inside = (i >= 0) & (j >= 0)
     values = np.ones(len(synapses), dtype=np.int64) if weight is None else synapses[weight].to_numpy()
+    if values.dtype.kind in "biu":
+        values = values.astype(np.int64)  # sums of small types would not fit them
     matrix = np.zeros((len(rows), len(cols)), dtype=values.dtype)
     np.add.at(matrix, (i[inside], j[inside]), values[inside])
     return pd.DataFrame(matrix, index=rows.rename("pre_pt_root_id"), columns=cols.rename("post_pt_root_id"))
@@ -71,8 +76,8 @@ def _index(present: pd.Series[Any], wanted: Sequence[int] | None) -> pd.Index[An
     """Return the wanted ids in their order, each once; by default all that are present, sorted."""
     import pandas as pd
 
-    ids = np.unique(present.to_numpy(dtype=np.int64)) if wanted is None else list(dict.fromkeys(wanted))
-    return pd.Index(ids, dtype=np.int64)
+    ids = np.unique(present.to_numpy(dtype=np.int64)) if wanted is None else as_ids(wanted)
+    return pd.Index(ids).unique()
 
 
 def plot_connectivity(
@@ -126,7 +131,8 @@ def plot_connectivity(
     rows, cols = matrix.shape
     size = (min(12.0, 3.2 + 0.14 * cols), min(12.0, 2.6 + 0.14 * rows))
     ax = new_axes(ax, size)
-    values = np.ma.masked_equal(matrix.to_numpy(), 0)
+    # without neurons, one empty pair: matplotlib cannot draw an image of no size
+    values = np.ma.masked_equal(matrix.to_numpy() if matrix.size else [[0]], 0)
     import matplotlib as mpl
     from matplotlib.ticker import MaxNLocator  # after new_axes, whose error is clearer where it is missing
 

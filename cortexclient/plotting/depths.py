@@ -94,6 +94,13 @@ def site_positions(
     layers = getattr(neuron, "annotations", None)
     if layers is not None and table in layers.names:
         return read(layers[table].vertices)
+    connectors = getattr(neuron, "connectors", None)  # of a navis TreeNeuron, in its own unit
+    if connectors is not None:
+        points = connectors.loc[connectors["type"] == table.removesuffix("_syn"), list("xyz")].to_numpy(
+            np.float64
+        )
+        in_nm = read is in_volume and not neuron.units.dimensionless
+        return read(points * neuron.units.to("nm").magnitude if in_nm else points)
     return None
 
 
@@ -102,12 +109,12 @@ def depths(data: Any, table: str) -> NDArray[np.float64]:
 
     ``table`` is ``"pre_syn"`` or ``"post_syn"``, of a neuron.
     """
-    if hasattr(data, "skeleton") or isinstance(data, Mapping | str):
+    if hasattr(data, "skeleton") or hasattr(data, "connectors") or isinstance(data, Mapping | str):
         shape_in_depth(data)
         found = site_positions(data, table)
         if found is None:
             raise ValueError(
-                f"this neuron has no {table}: fetch it as a Meshwork or Cell, with synapses=True"
+                f"this neuron has no {table}: fetch it as a Meshwork, Cell or TreeNeuron, with synapses=True"
             )
         return found[:, 1]
     if not hasattr(data, "columns") and np.ndim(next(iter(data), 0.0)) == 0:

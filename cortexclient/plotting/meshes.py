@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cortexclient.plotting.style import PALETTE, depth_axis, new_axes
+from cortexclient.session import as_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,13 +76,14 @@ def plot_mesh(
     MissingExtraError
         If matplotlib is not installed.
     ValueError
-        If labels or values do not fit the vertices, or both are given.
+        If labels or values do not fit the vertices, or both are given; or a value is not positive with ``log=True``.
     """
     vertices, faces = mesh if isinstance(mesh, tuple) else (mesh.vertices, mesh.faces)
     vertices = np.asarray(vertices, dtype=np.float64).reshape(-1, 3) * scale
     faces = np.asarray(faces, dtype=np.int64).reshape(-1, 3)
     if labels is not None and values is not None:
         raise ValueError("give labels= (a colour for each number) or values= (a colour scale), not both")
+    as_choice(view, "view", tuple(VIEWS))
     for name, given in (("labels", labels), ("values", values)):
         if given is not None and len(given) != len(vertices):
             raise ValueError(f"{len(given)} {name} for {len(vertices)} vertices; give one per vertex")
@@ -174,7 +176,9 @@ def _colors(
     if values is not None:
         numbers = np.asarray(values, dtype=np.float64)
         known = numbers[np.isfinite(numbers)]
-        ends = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        ends = (float(known.min()), float(known.max())) if len(known) else (1.0, 10.0)
+        if log and ends[0] <= 0:
+            raise ValueError(f"a logarithmic scale needs positive values; the smallest is {ends[0]:g}")
         scale = LogNorm(*ends) if log else Normalize(*ends)
         # faces without a value are grey
         mapped = ScalarMappable(scale, mpl.colormaps[cmap].with_extremes(bad=PALETTE["grey"]))

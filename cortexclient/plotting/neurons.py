@@ -62,7 +62,7 @@ def plot_neuron(
 
     Parameters
     ----------
-    neuron : Meshwork, ossify Cell, Skeleton, dict, str or tuple
+    neuron : Meshwork, ossify Cell, navis TreeNeuron, Skeleton, dict, str or tuple
         Any output of ``get_skeleton(root_id, transform="rigid")``, masked or not; a MeshParty skeleton; SWC text; or a
         tuple of vertices (n, 3) and edges (m, 2). Lengths in um, y = depth below the pia.
     pre, post : pandas.DataFrame or array of shape (n, 3), optional
@@ -114,7 +114,8 @@ def plot_neuron(
     >>> neuron = client.get_skeleton(root_id, transform="rigid")
     >>> axes = plot_neuron(neuron, layers=client.spec.layers)
     """
-    as_choice(space, "space", ("depth", "volume"))
+    as_choice(space, "space", tuple(SPACES))
+    as_choice(across, "across", tuple(COLUMNS))
     if layers is not None and space == "volume":
         raise ValueError(
             "layers are depths below the pia, which space='volume' does not show; leave layers= out"
