@@ -111,10 +111,9 @@ def _load_snapshot(
     **options: Any,
 ) -> DatasetClient:
     """Build the client of a snapshot: at its moment unless another is given, and never with a network."""
-    from pathlib import Path
-
     from cortexclient.client import client_class
     from cortexclient.services.snapshots import read_manifest
+    from cortexclient.settings import expanded
 
     for name in ("server_address", "auth_token", "overrides", "cache"):
         if options.pop(name, None) is not None:
@@ -125,7 +124,7 @@ def _load_snapshot(
         raise ValueError(
             f"{path} is a snapshot, which has no server; load the dataset by its name to go online"
         )
-    file = Path(path).expanduser()
+    file = expanded(path)
     manifest = read_manifest(file)
     if version is None and timestamp is None:
         version, timestamp = manifest.version, manifest.timestamp

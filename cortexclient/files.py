@@ -6,13 +6,14 @@ import contextlib
 import os
 import secrets
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cortexclient.errors import CortexError, OutputError
+from cortexclient.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from cortexclient.types import PathLike
 
@@ -31,7 +32,7 @@ def replacing(path: PathLike, *, private: bool = False) -> Iterator[Path]:
     """
     if "\0" in os.fspath(path):
         raise OutputError(f"cannot write {str(path)!r}: a file name holds no NUL character")
-    target = Path(path).expanduser()
+    target = expanded(path)
     try:
         old = _mode_of(target)
         if old is not None and stat.S_ISDIR(old):

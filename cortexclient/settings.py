@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cache_dir", "config_dir", "env_float", "env_int", "store_dir"]
+__all__ = ["cache_dir", "config_dir", "env_float", "env_int", "expanded", "store_dir"]
 
 N = TypeVar("N", int, float)
 
@@ -34,10 +34,15 @@ def store_dir() -> Path:
 
 def _folder(variable: str, of_platform: str, *below: str) -> Path:
     if chosen := os.environ.get(variable):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     import platformdirs
 
     return Path(getattr(platformdirs, of_platform)("cortexclient", appauthor=False), *below)
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` filled in; like in a shell, the name of an unknown user stays as it is written."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises RuntimeError
 
 
 def env_float(name: str, default: float) -> float:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from cortexclient.errors import CortexError, JobError, OutputError
 from cortexclient.files import write_bytes
 from cortexclient.session import be_patient_with
+from cortexclient.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,7 +44,7 @@ class Folder:
             raise OutputError("out is empty; give a folder or a bucket such as 'gs://bucket/skeletons/'")
         if not separator or scheme == "file":
             local = unquote(urlsplit(text).path) if separator else text
-            return cls(str(Path(local).expanduser().resolve()))
+            return cls(str(expanded(local).resolve()))
         if scheme not in {"gs", "s3", "mem"}:
             raise OutputError(f"no way to write to {text!r}: use a folder, gs:// or s3://")
         return cls(text.rstrip("/"))

@@ -117,7 +117,7 @@ def _stamp(file: Path) -> Stamp:
     """Time, size and number of a file, which change when it does; None where there is none."""
     try:
         status = file.stat()
-    except OSError:
+    except (OSError, ValueError):  # of a name that no file can have
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 
@@ -128,16 +128,14 @@ def assemble(path: Path, *, layer: str | None = None, must_match: bool = False) 
 
     In a ``layer`` its name must equal the file's; with ``must_match`` wherever the file lies.
     """
-    from cortexclient.spec.problems import Problem
-
     result = Assembly()
-    result.root = result.load(path)
-    name = result.root.value("name") if result.root is not None else None
-    if result.root is not None and (layer is not None or must_match) and name not in {path.stem, None}:
-        node = result.root.entries["name"].node
-        message = f"the name {str(name)[:80]!r} is not the file's ({path.stem}.yaml)"
-        advice = f"write name: {path.stem}, or rename the file"
-        result.problems.append(Problem(*node.mark, "CX301", "name", message, advice))
+    result.root = root = result.load(path)
+    if root is not None and (layer is not None or must_match):
+        name = root.value("name")
+        if isinstance(name, str) and name != path.stem:
+            message = f"the name {name[:80]!r} is not the file's ({path.stem}.yaml)"
+            advice = f"write name: {path.stem}, or rename the file"
+            result.complain(root, "name", "CX301", message, advice)
     return _complete(result)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cortexclient.errors import UnknownDatasetError
-from cortexclient.settings import config_dir
+from cortexclient.settings import config_dir, expanded
 
 if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
@@ -85,7 +85,7 @@ def layers() -> list[SpecFolder]:
     As in any search path, the first folder of ``CORTEXCLIENT_PATH`` wins over the ones behind it.
     """
     parts = os.environ.get("CORTEXCLIENT_PATH", "").split(os.pathsep)
-    path = [Path(part).expanduser() for part in parts if part.strip()]
+    path = [expanded(part) for part in parts if part.strip()]
     return [
         SpecFolder(BUILT_IN, builtin_folder()),
         *_packs()[0],

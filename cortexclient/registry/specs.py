@@ -17,6 +17,7 @@ from cortexclient.errors import CortexError, UnknownDatasetError
 from cortexclient.registry import lookup
 from cortexclient.registry.assembly import SpecWarning, finished, read
 from cortexclient.registry.lookup import BUILT_IN, Candidate, SpecFolder, builtin_folder, layers, registered
+from cortexclient.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,7 @@ def register(spec: str | Path | Mapping[str, Any] | DatasetSpec) -> DatasetSpec:
     """
     path: Path | None = None
     if isinstance(spec, str | Path):
-        path = Path(spec).expanduser().absolute()
+        path = expanded(spec).absolute()
         made = read(path)
     else:
         made = finished(spec)
@@ -117,11 +118,11 @@ def resolve(what: str | os.PathLike[str] | Mapping[str, Any] | DatasetSpec) -> t
         If the file has mistakes.
     """
     if isinstance(what, os.PathLike):
-        return read(Path(os.fspath(what)).expanduser()), None
+        return read(expanded(what)), None
     if not isinstance(what, str):
         return finished(what), None
     if what.endswith((".yaml", ".yml")) or "/" in what or os.sep in what:
-        return read(Path(what).expanduser()), None
+        return read(expanded(what)), None
     name, at, version = what.partition("@")
     number = None
     if at and version != "latest":

@@ -6,15 +6,16 @@ import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import CortexError, IncompleteResultError
 from cortexclient.services import BaseService
 from cortexclient.session import SnapshotStore
+from cortexclient.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from cortexclient.session import AnswerCache, CacheEntry
     from cortexclient.spec import DatasetSpec
@@ -73,7 +74,7 @@ class SnapshotsService(BaseService):
         >>> client.save_snapshot("cells.zip")
         PosixPath('cells.zip')
         """
-        file = Path(path).expanduser()
+        file = expanded(path)
         if file.suffix in {"", ".yaml", ".yml"}:
             raise ValueError(
                 f"a snapshot's name ends in .zip, so that load() knows it from a dataset, not {file.name!r}"
@@ -123,7 +124,7 @@ def is_snapshot(path: object) -> bool:
     """Return whether a path names a zip file; looks at nothing where the name cannot be one."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         return False
-    file = Path(path).expanduser()
+    file = expanded(path)
     try:
         if file.suffix in {"", ".yaml", ".yml"} or not file.is_file():
             return False

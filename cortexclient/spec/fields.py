@@ -156,7 +156,9 @@ class Written:
     advice: str
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, core_schema.str_schema(strict=True))
+        # no name is longer, and a regular expression may need the square of the length
+        text = core_schema.str_schema(strict=True, max_length=2000)
+        return core_schema.no_info_after_validator_function(self._check, text)
 
     def __get_pydantic_json_schema__(self, _schema: object, _handler: object) -> dict[str, str]:
         return {"type": "string", "pattern": f"^{self.regex}$"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from cortexclient.errors import SpecError
-from cortexclient.spec.nodes import MappingNode, ScalarNode, find, walk
+from cortexclient.spec.nodes import MappingNode, ScalarNode, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -207,7 +207,7 @@ _TRANSFORMS = {"minnie65": {"1.4"}, "v1dd": {"1.4", "2.0"}}
 def warnings_for(spec: DatasetSpec, root: MappingNode, today: date | None = None) -> Iterator[Problem]:
     """Yield warnings about what a reviewer of the file would miss."""
     yield from _unknown_transform(spec, root)
-    yield from _old_facts(root, today or datetime.now(UTC).date())
+    yield from _old_facts(spec, root, today or datetime.now(UTC).date())
     for place, message, advice in _omissions(spec):
         yield _at(root, place, "CX504", message, advice)
 
@@ -279,13 +279,10 @@ def _at(root: MappingNode, path: Place, code: str, message: str, advice: str) ->
     return Problem(*mark, code, dotted(path), message, advice, severity="warning")
 
 
-def _old_facts(root: MappingNode, today: date) -> Iterator[Problem]:
-    for path, _, node in walk(root):
-        if path[-1] != "checked" or not isinstance(node, ScalarNode) or str(path[0]).startswith("x-"):
-            continue
-        day = node.value if isinstance(node.value, date) else date.fromisoformat(str(node.value))
-        if (today - day).days > OLD_AFTER_DAYS:
+def _old_facts(spec: DatasetSpec, root: MappingNode, today: date) -> Iterator[Problem]:
+    days: dict[Place, date | None] = {("sources", path): fact.checked for path, fact in spec.sources.items()}
+    days[("license",)] = spec.license.checked if spec.license is not None else None
+    for place, day in days.items():
+        if day is not None and (today - day).days > OLD_AFTER_DAYS:
             message = f"last checked on {day}, {(today - day).days // 30} months ago"
-            yield Problem(
-                *node.mark, "CX503", dotted(path), message, "check it and write the new date", "warning"
-            )
+            yield _at(root, (*place, "checked"), "CX503", message, "check it and write the new date")

@@ -237,7 +237,7 @@ _SHAPES = re.compile(
     r"(?=[0-9]*[a-fA-F])(?=[a-fA-F]*[0-9])[0-9a-fA-F]{32,}"  # what a CAVE token looks like
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{15,}"
     r"|AKIA[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{30,}|ya29\.[0-9A-Za-z_-]{15,}|xox[abprs]-[0-9A-Za-z-]{10,}|sk-[A-Za-z0-9_-]{20,}"
-    r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}"
+    r"|eyJ[A-Za-z0-9_-]{10,500}\.[A-Za-z0-9_-]{5,}"  # bounded, because many may begin in one word
     r")(?![0-9A-Za-z])"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
     r"|(?:token|password|passwd|secret|api_?key|bearer)['\"]?\s*[=:]\s*['\"]?[^\s'\"<>{}]{8,}"

@@ -6,6 +6,7 @@ ever constructed from a tag. The limits are far above any honest spec.
 
 from __future__ import annotations
 
+import math
 import re
 import stat
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ _TIME = re.compile(
     r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(\.[0-9]*)?[ \t]*(Z|[-+][0-9:]+)?"
 )
 _OTHER_NUMBERS = re.compile(
-    r"[-+]?(0[0-9_]+|0o[0-7]+|0x[0-9a-fA-F_]+|0b[01_]+|[0-9][0-9_]*_[0-9_]*|[0-9]+(:[0-9]{1,2})+(\.[0-9]*)?)"
+    r"[-+]?(0[0-9_]+|0o[0-7]+|0x[0-9a-fA-F_]+|0b[01_]+|[0-9]+_[0-9_]*|[0-9]+(:[0-9]{1,2})+(\.[0-9]*)?)"
 )
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {
@@ -88,7 +89,8 @@ def resolve_scalar(text: str) -> Any:
     if _INTEGER.fullmatch(text):
         return int(text) if len(text) <= _MAX_DIGITS else Lookalike(text, "a number of too many digits")
     if _FLOAT.fullmatch(text):
-        return float(text)
+        number = float(text)
+        return number if math.isfinite(number) else Lookalike(text, "no finite number")
     try:
         if _DATE.fullmatch(text):
             return date.fromisoformat(text)
@@ -147,8 +149,10 @@ def read_nodes(content: bytes, file: str) -> tuple[MappingNode | None, list[Prob
     except yaml.MarkedYAMLError as error:
         reader.problems.append(reader.syntax_error(error, text))
         return None, reader.problems
-    except yaml.reader.ReaderError as error:
-        before_it = text[: error.position] if isinstance(error.position, int) else ""
+    except yaml.reader.ReaderError:
+        # the place is looked for here: libyaml counts bytes, PyYAML characters
+        found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        before_it = text[: found.start()] if found is not None else ""
         line, column = before_it.count("\n") + 1, len(before_it) - before_it.rfind("\n")
         message = "there is a control character here"
         return None, [Problem(file, line, column, "CX103", "", message, "remove it; retype the line")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import mmap
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -13,9 +12,11 @@ import pyarrow as pa
 
 from cortexclient.errors import ExportError
 from cortexclient.session import be_patient_with, run_all
+from cortexclient.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
     from typing import BinaryIO
 
 __all__ = ["CONNECTIONS", "BucketPlace", "FolderPlace", "Place", "open_place"]
@@ -36,7 +37,7 @@ def open_place(path: str) -> Place:
     if not text:
         raise ExportError("the export path is empty; give a folder or bucket such as 'gs://bucket/exports/'")
     if not separator or scheme == "file":
-        return FolderPlace(Path(unquote(urlsplit(text).path) if separator else text).expanduser())
+        return FolderPlace(expanded(unquote(urlsplit(text).path) if separator else text))
     if scheme not in {"gs", "s3", "https", "http", "mem"}:
         raise ExportError(f"no way to read exports from {text!r}: use file://, gs://, s3:// or https://")
     return BucketPlace(text)

@@ -307,6 +307,27 @@ def test_an_implausible_length_warns_when_checked_and_when_loaded(
         resolve({**yaml.safe_load(MINIMAL), **yaml.safe_load(lines)})
 
 
+def test_only_days_on_which_facts_were_checked_are_old(tmp_path: Path) -> None:
+    file = tmp_path / "my_brain.yaml"
+    elsewhere = "tables: {a: {name: b, columns: {checked: bool}}}\nsources: {title: {checked: null}}\n"
+    file.write_text(
+        f'{MINIMAL}{elsewhere}license: {{name: MIT, checked: " 2020-01-01", x-by: {{checked: nobody}}}}\n'
+    )
+    (result,) = validate([file])
+    assert [(each.line, each.path) for each in result.problems if each.code == "CX503"] == [
+        (7, "license.checked")
+    ]
+    assert result.ok
+
+
+@pytest.mark.parametrize(("name", "code"), [("off", "CX204"), ("12", "CX204"), ("[off]", "CX203")])
+def test_a_name_that_is_no_text_is_one_mistake(name: str, code: str, tmp_path: Path) -> None:
+    file = tmp_path / "off.yaml"
+    file.write_text(MINIMAL.replace("name: my_brain", f"name: {name}", 1))
+    (result,) = validate([file])
+    assert [each.code for each in result.problems if each.severity == "error"] == [code]
+
+
 def test_sensible_lengths_pass_without_a_word(tmp_path: Path) -> None:
     file = tmp_path / "my_brain.yaml"
     file.write_text(

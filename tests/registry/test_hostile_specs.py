@@ -71,12 +71,33 @@ def test_other_encodings_are_not_guessed_at(encoding: str, tmp_path: Path) -> No
     assert {code for code, _ in found} <= {"CX101", "CX103"}
 
 
+def test_a_control_character_is_found_behind_letters_of_several_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "my_brain.yaml"
+    path.write_text(f"{MINIMAL}description: 大脳皮質 and мозг\nregion: a\x01b\n", encoding="utf-8")
+    with pytest.raises(SpecError) as caught:
+        get_spec(path)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.line, problem.column) == ("CX103", 6, 10)
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_way_to_end_a_line(end: str, tmp_path: Path) -> None:
     assert errors(tmp_path, "\ufeff" + MINIMAL.replace("\n", end)) == []
 
 
 # ---------------------------------------------------------------------------------------------------------- size
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        ("x-a: 1" + "_" * 900_000 + "x", None),
+        ("x-a: " + "eyJ-" * 220_000, None),
+        ("exports: {path: 'gs://lab/x', layout: '" + "{version}" * 90_000 + "'}", "CX210"),
+    ],
+    ids=["digits", "tokens", "layout"],
+)
+def test_a_long_word_costs_no_more_than_its_length(lines: str, code: str | None, tmp_path: Path) -> None:
+    # with the square of it, each of these would take an hour
+    assert [found for found, _ in errors(tmp_path, f"{MINIMAL}{lines}\n")] == ([] if code is None else [code])
 
 
 def test_the_list_passes_over_bombs(folder: Path) -> None:

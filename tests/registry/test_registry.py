@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
 import warnings
@@ -80,6 +81,15 @@ def test_a_path_a_mapping_and_a_spec_are_fine_too(
     assert "my_brain" not in list_datasets()
     monkeypatch.chdir(path.parent)
     assert get_spec("my_brain.yaml") == get_spec("./my_brain.yaml") == spec
+
+
+@pytest.mark.parametrize("path", ["~nobody_of_that_name/my_lab.yaml", "my\0lab.yaml"])
+def test_a_path_that_can_lead_nowhere_is_said_to_be_missing(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORTEXCLIENT_PATH", "~nobody_of_that_name")
+    with pytest.raises(SpecError, match="CX110 the file cannot be read"):
+        get_spec(path)
 
 
 def test_a_missing_path_is_said_to_be_missing(tmp_path: Path) -> None:
@@ -427,6 +437,12 @@ def test_overrides_are_checked_and_merged() -> None:
     assert spec.server_address == "https://global.daf-apis.com"
     with pytest.raises(SpecError, match=r"CX201 serveraddress: .*did you mean server_address"):
         spec.with_overrides({"serveraddress": "x"})
+
+
+def test_numbers_that_json_does_not_know_are_texts(write) -> None:
+    write("mine", "x-much: [1e999, -1e999, .inf, .nan, 1e300]\n")
+    plain = get_spec("mine").as_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False))["x-much"][:4] == ["1e999", "-1e999", ".inf", ".nan"]
 
 
 def test_private_keys_are_kept_and_ids_stay_whole() -> None:
