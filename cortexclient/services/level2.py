@@ -125,7 +125,7 @@ class Level2Service(BaseService):
     def get_l2data(
         self,
         l2_ids: Ids,
-        attributes: Sequence[str] | None = None,
+        attributes: str | Sequence[str] | None = None,
         as_dataframe: bool = True,
         split_columns: bool = True,
     ) -> pd.DataFrame | dict[str, dict[str, Any]]:
@@ -135,8 +135,8 @@ class Level2Service(BaseService):
         ----------
         l2_ids : int or sequence of int
             Level-2 ids.
-        attributes : sequence of str, optional
-            Some of ``area_nm2``, ``chunk_intersect_count``, ``max_dt_nm``, ``mean_dt_nm``, ``pca``, ``pca_val``,
+        attributes : str or sequence of str, optional
+            One or some of ``area_nm2``, ``chunk_intersect_count``, ``max_dt_nm``, ``mean_dt_nm``, ``pca``, ``pca_val``,
             ``rep_coord_nm``, ``size_nm3``. Default: all.
         as_dataframe : bool
             Return a frame; otherwise a dict as the service does.
@@ -177,6 +177,7 @@ class Level2Service(BaseService):
         ['size_nm3']
         """
         ids = as_ids(l2_ids, "l2_ids")
+        attributes = [attributes] if isinstance(attributes, str) else attributes
         wanted = list(ATTRIBUTES) if attributes is None else list(attributes)
         unknown = [name for name in wanted if name not in ATTRIBUTES]
         if unknown:
@@ -210,8 +211,7 @@ class Level2Service(BaseService):
                 len(stray),
                 stray[0],
             )
-        distinct = np.unique(ids[fits])
-        batches = in_batches(distinct, _BATCH)
+        batches = [] if attributes == [] else in_batches(np.unique(ids[fits]), _BATCH)
 
         def fetch(batch: Any) -> dict[str, dict[str, Any]]:
             response = session.http.send(
@@ -231,7 +231,7 @@ class Level2Service(BaseService):
             )
 
         parts = session.map(fetch, batches)
-        found: dict[str, dict[str, Any]] = {str(number): {} for number in ids[~fits].tolist()}
+        found: dict[str, dict[str, Any]] = {str(number): {} for number in ids.tolist()}
         for part in parts:
             found.update(part)
         return found

@@ -201,6 +201,9 @@ def test_level_2_attributes(toy, files):
     assert whole["pca"].iloc[0].shape == (3, 3)
     plain = service.get_l2data(asked[:2], ["size_nm3"], as_dataframe=False)
     assert set(plain) == {str(l2_id) for l2_id in asked[:2]}
+    pd.testing.assert_frame_equal(service.get_l2data(asked, "size_nm3"), frame[["size_nm3"]])
+    assert service.get_l2data(asked, []).index.tolist() == asked
+    assert service.get_l2data(asked[:2], [], as_dataframe=False) == {str(l2_id): {} for l2_id in asked[:2]}
     assert service.get_l2data([]).dtypes.to_dict() == frame.dtypes.to_dict()
     with pytest.raises(errors.InvalidQueryError, match="size_nm3"):
         service.get_l2data(asked, ["volume"])

@@ -437,6 +437,28 @@ def test_other_kinds_of_output(service: SkeletonsService, roots: list[int]) -> N
             service.get_skeletons(roots, **wrong)
 
 
+@pytest.mark.parametrize("version", [0, 1, 2, 3, -1])
+def test_other_versions_have_the_same_shape(
+    service: SkeletonsService, roots: list[int], version: int
+) -> None:
+    found = service.get_skeleton(roots[0], output="dict", skeleton_version=version)
+    newest = service.get_skeleton(roots[0], output="dict")
+    for name in ("vertices", "edges", "root", "compartment", "radius"):
+        np.testing.assert_array_equal(found[name], newest[name], err_msg=name)
+    assert found["compartment"].dtype == newest["compartment"].dtype == np.int64
+
+
+def test_failures_are_those_of_the_last_iteration(roots: list[int]) -> None:
+    with Sandbox(size="tiny") as sandbox:
+        neurons = sandbox.load(retries=0).get_skeletons(roots[:2], output="dict", progress=False)
+        sandbox.inject("503", route="/bulk/get_cached_skeletons", count=None)
+        assert list(neurons) == []
+        assert list(neurons.failures) == roots[:2]
+        sandbox.clear_faults()
+        assert [root for root, _ in neurons] == roots[:2]
+        assert neurons.failures == {}
+
+
 def test_root_ids_are_saved_as_swc(
     tiny: Sandbox, service: SkeletonsService, roots: list[int], tmp_path: Path
 ) -> None:
@@ -897,7 +919,8 @@ def test_a_service_without_bulk_routes_gets_single_requests(roots: list[int]) ->
         ({"radius": [1.0]}, "radius has the shape"),
         ({"compartment": [1, 2, 3, 4]}, "compartment has the shape"),
         ({"lvl2_ids": [1, 2]}, "2 level-2 ids"),
-        ({"lvl2_ids": [11.0, 12.0, 13.0, 14.5]}, "whole numbers"),
+        ({"lvl2_ids": [11.0, 12.0, 13.0, 14.0]}, "whole numbers"),
+        ({"compartment": [1, 2.5, 3]}, "whole numbers"),
         ({"vertices": [[0, 0]]}, "cannot reshape"),
         ({"vertices": []}, "no vertices"),
     ],

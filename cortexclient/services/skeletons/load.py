@@ -285,7 +285,7 @@ class SkeletonBatches:
     Attributes
     ----------
     failures : dict
-        Root id -> error, of the neurons that were reached and failed.
+        Root id -> error, of the neurons that the last iteration reached and that failed.
     """
 
     root_ids: list[int]
@@ -308,6 +308,7 @@ class SkeletonBatches:
         from tqdm import tqdm
 
         self._lost = False
+        self.failures.clear()  # of an iteration before this one
         size = self.batch_size
         batches = in_batches(self.root_ids, size)
         following: Prefetch[dict[int, Callable[[], Any]]] | None = None

@@ -193,7 +193,8 @@ def parse_skeleton(content: bytes, root: int, *, url: str = "") -> dict[str, Any
         data: dict[str, Any] = json.loads(content)
         for name in _INTEGERS:
             if data.get(name) is not None:
-                data[name] = _integers(data[name])
+                # version 2 has compartments as floats
+                data[name] = _integers(data[name], floats=name == "compartment")
         for name in _FLOATS:
             if data.get(name) is not None:
                 data[name] = np.asarray(data[name], dtype=np.float64)
@@ -206,9 +207,10 @@ def parse_skeleton(content: bytes, root: int, *, url: str = "") -> dict[str, Any
     return data
 
 
-def _integers(values: Any) -> Any:
+def _integers(values: Any, *, floats: bool) -> Any:
     numbers = np.asarray(values)
-    if numbers.size and numbers.dtype.kind not in "iu":  # ids that went through floats are other ids
+    whole = numbers.dtype.kind in "iu" or (floats and numbers.dtype.kind == "f" and (numbers % 1 == 0).all())
+    if numbers.size and not whole:  # ids that went through floats are other ids
         raise ValueError(f"whole numbers were expected, not {numbers.dtype}")
     return numbers.astype(np.int64)
 
