@@ -292,6 +292,7 @@ def test_reference_tables(tiny: Sandbox, service: SkeletonsService, roots: list[
             roots[0], reference_tables=names, synapse_reference_tables={"post": names[0]}, **options
         )
     plain = service.get_skeleton(roots[0], restore_properties=False)
+    assert len(service.get_skeleton(roots[0], output="dict", reference_tables=[])["vertices"])
     with_tags, without = neuron.anno.post_syn.df, plain.anno.post_syn.df
     assert with_tags["id"].tolist() == without["id"].tolist()
     assert len(with_tags.columns) > len(without.columns)
@@ -510,6 +511,21 @@ def test_swc_has_every_piece_of_a_skeleton_that_falls_apart(
         service.save_swc({**skeleton, "unit": "nm"}, tmp_path / "no.swc", unit="um")
     with pytest.raises(TypeError, match="cannot read a neuron"):
         service.save_swc((1, 2, 3), tmp_path / "no.swc")
+    with pytest.raises(TypeError, match="cannot read a neuron"):
+        service.save_swc({"vertex": []}, tmp_path / "no.swc")
+    for wrong, message in (
+        ({**skeleton, "edges": [[0, 5]]}, "none of its 5"),
+        ({**skeleton, "edges": [[0, -1]]}, "none of its 5"),
+        ({**skeleton, "radius": [1.0]}, r"radii of shape \(1,\)"),
+        ({**skeleton, "compartment": [1, 2]}, "compartments of shape"),
+        ("1 0 0 0 0 1 -1\nnan 0 0 0 0 1 1\n", "not a whole number"),
+        ("1 0 0 0 0 1 -1\n2 0 0 0 0 1 1.5\n", "not a whole number"),
+        ("1 0 0 0 0 1 -1\n2 0 0 0 0 1 5\n", "parent 5 has no line"),
+        ("1 0 0 0 0 1 -1\n1 0 0 0 0 1 1\n", "on several lines"),
+        ("1 0 0 0 0 1\n", "seven numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            service.save_swc(wrong, tmp_path / "no.swc")
     service.save_swc((np.empty((0, 3)), []), tmp_path / "none.swc")
     assert (tmp_path / "none.swc").read_text() == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["none.swc", "pieces.swc", "um.swc"]

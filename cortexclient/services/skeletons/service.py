@@ -223,7 +223,7 @@ class SkeletonsService(BaseService):
             raise ValueError(f"batch_size must be at least 1, not {size}")
         plain = output in {"dict", "swc"}  # which carry neither synapses nor properties
         references = _references(synapse_reference_tables, reference_tables)
-        if references and (plain or not synapses):
+        if any(references.values()) and (plain or not synapses):
             raise ValueError(
                 "synapse_reference_tables add columns to synapses, and none are returned: pass synapses=True and "
                 "output='meshwork', 'cell' or 'navis'"

@@ -61,6 +61,12 @@ class NeuronShape:
             self.compartments = np.asarray(self.compartments, dtype=np.int64)
         if self.radius_nm is not None:
             self.radius_nm = np.asarray(self.radius_nm, dtype=np.float64)
+        count = len(self.vertices)
+        for name, values in (("compartments", self.compartments), ("radii", self.radius_nm)):
+            if values is not None and values.shape != (count,):
+                raise ValueError(f"a neuron of {count} vertices has {name} of shape {values.shape}")
+        if ((self.edges < 0) | (self.edges >= count)).any():
+            raise ValueError(f"the edges of a neuron name vertices that are none of its {count}")
         if self.root is not None:  # -1 stands for a root that is masked out
             self.root = int(self.root) if 0 <= self.root < len(self.vertices) else None
         if self.root_id is not None:
@@ -99,7 +105,7 @@ def stated_unit(skeleton: Any) -> tuple[str | None, str | None]:
 
 
 def shape_of(neuron: Any) -> NeuronShape:
-    """Read the shape of a neuron; raise `TypeError` for anything else, `ValueError` for a text that is not SWC.
+    """Read the shape of a neuron; raise `TypeError` for anything else, `ValueError` for one that does not fit together.
 
     The forms are any output of ``get_skeleton``, masked or not, a MeshParty skeleton, SWC text, a tuple of vertices
     (N, 3) and edges (M, 2), and any object with ``vertices`` and ``edges``.
@@ -110,7 +116,7 @@ def shape_of(neuron: Any) -> NeuronShape:
         return _of_cell(neuron)
     if getattr(neuron, "type", None) == "navis.TreeNeuron":
         return _of_tree(neuron)
-    if isinstance(neuron, Mapping):
+    if isinstance(neuron, Mapping) and {"vertices", "edges"} <= set(neuron):
         return _of_mapping(neuron)
     if isinstance(neuron, str) and "\n" in neuron:
         return _of_text(neuron)
@@ -304,7 +310,7 @@ def tree_of(
 
 
 def read_swc(text: str) -> dict[str, NDArray[Any]]:
-    """Read SWC text; raise `ValueError` if a line has not seven numbers, an id is used twice, or a parent is missing.
+    """Read SWC text; raise `ValueError` if a line has not seven numbers, or ids and parents do not fit together.
 
     Returns ``vertices`` (um) float64 (N, 3), ``edges`` int64 (M, 2) as (child, parent), ``radius`` (um) float64 (N,)
     and ``compartment`` int64 (N,).
@@ -316,6 +322,8 @@ def read_swc(text: str) -> dict[str, NDArray[Any]]:
         raise ValueError(
             f"this is not SWC, whose lines have seven numbers (id type x y z radius parent): {error}"
         ) from None
+    if not (rows[:, [0, 1, 6]] % 1 == 0).all():
+        raise ValueError("this is not SWC: an id, a type or a parent is not a whole number")
     ids, parents = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64)
     line_of = {number: line for line, number in enumerate(ids.tolist())}
     if len(line_of) < len(ids):
