@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cortexclient.errors import InvalidQueryError, NotConfiguredError, ProtocolError, ServiceError
+from cortexclient.errors import (
+    InvalidQueryError,
+    NotConfiguredError,
+    ProtocolError,
+    ServiceError,
+    UnknownTableError,
+)
 from cortexclient.ids import as_ids
 from cortexclient.services import BaseService
 from cortexclient.services.cells import CellsService
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cortexclient.session import Session
+    from cortexclient.spec import TableSpec
     from cortexclient.types import IdArray, Ids, Timestamp
 
 __all__ = ["ConnectionsService"]
@@ -158,7 +165,7 @@ class ConnectionsService(BaseService):
         counted = not (
             synapse_table or thresholds or moment.timestamp is not None or fallback_note(session, moment)
         )
-        edges = self._edges_role() if counted else None
+        edges = self._table_of("edges", moment) if counted else None
         table = None if edges else session.require_synapse_table(synapse_table)
         frame, attrs = _count(
             session, by_side, thresholds, edges=edges, table=table, moment=moment, progress=progress
@@ -198,8 +205,8 @@ class ConnectionsService(BaseService):
         min_size, min_score, min_synapses, timestamp, progress
             As for `connectivity`.
         types : str or mapping, optional
-            The role of the table of types, or root id -> type; None for no column of types. The default is left out
-            where the spec names no such table.
+            The role of the table of types, or root id -> type; None for no column of types. The default gives nulls
+            where the spec names no such table, or none for the version.
         proofread : bool
             Only partners that were proofread, by the table of the role ``proofreading``.
 
@@ -278,10 +285,12 @@ class ConnectionsService(BaseService):
         result.attrs["several_groups"] = several
         return result
 
-    def _edges_role(self) -> Any:
+    def _table_of(self, role: str, moment: Moment) -> TableSpec | None:
+        """Return the table of a role at a moment, None where the spec names none."""
+        at = self._session.at(version=moment.version, timestamp=moment.timestamp)
         try:
-            return self._session.spec.table_for("edges", self._session.moment.version)
-        except (NotConfiguredError, LookupError):
+            return at.spec.table_for(role, at.version)
+        except (NotConfiguredError, UnknownTableError):
             return None
 
     def _cells(self, roots: IdArray, moment: Moment) -> pd.Series[int]:
@@ -295,7 +304,7 @@ class ConnectionsService(BaseService):
     def _types(
         self, types: str | Mapping[int, Any] | None, roots: IdArray, moment: Moment
     ) -> tuple[dict[int, str], list[int]]:
-        if types is None or (types == "cell_types" and "cell_types" not in self._session.spec.tables):
+        if types is None or (types == "cell_types" and self._table_of(types, moment) is None):
             return {}, []
         return self._groups(types, roots, moment)
 
@@ -321,6 +330,11 @@ class ConnectionsService(BaseService):
         """Return root -> group, and the roots that have several; neither root 0 nor -1 has one."""
         import pandas as pd
 
+        if not isinstance(by, str | Mapping):
+            raise TypeError(
+                "groups are the role of a table, or a mapping root id -> group (of a Series: series.to_dict()), not "
+                f"{type(by).__name__}"
+            )
         if isinstance(by, Mapping):
             known = pd.Series(list(by.values()), index=as_ids(list(by), "by").tolist(), dtype=object).dropna()
             return {
@@ -367,13 +381,13 @@ class ConnectionsService(BaseService):
 
     def _rows_of(self, role: str, roots: IdArray, moment: Moment) -> tuple[pd.DataFrame, str]:
         """Return the rows of the table of a role that lie on some roots."""
-        version = moment.version if moment.version is not None else self._session.version
-        entry = self._session.spec.table_for(role, version)
+        session = self._session.at(version=moment.version, timestamp=moment.timestamp)
+        entry = session.spec.table_for(role, session.version)
         # rows of a reference table lie where those lie that they refer to
-        placed = self._session.table_info(entry.name).reference_table or entry.name
+        placed = session.table_info(entry.name).reference_table or entry.name
         filters = {"in": {placed: {"pt_root_id": roots[roots > 0].tolist()}}}
-        query = Query(entry.name, filters=filters, moment=moment, resolution=None, split_positions=True)
-        (reply,) = fetch_replies(self._session, [query], description=role)
+        query = Query(entry.name, filters=filters, resolution=None, split_positions=True)
+        (reply,) = fetch_replies(session, [query], description=role)
         return reply.frame(), entry.name
 
 

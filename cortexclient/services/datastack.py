@@ -240,7 +240,8 @@ class DatastackService(BaseService):
         True
         """
         session = self._session
-        return session.version_record(session.version if version is None else version).timestamp
+        at = session if version is None else session.at(version=version)
+        return session.version_record(at.version).timestamp
 
     def most_recent_materialization_version(self, datastack_name: str | None = None) -> int:
         """Fetch the number of the newest version that can be queried.

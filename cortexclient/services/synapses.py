@@ -181,7 +181,7 @@ class SynapsesService(BaseService):
         ids = np.unique(np.concatenate([ids for part in by_side for ids in part.values()]))
         moment = moment_of_synapses(session, live=live, timestamp=timestamp)
         thresholds = synapse_thresholds(session, min_size=min_size, min_score=min_score)
-        references = find_references(session, table, reference_tables, suffixes)
+        references = find_references(session, table, reference_tables, suffixes, moment)
         queries = queries_by_side(
             session,
             table,
@@ -329,6 +329,9 @@ def synapse_thresholds(
     """Return column -> least value; raises NotConfiguredError for a score of which the spec names no column."""
     synapses = session.spec.synapses
     found: dict[str, float] = {}
+    for name, least in (("min_size", min_size), ("min_score", min_score)):
+        if least is not None and not math.isfinite(least):
+            raise ValueError(f"{name} must be a finite number, not {least}")
     if min_size is not None:
         found[size_column(session)] = float(min_size)
     if min_score is not None:
@@ -448,8 +451,9 @@ def find_references(
     synapse_table: str,
     names: str | Sequence[str] | None,
     suffixes: Mapping[str, str] | None,
+    moment: Moment,
 ) -> list[Reference]:
-    """Work out how tables refer to synapses.
+    """Work out how tables refer to synapses at a moment.
 
     Raises `ValueError` if a table refers to another one than the synapse table, or a suffix is given for another table.
     """
@@ -457,9 +461,9 @@ def find_references(
     unused = set(suffixes or ()) - set(listed)
     if unused:
         raise ValueError(f"suffixes are given for tables that are not queried: {', '.join(sorted(unused))}")
-    found = []
+    found, then = [], session.at(version=moment.version, timestamp=moment.timestamp)
     for name in listed:
-        info = session.table_info(name)
+        info = then.table_info(name)
         if info.reference_table not in (None, synapse_table):
             raise ValueError(
                 f"{name!r} refers to {info.reference_table!r}, not to {synapse_table!r}; merge it with a "

@@ -465,13 +465,17 @@ class QueriesService(BaseService):
         >>> len(client.query("nucleus_detection", limit=3))
         3
         """
-        info = find_table(self._session, table_or_view)
+        moment = Moment.of(options.get("materialization_version"), options.get("timestamp"))
+        there = self._session
+        if not moment.floating:
+            there = there.at(version=moment.version, timestamp=moment.timestamp)
+        info = find_table(there, table_or_view)
         accepted = inspect.signature(TableQuery.query).parameters
         keywords = {name: options.pop(name) for name in list(options) if name not in accepted}
 
         def read_filters(info: TableInfo) -> Filters:
             filters = filters_from_dicts(
-                self._session,
+                there,
                 info,
                 filter_in_dict=filter_in_dict,
                 filter_out_dict=filter_out_dict,
@@ -483,7 +487,7 @@ class QueriesService(BaseService):
                 filter_spatial_dict=filter_spatial_dict,
                 filter_regex_dict=filter_regex_dict,
             )
-            return filters_from_keywords(self._session, info, keywords, filters)
+            return filters_from_keywords(there, info, keywords, filters)
 
         if not options.get("merge_reference", True):
             info = dataclasses.replace(info, reference_table=None)

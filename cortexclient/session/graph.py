@@ -157,7 +157,9 @@ class Lifetimes:
     """From when until when roots were valid, in microseconds since 1970; both -1 for an id that is no root."""
 
     created: NDArray[np.int64]  # when each root came into being
-    last: NDArray[np.int64]  # the last time it was valid; of a current one, the time of the request
+    last: NDArray[
+        np.int64
+    ]  # the last time it was valid; of a current one that of the request, or the session's later one
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -208,7 +210,10 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
         session.run_all(later)
     # the graph keeps milliseconds: one less than the end is the last time that certainly counts as before it. A root
     # that lived for less than that was valid at the moment it was made
-    last = np.where(ended >= until - 1, until, np.maximum(ended - 1000, created))
+    current = ended >= until - 1
+    if session.moment.timestamp is not None:  # it may lie in the future: naive local times are read as UTC
+        until = np.maximum(until, microseconds(session.moment.timestamp))
+    last = np.where(current, until, np.maximum(ended - 1000, created))
     last[created < 0] = -1
     return Lifetimes(created, last)
 

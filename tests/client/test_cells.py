@@ -113,7 +113,12 @@ def test_roots_at_a_named_moment(toy, toy_session, files, tmp_path, cached):
     roots = files.roots["node_id"].tolist()
     frame = service.root_id_to_cell_id(roots, version=1, status=True)
     between = service.root_id_to_cell_id(roots, timestamp="2026-11-21T00:53:02.9", status=True)
+    future = service.root_id_to_cell_id(roots, timestamp="2099-01-01T00:00:00", status=True)
+    now = pd.Timestamp.now(tz="UTC")
     for root in roots:
+        assert future.loc[root, "candidates"] == (
+            cells_of_root(files, root, now) if root in files.current_roots(now) else []
+        )
         assert frame.loc[root, "candidates"] == (
             cells_of_root(files, root, v1) if root in files.current_roots(v1) else []
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cortexclient import errors
+from cortexclient import errors, registry
 from cortexclient.sandbox import Sandbox
 
 PAIR = ["pre_pt_root_id", "post_pt_root_id"]
@@ -87,6 +87,8 @@ def test_thresholds(client, table, neurons):
     assert several["id"].tolist() == sorted(mine.loc[kept, "id"])
     with pytest.raises(errors.NotConfiguredError, match="score_column"):
         client.query_synapses(neurons, pre=True, min_score=1)
+    with pytest.raises(ValueError, match="min_size must be a finite number"):
+        client.query_synapses(neurons, pre=True, min_size=np.nan)
 
 
 def types_of(client) -> dict[int, str]:
@@ -112,6 +114,8 @@ def test_counts_between_types(client, table, neurons):
     pd.testing.assert_frame_equal(found, same)
     with pytest.raises(errors.NotConfiguredError, match="no table for the role"):
         client.connectivity(neurons, by="cell_typs")
+    with pytest.raises(TypeError, match=r"series\.to_dict"):
+        client.connectivity(neurons, by=pd.Series(types))
 
 
 def test_only_what_was_proofread(client, neurons):
@@ -124,6 +128,31 @@ def test_only_what_was_proofread(client, neurons):
         pd.testing.assert_frame_equal(client.connectivity(neurons, proofread=side), expected)
         sizes.append(len(expected))
     assert 0 < max(sizes) < len(every)
+
+
+def test_tables_that_come_and_go(sandbox_factory):
+    spec = registry.get_spec("sandbox").with_overrides(
+        {
+            "default_version": 2,
+            "tables": {
+                "cell_types": {"name": "cell_types", "kind": "table", "since": 3},
+                "edges": {"name": "edges", "kind": "view", "since": 3},
+            },
+        }
+    )
+    client = sandbox_factory(spec).load()
+    roots = client.cell_id_to_root_id(client.query("nucleus_detection")["id"], filter_empty=True)["root_id"]
+    assert client.connectivity(roots).attrs["table_name"] == client.session.synapse_table
+    assert client.at(version=3).connectivity([1]).attrs["table_name"] == "edges"
+    assert client.partners(roots)["type"].isna().all()
+    with pytest.raises(errors.UnknownTableError, match="in version 2"):
+        client.connectivity(roots, by="cell_types")
+    # a query at another moment finds the tables of that moment
+    expected = client.at(version=3).query("cell_types", cell_type=["23P", "L4a"])
+    for moment in ({"materialization_version": 3}, {"timestamp": client.version_timestamp("3")}):
+        pd.testing.assert_frame_equal(
+            client.query("cell_types", cell_type=["23P", "L4a"], **moment), expected
+        )
 
 
 def test_partners_are_ranked_with_cells_and_types(client, table, neurons):

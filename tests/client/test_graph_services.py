@@ -54,6 +54,9 @@ def test_until_when_roots_were_valid(toy, files):
     v1 = files.versions[1]
     for root, time in zip(roots, pinned.latest_valid_timestamp(roots), strict=True):
         assert (time == v1) == (root in files.current_roots(v1))
+    future = RootsService(toy.at(timestamp="2099-01-01T00:00:00"))
+    for root, time in zip(roots, future.latest_valid_timestamp(roots), strict=True):
+        assert (time.year == 2099) == (root in files.current_roots())
     with pytest.raises(errors.StaleRootError, match="5 is not a root id"):
         service.latest_valid_timestamp([5])
 

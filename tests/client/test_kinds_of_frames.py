@@ -96,7 +96,10 @@ def test_an_expired_version_says_so_in_every_frame(tiny):
     synapses = client.query_synapses(neurons, pre=True, post=True, progress=False)
     edges = client.connectivity(neurons)
     cells = client.cell_id_to_root_id(roots["id"].tolist()[:3])
-    for frame in (roots, synapses, edges, cells):
+    usual = tiny.load(version_fallback=True, overrides={"default_version": 1})
+    same = usual.cell_id_to_root_id(cells.index)
+    pd.testing.assert_frame_equal(same, cells)
+    for frame in (roots, synapses, edges, cells, same):
         assert len(frame)
         assert "version 1 has expired" in frame.attrs["version_fallback"]
     assert (

@@ -22,6 +22,7 @@ from cortexclient.session import (
     from_microseconds,
     lifetimes,
     microseconds,
+    moment_of_tables,
     require_versions,
     roots_of,
     run_queries,
@@ -140,25 +141,22 @@ def _root_column(source: CellSource, frame: pd.DataFrame) -> str:
 
 
 def from_cells(session: Session, cells: IdArray, moment: Moment, *, progress: bool) -> Matches:
-    """Look up the roots of cells at a moment; at that of the session if it floats."""
+    """Look up the roots of cells at a moment; at that of the session's tables if it floats."""
     require_versions(session.spec, "cells")
     matches = Matches(cells)
     distinct = np.unique(cells[cells > 0])
     if not len(distinct):
         return matches
-    moment = matches.moment = session.moment if moment.floating else moment
-    exact = None if moment.timestamp is None else session.frozen_version(moment.timestamp)
-    at = moment.timestamp if exact is None else None
-    if moment.version is not None and session.version_fallback:
+    moment = matches.moment = moment_of_tables(session) if moment.floating else moment
+    at = moment.timestamp
+    if at is not None and (exact := session.frozen_version(at)) is not None:
+        moment, at = Moment(version=exact), None
+        matches.moment = moment
+    elif moment.version is not None and session.version_fallback:
         record = session.version_record(moment.version)
-        at = at if record.valid else record.timestamp
-    needed: tuple[int, str] | None = None
-    if at is None:
-        number = exact or moment.version or session.version
-        matches.moment = Moment(version=number)
-    else:
-        number = version_to_read(session, at).version
-        needed = number, "looking up cells at any time"
+        at = None if record.valid else record.timestamp
+    number = version_to_read(session, at).version if at is not None else moment.version or session.version
+    needed = None if at is None else (number, "looking up cells at any time")
     found = _rows(session, {number: distinct}, for_cells=True, progress=progress, supervoxels_for=needed)
     rows = found[number]
     if at is not None:

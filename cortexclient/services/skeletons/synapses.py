@@ -200,7 +200,7 @@ def _one_side(
         frame = frame.drop(columns=[name for name in _CRUD if name in frame.columns])
         frame = frame.drop_duplicates("id").sort_values("id", ignore_index=True)
     if tables:
-        references = find_references(session, table, tables, None)
+        references = find_references(session, table, tables, None, when.moment)
         ids = frame["id"].tolist()
         queries = [  # about synapses that are known already
             replace(
