@@ -72,6 +72,7 @@ def load(
     from cortexclient import registry
     from cortexclient.client import client_class
     from cortexclient.services.snapshots import is_snapshot
+    from cortexclient.session import as_version
 
     if is_snapshot(name_or_path_or_spec):
         return _load_snapshot(
@@ -87,7 +88,7 @@ def load(
     if overrides:
         spec = registry.resolve(spec.with_overrides(overrides))[0]
     if named_version is not None:
-        if version is not None and version != named_version:
+        if version is not None and as_version(version) != named_version:
             raise ValueError(
                 f"{name_or_path_or_spec!s} names version {named_version}, but version={version} was given; "
                 "give one of them"

@@ -29,7 +29,9 @@ def as_ids(values: Ids, name: str = "ids") -> IdArray:
     import numpy as np
 
     if hasattr(values, "columns"):
-        raise TypeError(f"{name} is a table; pass its column of ids, such as table['pt_root_id']")
+        raise TypeError(
+            f"{name} is a table; pass its column of ids, such as table['id'] or table['pt_root_id']"
+        )
     if is_one(values):
         return np.array([as_id(values, name)], dtype=np.int64)
     return _as_array(values, name)

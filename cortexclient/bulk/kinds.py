@@ -105,6 +105,10 @@ def _fetch_synapses(
 
 
 def _not_valid(client: DatasetClient, root: int) -> StaleRootError:
+    if root <= 0:
+        return StaleRootError(
+            f"{root} is no root id: 0 is where no segment lies, -1 a lookup without a result"
+        )
     return StaleRootError(
         f"{root} was not valid at {client.session.moment}, so its synapses are not there; latest_roots() returns its "
         "successors, latest_valid_timestamp() the last time at which it has any"

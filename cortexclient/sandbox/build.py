@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -94,14 +95,14 @@ def build_cortex(
     if not place.is_dir():
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(place.with_suffix(".lock")):
+                if not place.is_dir():
+                    _build(place, frame, size, seed)
         except OSError as error:
             raise DataFolderError(
-                f"the synthetic cortex cannot be built in {place.parent} ({error.strerror}); set "
-                "CORTEXCLIENT_CACHE_DIR to a folder that can be written"
+                f"the synthetic cortex cannot be built in {place.parent} ({os.strerror(error.errno or 0)}); set "
+                "CORTEXCLIENT_CACHE_DIR to a folder that can be written and has room"
             ) from error
-        with _lock(place.with_suffix(".lock")):
-            if not place.is_dir():
-                _build(place, frame, size, seed)
     return DataFolder.open(place)
 
 

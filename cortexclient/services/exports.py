@@ -11,8 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cortexclient.errors import CortexError, ExportError
-from cortexclient.ids import as_id
-from cortexclient.session import to_pandas
+from cortexclient.session import as_version, to_pandas
 from cortexclient.store.dumps import Column, Dump, parse_header
 from cortexclient.store.lakes import DeltaCopies, ParquetFiles
 from cortexclient.store.places import FolderPlace, open_place
@@ -139,7 +138,7 @@ class CloudFileViewExport:
         ValueError
             If another version or a column that does not exist is asked for.
         """
-        if version is not None and as_id(version, "version") != self.version:
+        if version is not None and as_version(version) != self.version:
             raise ValueError(f"this file holds version {self.version} of {self.name}, not {version}")
         table = self._cached(columns, verbose)
         return to_pandas(dict(zip(table.column_names, table.columns, strict=True)))
@@ -533,7 +532,7 @@ class TableExportClient:
             )
         if version is None:
             version = self._default_version() if self._default_version is not None else versions[-1]
-        number = as_id(version, "version")
+        number = as_version(version)
         fitting = [f for f in self.available_files if _is_named(f, table_name) and f.version == number]
         if not fitting:
             raise ExportError(

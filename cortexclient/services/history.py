@@ -12,7 +12,15 @@ from cortexclient.errors import InvalidQueryError
 from cortexclient.ids import as_ids, in_batches
 from cortexclient.services import BaseService, nullable
 from cortexclient.services.roots import fetch_lineages, no_root
-from cortexclient.session import EPOCH, Moment, graph_url, lifetimes, provenance_of, require_versions
+from cortexclient.session import (
+    EPOCH,
+    Moment,
+    as_version,
+    graph_url,
+    lifetimes,
+    provenance_of,
+    require_versions,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,7 +261,9 @@ class HistoryService(BaseService):
         import pandas as pd
 
         frames = [
-            self._session.at(version=version).query(table, merge_reference=False, split_positions=True)
+            self._session.at(version=as_version(version)).query(
+                table, merge_reference=False, split_positions=True
+            )
             for version in (version_a, version_b)
         ]
         for frame in frames:

@@ -25,6 +25,7 @@ from cortexclient.session import (
     Session,
     SnapshotStore,
     as_choice,
+    as_version,
     count_rows,
     find_table,
     forget_queries,
@@ -51,7 +52,6 @@ __all__ = ["SOURCES", "StoreService", "open_source"]
 SOURCES = ("server", "store", "auto")
 _ROWS_AT_ONCE = 2_000_000
 _BYTES_PER_VALUE = 6  # of numbers that were compressed, with room to spare
-_GIGABYTE = 1e9
 _SAMPLE = 200
 
 
@@ -218,8 +218,8 @@ class StoreService(BaseService):
             expected=rows,
             rounded=_rounded(sample),
         )
-        size = f"about {rows * len(columns) * _BYTES_PER_VALUE * len(keys) / _GIGABYTE:.2g} GB"
-        with _Progress(f"{info.name}, {size}", rows * (1 + len(keys)), shown=progress) as report:
+        size = _size(rows * len(columns) * _BYTES_PER_VALUE * len(keys))
+        with _Progress(f"{info.name}, about {size}", rows * (1 + len(keys)), shown=progress) as report:
             try:
                 TableWriter(folder, work, report).write(batches)
             except ExportError:
@@ -323,7 +323,7 @@ class StoreService(BaseService):
         >>> len(local.store.tables())
         0
         """
-        number = self._session.version if version is None else version
+        number = self._session.version if version is None else as_version(version)
         local = self._local
         _require_name(table)
         if local.folder is None or not (local.folder / f"v{number}" / table).is_dir():
@@ -385,7 +385,7 @@ class StoreService(BaseService):
         raise ValueError(f"return_as must be 'dataset', 'duckdb', 'polars' or 'dask', not {return_as!r}")
 
     def _stored(self, table: str, version: int | None) -> StoredTable:
-        number = self._session.version if version is None else version
+        number = self._session.version if version is None else as_version(version)
         found = self._local.table(number, table)
         if found is None or not found.is_local:
             raise StoreError(
@@ -481,9 +481,13 @@ def _require_room(folder: Path, needed: int, name: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
-            f"{name} needs about {needed / _GIGABYTE:.1f} GB while it is pulled, and {folder} has "
-            f"{free / _GIGABYTE:.1f} GB left; set CORTEXCLIENT_STORE to a larger disk"
+            f"{name} needs about {_size(needed)} while it is pulled, and the disk of {folder} has {_size(free)} left; "
+            "set CORTEXCLIENT_STORE to a folder on a larger one"
         )
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def _from_server(session: Session, query: Query, rows: int) -> Iterator[pa.Table]:

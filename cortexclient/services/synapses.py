@@ -246,8 +246,15 @@ class SynapsesService(BaseService):
             is_newer = lifetimes(self._session, stale).created > microseconds(at)
         except ServiceError:
             is_newer = stale != stale
-        newer, others = stale[is_newer], stale[~is_newer]
+        none = stale <= 0
+        newer, others = stale[is_newer & ~none], stale[~is_newer & ~none]
         when = at.isoformat() if moment.version is None else f"{at.isoformat()} (version {moment.version})"
+        if none.any():
+            log.warning(
+                "root_ids holds %s, which has no synapses: 0 is where no segment lies, -1 a lookup without a result. "
+                "Leave them out, as in root_ids[root_ids > 0]",
+                _listed(stale[none]),
+            )
         if len(newer):
             log.warning(
                 "%d of the root ids were made after %s, and so have no synapses there: %s. Pass live=True (--live on "

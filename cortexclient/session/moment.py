@@ -65,7 +65,7 @@ def _parsed(text: str, name: str) -> datetime:
 
 def _as_datetime(value: Any, name: str) -> datetime:
     """Return a time of pandas or NumPy as a datetime; raise `TypeError` for what is none."""
-    if type(value).__name__ == "NaTType":
+    if type(value).__name__ in {"NaTType", "datetime64"} and value != value:
         raise TypeError(f"{name} is NaT, which is no time")
     if hasattr(value, "to_pydatetime"):
         # of pandas: its nanoseconds mean nothing to the services

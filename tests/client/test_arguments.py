@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+import cortexclient
 from cortexclient import errors
 from cortexclient.ids import as_id, as_ids
 from cortexclient.services.roots import RootsService
@@ -284,3 +285,41 @@ def test_a_package_that_is_not_there_is_told_before_anything_is_asked(toy_server
 def test_a_name_that_is_no_text(toy):
     with pytest.raises(errors.UnknownTableError, match="no table '5'"):
         TablesService(toy)[5]
+
+
+@pytest.mark.parametrize("way", [str, np.int16, pa.scalar])
+def test_a_version_is_one_number_however_it_is_held(tiny, tmp_path, way):
+    client = tiny.load(store=tmp_path)
+    client.store.pull("cell_types", progress=False)
+    version = client.version
+    assert client.version_timestamp(way(version)) == client.version_timestamp()
+    assert client.exports.find("nucleus_alternative_points", way(version)).version == version
+    assert client.store.scan("cell_types", version=way(version)).count_rows() > 0
+    assert client.diff("cell_types", way(version), version).empty
+    assert cortexclient.load(f"minnie_public@{version}", version=way(version)).version == version
+
+
+@pytest.mark.parametrize("wrong", [3.0, True, [3], "v3"])
+def test_what_is_no_version_is_refused_as_such(tiny, wrong):
+    client = tiny.load()
+    for ask in (
+        client.version_timestamp,
+        lambda version: client.exports.find("nucleus_alternative_points", version),
+        lambda version: client.store.scan("cell_types", version=version),
+        lambda version: client.diff("cell_types", version, 3),
+        lambda version: client.at(version=version),
+    ):
+        with pytest.raises(TypeError, match="version must be a materialization number such as 1300, not"):
+            ask(wrong)
+
+
+def test_a_moment_among_the_filters_is_said_to_go_elsewhere(toy):
+    with pytest.raises(errors.InvalidQueryError, match=r"ask client\.at\(version=\.\.\.\)"):
+        TablesService(toy).synapses_toy(version=3).query()
+
+
+def test_one_attribute_of_level_2_ids_need_not_be_a_list(tiny):
+    client = tiny.load()
+    roots = client.query("nucleus_detection")["pt_root_id"]
+    ids = client.get_l2_ids(int(roots.max()))[:2]
+    assert client.get_l2data(ids, attributes="size_nm3").equals(client.get_l2data(ids, ["size_nm3"]))

@@ -18,7 +18,7 @@ def client(tiny):
     return tiny.load(version=3)
 
 
-def test_synapses_without_a_segment_are_nobodys(tiny):
+def test_synapses_without_a_segment_are_nobodys(tiny, caplog):
     rows = pd.read_parquet(tiny.folder.path / "tables" / "synapses.v3.parquet").sort_values("id")
     assert (rows["pre_pt_root_id"] == 0).sum() > 2
     mine = int(rows["pre_pt_root_id"].mode().iloc[0])
@@ -29,6 +29,8 @@ def test_synapses_without_a_segment_are_nobodys(tiny):
     expected = rows[(rows["pre_pt_root_id"] == mine) & (rows["post_pt_root_id"] != mine)]
     assert frame["id"].tolist() == expected["id"].tolist()
     assert frame.attrs["stale_root_ids"] == [-1, 0]
+    assert "root_ids holds -1, 0, which has no synapses" in caplog.text
+    assert "successors" not in caplog.text  # of no segment
     assert len(nobody) == 0
     assert nobody.dtypes.to_dict() == frame.dtypes.to_dict()
     assert len(edges) == 0

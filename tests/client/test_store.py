@@ -382,7 +382,7 @@ def test_a_disk_that_is_too_small_is_told_before(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(StoreError, match=r"needs about .* GB"):
+    with pytest.raises(StoreError, match=r"needs about .* MB .* has 0.0 MB left"):
         toy("csv").pull("synapses_toy", path=tmp_path, progress=False)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -261,3 +262,20 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(DataFolderError, match="CORTEXCLIENT_CACHE_DIR"):
         build_cortex(size="tiny", cache=tmp_path / "taken" / "sandbox")
+
+
+def test_a_disk_that_fills_up_is_told_and_nothing_stays_half_built(python, tmp_path: Path) -> None:
+    code = f"""
+import resource, signal
+from cortexclient.sandbox.layout import DataFolderError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a full disk, without the right to mount one
+try:
+{textwrap.indent(SCRIPT, "    ")}
+except DataFolderError as error:
+    print(error)
+"""
+    said = python(code, tmp_path)
+    assert "cannot be built" in said
+    assert "has room" in said
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

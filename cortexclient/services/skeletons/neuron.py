@@ -34,6 +34,13 @@ class Neuron(Meshwork):  # type: ignore[misc]  # MeshParty has no types
     ``neuron.add_annotations(name, frame, point_column="pt")`` anchors them to the nearest vertex.
     """
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{name}: {len(self.anno[name])}" for name in sorted(self.anno.table_names))
+        return (
+            f"Neuron({self.seg_id}, {len(self.skeleton.vertices)} vertices, unit={self.unit!r}, space={self.space!r}, "
+            f"rows of anno: {{{rows}}})"
+        )
+
     @property
     def unit(self) -> str | None:
         """Unit of all positions: ``"nm"``, or ``"um"`` of a neuron that was transformed."""

@@ -382,7 +382,7 @@ class AnswerCache:
         """Return the error about what cannot be answered without a network, and what to do about it."""
         if live:
             text = (
-                f"working offline, and {what} is a live query, which is never cached. Work at a version "
+                f"working offline, and {what} would take a live query, which is never cached. Work at a version "
                 "(load(..., version=N), client.at(version=N)), or load without offline=True"
             )
         elif isinstance(self.store, SnapshotStore):
@@ -392,7 +392,7 @@ class AnswerCache:
             )
         else:
             text = (
-                f"working offline, and {what} is not in the cache ({self.choice.place}). Run the same once with a "
+                f"working offline, and the cache ({self.choice.place}) does not hold {what}. Run the same once with a "
                 "connection and this cache (load(..., cache=True) or cache=FOLDER); if that was done, there was no "
                 "response then, or it made room for others (raise CORTEXCLIENT_CACHE_GB)"
             )

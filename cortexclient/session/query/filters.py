@@ -113,6 +113,8 @@ def no_column(info: TableInfo, name: str, known: list[str]) -> str:
     wire = difflib.get_close_matches(name, [*FILTERS.values(), "filter_out_dict"], n=1, cutoff=0.7)
     if wire:
         return f"{said}; did you mean {wire[0]}={{column: value}} of client.query()?"
+    if name in {"version", "timestamp"}:
+        return f"{said}; for rows of another moment, ask client.at({name}=...)"
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"it can be filtered by {', '.join(known)}"
     return f"{said}; {hint}"
