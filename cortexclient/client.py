@@ -394,7 +394,7 @@ class DatasetClient:
                 layout=said.layout if said else None,
                 datastack=self.spec.datastack,
                 cache=self._session.connection.cache,
-                default_version=lambda: self.version,
+                default_version=functools.partial(getattr, self, "version"),  # no lambda: it is pickled
                 order_of=self._column_order,
                 mirrors=said.mirrors if said else (),
             )
@@ -414,7 +414,7 @@ class DatasetClient:
         """Tables of this dataset on one's own disk; `pull` brings them, ``load(..., source="store")`` uses them."""
         from cortexclient.services.store import StoreService
 
-        return StoreService(self._session, lambda: self.exports)
+        return StoreService(self._session, functools.partial(getattr, self, "exports"))
 
     def set_export_cloudpath(self, cloudpath: PathLike) -> None:
         """Use the static exports at another place than the spec's.

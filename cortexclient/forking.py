@@ -46,11 +46,14 @@ if hasattr(os, "register_at_fork"):
 
 
 class ForkSafeLock:
-    """A re-entrant lock that is free in a forked child, whoever held it in the parent."""
+    """A re-entrant lock that is free in a forked child and in a pickled copy, whoever holds it here."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         renew_in_child(self)
+
+    def __reduce__(self) -> tuple[type[ForkSafeLock], tuple[()]]:
+        return ForkSafeLock, ()
 
     def renew(self) -> None:
         """Replace the lock."""

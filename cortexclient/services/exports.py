@@ -264,6 +264,10 @@ def _choose(known: Sequence[str], columns: Sequence[str] | None, where: str) -> 
     return wanted
 
 
+def _unknown_order(table: str, version: int) -> None:  # noqa: ARG001 - stands for a service, and can be pickled
+    return None
+
+
 class TableExportClient:
     """Static exports of tables at a cloud path: complete tables in seconds, without a query.
 
@@ -307,7 +311,7 @@ class TableExportClient:
         datastack: str | None = None,
         cache: AnswerCache | None = None,
         default_version: Callable[[], int] | None = None,
-        order_of: Callable[[str, int], Sequence[str] | None] = lambda *_: None,
+        order_of: Callable[[str, int], Sequence[str] | None] = _unknown_order,
         mirrors: Sequence[str] = (),
     ) -> None:
         if format is not None and format not in _LAYOUTS:

@@ -57,6 +57,11 @@ class MeshClient(BaseService):
         self._mappings: dict[int, IdArray] = {}
         self._lock = ForkSafeLock()
 
+    def __reduce__(self) -> tuple[type[MeshClient], tuple[Session]]:
+        return MeshClient, (
+            self._session,
+        )  # without the mappings: a process pool would send them with each task
+
     def __repr__(self) -> str:
         return f"MeshClient(datastack={self._session.datastack!r})"
 

@@ -284,7 +284,9 @@ class TableHandle:
             If a column or an operator is unknown, or a value cannot be compared.
         """
         return TableQuery(
-            self._session, self.info, lambda info: filters_from_keywords(self._session, info, filters)
+            self._session,
+            self.info,
+            functools.partial(filters_from_keywords, self._session, keywords=filters),
         )
 
     @property

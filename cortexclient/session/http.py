@@ -179,11 +179,11 @@ def _of_another_shape(service: str, response: Response, keys: Collection[str]) -
 
 
 def _not_json(service: str, response: Response, error: Exception) -> errors.ProtocolError:
-    kind = response.headers.get("Content-Type", "no content type")
+    kind = response.headers.get("Content-Type", "something") if response.content else "nothing"
     why = "it is nested too deeply" if isinstance(error, RecursionError) else error
     return unreadable(
         response,
-        f"answered {kind} that is not JSON ({why}); is the server address right?",
+        f"answered {kind}, which is not JSON ({why}); is the server address right?",
         service=service,
     )
 

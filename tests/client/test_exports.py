@@ -126,7 +126,7 @@ def test_version_left_out(folder: Path) -> None:
     assert len(TableExportClient(str(folder), default_version=lambda: 1).get_table("nucleus")) == 1
     with pytest.raises(ExportError, match=r"not exported at version 3; there are versions \[1, 2\]"):
         TableExportClient(str(folder), default_version=lambda: 3).get_table("nucleus")
-    with pytest.raises(TypeError, match="version holds the float"):
+    with pytest.raises(TypeError, match="version must be a materialization number"):
         TableExportClient(str(folder)).get_table("nucleus", 1.5)  # type: ignore[arg-type]
 
 

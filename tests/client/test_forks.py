@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -81,6 +82,31 @@ def test_a_pickled_client_still_reaches_workers(client, truth_roots):
     with get_context("fork").Pool(2) as pool:
         jobs = [(client, root) for root in truth_roots]
         assert pool.map_async(ask, jobs).get(timeout=60) == [[root] for root in truth_roots]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_parts_of_a_client_can_be_sent_to_workers(server, truth_roots, tmp_path, cached):
+    client = server.load(version=3, cache=tmp_path if cached else False)
+    root = truth_roots[0]
+    client.mesh.compute_vertex_to_l2_mapping(root)
+    parts = pickle.loads(
+        pickle.dumps(
+            (
+                client.mesh.get_mesh,
+                client.space,
+                client.exports.get_table,
+                client.store,
+                client.tables.cell_types(valid=True),
+            )
+        )
+    )
+    get_mesh, space, get_table, store, table = parts
+    assert len(get_mesh(root).vertices) == len(client.mesh.get_mesh(root).vertices)
+    assert get_mesh.__self__.mesh_l2_mappings == {}  # 20 MB of a large neuron, with each task of a pool
+    assert space.transform_nm.apply([1, 2, 3]).tolist() == client.space.transform_nm.apply([1, 2, 3]).tolist()
+    assert get_table("synapses_sandbox").equals(client.exports.get_table("synapses_sandbox"))
+    assert store.path == client.store.path
+    assert table.query().equals(client.tables.cell_types(valid=True).query())
 
 
 @pytest.fixture(scope="module")

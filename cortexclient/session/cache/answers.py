@@ -164,6 +164,9 @@ class AnswerCache:
         self.tokens: tuple[str, ...] = ()
         self._frozen_at = frozen_at
 
+    def __reduce__(self) -> tuple[type[AnswerCache], tuple[CacheChoice, Origin]]:
+        return AnswerCache, (self.choice, self.origin)  # the tokens stay here
+
     def __repr__(self) -> str:
         return f"AnswerCache({str(self.choice.place)!r}, offline={self.offline})"
 
