@@ -316,10 +316,3 @@ def test_what_is_no_version_is_refused_as_such(tiny, wrong):
 def test_a_moment_among_the_filters_is_said_to_go_elsewhere(toy):
     with pytest.raises(errors.InvalidQueryError, match=r"ask client\.at\(version=\.\.\.\)"):
         TablesService(toy).synapses_toy(version=3).query()
-
-
-def test_one_attribute_of_level_2_ids_need_not_be_a_list(tiny):
-    client = tiny.load()
-    roots = client.query("nucleus_detection")["pt_root_id"]
-    ids = client.get_l2_ids(int(roots.max()))[:2]
-    assert client.get_l2data(ids, attributes="size_nm3").equals(client.get_l2data(ids, ["size_nm3"]))
