@@ -18,11 +18,7 @@ TOKEN = "e" * 32
 
 def test_nobody_owns_the_tables_of_the_data(sandbox_factory: Callable[..., Sandbox]) -> None:
     sandbox = sandbox_factory(auth=True, tokens={"d" * 32: ("view",), TOKEN: ("view", "edit")})
-    from caveclient import CAVEclient
-
-    cave = CAVEclient(
-        sandbox.datastack, server_address=sandbox.url, auth_token=TOKEN, write_server_cache=False
-    )
+    cave = client_of(sandbox, TOKEN)
     point = {"pt": {"position": [1, 2, 3]}, "tag": "mine"}
     nuclei = cave.info.get_datastack_info()["soma_table"]
     with pytest.raises(requests.HTTPError, match="only be written to by owner"):

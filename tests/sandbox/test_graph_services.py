@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from caveclient import CAVEclient
 from cloudvolume import CloudVolume
 
 from cortexclient.sandbox import Sandbox
+from tests.sandbox.toy import client_of
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +24,6 @@ def still(block_folder: Path) -> Iterator[Sandbox]:
     """Sandbox that no test edits."""
     with Sandbox(data=block_folder) as sandbox:
         yield sandbox
-
-
-@contextmanager
-def client_of(sandbox: Sandbox) -> Iterator[Any]:
-    client = CAVEclient(
-        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
-    )
-    yield client
-    for part in ("info", "chunkedgraph", "l2cache", "state"):
-        getattr(client, part).session.close()
 
 
 def volume_of(sandbox: Sandbox, **options: Any) -> Any:
@@ -111,7 +100,8 @@ def test_packed_bodies(still: Sandbox) -> None:
 
 
 def test_edits_by_client_are_seen_everywhere(block_folder: Path) -> None:
-    with Sandbox(data=block_folder) as sandbox, client_of(sandbox) as client:
+    with Sandbox(data=block_folder) as sandbox:
+        client = client_of(sandbox)
         graph, pcg = sandbox.world.graph, client.chunkedgraph
         before = datetime.now(UTC)
         points = np.array([[100, 48, 240], [100, 144, 240]])

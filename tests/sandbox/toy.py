@@ -13,10 +13,13 @@ __all__ = ["AFTER_EVERYTHING", "client_of", "sql_query"]
 AFTER_EVERYTHING = datetime(2026, 11, 21, 0, 53, 22, 862000, tzinfo=UTC)
 
 
-def client_of(sandbox: Sandbox) -> CAVEclient:
-    """An unmodified client of a sandbox."""
+def client_of(sandbox: Sandbox, token: str | None = None) -> CAVEclient:
+    """An unmodified client of a sandbox, with its own token or another one."""
     return CAVEclient(
-        sandbox.datastack, server_address=sandbox.url, auth_token=sandbox.token, write_server_cache=False
+        sandbox.datastack,
+        server_address=sandbox.url,
+        auth_token=token or sandbox.token,
+        write_server_cache=False,
     )
 
 
