@@ -312,14 +312,9 @@ def _explained(session: Session, queries: Sequence[Query], error: CortexError) -
     known = (IncompleteResultError, AuthenticationError, ServiceTimeoutError, ServiceUnavailableError)
     if isinstance(error, known) or not isinstance(error, ServiceError):
         return error
-    from cortexclient.session.query.advice import expired, misnamed, stale
+    from cortexclient.session.query.advice import explain
 
-    return (
-        expired(session, error, {query.version for query in queries})
-        or stale(session, error, queries)
-        or misnamed(session, error, queries)
-        or error
-    )
+    return explain(session, error, queries) or error
 
 
 # -- planning ----------------------------------------------------------------------------------------------------------
