@@ -221,7 +221,7 @@ class HistoryService(BaseService):
         Parameters
         ----------
         table : str
-            A table, or a view that has an ``id``.
+            A table, or a view whose rows have an ``id``, each another one.
         version_a, version_b : int
             The earlier and the later version (or the other way round: then "added" means added going from a to b).
 
@@ -246,7 +246,7 @@ class HistoryService(BaseService):
         UnknownTableError
             If one of the versions has no such table.
         InvalidQueryError
-            If its rows have no id.
+            If its rows have no id, or several have the same one.
         UnknownVersionError, ExpiredVersionError
             If a version is not there (any more).
 
@@ -267,11 +267,11 @@ class HistoryService(BaseService):
             for version in (version_a, version_b)
         ]
         for frame in frames:
-            if "id" not in frame:
+            if "id" not in frame or frame["id"].duplicated().any():
                 raise self._session.error(
                     InvalidQueryError,
                     "materialize",
-                    f"rows of {table!r} have no id, so those of two versions cannot be matched",
+                    f"rows of {table!r} have no id of their own, so those of two versions cannot be matched",
                 )
         first, second = (nullable(frame.set_index("id")) for frame in frames)
         values = first.add_suffix("_a").join(second.add_suffix("_b"), how="outer").sort_index()

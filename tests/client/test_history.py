@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cortexclient import errors
@@ -149,3 +152,15 @@ def test_what_changed_between_versions(toy, files):
     back = HistoryService(toy).diff("nucleus_toy", 2, 1)
     assert sorted(back["id"]) == sorted(nuclei.index)
     assert len(HistoryService(toy).diff("nucleus_toy", 2, 2)) == 0
+
+
+def test_rows_of_a_view_that_share_their_ids_cannot_be_matched(toy_folder, tmp_path):
+    folder = shutil.copytree(toy_folder, tmp_path / "toy")
+    file = folder / "tables" / "nucleus_celltype_view.v2.parquet"
+    rows = pq.read_table(file)
+    pq.write_table(pa.concat_tables([rows, rows.slice(0, 1)]), file)
+    with Sandbox(data=folder) as sandbox:
+        service = HistoryService(session_on(sandbox))
+        assert len(service.diff("nucleus_celltype_view", 1, 1)) == 0
+        with pytest.raises(errors.InvalidQueryError, match="no id of their own"):
+            service.diff("nucleus_celltype_view", 1, 2)
