@@ -315,12 +315,15 @@ def _edit(number: int, record: dict[str, Any], scale: NDArray[np.float64]) -> di
     roots = as_ids(record["roots"], "roots")
     if (roots <= 0).any():
         raise ValueError(f"edit {number} made roots of which one is {roots.min()}")
+    time, user = pd.Timestamp(record["timestamp"]), record["user"]
+    if pd.isna(time):
+        raise ValueError(f"edit {number} has no time")
     source, sink = (_points(record.get(key), scale) for key in ("source_coords", "sink_coords"))
     points = np.concatenate([source, sink])
     return {
         "operation_id": number,
-        "timestamp": pd.Timestamp(record["timestamp"]).tz_convert("UTC"),
-        "user_id": str(record["user"]),
+        "timestamp": time.tz_convert("UTC"),
+        "user_id": None if user is None else str(user),
         "kind": "merge" if record.get("added_edges") is not None else "split",
         "after_root_ids": np.sort(roots),
         "source_points": source,
@@ -330,7 +333,10 @@ def _edit(number: int, record: dict[str, Any], scale: NDArray[np.float64]) -> di
 
 
 def _points(coordinates: Any, scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(coordinates if coordinates is not None else [], dtype=np.float64).reshape(-1, 3) * scale
+    points = np.asarray([] if coordinates is None else coordinates, dtype=np.float64)
+    if points.size and (points.shape[-1] != 3 or not np.isfinite(points).all()):
+        raise ValueError(f"points must have three numbers, not {coordinates}")
+    return points.reshape(-1, 3) * scale
 
 
 def _frame(rows: list[dict[str, Any]], kinds: dict[str, str]) -> pd.DataFrame:

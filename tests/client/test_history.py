@@ -87,6 +87,33 @@ def test_a_split_shows_both_halves(tiny):
     assert set(versions.index[versions]) == exported
 
 
+def test_edits_that_cannot_be_read(tiny, relay):
+    kept, edit = next(
+        (edit["new_roots"][0], str(edit["operation_id"]))
+        for edit in tiny.folder.json("chunkedgraph", "operations.json")
+        if edit["kind"] == "split"
+    )
+    numbers = tiny.load().edit_history(kept)["operation_id"].tolist()
+    details = json.loads(
+        json.dumps(tiny.load().cave.chunkedgraph.get_operation_details(numbers), default=str)
+    )
+
+    def history(**changes):
+        body = json.dumps({**details, edit: {**details[edit], **changes}}).encode()
+        relay.fail("operation_details$", lambda _: (200, body))
+        return tiny.load(server_address=relay.url).edit_history(kept).set_index("operation_id")
+
+    assert pd.isna(history(user=None).loc[int(edit), "user_id"])
+    for wrong in (
+        {"timestamp": None},
+        {"source_coords": [[1, 2, None]]},
+        {"sink_coords": [[1, 2, 3, 4, 5, 6]]},
+    ):
+        with pytest.raises(errors.ProtocolError, match="cannot be used"):
+            history(**wrong)
+    relay.recover()
+
+
 def test_one_root_without_a_lineage_fails_alone(toy_folder, files, log):
     roots = files.roots["node_id"].tolist()
     with Sandbox(data=toy_folder) as sandbox:
