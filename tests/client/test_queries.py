@@ -202,7 +202,7 @@ def test_a_count_has_no_unit(tiny, session_at):
 def test_a_count_at_an_expired_version_says_so(tiny):
     table = tiny.load(version=3).tables.nucleus_detection()
     for asked in (False, True):
-        with pytest.raises(errors.ExpiredVersionError, match="version 1 of sandbox has expired"):
+        with pytest.raises(errors.ExpiredVersionError, match="Live versions are 2, 3; the nearest is 2"):
             table.query(materialization_version=1, get_counts=asked)
 
 
