@@ -110,8 +110,7 @@ from cortexclient.store.tables import StoredTable
 """
 OPEN = """
 from pathlib import Path
-store = Path({folder!r}) / "store"
-table = StoredTable(FolderPlace(store), "synapses", (store / "_table.json").read_bytes())
+table = StoredTable(FolderPlace(Path({folder!r}) / "store"), "synapses")
 def both(ids, columns=None):
     return sum(len(table.find(key, ids, columns)) for key in ("pre_pt_root_id", "post_pt_root_id"))
 """
@@ -147,8 +146,7 @@ keys = ("pre_pt_root_id", "post_pt_root_id")
 files = {{key: sorted(Path({folder!r}, "store", key).glob("part-*")) for key in keys}}
 parts = {{key: [f"{address}/{{key}}/{{path.name}}" for path in files[key]] for key in keys}}
 def fresh():
-    place = open_place({address!r})
-    return StoredTable(place, "synapses", place.read("_table.json"))
+    return StoredTable(open_place({address!r}), "synapses")
 def both(table, ids):
     return sum(len(table.find(key, ids)) for key in keys)
 """

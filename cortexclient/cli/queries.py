@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -17,7 +18,7 @@ from cortexclient.cli.options import (
     filters_from,
     ids_from,
 )
-from cortexclient.cli.output import note, say_json, show_frame
+from cortexclient.cli.output import note, say, show_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,7 @@ def _show_rows(rows: list[dict[str, object]], columns: list[str], *, as_json: bo
     import pandas as pd
 
     if as_json:
-        say_json(rows)
+        say(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
         show_frame(pd.DataFrame(rows, columns=columns), out, rows=None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import DracoPy
@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from cortexclient.registry import get_spec
 from cortexclient.sandbox.build import build_cortex
 from cortexclient.sandbox.layout import DataFolder
+from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
 from cortexclient.sandbox.stores.graph.state import IdLayout
 from cortexclient.sandbox.stores.skeletons import SkeletonFiles
 from cortexclient.sandbox.truth import Truth
+from tests.sandbox.test_graph_edits import check_whole
 
 GRID = 21
 
@@ -47,84 +47,18 @@ def scheme(cortex: DataFolder) -> IdLayout:
     return IdLayout.from_info(cortex.json("chunkedgraph", "info.json"))
 
 
-def operations(cortex: DataFolder) -> list[dict]:
-    return cortex.json("chunkedgraph", "operations.json")
-
-
-def moments(cortex: DataFolder) -> list[datetime]:
-    """Just after the beginning and after each edit, and the exact time of one."""
-    edits = [datetime.fromisoformat(item["time"]) for item in operations(cortex)]
-    return [datetime(2025, 1, 1, 1, tzinfo=UTC), edits[0], *(time + timedelta(seconds=1) for time in edits)]
-
-
-def climb(cortex: DataFolder, ids: np.ndarray, when: datetime) -> np.ndarray:
-    links = graph(cortex, "parents")
-    there = (links["valid_from"] <= when) & (links["valid_until"].isna() | (links["valid_until"] > when))
-    parent = links[there].set_index("node_id")["parent_id"]
-    assert parent.index.is_unique
-    top = scheme(cortex).n_layers
-    for _ in range(top - 1):
-        ids = parent.reindex(ids).to_numpy()
-        assert not np.isnan(ids.astype(float)).any()
-    return ids.astype(np.int64)
-
-
-class Volume:
-    """Voxels of the segmentation, read from the files."""
-
-    def __init__(self, cortex: DataFolder) -> None:
-        scale = cortex.json("chunkedgraph", "info.json")["scales"][0]
-        self.offset, self.nm = np.array(scale["voxel_offset"]), np.array(scale["resolution"])
-        self.size, self.chunk = np.array(scale["size"]), np.array(scale["chunk_sizes"][0])
-        self.cortex, self.place = cortex, f"seg/{scale['key']}"
-        self.cache: dict[tuple[int, ...], np.ndarray] = {}
-
-    def at_nm(self, points: np.ndarray) -> np.ndarray:
-        voxels = np.floor(points / self.nm).astype(int) - self.offset
-        return np.array([self._one(voxel) for voxel in voxels], dtype=np.int64)
-
-    def _one(self, voxel: np.ndarray) -> int:
-        chunk = tuple((voxel // self.chunk).tolist())
-        if chunk not in self.cache:
-            low = self.offset + np.array(chunk) * self.chunk
-            name = "_".join(f"{a}-{b}" for a, b in zip(low, low + self.chunk, strict=True))
-            stored = self.cortex.content(f"{self.place}/{name}")
-            if stored is not None:
-                assert stored[1]
-                flat = np.frombuffer(gzip.decompress(stored[0]), dtype="<u8")
-                self.cache[chunk] = flat.reshape(self.chunk, order="F")
-            else:
-                self.cache[chunk] = np.zeros(self.chunk, dtype=np.uint64)
-        return int(self.cache[chunk][tuple(voxel % self.chunk)])
-
-
 @pytest.fixture(scope="module")
-def volume(cortex: DataFolder) -> Volume:
-    return Volume(cortex)
+def chunkedgraph(cortex: DataFolder) -> ChunkedGraph:
+    return ChunkedGraph(cortex)
 
 
-def test_each_supervoxel_has_one_root_at_each_time_and_the_truth_agrees(
-    cortex: DataFolder, truth: Truth
-) -> None:
-    supervoxels = truth.supervoxels["supervoxel_id"].to_numpy()
-    for when in moments(cortex):
-        np.testing.assert_array_equal(
-            climb(cortex, supervoxels, when), truth.root_of_supervoxel(supervoxels, when)
-        )
+def at_nm(chunkedgraph: ChunkedGraph, points: np.ndarray) -> np.ndarray:
+    """Supervoxels at points; what cloud-volume reads there is the same (see test_cortex_served)."""
+    return chunkedgraph.volume.supervoxel_at(points / chunkedgraph.volume.geometry.resolution)
 
 
-def test_parents_and_children_agree(cortex: DataFolder) -> None:
-    nodes, links = graph(cortex, "nodes"), graph(cortex, "parents")
-    pairs = {
-        (child, parent)
-        for parent, children in zip(nodes["node_id"], nodes["children"], strict=True)
-        for child in children
-    }
-    assert pairs == set(zip(links["node_id"], links["parent_id"], strict=True))
-    alive = nodes[nodes["superseded"].isna()]
-    current = links[links["valid_until"].isna()].set_index("node_id")["parent_id"]
-    for parent, children in zip(alive["node_id"], alive["children"], strict=True):
-        assert (current.reindex(children) == parent).all()
+def test_the_graph_is_whole(chunkedgraph: ChunkedGraph, truth: Truth) -> None:
+    check_whole(chunkedgraph, truth.supervoxels["supervoxel_id"].to_numpy())
 
 
 def test_ids_decode(cortex: DataFolder) -> None:
@@ -143,26 +77,8 @@ def test_ids_decode(cortex: DataFolder) -> None:
     np.testing.assert_array_equal(layout.chunks(parent), up)
 
 
-def test_level2_graphs_are_connected_and_complete(cortex: DataFolder) -> None:
-    nodes = graph(cortex, "nodes")
-    children = nodes.set_index("node_id")["children"]
-    edges = dict(iter(graph(cortex, "l2_edges").groupby("root_id")))
-    for root in nodes.loc[nodes["is_root"], "node_id"]:
-        below = np.array([root])
-        for _ in range(scheme(cortex).n_layers - 2):
-            below = np.concatenate([children[node] for node in below])
-        if root not in edges:
-            assert len(below) == 1
-            continue
-        ends = edges[root][["l2_id_1", "l2_id_2"]].to_numpy()
-        np.testing.assert_array_equal(np.unique(ends), np.sort(below))
-        at = np.searchsorted(np.sort(below), ends)
-        joined = coo_matrix((np.ones(len(at)), (at[:, 0], at[:, 1])), shape=(len(below), len(below)))
-        assert connected_components(joined, directed=False)[0] == 1
-
-
 def test_history_merges_and_splits_around_the_versions(cortex: DataFolder, truth: Truth) -> None:
-    edits = operations(cortex)
+    edits = cortex.json("chunkedgraph", "operations.json")
     kinds = [item["kind"] for item in edits]
     assert kinds.count("merge") >= 3
     assert kinds.count("split") >= 3
@@ -186,7 +102,7 @@ def test_history_merges_and_splits_around_the_versions(cortex: DataFolder, truth
     assert sum(datetime.fromisoformat(item["time"]) > last for item in edits) >= 2
     assert (truth.root_of_cell(truth.cells["cell_id"], last) != truth.cells["root_id"]).any()
     # some neuron was in two pieces, and some object holds two neurons, at first and still
-    first = truth.roots_at(moments(cortex)[0])
+    first = truth.roots_at(datetime(2025, 1, 1, 1, tzinfo=UTC))
     assert (first[first["cell_id"] > 0].groupby("cell_id")["root_id"].nunique() > 1).any()
     assert truth.cells["root_id"].duplicated().any()
 
@@ -200,13 +116,15 @@ def test_edits_replace_level2_ids_in_one_chunk_only(cortex: DataFolder) -> None:
 
 
 @pytest.mark.parametrize("side", ["pre", "post"])
-def test_synapse_points_lie_in_their_supervoxels(cortex: DataFolder, volume: Volume, side: str) -> None:
+def test_synapse_points_lie_in_their_supervoxels(
+    cortex: DataFolder, chunkedgraph: ChunkedGraph, side: str
+) -> None:
     rows = read(cortex, "tables", "synapses.v3.parquet").iloc[:400]
     resolution = np.array(
         [cortex.tables["annotation_tables"][0][f"voxel_resolution_{axis}"] for axis in "xyz"]
     )
     points = rows[[f"{side}_pt_position_{axis}" for axis in "xyz"]].to_numpy() * resolution
-    np.testing.assert_array_equal(volume.at_nm(points), rows[f"{side}_pt_supervoxel_id"])
+    np.testing.assert_array_equal(at_nm(chunkedgraph, points), rows[f"{side}_pt_supervoxel_id"])
 
 
 def test_synapses_join_axons_to_dendrites_and_somata(truth: Truth) -> None:
@@ -227,25 +145,8 @@ def test_synapses_join_axons_to_dendrites_and_somata(truth: Truth) -> None:
     assert ((synapses["pre_supervoxel_id"] == 0) ^ (synapses["post_supervoxel_id"] == 0)).sum() >= 2
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
-def test_frozen_tables_hold_the_roots_of_their_time(cortex: DataFolder, truth: Truth, version: int) -> None:
-    row = next(row for row in cortex.versions if row["version"] == version)
-    when = datetime.fromisoformat(row["time_stamp"]).replace(tzinfo=UTC)
-    synapses = read(cortex, "tables", f"synapses.v{version}.parquet")
-    for side in ("pre", "post"):
-        expected = truth.root_of_supervoxel(synapses[f"{side}_pt_supervoxel_id"], when)
-        np.testing.assert_array_equal(synapses[f"{side}_pt_root_id"], expected)
-    known = truth.synapses
-    there = (known["created"] <= when) & (known["deleted"].isna() | (known["deleted"] > when))
-    assert set(synapses["id"]) == set(known.loc[there, "id"])
-    assert cortex.tables["frozen"][str(version)]["synapses"] == len(synapses)
-    lookup = read(cortex, "tables", f"nucleus_lookup.v{version}.parquet").set_index("id")
-    cells = truth.cells["cell_id"]
-    np.testing.assert_array_equal(lookup.loc[cells, "pt_root_id"], truth.root_of_cell(cells, when))
-
-
 def test_nuclei_off_the_segmentation_have_alternative_points(
-    cortex: DataFolder, truth: Truth, volume: Volume
+    cortex: DataFolder, truth: Truth, chunkedgraph: ChunkedGraph
 ) -> None:
     nuclei = read(cortex, "tables", "nucleus_detection.v3.parquet").set_index("id")
     other = read(cortex, "tables", "nucleus_alternative_points.v3.parquet")
@@ -258,7 +159,7 @@ def test_nuclei_off_the_segmentation_have_alternative_points(
     assert len(strays) >= 1
     assert (strays["pt_root_id"] == 0).all()
     somata = truth.cells[["soma_x_nm", "soma_y_nm", "soma_z_nm"]].to_numpy()
-    np.testing.assert_array_equal(volume.at_nm(somata), truth.cells["soma_supervoxel_id"])
+    np.testing.assert_array_equal(at_nm(chunkedgraph, somata), truth.cells["soma_supervoxel_id"])
 
 
 def test_reference_tables_point_elsewhere(cortex: DataFolder, truth: Truth) -> None:
@@ -275,11 +176,11 @@ def test_reference_tables_point_elsewhere(cortex: DataFolder, truth: Truth) -> N
     assert not set(tags["id"]) & set(tags["target_id"])
 
 
-def test_level2_points_lie_in_their_own_supervoxels(cortex: DataFolder, volume: Volume) -> None:
+def test_level2_points_lie_in_their_own_supervoxels(cortex: DataFolder, chunkedgraph: ChunkedGraph) -> None:
     cache = read(cortex, "l2cache.parquet")
     members = graph(cortex, "supervoxels")
     cached = cache[cache["in_cache"]].iloc[::17]
-    at = volume.at_nm(np.stack(cached["rep_coord_nm"].to_list()))
+    at = at_nm(chunkedgraph, np.stack(cached["rep_coord_nm"].to_list()))
     owned = set(zip(members["supervoxel_id"], members["l2_id"], strict=True))
     assert all(pair in owned for pair in zip(at.tolist(), cached["l2_id"].tolist(), strict=True))
     assert not cache["in_cache"].all()
@@ -339,26 +240,18 @@ def test_neighbouring_fragments_share_their_border(cortex: DataFolder, truth: Tr
     assert ((np.cross(b - a, c - a) * middle).sum(axis=1)[near] > 0).mean() > 0.9
 
 
-def test_skeletons_are_in_the_format_of_the_service(cortex: DataFolder, truth: Truth) -> None:
-    edges = dict(iter(graph(cortex, "l2_edges").groupby("root_id")))
-    for cell in truth.cells.itertuples():
-        document = SkeletonFiles(cortex).document(cell.root_id)
+def test_skeletons_hold_all_level2_ids_and_every_compartment(
+    cortex: DataFolder, chunkedgraph: ChunkedGraph, truth: Truth
+) -> None:
+    for root in truth.cells["root_id"].tolist():
+        document = SkeletonFiles(cortex).document(root)
+        assert document is not None
         skeleton = document["flatdict"]
-        count = len(skeleton["vertices"])
-        assert len(skeleton["edges"]) == count - 1
-        assert len(skeleton["compartment"]) == len(skeleton["radius"]) == count
-        assert skeleton["lvl2_ids"] == sorted(
-            set(edges[cell.root_id][["l2_id_1", "l2_id_2"]].to_numpy().ravel().tolist())
-        )
+        assert skeleton["lvl2_ids"] == sorted(chunkedgraph.l2_ids(root).tolist())
         assert len(skeleton["mesh_to_skel_map"]) == len(skeleton["lvl2_ids"])
-        assert 0 <= min(skeleton["mesh_to_skel_map"]) <= max(skeleton["mesh_to_skel_map"]) < count
+        assert skeleton["meta"]["root_id"] == root
         assert set(skeleton["compartment"]) == {1, 2, 3}
         assert skeleton["compartment"][skeleton["root"]] == 1
-        assert skeleton["meta"]["root_id"] == cell.root_id
-        lines = document["swccompressed"].splitlines()
-        assert len(lines) == count
-        assert lines[0].startswith("0 1 ")
-        assert all(int(line.split()[6]) < number for number, line in enumerate(lines))
 
 
 def test_exports_have_no_header_row(cortex: DataFolder) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,13 @@ def test_cloudvolume_gets_the_mesh_whose_level2_ids_are_known(tiny: Sandbox, cli
 
 
 def test_roots_are_those_of_the_truth_at_any_time(tiny: Sandbox, client: Any) -> None:
-    supervoxels = tiny.truth.supervoxels["supervoxel_id"].to_numpy()[::5]
-    for when in (BETWEEN_EDITS, NOW):
+    supervoxels = tiny.truth.supervoxels["supervoxel_id"].to_numpy()
+    edits = [datetime.fromisoformat(edit["time"]) for edit in tiny.world.graph.operations]
+    for when in (NOW, *edits, *(edit + timedelta(seconds=1) for edit in edits)):
         found = client.chunkedgraph.get_roots(supervoxels, timestamp=when).astype(np.int64)
         np.testing.assert_array_equal(found, tiny.truth.root_of_supervoxel(supervoxels, when))
+        root = int(found[0])  # also of a root that is no more
+        assert sorted(client.chunkedgraph.get_leaves(root)) == sorted(supervoxels[found == root])
 
 
 @pytest.mark.filterwarnings("ignore:.*numexpr.*:RuntimeWarning")
@@ -50,6 +53,12 @@ def test_live_synapses_are_those_of_the_truth(tiny: Sandbox, client: Any, when: 
             np.testing.assert_array_equal(np.sort(rows["id"]), tiny.truth.synapses_of(int(root), side, when))
 
 
+def test_counts_are_those_of_the_rows(tiny: Sandbox, client: Any) -> None:
+    for table in client.materialize.get_tables():
+        rows = client.materialize.query_table(table, merge_reference=False)
+        assert client.materialize.get_annotation_count(table) == len(rows)
+
+
 def test_image_and_segmentation_show_the_same_cell(tiny: Sandbox, client: Any) -> None:
     image = client.info.image_cloudvolume(progress=False)
     bounds = image.bounds
@@ -61,5 +70,6 @@ def test_image_and_segmentation_show_the_same_cell(tiny: Sandbox, client: Any) -
     assert ((np.array(bounds.minpt) * image.resolution) < soma).all()
     assert (soma < (np.array(bounds.maxpt) * image.resolution)).all()
     voxel = np.floor(soma / segmentation.resolution).astype(int)
-    block = tuple(slice(v, v + 1) for v in voxel.tolist())
-    assert int(np.asarray(segmentation[block]).ravel()[0]) == cell["soma_supervoxel_id"]
+    block = np.asarray(segmentation[tuple(slice(v - 40, v + 40) for v in voxel.tolist())])[..., 0]
+    assert block[40, 40, 40] == cell["soma_supervoxel_id"]
+    np.testing.assert_array_equal(block, tiny.world.graph.volume.cutout(voxel - 40, voxel + 40))
