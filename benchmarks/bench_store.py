@@ -110,7 +110,8 @@ from cortexclient.store.tables import StoredTable
 """
 OPEN = """
 from pathlib import Path
-table = StoredTable(FolderPlace(Path({folder!r}) / "store"), "synapses")
+store = Path({folder!r}) / "store"
+table = StoredTable(FolderPlace(store), "synapses", (store / "_table.json").read_bytes())
 def both(ids, columns=None):
     return sum(len(table.find(key, ids, columns)) for key in ("pre_pt_root_id", "post_pt_root_id"))
 """
@@ -146,7 +147,8 @@ keys = ("pre_pt_root_id", "post_pt_root_id")
 files = {{key: sorted(Path({folder!r}, "store", key).glob("part-*")) for key in keys}}
 parts = {{key: [f"{address}/{{key}}/{{path.name}}" for path in files[key]] for key in keys}}
 def fresh():
-    return StoredTable(open_place({address!r}), "synapses")
+    place = open_place({address!r})
+    return StoredTable(place, "synapses", place.read("_table.json"))
 def both(table, ids):
     return sum(len(table.find(key, ids)) for key in keys)
 """

@@ -43,7 +43,7 @@ def replacing(path: PathLike, *, private: bool = False) -> Iterator[Path]:
         target = target.resolve()
         part = target.with_name(f".part-{secrets.token_hex(6)}{''.join(target.suffixes[-2:])[-40:]}")
         try:
-            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+            part.touch(0o600 if private else 0o666, exist_ok=False)
             if old is not None and not private:
                 part.chmod(stat.S_IMODE(old))
             yield part

@@ -81,7 +81,10 @@ def is_one(values: Any) -> bool:
 
 
 def as_id(value: Any, name: str = "id") -> int:
-    """Return one id as a plain int; raise `TypeError` for no whole number, `ValueError` for one beyond int64."""
+    """Return one id as a plain int.
+
+    Raise `TypeError` for no whole number, `ValueError` for a missing one and one beyond int64.
+    """
     if hasattr(value, "as_py"):
         value = value.as_py()
     if type(value) is int:  # nearly always, and there may be millions
@@ -93,6 +96,8 @@ def as_id(value: Any, name: str = "id") -> int:
         if not text.removeprefix("-").isdecimal():
             raise TypeError(f"{name} holds {value!r}, which is not an id; an id is a whole number")
         number = int(text)
+    elif value is None or type(value).__name__ in {"NAType", "NaTType"}:
+        raise ValueError(f"{name} holds a missing value; drop it first (for example with .dropna())")
     elif (
         isinstance(value, bool)
         or str(getattr(value, "dtype", "")) == "bool"

@@ -89,6 +89,11 @@ def test_unknown_dataset_says_what_exists(capsys: pytest.CaptureFixture[str]) ->
         ["cell-id-to-root-id", "sandbox", "12.5"],
         ["skeleton", "sandbox", "1", "--out", "neuron.txt"],
         ["query", "sandbox", "t", "--where", "nonsense"],
+        ["query", "sandbox", "t", "--where", "id=1", "--where", "id=2"],
+        # before anything is fetched for them
+        ["query", "sandbox", "t", "--out", "frame.xlsx"],
+        ["plot", "sandbox", "1", "--out", "neuron.swc"],
+        ["demo", "--out", "picture"],
     ],
 )
 def test_misunderstood_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,11 +132,6 @@ def test_files_hold_ids_exactly(ending: str, tmp_path: Path) -> None:
     }[ending](path)
     assert [int(value) for value in read["root_id"]] == [864691135336055529, -1]
     assert list(read.columns) == ["root_id", "depth"]
-
-
-def test_unknown_ending_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(typer.BadParameter, match="xlsx"):
-        write_frame(pd.DataFrame({"a": [1]}), tmp_path / "frame.xlsx")
 
 
 def commands(app: typer.Typer, *prefix: str) -> Iterator[tuple[str, ...]]:
@@ -228,12 +228,20 @@ def test_advice_is_for_the_command_line(message: str, shown: str, capsys: pytest
     app = typer.Typer()
 
     @app.command()
-    def fail(dataset: str) -> None:
-        raise NotConfiguredError(f"{dataset}: {message}")
+    def fail(server: str, dataset: str) -> None:
+        raise NotConfiguredError(f"{dataset} at {server}: {message}")
 
     app.command("other")(lambda: None)
-    assert run(app, ["fail", "x.yaml"], debug=False) == 1
+    assert run(app, ["fail", "https://cave.my.lab", "x.yaml"], debug=False) == 1
     assert shown in capsys.readouterr().err
+
+
+def test_a_closed_output_is_no_bug() -> None:
+    command = f'"{sys.executable}" -m cortexclient list >&-'
+    done = subprocess.run(
+        [str(shutil.which("bash")), "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_file_beside_is_named(

@@ -110,3 +110,17 @@ def test_an_assistant_reads_and_never_writes(tiny, tmp_path):
             assert answer["provenance"]["materialization_version"] == version
             assert answer["provenance"].get("complete", True) == (not answer.get("rows_left_out"))
     assert answers[0]["datasets"][0]["datastack_name"] == tiny.datastack
+
+
+def test_a_broken_dataset_hides_no_other(tmp_path):
+    import anyio
+
+    from cortexclient.cli.mcp import build_server
+
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: broken\n")
+    server = build_server(["sandbox", str(broken)])
+    result = anyio.run(server.call_tool, "list_datasets", {})
+    good, bad = json.loads(result.content[0].text)["datasets"]
+    assert good["title"] == "A synthetic cortex on this machine"
+    assert "CX202" in bad["error"]

@@ -43,6 +43,11 @@ def rendered(frame: pd.DataFrame, width: int) -> tuple[list[str], list[str]]:
     return out.getvalue().splitlines(), hidden
 
 
+def test_a_column_may_have_any_name() -> None:
+    lines, _ = rendered(pd.DataFrame({"[/]": [1], "[red]a": [2]}), 80)
+    assert lines[0].split() == ["[/]", "[red]a"]
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
 def test_never_wider_than_the_terminal_and_no_id_is_broken(width: int) -> None:
     lines, hidden = rendered(FRAME, width)

@@ -154,7 +154,7 @@ def run(app: typer.Typer, words: Sequence[str], *, debug: bool) -> int:
     except (CortexError, OSError, ValueError, TypeError) as error:
         if debug or not (isinstance(error, CortexError | OSError) or _is_advice(error)):
             raise
-        dataset = next((word for word in words[1:] if not word.startswith("-")), "DATASET")
+        dataset = next((word for word in words[1:] if _names_a_dataset(word)), "DATASET")
         message = for_the_shell(str(error).strip() or type(error).__name__, dataset)
         note(message, label="error: ", style="bold red")
         return 1
@@ -170,6 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     return run(build_app(), words, debug=debug)
+
+
+def _names_a_dataset(word: str) -> bool:
+    from cortexclient.registry import exists
+
+    return word.endswith((".yaml", ".yml")) or exists(word.partition("@")[0])
 
 
 def _reader_has_gone() -> int:

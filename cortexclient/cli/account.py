@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -18,8 +17,8 @@ from cortexclient.cli.options import (
     environment_token,
     spec_of,
 )
-from cortexclient.cli.output import console, for_the_shell, note, say
-from cortexclient.errors import AuthenticationError, TermsOfServiceError
+from cortexclient.cli.output import escaped, for_the_shell, note, print_table, say, say_json
+from cortexclient.errors import AuthenticationError, CortexError, TermsOfServiceError
 
 if TYPE_CHECKING:
     from cortexclient.session import Session
@@ -48,8 +47,10 @@ def login(
     from cortexclient.session import Session
 
     spec = spec_of(dataset)
-    address = (server or spec.server_address).rstrip("/")
-    if not address.startswith(("https://", "http://")):
+    if server is not None:
+        spec = spec.with_overrides({"server_address": server})
+    address = spec.server_address
+    if not spec.host:
         say(f"{spec.name} runs on this machine ({address}) and needs no token.")
         return
     _explain(spec, address)
@@ -58,7 +59,7 @@ def login(
     token = token.strip().removeprefix("Bearer ").strip('"')
     missing = None
     if check and token:
-        missing = _try(Session(spec, server_address=address, auth_token=token), address)
+        missing = _try(Session(spec, auth_token=token), address)
     path = credentials.store_token(address, token)
     say(f"Stored in {path}.")
     also = "" if server is None else f" --server {server}"
@@ -127,7 +128,7 @@ def doctor(
     findings = _tokens() if dataset is None else _check_dataset(dataset, server, token)
     if as_json:
         keys = ("dataset", "check", "ok", "message")
-        say(json.dumps([dict(zip(keys, finding, strict=True)) for finding in findings], indent=1))
+        say_json([dict(zip(keys, finding, strict=True)) for finding in findings])
     else:
         _show(findings)
     if any(finding.good is False for finding in findings):
@@ -138,7 +139,14 @@ def _tokens() -> list[DoctorLine]:
     """Report which datasets have a token; it is not tried."""
     from cortexclient.registry import get_spec, list_datasets
 
-    return [_token(spec, spec.server_address) for spec in map(get_spec, list_datasets())]
+    def line(name: str) -> DoctorLine:
+        try:
+            spec = get_spec(name)
+        except CortexError as error:
+            return DoctorLine(name, "spec", False, str(error))
+        return _token(spec, spec.server_address)
+
+    return [line(name) for name in list_datasets()]
 
 
 def _token(spec: DatasetSpec, address: str, dataset: str | None = None) -> DoctorLine:
@@ -173,18 +181,13 @@ def _check_dataset(dataset: str, server: str | None, token: str | None) -> list[
 
 
 def _show(findings: list[DoctorLine]) -> None:
-    """Print a table; what does not work is explained below it, where there is room."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("", "dataset", "check", "what", box=None, pad_edge=False, show_header=False)
+    """Print a table; on a terminal, what does not work is explained below it, where there is room."""
     marks = {True: "[green]ok[/]", False: "[bold red]no[/]", None: "[bold]--[/]"}
-    show = console()
-    for finding in findings:
-        words = finding.words if finding.good is not False or not show.is_terminal else "see below"
-        table.add_row(marks[finding.good], finding.dataset, finding.check, escape(words))
-    show.print(table)
-    if show.is_terminal:
-        for finding in findings:
-            if finding.good is False:
-                note(finding.words, label=f"{finding.check}: ", style="bold red")
+    below = [finding for finding in findings if finding.good is False and sys.stdout.isatty()]
+    rows = [
+        (marks[each.good], each.dataset, each.check, "see below" if each in below else escaped(each.words))
+        for each in findings
+    ]
+    print_table(("", "dataset", "check", "what"), rows)
+    for finding in below:
+        note(finding.words, label=f"{finding.check}: ", style="bold red")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cortexclient.cli.options import AsJson, Dataset, Server, Token, environment_token, spec_of
-from cortexclient.cli.output import error_console, print_table, say
+from cortexclient.cli.output import escaped, note, print_table, say_json
 from cortexclient.errors import (
     AuthenticationError,
     CortexError,
@@ -38,21 +37,19 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Compare a spec with its live server point by point; exit 1 if they differ."""
-    from rich.markup import escape
-
     spec = spec_of(name)
     points = _points(spec, LiveDatastack(spec, server, token))
     failures = sum(point.state == "fail" for point in points)
     if as_json:
         body = {"dataset": spec.name, "ok": not failures, "points": [asdict(point) for point in points]}
-        say(json.dumps(body, indent=2, ensure_ascii=False))
+        say_json(body)
         raise typer.Exit(1 if failures else 0)
     marks = {"pass": "[green]ok[/]", "fail": "[red]FAIL[/]", "skip": "[dim]-[/]"}
     print_table(
         ("", "point", "found", "what to change"),
-        [(marks[each.state], each.name, escape(each.found), escape(each.advice)) for each in points],
+        [(marks[each.state], each.name, escaped(each.found), escaped(each.advice)) for each in points],
     )
-    error_console().print(f"{spec.name}: {len(points)} points, {failures} to change")
+    note(f"{spec.name}: {len(points)} points, {failures} to change")
     raise typer.Exit(1 if failures else 0)
 
 
@@ -63,18 +60,16 @@ def diff(
     token: Token = None,
 ) -> None:
     """Show where a spec differs from the live server's own record; exit 1 if it does."""
-    from rich.markup import escape
-
     del live  # the server is the only thing to compare with so far
     spec = spec_of(name)
     found = list(_differences(spec, LiveDatastack(spec, server, token)))
     if found:
         rows = [
-            (escape(key), f"[red]{escape(str(ours))}[/]", f"[green]{escape(str(theirs))}[/]")
+            (escaped(key), f"[red]{escaped(ours)}[/]", f"[green]{escaped(theirs)}[/]")
             for key, ours, theirs in found
         ]
         print_table(("key", "spec", "server"), rows)
-    error_console().print(f"{len(found)} difference(s)")
+    note(f"{len(found)} difference(s)")
     raise typer.Exit(1 if found else 0)
 
 
@@ -118,21 +113,19 @@ class LiveDatastack:
         """The newest version that can be queried."""
         return max((number for number, record in self.versions.items() if record.valid), default=None)
 
-    @cached_property
+    @property
     def tables(self) -> list[str]:
         """Tables of the newest version."""
-        return self._listed("get_tables")
+        from cortexclient.session import table_infos
 
-    @cached_property
+        return [] if self.newest is None else list(table_infos(self.session, self.newest))
+
+    @property
     def views(self) -> list[str]:
         """Views of the newest version."""
-        return self._listed("get_views")
+        from cortexclient.session import view_infos
 
-    def _listed(self, method: str) -> list[str]:
-        if self.newest is None:
-            return []
-        with self.session.guard("materialize"):
-            return list(getattr(self.session.cave.materialize, method)(version=self.newest))
+        return [] if self.newest is None else list(view_infos(self.session, self.newest))
 
     def columns(self, table: str) -> list[str]:
         """Return the columns of a table or view, as one row of it has them."""
@@ -143,8 +136,12 @@ class LiveDatastack:
     def skeleton_versions(self) -> list[int]:
         """The versions of skeletons that the service makes."""
         server = self.session.local_server
-        known: Any = self.session.http.get_json("skeleton", f"{server}/skeletoncache/api/versions")
-        return sorted(int(version) for version in known)
+        known: list[int] = self.session.http.get_json(
+            "skeleton",
+            f"{server}/skeletoncache/api/versions",
+            parse=lambda found: sorted(int(version) for version in found),
+        )
+        return known
 
     def offered(self, *, table: str | None) -> dict[str, bool | None]:
         """Find out which services there are: fields of ``capabilities`` -> True, False, or None where it is unknown.
@@ -165,7 +162,7 @@ class LiveDatastack:
 
     def _has_level2_attributes(self) -> bool:
         server = self.session.local_server
-        mapping: Any = self.session.http.get_json("l2cache", f"{server}/l2cache/api/v1/table_mapping")
+        mapping = self.session.http.get_json("l2cache", f"{server}/l2cache/api/v1/table_mapping", keys=())
         return self.session.connection.segmentation_table in mapping
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cortexclient.cli.options import Server, Token, Version, complete_dataset, ids_from, open_client
-from cortexclient.cli.output import console, error_console
+from cortexclient.cli.output import console, error_console, escaped
+from cortexclient.cli.shapes import known_picture, neuron_figure
 from cortexclient.errors import MissingDataError, NotConfiguredError, UnknownTableError
 from cortexclient.files import replacing
 
@@ -45,7 +46,9 @@ def demo(
         str | None,
         typer.Option("--root-id", "-r", help="Neuron to show. Default: an example."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("demo.png"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Picture to write.", callback=known_picture)
+    ] = Path("demo.png"),
     version: Version = None,
     server: Server = None,
     token: Token = None,
@@ -114,7 +117,7 @@ def _run(name: str, doing: str, step: Callable[[], Iterable[str]]) -> list[str]:
             # everything that follows needs the neuron
             if name in {"connect", "cells"}:
                 raise
-            return [f"[dim]not available here: {missing}[/]"]
+            return [f"[dim]not available here: {escaped(missing)}[/]"]
 
 
 class Demo:
@@ -138,7 +141,7 @@ class Demo:
         # one moment for every step: a floating client would put the synapses of now on the skeleton
         self.client = client = self.client.at(version=version)
         moment = client.version_timestamp(version)
-        yield f"{client.spec.title} ({client.datastack_name} at {client.server_address})"
+        yield escaped(f"{client.spec.title} ({client.datastack_name} at {client.server_address})")
         yield f"version {version}, frozen {moment:%Y-%m-%d %H:%M} UTC"
 
     def tables(self) -> Iterator[str]:
@@ -146,7 +149,7 @@ class Demo:
         tables, views = sorted(self.client.tables), sorted(self.client.views)
         names = [*tables, *views]
         shown = names if len(names) <= SHOWN_NAMES else [*names[:SHOWN_NAMES], "..."]
-        yield f"{len(tables)} tables, {len(views)} views: {', '.join(shown)}"
+        yield escaped(f"{len(tables)} tables, {len(views)} views: {', '.join(shown)}")
 
     def cells(self) -> Iterator[str]:
         """Map cell ids to root ids and back; choose the neuron."""
@@ -229,7 +232,7 @@ class Demo:
             return
         first = available.sort_values(["bytes", "name"]).iloc[0]
         frame = exports.get_table(str(first["name"]), int(first["version"]))
-        yield (
+        yield escaped(
             f"{len(available)} files; {first['name']} of version {first['version']}: {len(frame):,} rows x "
             f"{len(frame.columns)} columns"
         )
@@ -246,8 +249,6 @@ class Demo:
 
     def picture(self) -> Iterator[str]:
         """Draw the neuron."""
-        from cortexclient.cli.shapes import neuron_figure
-
         if self.neuron is None:
             raise NotConfiguredError("there is no skeleton to draw")
         mesh = self.shape and (self.client.space.transform_nm.apply(self.shape.vertices), self.shape.faces)
@@ -260,7 +261,7 @@ class Demo:
         )
         with replacing(self.out) as part:
             figure.savefig(part, dpi=170)
-        yield str(self.out.resolve())
+        yield escaped(self.out.resolve())
 
 
 def _synapse_reference(client: DatasetClient) -> list[str] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cortexclient.cli.options import Client, dataset_command
-from cortexclient.cli.output import print_table, say, show_frame
+from cortexclient.cli.output import escaped, print_table, say, show_frame
 
 if TYPE_CHECKING:
     from cortexclient.session import FolderStore
@@ -95,8 +95,6 @@ def _store(path: Path | None) -> FolderStore:
 
 def info(path: Folder = None) -> None:
     """Show where the cache is, how large it is, and what it holds."""
-    from rich.markup import escape
-
     store = _store(path)
     counts: Counter[tuple[str, str, str]] = Counter()
     sizes: Counter[tuple[str, str, str]] = Counter()
@@ -110,7 +108,7 @@ def info(path: Folder = None) -> None:
     )
     if counts:
         rows = [
-            (*map(escape, kind), str(counts[kind]), f"{sizes[kind] / 1e6:.2f}") for kind in sorted(counts)
+            (*map(escaped, kind), str(counts[kind]), f"{sizes[kind] / 1e6:.2f}") for kind in sorted(counts)
         ]
         print_table(("server", "datastack", "valid", "entries", "MB"), rows)
 

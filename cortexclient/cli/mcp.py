@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from cortexclient.cli.options import Client, complete_dataset, made_from
+from cortexclient.cli.output import EXACT_IN_JSON, plain, records
 from cortexclient.errors import CortexError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ Response: TypeAlias = dict[str, Any]
 __all__ = ["build_server", "register_commands"]
 
 MOST_ROWS = 200
-_EXACT = 2**53  # larger whole numbers lose digits in JavaScript
 _CLIENTS = 8
 _SHOWN = (
     "dataset",
@@ -204,9 +203,13 @@ def build_server(datasets: list[str] | None = None) -> Any:
 
     def list_datasets() -> Response:
         """List the datasets: name, title and how access is given."""
-        found = []
+        found: list[Response] = []
         for name in offered():
-            spec = cortexclient.get_spec(name)
+            try:
+                spec = cortexclient.get_spec(name)
+            except CortexError as error:
+                found.append({"name": name, "error": str(error)})
+                continue
             access = spec.access.level if spec.access is not None else None
             where = {"datastack_name": spec.datastack, "server_address": spec.server_address}
             found.append({"name": name, "title": spec.title, "access": access, **where})
@@ -254,43 +257,22 @@ def _exact(value: Any) -> Any:
     """Turn ids, which are sent as text, into integers."""
     if isinstance(value, list):
         return [_exact(one) for one in value]
-    if isinstance(value, str) and value.isdecimal() and int(value) > _EXACT:
+    if isinstance(value, str) and value.isdecimal() and int(value) > EXACT_IN_JSON:
         return int(value)
     return value
 
 
 def _rows(frame: pd.DataFrame, *, total: int | None = None) -> Response:
-    shown = frame.head(MOST_ROWS)
-    columns = [str(name) for name in shown.columns]
-    rows = [
-        {name: _plain(value) for name, value in zip(columns, row, strict=True)}
-        for row in shown.itertuples(index=False, name=None)
-    ]
-    left_out = max(0, (len(frame) if total is None else total) - len(shown))
+    rows = records(frame.head(MOST_ROWS))
+    left_out = max(0, (len(frame) if total is None else total) - len(rows))
     where = _provenance(frame)
     where["provenance"]["complete"] = not left_out
     return {"rows": rows, "rows_left_out": left_out, **where}
 
 
-def _plain(value: Any) -> Any:
-    import numpy as np
-    import pandas as pd
-
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(one) for one in value]
-    if pd.isna(value):
-        return None
-    value = value.item() if isinstance(value, np.number | np.bool_) else value
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _EXACT:
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, bool | int | float | str) else str(value)
-
-
 def _provenance(frame: pd.DataFrame) -> Response:
     """Where rows are from: dataset, version and time, and the unit of positions; never a token."""
-    return {"provenance": {key: _plain(frame.attrs[key]) for key in _SHOWN if key in frame.attrs}}
+    return {"provenance": {key: plain(frame.attrs[key]) for key in _SHOWN if key in frame.attrs}}
 
 
 def _provenance_of(client: DatasetClient) -> Response:
@@ -299,4 +281,4 @@ def _provenance_of(client: DatasetClient) -> Response:
 
     moment = client.session.moment
     where = provenance_of(client.session, Moment(version=client.version) if moment.floating else moment)
-    return {"provenance": {key: _plain(where[key]) for key in _SHOWN if key in where}}
+    return {"provenance": {key: plain(where[key]) for key in _SHOWN if key in where}}

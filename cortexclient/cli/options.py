@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
+from cortexclient.cli.output import ENDINGS
 from cortexclient.errors import CortexError, UnknownDatasetError
 
 if TYPE_CHECKING:
@@ -150,12 +151,24 @@ Token = Annotated[
         help="Token to use instead of the stored one; or set CORTEXCLIENT_TOKEN, which trusted hosts get.",
     ),
 ]
+
+
+def _known_ending(out: Path | None) -> Path | None:
+    """Refuse an ending before anything is queried for it."""
+    if out is not None and not out.name.lower().endswith(ENDINGS):
+        raise typer.BadParameter(
+            f"do not know how to write {out.name}; end it in one of {', '.join(ENDINGS)}"
+        )
+    return out
+
+
 Out = Annotated[
     Path | None,
     typer.Option(
         "--out",
         "-o",
         metavar="FILE",
+        callback=_known_ending,
         help="File to write: .csv, .csv.gz, .parquet, .feather or .json (there, ids beyond 2^53 are texts).",
     ),
 ]
@@ -299,6 +312,10 @@ def filters_from(words: list[str]) -> dict[str, Any]:
         column, sign, text = word.partition("=")
         if not sign or not column:
             raise typer.BadParameter(f"{word!r} is not a filter; write COLUMN=VALUE, or COLUMN=VALUE,VALUE")
+        if column in filters:
+            raise typer.BadParameter(
+                f"{column} is filtered twice; write {column}=VALUE,VALUE for any of them"
+            )
         values = [_value(part) for part in text.split(",")]
         filters[column] = values if len(values) > 1 else values[0]
     return filters

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
+import json
+import math
+import os
 import re
 import sys
 import textwrap
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +32,16 @@ __all__ = [
     "as_yaml",
     "console",
     "error_console",
+    "escaped",
     "fitted",
     "for_the_shell",
     "note",
     "one_line",
+    "plain",
     "print_table",
+    "records",
     "say",
+    "say_json",
     "show_frame",
     "speak_utf8",
     "wrapped",
@@ -46,7 +54,10 @@ ENDINGS = (".csv", ".csv.gz", ".parquet", ".feather", ".json")
 
 def speak_utf8() -> None:
     """Let no locale stop the output: pipes and files get UTF-8, a terminal its own encoding with ``?`` for the rest."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell (`>&-`)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - for the process
         if not isinstance(stream, io.TextIOWrapper):
             continue  # replaced, by a test or a notebook
         if stream.isatty():
@@ -58,6 +69,11 @@ def speak_utf8() -> None:
 def say(text: str, *, nl: bool = True) -> None:
     """Print plain text to standard output, without the control characters that a server may have put into it."""
     typer.echo(printable(text), nl=nl)
+
+
+def say_json(value: object) -> None:
+    """Print JSON for programs, in ASCII: exact, whatever the locale, and nothing for a terminal to obey."""
+    typer.echo(json.dumps(value, indent=1, default=str))
 
 
 def show_frame(
@@ -96,10 +112,6 @@ class _PrintableStream:
 def write_frame(frame: pd.DataFrame, out: Path) -> None:
     """Write a table in the format that the file's ending names; after a failure an old file is unchanged."""
     name = out.name.lower()
-    if not name.endswith(ENDINGS):
-        raise typer.BadParameter(
-            f"do not know how to write {out.name}; end it in one of {', '.join(ENDINGS)}"
-        )
     with replacing(out) as part:
         if name.endswith((".csv", ".csv.gz")):
             frame.to_csv(part, index=False, compression="gzip" if name.endswith(".gz") else None)
@@ -108,11 +120,38 @@ def write_frame(frame: pd.DataFrame, out: Path) -> None:
         elif name.endswith(".feather"):
             frame.reset_index(drop=True).to_feather(part)
         else:
-            _exact(frame).to_json(part, orient="records", date_format="iso", lines=False)
+            part.write_text(json.dumps(records(frame)), encoding="utf-8")
 
 
-_EXACT_IN_JSON = 2**53
+EXACT_IN_JSON = 2**53
 """Most readers of JSON take numbers for floats, which hold integers up to here."""
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as JSON can hold them exactly; columns of larger ids are texts."""
+    exact = _exact(frame)
+    columns = [[plain(value) for value in exact.iloc[:, number].tolist()] for number in range(exact.shape[1])]
+    names = [str(name) for name in exact.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it exactly: larger ids as texts, times in ISO form, what is missing as None."""
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(one) for one in value]
+    if pd.isna(value):
+        return None
+    value = value.item() if isinstance(value, np.number | np.bool_) else value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > EXACT_IN_JSON:
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _exact(frame: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +159,7 @@ def _exact(frame: pd.DataFrame) -> pd.DataFrame:
     wide = [
         name
         for name in frame.columns
-        if frame[name].dtype.kind in "iu" and bool((frame[name].abs() > _EXACT_IN_JSON).any())
+        if frame[name].dtype.kind in "iu" and bool((frame[name].abs() > EXACT_IN_JSON).any())
     ]
     return frame.astype(dict.fromkeys(wide, "string"))
 
@@ -155,6 +194,13 @@ def error_console() -> Console:
     """Return the console for progress and errors, so that results can be piped."""
     # the terminal wraps long lines by itself; a command that was cut in two could not be copied
     return _console_class()(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def escaped(text: object) -> str:
+    """Return a text in which brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
 
 
 def wrapped(text: str, width: int) -> str:
@@ -218,7 +264,11 @@ def fitted(frame: pd.DataFrame, width: int) -> tuple[Table, list[str]]:
     for name in shown:
         right = columns[name][1]
         table.add_column(
-            name, justify="right" if right else "left", no_wrap=right, overflow="fold", min_width=room[name]
+            escaped(name),
+            justify="right" if right else "left",
+            no_wrap=right,
+            overflow="fold",
+            min_width=room[name],
         )
     # column by column: row-wise iteration over mixed columns would turn ids into floats
     for row in zip(*(columns[name][0] for name in shown), strict=True):
@@ -294,18 +344,17 @@ def _weight(name: str, cells: list[str], *, point: str | None) -> int:
 
 def _cell(value: Any) -> str:
     import numpy as np
-    from rich.markup import escape
 
     if isinstance(value, float | np.floating):
         number = float(value)
         return f"{number:.6g}" if abs(number) < 1e6 else f"{number:.0f}"
-    return escape(" ".join(str(value).split()))
+    return escaped(" ".join(str(value).split()))
 
 
 # -- tables of markup, and YAML --------------------------------------------------------------------------------
 
 
-_WIDE = 500
+_WIDE = 1_000_000
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

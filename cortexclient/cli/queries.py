@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -18,7 +17,7 @@ from cortexclient.cli.options import (
     filters_from,
     ids_from,
 )
-from cortexclient.cli.output import note, say, show_frame
+from cortexclient.cli.output import note, say_json, show_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +122,7 @@ def _show_rows(rows: list[dict[str, object]], columns: list[str], *, as_json: bo
     import pandas as pd
 
     if as_json:
-        say(json.dumps(rows, indent=1, ensure_ascii=False))
+        say_json(rows)
     else:
         show_frame(pd.DataFrame(rows, columns=columns), out, rows=None)
 

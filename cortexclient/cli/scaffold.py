@@ -10,7 +10,7 @@ import typer
 
 from cortexclient.cli.check import LiveDatastack
 from cortexclient.cli.options import Token
-from cortexclient.cli.output import as_yaml, error_console, one_line, say
+from cortexclient.cli.output import as_yaml, note, one_line, say
 from cortexclient.files import write_text
 from cortexclient.spec.table_schemas import table_schemas
 
@@ -50,11 +50,9 @@ def new(
     if out.exists():
         raise typer.BadParameter(f"{out} exists already; give another --out or remove it")
     write_text(out, text)
-    error_console().print(f"wrote {out}; look through it, then: cortexclient validate {out}")
+    note(f"wrote {out}; look through it, then: `cortexclient validate {out}`")
     if not (schema := out.parent / "dataset.schema.json").exists():
-        error_console().print(
-            f"for completion and hover texts in an editor: cortexclient schema --out {schema}"
-        )
+        note(f"for completion and hover texts in an editor: `cortexclient schema --out {schema}`")
 
 
 class SpecText:

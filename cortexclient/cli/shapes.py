@@ -20,10 +20,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["neuron_figure", "register_commands"]
+__all__ = ["known_picture", "neuron_figure", "register_commands"]
 
 PANEL = "Shapes and pictures"
 RootId = Annotated[str, typer.Argument(help="Root id.")]
+
+
+def known_picture(out: Path) -> Path:
+    """Refuse an ending before anything is fetched for the picture."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if out.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise typer.BadParameter(f"do not know how to draw {out.name}; end it in .png, .pdf or .svg")
+    return out
+
 
 _HALF_WIDTH_UM = 40.0
 """Half the width of the view onto the mesh: in a complete neuron the pieces are too small to be seen."""
@@ -115,9 +125,10 @@ def link(
 def plot(
     client: Client,
     root_id: RootId,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, .pdf or .svg.")] = Path(
-        "neuron.png"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Picture to write: .png, .pdf or .svg.", callback=known_picture),
+    ] = Path("neuron.png"),
     streamline: Annotated[
         bool, typer.Option("--streamline", help="Straighten the neuron along cortical streamlines.")
     ] = False,

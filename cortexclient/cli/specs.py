@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +11,9 @@ import typer
 
 from cortexclient.cli.check import check, diff
 from cortexclient.cli.options import AsJson, Dataset
-from cortexclient.cli.output import as_yaml, console, error_console, print_table, say
+from cortexclient.cli.output import as_yaml, console, error_console, escaped, note, print_table, say, say_json
 from cortexclient.cli.scaffold import new
+from cortexclient.errors import printable
 from cortexclient.files import write_text
 
 if TYPE_CHECKING:
@@ -50,18 +50,18 @@ def list_command(as_json: AsJson = False) -> None:
 
     infos = list_datasets(details=True)
     if as_json:
-        say(json.dumps([asdict(info) for info in infos], indent=2, default=str))
+        say_json([asdict(info) for info in infos])
         return
-    from rich.markup import escape
-
     rows = []
     for info in infos:
-        title = escape(info.title)
+        title = escaped(info.title)
         if info.problem is not None:
-            title = f"[red]cannot be loaded:[/] {escape(info.problem.splitlines()[0])}"
+            title = f"[red]cannot be loaded:[/] {escaped(info.problem.splitlines()[0])}"
         elif info.deprecated:
             title += " [yellow](deprecated)[/]"
-        origin = info.layer + (f" [dim](hides {', '.join(info.shadows)})[/]" if info.shadows else "")
+        origin = escaped(info.layer) + (
+            f" [dim](hides {escaped(', '.join(info.shadows))})[/]" if info.shadows else ""
+        )
         access = _ACCESS.get(info.access, "[dim]unknown[/]")
         rows.append((f"[bold]{info.name}[/]", title, access, origin, f"[dim]{', '.join(info.aliases)}[/]"))
     print_table(("name", "title", "access", "from", "other names"), rows)
@@ -69,12 +69,10 @@ def list_command(as_json: AsJson = False) -> None:
 
 
 def _warn_of_packs() -> None:
-    from rich.markup import escape
-
     from cortexclient.registry.lookup import broken_packs
 
     for sentence in broken_packs():
-        error_console().print(f"[yellow]warning:[/] {escape(sentence)}")
+        note(sentence, label="warning: ", style="bold")
 
 
 def show(
@@ -90,18 +88,15 @@ def show(
 
     spec, _ = registry.resolve(name)
     if as_json:
-        say(json.dumps({**spec.as_dict(), "fingerprint": spec.fingerprint}, indent=2, ensure_ascii=False))
+        say_json({**spec.as_dict(), "fingerprint": spec.fingerprint})
         return
     if markdown:
         say(dataset_page(spec), nl=False)
         return
-    from rich.markup import escape
-
     out = console()
-    out.print(f"[bold]{spec.name}[/]  {escape(spec.title)}")
-    out.print(
-        f"[dim]{spec.origin or 'made in this session'}   fingerprint {spec.fingerprint}[/]", soft_wrap=True
-    )
+    out.print(f"[bold]{spec.name}[/]  {escaped(spec.title)}")
+    origin = escaped(spec.origin or "made in this session")
+    out.print(f"[dim]{origin}   fingerprint {spec.fingerprint}[/]", soft_wrap=True)
     out.print()
     if resolved and spec.origin is not None:
         _print_resolved(Path(spec.origin))
@@ -110,8 +105,6 @@ def show(
 
 
 def _print_resolved(file: Path) -> None:
-    from rich.markup import escape
-
     from cortexclient.registry.assembly import assemble
     from cortexclient.spec.nodes import ScalarNode, to_plain, walk
     from cortexclient.spec.problems import dotted
@@ -122,7 +115,7 @@ def _print_resolved(file: Path) -> None:
         if isinstance(node, ScalarNode) or not to_plain(node):
             value = " ".join(node.text.split()) if isinstance(node, ScalarNode) else "empty"
             place = f"{_nearby(mark.file)}:{mark.line}"
-            rows.append((escape(dotted(path)), escape(value), f"[dim]{escape(place)}[/]"))
+            rows.append((escaped(dotted(path)), escaped(value), f"[dim]{escaped(place)}[/]"))
     print_table(("value of", "is", "written in"), rows)
 
 
@@ -145,7 +138,7 @@ def _print_tree(values: dict[str, Any]) -> None:
     out = console()
     # PyYAML breaks a line after the word that exceeds the width, so the width given is less than there is
     text = as_yaml(values, max(20, out.width - 20))
-    out.print(Syntax(text, "yaml", theme=_colours(), background_color="default", word_wrap=True))
+    out.print(Syntax(printable(text), "yaml", theme=_colours(), background_color="default", word_wrap=True))
 
 
 def _colours() -> Any:
@@ -176,12 +169,13 @@ def where(
         found = candidates(name) or candidates(get_spec(name).name)
         for place, candidate in enumerate(found):
             state = "[green]wins[/]" if place == 0 else "[dim]hidden[/]"
-            out.print(f"{state}  {candidate.layer}  {candidate.path or 'this session'}")
+            origin = escaped(f"{candidate.layer}  {candidate.path or 'this session'}")
+            out.print(f"{state}  {origin}")
         return
     out.print("Later places win:")
     for layer in layers():
         count = f"{len(layer.names())} dataset(s)" if layer.folder.is_dir() else "no such folder"
-        out.print(f"  [bold]{layer.name:18}[/] {layer.folder}  [dim]{count}[/]")
+        out.print(f"  [bold]{escaped(f'{layer.name:18}')}[/] {escaped(layer.folder)}  [dim]{count}[/]")
     out.print(f"  [bold]{'register()':18}[/] this session  [dim]{len(registered())} dataset(s)[/]")
     _warn_of_packs()
 
@@ -230,7 +224,7 @@ def validate(
             "files": [str(result.path) for result in results],
             "problems": [problem.as_dict() for problem in problems],
         }
-        say(json.dumps(body, indent=2, ensure_ascii=False))
+        say_json(body)
         raise typer.Exit(1 if failed else 0)
     for problem in problems:
         say(str(problem))
@@ -251,7 +245,7 @@ def schema(
         say(text, nl=False)
     else:
         write_text(out, text)
-        error_console().print(f"wrote {out}")
+        note(f"wrote {out}")
 
 
 def trust(
@@ -264,16 +258,15 @@ def trust(
     from cortexclient.credentials import trust as allow
     from cortexclient.credentials import trusted_hosts, trusted_hosts_file, untrust
 
-    out = console()
     if host is None:
         for name in trusted_hosts():
-            out.print(name)
-        error_console().print(f"[dim]{len(trusted_hosts())} host(s) in {trusted_hosts_file()}[/]")
+            say(name)
+        note(f"{len(trusted_hosts())} host(s) in {trusted_hosts_file()}")
     elif remove:
         untrust(host)
-        out.print(f"{host} is no longer trusted")
+        say(f"{host} is no longer trusted")
     else:
-        out.print(f"{allow(host)} may be sent your general token from now on")
+        say(f"{allow(host)} may be sent your general token from now on")
 
 
 # -- the page of a dataset, written from its spec, so that it cannot be out of date ----------------------------

@@ -17,6 +17,7 @@ from cortexclient.errors import (
     ServiceUnavailableError,
     UnknownTableError,
 )
+from cortexclient.ids import as_ids
 from cortexclient.services import BaseService
 from cortexclient.session import as_number, progress_bar
 
@@ -104,7 +105,7 @@ class AnnotationsService(BaseService):
         progress: bool = False,
         retries: int = 3,
     ) -> Any:
-        """Send staged annotations to their table.
+        """Send staged annotations to their table, but for those that an earlier call has written.
 
         Parameters
         ----------
@@ -123,7 +124,7 @@ class AnnotationsService(BaseService):
         Returns
         -------
         list of int or dict
-            New ids in the order of the annotations; for an update old id (as text) -> new id.
+            New ids in the order of the annotations that were sent; for an update old id (as text) -> new id.
 
         Raises
         ------
@@ -135,7 +136,7 @@ class AnnotationsService(BaseService):
             If an annotation carries an id that the table has already.
         ServiceError
             If the service refuses or fails. A batch is not sent again after any other failure: whether a batch whose
-            response was lost was written can only be seen in the table.
+            response was lost was written can only be seen in the table. Another call sends it and those after it.
 
         Examples
         --------
@@ -153,21 +154,23 @@ class AnnotationsService(BaseService):
         session = self._session
         volume = aligned_volume_name or session.info()["aligned_volume"]["name"]
         url = f"{session.local_server}/annotation/api/v2/aligned_volume/{volume}/table/{table}/annotations"
-        rows = staged_annos.annotation_list
-        method = "PUT" if staged_annos.is_update else "POST"
+        rows = staged_annos.annotation_list_nonuploaded
         ids: list[int] = []
         changed: dict[str, int] = {}
         batches = range(0, len(rows), size)
         with progress_bar(len(batches), "annotations", show=progress) as bar:
             for start in batches:
+                batch = rows[start : start + size]
                 try:
-                    written = self._write(method, url, rows[start : start + size], table, repeats)
+                    written = self._write(url, batch, table, repeats, update=staged_annos.is_update)
                 except CortexError as error:
                     if start:
                         error.add_note(
                             f"the first {start} of {len(rows)} annotations had been written before"
                         )
                     raise
+                # caveclient's own note of what was sent, which it offers no public way to write
+                staged_annos._apply_upload_result(staged_annos._annotation_batches(len(batch))[0], written)
                 if staged_annos.is_update:
                     changed.update(written)
                 else:
@@ -175,13 +178,25 @@ class AnnotationsService(BaseService):
                 bar.step()
         return changed if staged_annos.is_update else ids
 
-    def _write(self, method: str, url: str, rows: Sequence[Any], table: str, retries: int) -> Any:
-        """Send one batch, again where the database had rolled back its transaction."""
+    def _write(self, url: str, rows: Sequence[Any], table: str, retries: int, *, update: bool) -> Any:
+        """Send one batch, again where the database had rolled back its transaction, and return the new ids."""
         http, wait = self._session.http, 0.25
         while True:
             try:
-                response = http.send("annotation", method, url, body={"annotations": [*rows]})
-                return http.read_json("annotation", response)
+                response = http.send(
+                    "annotation", "PUT" if update else "POST", url, body={"annotations": [*rows]}
+                )
+                written = http.read_json("annotation", response)
+                try:
+                    return _new_ids(written, rows, update=update)
+                except (KeyError, TypeError, ValueError):
+                    raise self._session.error(
+                        ProtocolError,
+                        "annotation",
+                        f"the annotation service did not return an id for each of {len(rows)} annotations; look "
+                        f"whether they are in {table!r} before you send them again",
+                        status=response.status_code,
+                    ) from None
             except ServiceError as error:
                 rolled_back = _ROLLED_BACK.search(str(error))
                 if not (rolled_back and retries):
@@ -212,6 +227,18 @@ class AnnotationsService(BaseService):
         return error.of_kind(
             UnknownTableError, f"{self._session.spec.name} has no annotation {kind} {name!r}; {hint}"
         )
+
+
+def _new_ids(written: Any, rows: Sequence[Any], *, update: bool) -> list[int] | dict[str, int]:
+    """Return the ids that a response gives to some rows; raise if it does not give one to each."""
+    old = [str(row["id"]) for row in rows] if update else []
+    found = [written[name] for name in old] if update else written
+    if not isinstance(found, list) or len(found) != len(rows):
+        raise TypeError("no list of as many ids")
+    ids = as_ids(found)
+    if (ids <= 0).any():
+        raise ValueError("ids begin at 1")
+    return dict(zip(old, ids.tolist(), strict=True)) if update else ids.tolist()
 
 
 def _refusal(table: str, error: ServiceError) -> ServiceError | None:

@@ -344,9 +344,9 @@ BASIC = ("server", "datastack")
 def checks_of(session: Session) -> list[tuple[str, Callable[[], str]]]:
     """Return name and function of each check; a function returns a sentence or raises an error of ours."""
 
-    def get(service: str, path: str) -> Any:
+    def get(service: str, path: str, **shape: Any) -> Any:
         # the address of the local server is read late: it needs the info service
-        return session.http.get_json(service, f"{session.local_server}{path}")
+        return session.http.get_json(service, f"{session.local_server}{path}", **shape)
 
     def server() -> str:
         version = session.http.get_json("info", f"{session.server_address}/info/version")
@@ -364,7 +364,7 @@ def checks_of(session: Session) -> list[tuple[str, Callable[[], str]]]:
         return f"{numbers[0]} tables, {numbers[1]} views at version {session.version}"
 
     def level2() -> str:
-        if session.connection.segmentation_table in get("l2cache", "/l2cache/api/v1/table_mapping"):
+        if session.connection.segmentation_table in get("l2cache", "/l2cache/api/v1/table_mapping", keys=()):
             return "has this datastack"
         return "does not have this datastack: no level-2 attributes, no skeletons"
 

@@ -221,7 +221,7 @@ class HistoryService(BaseService):
         Parameters
         ----------
         table : str
-            A table, or a view that has an ``id``.
+            A table, or a view whose rows have an ``id``, each another one.
         version_a, version_b : int
             The earlier and the later version (or the other way round: then "added" means added going from a to b).
 
@@ -246,7 +246,7 @@ class HistoryService(BaseService):
         UnknownTableError
             If one of the versions has no such table.
         InvalidQueryError
-            If its rows have no id.
+            If its rows have no id, or several have the same one.
         UnknownVersionError, ExpiredVersionError
             If a version is not there (any more).
 
@@ -267,11 +267,11 @@ class HistoryService(BaseService):
             for version in (version_a, version_b)
         ]
         for frame in frames:
-            if "id" not in frame:
+            if "id" not in frame or frame["id"].duplicated().any():
                 raise self._session.error(
                     InvalidQueryError,
                     "materialize",
-                    f"rows of {table!r} have no id, so those of two versions cannot be matched",
+                    f"rows of {table!r} have no id of their own, so those of two versions cannot be matched",
                 )
         first, second = (nullable(frame.set_index("id")) for frame in frames)
         values = first.add_suffix("_a").join(second.add_suffix("_b"), how="outer").sort_index()
@@ -315,12 +315,15 @@ def _edit(number: int, record: dict[str, Any], scale: NDArray[np.float64]) -> di
     roots = as_ids(record["roots"], "roots")
     if (roots <= 0).any():
         raise ValueError(f"edit {number} made roots of which one is {roots.min()}")
+    time, user = pd.Timestamp(record["timestamp"]), record["user"]
+    if pd.isna(time):
+        raise ValueError(f"edit {number} has no time")
     source, sink = (_points(record.get(key), scale) for key in ("source_coords", "sink_coords"))
     points = np.concatenate([source, sink])
     return {
         "operation_id": number,
-        "timestamp": pd.Timestamp(record["timestamp"]).tz_convert("UTC"),
-        "user_id": str(record["user"]),
+        "timestamp": time.tz_convert("UTC"),
+        "user_id": None if user is None else str(user),
         "kind": "merge" if record.get("added_edges") is not None else "split",
         "after_root_ids": np.sort(roots),
         "source_points": source,
@@ -330,7 +333,10 @@ def _edit(number: int, record: dict[str, Any], scale: NDArray[np.float64]) -> di
 
 
 def _points(coordinates: Any, scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(coordinates if coordinates is not None else [], dtype=np.float64).reshape(-1, 3) * scale
+    points = np.asarray([] if coordinates is None else coordinates, dtype=np.float64)
+    if points.size and (points.shape[-1] != 3 or not np.isfinite(points).all()):
+        raise ValueError(f"points must have three numbers, not {coordinates}")
+    return points.reshape(-1, 3) * scale
 
 
 def _frame(rows: list[dict[str, Any]], kinds: dict[str, str]) -> pd.DataFrame:

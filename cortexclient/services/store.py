@@ -32,7 +32,7 @@ from cortexclient.session import (
     run_query,
 )
 from cortexclient.store.local import METADATA, LocalStore
-from cortexclient.store.tables import LIBRARIES, open_with
+from cortexclient.store.tables import LIBRARIES, MANIFEST, open_with
 from cortexclient.store.writer import TableWriter, Work
 
 if TYPE_CHECKING:
@@ -159,9 +159,14 @@ class StoreService(BaseService):
             with tempfile.TemporaryDirectory() as scratch:
                 asking = _asking(session, Path(scratch))
                 infos = [find_table(asking, name, version=number) for name in dict.fromkeys(names)]
-                _save_metadata(asking, infos, local.folder / f"v{number}" / METADATA)
+                _save_metadata(asking, infos, local.folder / f"v{number}" / METADATA, local.names(number))
             for info in infos:
-                if local.table(number, info.name) is None:
+                try:
+                    there = local.table(number, info.name) is not None
+                except StoreError:  # damaged, or of another version of cortexclient
+                    there = False
+                    local._tables[number, info.name] = None  # so that its rows come from elsewhere
+                if not there:
                     self._pull(
                         session, info, local.folder / f"v{number}" / info.name, source, progress=progress
                     )
@@ -270,9 +275,9 @@ class StoreService(BaseService):
         """
         import pandas as pd
 
-        found = [
-            (version, table) for version in self._local.versions() for table in self._local.tables(version)
-        ]
+        local = self._local
+        listed = [(version, name) for version in local.versions() for name in local.names(version)]
+        found = [(version, table) for version, name in listed if (table := local.table(version, name))]
         return pd.DataFrame(
             {
                 "version": pd.Series([version for version, _ in found], dtype="int64"),
@@ -301,10 +306,15 @@ class StoreService(BaseService):
         {}
         """
         bad: dict[str, list[str]] = {}
-        for version in self._local.versions():
-            for table in self._local.tables(version):
-                if damaged := table.damaged():
-                    bad[f"v{version}/{table.manifest.name}"] = damaged
+        local = self._local
+        for version, name in [(number, name) for number in local.versions() for name in local.names(number)]:
+            try:
+                table = local.table(version, name)
+                damaged = [] if table is None else table.damaged()
+            except StoreError:
+                damaged = [MANIFEST]
+            if damaged:
+                bad[f"v{version}/{name}"] = damaged
         return bad
 
     def remove(self, table: str, *, version: int | None = None) -> None:
@@ -431,10 +441,16 @@ def _writing(path: str) -> Iterator[None]:
         raise OutputError(f"the store {path} cannot be written: {error.strerror or error}") from error
 
 
-def _save_metadata(session: Session, infos: Sequence[TableInfo], path: Path) -> None:
+def _save_metadata(session: Session, infos: Sequence[TableInfo], path: Path, stored: Sequence[str]) -> None:
     """Store the responses about a version that queries of its tables need, beside those that are there already."""
     from cortexclient.session import column_kinds, view_infos
 
+    before = {}
+    try:
+        if path.exists():
+            before = {entry.key: entry for entry in SnapshotStore(path).entries()}
+    except CortexError:  # damaged: made anew for all tables
+        infos = [*infos, *(find_table(session, name) for name in stored)]
     session.info()
     session.versions()
     view_infos(session)
@@ -443,10 +459,7 @@ def _save_metadata(session: Session, infos: Sequence[TableInfo], path: Path) -> 
     cache = session.connection.cache
     if cache is None:
         raise TypeError("the session has no cache")
-    entries = {key: cache.store.read(identity) for key, identity in cache.used.items()}
-    if path.exists():
-        before = SnapshotStore(path)
-        entries |= {entry.key: entry for entry in before.entries() if entry.key not in entries}
+    entries = {**before, **{key: cache.store.read(identity) for key, identity in cache.used.items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     SnapshotStore.save(path, {"format": 1}, [entry for entry in entries.values() if entry is not None])
 

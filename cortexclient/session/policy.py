@@ -43,6 +43,8 @@ class Policy:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+        if isinstance(self.retries, bool) or not hasattr(self.retries, "__index__") or self.retries < 0:
+            raise ValueError(f"retries must be a whole number, 0 or more, not {self.retries!r}")
 
     @classmethod
     def from_settings(
@@ -55,11 +57,15 @@ class Policy:
         """Read the arguments, else ``CORTEXCLIENT_CONNECT_TIMEOUT``, ``_READ_TIMEOUT`` and ``_RETRIES``."""
         connect = env_float("CORTEXCLIENT_CONNECT_TIMEOUT", 10.0)
         read = env_float("CORTEXCLIENT_READ_TIMEOUT", 180.0)
-        if isinstance(timeout, tuple):
-            connect, read = float(timeout[0]), float(timeout[1])
-        elif timeout is not None:
-            read = float(timeout)
-            connect = min(connect, read)
+        try:
+            if isinstance(timeout, tuple | list):
+                connect, read = map(float, timeout)
+            elif timeout is not None:
+                read = float(timeout)
+                connect = min(connect, read)
+        except (TypeError, ValueError):
+            what = "a number of seconds, or two of them (to connect, for a response)"
+            raise ValueError(f"timeout must be {what}, not {timeout!r}") from None
         return cls(
             connect_timeout=connect,
             read_timeout=read,

@@ -16,6 +16,7 @@ import queue
 import socket
 import threading
 import time
+from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -24,6 +25,7 @@ from cortexclient.settings import env_int
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 __all__ = [
     "Cancelled",
@@ -61,52 +63,48 @@ class Cancelled(BaseException):
 class Stop(threading.Event):
     """Reports to workers that their work is cancelled, and wakes those that wait for the network."""
 
-    def __init__(self, above: Stop | None = None) -> None:
+    def __init__(self, pool: _Pool, above: Stop | None) -> None:
         super().__init__()
+        self.pool = pool
         self._above = above
-        self._connections: set[Any] = set()
-        self._nested: set[Stop] = set()
+        self._used: set[Any] = set()  # connections that workers use now, and the stops of nested calls
         self._guard = threading.Lock()
         renew_in_child(self)
         if above is not None:
-            with above._guard:
-                above._nested.add(self)
+            above.enter(self)
             if above.is_set():
                 self.abort()
 
     def renew(self) -> None:
         """Forget the parent's connections in a forked child: to shut one down here would shut it down there."""
         self._guard = threading.Lock()
-        self._connections, self._nested = set(), set()
+        self._used = set()
 
-    def enter(self, connection: Any) -> None:
+    def enter(self, used: Any) -> None:
         """Note a connection that a worker uses now."""
         with self._guard:
-            self._connections.add(connection)
+            self._used.add(used)
 
-    def leave(self, connection: Any) -> None:
+    def leave(self, used: Any) -> None:
         """Forget a connection that went back to its pool: another call may use it next."""
         with self._guard:
-            self._connections.discard(connection)
+            self._used.discard(used)
 
     def abort(self) -> None:
         """Cancel: nothing new begins, and connections in use are shut down."""
         self.set()
         with self._guard:
-            for connection in self._connections:
-                line = getattr(connection, "sock", None)
-                if line is not None:
+            for used in self._used:
+                if isinstance(used, Stop):
+                    used.abort()
+                elif (line := getattr(used, "sock", None)) is not None:
                     with contextlib.suppress(OSError):
                         line.shutdown(socket.SHUT_RDWR)
-            nested = list(self._nested)
-        for stop in nested:
-            stop.abort()
 
     def release(self) -> None:
         """Leave the stop above, once the work is done."""
         if self._above is not None:
-            with self._above._guard:
-                self._above._nested.discard(self)
+            self._above.leave(self)
 
     def check(self) -> None:
         """Raise `Cancelled` if the work is cancelled."""
@@ -135,117 +133,28 @@ def pause(seconds: float) -> None:
 # -- the pool --------------------------------------------------------------------------------------------------------
 
 
-class _Run:
-    """One call of `run`: a function, its items, and their results."""
-
-    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], pool: _Pool) -> None:
-        above = _current.get()
-        self.function = function
-        self.items = items
-        self.pool = pool
-        self.stop: Stop = Stop(None if above is None else above.stop)
-        self.context = contextvars.copy_context()
-        self.results: list[Any] = [None] * len(items)
-        self.next = 0
-        self.done = 0
-        self.failure: BaseException | None = None
-        # what the waiting thread reads: it holds no lock while it waits, so that Ctrl-C cannot leave one locked
-        self.news: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    @property
-    def waiting(self) -> int:
-        """Number of items that no worker has begun."""
-        return 0 if self.stop.is_set() else len(self.items) - self.next
-
-    @property
-    def over(self) -> bool:
-        return self.done == len(self.items) or self.failure is not None or self.stop.is_set()
-
-    def take(self) -> int:
-        self.next += 1
-        return self.next - 1
-
-    def work(self, index: int) -> None:
-        """Do one item in a copy of the caller's context."""
-        failure: BaseException | None = None
-        try:
-            self.results[index] = self.context.copy().run(self._apply, self.items[index])
-        except BaseException as error:  # noqa: BLE001 - raised in the calling thread, whatever it is
-            failure = error
-        with self.pool.lock:
-            self.done += 1
-            # the first failure is the one: later ones may only say that the rest was cancelled
-            if failure is not None and self.failure is None and not self.stop.is_set():
-                self.failure = failure
-                self.stop.set()
-            self.pool.changed.notify_all()
-        # an error and the frame that names it would keep each other, and this thread, until the garbage collector comes
-        failure = None
-        self.news.put(None)
-
-    def _apply(self, item: Any) -> Any:
-        _current.set(self)
-        current_stop.set(self.stop)
-        return self.function(item)
-
-    def finish(self, *, last: bool) -> None:
-        """Cancel the items that have not begun; the last call of a pool ends its threads."""
-        aborted = self.done < len(self.items)
-        if aborted:
-            self.stop.abort()
-        self.stop.release()
-        if last:
-            self.pool.close()
-            if aborted:
-                # errors and frames of cancelled jobs keep each other and the ended threads; collected later, in the
-                # middle of another call, they would make Python ignore a Ctrl-C that comes just then
-                gc.collect()
-        else:
-            self.pool.remove(self)
-
-    def outcome(self) -> list[Any]:
-        """Return the results, or raise what went wrong."""
-        failure, self.failure = self.failure, None
-        if failure is not None:
-            try:
-                raise failure
-            finally:
-                del failure
-        if self.done < len(self.items):
-            raise Cancelled
-        return self.results
-
-
-_current: ContextVar[_Run | None] = ContextVar("cortexclient_call", default=None)
-
-
 class _Pool:
     """The threads of one call from outside, and of the calls nested in it."""
 
     def __init__(self, size: int) -> None:
-        # entered as the lock that it is: a condition is entered by Python code, in which Ctrl-C would leave it locked
-        self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
         self._size = size
-        self._calls: list[_Run] = []
+        self._calls: list[_Call] = []
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._lock = threading.Lock()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._closed = False
         renew_in_child(self)
 
     def renew(self) -> None:
         """Drop the threads in a child that was forked inside of a job: it does its nested calls itself."""
-        self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
-        self._size = self._idle = 0
-        self._calls, self._threads = [], []
+        self._size, self._calls, self._threads = 0, [], []
+        self._lock, self._wake = threading.Lock(), queue.SimpleQueue()
 
-    def add(self, call: _Run) -> None:
+    def add(self, call: _Call) -> None:
         """Let workers take items of a call, and start as many as are missing."""
-        with self.lock:
+        with self._lock:
             self._calls.append(call)
-            wanted = sum(each.waiting for each in self._calls) - self._idle
-            for _ in range(min(wanted, self._size - len(self._threads))):
+            for _ in range(min(len(call.items), self._size - len(self._threads))):
                 thread = threading.Thread(
                     target=self._work,
                     name=f"cortexclient-{len(self._threads)}",
@@ -262,62 +171,113 @@ class _Pool:
                     if not self._size:
                         raise
                     break
-            self.changed.notify_all()
+        for _ in range(min(len(call.items), self._size)):
+            self._wake.put(None)
 
-    def remove(self, call: _Run) -> None:
-        """Forget a nested call."""
-        with self.lock, contextlib.suppress(ValueError):
+    def remove(self, call: _Call) -> None:
+        """Forget a call that is over."""
+        with self._lock, contextlib.suppress(ValueError):
             self._calls.remove(call)
 
     def _work(self) -> None:
         while True:
-            with self.lock:
-                while (call := self._next()) is None:
-                    if self._closed:
-                        return
-                    self._idle += 1
-                    self.changed.wait()
-                    self._idle -= 1
-                index = call.take()
-            call.work(index)
-
-    def _next(self) -> _Run | None:
-        """Choose the oldest call with items left: jobs begin before idle workers help those that have begun."""
-        return next((call for call in self._calls if call.waiting), None)
-
-    def wait(self, call: _Run, bar: Any = None, *, help_it: bool = False) -> None:
-        """Wait for a call, moving its progress bar; with ``help_it``, work on it in this thread."""
-        shown = 0
-        while True:
-            with self.lock:
-                over = call.over
-                index = call.take() if help_it and not over and call.waiting else None
-                done = call.done
-            if bar is not None and done > shown:
-                bar.update(done - shown)
-            shown = done
-            if index is not None:
-                call.work(index)
-            elif over:
+            self._wake.get()
+            if self._closed:
                 return
-            else:
-                # a wait without limit cannot be interrupted on every platform
-                with contextlib.suppress(queue.Empty):
-                    call.news.get(timeout=0.5)
+            # the oldest call first: its jobs begin before idle workers help those that have begun
+            while any(call.do_next() for call in tuple(self._calls)):
+                pass
 
     def close(self) -> None:
         """Let all threads end, and wait a little for them."""
-        with self.lock:
-            self._closed = True
-            self.changed.notify_all()
-        for thread in list(self._threads):
+        self._closed = True
+        for _ in self._threads:
+            self._wake.put(None)
+        for thread in self._threads:
             # an interrupt may have come before the last of them began
             if thread.is_alive():
                 thread.join(timeout=_GRACE)
         # left to the garbage collector, they would die in the middle of some later call, and Python ignores a Ctrl-C
         # that comes while it collects what weak references have callbacks for, as they have for threads
-        with self.lock:
-            self._calls, self._threads = [], []
+        self._threads = []
+
+
+class _Call:
+    """One call of `run`: a function, its items, and their results."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> None:
+        above = current_stop.get()
+        self.nested = above is not None
+        self.pool = _Pool(workers) if above is None else above.pool
+        self.stop = Stop(self.pool, above)
+        self.function = function
+        self.items = items
+        self.results: list[Any] = [None] * len(items)
+        self._context = contextvars.copy_context()
+        self._context.run(current_stop.set, self.stop)
+        self._left = deque(range(len(items)))
+        self._unreported = len(items)
+        # the failure of each item that is done, or None; read without holding a lock that Ctrl-C could leave locked
+        self._reports: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def do_next(self) -> bool:
+        """Do the next item in a copy of the caller's context; return whether there was one."""
+        if self.stop.is_set() or not self._left:
+            return False
+        try:
+            index = self._left.popleft()
+        except IndexError:
+            return False  # another thread was faster
+        failure: BaseException | None = None
+        try:
+            self.results[index] = self._context.copy().run(self.function, self.items[index])
+        except BaseException as error:  # noqa: BLE001 - raised in the calling thread, whatever it is
+            # the first failure is the one: later ones may only say that the rest was cancelled
+            failure = Cancelled() if self.stop.is_set() else error
+        self._reports.put(failure)
+        if failure is not None:
+            self.stop.abort()
+        # an error and the frame that names it would keep each other, and this thread, until the garbage collector comes
+        failure = None
+        return True
+
+    def wait(self, bar: Any = None) -> None:
+        """Wait until all items are done, or raise the first failure; a nested call does items in this thread."""
+        while self._unreported:
+            if self.nested:
+                self.do_next()
+            failure = self._next_report()
+            self._unreported -= 1
+            if failure is not None:
+                try:
+                    raise failure
+                finally:
+                    del failure
+            if bar is not None:
+                bar.update(1)
+
+    def _next_report(self) -> BaseException | None:
+        while True:
+            cancelled = self.stop.is_set()
+            with contextlib.suppress(queue.Empty):
+                # a wait without limit cannot be interrupted on every platform
+                return self._reports.get(timeout=0 if cancelled else 0.5)
+            if cancelled:
+                raise Cancelled
+
+    def finish(self) -> None:
+        """Cancel the items that are not done; the threads of a call from outside end."""
+        aborted = self._reports.qsize() < self._unreported
+        if aborted:
+            self.stop.abort()
+        self.stop.release()
+        self.pool.remove(self)
+        if not self.nested:
+            self.pool.close()
+            if aborted:
+                # errors and frames of cancelled jobs keep each other and the ended threads; collected later, in the
+                # middle of another call, they would make Python ignore a Ctrl-C that comes just then
+                gc.collect()
 
 
 def run(
@@ -334,23 +294,19 @@ def run(
     first failure is raised; what has not begun by then never begins. Ctrl-C returns immediately.
     """
     work = list(items)
-    bar = _bar(len(work), description) if progress and work else None
-    above = _current.get()
-    try:
-        if above is not None:
-            above.stop.check()
-        if len(work) <= 1 or (above is None and workers <= 1):
+    stop = current_stop.get()
+    if stop is not None:
+        stop.check()
+    with _bar(len(work), description, show=progress) as bar:
+        if len(work) <= 1 or (stop is None and workers <= 1):
             return _serial(function, work, bar)
-        call = _Run(function, work, _Pool(workers) if above is None else above.pool)
+        call = _Call(function, work, workers)
         try:
             call.pool.add(call)
-            call.pool.wait(call, bar, help_it=above is not None)
+            call.wait(bar)
         finally:
-            call.finish(last=above is None)
-        return call.outcome()
-    finally:
-        if bar is not None:
-            bar.close()
+            call.finish()
+        return call.results
 
 
 def run_all(jobs: Sequence[Callable[[], Any]], *, workers: int) -> list[Any]:
@@ -378,9 +334,7 @@ class Prefetch(Generic[Result]):
     """
 
     def __init__(self, job: Callable[[], Result], *, workers: int) -> None:
-        above = _current.get()
-        self._nested = above is not None
-        self._call = _Run(operator.call, [job], _Pool(workers) if above is None else above.pool)
+        self._call = _Call(operator.call, [job], workers)
 
     def start(self) -> None:
         """Begin the job."""
@@ -389,24 +343,27 @@ class Prefetch(Generic[Result]):
     def result(self) -> Result:
         """Wait for the job, and return its result or raise its failure."""
         try:
-            self._call.pool.wait(self._call, help_it=self._nested)
+            self._call.wait()
         finally:
             self.cancel()
-        found: Result = self._call.outcome()[0]
+        found: Result = self._call.results[0]
         return found
 
     def cancel(self) -> None:
         """Begin nothing new, and shut down its connections; nothing to do where the job is done."""
-        self._call.finish(last=not self._nested)
+        self._call.finish()
 
 
 # -- progress bars ---------------------------------------------------------------------------------------------------
 
 
-def _bar(total: int, description: str) -> Any:
+def _bar(total: int, description: str, *, show: bool) -> AbstractContextManager[Any]:
+    if not (show and total):
+        return contextlib.nullcontext()
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=description or None, leave=False)
+    bar: AbstractContextManager[Any] = tqdm(total=total, desc=description or None, leave=False)
+    return bar
 
 
 class ProgressBar:
@@ -433,9 +390,5 @@ class ProgressBar:
 @contextlib.contextmanager
 def progress_bar(total: int, description: str, *, show: bool) -> Iterator[ProgressBar]:
     """Show one bar for the work inside the block."""
-    bar = _bar(total, description) if show and total else None
-    try:
+    with _bar(total, description, show=show) as bar:
         yield ProgressBar(bar)
-    finally:
-        if bar is not None:
-            bar.close()

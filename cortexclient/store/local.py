@@ -69,13 +69,10 @@ class LocalStore:
         found = (re.fullmatch(r"v(\d+)", path.name) for path in self.folder.iterdir() if path.is_dir())
         return sorted(int(match[1]) for match in found if match)
 
-    def tables(self, version: int) -> list[StoredTable]:
+    def names(self, version: int) -> list[str]:
         """List the tables of a version, complete ones only."""
         place = None if self.folder is None else self.folder / f"v{version}"
-        if place is None or not place.is_dir():
-            return []
-        names = sorted(path.parent.name for path in place.glob(f"*/{MANIFEST}"))
-        return [table for name in names if (table := self.table(version, name)) is not None]
+        return [] if place is None else sorted(path.parent.name for path in place.glob(f"*/{MANIFEST}"))
 
     def table(self, version: int, name: str) -> StoredTable | None:
         """Return a table; None where it is not here. Raises `StoreError` if it is here and damaged.
@@ -86,12 +83,12 @@ class LocalStore:
             where = f"{self.path}/{self.datastack}/v{version}/{name}"
             place = open_place(where)
             try:
-                there = _content(place, MANIFEST) is not None
+                content = _content(place, MANIFEST)
             except StoreError:
                 if self.only:
                     raise
                 return None
-            self._tables[version, name] = StoredTable(place, where) if there else None
+            self._tables[version, name] = None if content is None else StoredTable(place, where, content)
         return self._tables[version, name]
 
     def metadata(self, version: int | None) -> SnapshotStore | None:
@@ -296,9 +293,10 @@ def _condition(
     table: StoredTable, columns: Sequence[str], filters: Sequence[tuple[str, str, Any]]
 ) -> pc.Expression | None:
     """Write filters as one Arrow expression; None where there are none. Nulls pass none of them, as in SQL."""
+    if not filters:
+        return None  # and no footer is read for the types
     schema = table.schema(columns)
-    parts = [part for entry in filters for part in _parts(table, schema, *entry)]
-    return reduce(operator.and_, parts) if parts else None
+    return reduce(operator.and_, [part for entry in filters for part in _parts(table, schema, *entry)])
 
 
 def _parts(table: StoredTable, schema: pa.Schema, kind: str, column: str, value: Any) -> list[Any]:

@@ -15,15 +15,13 @@ from cortexclient.session import be_patient_with, run_all
 from cortexclient.settings import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
-    from typing import BinaryIO
 
 __all__ = ["CONNECTIONS", "BucketPlace", "FolderPlace", "Place", "open_place"]
 
 _PIECE = 1 << 26
 """Bytes of one request for a large file."""
-_SMALL = 1 << 20
 _GAP, _MOST_JOINED = 1 << 16, 1 << 23
 """Ranges this close to each other are one request, of so many bytes at most."""
 CONNECTIONS = 16
@@ -76,14 +74,21 @@ class FolderPlace:
     def open(self, path: str, *, progress: bool = False) -> io.BufferedReader:
         """Open a file of any size, to be read from its beginning to its end."""
         file = self._file(path).open("rb")
-        return io.BufferedReader(_Counted(file, path, self.sizes([path])[path])) if progress else file
+        if not progress:
+            return file
+        size = self.sizes([path])[path]
+        return io.BufferedReader(
+            _Stream(lambda start, end: file.read(end - start), path, size, ended=file.close)
+        )
 
-    def random(self, path: str, size: int) -> str:
-        """Path of a file, whose size must be right: what reads a file in places can open it."""
-        file = self._file(path)
-        if file.stat().st_size != size:
-            raise ExportError(f"{file} has {file.stat().st_size} bytes and not {size}")
-        return str(file)
+    def holding(
+        self, wanted: Mapping[str, tuple[int, Iterable[tuple[int, int]]]]
+    ) -> dict[str, pa.NativeFile]:
+        """Open files, whose sizes must be right, to be read anywhere: path -> size, and what would have to be there."""
+        for path, (size, _) in wanted.items():
+            if (found := self._file(path).stat().st_size) != size:
+                raise ExportError(f"{self.folder / path} has {found} bytes and not {size}")
+        return {path: pa.OSFile(str(self.folder / path)) for path in wanted}
 
     def _file(self, path: str) -> Path:
         file = self.folder / path
@@ -150,60 +155,37 @@ class BucketPlace:
         size = self.sizes([path]).get(path, 0)
         if size <= _PIECE:
             return io.BufferedReader(io.BytesIO(self.read(path)))
-        ranges = _Ranges(self._files(), path, size)
-        return io.BufferedReader(_Counted(ranges, path, size, shown=progress), _PIECE)
+        return io.BufferedReader(_Stream(partial(self._fetch, path), path, size, shown=progress), _PIECE)
 
-    def random(self, path: str, size: int) -> BinaryIO | _Ranges:
-        """Open one file, of which ranges are fetched; a small one is fetched completely."""
-        if size <= _SMALL:
-            return io.BytesIO(self.read(path))
-        return _Ranges(self._files(), path, size)  # not buffered: each read is a request
+    def holding(
+        self, wanted: Mapping[str, tuple[int, Iterable[tuple[int, int]]]]
+    ) -> dict[str, pa.NativeFile]:
+        """Fetch ranges (first byte, byte after the last) of files concurrently: path -> size, ranges.
+
+        What lies between them may not be read.
+        """
+        found = {
+            path: mmap.mmap(-1, size) for path, (size, _) in wanted.items()
+        }  # no memory until it is written
+
+        def fetch(path: str, start: int, end: int) -> None:
+            found[path][start:end] = self._fetch(path, start, end)
+
+        jobs = [
+            partial(fetch, path, *each) for path, (_, ranges) in wanted.items() for each in _joined(ranges)
+        ]
+        run_all(jobs, workers=CONNECTIONS)
+        return {path: pa.BufferReader(content) for path, content in found.items()}
+
+    def _fetch(self, path: str, start: int, end: int) -> bytes:
+        content = self._files().get([{"path": path, "start": start, "end": end}], raw=True)[0]["content"]
+        if content is None or len(content) != end - start:
+            raise ExportError(f"{path}: not all of bytes {start} to {end} could be read; try again")
+        return bytes(content)
 
 
 Place: TypeAlias = FolderPlace | BucketPlace
 """A root below which files of tables lie."""
-
-
-class _Ranges(io.RawIOBase):
-    """A file of a bucket or web server, of which only what is read is fetched."""
-
-    def __init__(self, files: Any, path: str, size: int) -> None:
-        self._files, self._path, self._size, self._at = files, path, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        start, end = self._at, min(self._at + len(buffer), self._size)
-        if end <= start:
-            return 0
-        buffer[: end - start] = self.fetch(start, end)
-        self._at = end
-        return end - start
-
-    def holding(self, ranges: Iterable[tuple[int, int]]) -> pa.BufferReader:
-        """Fetch ranges (first byte, byte after the last) concurrently; what lies between them may not be read."""
-        content = mmap.mmap(-1, self._size)  # takes no memory for what is not written
-
-        def fetch(start: int, end: int) -> None:
-            content[start:end] = self.fetch(start, end)
-
-        run_all([partial(fetch, *each) for each in _joined(ranges)], workers=CONNECTIONS)
-        return pa.BufferReader(content)
-
-    def fetch(self, start: int, end: int) -> bytes:
-        """Fetch the bytes from `start` to before `end`."""
-        content = self._files.get([{"path": self._path, "start": start, "end": end}], raw=True)[0]["content"]
-        if content is None or len(content) != end - start:
-            raise ExportError(f"{self._path}: not all of bytes {start} to {end} could be read; try again")
-        return bytes(content)
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -217,24 +199,36 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-class _Counted(io.RawIOBase):
-    """A file that shows how much of it was read."""
+class _Stream(io.RawIOBase):
+    """A file that is fetched while it is read, and shows how much of it was; `fetch` takes first and last byte."""
 
-    def __init__(self, file: BinaryIO | _Ranges, path: str, size: int, *, shown: bool = True) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[int, int], bytes],
+        path: str,
+        size: int,
+        *,
+        shown: bool = True,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
         from tqdm import tqdm
 
-        self._file = file
+        self._fetch, self._size, self._ended = fetch, size, ended
         self._bar = tqdm(total=size, desc=path, unit="B", unit_scale=True, disable=not shown)
+        self._at = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count: int = self._file.readinto(buffer)  # type: ignore[union-attr]
-        self._bar.update(count)
-        return count
+        end = min(self._at + len(buffer), self._size)
+        content = self._fetch(self._at, end) if end > self._at else b""
+        buffer[: len(content)] = content
+        self._at += len(content)
+        self._bar.update(len(content))
+        return len(content)
 
     def close(self) -> None:
         self._bar.close()
-        self._file.close()
+        self._ended()
         super().close()

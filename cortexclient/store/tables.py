@@ -4,10 +4,12 @@
 
     <store>/<datastack>/v<version>/<table>/_table.json            what it is, written last
     <store>/<datastack>/v<version>/<table>/<key>/part-00000.parquet ...    all rows in the order of the key
-    <store>/<datastack>/v<version>/<table>/<key>/_groups.parquet  smallest and largest key of each row group
+    <store>/<datastack>/v<version>/<table>/<key>/_groups.parquet  smallest and largest key of each row group, its bytes
 
 Row groups are small, so that the rows of one neuron are a few of them: what is read follows the size of the result, not
-of the table. An index of 32 bytes a group is all that is held in memory.
+of the table. An index of 48 bytes a group is all that is held in memory.
+
+Pages have checksums of their own, which are compared when they are read; manifest, index and footers are compared here.
 """
 
 from __future__ import annotations
@@ -29,19 +31,32 @@ from pydantic import Field, TypeAdapter
 
 from cortexclient.errors import CortexError, StoreError
 from cortexclient.session import run_all
-from cortexclient.store.places import CONNECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import TypeAlias
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from cortexclient.store.places import Place
     from cortexclient.types import IdArray
 
-__all__ = ["FORMAT", "LIBRARIES", "MANIFEST", "Copy", "Part", "StoredTable", "TableManifest", "open_with"]
+    Ranges: TypeAlias = Iterable[tuple[int, int]]
 
-FORMAT = 1
+__all__ = [
+    "FORMAT",
+    "LIBRARIES",
+    "MANIFEST",
+    "Copy",
+    "Part",
+    "StoredTable",
+    "TableManifest",
+    "byte_ranges",
+    "open_with",
+]
+
+FORMAT = 2
 MANIFEST = "_table.json"
 INDEX = "_groups.parquet"
 _MOST_MANIFEST = 50_000_000
@@ -53,7 +68,7 @@ _SCANNED = 4
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a copy."""
+    """One file of a copy; `footer` are the bytes at its end that say where columns lie (0 for an index)."""
 
     name: Annotated[
         str, Field(pattern=r"^(part-\d{5}|_groups)\.parquet$")
@@ -61,6 +76,13 @@ class Part:
     rows: int
     size: int
     sha256: str
+    footer: int = 0
+    footer_sha256: str = ""
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """Where the footer lies."""
+        return self.size - self.footer, self.size
 
 
 @dataclass(frozen=True)
@@ -88,8 +110,9 @@ class TableManifest:
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:
-        """Write it."""
-        return json.dumps(asdict(self), indent=1)
+        """Write it, with a checksum."""
+        body = asdict(self)
+        return json.dumps({**body, "checksum": _checksum(body)}, indent=1)
 
     @classmethod
     def from_json(cls, text: bytes, where: str) -> TableManifest:
@@ -100,6 +123,8 @@ class TableManifest:
                 raise StoreError(
                     f"{where} was written by another version of cortexclient; pull the table again"
                 )
+            if body.pop("checksum") != _checksum(body):
+                raise ValueError("another checksum")
             found = TypeAdapter(cls).validate_python(body)
             if not {copy.key for copy in found.copies} <= {name for name, _ in found.columns}:
                 raise ValueError("copies of other columns")
@@ -108,23 +133,19 @@ class TableManifest:
         return found
 
 
-class StoredTable:
-    """A table of a store, read only; `place` is its folder, `where` its name for messages."""
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
-    def __init__(self, place: Place, where: str) -> None:
+
+class StoredTable:
+    """A table of a store, read only; `place` is its folder, `where` its name for messages, `content` its manifest."""
+
+    def __init__(self, place: Place, where: str, content: bytes) -> None:
         self._place = place
         self.where = where
-        try:
-            content = place.read(MANIFEST)
-        except FileNotFoundError as error:
-            raise StoreError(f"there is no table at {where}") from error
-        except CortexError:
-            raise
-        except Exception as error:
-            raise StoreError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
         self.manifest = TableManifest.from_json(content[:_MOST_MANIFEST], f"{where}/{MANIFEST}")
-        self._indexes: dict[str, Any] = {}
-        self._footers: dict[str, Any] = {}
+        self._indexes: dict[str, dict[str, NDArray[np.int64]]] = {}
+        self._footers: dict[tuple[str, int], Any] = {}
 
     def __repr__(self) -> str:
         return f"StoredTable({self.where!r}, {self.manifest.rows:,} rows by {', '.join(self.keys)})"
@@ -162,56 +183,95 @@ class StoredTable:
         wanted = np.unique(np.asarray(ids, dtype=np.int64))
         names = self.names if columns is None else list(columns)
         read = list(dict.fromkeys([*names, key]))
-        copy = self.copy(key)
+        hits = self.hits(key, wanted)
+        needed = {number: self._bytes_of(key, number, hits[number], read) for number in hits}
+        # files of this machine are opened when they are read: there may be more than a process may have open
+        fetched = {} if self.is_local else self._sources(key, needed)
 
-        def rows(part: int, groups: list[int]) -> pa.Table:
-            with self._opened(key, copy.parts[part], read, groups) as file:
+        def rows(number: int) -> pa.Table:
+            source = fetched.get(number) or self._sources(key, {number: needed[number]})[number]
+            with self._opened(key, number, *source) as file:
+                groups = hits[number]["group"].tolist()
                 return _of_keys(file.read_row_groups(groups, columns=read, use_threads=False), key, wanted)
 
-        jobs = [partial(rows, *each) for each in self.groups_for(key, wanted)]
-        tables = run_all(jobs, workers=(os.cpu_count() or 1) if self.is_local else CONNECTIONS)
+        tables = run_all([partial(rows, number) for number in hits], workers=os.cpu_count() or 1)
         return pa.concat_tables(tables or [self.schema(read).empty_table()]).select(names)
 
-    def groups_for(self, key: str, wanted: IdArray) -> list[tuple[int, list[int]]]:
-        """List the row groups that can hold some sorted ids: number of the part, numbers of its groups."""
+    def hits(self, key: str, wanted: IdArray) -> dict[int, dict[str, NDArray[np.int64]]]:
+        """Find the row groups that can hold some sorted ids: number of the part -> their rows of the index."""
         index = self._index(key)
         # more ids are at most its largest key than are below its smallest: some are between them
         between = np.searchsorted(wanted, index["high"], side="right") > np.searchsorted(wanted, index["low"])
-        hit = np.flatnonzero(between)
-        parts = index["part"][hit]
-        return [(part, index["group"][hit[parts == part]].tolist()) for part in np.unique(parts).tolist()]
+        found = {name: column[between] for name, column in index.items()}
+        return {
+            number: {name: column[found["part"] == number] for name, column in found.items()}
+            for number in np.unique(found["part"]).tolist()
+        }
 
-    def _index(self, key: str) -> dict[str, Any]:
+    def _index(self, key: str) -> dict[str, NDArray[np.int64]]:
         if key not in self._indexes:
-            with self._opened(key, self.copy(key).index) as file:
-                table = file.read()
+            part = self.copy(key).index
+            with self._damage_in(f"{key}/{part.name}") as path:
+                content = self._place.read(path)
+                _require_same(content, part.sha256)
+                table = parquet.read_table(pa.BufferReader(content))
             self._indexes[key] = {name: table.column(name).to_numpy() for name in table.column_names}
-        return self._indexes[key]  # type: ignore[no-any-return]
+        return self._indexes[key]
+
+    def _bytes_of(
+        self, key: str, number: int, hits: dict[str, NDArray[np.int64]], columns: Sequence[str]
+    ) -> Ranges:
+        """Say in which bytes of a part some row groups lie: of all columns, if its footer is not known yet."""
+        footer = self._footers.get((key, number))
+        if footer is not None:
+            return byte_ranges(footer, columns, hits["group"].tolist())
+        return zip(hits["start"].tolist(), hits["end"].tolist(), strict=True)
+
+    def _sources(
+        self, key: str, wanted: dict[int, Ranges]
+    ) -> dict[int, tuple[pa.NativeFile, parquet.FileMetaData]]:
+        """Open parts, of which some bytes will be read: number -> the file and its footer.
+
+        Of files elsewhere these bytes, and footers that are not known yet, are fetched concurrently.
+        """
+        parts = {number: self.copy(key).parts[number] for number in wanted}
+        paths = {number: f"{key}/{part.name}" for number, part in parts.items()}
+        footers = {number: self._footers.get((key, number)) for number in wanted}
+        with self._damage_in(", ".join(paths.values())):
+            ranges = {
+                paths[number]: (part.size, [*wanted[number], *([] if footers[number] else [part.end])])
+                for number, part in parts.items()
+            }
+            opened = self._place.holding(ranges)
+        for number, part in parts.items():
+            if footers[number] is None:
+                with self._damage_in(paths[number]):
+                    tail = opened[paths[number]].read_at(part.footer, part.end[0])
+                    _require_same(tail, part.footer_sha256)
+                    footers[number] = parquet.read_metadata(pa.BufferReader(tail))
+                if len(self._footers) >= _FOOTERS:
+                    self._footers.clear()  # in one step, since other threads add theirs
+                self._footers[key, number] = footers[number]
+        return {number: (opened[paths[number]], footers[number]) for number in parts}
 
     @contextlib.contextmanager
     def _opened(
-        self, key: str, part: Part, columns: Sequence[str] = (), groups: Sequence[int] | None = None
+        self, key: str, number: int, source: pa.NativeFile, footer: parquet.FileMetaData
     ) -> Iterator[parquet.ParquetFile]:
-        """Open a file; whatever is wrong with it, also with what is read inside of the block, is one error.
-
-        Of one elsewhere, those `columns` are fetched, of some row groups or all; without any it may be read at will.
-        """
-        path = f"{key}/{part.name}"
-        try:
-            source: Any = self._place.random(path, part.size)
-            footer = self._footers.get(path)
-            if footer is None and columns:
-                # it describes hundreds of row groups: reading it takes longer than the rows of a neuron
-                footer = parquet.read_metadata(source)
-                if len(self._footers) >= _FOOTERS:
-                    self._footers.clear()  # in one step, since other threads add theirs
-                self._footers[path] = footer
-            if columns and hasattr(source, "holding"):
-                source = source.holding(_ranges(footer, columns, groups))
-            with parquet.ParquetFile(
+        with (
+            self._damage_in(f"{key}/{self.copy(key).parts[number].name}"),
+            source,
+            parquet.ParquetFile(
                 source, metadata=footer, page_checksum_verification=True, pre_buffer=True
-            ) as file:
-                yield file
+            ) as file,
+        ):
+            yield file
+
+    @contextlib.contextmanager
+    def _damage_in(self, path: str) -> Iterator[str]:
+        """Give the path of a file; whatever is wrong with it inside of the block is one error."""
+        try:
+            yield path
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StoreError(
@@ -230,21 +290,25 @@ class StoredTable:
 
         Of them those whose column holds one of the values ``among``, which may be many. A few files are read at a time.
         """
-        copy = self.copy()
+        key = self.copy().key
 
-        def rows(part: Part) -> pa.Table:
-            with self._opened(copy.key, part, needed) as file:
+        def rows(number: int) -> pa.Table:
+            footer = self._footers.get((key, number)) or self._sources(key, {number: ()})[number][1]
+            source = self._sources(key, {number: byte_ranges(footer, needed, None)})[number]
+            with self._opened(key, number, *source) as file:
                 found = file.read(columns=list(needed))
             if among is not None:
                 found = found.filter(pc.is_in(found.column(among[0]), value_set=among[1]))
             return (found if condition is None else found.filter(condition)).select(list(columns))
 
-        return pa.concat_tables(run_all([partial(rows, part) for part in copy.parts], workers=_SCANNED))
+        jobs = [partial(rows, number) for number in range(len(self.copy().parts))]
+        return pa.concat_tables(run_all(jobs, workers=_SCANNED))
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """Arrow schema of some columns, as the files have it."""
-        with self._opened(self.copy().key, self.copy().parts[0], self.names, ()) as file:
-            found = file.schema_arrow
+        key = self.copy().key
+        footer = self._footers.get((key, 0)) or self._sources(key, {0: ()})[0][1]
+        found = footer.schema.to_arrow_schema()
         return pa.schema([found.field(name) for name in (columns or self.names)])
 
     def damaged(self) -> list[str]:
@@ -268,7 +332,12 @@ class StoredTable:
         return sum(part.size for copy in self.manifest.copies for part in (*copy.parts, copy.index))
 
 
-def _ranges(
+def _require_same(content: bytes, sha256: str) -> None:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise pa.ArrowInvalid("it has another checksum")
+
+
+def byte_ranges(
     footer: parquet.FileMetaData, columns: Sequence[str], groups: Sequence[int] | None
 ) -> Iterator[tuple[int, int]]:
     """Say in which bytes of a file some columns of its row groups lie."""
@@ -327,7 +396,8 @@ def _open_with_dask(table: StoredTable, paths: list[str], key: str | None, ids: 
         return frames.read_parquet(paths, dtype_backend="pyarrow")
     # Dask looks at the statistics of files only, and reads every row group of those
     empty = _in_pandas(table.schema().empty_table())
-    parts = [(paths[part], groups) for part, groups in table.groups_for(key, np.unique(ids))]
+    hits = table.hits(key, np.unique(ids))
+    parts = [(paths[number], found["group"].tolist()) for number, found in hits.items()]
     if not parts:
         return frames.from_pandas(empty, npartitions=1)
     return frames.from_map(_read_groups, parts, key=key, ids=ids, meta=empty)

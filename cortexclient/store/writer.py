@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from cortexclient.errors import CortexError, ExportError, MissingExtraError, StoreError
 from cortexclient.files import write_text
-from cortexclient.store.tables import INDEX, MANIFEST, Copy, Part, TableManifest
+from cortexclient.store.tables import FORMAT, INDEX, MANIFEST, Copy, Part, TableManifest, byte_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +35,8 @@ GROUP_ROWS, FEW_ROWS = 8192, 1024
 """Rows of a row group: at most, and those after which it ends with its last key."""
 PART_ROWS = 1_000_000
 MEMORY = "600MB"
+_TAIL = 8
+"""Bytes after the footer of a file: its length, and a mark."""
 _BATCH = 122_880  # a row group of DuckDB
 _SPOOL, _SPOOL_DONE, _COPY = ".rows.parquet", ".rows.json", "_copy.json"
 
@@ -124,7 +126,8 @@ class TableWriter:
         return rows, checksum
 
     def _note(self, **facts: Any) -> str:
-        return json.dumps({"source": self.work.source, "columns": list(self.work.columns), **facts})
+        same = {"format": FORMAT, "source": self.work.source, "columns": list(self.work.columns)}
+        return json.dumps({**same, **facts})
 
     def _done(self, path: Path) -> dict[str, Any] | None:
         """Read a note of an earlier run, if it was about the same rows."""
@@ -162,26 +165,30 @@ class TableWriter:
 
     def _parts(self, batches: Iterator[pa.Table], folder: Path, key: str) -> tuple[list[Part], Part]:
         parts: list[Part] = []
-        groups: list[tuple[int, int, int, int]] = []
+        groups: list[tuple[int, ...]] = []
         found, written = _groups(batches, key), 0
         for first in found:
-            path, in_part = folder / f"part-{len(parts):05d}.parquet", 0
+            path, in_part, keys = folder / f"part-{len(parts):05d}.parquet", 0, []
             with parquet.ParquetWriter(path, first.schema, **_options(first.schema, key)) as file:
-                for number, group in enumerate(itertools.chain([first], found)):
+                for group in itertools.chain([first], found):
                     file.write_table(group, row_group_size=GROUP_ROWS)
-                    keys = group.column(key).drop_null()
-                    if len(keys) and pa.types.is_integer(keys.type):
-                        groups.append((len(parts), number, keys[0].as_py(), keys[-1].as_py()))
+                    keys.append(group.column(key).drop_null())
                     in_part += len(group)
                     self.report(f"sorted by {key}", written + in_part)
                     if in_part >= PART_ROWS:
                         break
             written += in_part
-            parts.append(_part(path, in_part))
-        names = ("part", "group", "low", "high")
+            footer = parquet.read_metadata(path)
+            for number, held in enumerate(keys):
+                if len(held) and pa.types.is_integer(held.type):
+                    places = list(byte_ranges(footer, first.schema.names, [number]))
+                    ends = held[0].as_py(), held[-1].as_py(), places[0][0], places[-1][1]
+                    groups.append((len(parts), number, *ends))
+            parts.append(_part(path, in_part, footer.serialized_size + _TAIL))
+        names = ("part", "group", "low", "high", "start", "end")
         columns = {name: pa.array([group[n] for group in groups], pa.int64()) for n, name in enumerate(names)}
         index = folder / INDEX
-        parquet.write_table(pa.table(columns), index, compression="zstd", write_page_checksum=True)
+        parquet.write_table(pa.table(columns), index, compression="zstd")
         return parts, _part(index, len(groups))
 
 
@@ -207,9 +214,11 @@ def _groups(batches: Iterator[pa.Table], key: str) -> Iterator[pa.Table]:
         yield held
 
 
-def _part(path: Path, rows: int) -> Part:
+def _part(path: Path, rows: int, footer: int = 0) -> Part:
     with path.open("rb") as file:
-        return Part(path.name, rows, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        size, checksum = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(size - footer)
+        return Part(path.name, rows, size, checksum, footer, hashlib.sha256(file.read()).hexdigest())
 
 
 def _options(schema: pa.Schema, key: str | None = None, *, level: int = 3) -> dict[str, Any]:

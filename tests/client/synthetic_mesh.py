@@ -31,10 +31,8 @@ class Truth:
         return ~self.shared
 
 
-def make_info(
-    *, chunk: int, resolution: tuple[float, ...], offset: tuple[int, ...], **changes: Any
-) -> dict[str, Any]:
-    info = {
+def make_info(*, chunk: int, resolution: tuple[float, ...], offset: tuple[int, ...]) -> dict[str, Any]:
+    return {
         "chunks_start_at_voxel_offset": True,
         "graph": {
             "chunk_size": [chunk] * 3,
@@ -46,8 +44,6 @@ def make_info(
         "mesh_metadata": {"uniform_draco_grid_size": 21},
         "scales": [{"resolution": list(resolution), "voxel_offset": list(offset), "size": [4096] * 3}],
     }
-    info.update(changes)
-    return info
 
 
 def l2_id(position: tuple[int, ...], segment: int) -> int:
@@ -88,15 +84,12 @@ def make_truth(
     tubes: int = 14,
     radius: tuple[float, float] = (1.6, 4.5),
     draco: float = 21.0,
-    volume: np.ndarray | None = None,
-    **changes: Any,
 ) -> Truth:
     rng = np.random.default_rng(seed)
     shape = tuple(n * chunk for n in chunks)
-    if volume is None:
-        volume = draw_tubes(rng, shape, tubes=tubes, radius=radius)
+    volume = draw_tubes(rng, shape, tubes=tubes, radius=radius)
     scale = np.array(resolution)
-    info = make_info(chunk=chunk, resolution=resolution, offset=offset, **changes)
+    info = make_info(chunk=chunk, resolution=resolution, offset=offset)
     info["mesh_metadata"] = {"uniform_draco_grid_size": draco} if draco else {}
     base = (np.array(offset) + np.array(first) * chunk) * scale
     fragments, ids, points = [], [], []

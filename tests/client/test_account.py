@@ -131,6 +131,13 @@ def test_a_token_without_rights_is_stored_and_said_so(run):
     assert "permission" in made.stdout
 
 
+def test_a_server_is_an_address(run):
+    for address in ("ftp://cave.my.lab", "cave.my.lab"):
+        made = run("login", "toy", "--server", address, text=f"{GOOD}\n")
+        assert made.returncode == 1
+        assert "server_address" in made.stderr
+
+
 def test_nothing_is_no_token(run):
     made = run("login", "toy", text="\n")
     assert made.returncode != 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cortexclient import errors
+from cortexclient import errors, load
 from cortexclient.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
@@ -94,9 +94,29 @@ def test_a_batch_that_may_have_been_written_is_not_sent_again(
     client: DatasetClient, sandbox: Sandbox
 ) -> None:
     stage = staged(client, 3)
+    known = client.upload_staged_annotations(staged(client, 1))[0]
     sandbox.inject(Fault("503", route="/annotations$", count=None, after=1))
     before = posts(sandbox)
     with pytest.raises(errors.ServiceUnavailableError) as caught:
         client.upload_staged_annotations(stage, batch_size=1)
     assert posts(sandbox) - before == 2
     assert caught.value.__notes__ == ["the first 1 of 3 annotations had been written before"]
+    sandbox.clear_faults()
+    # what was written is not sent again, as in caveclient
+    assert client.upload_staged_annotations(stage) == [known + 2, known + 3]
+    assert client.upload_staged_annotations(stage) == []
+    stage = client.stage_annotations(TABLE, update=True)
+    stage.add(id=known, pt_position=[1, 2, 3], tag="changed")
+    assert client.upload_staged_annotations(stage) == {str(known): known + 4}
+    assert client.upload_staged_annotations(stage) == {}
+
+
+@pytest.mark.parametrize("body", [b"null", b"[1]", b'["1x", 2]', b"[1.5, 2]", b"[0, 2]", b'{"1": 2, "3": 4}'])
+def test_a_response_without_an_id_for_each_annotation(sandbox: Sandbox, relay_of: Any, body: bytes) -> None:
+    relay = relay_of(sandbox)
+    client = load("sandbox", server_address=relay.url, auth_token=sandbox.token)
+    stage = staged(client, 2)
+    relay.fail("/annotations$", lambda _: (200, body))
+    with pytest.raises(errors.ProtocolError, match="look whether they are in 'marks_of_a_test'"):
+        client.upload_staged_annotations(stage)
+    assert len(relay.seen) == 1

@@ -83,6 +83,13 @@ def test_a_column_with_a_missing_id_says_so(way):
     assert as_ids(way([3, 2**60 + 1], dtype="Int64")).tolist() == [3, 2**60 + 1]
 
 
+@pytest.mark.parametrize("way", [list, pa.array, lambda ids: pd.Series(ids, dtype=object)])
+def test_a_missing_id_among_others_says_so(way):
+    for missing in (None, pd.NA) if way is list else (None,):
+        with pytest.raises(ValueError, match=r"ids holds a missing value.*dropna"):
+            as_ids(way([3, missing]))
+
+
 def test_a_table_is_no_column_of_ids():
     with pytest.raises(TypeError, match="pass its column"):
         as_ids(pd.DataFrame({"pt_root_id": [1, 2]}))

@@ -107,6 +107,24 @@ def test_json_holds_numbers_and_exact_ids(tmp_path):
     assert second["maybe"] == "864691135336055529"
 
 
+def test_json_holds_floats_and_times_to_the_last_digit(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "size": [0.1 + 0.2, 1e-20, 211.7310028076172],
+            "created": pd.to_datetime(
+                ["2025-01-13T10:10:01.286229Z", None, "2025-01-13T10:10:01Z"], format="ISO8601"
+            ),
+            "bound": [[1, 2**60], None, []],
+        }
+    )
+    write_frame(frame, tmp_path / "a.json")
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert [row["size"] for row in rows] == frame["size"].tolist()
+    times = ["2025-01-13T10:10:01.286229Z", None, "2025-01-13T10:10:01Z"]
+    assert [row["created"] for row in rows] == times
+    assert [row["bound"] for row in rows] == [[1, str(2**60)], None, []]
+
+
 def test_no_text_of_a_server_steers_the_terminal(capsys):
     say("a\x1b[31mb\x9b")
     error_console().print("c\x1b]0;pwned\x07d")

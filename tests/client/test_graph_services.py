@@ -229,34 +229,6 @@ def test_the_datastacks_record(toy, toy_server, files):
     assert volume is service.segmentation_cloudvolume()
 
 
-def test_an_expired_version_is_answered_at_its_time_on_request(tmp_path, toy_folder, files, toy_session):
-    import shutil
-
-    from cortexclient.sandbox import Sandbox
-    from cortexclient.session import Endpoint, Session
-
-    folder = tmp_path / "data"
-    shutil.copytree(toy_folder, folder, ignore=shutil.ignore_patterns("exchanges*"))
-    listed = json.loads((folder / "versions.json").read_text())
-    for key in ("versions", "as_stored"):
-        for entry in listed.get(key, ()):
-            if entry["version"] == 1:
-                entry["valid"] = False
-                entry["status"] = "EXPIRED"
-    listed["available"] = [2]
-    (folder / "versions.json").write_text(json.dumps(listed))
-    with Sandbox(data=folder) as server:
-        endpoint = Endpoint(server.url, server.token)
-        strict = Session(toy_session().spec, endpoint=endpoint, version=1)
-        with pytest.raises(errors.ExpiredVersionError, match="Live versions are 2; the nearest is 2"):
-            TablesService(strict).nucleus_toy().query()
-        session = Session(toy_session().spec, endpoint=endpoint, version=1, version_fallback=True)
-        frame = TablesService(session).nucleus_toy().query()
-    assert len(frame) == 40
-    assert "expired" in frame.attrs["version_fallback"]
-    assert frame["pt_root_id"].tolist() == files.live("nucleus_toy", files.versions[1])["pt_root_id"].tolist()
-
-
 @pytest.mark.parametrize(
     ("route", "body", "call"),
     [

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cortexclient import errors
@@ -84,38 +87,55 @@ def test_a_split_shows_both_halves(tiny):
     assert set(versions.index[versions]) == exported
 
 
-def test_one_root_without_a_lineage_fails_alone(toy_folder, files, log):
+def test_edits_that_cannot_be_read(tiny, relay):
+    kept, edit = next(
+        (edit["new_roots"][0], str(edit["operation_id"]))
+        for edit in tiny.folder.json("chunkedgraph", "operations.json")
+        if edit["kind"] == "split"
+    )
+    numbers = tiny.load().edit_history(kept)["operation_id"].tolist()
+    details = json.loads(
+        json.dumps(tiny.load().cave.chunkedgraph.get_operation_details(numbers), default=str)
+    )
+
+    def history(**changes):
+        body = json.dumps({**details, edit: {**details[edit], **changes}}).encode()
+        relay.fail("operation_details$", lambda _: (200, body))
+        return tiny.load(server_address=relay.url).edit_history(kept).set_index("operation_id")
+
+    assert pd.isna(history(user=None).loc[int(edit), "user_id"])
+    for wrong in (
+        {"timestamp": None},
+        {"source_coords": [[1, 2, None]]},
+        {"sink_coords": [[1, 2, 3, 4, 5, 6]]},
+    ):
+        with pytest.raises(errors.ProtocolError, match="cannot be used"):
+            history(**wrong)
+    relay.recover()
+
+
+def test_a_root_whose_edits_cannot_be_had_fails_alone_and_is_named(
+    toy_session, files, log, monkeypatch, caplog
+):
     roots = files.roots["node_id"].tolist()
-    with Sandbox(data=toy_folder) as sandbox:
-        sandbox.inject("500", route="/lineage_graph_multiple$", count=1)
-        session = session_on(sandbox, retries=0)
-        frame = HistoryService(session).edit_history(roots)
-        # the request of all failed, and those of its halves did not
-        assert frame.attrs["failed_root_ids"] == []
-        assert set(frame["operation_id"]) == {edit["operation_id"] for edit in log}
-        sandbox.inject("500", route="/lineage_graph_multiple$", count=1000)
-        with pytest.raises(errors.ServiceError):
-            HistoryService(session).edit_history(roots)
+    session = toy_session(retries=0)
+    right = HistoryService(session).edit_history(roots)
+    send, slow = session.http.send, []
 
+    def spoiled(service, method, url, **options):
+        if "lineage_graph" in url and set(slow) & set(options["body"]["root_ids"]):
+            raise errors.ServiceUnavailableError("time-out", service=service, status=504, url=url)
+        return send(service, method, url, **options)
 
-def test_a_root_whose_edits_cannot_be_had_is_named(toy_folder, files, monkeypatch, caplog):
-    roots = files.roots["node_id"].tolist()
-    with Sandbox(data=toy_folder) as sandbox:
-        session = session_on(sandbox, retries=0)
-        right = HistoryService(session).edit_history(roots)
-        slow = int(right["root_id"].iloc[0])
-        send = session.http.send
-
-        def spoiled(service, method, url, **options):
-            if "lineage_graph" in url and slow in options["body"]["root_ids"]:
-                raise errors.ServiceUnavailableError("time-out", service=service, status=504, url=url)
-            return send(service, method, url, **options)
-
-        monkeypatch.setattr(session.http, "send", spoiled)
-        frame = HistoryService(session).edit_history(roots)
-    assert frame.attrs["failed_root_ids"] == [slow]
-    assert set(frame["root_id"]) == set(right["root_id"]) - {slow}
-    assert f"1 of {len(roots)} roots have no history here, the first is {slow}" in caplog.text
+    monkeypatch.setattr(session.http, "send", spoiled)
+    slow += [int(right["root_id"].iloc[0])]
+    frame = HistoryService(session).edit_history(roots)
+    assert frame.attrs["failed_root_ids"] == slow
+    assert set(frame["root_id"]) == set(right["root_id"]) - set(slow)
+    assert f"1 of {len(roots)} roots have no history here, the first is {slow[0]}" in caplog.text
+    slow += roots
+    with pytest.raises(errors.ServiceUnavailableError, match="time-out"):
+        HistoryService(session).edit_history(roots)
 
 
 def test_versions(toy, files):
@@ -149,3 +169,15 @@ def test_what_changed_between_versions(toy, files):
     back = HistoryService(toy).diff("nucleus_toy", 2, 1)
     assert sorted(back["id"]) == sorted(nuclei.index)
     assert len(HistoryService(toy).diff("nucleus_toy", 2, 2)) == 0
+
+
+def test_rows_of_a_view_that_share_their_ids_cannot_be_matched(toy_folder, tmp_path):
+    folder = shutil.copytree(toy_folder, tmp_path / "toy")
+    file = folder / "tables" / "nucleus_celltype_view.v2.parquet"
+    rows = pq.read_table(file)
+    pq.write_table(pa.concat_tables([rows, rows.slice(0, 1)]), file)
+    with Sandbox(data=folder) as sandbox:
+        service = HistoryService(session_on(sandbox))
+        assert len(service.diff("nucleus_celltype_view", 1, 1)) == 0
+        with pytest.raises(errors.InvalidQueryError, match="no id of their own"):
+            service.diff("nucleus_celltype_view", 1, 2)

@@ -28,6 +28,23 @@ def layer_of(state: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(layer)
 
 
+def resolution_of(state: dict[str, Any]) -> np.ndarray:
+    """Size of the state's voxels in nm."""
+    return np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
+
+
+def nm(state: dict[str, Any]) -> np.ndarray:
+    """Centre of the view in nm."""
+    return np.array(state["position"]) * resolution_of(state)
+
+
+def properties_of(client: DatasetClient, table: Any) -> dict[str, Any]:
+    """The segment properties that the state service has after a link was made."""
+    source = layer_of(state_of(client.neuroglancer_url(seg_prop=table)), "segmentation")["source"][-1]["url"]
+    stored: dict[str, Any] = client.cave.state.get_property_json(int(source.rpartition("/")[2]))
+    return stored
+
+
 def test_link_opens_the_sandbox_s_own_viewer_and_asks_little(
     sandbox: Sandbox, sandbox_client: DatasetClient
 ) -> None:
@@ -46,13 +63,11 @@ def test_link_opens_the_sandbox_s_own_viewer_and_asks_little(
 
 def test_dimensions_and_default_position(sandbox_client: DatasetClient) -> None:
     state = state_of(sandbox_client.neuroglancer_url())
-    resolution = np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
-    np.testing.assert_allclose(resolution, sandbox_client.viewer_resolution())
+    np.testing.assert_allclose(resolution_of(state), sandbox_client.viewer_resolution())
     scale = sandbox_client.session.segmentation_info()["scales"][0]
     low = np.array(scale["voxel_offset"]) * scale["resolution"]
     high = low + np.array(scale["size"]) * scale["resolution"]
-    position = np.array(state["position"]) * resolution
-    assert ((position > low) & (position < high)).all()
+    assert ((nm(state) > low) & (nm(state) < high)).all()
 
 
 def test_roots_are_selected_exactly(sandbox_client: DatasetClient) -> None:
@@ -82,14 +97,13 @@ def test_synapses_become_layers_in_the_right_place(sandbox_client: DatasetClient
     root = int(roots[roots > 0].iloc[0])
     synapses = sandbox_client.query_synapses(root, pre=True, post=True, progress=False)
     state = state_of(sandbox_client.neuroglancer_url(root_ids=root, annotations=synapses))
-    resolution = np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
     for name, column in (
         ("presynaptic sites", "pre_pt_root_id"),
         ("postsynaptic sites", "post_pt_root_id"),
     ):
         rows = synapses[synapses[column] == root]
         layer = layer_of(state, name)
-        points = np.array([annotation["point"] for annotation in layer["annotations"]]) * resolution
+        points = np.array([annotation["point"] for annotation in layer["annotations"]]) * resolution_of(state)
         np.testing.assert_allclose(points, rows[[f"ctr_pt_position_{axis}" for axis in "xyz"]].to_numpy())
         assert layer["linkedSegmentationLayer"] == {"segments": "segmentation"}
         linked = [{int(root) for root in annotation["segments"][0]} for annotation in layer["annotations"]]
@@ -102,18 +116,11 @@ def test_synapses_become_layers_in_the_right_place(sandbox_client: DatasetClient
 
 def test_position_is_in_nm_unless_said_otherwise(sandbox_client: DatasetClient) -> None:
     state = state_of(sandbox_client.neuroglancer_url(position=[4000, 8000, 40000]))
-    resolution = np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
-    np.testing.assert_allclose(np.array(state["position"]) * resolution, [4000, 8000, 40000])
+    np.testing.assert_allclose(nm(state), [4000, 8000, 40000])
     voxels = state_of(sandbox_client.neuroglancer_url(position=[10, 20, 30], resolution=(4, 4, 40)))
-    np.testing.assert_allclose(np.array(voxels["position"]) * resolution, [40, 80, 1200])
+    np.testing.assert_allclose(nm(voxels), [40, 80, 1200])
     with pytest.raises(ValueError, match="three numbers"):
         sandbox_client.neuroglancer_url(position=[1, 2])
-
-
-def nm(state: dict[str, Any]) -> np.ndarray:
-    """Centre of the view in nm."""
-    resolution = np.array([state["dimensions"][axis][0] for axis in "xyz"]) * 1e9
-    return np.array(state["position"]) * resolution
 
 
 def test_the_view_is_centred_on_what_is_shown_unless_a_position_is_given(
@@ -187,8 +194,7 @@ def test_segment_properties_are_uploaded_and_attached(
     state = state_of(sandbox_client.neuroglancer_url(seg_prop=table))
     source = layer_of(state, "segmentation")["source"][-1]["url"]
     assert source.startswith(f"precomputed://{sandbox.url}/")
-    number = int(source.rpartition("/")[2])
-    stored = sandbox_client.cave.state.get_property_json(number)
+    stored = properties_of(sandbox_client, table)
     assert stored["inline"]["ids"] == ["864691135336055529", "8"]
     again = state_of(sandbox_client.neuroglancer_url(seg_prop=stored))
     assert len(layer_of(again, "segmentation")["source"]) == len(layer_of(state, "segmentation")["source"])
@@ -207,9 +213,7 @@ def test_segment_properties_keep_what_they_are_given(sandbox_client: DatasetClie
         },
         index=[5, 5],
     )
-    state = state_of(sandbox_client.neuroglancer_url(seg_prop=table))
-    source = layer_of(state, "segmentation")["source"][-1]["url"]
-    stored = sandbox_client.cave.state.get_property_json(int(source.rpartition("/")[2]))
+    stored = properties_of(sandbox_client, table)
     found = {each["id"]: (each["type"], each["values"]) for each in stored["inline"]["properties"]}
     assert found == {
         # more than 32 bits are a number to no viewer, and would be cut
@@ -234,9 +238,7 @@ def test_truth_values_categories_and_texts_become_tags(sandbox_client: DatasetCl
             "size": 1.5,
         }
     )
-    state = state_of(sandbox_client.neuroglancer_url(seg_prop=table))
-    source = layer_of(state, "segmentation")["source"][-1]["url"]
-    inline = sandbox_client.cave.state.get_property_json(int(source.rpartition("/")[2]))["inline"]
+    inline = properties_of(sandbox_client, table)["inline"]
     assert inline["ids"] == [str(number) for number in range(1, count + 1)]
     kinds = [(each["id"], each["type"]) for each in inline["properties"]]
     assert sorted(kinds) == [("note", "string"), ("size", "number"), ("tags", "tags")]
@@ -245,13 +247,10 @@ def test_truth_values_categories_and_texts_become_tags(sandbox_client: DatasetCl
     assert tags["tags"] == ["proofread", "has_axon", "cell_type:BC", "L2_IT", "L2", "L4", "coarse:BC", "EX"]
     assert tags["values"][:4] == [[0, 3, 5, 6], [1, 4], [0, 2, 7], [2, 4]]
     assert len(tags["values"]) == count
-    only = state_of(sandbox_client.neuroglancer_url(seg_prop=table[["root_id", "proofread"]]))
-    number = int(layer_of(only, "segmentation")["source"][-1]["url"].rpartition("/")[2])
-    (alone,) = sandbox_client.cave.state.get_property_json(number)["inline"]["properties"]
+    (alone,) = properties_of(sandbox_client, table[["root_id", "proofread"]])["inline"]["properties"]
     assert (alone["tags"], alone["values"][:3]) == (["proofread"], [[0], [], [0]])
-    none = state_of(sandbox_client.neuroglancer_url(seg_prop=table.iloc[:0].astype({"size": "int64"})))
-    number = int(layer_of(none, "segmentation")["source"][-1]["url"].rpartition("/")[2])
-    assert sandbox_client.cave.state.get_property_json(number)["inline"]["ids"] == []
+    none = table.iloc[:0].astype({"size": "int64"})
+    assert properties_of(sandbox_client, none)["inline"]["ids"] == []
 
 
 @pytest.mark.parametrize(

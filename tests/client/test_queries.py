@@ -188,10 +188,21 @@ def test_a_count_is_of_all_rows_that_match(request, files, server, when):
     assert but_one.query(timestamp=when, get_counts=True, limit=2)["count"].tolist() == [len(rows) - 1]
 
 
+def test_a_count_has_no_unit(tiny, session_at):
+    """Points of a reference table and of its table may have no voxels in common; their rows can be counted."""
+    tables = {"points": {"name": "nucleus_alternative_points", "voxel_resolution": [8, 8, 40]}}
+    session = session_at(tiny, spec={"datastack": tiny.load().datastack_name, "tables": tables}, version=3)
+    points = TablesService(session).nucleus_alternative_points()
+    rows = len(pd.read_parquet(tiny.folder.path / "tables" / "nucleus_alternative_points.v3.parquet"))
+    for asked in ({}, {"desired_resolution": None}):
+        assert points.query(get_counts=True, **asked)["count"].tolist() == [rows]
+    assert points.count() == len(points.query()) == rows > 0
+
+
 def test_a_count_at_an_expired_version_says_so(tiny):
     table = tiny.load(version=3).tables.nucleus_detection()
     for asked in (False, True):
-        with pytest.raises(errors.ExpiredVersionError, match="version 1 of sandbox has expired"):
+        with pytest.raises(errors.ExpiredVersionError, match="Live versions are 2, 3; the nearest is 2"):
             table.query(materialization_version=1, get_counts=asked)
 
 

@@ -168,6 +168,14 @@ def test_numbers_that_are_all_missing_have_their_type_although_they_come_as_text
     assert frame["volume"].dtype == np.float64
 
 
+def test_rows_without_an_id_are_in_order_where_some_are_missing(tiny, monkeypatch):
+    """A view may have one column of ids only, which is null in some rows."""
+
+    rows = written(pa.table({"pt_root_id": pa.array([20, 30, None, 10], pa.int64())}))
+    frame = client_through(tiny, monkeypatch, lambda _: rows).views.cell_info().query()
+    assert frame["pt_root_id"].dropna().tolist() == [10, 20, 30]
+
+
 @pytest.mark.parametrize("path", ["/tables/metadata", "/views"])
 @pytest.mark.parametrize(
     "value",

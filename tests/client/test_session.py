@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import socket
@@ -270,9 +271,20 @@ def test_what_may_be_sent_twice():
         assert may_repeat(requests.Request(method, base + path).prepare()) is safe, path
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"timeout": value}, "seconds above 0") for value in (math.inf, math.nan, 0, (5, -1))),
+        *(({"timeout": value}, "two of them") for value in ((5,), (1, 2, 3), "soon", (None, 5))),
+        *(({"retries": value}, "whole number, 0 or more") for value in ("1", -1, 1.5, True)),
+    ],
+)
+def test_timeouts_and_retries_that_are_none(toy_session, options, message):
+    with pytest.raises(ValueError, match=message):
+        toy_session(**options)
+
+
 def test_nothing_waits_for_ever(toy_server, toy_session):
-    with pytest.raises(ValueError, match="seconds above 0"):
-        toy_session(timeout=float("inf"))
     session = toy_session(timeout=0.3, retries=0, version=2)
     toy_server.inject(Fault("hang", route="/info/|/query", count=None, seconds=4))
     start = time.monotonic()

@@ -380,6 +380,16 @@ def test_what_is_refused_on_our_side_names_service_status_and_address(sandbox, w
     assert error.status in {400, 404}
 
 
+def test_what_would_explain_a_refusal_does_not_hide_it(sandbox):
+    client = sandbox.load(version=3, retries=0)
+    table = client.tables.nucleus_detection
+    with (
+        troubled(sandbox, Fault("503", route="datastack/[^/]+/metadata$", count=None)),
+        pytest.raises(errors.InvalidQueryError, match="has no column 'nope'"),
+    ):
+        table(nope=3).query()
+
+
 def test_offline_an_error_names_what_would_have_been_asked(sandbox, tmp_path):
     sandbox.load(version=3, cache=tmp_path).query("nucleus_detection")
     client = sandbox.load(version=3, cache=tmp_path, offline=True)

@@ -29,7 +29,7 @@ from cortexclient.session import Query, run_query
 from cortexclient.store import local
 from cortexclient.store.local import LocalStore
 from cortexclient.store.places import open_place
-from cortexclient.store.tables import StoredTable
+from cortexclient.store.tables import MANIFEST, StoredTable
 from cortexclient.store.writer import TableWriter, Work
 
 if TYPE_CHECKING:
@@ -394,6 +394,28 @@ def test_pulling_again_reads_nothing(server: Sandbox, place: Path) -> None:
     assert not [record for record in server.requests[before:] if record.path.endswith("/query")]
 
 
+@pytest.mark.parametrize("name", ["_metadata.zip", "_table.json"])
+def test_what_is_damaged_is_pulled_again(name: str, server: Sandbox, tmp_path: Path) -> None:
+    address = f"sandbox://127.0.0.1:{server.port}"
+
+    def stored() -> DatasetClient:
+        return cortexclient.load(
+            "sandbox", server_address=address, source="store", store=tmp_path, offline=True
+        )
+
+    server.load(version=3).store.pull(["nucleus_detection", "cell_types"], path=tmp_path, progress=False)
+    for path in tmp_path.rglob(name):
+        path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(cortexclient.errors.CortexError, match="is damaged"):
+        stored().query("cell_types")
+    names = ["cell_types", "nucleus_detection"] if name == "_table.json" else []
+    again = server.load(version=3, store=tmp_path, source="auto")
+    assert again.store.verify() == {f"v3/{table}": [name] for table in names}
+    again.store.pull(names or "cell_types", progress=False)
+    for table in ("nucleus_detection", "cell_types"):
+        pd.testing.assert_frame_equal(stored().query(table), server.load(version=3).query(table))
+
+
 def test_other_libraries_read_the_same_files(both: tuple[DatasetClient, DatasetClient]) -> None:
     online, stored = both
     expected = online.query("synapses_sandbox", desired_resolution=None, split_positions=True)
@@ -511,64 +533,74 @@ def web_of(folder: Path) -> Iterator[str]:
 def test_a_store_on_a_web_server_is_read_by_ranges(server: Sandbox, place: Path) -> None:
     with web_of(place) as address:
         stored = server.load(version=3, source="store", store=address)
-        root = roots_of(stored)[0]
+        root = roots_of(server.load(version=3))[0]
         expected = server.load(version=3).query_synapses(root, pre=True, progress=False)
+        _Ranges.sent.clear()
         pd.testing.assert_frame_equal(stored.query_synapses(root, pre=True, progress=False), expected)
+        files = [
+            "_metadata.zip",
+            "_table.json",
+            "_groups.parquet",
+            *["part-00000.parquet"] * len(_Ranges.sent[3:]),
+        ]
+        assert len(files) < 6
+        assert [name for name, _ in _Ranges.sent] == files
         with pytest.raises(StoreError, match="is not in the store"):
             server.load(version=1, source="store", store=address).query("cell_types")
         with pytest.raises(StoreError, match="not on this machine"):
             stored.store.pull("cell_types")
 
 
-def test_a_look_up_elsewhere_takes_a_request_for_each_run_of_row_groups(tmp_path: Path) -> None:
-    random, roots = np.random.default_rng(0), 864691128455135232 + np.arange(100) * 1000
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """A table of 200 roots in one file of several megabytes, and its rows."""
+    folder, random = tmp_path_factory.mktemp("cells"), np.random.default_rng(0)
     table = pa.table(
-        {"id": np.arange(400_000), "pt_root_id": random.choice(roots, 400_000)}
+        {"id": np.arange(400_000), "pt_root_id": random.choice(CELLS, 400_000)}
         | {f"pt_position_{axis}": random.integers(0, 2**40, 400_000) for axis in "xyz"}
     )
     work = Work("d", 1, "cells", "table", table.column_names, ["pt_root_id"], "here")
-    TableWriter(tmp_path, work).write(lambda: iter([table]))
-    size = sum(path.stat().st_size for path in tmp_path.rglob("part-*.parquet"))
-    with web_of(tmp_path) as address:
-        elsewhere = StoredTable(open_place(address), "cells")
+    TableWriter(folder, work).write(lambda: iter([table]))
+    return folder, table
 
-        def look_up(*numbers: int) -> list[tuple[str, int]]:
+
+CELLS = 864691128455135232 + np.arange(200) * 1000
+
+
+def test_a_look_up_elsewhere_takes_a_request_for_each_run_of_row_groups(
+    cells: tuple[Path, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = cells
+    size = sum(path.stat().st_size for path in folder.rglob("part-*.parquet"))
+    with web_of(folder) as address:
+        elsewhere = StoredTable(open_place(address), "cells", (folder / MANIFEST).read_bytes())
+
+        def look_up(*numbers: int, columns: list[str] = table.column_names) -> list[tuple[str, int]]:
             _Ranges.sent.clear()
-            ids = roots[list(numbers)]
-            rows = table.filter(pc.field("pt_root_id").isin(ids)).sort_by("id")
-            assert elsewhere.find("pt_root_id", ids).sort_by("id").equals(rows)
+            ids = CELLS[list(numbers)]
+            rows = table.filter(pc.field("pt_root_id").isin(ids)).sort_by("id").select(columns)
+            assert elsewhere.find("pt_root_id", ids, columns).sort_by("id").equals(rows)
             return list(_Ranges.sent)
 
-        first = look_up(10)
+        # what is requested concurrently: if one range waited for another, nothing would be sent
+        monkeypatch.setattr(_Ranges, "barrier", threading.Barrier(2))
+        first = look_up(20)
         assert [name for name, _ in first] == ["_groups.parquet", "part-00000.parquet", "part-00000.parquet"]
-        for numbers in [(10,), (11,), (0, 50, 99)]:
+        assert sum(count for _, count in first) < size / 50
+        monkeypatch.setattr(_Ranges, "barrier", None)
+        for numbers in [(20,), (21,), (0, 100, 199)]:
             sent = look_up(*numbers)
             assert len(sent) <= len(numbers)
             assert {name for name, _ in sent} == {"part-00000.parquet"}
-            assert sum(count for _, count in sent) < size * len(numbers) / 40
-        assert len(look_up(10, 11, 12)) == 1  # neighbours lie together
-
-
-def test_the_ranges_of_one_file_elsewhere_are_requested_concurrently(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    random, roots = np.random.default_rng(0), 864691128455135232 + np.arange(200) * 1000
-    table = pa.table(
-        {"id": np.arange(400_000), "pt_root_id": random.choice(roots, 400_000)}
-        | {f"pt_position_{axis}": random.integers(0, 2**40, 400_000) for axis in "xyz"}
-    )
-    work = Work("d", 1, "cells", "table", table.column_names, ["pt_root_id"], "here")
-    TableWriter(tmp_path, work).write(lambda: iter([table]))
-    with web_of(tmp_path) as address:
-        elsewhere = StoredTable(open_place(address), "cells")
-        elsewhere.schema()  # reads the footer
-        for ids, names in ((roots[::25], table.column_names), (roots[::20], ["id", "pt_position_z"])):
-            wanted = table.filter(pc.field("pt_root_id").isin(ids)).sort_by("id").select(names)
-            # if one range waited for another, nothing would be sent
-            monkeypatch.setattr(_Ranges, "barrier", threading.Barrier(len(ids)))
-            _Ranges.sent.clear()
-            assert elsewhere.find("pt_root_id", ids, names).sort_by("id").equals(wanted)
-            assert [name for name, _ in _Ranges.sent].count("part-00000.parquet") == len(ids)
+            assert sum(count for _, count in sent) < size * len(numbers) / 80
+        assert len(look_up(20, 21, 22)) == 1  # neighbours lie together
+        for numbers, columns in (
+            (range(0, 200, 25), table.column_names),
+            (range(0, 200, 20), ["id", "pt_position_z"]),
+        ):
+            monkeypatch.setattr(_Ranges, "barrier", threading.Barrier(len(numbers)))
+            sent = look_up(*numbers, columns=columns)
+            assert [name for name, _ in sent] == ["part-00000.parquet"] * len(numbers)
 
 
 def test_the_command_line(

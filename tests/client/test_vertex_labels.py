@@ -168,6 +168,9 @@ def test_turn_of_the_triangles_does_not_matter() -> None:
 def test_kinds_of_arrays(dtype: type) -> None:
     truth = synthetic.make_truth(1)
     expected = label(truth).l2_ids
+    for array in (truth.vertices, truth.faces, truth.l2_ids, truth.l2_points):
+        array.flags.writeable = False  # arguments are left alone
+    np.testing.assert_array_equal(label(truth).l2_ids, expected)
     got = label_vertices(
         np.asfortranarray(truth.vertices.astype(np.float64)),
         truth.faces.astype(dtype),
@@ -176,14 +179,6 @@ def test_kinds_of_arrays(dtype: type) -> None:
         info=truth.info,
     )
     np.testing.assert_array_equal(got, expected)
-
-
-def test_arguments_are_left_alone() -> None:
-    truth = synthetic.make_truth(1)
-    usual = label(truth).l2_ids
-    for array in (truth.vertices, truth.faces, truth.l2_ids, truth.l2_points):
-        array.flags.writeable = False
-    np.testing.assert_array_equal(label(truth).l2_ids, usual)
 
 
 def box(low: tuple[float, ...], high: tuple[float, ...], step: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
@@ -203,9 +198,9 @@ def scene(*boxes: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def one_chunk(**changes: Any) -> tuple[dict[str, Any], int, int]:
+def one_chunk() -> tuple[dict[str, Any], int, int]:
     """A single chunk of 20 um at the origin, and two level-2 ids in it."""
-    info = synthetic.make_info(chunk=500, resolution=(40, 40, 40), offset=(0, 0, 0), **changes)
+    info = synthetic.make_info(chunk=500, resolution=(40, 40, 40), offset=(0, 0, 0))
     info["mesh_metadata"] = {}
     return info, synthetic.l2_id((0, 0, 0), 1), synthetic.l2_id((0, 0, 0), 2)
 
@@ -399,6 +394,7 @@ def test_nothing_to_do() -> None:
         ({"l2_ids": [[1]]}, "l2_ids must be"),
         ({"l2_ids": [1.5]}, "l2_ids must be"),
         ({"l2_ids": [7 << 56]}, "not level-2 ids"),
+        ({"l2_ids": [2 << 56] * 2, "l2_points": [[1, 2, 3]] * 2}, "more than once"),
         ({"info": {}}, "no graphene info"),
         ({"ratio_better": 0}, "ratio_better"),
         ({"max_distance": -1}, "max_distance"),
@@ -417,12 +413,6 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         label_vertices(**given)
-
-
-def test_repeated_ids_are_refused() -> None:
-    info, first, _ = one_chunk()
-    with pytest.raises(ValueError, match="more than once"):
-        label_vertices([[0.0, 0, 0]], [], [first, first], [[1, 2, 3]] * 2, info=info)
 
 
 @pytest.mark.slow

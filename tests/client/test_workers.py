@@ -134,6 +134,30 @@ def test_a_nested_failure_can_be_handled_and_cancels_its_siblings_only():
     assert workers_alive() == threads
 
 
+def test_a_nested_failure_wakes_a_sibling_that_waits_for_the_network(toy_server, toy_session):
+    session = toy_session(timeout=30)
+    url, asked, ended = f"{session.local_server}/info/version", threading.Event(), []
+
+    def work(number):
+        if number == 0:
+            asked.set()
+            try:
+                session.http.get_json("info", url)
+            except BaseException as error:
+                ended.append(type(error))
+                raise
+        asked.wait(30)
+        raise LookupError(number)
+
+    toy_server.inject(Fault("hang", route="/info/version", count=None, seconds=3600))
+    try:
+        with pytest.raises(LookupError):
+            run_all([lambda: run_items(work, range(2), workers=4), lambda: asked.wait(30)], workers=4)
+    finally:
+        toy_server.clear_faults()
+    assert ended == [Cancelled]  # and not a timeout
+
+
 def test_a_failing_job_cancels_the_nested_calls_of_the_others():
     begun, threads = [], workers_alive()
 

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from cortexclient import errors, load
+from cortexclient.cli import main
 
 ASKS = {
     "tables": lambda client: list(client.tables),
@@ -68,6 +69,20 @@ def stranger():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("body", [b"5", b'["a"]', b"null"])
+@pytest.mark.parametrize(
+    "routes", ["/skeletoncache/api/versions$|/table_mapping$", "/views$|/tables(/metadata)?$"]
+)
+def test_check_names_the_service_that_sent_nonsense(routes, body, relay, capsys):
+    relay.fail(routes, lambda _: (200, body))
+    status = main(["check", "sandbox", "--server", relay.url])
+    shown = "".join(capsys.readouterr())
+    assert status == ("views" in routes)
+    points = ["cannot be read"] if status else ["capabilities.l2cache ", "capabilities.skeletons "]
+    assert all(point in shown for point in points), shown
+    assert len(load("sandbox", server_address=relay.url).status())
 
 
 PAGES = {

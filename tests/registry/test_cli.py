@@ -351,7 +351,8 @@ def test_a_mistyped_datastack_is_answered_with_those_that_exist(run, server, tmp
 
 def test_rows_stay_whole_in_a_pipe(run, write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    write("my_brain", f"aliases: [{', '.join(f'alias_number_{n}' for n in range(10))}]\n")
+    many = f"description: {'word ' * 300}end\n"
+    write("my_brain", f"aliases: [{', '.join(f'alias_number_{n}' for n in range(10))}]\n{many}")
     line = next(line for line in run("list")[1].splitlines() if line.startswith("my_brain"))
     assert "alias_number_0" in line
     assert "alias_number_9" in line
@@ -359,6 +360,34 @@ def test_rows_stay_whole_in_a_pipe(run, write, monkeypatch: pytest.MonkeyPatch) 
     assert any(
         "aliases[9]" in line and "alias_number_9" in line and "my_brain.yaml:5" in line for line in lines
     )
+    assert any("word word" in line and "word end" in line and "my_brain.yaml:6" in line for line in lines)
+
+
+def test_brackets_of_a_path_are_no_colours(
+    run, write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "[red]lab[/]"
+    monkeypatch.setenv("CORTEXCLIENT_PATH", str(folder))
+    path = write("my_brain", into=folder)
+    assert str(folder) in run("where")[1]
+    assert str(path) in run("where", "my_brain")[1]
+    assert str(path) in run("show", "my_brain", "--resolved")[1]
+    assert str(folder) in run("schema", "--out", folder / "schema.json")[2]
+
+
+def test_one_broken_file_keeps_nothing_else_from_being_reported(run, write) -> None:
+    write("my_brain", "oops: 1\n")
+    status, out, _ = run("doctor", "--json")
+    lines = {line["dataset"]: line for line in json.loads(out)}
+    assert status == 1
+    assert "CX201" in lines["my_brain"]["message"]
+    assert [name for name, line in lines.items() if line["ok"] is False] == ["my_brain"]
+    assert set(lines) == set(list_datasets())
+
+
+def test_json_is_exact(run, write) -> None:
+    write("my_brain", "x-a: \u202e é \U0001f9e0\n")
+    assert json.loads(run("show", "my_brain", "--json")[1])["x-a"] == "\u202e é \U0001f9e0"
 
 
 @pytest.mark.slow

@@ -170,14 +170,13 @@ def _check_version(session: Session, version: int) -> None:
     url = f"{session.local_server}/skeletoncache/api/versions"
     try:
         known = session.connection.memory.get(
-            "skeleton versions", lambda: session.http.get_json("skeleton", url)
+            "skeleton versions",
+            lambda: session.http.get_json("skeleton", url, parse=lambda found: sorted(map(int, found))),
         )
     except ServiceError:
         return
-    if isinstance(known, list) and version not in known:
-        raise ValueError(
-            f"skeleton_version {version} does not exist; the service has {sorted(map(int, known))}"
-        )
+    if version not in known:
+        raise ValueError(f"skeleton_version {version} does not exist; the service has {known}")
 
 
 def parse_skeleton(content: bytes, root: int, *, url: str = "") -> dict[str, Any]:

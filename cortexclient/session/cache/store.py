@@ -253,8 +253,8 @@ class FolderStore:
         part = _part_of(path)
         try:
             self._make_folders(path.parent)
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
+            part.touch(0o600, exist_ok=False)
+            part.write_bytes(content)
             if path.is_dir():
                 _remove(path)
             part.replace(path)
@@ -291,7 +291,7 @@ class FolderStore:
         part = _part_of(path.with_suffix(""))
         try:
             self._make_folders(path.parent)
-            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            part.touch(0o600, exist_ok=False)
             write(part)
             if part.stat().st_size > self.limit // 2:
                 log.info(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
-from cortexclient.errors import ExpiredVersionError, InvalidQueryError, ServiceError, StaleRootError
+from cortexclient.errors import (
+    CortexError,
+    ExpiredVersionError,
+    InvalidQueryError,
+    ServiceError,
+    StaleRootError,
+)
 from cortexclient.session.graph import is_latest, successors_of
 from cortexclient.session.moment import nearest
 from cortexclient.session.query.filters import fields_of, no_column
@@ -18,16 +25,26 @@ if TYPE_CHECKING:
     from cortexclient.session.query.query import Query
     from cortexclient.session.session import Session
 
-__all__ = ["expired", "misnamed", "stale"]
+__all__ = ["explain"]
 
 _NAMED = 100
 _FATES = 5
 
 
-def expired(session: Session, error: ServiceError, versions: set[int | None]) -> ExpiredVersionError | None:
+def explain(session: Session, error: ServiceError, queries: Sequence[Query]) -> CortexError | None:
+    """Return an error that says what planned queries were refused for; None where that cannot be found out."""
+    for reason in (_expired, _stale, _misnamed):
+        # what is requested to find out may fail, too, which must not hide the first failure
+        with contextlib.suppress(ServiceError):
+            if made := reason(session, error, queries):
+                return made
+    return None
+
+
+def _expired(session: Session, error: ServiceError, queries: Sequence[Query]) -> ExpiredVersionError | None:
     """Return that a version has expired, with the nearest live one; None if that was not why a query failed."""
     records = session.versions()
-    for record in (records[number] for number in versions if number in records):
+    for record in (records[query.version] for query in queries if query.version in records):
         if record.valid:
             continue
         instead = nearest(records, record.timestamp)
@@ -46,7 +63,7 @@ def expired(session: Session, error: ServiceError, versions: set[int | None]) ->
     return None
 
 
-def stale(session: Session, error: ServiceError, queries: Sequence[Query]) -> StaleRootError | None:
+def _stale(session: Session, error: ServiceError, queries: Sequence[Query]) -> StaleRootError | None:
     """Name all root ids for which a live query was refused, and what became of them; None if it was not for roots.
 
     A service names those of the one request that it refuses, and not all of them; the chunkedgraph knows all.
@@ -97,7 +114,7 @@ def _stale_of(session: Session, queries: Sequence[Query], at: datetime) -> list[
         return []
 
 
-def misnamed(session: Session, error: ServiceError, queries: Sequence[Query]) -> InvalidQueryError | None:
+def _misnamed(session: Session, error: ServiceError, queries: Sequence[Query]) -> InvalidQueryError | None:
     """Return which column of a filter a table does not have; None if queries were refused for something else.
 
     Only a column that the service names counts: tables may have some that their schema does not list.
@@ -107,11 +124,8 @@ def misnamed(session: Session, error: ServiceError, queries: Sequence[Query]) ->
     for query in queries:
         columns = [column for tables in query.filters.values() for column in tables.get(query.name, {})]
         named = [column for column in columns if repr(column) in str(error)]
-        try:
-            info = find_table(session, query.name, kind=query.kind, version=query.version)
-            fields = fields_of(session, info) if named else {}
-        except ServiceError:
-            return None
+        info = find_table(session, query.name, kind=query.kind, version=query.version)
+        fields = fields_of(session, info) if named else {}
         known = {column for _, column, _ in fields.values()}
         for column in named:
             if column not in known:

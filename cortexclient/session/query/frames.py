@@ -413,7 +413,7 @@ def _order(table: Any, query: Query) -> Any:
     if not keys or table.num_rows < 2:
         return None
     values = table.column(keys[0])
-    if len(keys) == 1 and pc.all(pc.less_equal(values[:-1], values[1:])).as_py():
+    if len(keys) == 1 and pc.all(pc.less_equal(values[:-1], values[1:]), skip_nulls=False).as_py():
         return None
     return pc.sort_indices(table.select(keys), sort_keys=[(name, "ascending") for name in keys])
 

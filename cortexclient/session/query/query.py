@@ -272,7 +272,8 @@ def _from_store(
 
 def count_rows(session: Session, query: Query) -> int:
     """Count the rows that match a query, whatever its limit: on the server where it can, else by fetching ids."""
-    every = dataclasses.replace(query, limit=None, offset=None, random_sample=None)
+    # a number of rows has no unit, and points of two tables may have no voxels in common
+    every = dataclasses.replace(query, limit=None, offset=None, random_sample=None, resolution=NM)
     planned = plan(session, every)
     stored = session.tables is not None and session.tables.holds(planned)
     # the service ignores exclusions when it counts, too
@@ -284,9 +285,7 @@ def count_rows(session: Session, query: Query) -> int:
         if counted is not None:
             return counted
     ids = ["id"] if planned.kind == "table" else None
-    bare = dataclasses.replace(
-        every, select=ids, resolution=None, split_positions=True, progress=False, return_as="arrow"
-    )
+    bare = dataclasses.replace(every, select=ids, split_positions=True, progress=False, return_as="arrow")
     rows: int = run_query(session, bare).num_rows
     return rows
 
@@ -313,14 +312,9 @@ def _explained(session: Session, queries: Sequence[Query], error: CortexError) -
     known = (IncompleteResultError, AuthenticationError, ServiceTimeoutError, ServiceUnavailableError)
     if isinstance(error, known) or not isinstance(error, ServiceError):
         return error
-    from cortexclient.session.query.advice import expired, misnamed, stale
+    from cortexclient.session.query.advice import explain
 
-    return (
-        expired(session, error, {query.version for query in queries})
-        or stale(session, error, queries)
-        or misnamed(session, error, queries)
-        or error
-    )
+    return explain(session, error, queries) or error
 
 
 # -- planning ----------------------------------------------------------------------------------------------------------
