@@ -6,6 +6,7 @@ when it is complete, so that a kill costs one copy at most.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from pydantic import TypeAdapter
 
 from cortexclient.errors import CortexError, ExportError, MissingExtraError, StoreError
 from cortexclient.files import write_text
+from cortexclient.store.dumps import short
 from cortexclient.store.tables import FORMAT, INDEX, MANIFEST, Copy, Part, TableManifest, byte_ranges
 
 if TYPE_CHECKING:
@@ -74,10 +76,17 @@ class TableWriter:
         Raises `StoreError` if the disk is too small, or what was written is not what was read; `ExportError` if what is
         read is damaged, or not the table that the server has.
         """
-        _duckdb()
+        duckdb = _duckdb()
         self.folder.mkdir(parents=True, exist_ok=True)
-        rows, checksum = self._spool(batches)
-        copies = [self._copy(key, rows, checksum) for key in self.work.keys]
+        try:
+            with _Database(self.folder) as database:
+                rows, checksum = self._spool(batches, database)
+                copies = [self._copy(key, rows, checksum, database) for key in self.work.keys]
+                return self._finished(rows, copies)
+        except duckdb.Error as error:
+            raise StoreError(f"{self.work.name} cannot be sorted in {self.folder}: {short(error)}") from error
+
+    def _finished(self, rows: int, copies: Sequence[Copy]) -> TableManifest:
         schema = parquet.read_schema(self.folder / _SPOOL)
         manifest = TableManifest(
             datastack=self.work.datastack,
@@ -95,13 +104,14 @@ class TableWriter:
             (self.folder / name).unlink(missing_ok=True)
         return manifest
 
-    def _spool(self, batches: Callable[[], Iterable[pa.Table]]) -> tuple[int, str]:
+    def _spool(self, batches: Callable[[], Iterable[pa.Table]], database: _Database) -> tuple[int, str]:
         """Read all rows into one file, which the copies are made of."""
+        path, rows = self.folder / _SPOOL, 0  # complete only if the note beside it says so
         done = self._done(self.folder / _SPOOL_DONE)
         if done is not None:
-            return int(done["rows"]), str(done["checksum"])
-        rows = 0
-        path = self.folder / _SPOOL  # complete only if the note beside it says so
+            with contextlib.suppress(_duckdb().Error, KeyError, ValueError):  # damaged since then
+                if database.checksum([path]) == done["checksum"]:
+                    return int(done["rows"]), done["checksum"]
         try:
             chosen = (_rows_of_a_query(table, self.work) for table in batches())
             first = next(chosen)
@@ -120,8 +130,7 @@ class TableWriter:
                 f"{self.work.source} has {rows:,} rows of {self.work.name}, and the server counts "
                 f"{self.work.expected:,} at version {self.work.version}: it is not complete, or of another version"
             )
-        with _Database(self.folder) as database:
-            checksum = database.checksum([path])
+        checksum = database.checksum([path])
         write_text(self.folder / _SPOOL_DONE, self._note(rows=rows, checksum=checksum))
         return rows, checksum
 
@@ -138,24 +147,25 @@ class TableWriter:
         same = isinstance(found, dict) and found == {**found, **json.loads(self._note())}
         return found if same else None
 
-    def _copy(self, key: str, rows: int, checksum: str) -> Copy:
+    def _copy(self, key: str, rows: int, checksum: str, database: _Database) -> Copy:
         """Write all rows in the order of a key, check them, and put them in their place."""
         place = self.folder / key
         done = self._done(place / _COPY)
         if done is not None and done.get("checksum") == checksum:
-            return TypeAdapter(Copy).validate_python(done["copy"])
+            with contextlib.suppress(ValueError, KeyError, OSError):  # damaged since then
+                copy = TypeAdapter(Copy).validate_python(done["copy"])
+                parts = [*copy.parts, copy.index]
+                if all(_part(place / part.name, part.rows, part.footer) == part for part in parts):
+                    return copy
         aside = self.folder / f".{key}.part"
         for old in (aside, place):
             shutil.rmtree(old, ignore_errors=True)
         aside.mkdir()
         try:
-            with _Database(self.folder) as database:
-                parts, index = self._parts(database.sorted(self.folder / _SPOOL, key), aside, key)
-                written = sum(part.rows for part in parts)
-                if written != rows or database.checksum([aside / part.name for part in parts]) != checksum:
-                    raise StoreError(
-                        f"the copy of {self.work.name} by {key} is not what was read; pull it again"
-                    )
+            parts, index = self._parts(database.sorted(self.folder / _SPOOL, key), aside, key)
+            written = sum(part.rows for part in parts)
+            if written != rows or database.checksum([aside / part.name for part in parts]) != checksum:
+                raise StoreError(f"the copy of {self.work.name} by {key} is not what was read; pull it again")
             copy = Copy(key, tuple(parts), index)
             write_text(aside / _COPY, self._note(checksum=checksum, copy=asdict(copy)))
             aside.rename(place)
@@ -269,10 +279,13 @@ def _duckdb() -> Any:
 
 
 class _Database:
-    """DuckDB over Parquet files, with a limit to its memory and room on the disk beside them."""
+    """DuckDB over Parquet files, with a limit to its memory and room on the disk beside them.
+
+    Its file, which holds nothing, is locked by the system as long as this process has it open.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._spill = folder / ".spill"
+        self._folder, self._spill, self._lock = folder, folder / ".spill", folder / ".duckdb"
 
     def __enter__(self) -> Self:
         config = {
@@ -282,7 +295,13 @@ class _Database:
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
         }
-        self._connection = _duckdb().connect(config=config)
+        duckdb = _duckdb()
+        try:
+            self._connection = duckdb.connect(str(self._lock), config=config)
+        except duckdb.IOException as error:
+            raise StoreError(
+                f"{self._folder} is being written by another process, or cannot be: {short(error)}"
+            ) from error
         # its bar would be printed over ours
         self._connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
         return self
@@ -290,14 +309,15 @@ class _Database:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
         shutil.rmtree(self._spill, ignore_errors=True)
+        self._lock.unlink(missing_ok=True)
 
     def checksum(self, paths: Sequence[Path]) -> str:
         """Return a number that depends on every value of every row, and not on their order."""
         if not paths:
             return "0"
         sql = "SELECT bit_xor(h), sum(h >> 32) FROM (SELECT hash(t) AS h FROM read_parquet(?) t)"
-        found = self._connection.execute(sql, [[str(path) for path in paths]]).fetchone()
-        return "0" if found is None or found[0] is None else f"{found[0]:x}-{found[1]:x}"
+        [(one, other)] = self._connection.execute(sql, [[str(path) for path in paths]]).fetchall()
+        return "0" if one is None else f"{one:x}-{other:x}"
 
     def sorted(self, path: Path, key: str) -> Iterator[pa.Table]:
         """Read a file in the order of a key, then of the ids."""

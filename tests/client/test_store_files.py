@@ -207,6 +207,51 @@ def test_what_another_source_left_is_not_used(tmp_path: Path, monkeypatch: pytes
     assert everything(found).sort_by("id").equals(table.filter(table.column("valid")).sort_by("id"))
 
 
+def test_what_was_damaged_after_an_interruption_is_made_again(tmp_path: Path) -> None:
+    def interrupt(step: str, _: int) -> None:
+        if step == f"sorted by {KEYS[1]}":
+            raise KeyboardInterrupt
+
+    table = rows(3000)
+    for number, name in enumerate(
+        (f"{KEYS[0]}/part-00000.parquet", f"{KEYS[0]}/_copy.json", ".rows.parquet")
+    ):
+        folder = tmp_path / str(number)
+        with pytest.raises(KeyboardInterrupt):
+            TableWriter(folder, work(), interrupt).write(lambda: iter([table]))
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        assert stored(folder, table).damaged() == []
+        assert (
+            everything(opened(folder)).sort_by("id").equals(table.filter(table.column("valid")).sort_by("id"))
+        )
+
+
+def test_one_process_at_a_time_writes_a_table(tmp_path: Path) -> None:
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from test_store_files import TableWriter, rows, work
+
+        def report(step, count):
+            print(step, flush=True)
+            sys.stdin.readline()
+
+        TableWriter(Path({str(tmp_path)!r}), work(), report).write(lambda: iter([rows(10)]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "read\n"
+        with pytest.raises(StoreError, match="is being written by another process"):
+            stored(tmp_path, rows(10))
+        other.communicate("\n" * 20)
+    assert other.returncode == 0
+    assert opened(tmp_path).damaged() == []
+
+
 @pytest.mark.parametrize("how", ["flip", "cut", "gone"])
 def test_damage_is_noticed_when_it_is_read_and_by_verify(tmp_path: Path, how: str) -> None:
     found = stored(tmp_path, rows(3000))
