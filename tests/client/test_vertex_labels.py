@@ -372,6 +372,19 @@ def test_unreferenced_and_distant_vertices_have_no_label() -> None:
     assert labels[-2:].tolist() == [0, 0]
 
 
+def test_a_mesh_of_loose_triangles_is_refused() -> None:
+    # as files that store each triangle by itself give it; thousands of pieces in a chunk would take hours
+    truth = synthetic.make_truth(0)
+    loose, owner = truth.vertices[truth.faces].reshape(-1, 3), truth.owner[truth.faces].ravel()
+    faces = np.arange(len(loose)).reshape(-1, 3)
+    with pytest.raises(ValueError, match="merge vertices at the same place first"):
+        label_vertices(loose, faces, truth.l2_ids, truth.l2_points, info=truth.info)
+    vertices, number = np.unique(loose, axis=0, return_inverse=True)
+    number = number.reshape(-1)
+    labels = label_vertices(vertices, number[faces], truth.l2_ids, truth.l2_points, info=truth.info)[number]
+    assert (labels == owner)[truth.inside[truth.faces].ravel()].mean() > 0.99
+
+
 def test_nothing_to_do() -> None:
     info, first, _ = one_chunk()
     vertices, faces = box((1000, 1000, 1000), (2000, 2000, 2000))

@@ -153,8 +153,8 @@ def label_vertices(
     Raises
     ------
     ValueError
-        If an array has the wrong shape, faces point outside the vertices, ids repeat or are not of level 2, or the
-        info lacks what is needed.
+        If an array has the wrong shape, faces point outside the vertices or share none, ids repeat or are not of level
+        2, or the info lacks what is needed.
 
     Examples
     --------
@@ -207,6 +207,15 @@ def label_mesh(
         )
     if triangles.dtype == np.uint64:  # NumPy before 2.1 takes no unsigned numbers of 64 bits as places
         triangles = triangles.astype(np.int64)
+    if (
+        triangles.size > _MOST_LOOSE
+        and len(points) >= triangles.size
+        and np.bincount(triangles.ravel()).max() == 1
+    ):
+        raise ValueError(
+            "no two triangles of this mesh share a vertex, so that nothing tells which belong together: merge vertices "
+            "at the same place first, as trimesh does with merge_vertices() and cloud-volume with consolidate()"
+        )
     ids = _checked(l2_ids, "l2_ids", "(K,)", "iu").astype(np.int64)
     known = np.full((len(ids), 3), np.nan) if l2_points is None else np.asarray(l2_points, dtype=np.float64)
     if known.shape != (len(ids), 3) and (known.size or len(ids)):
@@ -241,6 +250,8 @@ def _checked(values: ArrayLike, name: str, shape: str, kinds: str) -> NDArray[An
     return found
 
 
+# corners of a mesh whose triangles may all be loose: with many, every pair of them would be compared
+_MOST_LOOSE = 300
 # how far, in times the distance of its nearest vertex, an object without a vertex gathers the vertices around it
 CRUMB_REACH = 1.5
 # an object with a vertex nearer to its point than this is at the surface, so it has some of the surface
