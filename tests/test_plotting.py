@@ -51,6 +51,19 @@ def drawn(axes: Any) -> None:
     axes.figure.canvas.draw()
 
 
+def ends_of_lines(axes: Any) -> np.ndarray:
+    """Both ends of every line of a neuron's skeleton."""
+    return np.concatenate(
+        [end for c in axes.collections if hasattr(c, "get_segments") for end in c.get_segments()]
+    )
+
+
+def sites(axes: Any) -> dict[str, Any]:
+    """Label of the synapses of each side -> where they are drawn."""
+    found = [(str(c.get_label()), c) for c in axes.collections]
+    return {label: c.get_offsets() for label, c in found if label.endswith(")")}
+
+
 def test_neuron_lies_where_its_vertices_are_with_the_pia_on_top() -> None:
     axes = plot_neuron(NEURON, layers=LAYERS)
     drawn(axes)
@@ -58,8 +71,7 @@ def test_neuron_lies_where_its_vertices_are_with_the_pia_on_top() -> None:
         tuple(c.get_color()[0]): c.get_segments() for c in axes.collections if hasattr(c, "get_segments")
     }
     assert sum(len(segments) for segments in lines.values()) == len(EDGES)
-    everything = np.concatenate([np.concatenate(segments) for segments in lines.values()])
-    assert {tuple(point) for point in everything} == {tuple(point) for point in VERTICES[:, :2]}
+    assert {tuple(point) for point in ends_of_lines(axes)} == {tuple(point) for point in VERTICES[:, :2]}
     assert len(lines) == 2
     low, high = axes.get_ylim()
     assert low > 300 > 0 > high or low > 300 > high
@@ -72,10 +84,7 @@ def test_neuron_lies_where_its_vertices_are_with_the_pia_on_top() -> None:
 
 
 def test_neuron_across_z() -> None:
-    axes = plot_neuron(NEURON, across="z")
-    found = np.concatenate(
-        [np.concatenate(c.get_segments()) for c in axes.collections if hasattr(c, "get_segments")]
-    )
+    found = ends_of_lines(plot_neuron(NEURON, across="z"))
     assert {tuple(point) for point in found} == {tuple(point) for point in VERTICES[:, [2, 1]]}
 
 
@@ -84,16 +93,11 @@ def test_neuron_shows_its_sites_and_counts_them() -> None:
     post = pd.DataFrame({f"ctr_pt_position_{axis}": [5.0] for axis in "xyz"})
     axes = plot_neuron(NEURON, pre=pre, post=post)
     drawn(axes)
-    offsets = {
-        c.get_label(): c.get_offsets().tolist() for c in axes.collections if c.get_label().endswith(")")
-    }
-    assert offsets == {
+    assert {label: points.tolist() for label, points in sites(axes).items()} == {
         "presynaptic sites (2)": [[20.0, 300.0], [15.0, 280.0]],
         "postsynaptic sites (1)": [[5.0, 5.0]],
     }
-    assert not [
-        c for c in plot_neuron(NEURON, pre=pre, synapses=False).collections if c.get_label().endswith(")")
-    ]
+    assert not sites(plot_neuron(NEURON, pre=pre, synapses=False))
 
 
 def test_neuron_of_a_bare_skeleton_and_of_arrays() -> None:
@@ -320,8 +324,8 @@ def test_missing_positions_are_left_out() -> None:
     frame = pd.DataFrame({"ctr_pt_position": [[5.0, 30.0, 1.0], nowhere, None, [np.nan] * 3]})
     axes = plot_synapse_depths(frame, [10.0, np.nan])
     assert axes.get_legend_handles_labels()[1] == ["presynaptic (1)", "postsynaptic (1)"]
-    sites = [c for c in plot_neuron(NEURON, pre=frame).collections if c.get_label().endswith("(1)")]
-    assert sites[0].get_offsets().tolist() == [[5.0, 30.0]]
+    (points,) = sites(plot_neuron(NEURON, pre=frame)).values()
+    assert points.tolist() == [[5.0, 30.0]]
 
 
 # -- what get_skeleton returns ---------------------------------------------------------------------------------------
@@ -367,19 +371,17 @@ def test_every_output_is_drawn_in_depth_or_refused(client: Any, root: int, outpu
             continue
         axes = plot_neuron(neuron)
         drawn(axes)
-        found = np.concatenate(
-            [np.concatenate(c.get_segments()) for c in axes.collections if hasattr(c, "get_segments")]
-        )
         expected = shape_of(neuron).vertices
-        assert {tuple(p) for p in found.round(3)} <= {tuple(p) for p in expected[:, :2].round(3)}
+        assert {tuple(p) for p in ends_of_lines(axes).round(3)} <= {
+            tuple(p) for p in expected[:, :2].round(3)
+        }
         labels = [c.get_label() for c in axes.collections]
         assert ("soma" in labels) is not masked
         if output in {"meshwork", "cell", "navis"}:
             both = plot_synapse_depths(neuron, neuron)
             shown = [label.split("(")[1] for label in both.get_legend_handles_labels()[1]]
-            sites = [label.split("(")[1] for label in labels if "sites" in label]
-            assert [text for text in shown if text != "0)"] == sites
-            assert sites
+            assert [text for text in shown if text != "0)"] == [label.split("(")[1] for label in sites(axes)]
+            assert sites(axes)
         elif output == "dict":
             with pytest.raises(ValueError, match="has no pre_syn"):
                 plot_synapse_depths(neuron)
@@ -394,8 +396,7 @@ def test_every_output_is_drawn_in_the_volume(client: Any, root: int, output: str
     axes = plot_neuron(neuron, space="volume")
     drawn(axes)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("x (µm)", "y (µm)")
-    lines = [c for c in axes.collections if hasattr(c, "get_segments")]
-    found = np.concatenate([np.concatenate(c.get_segments()) for c in lines])
+    found = ends_of_lines(axes)
     expected = client.get_skeleton(root, output="dict")["vertices"] / 1000
     assert {tuple(p) for p in found.round(3)} == {tuple(p) for p in expected[:, :2].round(3)}
     with pytest.raises(ValueError, match="axes of the imagery, and this neuron is in the space 'rigid'"):
@@ -404,12 +405,12 @@ def test_every_output_is_drawn_in_the_volume(client: Any, root: int, output: str
 
 def test_synapses_lie_on_the_neuron_in_the_volume(client: Any, root: int) -> None:
     neuron = client.get_skeleton(root)
-    sites = []
+    drawings = []
     for resolution in ((1, 1, 1), (4, 4, 40), (1000, 1000, 1000)):
         frame = client.query_synapses(root, pre=True, progress=False, resolution=resolution)
         axes = plot_neuron(neuron, pre=frame, space="volume")
-        sites.append(next(c for c in axes.collections if c.get_label().startswith("pre")).get_offsets())
-        np.testing.assert_allclose(sites[-1], sites[0])
+        drawings.append(next(iter(sites(axes).values())))
+        np.testing.assert_allclose(drawings[-1], drawings[0])
     low, high = axes.get_ylim()
     assert low > high
     with pytest.raises(ValueError, match="leave layers= out"):
@@ -422,9 +423,8 @@ def test_a_neurons_own_synapses_are_drawn_in_the_volume(client: Any, root: int, 
     at = np.stack(client.get_skeleton(root).anno.pre_syn.df["ctr_pt_position"])[:, :2] / 1000
     neuron = client.get_skeleton(root, output=output)
     for given in (neuron, neuron.convert_units("um", inplace=False)) if output == "navis" else (neuron,):
-        drawings = plot_neuron(given, space="volume").collections
-        own = next(c for c in drawings if c.get_label() and c.get_label().startswith("pre"))
-        np.testing.assert_allclose(np.sort(own.get_offsets(), axis=0), np.sort(at, axis=0), rtol=1e-6)
+        own = next(iter(sites(plot_neuron(given, space="volume")).values()))
+        np.testing.assert_allclose(np.sort(own, axis=0), np.sort(at, axis=0), rtol=1e-6)
 
 
 def test_synapses_of_a_query_are_no_depths(client: Any, root: int) -> None:

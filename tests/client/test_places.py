@@ -53,7 +53,9 @@ def test_anchor_points_lie_in_their_roots_before_and_after_edits(tiny):
     assert set(frame["source"][: len(cells)]) <= {"nucleus", "level2"}
     assert "nucleus" in set(frame["source"])
     assert (frame.loc[orphans, "source"] == "level2").all()
-    assert (frame.loc[orphans, "l2_id"] > 0).all()
+    for root in orphans:
+        thickness = client.get_l2data(client.get_l2_ids(root), "max_dt_nm")["max_dt_nm"]
+        assert thickness[frame.loc[root, "l2_id"]] == thickness.max()
     points = np.stack(frame["pt_position"])
     assert client.root_at(points)[:-1].tolist() == given[:-1]
     assert np.isnan(points[-1]).all()

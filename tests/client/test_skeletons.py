@@ -184,18 +184,12 @@ def test_stale_roots(tiny: Sandbox) -> None:
 
 
 def test_old_root_at_its_own_time(tiny: Sandbox) -> None:
-    from cortexclient.services.skeletons.synapses import RootMoment, moments_of, synapses_of
-
-    session = tiny.load().session
     history = tiny.truth.history
     old = history[history["valid_until"].notna()].iloc[0]
-    root = int(old["root_id"])
-    when = moments_of(session, [root])[root]
-    assert isinstance(when, RootMoment)
-    assert old["valid_from"] <= when.at < old["valid_until"]
-    rows = synapses_of(session, {root: when}, references={})[root]["post"]
-    assert set(rows["id"]) <= set(tiny.truth.synapses_of(root, "post", when.at))
-    assert len(rows) > 0
+    root, last = int(old["root_id"]), old["valid_until"] - timedelta(milliseconds=1)
+    neuron = tiny.load().get_skeleton(root, fallback="compute", deadline=0, restore_properties=False)
+    assert len(neuron.anno.post_syn.df) > 0
+    assert set(neuron.anno.post_syn.df["id"]) <= set(tiny.truth.synapses_of(root, "post", last))
 
 
 @pytest.mark.parametrize(
