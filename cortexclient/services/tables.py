@@ -275,7 +275,7 @@ class TableHandle:
         self.__doc__ = info.description or TableHandle.__doc__
         self.__annotations__ = {"return": TableQuery}  # so that completers know what a call returns
 
-    def __call__(self, **filters: Any) -> TableQuery:
+    def __call__(self, /, **filters: Any) -> TableQuery:
         """Return the table with filters, ready for ``.query()``.
 
         Raises

@@ -197,7 +197,7 @@ class Connection:
         tables: TableSource | None = None,
     ) -> None:
         self.spec = spec
-        self.address_asked = bare_address(server_address or spec.server_address)
+        self.address_asked = bare_address(spec.server_address if server_address is None else server_address)
         self.policy = policy
         self.memory = Memo()
         self._token_given = credentials.as_token(auth_token) if auth_token else None

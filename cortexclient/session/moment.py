@@ -91,12 +91,17 @@ def from_microseconds(number: int) -> datetime:
 def as_version(value: Any, name: str = "version") -> int:
     """Return a materialization version as a plain int.
 
-    NumPy integers and digits in text will do; anything else raises `TypeError`.
+    NumPy integers and digits in text will do; anything else raises `TypeError`. Zero, by which services mean the
+    live tables, is no version: it raises `ValueError`, as smaller numbers do.
     """
     if isinstance(value, bool) or not (
         hasattr(value, "__index__") or (isinstance(value, str) and value.isdigit())
     ):
         raise TypeError(f"{name} must be a materialization number such as 1300, not {value!r}")
+    if int(value) < 1:
+        raise ValueError(
+            f"{name} must be at least 1, not {int(value)}; for another moment than a version's, give a timestamp"
+        )
     return int(value)
 
 
