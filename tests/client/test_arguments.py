@@ -95,6 +95,23 @@ def test_a_table_is_no_column_of_ids():
         as_ids(pd.DataFrame({"pt_root_id": [1, 2]}))
 
 
+def test_a_column_may_be_called_self(toy):
+    with pytest.raises(errors.InvalidQueryError, match="no column 'self'"):
+        TablesService(toy).synapses_toy(self=5).query()
+
+
+@pytest.mark.parametrize("version", [0, -1, "0", np.int64(0)])
+def test_zero_is_no_version(toy, version):
+    # services answer it from the live tables, at no moment that could be named
+    with pytest.raises(ValueError, match="at least 1"):
+        toy.at(version=version)
+
+
+def test_no_address_is_not_the_usual_one(toy):
+    with pytest.raises((ValueError, errors.CortexError), match="server address ''"):
+        list(cortexclient.load(toy.spec, server_address="").tables)
+
+
 @pytest.mark.parametrize("one", [[3, 4], [], (3,)])
 def test_equal_to_several_is_refused(toy, one):
     # the first of them would have been asked alone

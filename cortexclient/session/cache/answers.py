@@ -25,7 +25,7 @@ from cortexclient.session.cache.rules import (
     rule_for,
 )
 from cortexclient.session.cache.snapshots import SnapshotStore
-from cortexclient.session.cache.store import Entry, FolderStore, digest, now_text
+from cortexclient.session.cache.store import Entry, FolderStore, digest, key_of, now_text
 from cortexclient.settings import cache_dir, env_float
 
 if TYPE_CHECKING:
@@ -265,14 +265,17 @@ class AnswerCache:
         for one in every:
             rule = rule_for(one)
             if rule is not None:
-                self.store.remove(one.identity(self.origin, without=rule.ignored(one)))
+                self._remove(one.identity(self.origin, without=rule.ignored(one)))
 
     def forget_path(self, path: str) -> None:
         """Remove all responses of one address that were used, of which one at least is wrong."""
-        for key, identity in list(self.used.items()):
+        for identity in list(self.used.values()):
             if len(identity) > 5 and urlsplit(identity[5]).path == path:
-                self.store.remove(identity)
-                self.used.pop(key, None)
+                self._remove(identity)
+
+    def _remove(self, identity: list[str]) -> None:
+        self.store.remove(identity)
+        self.used.pop(key_of(identity), None)
 
     # -- skeletons in bulk: stored one by one, as if each had been requested alone
 
