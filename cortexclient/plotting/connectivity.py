@@ -8,6 +8,7 @@ import numpy as np
 
 from cortexclient.ids import as_ids
 from cortexclient.plotting.style import PALETTE, new_axes
+from cortexclient.services.space import as_pandas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +58,7 @@ def connectivity_matrix(
     """
     import pandas as pd
 
+    synapses = as_pandas(synapses)
     if columns is None:
         columns = ids
     rows = _index(synapses["pre_pt_root_id"], ids)
@@ -118,6 +120,7 @@ def plot_connectivity(
     ValueError
         If a matrix is given together with ``ids``, ``columns`` or ``weight``.
     """
+    synapses = as_pandas(synapses)
     if synapses.columns.name == "post_pt_root_id":
         if ids is not None or columns is not None or weight is not None:
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cortexclient.ids import as_ids
-from cortexclient.services.space import positions, stated_resolution, voxel_size
+from cortexclient.services.space import as_pandas, positions, stated_resolution, voxel_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,11 +69,11 @@ def annotation_layers(
     """
     if isinstance(annotations, Mapping):
         layers = [
-            replace(_layer(data, str(name), resolution, prefer), color=_cycle_color(number))
+            replace(_layer(as_pandas(data), str(name), resolution, prefer), color=_cycle_color(number))
             for number, (name, data) in enumerate(annotations.items())
         ]
     else:
-        layers = _sides(annotations, root_ids, resolution, prefer)
+        layers = _sides(as_pandas(annotations), root_ids, resolution, prefer)
     return _colored(layers, colors)
 
 

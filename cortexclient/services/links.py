@@ -13,7 +13,7 @@ from cortexclient.errors import CortexError, ProtocolError
 from cortexclient.ids import as_ids
 from cortexclient.services import BaseService
 from cortexclient.services.annotation_layers import annotation_layers
-from cortexclient.services.space import voxel_size
+from cortexclient.services.space import as_pandas, voxel_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -289,7 +289,7 @@ class LinksService(BaseService):
     def _upload_properties(self, properties: Mapping[str, Any] | pd.DataFrame) -> str:
         """Store segment properties in the state service; their address as a Neuroglancer source."""
         if not isinstance(properties, Mapping):
-            properties = segment_properties_of(properties)
+            properties = segment_properties_of(as_pandas(properties))
         state = self._session.cave.state
         with self._session.guard("state"):
             number = state.upload_property_json(dict(properties))

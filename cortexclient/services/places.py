@@ -57,6 +57,8 @@ class PlacesService(BaseService):
 
         Raises
         ------
+        ValueError
+            If the points have another shape, or the frame does not say in which of several columns or units they are.
         ServiceError
             If the segmentation cannot be read or the chunkedgraph fails.
 
@@ -69,6 +71,8 @@ class PlacesService(BaseService):
         True
         """
         places = np.atleast_2d(positions_nm(points, column))
+        if places.ndim != 2:
+            raise ValueError(f"points must have the shape (n, 3), not {places.shape}")
         volume = self._session.segmentation_cloudvolume()
         low, high = (np.asarray(corner) for corner in (volume.bounds.minpt, volume.bounds.maxpt))
         voxels = np.floor(places / np.asarray(volume.resolution))

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import FloatArray, TransformName
 
-__all__ = ["Space", "positions", "positions_nm", "stack_points", "stated_resolution", "voxel_size"]
+__all__ = [
+    "Space",
+    "as_pandas",
+    "positions",
+    "positions_nm",
+    "stack_points",
+    "stated_resolution",
+    "voxel_size",
+]
 
 
 class Space:
@@ -428,6 +436,11 @@ def stated_resolution(points: Any) -> tuple[float, float, float]:
     return (1.0, 1.0, 1.0) if stated is None else voxel_size(stated)
 
 
+def as_pandas(table: Any) -> Any:
+    """Return a table or column of Arrow or polars, as queries return them too, as pandas'; anything else as it is."""
+    return table.to_pandas() if hasattr(table, "to_pandas") else table
+
+
 def positions_nm(points: Any, column: str | None, *, prefer: str | None = None) -> NDArray[np.float64]:
     """Read positions as :func:`positions` does, in nm, out of the unit that a frame states; arrays are in nm."""
     return positions(points, column, prefer=prefer) * stated_resolution(points)
@@ -440,6 +453,7 @@ def positions(points: Any, column: str | None, *, prefer: str | None = None) -> 
     one of the usual names. Returns the shape (N, 3), or (3,) for a single point; raises `ValueError` if there is no
     such column, several could be meant, or the points do not have three coordinates.
     """
+    points = as_pandas(points)
     if hasattr(points, "columns"):
         return _frame_positions(points, column, prefer)
     if column is not None:

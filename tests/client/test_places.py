@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
+
+from cortexclient.plotting import connectivity_matrix
 
 
 def somas(sandbox, time=None) -> tuple[np.ndarray, np.ndarray]:
@@ -32,6 +35,18 @@ def test_the_root_at_a_point_is_that_of_the_clients_moment(tiny):
         assert (nuclei["pt_root_id"] > 0).any()
         for given in (nuclei, nuclei["pt_position"]):
             assert latest.root_at(given).tolist() == nuclei["pt_root_id"].tolist()
+    for kind in ("arrow", "polars"):
+        table = latest.tables.nucleus_detection().query(return_as=kind)
+        for given in (table, table["pt_position"]):
+            assert latest.root_at(given).tolist() == nuclei["pt_root_id"].tolist()
+        np.testing.assert_array_equal(latest.depth(table), latest.depth(nuclei))
+        one = table.select(["pt_root_id", "id"]).slice(int(nuclei["pt_root_id"].argmax()), 1)
+        shown = latest.neuroglancer_viewer(annotations=table, seg_prop=one)
+        assert len(shown.to_dict()["layers"][-1]["annotations"]) == len(nuclei)
+        edges = latest.query_synapses(nuclei["pt_root_id"].max(), pre=True, progress=False, return_as=kind)
+        assert connectivity_matrix(edges).to_numpy().sum() == len(edges)
+    with pytest.raises(ValueError, match="shape"):
+        latest.root_at(np.zeros((2, 2, 3)))
     assert tiny.load().root_at(points, timestamp=earliest.version_timestamp()).tolist() == then.tolist()
     cells = tiny.truth.cells
     assert earliest.root_at(points, stop_layer=1).tolist() == cells["soma_supervoxel_id"].tolist()
