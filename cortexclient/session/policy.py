@@ -43,8 +43,6 @@ class Policy:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
-        if isinstance(self.retries, bool) or not hasattr(self.retries, "__index__") or self.retries < 0:
-            raise ValueError(f"retries must be a whole number, 0 or more, not {self.retries!r}")
 
     @classmethod
     def from_settings(

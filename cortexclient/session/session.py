@@ -18,6 +18,7 @@ from cortexclient.session.moment import (
     require_versions,
 )
 from cortexclient.session.policy import Policy
+from cortexclient.session.query.filters import as_number
 from cortexclient.session.workers import default_workers, run, run_all
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Session:
     endpoint : Endpoint, optional
         A running server, overriding address and token lookup.
     max_workers : int, optional
-        Largest number of requests at a time (default: ``$CORTEXCLIENT_MAX_WORKERS`` or 8).
+        Largest number of requests at a time, at least 1 (default: ``$CORTEXCLIENT_MAX_WORKERS`` or 8).
     timeout : float or tuple of float, optional
         Seconds to wait for a response, or (to connect, for a response).
     retries : int, optional
@@ -94,14 +95,16 @@ class Session:
         offline: bool | None = None,
         tables: TableSource | None = None,
     ) -> None:
-        self.max_workers = default_workers() if max_workers is None else max(1, int(max_workers))
+        self.max_workers = as_number(max_workers, "max_workers", least=1) or default_workers()
         self.version_fallback = version_fallback
         connection = Connection(
             spec,
             server_address=server_address,
             auth_token=auth_token,
             endpoint=endpoint,
-            policy=Policy.from_settings(timeout=timeout, retries=retries, workers=self.max_workers),
+            policy=Policy.from_settings(
+                timeout=timeout, retries=as_number(retries, "retries"), workers=self.max_workers
+            ),
             choice=CacheChoice.of(cache, offline),
             tables=tables,
         )

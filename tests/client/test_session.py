@@ -276,11 +276,17 @@ def test_what_may_be_sent_twice():
     [
         *(({"timeout": value}, "seconds above 0") for value in (math.inf, math.nan, 0, (5, -1))),
         *(({"timeout": value}, "two of them") for value in ((5,), (1, 2, 3), "soon", (None, 5))),
-        *(({"retries": value}, "whole number, 0 or more") for value in ("1", -1, 1.5, True)),
+        *(
+            ({name: value}, "whole number")
+            for name in ("retries", "max_workers")
+            for value in ("1", 1.5, True)
+        ),
+        ({"retries": -1}, "at least 0"),
+        ({"max_workers": 0}, "at least 1"),
     ],
 )
-def test_timeouts_and_retries_that_are_none(toy_session, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_numbers_that_cannot_be_meant(toy_session, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         toy_session(**options)
 
 
