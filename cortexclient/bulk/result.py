@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ from cortexclient.bulk.folder import Folder, Manifest, read_records
 from cortexclient.errors import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
 
     from cortexclient.bulk.folder import Record
@@ -84,7 +87,7 @@ class BulkResult:
         ValueError
             If each neuron has a file of its own.
         JobError
-            If columns of two parts have types that exclude each other.
+            If a part is damaged, or columns of two have types that exclude each other.
         """
         if not self._parts:
             if not self.done:
@@ -92,17 +95,28 @@ class BulkResult:
             raise ValueError(f"the results in {self.out} are files, one for each neuron, and no rows")
         if self.out.startswith("mem://"):
             contents = self._folder.read(self._parts)
-            tables = [pq.read_table(pa.BufferReader(contents[part])) for part in self._parts]
-            return pads.dataset(pa.concat_tables(tables, promote_options="permissive"))
+            with self._readable():
+                files = [pa.BufferReader(contents[part]) for part in self._parts]
+                tables = [pq.read_table(file, page_checksum_verification=True) for file in files]
+                return pads.dataset(pa.concat_tables(tables, promote_options="permissive"))
         filesystem, base = fs.FileSystem.from_uri(self.out)
         paths = [f"{base}/{part}" for part in self._parts]
+        with self._readable():
+            schemas = [pq.read_schema(path, filesystem=filesystem) for path in paths]
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+        checked = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+        form = pads.ParquetFileFormat(default_fragment_scan_options=checked)
+        return pads.dataset(paths, schema=schema, filesystem=filesystem, format=form)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            schema = pa.unify_schemas(
-                [pq.read_schema(path, filesystem=filesystem) for path in paths], promote_options="permissive"
-            )
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise JobError(f"the parts in {self.out} do not fit together: {error}") from None
-        return pads.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise JobError(
+                f"the parts in {self.out} are damaged or do not fit together: {error}; delete a damaged one's "
+                "_batch-....json of the same number, and run the job again"
+            ) from error
 
     def frame(self) -> pd.DataFrame:
         """Return all rows as a pandas frame; whole numbers that are missing somewhere are ``Int64``.
@@ -111,10 +125,14 @@ class BulkResult:
         ------
         ValueError
             If each neuron has a file of its own.
+        JobError
+            As for `dataset`.
         """
         from cortexclient.session import to_pandas
 
-        table = self.dataset().to_table()
+        dataset = self.dataset()
+        with self._readable():
+            table = dataset.to_table()
         frame = to_pandas({name: table.column(name) for name in table.column_names})
         for name in {"root_id", "l2_id"} & {*frame}:
             if not frame[name].isna().any():

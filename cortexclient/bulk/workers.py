@@ -165,7 +165,8 @@ def _write_part(folder: Folder, record: Record, tables: list[Any], schema: Any) 
     record.part = part
     table = pa.concat_tables(tables, promote_options="permissive")
     content = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(schema.metadata), content, compression="zstd")
+    table = table.replace_schema_metadata(schema.metadata)
+    pq.write_table(table, content, compression="zstd", write_page_checksum=True)
     folder.write(part, content.getvalue())
 
 

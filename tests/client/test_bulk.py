@@ -157,6 +157,26 @@ def test_functions_of_ones_own(client, roots, tmp_path):
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_damaged_part_is_noticed_and_made_again(client, roots, tmp_path):
+    job = client.bulk(roots, batch_size=3, **QUIET)
+    expected = job.map(numbered, out=tmp_path).frame()
+    part, sound = tmp_path / "part-00000.parquet", (tmp_path / "part-00000.parquet").read_bytes()
+    noticed = 0
+    for content in (
+        b"",
+        sound[:50],
+        *(sound[:n] + bytes([sound[n] ^ 1]) + sound[n + 1 :] for n in range(4, 200, 7)),
+    ):
+        part.write_bytes(content)
+        try:
+            pd.testing.assert_frame_equal(BulkResult.read(tmp_path).frame(), expected)
+        except JobError:
+            noticed += 1
+    assert noticed > 20
+    (tmp_path / "_batch-00000.json").unlink()
+    pd.testing.assert_frame_equal(job.map(numbered, out=tmp_path).frame(), expected)
+
+
 def test_roots_that_fail_are_listed_and_tried_again(client, roots, tmp_path, monkeypatch):
     bad = tmp_path / "bad"
     monkeypatch.setenv("FUSSY_ROOTS", str(bad))
