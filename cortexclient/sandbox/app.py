@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, overload
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -222,6 +222,8 @@ async def log_failures(app: ASGIApp, scope: Scope, receive: Receive, send: Send)
     """Log a failure of the sandbox's own code; it has been answered already."""
     try:
         await app(scope, receive, send)
+    except ClientDisconnect:
+        logger.debug("the client of %s %s left before its response", scope["method"], scope["path"])
     except Exception:
         logger.warning("the sandbox failed on %s %s", scope["method"], scope["path"], exc_info=True)
 

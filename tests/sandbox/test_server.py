@@ -399,3 +399,17 @@ except ImportError as error:
     told = python(code)
     assert told.startswith("MissingExtraError")
     assert 'pip install "cortexclient[sandbox]"' in told
+
+
+def test_a_client_that_leaves_is_no_failure_of_the_sandbox(tiny, caplog) -> None:
+    """As every Ctrl-C in a notebook does, whose kernel serves the sandbox: it printed a traceback for each request."""
+    path = f"/materialize/api/v3/datastack/{tiny.datastack}/query"
+    with Sandbox(data=tiny.folder.path, latency=0.2) as slow:
+        left = http.client.HTTPConnection("127.0.0.1", slow.port)
+        left.request("POST", path, body=b"{}", headers={"Content-Type": "application/json"})
+        left.close()
+        deadline = time.monotonic() + 60
+        while not [record for record in slow.requests if record.path == path]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert "the sandbox failed" not in caplog.text
