@@ -161,7 +161,7 @@ class RootsService(BaseService):
         >>> client.latest_valid_timestamp(root)[0] >= client.version_timestamp()
         True
         """
-        ids = as_ids(root_ids, "root_ids")
+        ids, place = np.unique(as_ids(root_ids, "root_ids"), return_inverse=True)
         life = lifetimes(self._session, ids)
         if not life.known.all():
             raise no_root(self._session, *ids[~life.known].tolist())
@@ -170,7 +170,7 @@ class RootsService(BaseService):
         if at is not None:
             pinned = microseconds(at)
             last = np.where((life.created <= pinned) & (last > pinned), pinned, last)
-        return np.array([from_microseconds(value) for value in last.tolist()], dtype=object)
+        return np.array([from_microseconds(value) for value in last.tolist()], dtype=object)[place]
 
     def get_latest_roots(
         self, root_id: int, timestamp: Timestamp | None = None, timestamp_future: Timestamp | None = None

@@ -37,7 +37,7 @@ def test_which_roots_are_current(toy, files):
     assert service.is_latest_roots([5]).tolist() == [False]
 
 
-def test_until_when_roots_were_valid(toy, files):
+def test_until_when_roots_were_valid(toy, toy_server, files):
     service = RootsService(toy)
     roots = files.roots["node_id"].tolist()
     times = service.latest_valid_timestamp([*roots, roots[0]])
@@ -59,6 +59,10 @@ def test_until_when_roots_were_valid(toy, files):
         assert (time.year == 2099) == (root in files.current_roots())
     with pytest.raises(errors.StaleRootError, match="5 is not a root id"):
         service.latest_valid_timestamp([5])
+    before = len(toy_server.requests)
+    with pytest.raises(errors.StaleRootError, match=r"^5 is not a root id"):
+        service.latest_valid_timestamp([5] * 100)
+    assert len(toy_server.requests) - before < 10  # of halving, down to the unknown id
 
 
 def successors(files, root, at):
