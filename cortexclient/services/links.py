@@ -448,8 +448,8 @@ def segment_properties_of(table: pd.DataFrame) -> dict[str, Any]:
     TypeError
         If the root ids are floats.
     ValueError
-        If there is no column of root ids, one of them is missing, repeats or stands for no root, or a number is
-        missing: Neuroglancer cannot show that.
+        If there is no column of root ids, one of them is missing, repeats or stands for no root, two columns have one
+        name, or a number is missing or infinite: Neuroglancer cannot show that.
     """
     import pandas as pd
     from nglui.segmentprops import SegmentProperties
@@ -466,6 +466,9 @@ def segment_properties_of(table: pd.DataFrame) -> dict[str, Any]:
             f"segment properties need one row for each root id; {column} holds {wrong.iloc[0]} "
             f"{'twice' if wrong.iloc[0] > 0 else 'which is none'} ({len(wrong)} such rows): drop them"
         )
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"segment properties need a name for each column, and {twice!r} is that of several")
     others = {str(name): table[name].reset_index(drop=True) for name in table.columns if name != column}
     tagged = {name: tags for name, given in others.items() if (tags := _tags_of(given, name)) is not None}
     values = {name: _property(given, name) for name, given in others.items() if name not in tagged}
@@ -478,7 +481,10 @@ def segment_properties_of(table: pd.DataFrame) -> dict[str, Any]:
         string_cols=[name for name in values if name not in numbers],
     ).to_dict()
     if tagged:
-        made["inline"]["properties"].append(_tag_property(tagged, len(ids)))
+        name = "tags"
+        while name in values:
+            name += "_"
+        made["inline"]["properties"].append(_tag_property(name, tagged, len(ids)))
     return made
 
 
@@ -527,7 +533,7 @@ def _tag(value: Any) -> str:
     return "_".join(str(value).split()).lstrip("#")
 
 
-def _tag_property(columns: Mapping[str, pd.Series], count: int) -> dict[str, Any]:
+def _tag_property(property_id: str, columns: Mapping[str, pd.Series], count: int) -> dict[str, Any]:
     """Make the one property of tags that Neuroglancer knows; equal tags of two columns are named after their column."""
     used = {
         name: [tag for tag in tags.cat.categories if tag and (tags == tag).any()]
@@ -544,4 +550,4 @@ def _tag_property(columns: Mapping[str, pd.Series], count: int) -> dict[str, Any
         for row, tag in enumerate(rows.tolist()):
             if tag:
                 values[row].append(number_of[tag])
-    return {"id": "tags", "type": "tags", "tags": tags, "values": values}
+    return {"id": property_id, "type": "tags", "tags": tags, "values": values}

@@ -68,6 +68,8 @@ def test_dimensions_and_default_position(sandbox_client: DatasetClient) -> None:
     low = np.array(scale["voxel_offset"]) * scale["resolution"]
     high = low + np.array(scale["size"]) * scale["resolution"]
     assert ((nm(state) > low) & (nm(state) < high)).all()
+    # the 3d view shows the entire volume, of a large one a part
+    assert state["projectionScale"] == min(50_000, (high - low).max() / resolution_of(state).min())
 
 
 def test_roots_are_selected_exactly(sandbox_client: DatasetClient) -> None:
@@ -198,6 +200,8 @@ def test_segment_properties_are_uploaded_and_attached(
     assert stored["inline"]["ids"] == ["864691135336055529", "8"]
     again = state_of(sandbox_client.neuroglancer_url(seg_prop=stored))
     assert len(layer_of(again, "segmentation")["source"]) == len(layer_of(state, "segmentation")["source"])
+    with pytest.raises(ValueError, match="'depth' is that of several"):
+        sandbox_client.neuroglancer_url(seg_prop=table.set_axis(["root_id", "depth", "depth"], axis=1))
     with pytest.raises(ValueError, match="pt_root_id or root_id"):
         sandbox_client.neuroglancer_url(seg_prop=pd.DataFrame({"id": [1]}))
 
@@ -234,14 +238,14 @@ def test_truth_values_categories_and_texts_become_tags(sandbox_client: DatasetCl
             "cell_type": ["L2 IT", None, "BC", *["BC"] * (count - 3)],
             "layer": pd.Categorical(["L4", "L2", None, *["L2"] * (count - 3)], categories=["L2", "L4", "L6"]),
             "coarse": pd.array(["BC", "", "#EX", *[None] * (count - 3)], dtype="string"),
-            "note": [f"note {number}" for number in range(count)],
+            "tags": [f"note {number}" for number in range(count)],
             "size": 1.5,
         }
     )
     inline = properties_of(sandbox_client, table)["inline"]
     assert inline["ids"] == [str(number) for number in range(1, count + 1)]
     kinds = [(each["id"], each["type"]) for each in inline["properties"]]
-    assert sorted(kinds) == [("note", "string"), ("size", "number"), ("tags", "tags")]
+    assert sorted(kinds) == [("size", "number"), ("tags", "string"), ("tags_", "tags")]
     (tags,) = (each for each in inline["properties"] if each["type"] == "tags")
     # by column; texts sorted, categories in their own order; a tag of two columns says of which it is
     assert tags["tags"] == ["proofread", "has_axon", "cell_type:BC", "L2_IT", "L2", "L4", "coarse:BC", "EX"]

@@ -129,6 +129,17 @@ def test_neurons_changed_by_navis_are_saved_as_they_are(
         )
 
 
+def test_a_vertex_that_navis_put_in_has_no_compartment(
+    client: DatasetClient, roots: list[int], tmp_path: Any
+) -> None:
+    navis = pytest.importorskip("navis", reason="the extra `navis` is not installed")
+    neuron = client.get_skeleton(roots[0], output="navis")
+    longer = navis.insert_nodes(neuron, [tuple(neuron.edges[0].tolist())])
+    client.save_swc(longer, tmp_path / "longer.swc")
+    kinds = np.loadtxt(tmp_path / "longer.swc")[:, 1]
+    assert sorted(kinds) == sorted([0, *neuron.nodes["label"]])
+
+
 def test_neurons_without_synapses_failures_and_wrong_outputs(client: DatasetClient, roots: list[int]) -> None:
     pytest.importorskip("navis", reason="the extra `navis` is not installed")
     bare = client.get_skeleton(roots[0], output="navis", synapses=False)

@@ -46,7 +46,7 @@ class NeuronShape:
     space: str | None = None
     """Space of the vertices; None where the form does not state it."""
     compartments: NDArray[np.int64] | None = None
-    """Shape (N,). SWC number of each vertex."""
+    """Shape (N,). SWC number of each vertex; 0 where it is not known."""
     radius_nm: NDArray[np.float64] | None = None
     """Shape (N,). Radius of each vertex, always in nm."""
     root: int | None = None
@@ -58,7 +58,9 @@ class NeuronShape:
         self.vertices = np.asarray(self.vertices, dtype=np.float64).reshape(-1, 3)
         self.edges = np.asarray(self.edges, dtype=np.int64).reshape(-1, 2)
         if self.compartments is not None:
-            self.compartments = np.asarray(self.compartments, dtype=np.int64)
+            # NaN where a program put in a vertex
+            labels = np.nan_to_num(np.asarray(self.compartments, dtype=np.float64))
+            self.compartments = labels.astype(np.int64)
         if self.radius_nm is not None:
             self.radius_nm = np.asarray(self.radius_nm, dtype=np.float64)
         count = len(self.vertices)
