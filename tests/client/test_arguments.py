@@ -43,6 +43,16 @@ def test_every_way_to_hold_ids_is_a_list_of_them(toy, way):
     assert sorted(as_ids(WAYS[way](ids)).tolist()) == ids
 
 
+def test_columns_and_scalars_of_arrow_and_numpy_are_values(toy):
+    tags, synapses = TablesService(toy).tags_toy, TablesService(toy).synapses_toy
+    held = tags.query(return_as="arrow").column("tag")
+    assert tags(tag=held).count() == len(held) > 1
+    assert tags(tag=held[0]).count() == held.to_pylist().count(held[0].as_py())
+    assert synapses(size={">": pa.scalar(4000)}).count() == synapses(size={">": 4000}).count() > 0
+    time = synapses(created={">": np.datetime64("2026-01-02T03:04:05.678", "ns")}).filters["greater"]
+    assert time["synapses_toy"]["created"].isoformat() == "2026-01-02T03:04:05.678000"
+
+
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "a range"])
 def test_several_ids_get_several_answers_however_they_are_held(toy, files, way):
     ids = sorted(files.current_roots())[:3]

@@ -246,7 +246,11 @@ def _box(column: str, value: Any) -> list[list[float]]:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a filter value as plain Python: a NumPy scalar becomes a number, whatever can be walked through a list."""
+    """Return a filter value as plain Python: of NumPy or Arrow a plain scalar, of what can be iterated a list."""
+    if hasattr(value, "as_py"):
+        return value.as_py()
+    if type(value).__module__ == "numpy" and value.dtype.kind == "M":
+        value = value.astype("datetime64[us]")  # nanoseconds would become numbers
     if hasattr(value, "tolist"):
         return value.tolist()
     if hasattr(value, "__iter__") and not isinstance(value, str | bytes | dict):
