@@ -30,14 +30,17 @@ def test_cloudvolume_gets_the_mesh_whose_level2_ids_are_known(tiny: Sandbox, cli
     assert set(l2_ids) <= set(client.chunkedgraph.get_leaves(root, stop_layer=2).tolist())
 
 
-def test_roots_are_those_of_the_truth_at_any_time(tiny: Sandbox, client: Any) -> None:
-    supervoxels = tiny.truth.supervoxels["supervoxel_id"].to_numpy()
-    edits = [datetime.fromisoformat(edit["time"]) for edit in tiny.world.graph.operations]
+@pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
+def test_roots_are_those_of_the_truth_at_any_time(sandbox_factory: Any, size: str) -> None:
+    sandbox = sandbox_factory(size=size)
+    graph, truth = client_of(sandbox).chunkedgraph, sandbox.truth
+    supervoxels = truth.supervoxels["supervoxel_id"].to_numpy()
+    edits = [datetime.fromisoformat(edit["time"]) for edit in sandbox.world.graph.operations]
     for when in (NOW, *edits, *(edit + timedelta(seconds=1) for edit in edits)):
-        found = client.chunkedgraph.get_roots(supervoxels, timestamp=when).astype(np.int64)
-        np.testing.assert_array_equal(found, tiny.truth.root_of_supervoxel(supervoxels, when))
+        found = graph.get_roots(supervoxels, timestamp=when).astype(np.int64)
+        np.testing.assert_array_equal(found, truth.root_of_supervoxel(supervoxels, when))
         root = int(found[0])  # also of a root that is no more
-        assert sorted(client.chunkedgraph.get_leaves(root)) == sorted(supervoxels[found == root])
+        assert sorted(graph.get_leaves(root)) == sorted(supervoxels[found == root])
 
 
 @pytest.mark.filterwarnings("ignore:.*numexpr.*:RuntimeWarning")

@@ -16,7 +16,7 @@ import numpy as np
 from cortexclient.sandbox.arrays import Bools, Ints
 from cortexclient.sandbox.cortex.anatomy import Cell, random_for
 from cortexclient.sandbox.cortex.sizes import AXON
-from cortexclient.sandbox.cortex.supervoxels import Sections
+from cortexclient.sandbox.cortex.supervoxels import Sections, components
 
 EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -151,7 +151,11 @@ class _Planner:
             side = below[supply.section[ends]]
             crossing = side[:, 0] != side[:, 1]
             chunks = supply.chunk[ends[crossing].ravel()]
-            if crossing.any() and (chunks == chunks[0]).all():
+            if not crossing.any() or (chunks != chunks[0]).any():
+                continue
+            # a side that hangs together through the other only would fall apart for good
+            kept = np.searchsorted(rows, ends[~crossing])
+            if components(len(rows), [(kept[:, 0], kept[:, 1])]).max() == 1:
                 yield mine[crossing], rows[below[supply.section[rows]]]
 
     def split_pair(self, first: int, second: int, when: datetime) -> None:

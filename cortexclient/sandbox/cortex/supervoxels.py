@@ -278,7 +278,7 @@ def cut_into_supervoxels(voxels: Voxels, sections: Sections, grid: Grid) -> Cell
     pairs = _neighbours(voxels.linear, grid)
     section = voxels.section.astype(np.int64)
     inner = [(section[i] == section[j]) & (chunk[i] == chunk[j]) for i, j in pairs]
-    label = _components(len(section), [(i[m], j[m]) for (i, j), m in zip(pairs, inner, strict=True)])
+    label = components(len(section), [(i[m], j[m]) for (i, j), m in zip(pairs, inner, strict=True)])
     # numbered by chunk, then by first voxel, so that numbers depend on nothing but the shape
     first = np.empty(label.max() + 1, dtype=np.int64)
     first[label[::-1]] = np.arange(len(label))[::-1]
@@ -328,7 +328,8 @@ def _neighbours(linear: Ints, grid: Grid) -> list[tuple[Ints, Ints]]:
     return pairs
 
 
-def _components(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:
+def components(count: int, pairs: list[tuple[Ints, Ints]]) -> Ints:
+    """Number the connected components of so many nodes from 0; shape (count,)."""
     i = np.concatenate([p[0] for p in pairs]).astype(np.int32)
     j = np.concatenate([p[1] for p in pairs]).astype(np.int32)
     graph = coo_matrix((np.ones(len(i), dtype=np.int8), (i, j)), shape=(count, count))
@@ -365,14 +366,14 @@ def _bridge_gaps(
     A gap is bridged where the tree says that the neurite goes on; only where whole sections were lost, at the nearest
     place.
     """
-    label = _components(len(section), [(edges[:, 0], edges[:, 1])])
+    label = components(len(section), [(edges[:, 0], edges[:, 1])])
     if label.max() == 0:
         return edges, area
     pairs = _along_tree(section, parent)
     pairs = pairs[label[pairs[:, 0]] != label[pairs[:, 1]]]
     edges, area = _add_shortest(edges, area, centroid_nm, label, pairs)
     while True:
-        label = _components(len(section), [(edges[:, 0], edges[:, 1])])
+        label = components(len(section), [(edges[:, 0], edges[:, 1])])
         if label.max() == 0:
             return edges, area
         edges, area = _add_shortest(edges, area, centroid_nm, label, _nearest_to_smallest(centroid_nm, label))
