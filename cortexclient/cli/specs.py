@@ -288,32 +288,39 @@ def dataset_page(spec: DatasetSpec) -> str:
         "| what | value |",
         "|---|---|",
     ]
-    lines += [f"| {name} | {value} |" for name, value in _facts(spec) if value]
+    lines += [_row(name, value) for name, value in _facts(spec) if value]
     if spec.tables:
         head = "| role | name | kind | versions | schema and columns | note |"
         lines += ["", "## Tables by role", "", head, "|---|---|---|---|---|---|"]
         for role, table in spec.tables.items():
-            lines.append(_row(role, table))
-            lines += [_row("", old) for old in table.earlier]
+            lines.append(_table_row(role, table))
+            lines += [_table_row("", old) for old in table.earlier]
     if spec.versions:
         lines += ["", "## Versions", "", "| version | timestamp (UTC) | status | note |", "|---|---|---|---|"]
         for item in spec.versions:
             stamp = item.timestamp.isoformat().replace("+00:00", "") if item.timestamp else "not known"
             end = f"Until {item.expires}. " if item.expires else ""
-            lines.append(f"| {item.version} | {stamp} | {item.status} | {end}{item.note or ''} |")
+            lines.append(_row(str(item.version), stamp, item.status, f"{end}{item.note or ''}"))
     unverified = [(path, fact) for path, fact in spec.sources.items() if not fact.verified]
     if unverified:
         lines += ["", "## Not verified", ""]
-        lines += [f"- `{path}`: {fact.note or fact.source or 'no source'}" for path, fact in unverified]
+        reasons = {path: fact.note or fact.source or "no source" for path, fact in unverified}
+        lines += [f"- `{path}`: {' '.join(reason.split())}" for path, reason in reasons.items()]
     lines += ["", "## How to cite", "", "```text", spec.cite(), "```"]
     return "\n".join(lines) + "\n"
 
 
-def _row(role: str, table: TableSpec) -> str:
+def _row(*cells: str) -> str:
+    """Return a row of a table, of whatever texts: one line, in which a bar ends no cell."""
+    texts = [" ".join(cell.split()).replace("|", r"\|") for cell in cells]
+    return f"| {' | '.join(texts)} |"
+
+
+def _table_row(role: str, table: TableSpec) -> str:
     columns = [f"`{table.schema_name}`"] if table.schema_name else []
     columns += [f"`{name}`" for name in table.columns]
-    cells = (role, f"`{table.name}`", table.kind, table.lifetime, ", ".join(columns), table.description or "")
-    return f"| {' | '.join(cells)} |"
+    described = table.description or ""
+    return _row(role, f"`{table.name}`", table.kind, table.lifetime, ", ".join(columns), described)
 
 
 def _facts(spec: DatasetSpec) -> Iterator[tuple[str, str]]:

@@ -385,6 +385,18 @@ def test_one_broken_file_keeps_nothing_else_from_being_reported(run, write) -> N
     assert set(lines) == set(list_datasets())
 
 
+def test_a_page_keeps_its_tables_whatever_a_text_holds(run, write) -> None:
+    text = '"one | two\\n\\nthree"'
+    tables = f"tables: {{a: {{name: b, description: {text}}}}}\nversions: [{{version: 1, note: {text}}}]\n"
+    write(
+        "my_brain",
+        f"access: {{note: {text}}}\n{tables}sources: {{title: {{verified: false, note: {text}}}}}\n",
+    )
+    page = run("show", "my_brain", "--markdown")[1]
+    assert page.count("one \\| two three") == 3
+    assert "- `title`: one | two three" in page
+
+
 def test_json_is_exact(run, write) -> None:
     write("my_brain", "x-a: \u202e é \U0001f9e0\n")
     assert json.loads(run("show", "my_brain", "--json")[1])["x-a"] == "\u202e é \U0001f9e0"
