@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cortexclient.session import Session
     from cortexclient.spec import DatasetSpec
     from cortexclient.types import FloatArray, TransformName
+
+    Resolution: TypeAlias = str | tuple[float, float, float]
 
 __all__ = [
     "Space",
@@ -139,6 +141,8 @@ class Space:
         ------
         SpecError
             If standard_transform knows no such dataset or version.
+        ValueError
+            If the resolution is something else.
 
         Examples
         --------
@@ -275,22 +279,22 @@ class Space:
     # -- building ----------------------------------------------------------------------------------------------
 
     def _once(self, build: Callable[..., Any], resolution: Any, version: str | None) -> Any:
-        size = (
-            resolution if isinstance(resolution, str) else tuple(np.asarray(resolution, dtype=float).tolist())
-        )
+        if isinstance(resolution, str) and resolution not in {"nm", "vx"}:
+            raise ValueError(f"resolution must be 'nm', 'vx' or three sizes in nm, not {resolution!r}")
+        size = resolution if isinstance(resolution, str) else voxel_size(resolution)
         with self._lock:
             key = (build.__name__, size, version)
             if key not in self._made:
-                self._made[key] = build(resolution, version)
+                self._made[key] = build(size, version)
             return self._made[key]
 
-    def _build_transform(self, resolution: str | ArrayLike, version: str | None) -> Any:
+    def _build_transform(self, resolution: Resolution, version: str | None) -> Any:
         if self._transform_spec.dataset is None:
             self._no_versions(version)
             return self._declared(resolution)
         return self._from_library("transform", resolution, version)
 
-    def _build_streamline(self, resolution: str | ArrayLike, version: str | None) -> Any:
+    def _build_streamline(self, resolution: Resolution, version: str | None) -> Any:
         if self._transform_spec.dataset is not None:
             return self._from_library("streamline", resolution, version or self._matching_streamline())
         self._no_versions(version)
@@ -306,7 +310,7 @@ class Space:
             np.asarray(points, dtype=np.float64), tform=self._declared(resolution), transform_points=False
         )
 
-    def _from_library(self, what: str, resolution: str | ArrayLike, version: str | None) -> Any:
+    def _from_library(self, what: str, resolution: Resolution, version: str | None) -> Any:
         from standard_transform import datasets
 
         known = {"minnie65": datasets.minnie_ds, "v1dd": datasets.v1dd_ds}
@@ -337,12 +341,12 @@ class Space:
                 f"the transform of dataset {self._spec.name!r} is declared in its spec and has no versions"
             )
 
-    def _declared(self, resolution: str | ArrayLike) -> Any:
+    def _declared(self, resolution: Resolution) -> Any:
         from standard_transform.base import TransformSequence
 
         sequence = TransformSequence()
-        if not (isinstance(resolution, str) and resolution == "nm"):
-            sequence.add_scaling(self._voxel(resolution))
+        if resolution != "nm":
+            sequence.add_scaling(self._voxel() if resolution == "vx" else list(resolution))
         for step in self._transform_spec.steps:
             if step.translation is not None:
                 sequence.add_translation(list(step.translation))
@@ -354,11 +358,7 @@ class Space:
                 sequence.add_rotation(step.rotation.axis, step.rotation.degrees, degrees=True)
         return sequence
 
-    def _voxel(self, resolution: str | ArrayLike) -> list[float]:
-        if not isinstance(resolution, str):
-            return [float(value) for value in np.asarray(resolution, dtype=float).reshape(3)]
-        if resolution != "vx":
-            raise ValueError(f"resolution must be 'nm', 'vx' or three numbers, not {resolution!r}")
+    def _voxel(self) -> list[float]:
         if self._spec.voxel_resolution is None:
             raise NotConfiguredError(
                 f"dataset {self._spec.name!r} does not say its voxel size: add `voxel_resolution: [x, y, z]`"

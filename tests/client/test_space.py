@@ -131,6 +131,14 @@ def test_resolution_of_the_frame_is_heeded() -> None:
                 read(df)
 
 
+@pytest.mark.parametrize("transform", ["minnie65", {"steps": [{"scaling": 0.001}]}])
+@pytest.mark.parametrize("resolution", ["um", [4, 4], 4, [4, 4, 0], [4, 4, np.nan], [-4, 4, 40]])
+def test_a_resolution_that_is_none_is_not_the_specs_fault(transform: Any, resolution: Any) -> None:
+    with pytest.raises(ValueError, match="resolution must be") as caught:
+        make_space(transform).depth([[1, 2, 3]], resolution=resolution)
+    assert not isinstance(caught.value, SpecError)
+
+
 def test_two_positions_must_be_told_apart() -> None:
     space = make_space("minnie65")
     df = pd.DataFrame({f"{side}_pt_position": [[1, 2, 3]] for side in ("pre", "post")})
