@@ -231,11 +231,13 @@ def test_files_of_several_gzip_members_are_read_whole(tmp_path: Path, cut: int) 
 
 def test_damage_inside_of_a_file_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path, "v1/t", ["1,2", "3,4"] * 5000, "id,bigint\nn,bigint\n")
-    content = bytearray(path.read_bytes())
-    content[-6] ^= 1  # of the check sum
-    path.write_bytes(content)
-    with pytest.raises(ExportError, match=r"v1/t\.csv\.gz is cut or damaged"):
-        TableExportClient(str(tmp_path)).get_table("t", 1)
+    sound = path.read_bytes()
+    for place in (-6, *range(11, len(sound) - 8, 3)):  # of the checksum, and of the rows
+        content = bytearray(sound)
+        content[place] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ExportError, match=r"v1/t\.csv\.gz (is cut or damaged|does not fit)"):
+            list(TableExportClient(str(tmp_path)).find("t", 1).source().batches())
 
 
 def test_points_become_three_columns(tmp_path: Path) -> None:
@@ -519,6 +521,7 @@ def test_nulls_and_line_ends_at_the_borders_of_blocks(
     rows = [f'{n},"a\n""{n}"' if n % 3 else f"{n}," for n in range(500)]
     write(tmp_path, "v1/t", rows, "id,bigint\ntext,text\n")
     write(tmp_path, "v1/one", ["1", "", "3"], "n,bigint\n")
+    write(tmp_path, "v1/marks", ["first", *["\ufeff"] * 99], "text,text\n")
     for size in (7, 64, 1 << 20):
         monkeypatch.setattr(dumps, "_BLOCK", max(size, 8))
         monkeypatch.setattr(dumps, "_SAMPLE", size)
@@ -532,6 +535,9 @@ def test_nulls_and_line_ends_at_the_borders_of_blocks(
             True,
             False,
         ]
+        if size > 8:  # or Arrow sees a part of the mark
+            marks = TableExportClient(str(tmp_path)).get_table("marks", 1)["text"]
+            assert marks.tolist() == ["first", *["\ufeff"] * 99]
 
 
 def test_folders_of_parquet(tmp_path: Path) -> None:
