@@ -1,4 +1,4 @@
-"""Every fault, injected once and seen by the unmodified caveclient as it sees those of real servers."""
+"""Faults as the unmodified caveclient sees them; what our own client makes of every kind is tested with it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,7 @@ VERSIONS = "/versions$"
         ("403", 403, "missing_permission"),
         ("404", 404, "404"),
         ("406", 500, "406 Not Acceptable"),
-        ("429", 429, "2 per 1 minute"),
         ("500", 500, "fault was set up"),
-        ("aborted-transaction", 500, "current transaction is aborted"),
-        ("500-html", 500, "Internal Server Error"),
     ],
 )
 def test_refused_at_once(sandbox: Sandbox, cave: Any, kind: str, status: int, text: str) -> None:
@@ -74,28 +71,12 @@ def test_a_json_string_breaks_the_client(sandbox: Sandbox, cave: Any) -> None:
         cave.materialize.get_versions()
 
 
-@pytest.mark.parametrize("kind", ["502", "503", "504"])
-def test_gateways_are_tried_again(sandbox: Sandbox, cave: Any, kind: str) -> None:
-    sandbox.inject(kind, route=VERSIONS, count=2)
-    assert cave.materialize.get_versions()
-    assert [record.status for record in sandbox.requests] == [int(kind), int(kind), 200]
-
-
 def test_retry_after_is_obeyed(sandbox: Sandbox, cave: Any) -> None:
     sandbox.inject("429-retry-after", route=VERSIONS, seconds=1)
     started = time.monotonic()
     assert cave.materialize.get_versions()
     assert time.monotonic() - started >= 1
     assert [record.status for record in sandbox.requests] == [429, 200]
-
-
-def test_login_page(sandbox: Sandbox, cave: Any) -> None:
-    from caveclient.base import AuthException
-
-    sandbox.inject("login-redirect", route="/root_timestamps|/is_latest_roots")
-    with pytest.raises(AuthException, match="token"):
-        cave.chunkedgraph.is_latest_roots([_root(sandbox)])
-    assert cave.chunkedgraph.is_latest_roots([_root(sandbox)])[0]
 
 
 @pytest.mark.slow
@@ -111,26 +92,6 @@ def test_connections_are_refused(sandbox: Sandbox, cave: Any) -> None:
         except requests.ConnectionError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-
-
-def test_reset_in_mid_body(sandbox: Sandbox, cave: Any, synapses: str) -> None:
-    sandbox.inject("reset", route="/query$")
-    with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        cave.materialize.query_table(synapses, limit=20)
-    assert len(cave.materialize.query_table(synapses, limit=20)) == 20
-
-
-def test_truncated_arrow_stream(sandbox: Sandbox, cave: Any, synapses: str) -> None:
-    sandbox.inject("truncated", route="/query$", fraction=0.7)
-    with pytest.raises((OSError, ValueError)) as caught:
-        cave.materialize.query_table(synapses, limit=20)
-    assert not isinstance(caught.value, requests.RequestException)  # it is pyarrow that notices
-
-
-def test_wrong_content_type(sandbox: Sandbox, cave: Any, synapses: str) -> None:
-    sandbox.inject("content-type", route="/query$")
-    with pytest.raises(ValueError, match="Unknown response type"):
-        cave.materialize.query_table(synapses, limit=20)
 
 
 def test_hang(sandbox: Sandbox, cave: Any) -> None:
