@@ -14,7 +14,6 @@ import pytest
 from cortexclient.sandbox.layout import DataFolder
 from cortexclient.sandbox.stores.graph import edits as graph_edits
 from cortexclient.sandbox.stores.graph import history as graph_history
-from cortexclient.sandbox.stores.graph import space as graph_space
 from cortexclient.sandbox.stores.graph.graph import ChunkedGraph
 from cortexclient.sandbox.stores.graph.space import Volume
 from cortexclient.sandbox.stores.graph.state import NEVER, IdLayout, to_micros
@@ -67,19 +66,6 @@ def test_a_root_is_latest_from_the_millisecond_after(blocks: ChunkedGraph) -> No
     with pytest.raises(IndexError, match="empty deque"):
         graph_history.latest_timestamps(blocks, edit.new_roots, edit.time - timedelta(days=1))
     assert blocks.oldest() == edit.time - timedelta(milliseconds=500)
-
-
-def test_bounds_take_whole_chunks(blocks: ChunkedGraph) -> None:
-    root = int(blocks.alive()[0])
-    for width, expected in ((24, 1), (25, 2), (48, 2), (96, 4), (1000, 4)):
-        bounds = np.array([[0, 0, 0], [width, 24, 24]])
-        assert len(graph_space.leaves(blocks, root, 2, bounds)) == expected
-        assert len(graph_space.leaves(blocks, root, 1, bounds)) == expected
-        assert len(graph_space.l2_graph(blocks, root, bounds)) == expected - 1
-    assert len(graph_space.leaves(blocks, root, 1, np.array([[0, 24, 0], [96, 48, 24]]))) == 0
-    half = int(blocks.children(root)[0])
-    assert len(graph_space.l2_graph(blocks, half)) == 1
-    assert len(graph_space.l2_graph(blocks, int(blocks.l2_ids(root)[0]))) == 0
 
 
 def test_supervoxels_at_points_from_either_form_of_the_volume(block_folder: Path, tmp_path: Path) -> None:
