@@ -87,6 +87,7 @@ def test_unknown_dataset_says_what_exists(capsys: pytest.CaptureFixture[str]) ->
     [
         ["no-such-command"],
         ["cell-id-to-root-id", "sandbox", "12.5"],
+        ["cell-id-to-root-id", "sandbox", "12_5"],
         ["skeleton", "sandbox", "1", "--out", "neuron.txt"],
         ["query", "sandbox", "t", "--where", "nonsense"],
         ["query", "sandbox", "t", "--where", "id=1", "--where", "id=2"],
@@ -110,8 +111,11 @@ def test_ids_keep_every_digit_and_come_from_a_pipe(monkeypatch: pytest.MonkeyPat
 
 
 def test_filters_are_typed() -> None:
-    assert filters_from(["id=864691135336055529,2", "kind=a", "score=0.5", "valid=true"]) == {
+    words = ["id=864691135336055529,2", "kind=a", "score=0.5", "valid=true", "tag=10_2,nan,inf,1.2.3,."]
+    assert filters_from([*words, "size=.5,-1e3,+2,5."]) == {
         "id": [864691135336055529, 2],
+        "tag": ["10_2", "nan", "inf", "1.2.3", "."],
+        "size": [0.5, -1000.0, 2, 5.0],
         "kind": "a",
         "score": 0.5,
         "valid": True,

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
@@ -299,10 +300,9 @@ def ids_from(words: list[str]) -> list[int]:
 
 
 def _id(word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise typer.BadParameter(f"{word!r} is not an id; an id is a whole number") from None
+    if not re.fullmatch("-?[0-9]{1,30}", word):
+        raise typer.BadParameter(f"{word[:80]!r} is not an id; an id is a whole number")
+    return int(word)
 
 
 def filters_from(words: list[str]) -> dict[str, Any]:
@@ -324,9 +324,9 @@ def filters_from(words: list[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     if text.lower() in {"true", "false"}:
         return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
+    # Python's own rules take more words for numbers: 10_2, nan, infinity
+    if re.fullmatch("[-+]?[0-9]{1,30}", text):
+        return int(text)
+    if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text):
+        return float(text)
     return text
