@@ -240,3 +240,22 @@ def test_as_a_program_with_pipes(python: Any, tmp_path: Path) -> None:
     roots = python(code, *words, cwd=tmp_path, input="\n".join(ids))
     assert [line.split(",")[0] for line in roots.splitlines()[1:]] == ids
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_without_a_cortical_space_is_drawn_along_the_imagery(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "fly.yaml"
+    place.write_text("name: fly\ntitle: A fly\nextends: sandbox\ntransform: null\nlayers: []\n")
+    run("demo", "--dataset", str(place), "--out", str(tmp_path / "fly.png"))
+    said = capsys.readouterr().out
+    assert "not available" not in said
+    assert re.search(r"vertices, \d\.\d\d mm of neurite$", said, re.MULTILINE)
+    assert "pia" not in said
+    assert (tmp_path / "fly.png").stat().st_size > 10_000
+    root = str(
+        cortexclient.load(place, server_address=TINY[1]).query("nucleus_detection")["pt_root_id"].max()
+    )
+    run("plot", str(place), root, "--out", str(tmp_path / "plot.png"))
+    assert main(["plot", str(place), root, "--streamline", *TINY]) == 1
+    assert "no cortical space" in capsys.readouterr().err

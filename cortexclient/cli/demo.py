@@ -196,16 +196,17 @@ class Demo:
         yield f"{out_of:,} outputs, {into:,} inputs{also}"
 
     def skeleton(self) -> Iterator[str]:
-        """Fetch the skeleton, rigidly moved so that y is the depth below the pia."""
-        neuron = self.client.get_skeleton(self.root, transform="rigid")
+        """Fetch the skeleton; in a cortical space it is moved rigidly, so that y is the depth below the pia."""
+        in_cortex = self.client.spec.transform is not None
+        neuron = self.client.get_skeleton(self.root, transform="rigid" if in_cortex else None)
         self.neuron = neuron
         depth = neuron.skeleton.vertices[:, 1]
-        length = neuron.skeleton.path_length() / 1000
-        soma = neuron.skeleton.vertices[int(neuron.skeleton.root), 1]
-        yield (
-            f"{len(depth):,} vertices, {length:.2f} mm of neurite, {depth.min():.0f} to {depth.max():.0f} µm below "
-            f"the pia, root at {soma:.0f} µm"
-        )
+        length = neuron.skeleton.path_length() / (1e3 if in_cortex else 1e6)
+        found = f"{len(depth):,} vertices, {length:.2f} mm of neurite"
+        if in_cortex:
+            soma = neuron.skeleton.vertices[int(neuron.skeleton.root), 1]
+            found += f", {depth.min():.0f} to {depth.max():.0f} µm below the pia, root at {soma:.0f} µm"
+        yield found
 
     def mesh(self) -> Iterator[str]:
         """Fetch the mesh and find the level-2 id of each of its vertices."""
@@ -251,7 +252,12 @@ class Demo:
         """Draw the neuron."""
         if self.neuron is None:
             raise NotConfiguredError("there is no skeleton to draw")
-        mesh = self.shape and (self.client.space.transform_nm.apply(self.shape.vertices), self.shape.faces)
+        mesh = None
+        if self.shape is not None:
+            in_cortex = self.client.spec.transform is not None
+            vertices = self.shape.vertices
+            vertices = self.client.space.transform_nm.apply(vertices) if in_cortex else vertices / 1000
+            mesh = (vertices, self.shape.faces)
         figure = neuron_figure(
             self.neuron,
             layers=self.client.spec.layers or None,

@@ -135,11 +135,14 @@ def plot(
 ) -> None:
     """Draw a neuron in cortical depth.
 
-    With its synapses, and their histogram over depth.
+    With its synapses, and their histogram over depth. A dataset without a cortical space is drawn along the axes of the
+    imagery, without the histogram.
     """
     root = ids_from([root_id])[0]
     with error_console().status(f"fetching neuron {root} ..."):
-        neuron = client.get_skeleton(root, transform="streamline" if streamline else "rigid")
+        neuron = client.get_skeleton(
+            root, transform="streamline" if streamline else "rigid" if client.spec.transform else None
+        )
     figure = neuron_figure(
         neuron, layers=client.spec.layers or None, title=f"{client.spec.title}\nneuron {root}"
     )
@@ -162,27 +165,39 @@ def neuron_figure(
     """Draw a neuron in cortical depth beside its synapses over depth and, where given, its mesh around the root.
 
     ``neuron`` is a Meshwork in um with y = depth below the pia, ``mesh`` its vertices in um and faces, ``labels`` the
-    level-2 id of each vertex of the mesh.
+    level-2 id of each vertex of the mesh. A Meshwork in nm of the volume has no depths, and its synapses no histogram.
     """
     from cortexclient.plotting import plot_neuron, plot_synapse_depths
     from cortexclient.plotting.depths import site_positions
     from cortexclient.plotting.style import pyplot
 
-    widths = [2.4, 1.3] if mesh is None else [2.4, 1.3, 2.3]
+    in_cortex = neuron.space != "volume"
+    widths = [2.4, *([1.3] if in_cortex else []), *([] if mesh is None else [2.3])]
     plt = pyplot()
-    figure, axes = plt.subplots(
-        1, len(widths), figsize=(2.3 * sum(widths), 6.8), layout="constrained", width_ratios=widths
+    figure, grid = plt.subplots(
+        1,
+        len(widths),
+        figsize=(2.3 * sum(widths), 6.8),
+        layout="constrained",
+        width_ratios=widths,
+        squeeze=False,
     )
-    layers = None if layers is None else list(layers)
-    plot_neuron(neuron, layers=layers, title="Skeleton, compartments and synapses", ax=axes[0])
-    pre, post = (site_positions(neuron, table) for table in ("pre_syn", "post_syn"))
+    axes = grid[0]
+    what = "Skeleton, compartments and synapses"
+    if in_cortex:
+        layers = None if layers is None else list(layers)
+        plot_neuron(neuron, layers=layers, title=what, ax=axes[0])
+    else:
+        plot_neuron(neuron, space="volume", title=what, ax=axes[0])
+    pre, post = (site_positions(neuron, table) if in_cortex else None for table in ("pre_syn", "post_syn"))
     if pre is not None or post is not None:
         axes[1].sharey(axes[0])
         plot_synapse_depths(pre, post, layers=layers, title="Synapses over depth", ax=axes[1])
         axes[1].set_ylabel("")
         axes[1].tick_params(labelleft=False)
     if mesh is not None:
-        _mesh_panel(axes, mesh, labels, neuron.skeleton.vertices[int(neuron.skeleton.root)])
+        middle = neuron.skeleton.vertices[int(neuron.skeleton.root)]
+        _mesh_panel(axes, mesh, labels, middle if in_cortex else middle / 1000)
     if title:
         figure.suptitle(title)
     return figure  # type: ignore[no-any-return]
