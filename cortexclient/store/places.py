@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["CONNECTIONS", "BucketPlace", "FolderPlace", "Place", "open_place"]
+__all__ = ["BucketPlace", "FolderPlace", "Place", "open_place"]
 
 _PIECE = 1 << 26
 """Bytes of one request for a large file."""
 _GAP, _MOST_JOINED = 1 << 16, 1 << 23
 """Ranges this close to each other are one request, of so many bytes at most."""
-CONNECTIONS = 16
+_CONNECTIONS = 16
 """Requests to one place at a time."""
 
 
@@ -174,7 +174,7 @@ class BucketPlace:
         jobs = [
             partial(fetch, path, *each) for path, (_, ranges) in wanted.items() for each in _joined(ranges)
         ]
-        run_all(jobs, workers=CONNECTIONS)
+        run_all(jobs, workers=_CONNECTIONS)
         return {path: pa.BufferReader(content) for path, content in found.items()}
 
     def _fetch(self, path: str, start: int, end: int) -> bytes:
