@@ -300,7 +300,7 @@ class Bulk:
         records: dict[int, Record],
     ) -> None:
         """Hand out batches, a bounded number at a time, and collect their records."""
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         left = sum(len(roots) for _, roots in todo)
         running: dict[Future[Record], tuple[int, list[int]]] = {}

@@ -360,7 +360,7 @@ class Prefetch(Generic[Result]):
 def _bar(total: int, description: str, *, show: bool) -> AbstractContextManager[Any]:
     if not (show and total):
         return contextlib.nullcontext()
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     bar: AbstractContextManager[Any] = tqdm(total=total, desc=description or None, leave=False)
     return bar

@@ -480,11 +480,11 @@ def test_with_a_cache_what_is_asked_depends_on_responses_alone():
 
 
 def test_one_progress_bar_for_all_requests(monkeypatch, capsys):
-    import tqdm.auto
+    import tqdm
 
     bars = []
 
-    class Bar(tqdm.auto.tqdm):
+    class Bar(tqdm.tqdm):
         def __init__(self, *args, **more):
             super().__init__(*args, **more)
             bars.append(self)
@@ -493,7 +493,7 @@ def test_one_progress_bar_for_all_requests(monkeypatch, capsys):
             self.last = (self.n, self.total)
             super().close()
 
-    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
     server = Notes({"id": range(400), "group": [number % 8 for number in range(400)]}, 60, order="shuffled")
     fetch_all(
         session(server), [query(range(8), progress=True)], following=[notes(100)], description="synapses"
