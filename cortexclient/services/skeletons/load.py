@@ -347,37 +347,43 @@ class SkeletonBatches:
         except CortexError as error:
             if not self.collect or not _may_be_of_some(error):
                 raise
-            found, failed, failure = self._read_parts(batch, error)
+            found, failed = self._read_parts(batch, error)
             lost = len(failed) == len(batch)
             if lost and self._lost and not isinstance(error, OfflineError):
                 raise
             self._lost = lost
-            return found | dict.fromkeys(failed, lambda: failure)
+            return found | {root: partial(_itself, failure) for root, failure in failed.items()}
         self._lost = False
         return found
 
     def _read_parts(
         self, batch: list[int], failure: CortexError
-    ) -> tuple[dict[int, Callable[[], Any]], list[int], CortexError]:
-        """Read a batch that failed in parts; return what was read, the rest, and the error of the rest."""
+    ) -> tuple[dict[int, Callable[[], Any]], dict[int, CortexError]]:
+        """Read a batch that failed in parts; return what was read, and the errors of the rest.
+
+        A service that fails for every part is down: after a few failures in a row the rest is not tried.
+        """
         found: dict[int, Callable[[], Any]] = {}
-        # offline, one by one: the cache costs no request
-        pieces = len(batch) if isinstance(failure, OfflineError) else 2
-        while len(batch) > 1:
-            failed = []
-            size = -(-len(batch) // pieces)
-            for part in in_batches(batch, size):
+        failed: dict[int, CortexError] = {}
+        offline = isinstance(failure, OfflineError)
+        hopeless, in_a_row = len(batch).bit_length() + 2, 1
+        left = [(batch, failure)]
+        while left:
+            part, error = left.pop()
+            if len(part) == 1 or (in_a_row >= hopeless and not offline):
+                failed |= dict.fromkeys(part, error)
+                continue
+            # offline, one by one: the cache costs no request
+            for piece in in_batches(part, 1 if offline else -(-len(part) // 2)):
                 try:
-                    found |= self.load(part)
-                except CortexError as error:
-                    if not _may_be_of_some(error):
+                    found |= self.load(piece)
+                    in_a_row = 0
+                except CortexError as next_error:
+                    if not _may_be_of_some(next_error):
                         raise
-                    failure = error
-                    failed.append(part)
-            batch = [root for part in failed for root in part]
-            if len(failed) != 1:  # none is left, or more than one part fails
-                break
-        return found, batch, failure
+                    in_a_row += 1
+                    left.append((piece, next_error))
+        return found, failed
 
     def to_dict(self) -> dict[int, Any]:
         """Read all: root id -> neuron, without the failures."""
@@ -394,6 +400,10 @@ class SkeletonBatches:
                 "these neurons are none of navis; get them with get_skeletons(..., output='navis')"
             )
         return navis.NeuronList(neurons)
+
+
+def _itself(error: CortexError) -> CortexError:
+    return error
 
 
 def _may_be_of_some(error: CortexError) -> bool:
