@@ -11,6 +11,7 @@ import typer
 from cortexclient.cli.options import Client, dataset_command, ids_from, made_from
 from cortexclient.cli.output import note, say
 from cortexclient.cli.shapes import Transform
+from cortexclient.ids import as_ids
 from cortexclient.types import TransformName
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def _ids_in(file: Path) -> list[int]:
     import pandas as pd
 
     if file.suffix.lower() == ".parquet":
-        return _roots_in(pd.read_parquet(file), _COLUMNS, str(file))
+        # without this, whole numbers of which one is missing are read as floats
+        return _roots_in(pd.read_parquet(file, dtype_backend="numpy_nullable"), _COLUMNS, str(file))
     return _roots_in(pd.read_csv(file, dtype=dict.fromkeys(_COLUMNS, "Int64")), _COLUMNS, str(file))
 
 
@@ -140,7 +142,7 @@ def _roots_in(frame: pd.DataFrame, columns: tuple[str, ...], where: str) -> list
         raise typer.BadParameter(
             f"{where} has no column {' or '.join(columns)}: give --roots FILE with root ids"
         )
-    return [int(root) for root in frame[column].dropna() if root > 0]
+    return [root for root in as_ids(frame[column].dropna(), column).tolist() if root > 0]
 
 
 def _report(result: BulkResult) -> None:

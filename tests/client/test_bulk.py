@@ -529,7 +529,7 @@ def test_commands_do_the_jobs(client, tiny, roots, tmp_path, kind, capsys):
     if text:
         file.write_text(text)
     else:
-        pd.DataFrame({"root_id": roots[:2]}).to_parquet(file)
+        pd.DataFrame({"root_id": pd.array([roots[0], None, roots[1]], "Int64")}).to_parquet(file)
     assert main(["bulk", kind, *server, "--roots", str(file), "--out", str(out)]) == 0
     assert "2 done, 0 failed" in capsys.readouterr().out
     assert BulkResult.read(out).done == roots[:2]
@@ -549,3 +549,8 @@ def test_commands_say_what_failed(tiny, roots, tmp_path, capsys):
     assert "5: MissingDataError" in said.err
     assert "1 done, 1 failed" in said.out
     assert main([*wrong[:-4], "--out", str(tmp_path / "out")]) == 2
+    pd.DataFrame({"root_id": [float(roots[0])]}).to_parquet(tmp_path / "floats.parquet")
+    assert (
+        main([*wrong[:-4], "--roots", str(tmp_path / "floats.parquet"), "--out", str(tmp_path / "no")]) != 0
+    )
+    assert "floats lose the last digits of an id" in " ".join(capsys.readouterr().err.split())
