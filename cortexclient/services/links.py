@@ -289,7 +289,11 @@ class LinksService(BaseService):
     def _upload_properties(self, properties: Mapping[str, Any] | pd.DataFrame) -> str:
         """Store segment properties in the state service; their address as a Neuroglancer source."""
         if not isinstance(properties, Mapping):
-            properties = segment_properties_of(as_pandas(properties))
+            table = as_pandas(properties)
+            if not hasattr(table, "columns"):
+                kind = type(table).__name__
+                raise TypeError(f"seg_prop is a table of one row per root id, or their JSON, not {kind}")
+            properties = segment_properties_of(table)
         state = self._session.cave.state
         with self._session.guard("state"):
             number = state.upload_property_json(dict(properties))

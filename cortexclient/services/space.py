@@ -506,11 +506,14 @@ def stack_points(rows: Iterable[Any]) -> NDArray[np.float64]:
 
 
 def _as_floats(values: Any) -> NDArray[np.float64]:
-    """Convert to float64; pandas' NA becomes NaN like None."""
+    """Convert to float64; pandas' NA becomes NaN like None, and what is no number raises `ValueError`."""
     try:
-        return np.asarray(values, dtype=np.float64)
-    except TypeError:  # NA does not convert by itself
-        import pandas as pd
+        try:
+            return np.asarray(values, dtype=np.float64)
+        except TypeError:  # NA does not convert by itself
+            import pandas as pd
 
-        mixed = np.asarray(values, dtype=object)
-        return np.where(pd.isna(mixed), np.nan, mixed).astype(np.float64)
+            mixed = np.asarray(values, dtype=object)
+            return np.where(pd.isna(mixed), np.nan, mixed).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"points are three numbers each, not {values!r:.60} ({error})") from None

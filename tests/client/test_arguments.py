@@ -350,3 +350,18 @@ def test_what_is_no_version_is_refused_as_such(tiny, wrong):
 def test_a_moment_among_the_filters_is_said_to_go_elsewhere(toy):
     with pytest.raises(errors.InvalidQueryError, match=r"ask client\.at\(version=\.\.\.\)"):
         TablesService(toy).synapses_toy(version=3).query()
+
+
+@pytest.mark.parametrize("points", ["x", [["a", "b", "c"]], {1, 2, 3}])
+def test_what_is_no_point_is_refused_as_such(tiny, points):
+    client = tiny.load()
+    for ask in (client.depth, client.root_at, lambda given: client.neuroglancer_url(annotations=given)):
+        with pytest.raises(ValueError, match="points are three numbers each, not "):
+            ask(points)
+
+
+def test_segment_properties_are_a_table(tiny):
+    with pytest.raises(
+        TypeError, match="seg_prop is a table of one row per root id, or their JSON, not list"
+    ):
+        tiny.load().neuroglancer_url(seg_prop=[1])
