@@ -132,6 +132,10 @@ def clear(
     ] = None,
 ) -> None:
     """Remove the entries of the cache; no other file of the folder is touched."""
+    if older_than is not None and not older_than >= 0:  # NaN is not either
+        raise typer.BadParameter(
+            f"a number of days, from 0, and not {older_than:g}", param_hint="--older-than"
+        )
     removed = _store(path).clear(older_than=None if older_than is None else older_than * _DAY)
     say(f"removed {removed} entries")
 

@@ -99,8 +99,9 @@ def build_cortex(
                 if not place.is_dir():
                     _build(place, frame, size, seed)
         except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
             raise DataFolderError(
-                f"the synthetic cortex cannot be built in {place.parent} ({os.strerror(error.errno or 0)}); set "
+                f"the synthetic cortex cannot be built in {place.parent} ({reason}); set "
                 "CORTEXCLIENT_CACHE_DIR to a folder that can be written and has room"
             ) from error
     return DataFolder.open(place)

@@ -49,6 +49,7 @@ def test_clear(store, capsys):
     old = next(store.listing()).path
     then = time.time() - 40 * 86_400
     os.utime(old, (then, then))
+    assert cache(store, "clear", "--older-than", "-1") == cache(store, "clear", "--older-than", "nan") == 2
     assert cache(store, "clear", "--older-than", "30") == 0
     assert "removed 1 entries" in capsys.readouterr().out
     assert cache(store, "clear") == 0
