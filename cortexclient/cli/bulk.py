@@ -126,7 +126,7 @@ def _ids_in(file: Path) -> list[int]:
     if file.suffix.lower() == ".parquet":
         # without this, whole numbers of which one is missing are read as floats
         return _roots_in(pd.read_parquet(file, dtype_backend="numpy_nullable"), _COLUMNS, str(file))
-    return _roots_in(pd.read_csv(file, dtype=dict.fromkeys(_COLUMNS, "Int64")), _COLUMNS, str(file))
+    return _roots_in(pd.read_csv(file, dtype=dict.fromkeys(_COLUMNS, str)), _COLUMNS, str(file))
 
 
 def _ids_of(client: Client, table: str) -> list[int]:

@@ -550,7 +550,10 @@ def test_commands_say_what_failed(tiny, roots, tmp_path, capsys):
     assert "1 done, 1 failed" in said.out
     assert main([*wrong[:-4], "--out", str(tmp_path / "out")]) == 2
     pd.DataFrame({"root_id": [float(roots[0])]}).to_parquet(tmp_path / "floats.parquet")
-    assert (
-        main([*wrong[:-4], "--roots", str(tmp_path / "floats.parquet"), "--out", str(tmp_path / "no")]) != 0
-    )
-    assert "floats lose the last digits of an id" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "floats.csv").write_text(f"root_id\n{roots[0]}.0\n")
+    for name, reason in {
+        "floats.parquet": "floats lose the last digits",
+        "floats.csv": "is not an id",
+    }.items():
+        assert main([*wrong[:-4], "--roots", str(tmp_path / name), "--out", str(tmp_path / "no")]) != 0
+        assert reason in " ".join(capsys.readouterr().err.split())
