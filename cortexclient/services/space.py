@@ -501,7 +501,12 @@ def _position_columns(names: list[str]) -> list[str]:
 
 def stack_points(rows: Iterable[Any]) -> NDArray[np.float64]:
     """Stack points of three numbers each, (N, 3); NaN where a point is missing, and in an axis that is missing."""
-    found = [row if np.ndim(row) == 1 and len(row) == 3 else (np.nan, np.nan, np.nan) for row in rows]
+    import pandas as pd
+
+    found = [(np.nan,) * 3 if np.ndim(row) == 0 and pd.isna(row) else row for row in rows]
+    for row in found:
+        if np.ndim(row) != 1 or len(row) != 3:
+            raise ValueError(f"points are three numbers each, not {row!r:.60}")
     return _as_floats(found).reshape(-1, 3)
 
 

@@ -352,7 +352,17 @@ def test_a_moment_among_the_filters_is_said_to_go_elsewhere(toy):
         TablesService(toy).synapses_toy(version=3).query()
 
 
-@pytest.mark.parametrize("points", ["x", [["a", "b", "c"]], {1, 2, 3}])
+@pytest.mark.parametrize(
+    "points",
+    [
+        "x",
+        [["a", "b", "c"]],
+        {1, 2, 3},
+        pd.Series([[1, 2]]),
+        pd.Series(["x"]),
+        pd.Series([None, [[1, 2, 3]]]),
+    ],
+)
 def test_what_is_no_point_is_refused_as_such(tiny, points):
     client = tiny.load()
     for ask in (client.depth, client.root_at, lambda given: client.neuroglancer_url(annotations=given)):
