@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -25,6 +26,7 @@ from cortexclient.services.space import Space
 from cortexclient.services.synapses import SynapsesService
 from cortexclient.services.tables import QueriesService, TablesService, ViewsService
 from cortexclient.session import Session, be_patient_with
+from cortexclient.spec.problems import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +143,10 @@ class DatasetClient:
                 "NAME --server ADDRESS --datastack DATASTACK` writes the file of another one"
             )
         tables, source, store = None, options.pop("source", None), options.pop("store", None)
+        known = {"source", "store", *inspect.signature(Session).parameters}
+        if unknown := [name for name in options if name not in known]:
+            advice = did_you_mean(unknown[0], known, "see help(cortexclient.load)")
+            raise TypeError(f"there is no option {unknown[0]!r} of a client: {advice}")
         if store is not None or source not in (None, "server"):
             from cortexclient.services.store import open_source
 

@@ -375,3 +375,10 @@ def test_segment_properties_are_a_table(tiny):
         TypeError, match="seg_prop is a table of one row per root id, or their JSON, not list"
     ):
         tiny.load().neuroglancer_url(seg_prop=[1])
+
+
+def test_an_option_that_load_does_not_have_is_refused_by_its_name():
+    with pytest.raises(TypeError, match="no option 'verison' of a client: did you mean version"):
+        cortexclient.load("minnie_public", verison=3)
+    with pytest.raises(TypeError, match="no option 'foo'"):
+        cortexclient.load("minnie_public", foo=1)
