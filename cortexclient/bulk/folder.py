@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from cortexclient.errors import CortexError, JobError, OutputError
 from cortexclient.files import write_bytes
+from cortexclient.ids import in_batches
 from cortexclient.session import be_patient_with
 from cortexclient.settings import expanded
 
@@ -169,9 +170,11 @@ class Manifest:
             )
 
     def batches(self, ids: list[int]) -> list[list[int]]:
-        """Return the neurons of every batch by its number: the ids in their order, then those tried again."""
-        size = self.batch_size
-        return [ids[start : start + size] for start in range(0, len(ids), size)] + self.retries
+        """Return the neurons of every batch by its number: the ids in their order, then those tried again.
+
+        Without ids it is one batch without neurons, so that the results have their columns.
+        """
+        return [*(in_batches(ids, self.batch_size) or [[]]), *self.retries]
 
 
 @dataclass

@@ -184,14 +184,14 @@ class Bulk:
         """
         return self._run(kinds.mesh_job(self._client), out)
 
-    def l2(self, *, out: PathLike, attributes: Sequence[str] | None = None) -> BulkResult:
+    def l2(self, *, out: PathLike, attributes: str | Sequence[str] | None = None) -> BulkResult:
         """Write the level-2 ids of the neurons, and their attributes.
 
         Parameters
         ----------
         out : str or pathlib.Path
             Folder or bucket; one that holds a part of this job is completed.
-        attributes : sequence of str, optional
+        attributes : str or sequence of str, optional
             As for ``client.get_l2data``. Default: all.
 
         Returns
@@ -392,7 +392,7 @@ def _record_of(future: Future[Record], number: int, roots: list[int], folder: Fo
 def _require_hope(row: list[tuple[str, int]], record: Record) -> None:
     """Raise if batch after batch fails, and not for reasons of the neurons."""
     of_one = {kind.__name__ for kind in OF_ONE}
-    if record.done or any(kind in of_one for kind, _ in record.failures.values()):
+    if record.done or not record.failures or any(kind in of_one for kind, _ in record.failures.values()):
         row.clear()
         return
     row.append((": ".join(next(iter(record.failures.values()))), len(record.failures)))

@@ -19,6 +19,8 @@ from cortexclient.services.skeletons.shapes import tree_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from cortexclient.client import DatasetClient
 
     Found: TypeAlias = Iterator[tuple[int, Any]]
@@ -31,13 +33,15 @@ class Kind:
     """A kind of job; it can be pickled.
 
     `options` are what its results depend on, as JSON has it. `fetch` maps (client, root ids) to ``(root_id, content)``.
-    `ending` is that of the file of each neuron; None where a batch makes one Parquet file.
+    `ending` is that of the file of each neuron; None where a batch makes one Parquet file. `no_rows` makes a table of
+    its columns without rows, where they are known before there is a neuron.
     """
 
     name: str
     options: dict[str, Any]
     fetch: Callable[[DatasetClient, list[int]], Found]
     ending: str | None = None
+    no_rows: Callable[[DatasetClient], Any] | None = None
 
 
 def skeleton_job(client: DatasetClient, format: str, **options: Any) -> Kind:  # noqa: A002 - the public name
@@ -46,7 +50,16 @@ def skeleton_job(client: DatasetClient, format: str, **options: Any) -> Kind:  #
         raise ValueError(f"format must be 'swc' or 'parquet', not {format!r}")
     client.get_skeletons([], **options)  # checks the options; it sends no request
     fetch = partial(_fetch_skeletons, format=format, **options)
-    return Kind("skeletons", {"format": format, **options}, fetch, ".swc" if format == "swc" else None)
+    if format == "swc":
+        return Kind("skeletons", {"format": format, **options}, fetch, ".swc")
+    transform = options.get("transform")
+    stated = {"unit": "nm" if transform is None else "um", "space": transform or "volume"}
+    no_rows = partial(_no_skeleton_rows, stated=stated)
+    return Kind("skeletons", {"format": format, **options}, fetch, no_rows=no_rows)
+
+
+def _no_skeleton_rows(_: DatasetClient, *, stated: dict[str, str]) -> Any:
+    return _skeleton_rows(0, {"vertices": [], "edges": np.empty((0, 2)), **stated})
 
 
 def _fetch_skeletons(client: DatasetClient, roots: list[int], *, format: str, **options: Any) -> Found:  # noqa: A002
@@ -83,7 +96,14 @@ def synapse_job(client: DatasetClient, *, pre: bool, post: bool, **options: Any)
         )
     client.session.require_synapse_table(options.get("synapse_table"))
     options = {"pre": pre, "post": post, **options}
-    return Kind("synapses", options, partial(_fetch_synapses, **options))
+    return Kind(
+        "synapses", options, partial(_fetch_synapses, **options), no_rows=partial(_no_synapses, **options)
+    )
+
+
+def _no_synapses(client: DatasetClient, *, pre: bool, post: bool, **options: Any) -> Any:
+    frame = client.query_synapses([], pre=pre, post=post, progress=False, **options)
+    return _synapse_rows(0, pa.Table.from_pandas(frame, preserve_index=False), np.empty(0, dtype=bool))
 
 
 def _fetch_synapses(
@@ -91,7 +111,7 @@ def _fetch_synapses(
 ) -> Found:
     frame = client.query_synapses(roots, pre=pre, post=post, progress=False, **options)
     stale = set(frame.attrs.get("stale_root_ids") or ())
-    rows = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    rows = pa.Table.from_pandas(frame, preserve_index=False)
     made_by, received_by = frame["pre_pt_root_id"].to_numpy(), frame["post_pt_root_id"].to_numpy()
     for root in roots:
         if root in stale:
@@ -99,9 +119,18 @@ def _fetch_synapses(
             continue
         makes = (made_by == root) & pre
         mine = np.flatnonzero(makes | ((received_by == root) & post))
-        sides = pa.array(np.where(makes[mine], "pre", "post"), pa.string())
-        own = rows.take(pa.array(mine)).add_column(0, "side", sides)
-        yield root, own.add_column(0, "root_id", pa.array(np.full(len(mine), root, dtype=np.int64)))
+        yield root, _synapse_rows(root, rows.take(pa.array(mine)), makes[mine])
+
+
+def _synapse_rows(root: int, rows: pa.Table, makes: NDArray[np.bool_]) -> pa.Table:
+    sides = pa.array(np.where(makes, "pre", "post"), pa.string())
+    return _of_root(root, rows.add_column(0, "side", sides))
+
+
+def _of_root(root: int, rows: pa.Table) -> pa.Table:
+    """Put the root id before the columns of its rows."""
+    ids = pa.array(np.full(rows.num_rows, root, dtype=np.int64))
+    return rows.add_column(0, "root_id", ids).replace_schema_metadata(None)
 
 
 def _not_valid(client: DatasetClient, root: int) -> StaleRootError:
@@ -129,12 +158,23 @@ def _fetch_meshes(client: DatasetClient, roots: list[int]) -> Found:
             yield root, error
 
 
-def l2_job(client: DatasetClient, attributes: Sequence[str] | None) -> Kind:
+def l2_job(client: DatasetClient, attributes: str | Sequence[str] | None) -> Kind:
     """Return the job that writes level-2 ids with their attributes."""
     client.spec.require_capability("l2cache", feature="level-2 data")
-    wanted = None if attributes is None else list(attributes)
+    given = [attributes] if isinstance(attributes, str) else attributes
+    wanted = None if given is None else list(given)
     client.get_l2data([], wanted)  # checks the names; it sends no request
-    return Kind("l2", {"attributes": wanted}, partial(_fetch_l2, attributes=wanted))
+    fetch, no_rows = partial(_fetch_l2, attributes=wanted), partial(_no_l2, attributes=wanted)
+    return Kind("l2", {"attributes": wanted}, fetch, no_rows=no_rows)
+
+
+def _no_l2(client: DatasetClient, *, attributes: list[str] | None) -> Any:
+    return _of_root(0, _l2_rows(client, [], attributes))
+
+
+def _l2_rows(client: DatasetClient, ids: list[int], attributes: list[str] | None) -> pa.Table:
+    frame: Any = client.get_l2data(ids, attributes)
+    return pa.Table.from_pandas(frame.reset_index(), preserve_index=False)
 
 
 def _fetch_l2(client: DatasetClient, roots: list[int], *, attributes: list[str] | None) -> Found:
@@ -144,14 +184,11 @@ def _fetch_l2(client: DatasetClient, roots: list[int], *, attributes: list[str] 
             lists[root] = client.get_l2_ids(root)
         except CortexError as error:
             yield root, error
-    ids = [number for each in lists.values() for number in each]
-    frame: Any = client.get_l2data(ids, attributes)
-    rows = pa.Table.from_pandas(frame.reset_index(), preserve_index=False).replace_schema_metadata(None)
+    rows = _l2_rows(client, [number for each in lists.values() for number in each], attributes)
     start = 0
     for root, each in lists.items():
-        own = rows.slice(start, len(each))
+        yield root, _of_root(root, rows.slice(start, len(each)))
         start += len(each)
-        yield root, own.add_column(0, "root_id", pa.array(np.full(len(each), root, dtype=np.int64)))
 
 
 def map_job(function: Callable[[DatasetClient, int], Any]) -> Kind:
@@ -189,6 +226,4 @@ def _rows_of(root: int, found: Any) -> Any:
         table = pa.Table.from_pylist([dict(found)])
     else:
         raise TypeError(f"the function must return a dict, a DataFrame or None, not {type(found).__name__}")
-    if "root_id" in table.column_names:
-        return table
-    return table.add_column(0, "root_id", pa.array(np.full(table.num_rows, root, dtype=np.int64)))
+    return table if "root_id" in table.column_names else _of_root(root, table)

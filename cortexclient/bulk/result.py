@@ -68,7 +68,7 @@ class BulkResult:
         manifest = Manifest.read(folder)
         if manifest is None:
             raise JobError(f"{folder.uri} holds no bulk job")
-        first = -(-manifest.ids // manifest.batch_size)
+        first = max(1, -(-manifest.ids // manifest.batch_size))
         return cls(folder, read_records(folder, range(first + len(manifest.retries))))
 
     def __repr__(self) -> str:

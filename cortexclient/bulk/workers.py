@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from cortexclient.bulk.folder import Record, read_records
 from cortexclient.errors import (
     AuthenticationError,
+    CortexError,
     JobError,
     MissingDataError,
     MissingExtraError,
@@ -150,22 +151,30 @@ def do_batch(packed: Any, kind: Kind, folder: Folder, number: int, roots: list[i
     if kind.ending is not None:
         folder.delete([f"{root}{kind.ending}" for root in record.failures])
     else:
-        _write_part(folder, record, tables, schema)
+        _write_part(folder, record, tables or _no_rows(_client_of(packed), kind), schema)
     record.write(folder)
     return record
 
 
+def _no_rows(client: DatasetClient, kind: Kind) -> list[Any]:
+    """Return a table of a kind's columns without rows; nothing where they are not known, or cannot be requested now."""
+    try:
+        return [] if kind.no_rows is None else [kind.no_rows(client)]
+    except CortexError:  # for which the neurons failed, too, perhaps
+        return []
+
+
 def _write_part(folder: Folder, record: Record, tables: list[Any], schema: Any) -> None:
-    """Write the rows of a batch; without any, remove what an earlier try may have left."""
+    """Write the rows of a batch; without columns, remove what an earlier try may have left."""
     part = f"part-{record.batch:05d}.parquet"
     record.rows = sum(table.num_rows for table in tables)
-    if schema is None:
+    if not tables:
         folder.delete([part])
         return
     record.part = part
     table = pa.concat_tables(tables, promote_options="permissive")
     content = io.BytesIO()
-    table = table.replace_schema_metadata(schema.metadata)
+    table = table.replace_schema_metadata((schema or table.schema).metadata)
     pq.write_table(table, content, compression="zstd", write_page_checksum=True)
     folder.write(part, content.getvalue())
 
@@ -173,6 +182,8 @@ def _write_part(folder: Folder, record: Record, tables: list[Any], schema: Any) 
 def _fetch(client: DatasetClient, kind: Kind, roots: list[int]) -> Iterator[tuple[int, Any]]:
     """Fetch a batch; if it fails as such, each neuron alone, so that one of them never takes the others along."""
     left = dict.fromkeys(roots)
+    if not left:
+        return
     try:
         for root, found in kind.fetch(client, roots):
             left.pop(root)

@@ -281,8 +281,26 @@ def test_wrong_arguments_raise_before_anything_is_written(client, roots, tmp_pat
     with pytest.raises(OutputError, match="ftp"):
         client.bulk(roots).meshes(out="ftp://somewhere")
     assert not out.exists()
-    empty = client.bulk([], **QUIET).l2(out=out)
-    assert (empty.done, empty.failures, len(empty.frame())) == ([], {}, 0)
+
+
+def test_results_without_neurons_have_their_columns(client, roots, tmp_path):
+    def run(ids, out):
+        job = client.bulk(ids, **QUIET)
+        return [
+            job.l2(out=tmp_path / f"{out}/l2", attributes="size_nm3"),
+            job.synapses(out=tmp_path / f"{out}/synapses"),
+            job.skeletons(out=tmp_path / f"{out}/skeletons", format="parquet", transform="rigid"),
+        ]
+
+    full = run(roots[:1], "full")
+    for out, ids in (("nobody", []), ("failed", [12345])):
+        for empty, other in zip(run(ids, out), full, strict=True):
+            assert (empty.done, list(empty.failures)) == ([], ids)
+            pd.testing.assert_frame_equal(empty.frame(), other.frame().iloc[:0])
+            assert BulkResult.read(empty.out).rows == 0
+            assert empty.frame().attrs == other.frame().attrs
+    assert client.bulk([], **QUIET).skeletons(out=tmp_path / "files").done == []
+    assert len(client.bulk([], **QUIET).map(numbered, out=tmp_path / "map").frame()) == 0
 
 
 def test_a_bucket_is_written_by_cloud_files(client, roots, tmp_path):
