@@ -265,7 +265,7 @@ for delay in (0.0, 0.003, 0.007, 0.012, 0.02, 0.4):
         {work}
     except KeyboardInterrupt:
         # one that Ctrl-C met while it was started may have ended, and still be listed by Python
-        while any(t.name.startswith("cortexclient") and t.ident in sys._current_frames() for t in threading.enumerate()):
+        while any(t.name[:12] == "cortexclient" and t.ident in sys._current_frames() for t in threading.enumerate()):
             time.sleep(0.05)
         print("stopped")
 """
