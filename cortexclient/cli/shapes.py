@@ -28,7 +28,10 @@ RootId = Annotated[str, typer.Argument(help="Root id.")]
 
 def known_picture(out: Path) -> Path:
     """Refuse an ending before anything is fetched for the picture."""
-    from matplotlib.backend_bases import FigureCanvasBase
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        return out  # what draws it says which extra is missing
 
     if out.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
         raise typer.BadParameter(f"do not know how to draw {out.name}; end it in .png, .pdf or .svg")
