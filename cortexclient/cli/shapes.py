@@ -32,10 +32,10 @@ def known_picture(ctx: typer.Context, out: Path) -> Path:
     """Refuse a picture that cannot be written, before anything is fetched for it."""
     if ctx.resilient_parsing:  # the shell completes a line, and should not wait for matplotlib
         return out
-    from cortexclient.plotting.style import pyplot
-
-    pyplot()
-    from matplotlib.backend_bases import FigureCanvasBase
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        return out  # what draws it says which extra is missing
 
     if out.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
         raise typer.BadParameter(f"do not know how to draw {out.name}; end it in .png, .pdf or .svg")

@@ -107,7 +107,8 @@ class CloudFileViewExport:
         if self.format == "parquet":
             return ParquetFiles(client.place, self._paths, where)
         opening = partial(self._open, progress)
-        return Dump(opening, self.columns(), where, order=partial(client.order_of, self.name, self.version))
+        order = client.order_of and partial(client.order_of, self.name, self.version)
+        return Dump(opening, self.columns(), where, order=order)
 
     def get_dataframe(
         self, version: int | None = None, verbose: bool = False, *, columns: Sequence[str] | None = None
@@ -264,10 +265,6 @@ def _choose(known: Sequence[str], columns: Sequence[str] | None, where: str) -> 
     return wanted
 
 
-def _unknown_order(table: str, version: int) -> None:  # noqa: ARG001 - stands for a service, and can be pickled
-    return None
-
-
 class TableExportClient:
     """Static exports of tables at a cloud path: complete tables in seconds, without a query.
 
@@ -311,7 +308,7 @@ class TableExportClient:
         datastack: str | None = None,
         cache: AnswerCache | None = None,
         default_version: Callable[[], int] | None = None,
-        order_of: Callable[[str, int], Sequence[str] | None] = _unknown_order,
+        order_of: Callable[[str, int], Sequence[str] | None] | None = None,
         mirrors: Sequence[str] = (),
     ) -> None:
         if format is not None and format not in _LAYOUTS:

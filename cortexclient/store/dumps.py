@@ -13,7 +13,7 @@ import io
 import logging
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -126,7 +126,7 @@ class Dump:
         columns: Sequence[Column],
         where: str,
         *,
-        order: Callable[[], Sequence[str] | None] = lambda: None,
+        order: Callable[[], Sequence[str] | None] | None = None,
     ) -> None:
         self._open = open_file
         self.columns = list(columns)
@@ -181,7 +181,7 @@ class Dump:
                     yield from _rows(file)
         except (CortexError, FileNotFoundError):
             raise
-        except (OSError, EOFError, ValueError, igzip_lib.IsalError) as error:  # type: ignore[misc]  # says its stub
+        except (OSError, EOFError, ValueError, cast("type[Exception]", igzip_lib.IsalError)) as error:
             raise ExportError(f"{self.where} is cut or damaged: {short(error)}; download it again") from error
 
     def _check_order(self, block: bytes) -> None:
@@ -190,7 +190,7 @@ class Dump:
         failure = self._misfit(rows, self.columns)
         if failure is None and _is_usual(self.columns):
             return
-        known = self._in_order(self._order())
+        known = self._in_order(self._order and self._order())
         if known is not None and known != self.columns and self._misfit(rows, known) is None:
             log.warning(
                 "the header file of %s has another order than its rows; the table's order is used", self.where
