@@ -353,7 +353,8 @@ def test_those_that_break_a_service_do_not_take_their_batch_along(roots: list[in
     assert list(batches.failures) == [7]
     assert isinstance(batches.failures[7], ServiceUnavailableError)
     assert len(requested) <= 2 + 2 * 4
-    bad.update({2, 15, 20, 31})  # some in each half
+    bad.clear()
+    bad.update({1, 2, 9, 13, 15, 20, 31})  # some in each half, and in half of each
     assert [root for root, _ in batches] == [number for number in range(1, 33) if number not in bad]
     assert set(batches.failures) == bad
     with pytest.raises(ServiceUnavailableError):
@@ -368,7 +369,7 @@ def test_those_that_break_a_service_do_not_take_their_batch_along(roots: list[in
     requested.clear()
     with pytest.raises(ServiceUnavailableError, match="down"):  # not a try of each of a hundred batches
         SkeletonBatches(list(range(1, 1601)), down, 16, collect=True, progress=False).to_dict()
-    assert len(requested) <= 14
+    assert len(requested) <= 22
 
 
 def test_the_next_batch_is_prefetched_while_this_one_is_used() -> None:

@@ -276,7 +276,8 @@ class SkeletonBatches:
     batch_size : int
     collect : bool
         Collect failures instead of raising the first. A batch that fails is split and read in halves, so that what
-        causes the failure fails alone; if all of two batches in a row fail, the error is raised.
+        causes the failure fails alone, unless so many parts in a row fail that the service must be down; if all of two
+        batches in a row fail, the error is raised.
     progress : bool
         Show a progress bar.
     workers : int
@@ -361,12 +362,12 @@ class SkeletonBatches:
     ) -> tuple[dict[int, Callable[[], Any]], dict[int, CortexError]]:
         """Read a batch that failed in parts; return what was read, and the errors of the rest.
 
-        A service that fails for every part is down: after a few failures in a row the rest is not tried.
+        A service is down that fails for every part on the way to a single neuron: then the rest is not tried.
         """
         found: dict[int, Callable[[], Any]] = {}
         failed: dict[int, CortexError] = {}
         offline = isinstance(failure, OfflineError)
-        hopeless, in_a_row = len(batch).bit_length() + 2, 1
+        hopeless, in_a_row = 2 * len(batch).bit_length(), 1
         left = [(batch, failure)]
         while left:
             part, error = left.pop()
