@@ -205,6 +205,11 @@ def test_matrix_counts_exactly_and_keeps_ids() -> None:
     assert connectivity_matrix(small, [big, big + 1], weight="size").to_numpy().tolist() == [[0, 200], [1, 0]]
     with pytest.raises(TypeError, match="float"):  # which would be another neuron
         connectivity_matrix(synapses, [float(big)])
+    with pytest.raises(TypeError, match="pre_pt_root_id holds the float"):
+        connectivity_matrix(synapses.astype({"pre_pt_root_id": float}), [big])
+    gaps = synapses.astype({"pre_pt_root_id": "Int64"})
+    gaps.loc[0, "pre_pt_root_id"] = pd.NA
+    assert connectivity_matrix(gaps).to_numpy().sum() == 3
 
 
 def test_connectivity_sorts_by_group_and_leaves_pairs_without_synapses_white() -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from cortexclient.types import IdArray
+
 __all__ = ["connectivity_matrix", "plot_connectivity"]
 
 _LETTER = 6.5
@@ -58,15 +60,13 @@ def connectivity_matrix(
     """
     import pandas as pd
 
-    synapses = as_pandas(synapses)
-    if columns is None:
-        columns = ids
-    rows = _index(synapses["pre_pt_root_id"], ids)
-    cols = _index(synapses["post_pt_root_id"], columns)
-    i = rows.get_indexer(pd.Index(synapses["pre_pt_root_id"]))
-    j = cols.get_indexer(pd.Index(synapses["post_pt_root_id"]))
+    sides = ["pre_pt_root_id", "post_pt_root_id"]
+    known = as_pandas(synapses)[[*sides, *([] if weight is None else [weight])]].dropna(subset=sides)
+    pre, post = (as_ids(known[side], side) for side in sides)
+    rows, cols = _index(pre, ids), _index(post, ids if columns is None else columns)
+    i, j = rows.get_indexer(pd.Index(pre)), cols.get_indexer(pd.Index(post))
     inside = (i >= 0) & (j >= 0)
-    values = np.ones(len(synapses), dtype=np.int64) if weight is None else synapses[weight].to_numpy()
+    values = np.ones(len(known), dtype=np.int64) if weight is None else known[weight].to_numpy()
     if values.dtype.kind in "biu":
         values = values.astype(np.int64)  # sums of small types would not fit them
     matrix = np.zeros((len(rows), len(cols)), dtype=values.dtype)
@@ -74,12 +74,11 @@ def connectivity_matrix(
     return pd.DataFrame(matrix, index=rows.rename("pre_pt_root_id"), columns=cols.rename("post_pt_root_id"))
 
 
-def _index(present: pd.Series[Any], wanted: Sequence[int] | None) -> pd.Index[Any]:
+def _index(present: IdArray, wanted: Sequence[int] | None) -> pd.Index[Any]:
     """Return the wanted ids in their order, each once; by default all that are present, sorted."""
     import pandas as pd
 
-    ids = np.unique(present.to_numpy(dtype=np.int64)) if wanted is None else as_ids(wanted)
-    return pd.Index(ids).unique()
+    return pd.Index(np.unique(present) if wanted is None else as_ids(wanted)).unique()
 
 
 def plot_connectivity(

@@ -134,7 +134,7 @@ def _positions(table: pd.DataFrame, prefer: str | None) -> NDArray[np.float64]:
         if column in table.columns or split <= set(table.columns):
             return positions(table, column)
     if {"x", "y", "z"} <= set(table.columns):
-        return _points(table[["x", "y", "z"]].to_numpy(dtype=np.float64, na_value=np.nan))
+        return positions(table[["x", "y", "z"]], None)
     raise ValueError(
         f"no column of positions among {list(table.columns)}; expected one of {list(POSITION_COLUMNS)}, "
         "as one column or split into _x, _y, _z, or the columns x, y, z"

@@ -157,20 +157,21 @@ class AnnotationsService(BaseService):
         rows = staged_annos.annotation_list_nonuploaded
         ids: list[int] = []
         changed: dict[str, int] = {}
-        batches = range(0, len(rows), size)
+        # caveclient notes what was sent, and offers no public way to do that
+        batches = staged_annos._annotation_batches(size)
         with progress_bar(len(batches), "annotations", show=progress) as bar:
-            for start in batches:
-                batch = rows[start : start + size]
+            for number, batch in enumerate(batches):
+                start = number * size
+                part = rows[start : start + size]
                 try:
-                    written = self._write(url, batch, table, repeats, update=staged_annos.is_update)
+                    written = self._write(url, part, table, repeats, update=staged_annos.is_update)
                 except CortexError as error:
                     if start:
                         error.add_note(
                             f"the first {start} of {len(rows)} annotations had been written before"
                         )
                     raise
-                # caveclient's own note of what was sent, which it offers no public way to write
-                staged_annos._apply_upload_result(staged_annos._annotation_batches(len(batch))[0], written)
+                staged_annos._apply_upload_result(batch, written)
                 if staged_annos.is_update:
                     changed.update(written)
                 else:

@@ -333,7 +333,7 @@ def _edit(number: int, record: dict[str, Any], scale: NDArray[np.float64]) -> di
 
 
 def _points(coordinates: Any, scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    points = np.asarray([] if coordinates is None else coordinates, dtype=np.float64)
+    points = np.atleast_1d(np.asarray([] if coordinates is None else coordinates, dtype=np.float64))
     if points.size and (points.shape[-1] != 3 or not np.isfinite(points).all()):
         raise ValueError(f"points must have three numbers, not {coordinates}")
     return points.reshape(-1, 3) * scale

@@ -84,7 +84,7 @@ class LinksService(BaseService):
             the centre of the volume.
         resolution : sequence of three floats, optional
             Size in nm of one unit of ``position`` and ``annotations``. Default: nm, or the unit that a queried table
-            states.
+            states (those of Arrow and polars cannot state one).
         target_url : str, optional
             Neuroglancer site. Default: the sandbox's own, else the spec's, else that of the info service.
         colors : color, sequence of colors, or dict of layer names to colors, optional
@@ -396,6 +396,9 @@ def _viewer_class() -> Any:
         """A viewer state whose links also work on plain http, and are never shortened by way of the internet."""
 
         stored_as: str | None = None
+
+        def __repr__(self) -> str:
+            return f"ViewerState(layers={self.layer_names}); .to_url() returns the link"
 
         def to_neuroglancer_state(self) -> Any:
             viewer = super().to_neuroglancer_state()

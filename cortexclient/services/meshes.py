@@ -58,9 +58,8 @@ class MeshClient(BaseService):
         self._lock = ForkSafeLock()
 
     def __reduce__(self) -> tuple[type[MeshClient], tuple[Session]]:
-        return MeshClient, (
-            self._session,
-        )  # without the mappings: a process pool would send them with each task
+        # without the mappings: a process pool would send them with each task
+        return MeshClient, (self._session,)
 
     def __repr__(self) -> str:
         return f"MeshClient(datastack={self._session.datastack!r})"

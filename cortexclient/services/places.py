@@ -41,7 +41,7 @@ class PlacesService(BaseService):
         ----------
         points : array-like, pandas.Series or pandas.DataFrame
             Shape (n, 3) in nm, one point of shape (3,), a column of points, or a frame with one: in nm, or the unit
-            that a queried table states.
+            that a queried table states (those of Arrow and polars cannot state one).
         column : str, optional
             Column of a frame that holds the points, such as ``"pt_position"``.
         timestamp : datetime.datetime or str, optional
@@ -58,7 +58,8 @@ class PlacesService(BaseService):
         Raises
         ------
         ValueError
-            If the points have another shape, or the frame does not say in which of several columns or units they are.
+            If the points have another shape, or the frame does not say in which of several columns or units they are,
+            or ``stop_layer`` is no layer of the graph.
         ServiceError
             If the segmentation cannot be read or the chunkedgraph fails.
 
@@ -131,10 +132,10 @@ class PlacesService(BaseService):
         ids = as_ids(root_ids, "root_ids").tolist()
         roots = np.unique([root for root in ids if root > 0]).astype(np.int64)
         points = {root: np.full(3, np.nan) for root in ids}
-        cells, pieces = self._nuclei(roots, points), {}
-        for root, (piece, point) in self._thickest(
-            [root for root in roots.tolist() if root not in cells]
-        ).items():
+        cells, unknown = self._nuclei(roots, points)
+        pieces = {}
+        left = [root for root in roots.tolist() if root not in cells and root not in unknown]
+        for root, (piece, point) in self._thickest(left).items():
             pieces[root], points[root] = piece, point
         sources = dict.fromkeys(pieces, "level2") | dict.fromkeys(cells, "nucleus")
         frame = pd.DataFrame(
@@ -149,14 +150,17 @@ class PlacesService(BaseService):
         frame.attrs["dataframe_resolution"] = [1.0, 1.0, 1.0]
         return frame
 
-    def _nuclei(self, roots: IdArray, points: dict[int, NDArray[np.float64]]) -> dict[int, int]:
-        """Find the nuclei of roots and put their points into `points`; root -> cell id."""
+    def _nuclei(
+        self, roots: IdArray, points: dict[int, NDArray[np.float64]]
+    ) -> tuple[dict[int, int], set[int]]:
+        """Put the points of nuclei into `points`; return root -> cell id, and the ids that are no roots."""
         if self._session.spec.cell_ids is None or not len(roots):
-            return {}
+            return {}, set()
         try:
             found = CellsService(self._session).root_id_to_cell_id(roots, status=True)
         except NotConfiguredError:
-            return {}
+            return {}, set()
+        unknown = set(found.index[found["status"] == "unknown root"].tolist())
         cells: dict[int, int] = {}
         found = found[found["cell_id"] > 0]
         for name, rows in found.groupby("table"):
@@ -170,7 +174,7 @@ class PlacesService(BaseService):
             for root, cell in zip(rows.index.tolist(), rows["cell_id"].tolist(), strict=True):
                 if cell in places and np.isfinite(places[cell]).all():
                     cells[root], points[root] = cell, places[cell]
-        return cells
+        return cells, unknown
 
     def _thickest(self, roots: list[int]) -> dict[int, tuple[int, NDArray[np.float64]]]:
         """Find the level-2 piece of each root whose inside is farthest from its surface."""

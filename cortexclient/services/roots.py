@@ -20,6 +20,7 @@ from cortexclient.services import BaseService
 from cortexclient.session import (
     Moment,
     Prefetch,
+    as_number,
     as_utc,
     from_microseconds,
     graph_url,
@@ -68,6 +69,15 @@ class RootsService(BaseService):
     def _at(self, timestamp: Timestamp | None) -> datetime | None:
         return self._session.timestamp if timestamp is None else as_utc(timestamp)
 
+    def _layer(self, stop_layer: int | None) -> int | None:
+        """Return a layer of the graph; raise for what is none: services take it for the first or the last one."""
+        layer = as_number(stop_layer, "stop_layer", least=1)
+        if layer is not None and layer > 2:  # every graph has the first two
+            top = self._session.segmentation_info()["graph"].get("n_layers")
+            if top is not None and layer > top:
+                raise ValueError(f"stop_layer must be at most {top}, the layer of the roots, not {layer}")
+        return layer
+
     def get_roots(
         self, supervoxel_ids: Ids, timestamp: Timestamp | None = None, stop_layer: int | None = None
     ) -> IdArray:
@@ -89,6 +99,8 @@ class RootsService(BaseService):
 
         Raises
         ------
+        TypeError, ValueError
+            If ``stop_layer`` is no layer of the graph.
         ServiceError
             If the chunkedgraph fails.
 
@@ -105,7 +117,7 @@ class RootsService(BaseService):
             self._session,
             as_ids(supervoxel_ids, "supervoxel_ids"),
             at=self._at(timestamp),
-            stop_layer=stop_layer,
+            stop_layer=self._layer(stop_layer),
         )
 
     def is_latest_roots(self, root_ids: Ids, timestamp: Timestamp | None = None) -> NDArray[np.bool_]:
@@ -258,7 +270,8 @@ class RootsService(BaseService):
         ids = as_ids(root_id, "root_id").tolist()
         at = self._at(timestamp)
         suggestions = []
-        successors = successors_of(self._session, ids, at=at, stop_layer=stop_layer)
+        layer = self._layer(stop_layer)
+        successors = successors_of(self._session, ids, at=at, stop_layer=layer)
         for root, (found, share) in zip(ids, successors, strict=True):
             if not len(found):
                 raise StaleRootError(f"{root} has no pieces in {self._session.label}; is it a root id?")
@@ -306,11 +319,11 @@ class RootsService(BaseService):
         import pandas as pd
 
         ids = as_ids(root_ids, "root_ids")
-        at = self._at(timestamp)
+        at, layer = self._at(timestamp), self._layer(stop_layer)
         current = is_latest(self._session, ids, at=at)
         latest, overlap = ids.copy(), np.ones(len(ids))
         stale = np.unique(ids[~current]).tolist()
-        successors = successors_of(self._session, stale, at=at, stop_layer=stop_layer)
+        successors = successors_of(self._session, stale, at=at, stop_layer=layer)
         for root, (found, share) in zip(stale, successors, strict=True):
             where = ids == root
             latest[where] = found[0] if len(found) else -1

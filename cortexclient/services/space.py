@@ -215,10 +215,11 @@ class Space:
             Positions; of a DataFrame a position column or its split form is taken.
         column : str or None
             Position column of a DataFrame, without ``_x``; None for the one that its query or the spec
-            (``synapses.position_prefix``) names, else ``pt_position``, ``ctr_pt_position`` or the only one.
+            (``synapses.position_prefix``) names, else ``pt_position``, ``ctr_pt_position`` or the only one, else the
+            columns ``x``, ``y`` and ``z``.
         resolution : str, array_like or None
             ``"nm"``, ``"vx"`` or the size of a voxel in nm. None for the one that a DataFrame states in
-            ``attrs["dataframe_resolution"]``, else nm.
+            ``attrs["dataframe_resolution"]``, else nm; tables of Arrow and polars cannot state one.
         along_streamline : bool
             Measure along the curved streamline instead of straight down.
 
@@ -408,7 +409,7 @@ def voxel_size(values: Sequence[float]) -> tuple[float, float, float]:
     """Return a resolution as three numbers; raise `ValueError` for anything but three positive ones."""
     try:
         size = np.asarray(values, dtype=np.float64)
-    except ValueError:
+    except (TypeError, ValueError):
         size = np.empty(0)
     if size.shape != (3,) or not (np.isfinite(size) & (size > 0)).all():
         raise ValueError(f"resolution must be three sizes in nm, such as (4, 4, 40), not {values!r}")
@@ -450,8 +451,8 @@ def positions(points: Any, column: str | None, *, prefer: str | None = None) -> 
     """Read positions from an array, a Series or a frame; NaN where a coordinate is missing.
 
     ``column`` of a frame; None for the one that the frame states (``attrs["position_column"]``), else ``prefer``, else
-    one of the usual names. Returns the shape (N, 3), or (3,) for a single point; raises `ValueError` if there is no
-    such column, several could be meant, or the points do not have three coordinates.
+    one of the usual names, else ``x``, ``y`` and ``z``. Returns the shape (N, 3), or (3,) for a single point; raises
+    `ValueError` if there is no such column, several could be meant, or the points do not have three coordinates.
     """
     points = as_pandas(points)
     if hasattr(points, "columns"):
@@ -474,6 +475,8 @@ def _frame_positions(df: pd.DataFrame, column: str | None, prefer: str | None) -
         candidates = _position_columns(names)
         wanted = (df.attrs.get("position_column"), prefer, *_USUAL_COLUMNS)
         usual = [name for name in wanted if name in candidates]
+        if not candidates and {"x", "y", "z"} <= set(names):
+            return df[["x", "y", "z"]].to_numpy(dtype=np.float64, na_value=np.nan)
         if not usual and len(candidates) != 1:
             raise ValueError(
                 f"which position? name one with column=; there are {candidates or 'none'} among {names}"

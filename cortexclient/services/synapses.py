@@ -161,6 +161,8 @@ class SynapsesService(BaseService):
             the synapse table, or to none (a table of nuclei, say: its ids are not those of synapses).
         NotConfiguredError
             If the dataset has no synapse table, or its spec no score column for ``min_score``.
+        StaleRootError
+            In a live query, if a root id was not valid at its time.
         IncompleteResultError
             If the server truncates a response and it cannot be completed.
         ServiceError
@@ -242,19 +244,21 @@ class SynapsesService(BaseService):
         return roots
 
     def _warn_of_stale(self, stale: IdArray, moment: Moment, at: datetime) -> None:
+        none, stale = stale[stale <= 0], stale[stale > 0]
+        if len(none):
+            log.warning(
+                "root_ids holds what is no root: %s (0 is where no segment lies, -1 a lookup without a result). Leave "
+                "it out, as in root_ids[root_ids > 0]",
+                _listed(none),
+            )
+        if not len(stale):
+            return
         try:
             is_newer = lifetimes(self._session, stale).created > microseconds(at)
         except ServiceError:
             is_newer = stale != stale
-        none = stale <= 0
-        newer, others = stale[is_newer & ~none], stale[~is_newer & ~none]
+        newer, others = stale[is_newer], stale[~is_newer]
         when = at.isoformat() if moment.version is None else f"{at.isoformat()} (version {moment.version})"
-        if none.any():
-            log.warning(
-                "root_ids holds %s, which has no synapses: 0 is where no segment lies, -1 a lookup without a result. "
-                "Leave them out, as in root_ids[root_ids > 0]",
-                _listed(stale[none]),
-            )
         if len(newer):
             log.warning(
                 "%d of the root ids were made after %s, and so have no synapses there: %s. Pass live=True (--live on "

@@ -150,6 +150,8 @@ class TableQuery:
             If a filter or a column does not fit the table.
         TypeError, ValueError
             If a number of rows or a resolution is none, or ``return_as`` is unknown.
+        StaleRootError
+            In a live query, if a root id of the filters was not valid at its time.
         IncompleteResultError
             If the server truncates a response and it cannot be completed.
         ServiceError
@@ -199,6 +201,15 @@ class TableQuery:
         *args, **options
             As caveclient has them: offset, limit, split_positions, metadata, desired_resolution,
             allow_missing_lookups, log_warning, random_sample; and all further options of `query` by name.
+
+        Raises
+        ------
+        TypeError
+            If there is no time.
+        StaleRootError
+            If a root id of the filters was not valid at that time.
+        InvalidQueryError, IncompleteResultError, ServiceError
+            As `query`.
 
         Examples
         --------
@@ -457,7 +468,7 @@ class QueriesService(BaseService):
         ------
         UnknownTableError
             If there is no such table or view; the message lists close names.
-        ServiceError
+        StaleRootError, ServiceError
             As `TableQuery.query`.
 
         Examples

@@ -157,9 +157,8 @@ class Lifetimes:
     """From when until when roots were valid, in microseconds since 1970; both -1 for an id that is no root."""
 
     created: NDArray[np.int64]  # when each root came into being
-    last: NDArray[
-        np.int64
-    ]  # the last time it was valid; of a current one that of the request, or the session's later one
+    # the last time it was valid; of a current one that of the request, or the session's later one
+    last: NDArray[np.int64]
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -234,11 +233,17 @@ def _timestamps(session: Session, ids: IdArray, *, latest: bool, at: datetime) -
     except (AuthenticationError, ProtocolError, ServiceUnavailableError, ServiceTimeoutError):
         raise
     except ServiceError as error:
-        if len(ids) == 1 and is_latest(session, ids)[0]:
+        if len(ids) == 1 and not is_below_roots(session, ids[0]) and is_latest(session, ids)[0]:
             raise  # it is a root, so the failure is the service's own
         log.debug("the times of %d roots could not be given: %s", len(ids), error)
     if len(times) == len(ids):
         return np.round(times * 1e6).astype(np.int64)
+    # ids of cells, say, in place of roots: a request for each would be thousands
+    possible = np.flatnonzero(~_below_roots(session, ids))
+    if len(possible) < len(ids):
+        found = np.full(len(ids), -1, dtype=np.int64)
+        found[possible] = _timestamps(session, ids[possible], latest=latest, at=at)
+        return found
     # one unknown id makes the service fail for all of them, or leave some out without saying which
     if len(ids) == 1:
         return np.array([-1], dtype=np.int64)
@@ -380,9 +385,17 @@ def _all(values: list[Any], *kinds: type) -> bool:
 
 def is_below_roots(session: Session, node: int) -> bool:
     """Return whether an id is one of a piece of a neuron (supervoxel, level-2 id, ...): its top bits say the layer."""
+    import numpy as np
+
+    return bool(_below_roots(session, np.array([node], dtype=np.int64))[0])
+
+
+def _below_roots(session: Session, ids: IdArray) -> NDArray[np.bool_]:
     graph = session.segmentation_info().get("graph", {})
-    top = graph.get("n_layers")
-    return top is not None and node >> (64 - int(graph.get("n_bits_for_layer_id", 8))) < int(top)
+    below: NDArray[np.bool_] = ids >> (64 - int(graph.get("n_bits_for_layer_id", 8))) < graph.get(
+        "n_layers", 0
+    )
+    return below
 
 
 def successors_of(

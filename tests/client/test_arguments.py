@@ -370,6 +370,24 @@ def test_what_is_no_point_is_refused_as_such(tiny, points):
             ask(points)
 
 
+def test_points_may_be_columns_x_y_z(tiny):
+    client = tiny.load(version=3)
+    nuclei = client.tables.nucleus_detection().query()
+    points = pd.DataFrame(np.stack(nuclei["pt_position"]), columns=["x", "y", "z"])
+    assert client.root_at(points).tolist() == nuclei["pt_root_id"].tolist()
+    np.testing.assert_array_equal(client.depth(pa.Table.from_pandas(points)), client.depth(nuclei))
+    assert "annotations" in repr(client.neuroglancer_viewer(annotations=points))
+
+
+@pytest.mark.parametrize("layer", [0, -1, 2.5, True, 99])
+def test_what_is_no_layer_is_refused(tiny, layer):
+    client = tiny.load(version=3)
+    root = int(client.tables.nucleus_detection().query()["pt_root_id"].max())
+    for ask in (client.get_roots, client.latest_roots, client.suggest_latest_roots):
+        with pytest.raises((TypeError, ValueError), match="stop_layer must be"):
+            ask([root], stop_layer=layer)
+
+
 def test_segment_properties_are_a_table(tiny):
     with pytest.raises(
         TypeError, match="seg_prop is a table of one row per root id, or their JSON, not list"

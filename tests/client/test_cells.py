@@ -284,6 +284,12 @@ def test_a_floating_client_reads_the_newest_version_unless_it_is_asked_live(toy_
         assert pinned.cell_id_to_root_id(cell, live=True)["root_id"].tolist() == [old]
         theirs = pinned._session.cave
         assert service.cell_id_to_root_id(cell, theirs, live=True)["root_id"].tolist() == [old]
+        for none in ([], [-1]):
+            frame = pinned.cell_id_to_root_id(none)
+            assert frame.attrs["materialization_version"] == 2
+            assert frame.attrs == pinned.cell_id_to_root_id(cell).attrs
+            frame = service.root_id_to_cell_id(none, version=1)
+            assert frame.attrs["materialization_version"] == 1
         with pytest.raises(ValueError, match="leave out version="):
             service.cell_id_to_root_id(cell, version=2, live=True)
 

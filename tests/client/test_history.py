@@ -108,6 +108,7 @@ def test_edits_that_cannot_be_read(tiny, relay):
         {"timestamp": None},
         {"source_coords": [[1, 2, None]]},
         {"sink_coords": [[1, 2, 3, 4, 5, 6]]},
+        {"sink_coords": 5},
     ):
         with pytest.raises(errors.ProtocolError, match="cannot be used"):
             history(**wrong)

@@ -127,6 +127,9 @@ def test_neurons_changed_by_navis_are_saved_as_they_are(
         np.testing.assert_allclose(
             rows[order][:, 2:6], nodes[np.lexsort(nodes[:, :3].T)], atol=2e-3, err_msg=name
         )
+    neuron.units = ["4 nm", "4 nm", "40 nm"]
+    with pytest.raises(ValueError, match="a unit for each axis"):
+        client.save_swc(neuron, tmp_path / "axes.swc")
 
 
 def test_a_vertex_that_navis_put_in_has_no_compartment(

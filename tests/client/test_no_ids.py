@@ -29,7 +29,7 @@ def test_synapses_without_a_segment_are_nobodys(tiny, caplog):
     expected = rows[(rows["pre_pt_root_id"] == mine) & (rows["post_pt_root_id"] != mine)]
     assert frame["id"].tolist() == expected["id"].tolist()
     assert frame.attrs["stale_root_ids"] == [-1, 0]
-    assert "root_ids holds -1, 0, which has no synapses" in caplog.text
+    assert "root_ids holds what is no root: -1, 0 (" in caplog.text
     assert "successors" not in caplog.text  # of no segment
     assert len(nobody) == 0
     assert nobody.dtypes.to_dict() == frame.dtypes.to_dict()
@@ -46,6 +46,18 @@ def test_questions_about_roots_go_on(toy, files, no_id):
     for ask in (roots.latest_valid_timestamp, roots.get_latest_roots, roots.suggest_latest_roots):
         with pytest.raises(errors.StaleRootError, match=str(no_id)):
             ask(no_id)
+
+
+def test_cell_ids_in_place_of_roots_cost_few_requests(tiny):
+    client = tiny.load()
+    cells, roots = tiny.truth.cells["cell_id"].tolist(), client.tables.nucleus_detection().query()
+    root = int(roots["pt_root_id"].max())
+    before = len(tiny.requests)
+    found = client.root_id_to_cell_id([*cells, root, *range(1, 1000)], status=True)
+    assert found["status"].value_counts().to_dict() == {"unknown root": len(found) - 1, "found": 1}
+    anchors = client.anchor_points([*range(1, 1000), root])
+    assert anchors["source"].isna().sum() == 999
+    assert len(tiny.requests) - before < 40  # of halving, down to each of them, it would be thousands
 
 
 @pytest.mark.parametrize("no_id", [0, -1])

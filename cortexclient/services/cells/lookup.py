@@ -146,6 +146,8 @@ def from_cells(session: Session, cells: IdArray, moment: Moment, *, progress: bo
     matches = Matches(cells)
     distinct = np.unique(cells[cells > 0])
     if not len(distinct):
+        # no request, so that of a floating session is not known
+        matches.moment = session.moment if moment.floating else moment
         return matches
     moment = matches.moment = moment_of_tables(session) if moment.floating else moment
     at = moment.timestamp
@@ -175,6 +177,7 @@ def from_roots(session: Session, roots: IdArray, given: Moment, *, progress: boo
     require_versions(session.spec, "cells")
     distinct = np.unique(roots[roots > 0])
     matches = Matches(roots, unknown=roots <= 0)
+    matches.moment = None if given.floating else given
     if not len(distinct):
         return matches
     exact = given.version if given.timestamp is None else session.frozen_version(given.timestamp)
@@ -193,7 +196,6 @@ def from_roots(session: Session, roots: IdArray, given: Moment, *, progress: boo
         matches.unknown = ~np.isin(roots, distinct[known])
         first, last = life.created, life.last
         if not given.floating:
-            matches.moment = given
             at = given.timestamp or session.version_record(int(given.version or 0)).timestamp
             moment = microseconds(at)
             known = known & (first <= moment) & (moment <= last)

@@ -183,6 +183,11 @@ def _of_tree(neuron: Any) -> NeuronShape:
     # positions may be in any unit, such as "8 nanometer"; one without a unit does not state it
     units = neuron.units
     in_nm = None if units.dimensionless else units.to("nm").magnitude
+    if in_nm is not None and np.ndim(in_nm):
+        raise ValueError(
+            f"this neuron has a unit for each axis ({units}), and so its radii have none: convert it, as with "
+            "neuron * [4, 4, 40, 4] for x, y, z and the radius"
+        )
     scale, unit = (1.0, None) if in_nm is None else (1.0, "um") if np.isclose(in_nm, 1000) else (in_nm, "nm")
     radius = (
         nodes["radius"].to_numpy(dtype=np.float64) * (in_nm or 1.0) if "radius" in nodes.columns else None

@@ -142,17 +142,13 @@ def split_preview(graph: ChunkedGraph, sources: Ids, sinks: Ids, points_vx: Ints
 
 
 def undo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetime | None = None) -> Edit:
-    """Take an edit back; as in the service, to undo an undoing is to redo what it undid.
+    """Take an edit back.
 
     Raise EditError if there is no such edit, or the graph changed so that it cannot be taken back.
     """
     with graph.lock:
-        entry = _entry(graph, operation_id)
-        if "undo_operation_id" in entry:
-            return redo(graph, int(entry["undo_operation_id"]), user=user, at=at)
-        if "redo_operation_id" in entry:
-            return undo(graph, int(entry["redo_operation_id"]), user=user, at=at)
-        return _reverse(graph, entry, {"undo_operation_id": operation_id}, user=user, at=at)
+        again = {"undo_operation_id": operation_id}
+        return _reverse(graph, _entry(graph, operation_id), again, user=user, at=at)
 
 
 def _reverse(
@@ -176,18 +172,16 @@ def redo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetim
     Raise EditError if there is no such edit, or it still holds.
     """
     with graph.lock:
-        entry = _entry(graph, operation_id)
-        if "undo_operation_id" in entry:
-            return undo(graph, int(entry["undo_operation_id"]), user=user, at=at)
-        if "redo_operation_id" in entry:
-            return redo(graph, int(entry["redo_operation_id"]), user=user, at=at)
-        last = entry
-        for one in graph.operations:
-            if operation_id in (one.get("undo_operation_id"), one.get("redo_operation_id")):
-                last = one
-        if "undo_operation_id" not in last:
+        undone = [
+            int(entry["operation_id"])
+            for entry in graph.operations
+            if entry.get("undo_operation_id") == operation_id
+        ]
+        _entry(graph, operation_id)
+        if not undone:
             raise EditError(f"operation {operation_id} was not undone")
-        return _reverse(graph, last, {"redo_operation_id": operation_id}, user=user, at=at)
+        again = {"redo_operation_id": operation_id}
+        return _reverse(graph, _entry(graph, undone[-1]), again, user=user, at=at)
 
 
 def _entry(graph: ChunkedGraph, operation_id: int) -> dict[str, Any]:
