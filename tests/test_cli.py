@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -95,6 +96,7 @@ def test_unknown_dataset_says_what_exists(capsys: pytest.CaptureFixture[str]) ->
         ["query", "sandbox", "t", "--out", "frame.xlsx"],
         ["plot", "sandbox", "1", "--out", "neuron.swc"],
         ["demo", "--out", "picture"],
+        ["demo", "--out", "no_such_folder/picture.png"],
     ],
 )
 def test_misunderstood_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +138,20 @@ def test_files_hold_ids_exactly(ending: str, tmp_path: Path) -> None:
     }[ending](path)
     assert [int(value) for value in read["root_id"]] == [864691135336055529, -1]
     assert list(read.columns) == ["root_id", "depth"]
+
+
+@pytest.mark.parametrize("rows", [0, 10_000, 20_001])
+def test_json_of_any_length_is_one_list(rows: int, tmp_path: Path) -> None:
+    write_frame(pd.DataFrame({"id": range(rows)}), tmp_path / "frame.json")
+    assert json.loads((tmp_path / "frame.json").read_text()) == [{"id": row} for row in range(rows)]
+
+
+def test_a_picture_without_matplotlib(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    assert main(["plot", "no_such_dataset", "1"]) == 1  # other advice comes first
+    assert "no_such_dataset" in capsys.readouterr().err
 
 
 def commands(app: typer.Typer, *prefix: str) -> Iterator[tuple[str, ...]]:

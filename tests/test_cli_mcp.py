@@ -73,6 +73,7 @@ def test_an_assistant_reads_and_never_writes(tiny, tmp_path):
         ("partners", {"dataset": name, "root_id": str(root), "version": 3, "limit": 2}),
         ("describe_dataset", {"dataset": "/etc/passwd"}),
         ("synapses", {"dataset": name, "root_id": str(root), "side": "output"}),
+        ("query_table", {"dataset": name, "table": "nucleus_detection", "filters": {"pt_root_id": None}}),
     ]
     tools, answers = anyio.run(_ask, name, calls)
     assert all(tool.annotations.read_only_hint and tool.description for tool in tools)
@@ -100,6 +101,7 @@ def test_an_assistant_reads_and_never_writes(tiny, tmp_path):
     assert answers[12]["rows_left_out"] == len(strongest) - 2
     assert "not offered" in answers[13]["error"]
     assert "side must be" in answers[14]["error"]
+    assert "pt_root_id is null" in answers[15]["error"]
     assert tiny.token not in json.dumps(answers)
     # where it is from stands in every answer
     for answer in answers[1:]:

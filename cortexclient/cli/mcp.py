@@ -104,6 +104,8 @@ def query_table(
     more match.
     """
     values = {name: _exact(value) for name, value in (filters or {}).items()}
+    if nulls := [name for name, value in values.items() if value is None]:
+        raise ValueError(f"the filter of {nulls[0]} is null; give a value, or leave {nulls[0]} out")
     handle = _handle(client, table)(**values)
     frame = handle.query(limit=_limit(limit), select_columns=columns)
     return _rows(frame, total=handle.count())

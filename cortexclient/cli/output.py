@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 SHOWN_ROWS = 20
+_ROWS_AT_ONCE = 10_000
 ENDINGS = (".csv", ".csv.gz", ".parquet", ".feather", ".json")
 
 
@@ -120,7 +121,17 @@ def write_frame(frame: pd.DataFrame, out: Path) -> None:
         elif name.endswith(".feather"):
             frame.reset_index(drop=True).to_feather(part)
         else:
-            part.write_text(json.dumps(records(frame)), encoding="utf-8")
+            _write_json(frame, part)
+
+
+def _write_json(frame: pd.DataFrame, part: Path) -> None:
+    """Write the rows as one list, some at a time: as Python objects they take many times the room of the frame."""
+    frame = _exact(frame)
+    with part.open("w", encoding="utf-8") as file:
+        for start in range(0, len(frame), _ROWS_AT_ONCE):
+            rows = json.dumps(records(frame.iloc[start : start + _ROWS_AT_ONCE]))
+            file.write(("[" if start == 0 else ", ") + rows[1:-1])
+        file.write("]" if len(frame) else "[]")
 
 
 EXACT_IN_JSON = 2**53
@@ -137,21 +148,25 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON can hold it exactly: larger ids as texts, times in ISO form, what is missing as None."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return str(value) if abs(value) > EXACT_IN_JSON else value
+
     import numpy as np
     import pandas as pd
 
     if isinstance(value, np.ndarray | list | tuple):
         return [plain(one) for one in value]
+    if isinstance(value, np.floating):
+        return plain(float(value))
+    if isinstance(value, np.integer | np.bool_):
+        return plain(value.item())
     if pd.isna(value):
         return None
-    value = value.item() if isinstance(value, np.number | np.bool_) else value
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > EXACT_IN_JSON:
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    return value if isinstance(value, bool | int | float | str) else str(value)
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
 
 
 def _exact(frame: pd.DataFrame) -> pd.DataFrame:

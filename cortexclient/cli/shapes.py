@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,6 +13,7 @@ import typer
 from cortexclient.cli.options import Client, dataset_command, ids_from
 from cortexclient.cli.output import error_console, note, say
 from cortexclient.files import replacing, write_bytes
+from cortexclient.settings import expanded
 from cortexclient.types import TransformName
 
 if TYPE_CHECKING:
@@ -26,8 +28,10 @@ PANEL = "Shapes and pictures"
 RootId = Annotated[str, typer.Argument(help="Root id.")]
 
 
-def known_picture(out: Path) -> Path:
-    """Refuse an ending before anything is fetched for the picture."""
+def known_picture(ctx: typer.Context, out: Path) -> Path:
+    """Refuse a picture that cannot be written, before anything is fetched for it."""
+    if ctx.resilient_parsing:  # the shell completes a line, and should not wait for matplotlib
+        return out
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
@@ -35,6 +39,9 @@ def known_picture(out: Path) -> Path:
 
     if out.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
         raise typer.BadParameter(f"do not know how to draw {out.name}; end it in .png, .pdf or .svg")
+    folder = expanded(out).resolve().parent
+    if not os.access(folder, os.W_OK):
+        raise typer.BadParameter(f"cannot write {out.name} into {folder}; name a folder where you may write")
     return out
 
 

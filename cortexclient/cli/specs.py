@@ -159,8 +159,12 @@ def _colours() -> Any:
 def where(
     name: Annotated[str | None, typer.Argument(help="A dataset; left out: all places.")] = None,
 ) -> None:
-    """Show where datasets are looked for, and which file wins."""
+    """Show where datasets are looked for, and which file wins.
+
+    And the folders of the cache and the store.
+    """
     from cortexclient.registry.lookup import candidates, layers, registered
+    from cortexclient.settings import cache_dir, store_dir
 
     out = console()
     if name is not None:
@@ -177,6 +181,9 @@ def where(
         count = f"{len(layer.names())} dataset(s)" if layer.folder.is_dir() else "no such folder"
         out.print(f"  [bold]{escaped(f'{layer.name:18}')}[/] {escaped(layer.folder)}  [dim]{count}[/]")
     out.print(f"  [bold]{'register()':18}[/] this session  [dim]{len(registered())} dataset(s)[/]")
+    out.print("Other folders:")
+    for what, folder in (("cache", cache_dir()), ("store", store_dir())):
+        out.print(f"  [bold]{what:18}[/] {escaped(folder)}")
     _warn_of_packs()
 
 

@@ -130,10 +130,13 @@ class _Assignment:
     def _copy(self, name: str, base: str) -> None:
         """Serve a table or view of the cortex once more."""
         schema = _SCHEMAS.get(base)
-        reference = None
-        if schema is not None and "reference" in schema:
-            reference = self.names.get("nucleus_detection", "nucleus_detection")
+        reference = self._target(base) if schema is not None and "reference" in schema else None
         self.shapes[name] = DeclaredTable(name, base, schema=schema, reference=reference)
+
+    def _target(self, own: str) -> str:
+        """Name on the wire of the table that a reference table of the cortex refers to."""
+        target = "synapses" if own in ("synapse_tags", "synapse_targets") else "nucleus_detection"
+        return self.names.get(target, target)
 
     def _shape(self, name: str, own: str, facts: TableFacts) -> None:
         """Serve a table of the cortex in the unit, and with the columns, that a spec declares."""
@@ -150,7 +153,7 @@ class _Assignment:
         # a name that the folder itself uses must not mean another table
         pool = [name] if name in _SCHEMAS else []
         pool += _known(role, name, "table")
-        if not fields:
+        if not fields and set(pool) <= set(LABEL_TABLES):
             pool += LABEL_TABLES
         free = [own for own in pool if own not in self.names]
         if fields:
@@ -159,15 +162,14 @@ class _Assignment:
             self.names[free[0]] = name
             self._shape(name, free[0], facts)
         elif not fields:
-            self._copy(name, "cell_types")
+            self._copy(name, pool[0])
         else:
             self._made(name, fields, facts)
 
     def _suits(self, own: str, facts: TableFacts) -> bool:
         """Whether a table of the cortex has what is declared: the schema, no more columns, and the same reference."""
         target = getattr(facts, "references", None)
-        refers_to = "synapses" if own in ("synapse_tags", "synapse_targets") else "nucleus_detection"
-        same = target is None or target == self.names.get(refers_to, refers_to)
+        same = target is None or target == self._target(own)
         return _SCHEMAS.get(own) == facts.schema_name and not facts.columns and same
 
     def _made(self, name: str, fields: tuple[Any, ...], facts: TableFacts) -> None:
@@ -196,7 +198,8 @@ class _Assignment:
         fields = facts.declared_fields
         pool = [name] if name in _ALL_VIEWS else []
         pool += _known(role, name, "view")
-        free = [own for own in (*pool, *_VIEWS) if own not in self.names]
+        pool = pool or _VIEWS
+        free = [own for own in pool if own not in self.names]
         if fields:
             self.shapes[name] = DeclaredTable(
                 name, base_of(fields, None, view=True), fields, None, facts.unit
@@ -205,7 +208,7 @@ class _Assignment:
             self.names[free[0]] = name
             self._shape(name, free[0], facts)
         else:
-            self._copy(name, "cell_info")
+            self._copy(name, pool[0])
 
 
 def _roles(spec: Any) -> Iterator[tuple[str, str, str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 __all__ = [
+    "MAX_DEPTH",
     "NOT_INHERITED",
     "Lookalike",
     "MapEntry",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 Path: TypeAlias = tuple[str | int, ...]
+
+MAX_DEPTH = 20
+"""How deep lists and maps may be nested; specs are nearly flat."""
 
 
 class Mark(NamedTuple):
@@ -100,15 +104,23 @@ def to_plain(node: Node, *, private: bool = False) -> Any:
     }
 
 
-def from_plain(value: Any, label: str) -> Node:
-    """Return nodes for Python values, all of them marked with the same label instead of a place."""
+def from_plain(value: Any, label: str, depth: int = 1) -> Node:
+    """Return nodes for Python values, all of them marked with the same label instead of a place.
+
+    Raise RecursionError where they are nested more than `MAX_DEPTH` levels deep, as what contains itself is.
+    """
     mark = Mark(label, 0, 0)
+    if type(value).__module__ == "numpy":
+        value = value.tolist()  # plain numbers, or lists of them
+    if isinstance(value, Mapping | list | tuple) and depth > MAX_DEPTH:
+        raise RecursionError
     if isinstance(value, Mapping):
         return MappingNode(
-            {str(key): MapEntry(mark, from_plain(item, label)) for key, item in value.items()}, mark
+            {str(key): MapEntry(mark, from_plain(item, label, depth + 1)) for key, item in value.items()},
+            mark,
         )
     if isinstance(value, list | tuple):
-        return SequenceNode([from_plain(item, label) for item in value], mark)
+        return SequenceNode([from_plain(item, label, depth + 1) for item in value], mark)
     return ScalarNode(value, mark, str(value))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from cortexclient.spec.nodes import (
+    MAX_DEPTH,
     Lookalike,
     MappingNode,
     Mark,
@@ -22,7 +23,7 @@ from cortexclient.spec.nodes import (
     to_plain,
     walk,
 )
-from cortexclient.spec.problems import MAX_SHOWN, Problem, clip, did_you_mean, dotted, short
+from cortexclient.spec.problems import MAX_SHOWN, Problem, clip, did_you_mean, dotted, raise_problems, short
 from cortexclient.spec.yaml_reader import read_bytes, read_nodes
 
 if TYPE_CHECKING:
@@ -56,9 +57,14 @@ def nodes_of_mapping(
     """Return the nodes of a mapping that is nested like the YAML, and what must not stand in it.
 
     ``label`` is what messages call it in place of a file name. With ``onto``, the values are merged onto another
-    mapping: maps by key, lists replace, None clears.
+    mapping: maps by key, lists replace, None clears. Raise SpecError if the values are nested too deep.
     """
-    root = cast("MappingNode", from_plain(values, label))
+    try:
+        root = cast("MappingNode", from_plain(values, label))
+    except RecursionError:
+        message = f"values are nested more than {MAX_DEPTH} levels deep, or contain themselves"
+        raise_problems([Problem(label, 0, 0, "CX106", "", message, "specs are nearly flat")])
+        raise
     if onto is not None:
         root = overlay(cast("MappingNode", from_plain(onto, label)), root)
     return root, [problem for _, problem in _refused(root)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from cortexclient.spec.nodes import (
+    MAX_DEPTH,
     Lookalike,
     MapEntry,
     MappingNode,
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Iterator, Mapping
 
-__all__ = ["MAX_ALIASES", "MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "read_bytes", "read_nodes", "resolve_scalar"]
+__all__ = ["MAX_ALIASES", "MAX_BYTES", "MAX_NODES", "read_bytes", "read_nodes", "resolve_scalar"]
 
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
 MAX_NODES = 50_000
 MAX_ALIASES = 50
 MAX_KEY = 200

@@ -14,6 +14,7 @@ import yaml
 from cortexclient.cli import main
 from cortexclient.registry import get_spec, list_datasets
 from cortexclient.registry.validation import validate
+from cortexclient.settings import cache_dir, store_dir
 
 MINIMAL = "name: my_brain\ntitle: My brain\nserver_address: https://cave.my.lab\ndatastack: my_brain_v1\n"
 
@@ -109,6 +110,7 @@ def test_where(run, write, folder: Path) -> None:
     assert status == 0
     assert str(folder) in out
     assert "built-in" in out
+    assert {str(cache_dir()), str(store_dir())} <= set(out.split())
     status, out, _ = run("where", "v1dd")
     assert [line.split()[0] for line in out.splitlines()] == ["wins", "hidden"]
 

@@ -9,6 +9,7 @@ import pickle
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cortexclient import registry
@@ -437,6 +438,24 @@ def test_overrides_are_checked_and_merged() -> None:
     assert spec.server_address == "https://global.daf-apis.com"
     with pytest.raises(SpecError, match=r"CX201 serveraddress: .*did you mean server_address"):
         spec.with_overrides({"serveraddress": "x"})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    spec = get_spec({**GOOD, "default_version": np.int64(3), "capabilities": {"live": np.bool_(True)}})
+    spec = spec.with_overrides({"voxel_resolution": np.array([4, 4, 40]), "x-a": [np.float32(0.5)]})
+    assert json.loads(json.dumps(spec.as_dict())) == spec.as_dict()
+    assert (spec.default_version, spec.voxel_resolution) == (3, (4, 4, 40))
+    with pytest.raises(SpecError, match="CX"):
+        spec.with_overrides({"example_ids": {"root_id": np.float64(864691135336055529)}})
+
+
+def test_a_mapping_without_end_is_refused() -> None:
+    endless: dict[str, object] = {**GOOD}
+    endless["x-a"] = [endless, endless]
+    with pytest.raises(SpecError, match=r"CX106 .*contain themselves"):
+        get_spec(endless)
+    with pytest.raises(SpecError, match="CX106"):
+        get_spec(GOOD).with_overrides(endless)
 
 
 def test_numbers_that_json_does_not_know_are_texts(write) -> None:

@@ -253,6 +253,22 @@ def test_roles_beyond_the_usual_ones_get_copies() -> None:
     }
 
 
+def test_earlier_tables_of_a_role_have_its_columns() -> None:
+    roles = {
+        role: table(role, kind, earlier=(table(f"{role}_2", kind), table(f"{role}_1", kind)))
+        for role, kind in (("edges", "view"), ("proofreading", "table"), ("synapse_targets", "table"))
+    }
+    names, shapes = served_names(SimpleNamespace(synapse_table="syn", tables=roles))
+    base = {
+        **{public: own for own, public in names.items()},
+        **{name: each.base for name, each in shapes.items()},
+    }
+    assert {base[name] for name in ("edges", "edges_2", "edges_1")} == {"connections_with_nuclei"}
+    assert {base[f"proofreading_{number}"] for number in (1, 2)} == {"proofreading_status_and_strategy"}
+    assert {base[f"synapse_targets_{number}"] for number in (1, 2)} == {"synapse_tags", "synapse_targets"}
+    assert shapes["synapse_targets_1"].reference == "syn"
+
+
 def test_no_truth_about_recorded_data(tmp_path: Path) -> None:
     with pytest.raises(TruthUnavailableError, match="holds no truth"):
         Truth(DataFolder(tmp_path))

@@ -200,10 +200,21 @@ def test_undo_and_redo(block_folder: Path) -> None:
     apart = partition()
     edit = graph_edits.merge(graph, *graph.alive()[:2].tolist())
     joined = partition()
-    graph_edits.undo(graph, edit.operation_id)
+    undone = graph_edits.undo(graph, edit.operation_id)
     assert partition() == apart
-    graph_edits.redo(graph, edit.operation_id)
+    redone = graph_edits.redo(graph, edit.operation_id)
     assert partition() == joined
+    # to undo or redo one of these is to undo or redo the first edit, as their log says
+    undo, redo = {"undo_operation_id": edit.operation_id}, {"redo_operation_id": edit.operation_id}
+    for step, operation, pieces, said in (
+        (graph_edits.undo, redone, apart, undo),
+        (graph_edits.undo, undone, joined, redo),
+        (graph_edits.redo, undone, apart, undo),
+        (graph_edits.redo, redone, joined, redo),
+    ):
+        step(graph, operation.operation_id)
+        assert partition() == pieces
+        assert graph.operations[-1].items() >= said.items()
     with pytest.raises(graph_edits.EditError, match="not undone"):
         graph_edits.redo(graph, 3)
 

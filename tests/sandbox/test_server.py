@@ -211,9 +211,7 @@ def test_close_leaves_no_thread_and_no_listener(folder: Path) -> None:
     with requests.Session() as http, http.get(f"{sandbox.url}/events/x", stream=True) as stream:
         assert next(stream.iter_content(None)) == b": ok\n\n"
         http.get(f"{sandbox.url}/")
-        started = time.monotonic()
         sandbox.close()
-        assert time.monotonic() - started < 5
     sandbox.close()
     assert set(threading.enumerate()) <= before
     with pytest.raises(requests.ConnectionError):

@@ -142,13 +142,17 @@ def split_preview(graph: ChunkedGraph, sources: Ids, sinks: Ids, points_vx: Ints
 
 
 def undo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetime | None = None) -> Edit:
-    """Take an edit back.
+    """Take an edit back; as in the service, to undo an undoing is to redo what it undid.
 
     Raise EditError if there is no such edit, or the graph changed so that it cannot be taken back.
     """
     with graph.lock:
-        again = {"undo_operation_id": operation_id}
-        return _reverse(graph, _entry(graph, operation_id), again, user=user, at=at)
+        entry = _entry(graph, operation_id)
+        if "undo_operation_id" in entry:
+            return redo(graph, int(entry["undo_operation_id"]), user=user, at=at)
+        if "redo_operation_id" in entry:
+            return undo(graph, int(entry["redo_operation_id"]), user=user, at=at)
+        return _reverse(graph, entry, {"undo_operation_id": operation_id}, user=user, at=at)
 
 
 def _reverse(
@@ -172,16 +176,18 @@ def redo(graph: ChunkedGraph, operation_id: int, *, user: str = "0", at: datetim
     Raise EditError if there is no such edit, or it still holds.
     """
     with graph.lock:
-        undone = [
-            int(entry["operation_id"])
-            for entry in graph.operations
-            if entry.get("undo_operation_id") == operation_id
-        ]
-        _entry(graph, operation_id)
-        if not undone:
+        entry = _entry(graph, operation_id)
+        if "undo_operation_id" in entry:
+            return undo(graph, int(entry["undo_operation_id"]), user=user, at=at)
+        if "redo_operation_id" in entry:
+            return redo(graph, int(entry["redo_operation_id"]), user=user, at=at)
+        last = entry
+        for one in graph.operations:
+            if operation_id in (one.get("undo_operation_id"), one.get("redo_operation_id")):
+                last = one
+        if "undo_operation_id" not in last:
             raise EditError(f"operation {operation_id} was not undone")
-        again = {"redo_operation_id": operation_id}
-        return _reverse(graph, _entry(graph, undone[-1]), again, user=user, at=at)
+        return _reverse(graph, last, {"redo_operation_id": operation_id}, user=user, at=at)
 
 
 def _entry(graph: ChunkedGraph, operation_id: int) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class TableStore:
             for table, annotated in self.annotation_rows.items():
                 self.writer.look_up(table, moment)
                 if self.segmentation_rows.get(table) is None and not annotated["reference_table"]:
-                    continue  # nobody has looked up its supervoxels yet, so there is nothing to freeze
+                    continue  # none of its points has a supervoxel, so there is nothing to freeze
                 if not self.world.names.is_in(number, table):
                     continue
                 rows, counts[table] = freeze(self, table, moment)
