@@ -304,7 +304,8 @@ class ConnectionsService(BaseService):
     def _types(
         self, types: str | Mapping[int, Any] | None, roots: IdArray, moment: Moment
     ) -> tuple[dict[int, str], list[int]]:
-        if types is None or (types == "cell_types" and self._table_of(types, moment) is None):
+        usual = isinstance(types, str) and types == "cell_types"  # a Series has no one truth value
+        if types is None or (usual and self._table_of("cell_types", moment) is None):
             return {}, []
         return self._groups(types, roots, moment)
 

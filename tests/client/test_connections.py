@@ -116,6 +116,8 @@ def test_counts_between_types(client, table, neurons):
         client.connectivity(neurons, by="cell_typs")
     with pytest.raises(TypeError, match=r"series\.to_dict"):
         client.connectivity(neurons, by=pd.Series(types))
+    with pytest.raises(TypeError, match=r"series\.to_dict"):
+        client.partners(neurons, types=pd.Series(types))
 
 
 def test_only_what_was_proofread(client, neurons):
