@@ -178,6 +178,12 @@ def test_what_was_not_found_is_said(root: str, capsys: pytest.CaptureFixture[str
         assert re.search(told, capsys.readouterr().err)
 
 
+def test_a_time_in_the_future_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for year, said in (("2099", True), ("2025", False)):
+        run("query", "sandbox", "nucleus_detection", "--limit", "1", "--timestamp", f"{year}-08-01")
+        assert ("lies in the future" in capsys.readouterr().err) == said
+
+
 def test_a_link_to_a_sandbox_that_has_ended_says_so(
     tiny: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:

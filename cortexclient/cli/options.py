@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
@@ -263,11 +264,17 @@ def open_client(
 ) -> DatasetClient:
     """Load a dataset with the options of the command line."""
     import cortexclient
+    from cortexclient.cli.output import note
 
     token = token or environment_token(server or spec_of(dataset).server_address)
-    return cortexclient.load(
+    client = cortexclient.load(
         dataset, version=version, timestamp=timestamp, server_address=server, auth_token=token, **options
     )
+    at = client.session.moment.timestamp
+    # a local time may be hours ahead of UTC
+    if at is not None and at > datetime.now(UTC) + timedelta(days=1):
+        note(f"{timestamp} lies in the future: what is there now is shown")
+    return client
 
 
 def environment_token(address: str) -> str | None:
