@@ -10,7 +10,7 @@ import numpy as np
 
 from cortexclient.plotting.style import POSTSYNAPTIC, PRESYNAPTIC, depth_axis, draw_layers, new_axes
 from cortexclient.services.skeletons.shapes import VOLUME, shape_of
-from cortexclient.services.space import positions, positions_nm, stated_resolution
+from cortexclient.services.space import as_pandas, positions, positions_nm, stated_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -65,6 +65,7 @@ def in_depth(points: Any, *, column: str | None = None) -> NDArray[np.float64]:
     ``points`` have the shape (N, 3), or are a frame, of which ``column`` is the position column (default: as for
     ``client.depth``). Raises `ValueError` for anything but cortical depths in um.
     """
+    points = as_pandas(points)
     space = getattr(points, "attrs", {}).get("space")
     found = positions(points, column).reshape(-1, 3)
     # a frame of a query in um of the volume would look like depths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -219,7 +220,7 @@ class Space:
             columns ``x``, ``y`` and ``z``.
         resolution : str, array_like or None
             ``"nm"``, ``"vx"`` or the size of a voxel in nm. None for the one that a DataFrame states in
-            ``attrs["dataframe_resolution"]``, else nm; tables of Arrow and polars cannot state one.
+            ``attrs["dataframe_resolution"]``, an Arrow table in the metadata of its schema; else nm (polars: always).
         along_streamline : bool
             Measure along the curved streamline instead of straight down.
 
@@ -439,11 +440,18 @@ def stated_resolution(points: Any) -> tuple[float, float, float]:
 
 def as_pandas(table: Any) -> Any:
     """Return a table or column of Arrow or polars, as queries return them too, as pandas'; anything else as it is."""
-    return table.to_pandas() if hasattr(table, "to_pandas") else table
+    if not hasattr(table, "to_pandas"):
+        return table
+    found = table.to_pandas()
+    stated = getattr(getattr(table, "schema", None), "metadata", None) or {}
+    if unit := json.loads(stated.get(b"dataframe_resolution", b"null")):
+        found.attrs["dataframe_resolution"] = unit
+    return found
 
 
 def positions_nm(points: Any, column: str | None, *, prefer: str | None = None) -> NDArray[np.float64]:
     """Read positions as :func:`positions` does, in nm, out of the unit that a frame states; arrays are in nm."""
+    points = as_pandas(points)
     return positions(points, column, prefer=prefer) * stated_resolution(points)
 
 

@@ -45,6 +45,10 @@ def test_the_root_at_a_point_is_that_of_the_clients_moment(tiny):
         assert len(shown.to_dict()["layers"][-1]["annotations"]) == len(nuclei)
         edges = latest.query_synapses(nuclei["pt_root_id"].max(), pre=True, progress=False, return_as=kind)
         assert connectivity_matrix(edges).to_numpy().sum() == len(edges)
+    for unit in ([4, 4, 40], [8, 8, 40]):  # an Arrow table states it, too
+        table = latest.tables.nucleus_detection().query(desired_resolution=unit, return_as="arrow")
+        assert latest.root_at(table).tolist() == nuclei["pt_root_id"].tolist()
+        np.testing.assert_allclose(latest.depth(table), latest.depth(nuclei), atol=0.05)
     with pytest.raises(ValueError, match="shape"):
         latest.root_at(np.zeros((2, 2, 3)))
     assert tiny.load().root_at(points, timestamp=earliest.version_timestamp()).tolist() == then.tolist()

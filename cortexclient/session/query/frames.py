@@ -20,13 +20,14 @@ times                 timestamp[ns, UTC]     datetime64[ns, UTC]
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from cortexclient.errors import InvalidQueryError, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     import pandas as pd
 
@@ -498,7 +499,7 @@ def _name_of(names: Sequence[str], query: Query, owner: str, column: str) -> str
 def present(reply: Reply, query: Query) -> Any:
     """Return the frame that a query wants; the reply is used up."""
     if query.return_as != "pandas":
-        return _in_arrow(reply.table, query)
+        return _in_arrow(reply.table, query, reply.attrs)
     frame = reply.frame()
     frame.attrs.update(reply.attrs)
     return frame if query.split_positions else join_positions(frame)
@@ -515,14 +516,16 @@ def present_frame(frame: pd.DataFrame, query: Query) -> Any:
     # pandas cannot tell NaN from null: a scaled point that is missing is NaN by every road, one in voxels is null
     same = (1.0, 1.0, 1.0)
     table = scale_positions(table, dict.fromkeys(points, same), None if query.resolution is None else same)
-    return _in_arrow(table.replace_schema_metadata(None), query)
+    return _in_arrow(table, query, frame.attrs)
 
 
-def _in_arrow(table: Any, query: Query) -> Any:
+def _in_arrow(table: Any, query: Query, attrs: Mapping[Hashable, Any]) -> Any:
     if not query.split_positions:
         table = join_positions_of(table)
     if query.return_as == "arrow":
-        return table
+        # positions that are read out of the table later are in this unit; polars has no place for it
+        unit = attrs.get("dataframe_resolution")
+        return table.replace_schema_metadata({"dataframe_resolution": json.dumps(unit)})
     import polars as pl  # type: ignore[import-not-found,unused-ignore]
 
     return pl.from_arrow(table)
