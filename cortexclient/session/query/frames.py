@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from cortexclient.errors import InvalidQueryError, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
@@ -519,7 +519,7 @@ def present_frame(frame: pd.DataFrame, query: Query) -> Any:
     return _in_arrow(table, query, frame.attrs)
 
 
-def _in_arrow(table: Any, query: Query, attrs: Mapping[Hashable, Any]) -> Any:
+def _in_arrow(table: Any, query: Query, attrs: Mapping[Any, Any]) -> Any:
     if not query.split_positions:
         table = join_positions_of(table)
     if query.return_as == "arrow":
