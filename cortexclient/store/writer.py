@@ -297,7 +297,13 @@ class _Database:
         }
         duckdb = _duckdb()
         try:
-            self._connection = duckdb.connect(str(self._lock), config=config)
+            try:
+                self._connection = duckdb.connect(str(self._lock), config=config)
+            except duckdb.IOException as error:
+                if "valid DuckDB database" not in str(error):
+                    raise
+                self._lock.unlink()  # of a process that was killed while it made the file
+                self._connection = duckdb.connect(str(self._lock), config=config)
         except duckdb.IOException as error:
             raise StoreError(
                 f"{self._folder} is being written by another process, or cannot be: {short(error)}"
