@@ -161,15 +161,15 @@ class StoreService(BaseService):
                 infos = [find_table(asking, name, version=number) for name in dict.fromkeys(names)]
                 _save_metadata(asking, infos, local.folder / f"v{number}" / METADATA, local.names(number))
             for info in infos:
+                with contextlib.suppress(StoreError):  # damaged, or of another version of cortexclient
+                    if local.table(number, info.name) is not None:
+                        continue
+                local._tables[number, info.name] = None  # so that its rows come from elsewhere
                 try:
-                    there = local.table(number, info.name) is not None
-                except StoreError:  # damaged, or of another version of cortexclient
-                    there = False
-                    local._tables[number, info.name] = None  # so that its rows come from elsewhere
-                if not there:
                     self._pull(
                         session, info, local.folder / f"v{number}" / info.name, source, progress=progress
                     )
+                finally:
                     local._tables.pop((number, info.name), None)
         local._metadata.pop(number, None)
         return [info.name for info in infos]

@@ -237,7 +237,7 @@ class StoredTable:
         parts = {number: self.copy(key).parts[number] for number in wanted}
         paths = {number: f"{key}/{part.name}" for number, part in parts.items()}
         footers = {number: self._footers.get((key, number)) for number in wanted}
-        with self._damage_in(", ".join(paths.values())):
+        with self._damage_in(", ".join([*paths.values()][:3])):
             ranges = {
                 paths[number]: (part.size, [*wanted[number], *([] if footers[number] else [part.end])])
                 for number, part in parts.items()

@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import shutil
+import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["TableWriter", "Work"]
+
+log = logging.getLogger(__name__)
 
 GROUP_ROWS, FEW_ROWS = 8192, 1024
 """Rows of a row group: at most, and those after which it ends with its last key."""
@@ -79,12 +83,16 @@ class TableWriter:
         duckdb = _duckdb()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with _Database(self.folder) as database:
+            with _locked(self.folder), _Database(self.folder) as database:
                 rows, checksum = self._spool(batches, database)
                 copies = [self._copy(key, rows, checksum, database) for key in self.work.keys]
                 return self._finished(rows, copies)
         except duckdb.Error as error:
             raise StoreError(f"{self.work.name} cannot be sorted in {self.folder}: {short(error)}") from error
+        except RuntimeError as error:
+            if "interrupted" in str(error):  # so says DuckDB of a Ctrl-C
+                raise KeyboardInterrupt from error
+            raise
 
     def _finished(self, rows: int, copies: Sequence[Copy]) -> TableManifest:
         schema = parquet.read_schema(self.folder / _SPOOL)
@@ -278,14 +286,34 @@ def _duckdb() -> Any:
     return duckdb
 
 
-class _Database:
-    """DuckDB over Parquet files, with a limit to its memory and room on the disk beside them.
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one thread of one process at a time write into a folder; the lock of one that is killed is free."""
+    path = folder / ".lock"
+    with path.open("wb") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
 
-    Its file, which holds nothing, is locked by the system as long as this process has it open.
-    """
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise StoreError(f"{folder} is being written by another process or thread") from error
+        except OSError:
+            log.info("%s is on a disk without locks: nothing may write into it at the same time", folder)
+        yield
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            path.unlink()
+
+
+class _Database:
+    """DuckDB over Parquet files, with a limit to its memory and room on the disk beside them."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._spill, self._lock = folder, folder / ".spill", folder / ".duckdb"
+        self._spill = folder / ".spill"
 
     def __enter__(self) -> Self:
         config = {
@@ -295,19 +323,7 @@ class _Database:
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
         }
-        duckdb = _duckdb()
-        try:
-            try:
-                self._connection = duckdb.connect(str(self._lock), config=config)
-            except duckdb.IOException as error:
-                if "valid DuckDB database" not in str(error):
-                    raise
-                self._lock.unlink()  # of a process that was killed while it made the file
-                self._connection = duckdb.connect(str(self._lock), config=config)
-        except duckdb.IOException as error:
-            raise StoreError(
-                f"{self._folder} is being written by another process, or cannot be: {short(error)}"
-            ) from error
+        self._connection = _duckdb().connect(config=config)
         # its bar would be printed over ours
         self._connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
         return self
@@ -315,7 +331,6 @@ class _Database:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
         shutil.rmtree(self._spill, ignore_errors=True)
-        self._lock.unlink(missing_ok=True)
 
     def checksum(self, paths: Sequence[Path]) -> str:
         """Return a number that depends on every value of every row, and not on their order."""

@@ -153,9 +153,9 @@ def test_what_was_written_is_compared_with_what_was_read(
     with pytest.raises(StoreError, match="is not what was read"):
         stored(tmp_path, rows(1000))
     monkeypatch.undo()
-    (tmp_path / ".duckdb").touch()  # of a process that was killed just then
+    (tmp_path / ".lock").touch()  # of a process that was killed just then
     assert stored(tmp_path, rows(1000)).damaged() == []
-    assert not (tmp_path / ".duckdb").exists()
+    assert not (tmp_path / ".lock").exists()
 
 
 @pytest.mark.parametrize("step", ["read", f"sorted by {KEYS[0]}", f"sorted by {KEYS[1]}"])
@@ -228,6 +228,28 @@ def test_what_was_damaged_after_an_interruption_is_made_again(tmp_path: Path) ->
         assert (
             everything(opened(folder)).sort_by("id").equals(table.filter(table.column("valid")).sort_by("id"))
         )
+
+
+def test_one_thread_at_a_time_writes_a_table(tmp_path: Path) -> None:
+    steps = []
+
+    def report(step: str, _: int) -> None:
+        steps.append(step)
+        with pytest.raises(StoreError, match="is being written by another process or thread"):
+            stored(tmp_path, rows(10))
+
+    TableWriter(tmp_path, work(), report).write(lambda: iter([rows(10)]))
+    assert steps
+    assert opened(tmp_path).damaged() == []
+
+
+def test_an_interrupt_of_duckdb_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise RuntimeError("Query interrupted")  # so it answers Ctrl-C
+
+    monkeypatch.setattr(writer._Database, "checksum", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stored(tmp_path, rows(10))
 
 
 def test_one_process_at_a_time_writes_a_table(tmp_path: Path) -> None:
