@@ -18,7 +18,7 @@ from cortexclient.sandbox import Sandbox
 from cortexclient.sandbox.faults import KINDS, Fault
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.tables import QueriesService, TablesService
-from cortexclient.session import Endpoint, Session
+from cortexclient.session import Endpoint, Session, view_infos
 from cortexclient.session.policy import passing_trouble
 from cortexclient.session.refusals import (
     Context,
@@ -388,6 +388,17 @@ def test_what_would_explain_a_refusal_does_not_hide_it(sandbox):
         pytest.raises(errors.InvalidQueryError, match="has no column 'nope'"),
     ):
         table(nope=3).query()
+
+
+def test_a_list_of_versions_that_fails_hides_no_other_failure(sandbox):
+    session = sandbox.load(version=3, retries=0).session
+    sandbox.inject(Fault("503", route="datastack/[^/]+/metadata$", count=None))
+    with (
+        troubled(sandbox, Fault("500", route="/views$", count=None)),
+        pytest.raises(errors.ServiceError) as caught,
+    ):
+        view_infos(session)
+    assert (caught.value.status, caught.value.url[-6:]) == (500, "/views")
 
 
 def test_offline_an_error_names_what_would_have_been_asked(sandbox, tmp_path):

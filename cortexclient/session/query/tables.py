@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 from dataclasses import dataclass, field
@@ -124,7 +125,12 @@ def _fetch_tables(session: Session, version: int) -> dict[str, TableInfo]:
     try:
         response = session.http.send("materialize", "GET", url, accept=(404,))
     except UnknownVersionError:
-        session.version_record(version)  # says which versions there are
+        try:
+            session.version_record(version)  # says which versions there are
+        except UnknownVersionError:
+            raise
+        except ServiceError:
+            pass  # to look for the reason must not hide the failure
         raise
     body = _body(session, response, "tables", (list,))
     if not body:
@@ -149,7 +155,9 @@ def _fetch_views(session: Session, version: int) -> dict[str, TableInfo]:
     try:
         response = session.http.send("materialize", "GET", f"{_url(session, version)}/views", accept=(404,))
     except ServiceError as error:
-        record = session.versions().get(version)
+        record = None
+        with contextlib.suppress(ServiceError):  # to look for the reason must not hide the failure
+            record = session.versions().get(version)
         if record is None or record.valid:
             raise
         raise ExpiredVersionError(
