@@ -332,7 +332,7 @@ def _values(
         if wanted == "number" == given and not cast:
             return values
         if pa.types.is_timestamp(kind_of):
-            values = pa.array(pd.to_datetime(values.to_pandas(), utc=True))
+            values = pa.array(pd.to_datetime(values.to_pandas(), utc=True, format="mixed"))
         return values.cast(kind_of, safe=not pa.types.is_floating(kind_of))
     except (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError) as error:
         raise _misfit(table, f"{column} holds {kind_of}, not {reprlib.repr(value)}: {error}") from error

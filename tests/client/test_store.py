@@ -231,6 +231,8 @@ def test_times_of_a_view_are_utc_by_every_road(server: Sandbox, tmp_path: Path) 
             )
         for since in (times[-2].tz_localize("UTC"), times[-2].isoformat()):
             assert len(stored.query("cell_info", filter_greater_equal_dict={"changed": since})) == 2
+        written = [times[-2].date().isoformat(), times[-1].isoformat()]
+        assert len(stored.query("cell_info", filter_in_dict={"changed": written})) == 2
 
 
 def test_what_is_not_there(server: Sandbox, place: Path) -> None:
