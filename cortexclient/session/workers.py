@@ -183,6 +183,7 @@ class _Pool:
         while True:
             self._wake.get()
             if self._closed:
+                self._wake.put(None)  # for the next thread
                 return
             # the oldest call first: its jobs begin before idle workers help those that have begun
             while any(call.do_next() for call in tuple(self._calls)):
@@ -191,8 +192,7 @@ class _Pool:
     def close(self) -> None:
         """Let all threads end, and wait a little for them."""
         self._closed = True
-        for _ in self._threads:
-            self._wake.put(None)
+        self._wake.put(None)
         for thread in self._threads:
             # an interrupt may have come before the last of them began
             if thread.is_alive():
@@ -267,15 +267,14 @@ class _Call:
 
     def finish(self) -> None:
         """Cancel the items that are not done; the threads of a call from outside end."""
-        aborted = self._reports.qsize() < self._unreported
-        if aborted:
+        if self._reports.qsize() < self._unreported:
             self.stop.abort()
         self.stop.release()
         self.pool.remove(self)
         if not self.nested:
             self.pool.close()
-            if aborted:
-                # errors and frames of cancelled jobs keep each other and the ended threads; collected later, in the
+            if self.stop.is_set():
+                # errors and frames of jobs that failed keep each other and the ended threads; collected later, in the
                 # middle of another call, they would make Python ignore a Ctrl-C that comes just then
                 gc.collect()
 
