@@ -28,6 +28,7 @@ from packaging.version import InvalidVersion
 from cortexclient.errors import ProtocolError
 from cortexclient.forking import ForkSafeLock
 from cortexclient.session.connection import LOOPBACK_TOKEN
+from cortexclient.session.http import unreadable
 from cortexclient.session.libraries import be_patient_with
 from cortexclient.session.refusals import service_of
 from cortexclient.session.transport import adopt
@@ -36,11 +37,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from requests import Response
+
     from cortexclient.session.session import Session
 
 __all__ = ["SessionCAVEclient"]
 
 _clearing = ForkSafeLock()
+
+_LONGEST_ADDRESS = 2000
 
 
 class _Mounted:
@@ -142,6 +147,12 @@ class _MaterializationClient(_Mounted, materialization.MaterializationClient):  
             return super(_MaterializationClient, self).tables
 
         return self.fc.once(("tables", id(self)), make)
+
+
+def _is_an_address(response: Response, **_: object) -> None:
+    """Refuse what is too long for the address of a stored state: caveclient would search it for a number for hours."""
+    if response.ok and response.request.method == "POST" and len(response.content) > _LONGEST_ADDRESS:
+        raise unreadable(response, "answered with more than the address of what was stored; try again")
 
 
 def _clear(namespace: MutableMapping[str, Any] | Any) -> None:
@@ -260,7 +271,9 @@ class SessionCAVEclient(CAVEclientFull):  # type: ignore[misc]
     @property
     def state(self) -> Any:
         """Client of the state service."""
-        return self._part(_StateClient, self.server_address, ngl_url=self.info.viewer_site())
+        made = self._part(_StateClient, self.server_address, ngl_url=self.info.viewer_site())
+        made.session.hooks["response"] = [_is_an_address]
+        return made
 
     @property
     def schema(self) -> Any:

@@ -207,6 +207,10 @@ def lifetimes(session: Session, ids: IdArray, *, also: Sequence[Callable[[], obj
             for part in in_batches(np.flatnonzero((created >= 0) & ~before), TIMES_BATCH)
         ]
         session.run_all(later)
+    # a root has both times, unless it is younger than our clock says: a service that gives one has failed for the other
+    if half := ids[((created >= 0) != (ended >= 0)) & (created <= until)].tolist():
+        message = f"the chunkedgraph gave only one of the two times of root {half[0]}; try again"
+        raise session.error(ServiceError, "chunkedgraph", message)
     # the graph keeps milliseconds: one less than the end is the last time that certainly counts as before it. A root
     # that lived for less than that was valid at the moment it was made
     current = ended >= until - 1

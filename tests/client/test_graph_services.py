@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from cortexclient import errors
+from cortexclient.sandbox import Fault
 from cortexclient.services.datastack import DatastackService
 from cortexclient.services.level2 import ATTRIBUTES, Level2Service
 from cortexclient.services.roots import RootsService
@@ -54,6 +55,12 @@ def test_until_when_roots_were_valid(toy, toy_server, files):
     v1 = files.versions[1]
     for root, time in zip(roots, pinned.latest_valid_timestamp(roots), strict=True):
         assert (time == v1) == (root in files.current_roots(v1))
+    retired = files.roots.loc[files.roots["superseded"].notna(), "node_id"].tolist()[:1]
+    for after in (0, 1):  # a service that fails once, for one of the two times of a root
+        toy_server.inject(Fault("500", route="/root_timestamps", count=1, after=after))
+        with pytest.raises(errors.ServiceError, match="only one of the two times"):
+            service.latest_valid_timestamp(retired)
+    assert service.latest_valid_timestamp(retired)[0] < datetime.now(UTC)
     future = RootsService(toy.at(timestamp="2099-01-01T00:00:00"))
     for root, time in zip(roots, future.latest_valid_timestamp(roots), strict=True):
         assert (time.year == 2099) == (root in files.current_roots())

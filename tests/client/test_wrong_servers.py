@@ -85,6 +85,16 @@ def test_check_names_the_service_that_sent_nonsense(routes, body, relay, capsys)
     assert len(load("sandbox", server_address=relay.url).status())
 
 
+def test_a_long_text_is_no_address_of_a_stored_state(relay):
+    relay.fail(
+        "/nglstate/.*post|/nglstate/api/v1/(property/)?post", lambda _: (200, b'"' + b"a" * 1_000_000 + b'"')
+    )
+    client = load("sandbox", server_address=relay.url)
+    for store in (client.upload_state_json, client.session.cave.state.upload_property_json):
+        with pytest.raises(errors.ProtocolError, match="more than the address"):
+            store({"layers": []})
+
+
 PAGES = {
     "a page": (b"<html>Welcome</html>", "text/html"),
     "an empty object": (b"{}", "application/json"),
