@@ -240,8 +240,7 @@ class Bulk:
         if known is not None:
             known.require_same(manifest, folder)
             manifest = known
-        # of a run that was killed while it wrote them, be it the manifest itself
-        folder.delete([name for name in folder.names() if name.startswith(".part-")])
+        _remove_halves(folder)  # of a run that was killed, be it of the manifest itself
         if known is None:
             manifest.write(folder)
         records = read_records(folder, range(len(manifest.batches(self._ids))))
@@ -252,6 +251,7 @@ class Bulk:
         if todo:
             with self._workers(client, kind) as (executor, at_a_time, to_workers):
                 self._submit(executor, at_a_time, (to_workers, kind, folder), todo, records)
+            _remove_halves(folder)  # of a worker that died in this run
         return BulkResult(folder, dict(sorted(records.items())))
 
     def _manifest(self, client: DatasetClient, kind: Kind) -> Manifest:
@@ -342,6 +342,11 @@ class Bulk:
         finally:
             for future in running:
                 future.cancel()
+
+
+def _remove_halves(folder: Folder) -> None:
+    """Remove files that somebody was killed while writing."""
+    folder.delete([name for name in folder.names() if name.startswith(".part-")])
 
 
 def _pinned(client: DatasetClient, known: Manifest | None) -> DatasetClient:

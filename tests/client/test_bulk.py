@@ -486,6 +486,15 @@ def test_dask_loses_nothing_with_a_worker(client, roots, tmp_path, cluster):
         assert pq.read_metadata(path).num_rows == 1
 
 
+def test_what_a_killed_worker_began_to_write_is_removed(client, roots, tmp_path):
+    def begin(_client, root):
+        (tmp_path / ".part-of-the-killed.json").touch()
+        return {"n": root}
+
+    assert client.bulk(roots[:2], **QUIET).map(begin, out=tmp_path).done == roots[:2]
+    assert not list(tmp_path.glob(".part-*"))
+
+
 @pytest.mark.slow
 def test_a_neuron_that_kills_its_workers_is_a_failure_that_can_be_tried_again(
     client, roots, tmp_path, cluster
