@@ -84,7 +84,7 @@ class LinksService(BaseService):
             the centre of the volume.
         resolution : sequence of three floats, optional
             Size in nm of one unit of ``position`` and ``annotations``. Default: nm, or the unit that a queried table
-            states (those of Arrow and polars cannot state one).
+            states (one of polars cannot).
         target_url : str, optional
             Neuroglancer site. Default: the sandbox's own, else the spec's, else that of the info service.
         colors : color, sequence of colors, or dict of layer names to colors, optional

@@ -41,7 +41,7 @@ class PlacesService(BaseService):
         ----------
         points : array-like, pandas.Series or pandas.DataFrame
             Shape (n, 3) in nm, one point of shape (3,), a column of points, or a frame with one: in nm, or the unit
-            that a queried table states (those of Arrow and polars cannot state one).
+            that a queried table states (one of polars cannot).
         column : str, optional
             Column of a frame that holds the points, such as ``"pt_position"``.
         timestamp : datetime.datetime or str, optional
