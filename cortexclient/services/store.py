@@ -32,7 +32,7 @@ from cortexclient.session import (
     run_query,
 )
 from cortexclient.store.local import METADATA, LocalStore
-from cortexclient.store.tables import LIBRARIES, MANIFEST, open_with
+from cortexclient.store.tables import LIBRARIES, MANIFEST, OtherFormatError, open_with
 from cortexclient.store.writer import TableWriter, Work
 
 if TYPE_CHECKING:
@@ -311,6 +311,8 @@ class StoreService(BaseService):
             try:
                 table = local.table(version, name)
                 damaged = [] if table is None else table.damaged()
+            except OtherFormatError:
+                raise
             except StoreError:
                 damaged = [MANIFEST]
             if damaged:

@@ -49,6 +49,7 @@ __all__ = [
     "LIBRARIES",
     "MANIFEST",
     "Copy",
+    "OtherFormatError",
     "Part",
     "StoredTable",
     "TableManifest",
@@ -64,6 +65,10 @@ _FOOTERS = 128
 _MOST_RANGES = 64
 _SCANNED = 4
 """Files of a scan at a time: with 15 columns each takes up to 200 MB."""
+
+
+class OtherFormatError(StoreError):
+    """A sound table of another version of cortexclient, which must not be removed as damaged."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +124,12 @@ class TableManifest:
         """Read what `to_json` wrote; raises `StoreError` if it is something else."""
         try:
             body = json.loads(text)
-            if body["format"] != FORMAT:
-                raise StoreError(
-                    f"{where} was written by another version of cortexclient; pull the table again"
-                )
             if body.pop("checksum") != _checksum(body):
                 raise ValueError("another checksum")
+            if body["format"] != FORMAT:
+                raise OtherFormatError(
+                    f"{where} was written by another version of cortexclient; use that one, or pull the table again"
+                )
             found = TypeAdapter(cls).validate_python(body)
             if not {copy.key for copy in found.copies} <= {name for name, _ in found.columns}:
                 raise ValueError("copies of other columns")

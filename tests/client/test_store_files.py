@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -331,4 +332,11 @@ def test_a_damaged_manifest_is_an_error(tmp_path: Path, content: bytes) -> None:
     stored(tmp_path, rows(10))
     (tmp_path / tables.MANIFEST).write_bytes(content)
     with pytest.raises(StoreError, match="pull the table again"):
+        opened(tmp_path)
+
+
+def test_a_sound_table_of_another_format_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    newer = dataclasses.replace(stored(tmp_path, rows(10)).manifest, format=99)
+    (tmp_path / tables.MANIFEST).write_text(newer.to_json())
+    with pytest.raises(tables.OtherFormatError, match="another version of cortexclient"):
         opened(tmp_path)
